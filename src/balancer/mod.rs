@@ -1,0 +1,60 @@
+//! A group of endpoints to one of them.
+
+use std::sync::Arc;
+
+use crate::{http::selector::Selector, upstream};
+
+/// One entry of `upstreams`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The key under `upstreams`: its identity across reloads.
+    pub name: Arc<str>,
+    /// Where its endpoints come from, one or more.
+    pub sources: Vec<Source>,
+    /// How one is chosen.
+    pub policy: Policy,
+    /// Requests under way to the whole group, over all workers.
+    pub max_in_flight: usize,
+    /// How they are spoken with.
+    pub transport: upstream::Settings,
+}
+
+/// One entry of `endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// What is looked up.
+    pub address: SourceAddress,
+    /// Its share within its priority; SRV records bring their own as well.
+    pub weight: u32,
+    /// 0 goes first.
+    pub priority: u32,
+}
+
+/// What an endpoint's address is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// `host:port`; the host is an IP address or is resolved again and again.
+    Host {
+        /// A name or an address, IPv6 without brackets.
+        host: Box<str>,
+        /// The port.
+        port: u16,
+    },
+    /// `srv:_service._proto.name`.
+    Srv(Box<str>),
+    /// `unix:/path`.
+    Unix(Box<str>),
+}
+
+/// How an endpoint is chosen (semantics 5).
+#[derive(Clone, Debug)]
+pub enum Policy {
+    /// Two random ones, the one with the lower expected latency.
+    P2cEwma,
+    /// Two random ones, the one with fewer requests in flight.
+    LeastRequest,
+    /// Smooth weighted round robin.
+    RoundRobin,
+    /// The same value, the same endpoint: maglev with bounded load.
+    Hash(Selector),
+}

@@ -1,0 +1,282 @@
+//! The closed list of failures and every decision that follows from one.
+
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+
+/// What happened to a request. The payload is what the answer needs to say.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// No route takes this host, path and predicates.
+    RouteNotFound,
+    /// Routes take this path, none with this method.
+    MethodNotAllowed(Method405),
+    /// The message is ambiguous or malformed; nothing on this connection can be trusted any more.
+    BadFraming,
+    /// The request target cannot be normalised, or holds what the route refuses.
+    BadTarget,
+    /// The head is over `limits.header_bytes`.
+    HeaderTooLarge,
+    /// Over 100 header fields.
+    HeaderCount,
+    /// The request body is over `limits.body_bytes` or `limits.buffer_bytes`.
+    BodyTooLarge,
+    /// The client did not send its head or body in time.
+    ClientTimeout,
+    /// The client went away, or broke off its body.
+    ClientClosed,
+    /// The client's address is not allowed here.
+    IpDenied,
+    /// `max_in_flight` of the route or the upstream is reached, or every h2 stream is taken.
+    ConcurrencyFull,
+    /// The upstream has no endpoint at all.
+    UpstreamNone,
+    /// No address for an upstream's name, and none that is fresh enough to go on with.
+    UpstreamDns,
+    /// No connection to the endpoint: refused, unreachable or not in time.
+    UpstreamConnect,
+    /// The TLS handshake with the endpoint failed.
+    UpstreamTls,
+    /// The endpoint broke the exchange off.
+    UpstreamReset(Sent),
+    /// The endpoint closed a kept-alive connection as the request was written to it.
+    UpstreamClosedIdle(Sent),
+    /// One attempt took longer than it may, or the response body stood still.
+    UpstreamTimeoutTry(Sent),
+    /// All attempts together took longer than the route's `timeout`.
+    UpstreamTimeoutTotal,
+    /// The endpoint answered with something that is not an acceptable HTTP response.
+    UpstreamBadResponse,
+    /// The process is draining.
+    Draining,
+    /// A bug: a panic, or an invariant that did not hold.
+    Internal,
+}
+
+/// The `Allow` header of a 405.
+#[derive(Clone, Debug)]
+pub struct Method405 {
+    /// Comma-separated methods, as the header wants them.
+    pub allow: HeaderValue,
+}
+
+/// Whose doing a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Downstream,
+    /// Our own, or our configuration's.
+    Gateway,
+    /// The service's.
+    Upstream,
+}
+
+/// Whether the upstream may have seen any of the request. Measured by counting the bytes that were
+/// written, never guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Not one byte left: safe to send elsewhere, whatever the method.
+    Nothing,
+    /// Some byte left: the upstream may have acted on it.
+    MaybeSeen,
+}
+
+/// What the retry rules may do about a failure (semantics 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryClass {
+    /// A: the request never left.
+    NotSent,
+    /// B: the upstream may have seen it.
+    MaybeSeen,
+    /// Not about an upstream at all: another attempt changes nothing.
+    Final,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The status a client is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::RouteNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadFraming | Self::BadTarget => StatusCode::BAD_REQUEST,
+            Self::HeaderTooLarge | Self::HeaderCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientClosed => client_closed_request(),
+            Self::IpDenied => StatusCode::FORBIDDEN,
+            Self::ConcurrencyFull | Self::UpstreamNone | Self::UpstreamDns | Self::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::UpstreamConnect
+            | Self::UpstreamTls
+            | Self::UpstreamReset(_)
+            | Self::UpstreamClosedIdle(_)
+            | Self::UpstreamBadResponse => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeoutTry(_) | Self::UpstreamTimeoutTotal => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The word for it in log, metric, `Proxy-Status` and problem body (semantics 12).
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::RouteNotFound => "route-none",
+            Self::MethodNotAllowed(_) => "method-not-allowed",
+            Self::BadFraming => "bad-framing",
+            Self::BadTarget => "bad-target",
+            Self::HeaderTooLarge => "header-too-large",
+            Self::HeaderCount => "header-count",
+            Self::BodyTooLarge => "body-too-large",
+            Self::ClientTimeout => "client-timeout",
+            Self::ClientClosed => "client-closed",
+            Self::IpDenied => "ip-denied",
+            Self::ConcurrencyFull => "concurrency-full",
+            Self::UpstreamNone => "upstream-none",
+            Self::UpstreamDns => "upstream-dns",
+            Self::UpstreamConnect => "upstream-connect",
+            Self::UpstreamTls => "upstream-tls",
+            Self::UpstreamReset(_) => "upstream-reset",
+            Self::UpstreamClosedIdle(_) => "upstream-closed-idle",
+            Self::UpstreamTimeoutTry(_) => "upstream-timeout-try",
+            Self::UpstreamTimeoutTotal => "upstream-timeout-total",
+            Self::UpstreamBadResponse => "upstream-bad-response",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// One sentence that a client may read: what happened, and what to do about it.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::RouteNotFound => "No route takes this request.",
+            Self::MethodNotAllowed(_) => "This resource does not take this method.",
+            Self::BadFraming => "The request is malformed or ambiguous.",
+            Self::BadTarget => "The request target is malformed or holds what this route refuses.",
+            Self::HeaderTooLarge => "The request head is too large.",
+            Self::HeaderCount => "The request has too many header fields.",
+            Self::BodyTooLarge => "The request body is too large.",
+            Self::ClientTimeout => "The request did not arrive in time.",
+            Self::ClientClosed => "The client closed the request.",
+            Self::IpDenied => "This client address is not allowed here.",
+            Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
+            Self::UpstreamNone => "No service is configured behind this route.",
+            Self::UpstreamDns => "The service's name does not resolve at the moment.",
+            Self::UpstreamConnect => "The service cannot be reached.",
+            Self::UpstreamTls => "No secure connection to the service could be made.",
+            Self::UpstreamReset(_) => "The service broke the exchange off.",
+            Self::UpstreamClosedIdle(_) => "The service closed the connection before it answered.",
+            Self::UpstreamTimeoutTry(_) | Self::UpstreamTimeoutTotal => {
+                "The service did not answer in time."
+            }
+            Self::UpstreamBadResponse => "The service sent an invalid response.",
+            Self::Draining => "The gateway is shutting down; try again.",
+            Self::Internal => "The gateway failed to handle this request.",
+        }
+    }
+
+    /// Whose doing it is.
+    pub fn side(&self) -> Side {
+        match self {
+            Self::RouteNotFound
+            | Self::MethodNotAllowed(_)
+            | Self::BadFraming
+            | Self::BadTarget
+            | Self::HeaderTooLarge
+            | Self::HeaderCount
+            | Self::BodyTooLarge
+            | Self::ClientTimeout
+            | Self::ClientClosed
+            | Self::IpDenied => Side::Downstream,
+            Self::ConcurrencyFull | Self::UpstreamNone | Self::Draining | Self::Internal => {
+                Side::Gateway
+            }
+            Self::UpstreamDns
+            | Self::UpstreamConnect
+            | Self::UpstreamTls
+            | Self::UpstreamReset(_)
+            | Self::UpstreamClosedIdle(_)
+            | Self::UpstreamTimeoutTry(_)
+            | Self::UpstreamTimeoutTotal
+            | Self::UpstreamBadResponse => Side::Upstream,
+        }
+    }
+
+    /// What the retry rules may do about it.
+    pub fn retry_class(&self) -> RetryClass {
+        match self {
+            Self::UpstreamConnect
+            | Self::UpstreamTls
+            | Self::UpstreamReset(Sent::Nothing)
+            | Self::UpstreamClosedIdle(Sent::Nothing)
+            | Self::UpstreamTimeoutTry(Sent::Nothing) => RetryClass::NotSent,
+            Self::UpstreamReset(Sent::MaybeSeen)
+            | Self::UpstreamClosedIdle(Sent::MaybeSeen)
+            | Self::UpstreamTimeoutTry(Sent::MaybeSeen)
+            | Self::UpstreamBadResponse => RetryClass::MaybeSeen,
+            Self::RouteNotFound
+            | Self::MethodNotAllowed(_)
+            | Self::BadFraming
+            | Self::BadTarget
+            | Self::HeaderTooLarge
+            | Self::HeaderCount
+            | Self::BodyTooLarge
+            | Self::ClientTimeout
+            | Self::ClientClosed
+            | Self::IpDenied
+            | Self::ConcurrencyFull
+            | Self::UpstreamNone
+            | Self::UpstreamDns
+            | Self::UpstreamTimeoutTotal
+            | Self::Draining
+            | Self::Internal => RetryClass::Final,
+        }
+    }
+
+    /// When a client should come back, for the refusals that pass.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ConcurrencyFull | Self::UpstreamNone | Self::UpstreamDns | Self::Draining => {
+                Some(Duration::from_secs(1))
+            }
+            Self::RouteNotFound
+            | Self::MethodNotAllowed(_)
+            | Self::BadFraming
+            | Self::BadTarget
+            | Self::HeaderTooLarge
+            | Self::HeaderCount
+            | Self::BodyTooLarge
+            | Self::ClientTimeout
+            | Self::ClientClosed
+            | Self::IpDenied
+            | Self::UpstreamConnect
+            | Self::UpstreamTls
+            | Self::UpstreamReset(_)
+            | Self::UpstreamClosedIdle(_)
+            | Self::UpstreamTimeoutTry(_)
+            | Self::UpstreamTimeoutTotal
+            | Self::UpstreamBadResponse
+            | Self::Internal => None,
+        }
+    }
+
+    /// Whether the h1 connection must not be used after the answer: where its next byte begins is
+    /// no longer certain, or the client is not keeping its side.
+    pub fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BadFraming
+                | Self::HeaderTooLarge
+                | Self::HeaderCount
+                | Self::BodyTooLarge
+                | Self::ClientTimeout
+                | Self::Draining
+        )
+    }
+}
+
+/// 499, which nginx gave to requests whose client left. Only logs and metrics ever see it.
+fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}

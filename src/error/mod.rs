@@ -1,0 +1,116 @@
+//! What can go wrong with a request, named for what happened.
+//!
+//! [`Kind`] is one closed list. Everything that depends on a failure - status, whose fault, whether
+//! it may be tried again, the reason word, the connection's fate - is a total function of it, so
+//! that a new kind cannot be forgotten anywhere. [`response`] alone turns an error into a response.
+
+mod kind;
+pub mod response;
+
+pub use self::kind::{Kind, Method405, RetryClass, Sent, Side};
+
+use std::{error, fmt};
+
+use crate::http::Request;
+
+type Source = Box<dyn error::Error + Send + Sync>;
+
+/// A failed request: a [`Kind`], and for the log what was behind it.
+///
+/// One pointer wide, so that `Result<Response, Error>` costs nothing on the way that succeeds. What
+/// `detail` and `source` say is for the operator's log alone; a client never sees it.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    detail: Option<Box<str>>,
+    source: Option<Source>,
+    unsent: Option<Request>,
+}
+
+/// `Result` with the crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+// === impl Error ===
+
+impl Error {
+    /// An error of this kind with nothing more to say.
+    pub fn new(kind: Kind) -> Self {
+        Self(Box::new(Inner { kind, detail: None, source: None, unsent: None }))
+    }
+
+    /// Adds a sentence for the operator's log.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Box<str>>) -> Self {
+        self.0.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Hands the request back: not one byte of it left. Only whoever counted the bytes may say so,
+    /// and only a request that was handed back can be sent again: that is how "nothing unsafe is
+    /// sent twice" is a type.
+    #[must_use]
+    pub fn with_unsent(mut self, request: Request) -> Self {
+        self.0.unsent = Some(request);
+        self
+    }
+
+    /// The request, if it was handed back.
+    pub fn take_unsent(&mut self) -> Option<Request> {
+        self.0.unsent.take()
+    }
+
+    /// What happened.
+    pub fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    /// The sentence for the operator's log, without the causes.
+    pub fn detail(&self) -> Option<&str> {
+        self.0.detail.as_deref()
+    }
+}
+
+impl From<Kind> for Error {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.kind.reason())?;
+        if let Some(detail) = &self.0.detail {
+            write!(f, ": {detail}")?;
+        }
+        let mut cause = self.0.source.as_deref().map(|e| e as &dyn error::Error);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("detail", &self.0.detail)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.0.source.as_deref().map(|e| e as &(dyn error::Error + 'static))
+    }
+}

@@ -1,0 +1,259 @@
+//! The one body type: what holds the bytes, how many may pass, how long to wait for them, and what
+//! has to happen when it is over.
+//!
+//! Layers attach to a body and never wrap it, so that a body is as deep with twenty layers as with
+//! none. Guards run exactly once: when the body ends, fails or is dropped, whichever comes first.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+
+use crate::{
+    error::{Error, Kind},
+    telemetry::{exchange::Exchange, in_flight::InFlight},
+};
+
+type Boxed = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error> + Send>>;
+
+/// A request or response body.
+///
+/// Dropping it ends it: the guards run, and an `Incoming` that was not read to its end tells hyper
+/// to reset the stream or close the connection.
+pub struct Body {
+    source: Source,
+    limit: u64,
+    seen: u64,
+    on_hyper_error: fn(hyper::Error) -> Error,
+    guards: SmallVec<[Guard; 3]>,
+}
+
+enum Source {
+    Empty,
+    Full(Bytes),
+    Incoming(Incoming),
+    Boxed(Boxed),
+}
+
+/// What has to happen when a body is over. A closed list: who needs something else adds it here.
+pub enum Guard {
+    /// Something counted as in flight until now.
+    InFlight(InFlight),
+    /// The access log line and the metrics of the whole exchange.
+    Exchange(Box<Exchange>),
+    /// An upstream connection that may be used again once the body has been read.
+    Upstream(Box<dyn Finish>),
+}
+
+/// Takes the end of a body. Called once.
+pub trait Finish: Send {
+    /// The body is over.
+    fn finish(self: Box<Self>, end: End);
+}
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All of it was handed on.
+    Complete,
+    /// Its source failed, for this reason.
+    Failed(&'static str),
+    /// The reader went away before the end.
+    Dropped,
+}
+
+// === impl Body ===
+
+impl Body {
+    /// No bytes at all.
+    pub fn empty() -> Self {
+        Self::from_source(Source::Empty)
+    }
+
+    /// All bytes at once.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self::from_source(if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) })
+    }
+
+    /// What hyper is receiving from a client.
+    pub fn from_client(incoming: Incoming) -> Self {
+        Self::from_incoming(incoming, client_failed)
+    }
+
+    /// What hyper is receiving; `on_error` says what a failure of it means.
+    pub fn from_incoming(incoming: Incoming, on_error: fn(hyper::Error) -> Error) -> Self {
+        let source = if http_body::Body::is_end_stream(&incoming) {
+            Source::Empty
+        } else {
+            Source::Incoming(incoming)
+        };
+        let mut body = Self::from_source(source);
+        body.on_hyper_error = on_error;
+        body
+    }
+
+    /// Any other source of frames.
+    pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = Error> + Send + 'static) -> Self {
+        Self::from_source(Source::Boxed(Box::pin(body)))
+    }
+
+    fn from_source(source: Source) -> Self {
+        Self {
+            source,
+            limit: u64::MAX,
+            seen: 0,
+            on_hyper_error: client_failed,
+            guards: SmallVec::new(),
+        }
+    }
+
+    /// At most `limit` bytes may pass; the frame that goes over it becomes `body-too-large`.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    /// Data bytes handed on so far.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The whole body, if it is in memory and untouched.
+    pub fn as_full(&self) -> Option<&Bytes> {
+        match &self.source {
+            Source::Full(bytes) if self.seen == 0 => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Runs when the body is over.
+    pub fn attach(&mut self, guard: Guard) {
+        self.guards.push(guard);
+    }
+
+    /// Moves the guards of `other` over to this body, for a layer that answers with another one.
+    pub fn take_guards(&mut self, other: &mut Self) {
+        self.guards.append(&mut other.guards);
+    }
+
+    fn finish(&mut self, end: End) {
+        let seen = self.seen;
+        for guard in self.guards.drain(..) {
+            match guard {
+                Guard::InFlight(in_flight) => drop(in_flight),
+                Guard::Exchange(exchange) => exchange.finish(seen, end),
+                Guard::Upstream(upstream) => upstream.finish(end),
+            }
+        }
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.source {
+            Source::Empty => Poll::Ready(None),
+            Source::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.source = Source::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Source::Incoming(incoming) => {
+                http_body::Body::poll_frame(Pin::new(incoming), cx).map_err(self.on_hyper_error)
+            }
+            Source::Boxed(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let polled = match this.poll_source(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(polled) => polled,
+        };
+        match polled {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.seen += data.len() as u64;
+                    if this.seen > this.limit {
+                        this.source = Source::Empty;
+                        this.finish(End::Failed(Kind::BodyTooLarge.reason()));
+                        return Poll::Ready(Some(Err(Kind::BodyTooLarge.into())));
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                this.source = Source::Empty;
+                this.finish(End::Failed(error.kind().reason()));
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                this.source = Source::Empty;
+                this.finish(End::Complete);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(_) => false,
+            Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Boxed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Boxed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.guards.is_empty() {
+            return;
+        }
+        // hyper does not poll for the end of a body that says it is at its end.
+        let is_over = http_body::Body::is_end_stream(self);
+        self.finish(if is_over { End::Complete } else { End::Dropped });
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = match &self.source {
+            Source::Empty => "Empty",
+            Source::Full(_) => "Full",
+            Source::Incoming(_) => "Incoming",
+            Source::Boxed(_) => "Boxed",
+        };
+        f.debug_struct("Body")
+            .field("source", &source)
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request body that fails is the client's doing: it left, or broke the framing.
+fn client_failed(error: hyper::Error) -> Error {
+    let kind = if error.is_parse() { Kind::BadFraming } else { Kind::ClientClosed };
+    Error::new(kind).with_source(error)
+}

@@ -1,0 +1,272 @@
+//! What becomes known about one exchange while it passes the stack.
+//!
+//! One `Arc` per request. Each fact is written once, by the layer that finds it, and read by those
+//! below and by the access log, which keeps a clone until the response body has ended. Attempts are
+//! a list: each try writes only to its own entry, so that a late write of a cancelled attempt
+//! cannot touch the next.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::{
+    http::{ClientIp, Peer, Target},
+    telemetry::metrics::RouteMetrics,
+};
+
+/// Shared knowledge about one exchange. Cloning counts a reference.
+#[derive(Clone)]
+pub struct Context(Arc<Cells>);
+
+struct Cells {
+    peer: Arc<Peer>,
+    started: Instant,
+    method: Method,
+    version: http::Version,
+    request_id: OnceLock<HeaderValue>,
+    client_ip: OnceLock<ClientIp>,
+    host: OnceLock<Box<str>>,
+    target: OnceLock<Target>,
+    route: OnceLock<Arc<RouteInfo>>,
+    params: OnceLock<Params>,
+    upstream: OnceLock<usize>,
+    cors: OnceLock<Box<HeaderMap>>,
+    reason: OnceLock<&'static str>,
+    attempts: Mutex<SmallVec<[Attempt; 1]>>,
+}
+
+/// The route a request was matched to, as far as logs and metrics need it.
+#[derive(Debug)]
+pub struct RouteInfo {
+    /// `routes[].name`.
+    pub name: Arc<str>,
+    /// This worker's cells for it.
+    pub metrics: RouteMetrics,
+}
+
+/// What the path template bound: the template's own names and the segments they took, decoded as
+/// the normalised target has them.
+pub type Params = SmallVec<[(Arc<str>, Box<str>); 2]>;
+
+/// One try of a request.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// `upstream/address`, for the operator.
+    pub endpoint: Arc<str>,
+    /// From the choice of the endpoint to the response head or the failure.
+    pub took: Option<Duration>,
+    /// The status it was answered with.
+    pub status: Option<StatusCode>,
+    /// Why it failed, one of the reason words.
+    pub reason: Option<&'static str>,
+}
+
+/// The right to write one entry of the list of attempts.
+#[derive(Debug)]
+pub struct AttemptHandle {
+    cx: Context,
+    index: usize,
+    started: Instant,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// A fresh context for a request that begins now.
+    pub fn new(peer: Arc<Peer>, method: Method, version: http::Version) -> Self {
+        Self(Arc::new(Cells {
+            peer,
+            started: Instant::now(),
+            method,
+            version,
+            request_id: OnceLock::new(),
+            client_ip: OnceLock::new(),
+            host: OnceLock::new(),
+            target: OnceLock::new(),
+            route: OnceLock::new(),
+            params: OnceLock::new(),
+            upstream: OnceLock::new(),
+            cors: OnceLock::new(),
+            reason: OnceLock::new(),
+            attempts: Mutex::new(SmallVec::new()),
+        }))
+    }
+
+    /// The connection it came on.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.0.peer
+    }
+
+    /// When its head had been read.
+    pub fn started(&self) -> Instant {
+        self.0.started
+    }
+
+    /// The method the client sent.
+    pub fn method(&self) -> &Method {
+        &self.0.method
+    }
+
+    /// The version the client spoke.
+    pub fn version(&self) -> http::Version {
+        self.0.version
+    }
+
+    /// The request's ID, once `request_id` has chosen it.
+    pub fn request_id(&self) -> Option<&HeaderValue> {
+        self.0.request_id.get()
+    }
+
+    /// Written by `request_id`.
+    pub fn set_request_id(&self, id: HeaderValue) {
+        set(&self.0.request_id, id);
+    }
+
+    /// The client's address, once `edge` has found it.
+    pub fn client_ip(&self) -> Option<ClientIp> {
+        self.0.client_ip.get().copied()
+    }
+
+    /// Written by `edge`.
+    pub fn set_client_ip(&self, ip: ClientIp) {
+        set(&self.0.client_ip, ip);
+    }
+
+    /// The host asked for: lower case, without port or trailing dot; empty for an HTTP/1.0 request
+    /// without one.
+    pub fn host(&self) -> Option<&str> {
+        self.0.host.get().map(AsRef::as_ref)
+    }
+
+    /// Written by `edge`.
+    pub fn set_host(&self, host: Box<str>) {
+        set(&self.0.host, host);
+    }
+
+    /// The normalised target, once `edge` has made it.
+    pub fn target(&self) -> Option<&Target> {
+        self.0.target.get()
+    }
+
+    /// Written by `edge`.
+    pub fn set_target(&self, target: Target) {
+        set(&self.0.target, target);
+    }
+
+    /// The route, once routing has chosen it.
+    pub fn route(&self) -> Option<&Arc<RouteInfo>> {
+        self.0.route.get()
+    }
+
+    /// Written by routing.
+    pub fn set_route(&self, route: Arc<RouteInfo>) {
+        set(&self.0.route, route);
+    }
+
+    /// What the route's path template bound; empty when it has no template.
+    pub fn params(&self) -> &[(Arc<str>, Box<str>)] {
+        self.0.params.get().map_or(&[], |params| params.as_slice())
+    }
+
+    /// Written by routing, for templates only.
+    pub fn set_params(&self, params: Params) {
+        set(&self.0.params, params);
+    }
+
+    /// Which of the route's upstreams `split` chose: an index into the route's list, 0 without one.
+    pub fn upstream(&self) -> usize {
+        self.0.upstream.get().copied().unwrap_or(0)
+    }
+
+    /// Written by `action`.
+    pub fn set_upstream(&self, index: usize) {
+        set(&self.0.upstream, index);
+    }
+
+    /// The CORS fields every answer to this request gets, refusals included.
+    pub fn cors(&self) -> Option<&HeaderMap> {
+        self.0.cors.get().map(AsRef::as_ref)
+    }
+
+    /// Written by `cors`.
+    pub fn set_cors(&self, headers: HeaderMap) {
+        set(&self.0.cors, Box::new(headers));
+    }
+
+    /// Why the request failed, one of the reason words.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.0.reason.get().copied()
+    }
+
+    /// The first reason holds.
+    pub fn set_reason(&self, reason: &'static str) {
+        self.0.reason.get_or_init(|| reason);
+    }
+
+    /// Enters a new attempt at `endpoint` that begins now.
+    pub fn begin_attempt(&self, endpoint: Arc<str>) -> AttemptHandle {
+        let mut attempts = self.0.attempts.lock();
+        let index = attempts.len();
+        attempts.push(Attempt { endpoint, took: None, status: None, reason: None });
+        AttemptHandle { cx: self.clone(), index, started: Instant::now() }
+    }
+
+    /// Calls `read` with the attempts so far, oldest first. The list is locked meanwhile: `read`
+    /// must not enter another.
+    pub fn with_attempts<R>(&self, read: impl FnOnce(&[Attempt]) -> R) -> R {
+        read(&self.0.attempts.lock())
+    }
+}
+
+/// A second write is a bug of ours, not of a request: the first value holds.
+fn set<T>(cell: &OnceLock<T>, value: T) {
+    let rejected = cell.set(value).is_err();
+    debug_assert!(!rejected, "a context cell is written once");
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("request_id", &self.0.request_id)
+            .field("route", &self.0.route.get().map(|route| &route.name))
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl AttemptHandle ===
+
+impl AttemptHandle {
+    /// The attempt was answered with this status.
+    pub fn answered(&self, status: StatusCode) {
+        self.write(|attempt| attempt.status = Some(status));
+    }
+
+    /// The attempt failed for this reason.
+    pub fn failed(&self, reason: &'static str) {
+        self.write(|attempt| attempt.reason = Some(reason));
+    }
+
+    /// Its number, from 1.
+    pub fn number(&self) -> usize {
+        self.index + 1
+    }
+
+    /// Since the endpoint was chosen.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn write(&self, write: impl FnOnce(&mut Attempt)) {
+        if let Some(attempt) = self.cx.0.attempts.lock().get_mut(self.index) {
+            attempt.took = Some(self.started.elapsed());
+            write(attempt);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The words everything else is written in: one [`Request`], one [`Response`], one [`Body`], one
+//! [`Context`], one [`Next`]; and the pure rules of HTTP that more than one folder needs.
+
+pub mod body;
+pub mod client_ip;
+pub mod context;
+pub mod hop_by_hop;
+pub mod names;
+pub mod peer;
+pub mod secret;
+pub mod selector;
+pub mod target;
+
+pub use self::{
+    body::Body,
+    client_ip::{Cidrs, ClientIp},
+    context::Context,
+    peer::Peer,
+    secret::Secret,
+    target::Target,
+};
+
+use tower::Service;
+
+use crate::error::Error;
+
+/// A request on its way from the client to an upstream.
+#[derive(Debug)]
+pub struct Request {
+    /// Method, target, version, fields. `extensions` carries only what hyper puts there.
+    pub parts: http::request::Parts,
+    /// The body, read once and never wrapped.
+    pub body: Body,
+    /// What is known about this exchange; shared with the access log.
+    pub cx: Context,
+}
+
+/// A response on its way back.
+pub type Response = http::Response<Body>;
+
+/// The next step of the stack, whatever it is: the one bound of every layer.
+///
+/// A step is always ready: a router cannot give back-pressure, so overload is answered, never
+/// signalled by `poll_ready`. That is why a layer may call `inner` without having polled it.
+pub trait Next:
+    Service<Request, Response = Response, Error = Error, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Next for S where
+    S: Service<Request, Response = Response, Error = Error, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}

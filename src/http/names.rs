@@ -1,0 +1,24 @@
+//! Field names that `http` has no constant for.
+
+use http::HeaderName;
+
+/// `Forwarded` (RFC 7239).
+pub use http::header::FORWARDED;
+/// `Keep-Alive`: hop-by-hop, with the upstream's idle timeout in it.
+pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// `Proxy-Connection`: never standard, still sent, hop-by-hop.
+pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// `HTTP2-Settings`: belongs to `Upgrade: h2c`, which is never tunnelled.
+pub const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// `Proxy-Status` (RFC 9209).
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// `X-Forwarded-For`.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Host`.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-Forwarded-Proto`.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Request-Id`.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Which try of the request this is, for the upstream.
+pub const X_SLUICE_ATTEMPT: HeaderName = HeaderName::from_static("x-sluice-attempt");

@@ -1,0 +1,13 @@
+//! Sluice: a reverse-proxy API gateway with a durable event queue inside.
+
+pub mod admin;
+pub mod balancer;
+pub mod config;
+pub mod connection;
+pub mod error;
+pub mod http;
+pub mod listener;
+pub mod middleware;
+pub mod routing;
+pub mod telemetry;
+pub mod upstream;

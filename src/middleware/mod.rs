@@ -1,0 +1,11 @@
+//! The tower layers between routing and the upstreams, one file each.
+
+pub mod action;
+pub mod body_limit;
+pub mod buffer;
+pub mod concurrency_limit;
+pub mod cors;
+pub mod edge;
+pub mod headers;
+pub mod ip_filter;
+pub mod timeout;

@@ -1,0 +1,337 @@
+//! Every metric: its name, its labels, and the cells that count it.
+//!
+//! A thread that counts has [`Cells`] of its own, so that counting touches no memory another thread
+//! writes; a scrape adds the cells of all threads up. Asking for the same metric and labels again
+//! gives the same cell: counters survive a reload and never go back.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+/// One metric of the table below.
+#[derive(Debug)]
+pub struct Desc {
+    name: &'static str,
+    help: &'static str,
+    kind: DescKind,
+    labels: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DescKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! table {
+    ($($(#[$doc:meta])* $id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $($(#[$doc])* #[doc = $help]
+        pub static $id: Desc = Desc {
+            name: $name, help: $help, kind: DescKind::$kind, labels: &[$($label),*],
+        };)*
+    };
+}
+
+table! {
+    REQUESTS = Counter "sluice_requests_total" ["route", "status"]
+        "Requests answered, by route and class of status.";
+    REQUEST_DURATION = Histogram "sluice_request_duration_seconds" ["route"]
+        "From the request head to the end of the response body.";
+    REQUEST_BYTES = Counter "sluice_request_bytes_total" ["route"]
+        "Bytes of request bodies received.";
+    RESPONSE_BYTES = Counter "sluice_response_bytes_total" ["route"]
+        "Bytes of response bodies sent.";
+    REFUSALS = Counter "sluice_refusals_total" ["reason"]
+        "Requests that failed or were refused, by reason.";
+    CONNECTIONS = Counter "sluice_connections_total" ["listener", "outcome"]
+        "Downstream connections, by what became of them.";
+    CONNECTIONS_OPEN = Gauge "sluice_connections_open" ["listener"]
+        "Downstream connections that are open now.";
+    FIELDS_DROPPED = Counter "sluice_fields_dropped_total" ["cause"]
+        "Request fields removed at the edge.";
+    ATTEMPTS = Counter "sluice_attempts_total" ["upstream", "outcome"]
+        "Attempts sent to an upstream, by class of status or reason of failure.";
+    UPSTREAM_CONNECTIONS = Counter "sluice_upstream_connections_total" ["upstream", "outcome"]
+        "Upstream connections: opened, failed, reused, closed while idle.";
+    POOL_RACES = Counter "sluice_pool_races_total" ["upstream"]
+        "Kept-alive connections an upstream closed as a request was written to them.";
+    ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
+        "Access log lines dropped because the writer was behind.";
+    CONFIG_RELOADS = Counter "sluice_config_reloads_total" []
+        "Configurations taken over since the start.";
+    CONFIG_RELOAD_FAILURES = Counter "sluice_config_reload_failures_total" []
+        "Configurations refused since the start.";
+    CONFIG_LOADED = Gauge "sluice_config_loaded_timestamp_seconds" []
+        "When the running configuration was taken over.";
+    ROUTES_UNLABELLED = Gauge "sluice_routes_unlabelled" []
+        "Routes counted as `other`, because only the first 2,000 get labels.";
+    TASKS_DETACHED = Gauge "sluice_tasks_detached" []
+        "Requests that go on without their client.";
+}
+
+/// The upper bounds of the buckets of every histogram of durations, in microseconds.
+const BUCKETS_MICROS: [u64; 14] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
+];
+
+/// All metrics of the process.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+#[derive(Debug, Default)]
+struct Registry {
+    threads: usize,
+    families: BTreeMap<&'static str, Family>,
+}
+
+#[derive(Debug)]
+struct Family {
+    desc: &'static Desc,
+    series: HashMap<Box<[Box<str>]>, HashMap<usize, Cell>>,
+}
+
+#[derive(Clone, Debug)]
+enum Cell {
+    Counter(Counter),
+    Gauge(Gauge),
+    Histogram(Histogram),
+}
+
+/// The cells of one thread that counts.
+#[derive(Clone, Debug)]
+pub struct Cells {
+    metrics: Metrics,
+    thread: usize,
+}
+
+/// A number that only grows.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+/// A number that is set; the values of all threads add up.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicU64>);
+
+/// Durations in fixed buckets.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram(Arc<Buckets>);
+
+#[derive(Debug, Default)]
+struct Buckets {
+    counts: [AtomicU64; BUCKETS_MICROS.len() + 1],
+    micros: AtomicU64,
+}
+
+/// The cells of one route.
+#[derive(Clone, Debug)]
+pub struct RouteMetrics {
+    /// By class of status, 1xx first; anything else counts as 5xx.
+    pub statuses: [Counter; 5],
+    /// [`REQUEST_DURATION`].
+    pub duration: Histogram,
+    /// [`REQUEST_BYTES`].
+    pub request_bytes: Counter,
+    /// [`RESPONSE_BYTES`].
+    pub response_bytes: Counter,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// No metric yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cells for one more thread.
+    pub fn thread(&self) -> Cells {
+        let mut registry = self.0.lock();
+        registry.threads += 1;
+        Cells { metrics: self.clone(), thread: registry.threads }
+    }
+
+    /// All of them in the Prometheus text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let registry = self.0.lock();
+        let mut out = String::with_capacity(16 * 1024);
+        for family in registry.families.values() {
+            family.render(&mut out);
+        }
+        out
+    }
+}
+
+// === impl Cells ===
+
+impl Cells {
+    /// The counter of these labels, in the order of the table.
+    pub fn counter(&self, desc: &'static Desc, labels: &[&str]) -> Counter {
+        match self.cell(desc, labels, || Cell::Counter(Counter::default())) {
+            Cell::Counter(counter) => counter,
+            Cell::Gauge(_) | Cell::Histogram(_) => Counter::default(),
+        }
+    }
+
+    /// The gauge of these labels, in the order of the table.
+    pub fn gauge(&self, desc: &'static Desc, labels: &[&str]) -> Gauge {
+        match self.cell(desc, labels, || Cell::Gauge(Gauge::default())) {
+            Cell::Gauge(gauge) => gauge,
+            Cell::Counter(_) | Cell::Histogram(_) => Gauge::default(),
+        }
+    }
+
+    /// The histogram of these labels, in the order of the table.
+    pub fn histogram(&self, desc: &'static Desc, labels: &[&str]) -> Histogram {
+        match self.cell(desc, labels, || Cell::Histogram(Histogram::default())) {
+            Cell::Histogram(histogram) => histogram,
+            Cell::Counter(_) | Cell::Gauge(_) => Histogram::default(),
+        }
+    }
+
+    /// The cells of the route of this name.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        RouteMetrics {
+            statuses: ["1xx", "2xx", "3xx", "4xx", "5xx"]
+                .map(|class| self.counter(&REQUESTS, &[name, class])),
+            duration: self.histogram(&REQUEST_DURATION, &[name]),
+            request_bytes: self.counter(&REQUEST_BYTES, &[name]),
+            response_bytes: self.counter(&RESPONSE_BYTES, &[name]),
+        }
+    }
+
+    fn cell(&self, desc: &'static Desc, labels: &[&str], make: impl FnOnce() -> Cell) -> Cell {
+        debug_assert_eq!(desc.labels.len(), labels.len(), "{} has other labels", desc.name);
+        let labels: Box<[Box<str>]> = labels.iter().map(|&label| label.into()).collect();
+        let mut registry = self.metrics.0.lock();
+        let family = registry
+            .families
+            .entry(desc.name)
+            .or_insert_with(|| Family { desc, series: HashMap::new() });
+        family.series.entry(labels).or_default().entry(self.thread).or_insert_with(make).clone()
+    }
+}
+
+// === impl Counter ===
+
+// All cells are Relaxed: they order nothing, a scrape may see one of two related counts first.
+impl Counter {
+    /// Counts `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count of this thread.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Gauge ===
+
+impl Gauge {
+    /// Sets this thread's part.
+    pub fn set(&self, value: f64) {
+        self.0.store(value.to_bits(), Ordering::Relaxed);
+    }
+
+    /// This thread's part.
+    pub fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+// === impl Histogram ===
+
+impl Histogram {
+    /// Counts one that took `duration`.
+    pub fn record(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_MICROS.partition_point(|&bound| bound < micros);
+        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.0.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+// === impl Family ===
+
+impl Family {
+    fn render(&self, out: &mut String) {
+        let kind = match self.desc.kind {
+            DescKind::Counter => "counter",
+            DescKind::Gauge => "gauge",
+            DescKind::Histogram => "histogram",
+        };
+        push(out, format_args!("# HELP {} {}\n", self.desc.name, self.desc.help));
+        push(out, format_args!("# TYPE {} {kind}\n", self.desc.name));
+        let mut series: Vec<_> = self.series.iter().collect();
+        series.sort_unstable_by_key(|(labels, _)| *labels);
+        for (labels, cells) in series {
+            self.render_series(out, labels, cells.values());
+        }
+    }
+
+    fn render_series<'a>(
+        &self,
+        out: &mut String,
+        labels: &[Box<str>],
+        cells: impl Iterator<Item = &'a Cell>,
+    ) {
+        let mut total = 0.0;
+        let mut counts = [0; BUCKETS_MICROS.len() + 1];
+        for cell in cells {
+            match cell {
+                Cell::Counter(counter) => total += counter.get() as f64,
+                Cell::Gauge(gauge) => total += gauge.get(),
+                Cell::Histogram(histogram) => {
+                    total += histogram.0.micros.load(Ordering::Relaxed) as f64 / 1e6;
+                    for (sum, count) in counts.iter_mut().zip(&histogram.0.counts) {
+                        *sum += count.load(Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        let name = self.desc.name;
+        let labels = render_labels(self.desc.labels, labels);
+        if self.desc.kind != DescKind::Histogram {
+            let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+            push(out, format_args!("{name}{open} {total}\n"));
+            return;
+        }
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut below = 0;
+        for (bucket, count) in counts.iter().enumerate() {
+            below += count;
+            let bound = BUCKETS_MICROS
+                .get(bucket)
+                .map_or_else(|| "+Inf".to_owned(), |&micros| format!("{}", micros as f64 / 1e6));
+            push(out, format_args!("{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}\n"));
+        }
+        let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        push(out, format_args!("{name}_sum{open} {total}\n{name}_count{open} {below}\n"));
+    }
+}
+
+fn render_labels(names: &[&str], values: &[Box<str>]) -> String {
+    let mut out = String::new();
+    for (index, (name, value)) in names.iter().zip(values).enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        push(&mut out, format_args!("{comma}{name}=\"{value}\""));
+    }
+    out
+}
+
+fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    out.write_fmt(text).unwrap_or_default();
+}

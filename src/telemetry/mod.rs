@@ -1,0 +1,44 @@
+//! What operators see: logs, metrics, the access log; and the two things that only one place may
+//! do, reading the wall clock and spawning tasks.
+
+pub mod clock;
+pub mod exchange;
+pub mod in_flight;
+pub mod logging;
+pub mod metrics;
+pub mod task;
+
+use std::path::PathBuf;
+
+/// `telemetry`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `access_log`.
+    pub access_log: AccessLogSettings,
+    /// `log_level`.
+    pub log_level: tracing::Level,
+    /// `metrics.route_labels`: routes get labels of their own.
+    pub route_labels: bool,
+}
+
+/// `telemetry.access_log`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLogSettings {
+    /// Where lines go.
+    pub path: AccessLogPath,
+    /// The share of requests that is written, 0 to 1.
+    pub sample: f64,
+    /// Whether the query is written too.
+    pub query: bool,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogPath {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to this file, opened again on reload.
+    File(PathBuf),
+}

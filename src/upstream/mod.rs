@@ -1,0 +1,50 @@
+//! Endpoint and request to response: connections, pools, re-framing.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use rustls_pki_types::ServerName;
+
+/// How connections to the endpoints of one upstream are made and kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The key under `upstreams`.
+    pub name: Arc<str>,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// TLS; `None` is plain text.
+    pub tls: Option<TlsSettings>,
+    /// DNS is not in it; TCP and TLS are.
+    pub connect_timeout: Duration,
+    /// Idle connections kept per endpoint and worker.
+    pub max_idle: usize,
+    /// How long an idle one is kept.
+    pub idle_timeout: Duration,
+    /// How long a response body may stand still; off for upgrades and `text/event-stream`.
+    pub response_idle_timeout: Duration,
+    /// A pooled connection idle for longer is probed before an unsafe method is sent on it.
+    pub probe_idle_after: Duration,
+    /// h2: connections per endpoint and worker.
+    pub max_h2_connections: usize,
+}
+
+/// What is spoken with an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    H1,
+    /// HTTP/2, by prior knowledge on plain text.
+    H2,
+    /// What ALPN chooses; HTTP/1.1 on plain text.
+    Auto,
+}
+
+/// `upstreams.*.tls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Sent as SNI and checked against the certificate; `None`: the endpoint's own name.
+    pub server_name: Option<ServerName<'static>>,
+    /// PEM authorities; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and key for mTLS, PEM.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
