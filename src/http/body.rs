@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use crate::{
     error::{Error, Kind},
+    http,
     telemetry::{exchange::Exchange, in_flight::InFlight},
 };
 
@@ -31,6 +32,7 @@ pub struct Body {
     limit: u64,
     seen: u64,
     on_hyper_error: fn(hyper::Error) -> Error,
+    received_by: Option<http::Context>,
     guards: SmallVec<[Guard; 3]>,
 }
 
@@ -110,6 +112,7 @@ impl Body {
             limit: u64::MAX,
             seen: 0,
             on_hyper_error: client_failed,
+            received_by: None,
             guards: SmallVec::new(),
         }
     }
@@ -117,6 +120,12 @@ impl Body {
     /// At most `limit` bytes may pass; the frame that goes over it becomes `body-too-large`.
     pub fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
+    }
+
+    /// What is handed on is counted as received in `cx`, frame by frame: a request body may outlive
+    /// the answer to it.
+    pub fn count_received(&mut self, cx: http::Context) {
+        self.received_by = Some(cx);
     }
 
     /// Data bytes handed on so far.
@@ -185,7 +194,11 @@ impl http_body::Body for Body {
         match polled {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    this.seen += data.len() as u64;
+                    let len = data.len() as u64;
+                    this.seen += len;
+                    if let Some(cx) = &this.received_by {
+                        cx.add_received(len);
+                    }
                     if this.seen > this.limit {
                         this.source = Source::Empty;
                         this.finish(End::Failed(Kind::BodyTooLarge.reason()));
