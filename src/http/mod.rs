@@ -7,6 +7,7 @@ pub mod context;
 pub mod hop_by_hop;
 pub mod names;
 pub mod peer;
+pub mod query;
 pub mod secret;
 pub mod selector;
 pub mod target;
