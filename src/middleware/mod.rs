@@ -8,4 +8,5 @@ pub mod cors;
 pub mod edge;
 pub mod headers;
 pub mod ip_filter;
+pub mod retry;
 pub mod timeout;
