@@ -13,6 +13,20 @@ pub struct Target {
 // === impl Target ===
 
 impl Target {
+    /// Of the text of a request line.
+    pub fn parse_str(raw: &str) -> Result<Self, http::uri::InvalidUri> {
+        let raw: PathAndQuery = raw.parse()?;
+        let mut merged = raw.path().to_owned();
+        while merged.contains("//") {
+            merged = merged.replace("//", "/");
+        }
+        Ok(Self {
+            path: raw.path().into(),
+            merged: merged.into(),
+            query: raw.query().map(Into::into),
+        })
+    }
+
     /// The normalised path.
     pub fn path(&self) -> &str {
         &self.path

@@ -67,8 +67,7 @@ impl Default for Settings {
 impl BodyLimitLayer {
     /// A layer of these settings.
     pub fn new(settings: &Settings) -> Self {
-        let pace =
-            Pace::client(settings.idle_timeout, settings.min_rate, settings.min_rate_grace);
+        let pace = Pace::client(settings.idle_timeout, settings.min_rate, settings.min_rate_grace);
         Self { bytes: settings.bytes, pace }
     }
 }

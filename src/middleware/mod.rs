@@ -9,4 +9,5 @@ pub mod edge;
 pub mod headers;
 pub mod ip_filter;
 pub mod retry;
+pub mod template;
 pub mod timeout;
