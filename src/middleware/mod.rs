@@ -12,4 +12,6 @@ pub mod headers;
 pub mod ip_filter;
 pub mod request_id;
 pub mod respond;
+pub mod retry;
+pub mod template;
 pub mod timeout;

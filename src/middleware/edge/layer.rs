@@ -99,11 +99,7 @@ impl Shared {
         let Request { parts: head, cx, .. } = request;
         let peer = cx.peer();
         // Found first, and from the fields as they came: a refusal's log line has it too.
-        cx.set_client_ip(ClientIp::find(
-            peer,
-            &head.headers,
-            &self.settings.trusted_proxies,
-        ));
+        cx.set_client_ip(ClientIp::find(peer, &head.headers, &self.settings.trusted_proxies));
         framing::check(head)?;
 
         let can_upgrade = head.version == Version::HTTP_11;
