@@ -8,7 +8,7 @@
 //!
 //! Cost: one pass over the path; a path that is normal already is kept by reference count.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -66,8 +66,11 @@ impl Target {
         }
         let decoded = decode(path)?;
         let resolved = remove_dot_segments(&decoded.path)?;
-        let original =
-            if resolved == raw.path() && raw.as_str().starts_with('/') { raw.clone() } else { join(&resolved, raw.query())? };
+        let original = if resolved == raw.path() && raw.as_str().starts_with('/') {
+            raw.clone()
+        } else {
+            join(&resolved, raw.query())?
+        };
         let merged = match merge_slashes(&resolved) {
             Some(merged) => Some(Box::new(join(&merged, raw.query())?)),
             None => None,
@@ -83,7 +86,13 @@ impl Target {
         if raw.len() >= usize::from(u16::MAX) {
             return Err(TargetError::TooLong);
         }
-        let raw = PathAndQuery::try_from(raw).map_err(|_| TargetError::BadCharacter)?;
+        let raw = match raw.as_bytes().first() {
+            None | Some(b'?') => Cow::Owned(format!("/{raw}")),
+            Some(b'/') => Cow::Borrowed(raw),
+            Some(_) if raw == "*" => Cow::Borrowed(raw),
+            Some(_) => return Err(TargetError::NotAbsolute),
+        };
+        let raw = PathAndQuery::try_from(&*raw).map_err(|_| TargetError::BadCharacter)?;
         Self::parse(&raw)
     }
 
@@ -220,7 +229,8 @@ fn remove_dot_segments(path: &str) -> Result<String, TargetError> {
     let mut kept = Vec::new();
     let mut ends_open = false;
     for segment in segments.split('/') {
-        let (name, parameters) = segment.split_once(';').map_or((segment, false), |(n, _)| (n, true));
+        let (name, parameters) =
+            segment.split_once(';').map_or((segment, false), |(n, _)| (n, true));
         ends_open = matches!(name, "." | "..");
         match name {
             "." | ".." if parameters => return Err(TargetError::DotParameters),
@@ -278,7 +288,18 @@ fn is_path_char(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(
             byte,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+            b'!' | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b':'
+                | b'@'
         )
 }
 
