@@ -112,7 +112,7 @@ fn first(table: &Table, asked: &Asked<'_>) -> Option<Place> {
 }
 
 /// No entry takes the request: are there some that would with another method?
-fn allowed(table: &Table, asked: &Asked<'_>) -> Match<'static> {
+fn allowed<'a>(table: &Table, asked: &Asked<'_>) -> Match<'a> {
     let mut methods: Vec<&Method> = Vec::new();
     table.lookup(asked.head.host, asked.head.path, |places| {
         for &place in places {

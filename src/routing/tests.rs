@@ -134,7 +134,7 @@ fn the_order_of_match_is_the_documented_one() {
         rule("long-wildcard", "*.b.c", "/{*rest}"),
         rule("short-wildcard", "*.c", "/x/y"),
         rule("exact", "", "/x/y"),
-        rule("two-literals", "", "/x/{b}/{c}"),
+        rule("two-literals", "", "/x/y/{c}"),
         methods(rule("one-literal-method", "", "/{a}/y"), &[Method::GET]),
         rule("one-literal", "", "/x/{b}"),
         rule("one-literal-later", "", "/{a}/y"),
