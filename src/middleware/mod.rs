@@ -13,5 +13,6 @@ pub mod ip_filter;
 pub mod request_id;
 pub mod respond;
 pub mod retry;
+pub mod stack;
 pub mod template;
 pub mod timeout;

@@ -85,7 +85,7 @@ pub fn each_route<B>(route: RouteSettings, balance: B) -> EachRoute<B> {
         .layer(BodyLimitLayer::new(&route.body_limit)) // a declared length is refused unread
         .layer(ConcurrencyLimitLayer::route(route.concurrency_limit)) // shed before paying for more
         .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
-        .layer(ActionLayer::new(route.action)) // answered here, or the upstream is chosen, once
+        .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
         .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
         .layer(RetryLayer::new(route.retry)) // only what was handed back can be sent again

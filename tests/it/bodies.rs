@@ -50,7 +50,8 @@ async fn an_early_answer_is_seen_although_the_body_was_not_read() {
 
 #[tokio::test]
 async fn an_upstream_that_ends_early_aborts_the_answer() {
-    for head in ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]
+    for head in
+        ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]
     {
         let bytes = format!("HTTP/1.1 200 OK\r\n{head}");
         let origin =
@@ -67,10 +68,8 @@ async fn large_bodies_stream_with_back_pressure() {
     // The origin does not read: what the gateway takes from the client is what its buffers and the
     // sockets' hold, not the body.
     let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let yaml = format!(
-        "limits: {{ body_bytes: 10GiB }}\n{}",
-        proxy_to(origin.local_addr().unwrap())
-    );
+    let yaml =
+        format!("limits: {{ body_bytes: 10GiB }}\n{}", proxy_to(origin.local_addr().unwrap()));
     let gateway = Running::start(&yaml);
     let mut client = gateway.client().await;
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n").await;

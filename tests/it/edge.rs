@@ -100,9 +100,16 @@ async fn a_head_that_hyper_refuses_is_answered_and_counted() {
         ("GET / HTTP/1.1\r\nHost: a\r\nX Y: 1\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nHost: a\r\nx: 1\r\n folded\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nHost: a\r\nx: a\0b\r\n\r\n".to_owned(), 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".to_owned(), 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"
+                .to_owned(),
+            400,
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n".to_owned(), 400),
-        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), 400),
+        (
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            400,
+        ),
         (format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(40 * 1024)), 431),
     ] {
         let mut client = gateway.client().await;
@@ -293,13 +300,10 @@ async fn a_body_of_unknown_length_is_chunked_whatever_the_method() {
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let origin =
-        Origin::start(|_, request| Reply::Answer(origin::ok(request.target()))).await;
+    let origin = Origin::start(|_, request| Reply::Answer(origin::ok(request.target()))).await;
     let gateway = Running::start(&proxy_to(origin.address()));
     let mut client = gateway.client().await;
-    client
-        .send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
-        .await;
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(client.response("GET").await.text(), "/1");
     assert_eq!(client.response("GET").await.text(), "/2");
 }

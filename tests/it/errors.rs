@@ -6,7 +6,8 @@ use crate::harness::{Running, eventually};
 
 #[tokio::test]
 async fn an_error_is_a_problem_with_one_reason_everywhere() {
-    let gateway = Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
+    let gateway =
+        Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
     let answer = gateway.client().await.get("/nowhere").await;
     assert_eq!(answer.status(), 404);
     assert_eq!(answer.field("content-type"), Some("application/problem+json"));
@@ -31,7 +32,8 @@ async fn an_error_is_a_problem_with_one_reason_everywhere() {
 
 #[tokio::test]
 async fn head_gets_the_head_of_an_error_without_its_body() {
-    let gateway = Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
+    let gateway =
+        Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
     let mut client = gateway.client().await;
     let answer = client.request("HEAD /nowhere HTTP/1.1\nHost: a", "").await;
     assert_eq!(answer.status(), 404);
@@ -42,7 +44,8 @@ async fn head_gets_the_head_of_an_error_without_its_body() {
 
 #[tokio::test]
 async fn grpc_callers_get_grpc_errors() {
-    let gateway = Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
+    let gateway =
+        Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
     let answer = gateway
         .client()
         .await
@@ -58,7 +61,8 @@ async fn grpc_callers_get_grpc_errors() {
 
 #[tokio::test]
 async fn the_admin_listener_tells_the_state() {
-    let gateway = Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
+    let gateway =
+        Running::start("routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n");
     assert_eq!(gateway.admin("GET", "/livez").await.status(), 200);
     assert_eq!(gateway.admin("GET", "/readyz").await.status(), 200);
     let routes = gateway.json("/v1/routes").await;
@@ -69,9 +73,8 @@ async fn the_admin_listener_tells_the_state() {
     assert_eq!(answer.status(), 404);
     assert!(answer.text().contains("name-unknown"), "{}", answer.text());
     assert_eq!(gateway.admin("DELETE", "/livez").await.status(), 405);
-    let explained = gateway
-        .admin_with("POST", "/v1/explain", r#"{"method":"GET","url":"http://x/a"}"#)
-        .await;
+    let explained =
+        gateway.admin_with("POST", "/v1/explain", r#"{"method":"GET","url":"http://x/a"}"#).await;
     assert_eq!(explained.status(), 200, "{}", explained.text());
     assert!(explained.text().contains("\"a\""), "{}", explained.text());
 }

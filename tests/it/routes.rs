@@ -128,10 +128,7 @@ async fn host_is_the_endpoints_own_unless_preserved() {
     let origin = Origin::ok("fine").await;
     let gateway = Running::start(&proxy_to(origin.address()));
     gateway.client().await.get("/").await;
-    assert_eq!(
-        origin.requests()[0].field("host"),
-        Some(origin.address().to_string().as_str())
-    );
+    assert_eq!(origin.requests()[0].field("host"), Some(origin.address().to_string().as_str()));
 }
 
 #[tokio::test]

@@ -59,8 +59,7 @@ async fn an_idle_connection_is_closed_without_a_word() {
 #[tokio::test]
 async fn a_body_that_stops_is_408() {
     let origin = Origin::start(|_, _| Reply::Hang).await;
-    let yaml =
-        format!("limits: {{ body_idle_timeout: 100ms }}\n{}", proxy_to(origin.address()));
+    let yaml = format!("limits: {{ body_idle_timeout: 100ms }}\n{}", proxy_to(origin.address()));
     let gateway = Running::start(&yaml);
     let mut client = gateway.client().await;
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").await;

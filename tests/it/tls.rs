@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, ServerName,
-    pem::PemObject,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use sluicegate::gateway::Options;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -94,10 +91,9 @@ async fn the_certificate_is_chosen_by_name_and_the_protocol_by_alpn() {
         assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]));
         assert_eq!(get(&mut stream).await.unwrap().text(), "a");
     }
-    let stream =
-        connect(gateway.address(), "shop.example.com", &[shop], None, &["h2", "http/1.1"])
-            .await
-            .unwrap();
+    let stream = connect(gateway.address(), "shop.example.com", &[shop], None, &["h2", "http/1.1"])
+        .await
+        .unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -156,19 +152,12 @@ async fn a_changed_certificate_is_served_without_a_reload() {
         "certificates: [{ cert: DIR/shop.pem, key: DIR/shop.key }]",
         RESPOND,
     );
-    let mut kept =
-        connect(gateway.address(), "shop.example.com", &[old], None, &[]).await.unwrap();
+    let mut kept = connect(gateway.address(), "shop.example.com", &[old], None, &[]).await.unwrap();
     let new = certificate(folder.path(), "shop", "shop.example.com");
     within("the new certificate to be served", async {
-        while connect(
-            gateway.address(),
-            "shop.example.com",
-            std::slice::from_ref(&new),
-            None,
-            &[],
-        )
-        .await
-        .is_err()
+        while connect(gateway.address(), "shop.example.com", std::slice::from_ref(&new), None, &[])
+            .await
+            .is_err()
         {}
     })
     .await;

@@ -50,8 +50,7 @@ async fn a_web_socket_outlives_every_idle_timeout() {
     );
     let gateway = Running::start(&yaml);
     let stream = gateway.client().await.into_stream();
-    let (mut socket, _) =
-        tokio_tungstenite::client_async("ws://shop/chat", stream).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://shop/chat", stream).await.unwrap();
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
     for _ in 0..3 {
         tick.tick().await;

@@ -24,7 +24,11 @@ async fn a_refused_connection_is_tried_once_at_another_endpoint() {
     );
     let gateway = Running::start(&one_worker(&yaml));
     for _ in 0..10 {
-        let answer = gateway.client().await.request("POST / HTTP/1.1\nHost: a\nContent-Length: 2", "hi").await;
+        let answer = gateway
+            .client()
+            .await
+            .request("POST / HTTP/1.1\nHost: a\nContent-Length: 2", "hi")
+            .await;
         assert_eq!(answer.status(), 200, "{}", answer.text());
     }
     assert_eq!(origin.requests().len(), 10);
@@ -58,10 +62,13 @@ async fn a_post_that_may_have_been_seen_is_never_sent_again() {
 #[tokio::test]
 async fn a_post_on_a_connection_that_closes_as_it_is_written_is_never_sent_again() {
     // The first answer keeps the connection, the second request finds it dead only after it wrote.
-    let origin = Origin::start(|number, _| {
-        if number == 0 { Reply::Answer(origin::ok("first")) } else { Reply::Close }
-    })
-    .await;
+    let origin =
+        Origin::start(
+            |number, _| {
+                if number == 0 { Reply::Answer(origin::ok("first")) } else { Reply::Close }
+            },
+        )
+        .await;
     let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
     let mut client = gateway.client().await;
     let post = "POST / HTTP/1.1\nHost: a\nContent-Length: 2";
@@ -107,7 +114,8 @@ async fn responses_that_are_not_http_are_502() {
 async fn a_response_head_that_is_too_large_is_502() {
     let fields: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
     let many = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
-    let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx: {}\r\n\r\n", "y".repeat(40_000));
+    let large =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx: {}\r\n\r\n", "y".repeat(40_000));
     for bad in [many, large] {
         let origin = Origin::start(move |_, _| Reply::AnswerThenClose(bad.clone().into())).await;
         let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
@@ -164,7 +172,8 @@ async fn a_name_that_does_not_resolve_is_503_upstream_dns() {
 #[tokio::test]
 async fn a_slow_upstream_is_504_within_the_timeout() {
     let origin = Origin::start(|_, _| Reply::Hang).await;
-    let yaml = proxy_to(origin.address()).replace("upstream: origin", "upstream: origin, timeout: 100ms");
+    let yaml =
+        proxy_to(origin.address()).replace("upstream: origin", "upstream: origin, timeout: 100ms");
     let gateway = Running::start(&yaml);
     let answer = gateway.client().await.get("/").await;
     assert_eq!(answer.status(), 504);
@@ -201,10 +210,8 @@ async fn unix_sockets_on_both_sides() {
         path.display(),
         proxy_to(origin.address())
     );
-    let _gateway = Running::start_with(
-        crate::harness::parse(&yaml),
-        sluicegate::gateway::Options::default(),
-    );
+    let _gateway =
+        Running::start_with(crate::harness::parse(&yaml), sluicegate::gateway::Options::default());
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .await

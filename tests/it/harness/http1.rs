@@ -124,11 +124,7 @@ impl Message {
         self.body.extend(buffer.drain(..length));
     }
 
-    async fn read_chunked(
-        &mut self,
-        stream: &mut (impl AsyncRead + Unpin),
-        buffer: &mut Vec<u8>,
-    ) {
+    async fn read_chunked(&mut self, stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) {
         loop {
             let Some(line) = read_line(stream, buffer).await else {
                 self.is_complete = false;
@@ -176,10 +172,7 @@ fn split_field(line: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value.trim().to_owned()))
 }
 
-async fn read_line(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-) -> Option<String> {
+async fn read_line(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = buffer.windows(2).position(|two| two == b"\r\n") {
             let line = String::from_utf8_lossy(&buffer[..end]).into_owned();
