@@ -48,8 +48,8 @@ fi
 buildah --version
 
 # The mirror that this machine uses already.
-mirror=$(sed -nE 's/^(URIs:|deb( \[[^]]*\])?) +(https?:[^ ]+).*/\3/p' \
-  /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null | grep -v security | head -n 1)
+mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null || true; } \
+  | grep -oE '^(deb |URIs:).*' | grep -v -e security -e '#' | grep -oE 'https?://[^ ]+' | sed -n 1p)
 [ -n "$mirror" ] || die 'no Debian mirror found in /etc/apt'
 
 # rootfs NAME PACKAGES: a minimal system, made once.
@@ -87,7 +87,7 @@ base build-rootfs \
 
 say 'crates'
 # cargo prints the configuration that makes it use the folder it has filled.
-(cd "$root" && cargo vendor --quiet --locked --versioned-dirs "$work/vendor") \
+(cd "$root" && cargo vendor --locked --versioned-dirs "$work/vendor" 2> "$work/vendor.log") \
   | sed "s|$work/vendor|/vendor|" > "$work/cargo.toml"
 
 say 'image'
