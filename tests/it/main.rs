@@ -7,6 +7,7 @@ mod drain;
 mod edge;
 mod errors;
 mod forwarding;
+mod program;
 mod reload;
 mod routes;
 mod slow_clients;
