@@ -1,0 +1,3 @@
+//! The real gateway against real sockets: one file per behaviour.
+
+mod config;
