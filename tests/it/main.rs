@@ -3,6 +3,7 @@
 mod harness;
 
 mod bodies;
+mod config;
 mod drain;
 mod edge;
 mod errors;
