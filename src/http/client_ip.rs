@@ -14,11 +14,7 @@ use std::{
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 use ipnet::IpNet;
 
-use crate::http::{
-    Peer,
-    names::X_FORWARDED_FOR,
-    peer::Address,
-};
+use crate::http::{Peer, names::X_FORWARDED_FOR, peer::Address};
 
 /// Entries looked at before the walk ends: far more proxies than stand in a row anywhere.
 const MAX_HOPS: usize = 32;
@@ -102,11 +98,7 @@ fn walk(peer: IpAddr, trusted: &Cidrs, hops: impl Iterator<Item = Option<IpAddr>
 }
 
 /// The elements of all fields of this name, last first, without empty ones.
-fn entries(
-    headers: &HeaderMap,
-    name: HeaderName,
-    quoted: bool,
-) -> impl Iterator<Item = &str> {
+fn entries(headers: &HeaderMap, name: HeaderName, quoted: bool) -> impl Iterator<Item = &str> {
     headers.get_all(name).into_iter().rev().flat_map(move |value| {
         // What is not text is one entry that nobody can read.
         let text = std::str::from_utf8(value.as_bytes()).unwrap_or("?");
@@ -255,7 +247,10 @@ mod tests {
     #[test]
     fn reads_forwarded() {
         assert_eq!(forwarded("For=\"[2001:db8:cafe::17]:4711\";proto=https"), "2001:db8:cafe::17");
-        assert_eq!(forwarded("for=198.51.100.1, proto=http;for=192.0.2.1;by=10.0.0.3"), "192.0.2.1");
+        assert_eq!(
+            forwarded("for=198.51.100.1, proto=http;for=192.0.2.1;by=10.0.0.3"),
+            "192.0.2.1"
+        );
         // An open quotation mark from outside does not swallow what the proxy added.
         assert_eq!(forwarded("for=\"198.51.100.1, for=192.0.2.1"), "192.0.2.1");
         let both = [(FORWARDED, "for=198.51.100.1"), (X_FORWARDED_FOR, "192.0.2.1")];

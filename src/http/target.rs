@@ -66,8 +66,11 @@ impl Target {
         }
         let decoded = decode(path)?;
         let resolved = remove_dot_segments(&decoded.path)?;
-        let original =
-            if resolved == raw.path() && raw.as_str().starts_with('/') { raw.clone() } else { join(&resolved, raw.query())? };
+        let original = if resolved == raw.path() && raw.as_str().starts_with('/') {
+            raw.clone()
+        } else {
+            join(&resolved, raw.query())?
+        };
         let merged = match merge_slashes(&resolved) {
             Some(merged) => Some(Box::new(join(&merged, raw.query())?)),
             None => None,
@@ -220,7 +223,8 @@ fn remove_dot_segments(path: &str) -> Result<String, TargetError> {
     let mut kept = Vec::new();
     let mut ends_open = false;
     for segment in segments.split('/') {
-        let (name, parameters) = segment.split_once(';').map_or((segment, false), |(n, _)| (n, true));
+        let (name, parameters) =
+            segment.split_once(';').map_or((segment, false), |(n, _)| (n, true));
         ends_open = matches!(name, "." | "..");
         match name {
             "." | ".." if parameters => return Err(TargetError::DotParameters),
@@ -278,7 +282,18 @@ fn is_path_char(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(
             byte,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+            b'!' | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b':'
+                | b'@'
         )
 }
 
