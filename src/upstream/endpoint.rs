@@ -9,10 +9,9 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use http::HeaderValue;
@@ -55,6 +54,7 @@ pub struct Local {
 #[derive(Debug)]
 pub struct Flight {
     local: Arc<Local>,
+    is_in_group: bool,
 }
 
 /// A request and the endpoint that was chosen for it: what the balancer hands to the transport.
@@ -150,9 +150,9 @@ impl Local {
         group: Arc<AtomicUsize>,
         pools: &Arc<Pools>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|local: &Weak<Self>| Self {
+        Arc::new(Self {
             label: Arc::from(&**endpoint.label()),
-            pool: Pool::new(local.clone(), &transport, pools),
+            pool: Pool::new(&transport, pools),
             endpoint,
             transport,
             group,
@@ -188,7 +188,7 @@ impl Local {
         // Relaxed: the counts order nothing else, they only have to be exact.
         self.group.fetch_add(1, Ordering::Relaxed);
         self.endpoint.load.enter();
-        Flight { local: self.clone() }
+        Flight { local: self.clone(), is_in_group: true }
     }
 }
 
@@ -205,11 +205,18 @@ impl Flight {
     pub fn local(&self) -> &Arc<Local> {
         &self.local
     }
+
+    /// Leaves the count of its upstream, but not that of its endpoint.
+    pub(crate) fn leave_group(&mut self) {
+        if std::mem::take(&mut self.is_in_group) {
+            self.local.group.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         self.local.endpoint.load.leave();
-        self.local.group.fetch_sub(1, Ordering::Relaxed);
+        self.leave_group();
     }
 }

@@ -3,9 +3,12 @@
 pub mod connect;
 pub mod endpoint;
 pub mod forward;
+mod handshake;
 pub mod io;
 pub mod load;
 pub mod pool;
+mod received;
+mod reframe;
 pub mod upgrade;
 
 pub use self::{
