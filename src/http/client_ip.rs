@@ -1,8 +1,23 @@
 //! Who the client is: the right-most address that no trusted proxy vouches for.
+//!
+//! `X-Forwarded-For` is read if there is one, else `Forwarded` (RFC 7239), from the right, for as
+//! long as each hop is in `trusted_proxies`: what stands left of the first untrusted address was
+//! written by strangers. An entry that is no address (`unknown`, `_hidden`, rubbish) ends the walk
+//! at the last trusted hop. A unix peer is in no network, so its fields are not believed. Pure; no
+//! allocation.
 
-use std::net::IpAddr;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
+use http::{HeaderMap, HeaderName, header::FORWARDED};
 use ipnet::IpNet;
+
+use crate::http::{Peer, names::X_FORWARDED_FOR, peer::Address};
+
+/// Entries looked at before the walk ends: far more proxies than stand in a row anywhere.
+const MAX_HOPS: usize = 32;
 
 /// The client a request is attributed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +31,140 @@ pub enum ClientIp {
 /// A set of networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cidrs(Box<[IpNet]>);
+
+// === impl ClientIp ===
+
+impl ClientIp {
+    /// The client of a request with these fields that came from `peer`.
+    ///
+    /// After the PROXY protocol `peer.remote` is whom the trusted socket speaks for; unless that
+    /// address is trusted itself, it is the client, and the fields are its own invention.
+    pub fn find(peer: &Peer, headers: &HeaderMap, trusted: &Cidrs) -> Self {
+        let remote = match peer.remote {
+            Address::Inet(address) => address.ip().to_canonical(),
+            Address::Unix => return Self::Unix,
+        };
+        if !peer.trusted || !trusted.contains(remote) {
+            return Self::Ip(remote);
+        }
+        if headers.contains_key(X_FORWARDED_FOR) {
+            walk(remote, trusted, entries(headers, X_FORWARDED_FOR, false).map(address))
+        } else {
+            walk(remote, trusted, entries(headers, FORWARDED, true).map(forwarded_for))
+        }
+    }
+
+    /// Who shares a limit: an IPv6 client has a /64 to draw addresses from, so all of it is one.
+    #[must_use]
+    pub fn limiter_key(self) -> Self {
+        match self {
+            Self::Ip(IpAddr::V6(ip)) => {
+                let network = u128::from(ip) & !u128::from(u64::MAX);
+                Self::Ip(IpAddr::V6(Ipv6Addr::from(network)))
+            }
+            other => other,
+        }
+    }
+
+    /// The address, if it has one.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(ip) => Some(ip),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for ClientIp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// Follows the hops, nearest first, until one is not trusted.
+fn walk(peer: IpAddr, trusted: &Cidrs, hops: impl Iterator<Item = Option<IpAddr>>) -> ClientIp {
+    let mut client = peer;
+    for hop in hops.take(MAX_HOPS) {
+        let Some(hop) = hop else { break };
+        client = hop;
+        if !trusted.contains(hop) {
+            break;
+        }
+    }
+    ClientIp::Ip(client)
+}
+
+/// The elements of all fields of this name, last first, without empty ones.
+fn entries(headers: &HeaderMap, name: HeaderName, quoted: bool) -> impl Iterator<Item = &str> {
+    headers.get_all(name).into_iter().rev().flat_map(move |value| {
+        // What is not text is one entry that nobody can read.
+        let text = std::str::from_utf8(value.as_bytes()).unwrap_or("?");
+        Elements { rest: Some(text), quoted }
+    })
+}
+
+/// The elements of one comma-separated list, from its end: what strangers wrote at its beginning,
+/// an open quotation mark say, cannot change how a trusted proxy's entry at the end is read.
+struct Elements<'a> {
+    rest: Option<&'a str>,
+    quoted: bool,
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        loop {
+            let rest = self.rest?;
+            let element = match last_comma(rest, self.quoted) {
+                Some(comma) => {
+                    self.rest = Some(&rest[..comma]);
+                    &rest[comma + 1..]
+                }
+                None => {
+                    self.rest = None;
+                    rest
+                }
+            };
+            let element = element.trim_matches([' ', '\t']);
+            if !element.is_empty() {
+                return Some(element);
+            }
+        }
+    }
+}
+
+fn last_comma(text: &str, quoted: bool) -> Option<usize> {
+    let mut in_quotes = false;
+    text.bytes().enumerate().rev().find_map(|(at, byte)| {
+        in_quotes ^= quoted && byte == b'"';
+        (byte == b',' && !in_quotes).then_some(at)
+    })
+}
+
+/// `for=` of one element of `Forwarded`.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let node = element.split(';').find_map(|pair| {
+        let (name, node) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then_some(node.trim())
+    })?;
+    match node.strip_prefix('"') {
+        Some(open) => address(open.strip_suffix('"')?),
+        None => address(node),
+    }
+}
+
+/// An address with or without a port, IPv6 with or without brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .map(|ip| ip.to_canonical())
+}
 
 // === impl Cidrs ===
 
@@ -34,5 +183,106 @@ impl Cidrs {
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.0.iter().any(|network| network.contains(&ip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn peer(remote: Address, trusted: bool) -> Peer {
+        Peer { listener: Arc::from("web"), remote, local: Address::Unix, trusted, tls: None }
+    }
+
+    fn trusted() -> Cidrs {
+        Cidrs::new(["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()))
+    }
+
+    /// What a trusted proxy at 10.0.0.1 says, one field per line.
+    fn client(fields: &[(HeaderName, &str)]) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, value.parse().unwrap());
+        }
+        let remote = Address::Inet("10.0.0.1:999".parse().unwrap());
+        ClientIp::find(&peer(remote, true), &headers, &trusted()).to_string()
+    }
+
+    fn forwarded_for(value: &str) -> String {
+        client(&[(X_FORWARDED_FOR, value)])
+    }
+
+    fn forwarded(value: &str) -> String {
+        client(&[(FORWARDED, value)])
+    }
+
+    #[test]
+    fn takes_the_right_most_untrusted_address() {
+        assert_eq!(client(&[]), "10.0.0.1");
+        assert_eq!(forwarded_for("192.0.2.1"), "192.0.2.1");
+        assert_eq!(forwarded_for("198.51.100.9, 192.0.2.1, 10.9.9.9"), "192.0.2.1");
+        assert_eq!(forwarded_for("10.1.1.1, 10.2.2.2"), "10.1.1.1");
+        assert_eq!(forwarded_for("192.0.2.1:4711,, ,"), "192.0.2.1");
+        assert_eq!(forwarded_for("[2001:db8::1]:80"), "2001:db8::1");
+        assert_eq!(forwarded_for("2001:db8::1"), "2001:db8::1");
+        assert_eq!(forwarded_for("::ffff:192.0.2.1, ::ffff:10.0.0.2"), "192.0.2.1");
+        let lines = [(X_FORWARDED_FOR, "192.0.2.1"), (X_FORWARDED_FOR, "192.0.2.2, fd00::1")];
+        assert_eq!(client(&lines), "192.0.2.2");
+    }
+
+    #[test]
+    fn stops_at_what_is_no_address() {
+        assert_eq!(forwarded_for("192.0.2.1, unknown"), "10.0.0.1");
+        assert_eq!(forwarded_for("192.0.2.1, 10.7.7.7 10.8.8.8, 10.9.9.9"), "10.9.9.9");
+        assert_eq!(forwarded("for=192.0.2.1, for=_hidden, for=10.9.9.9"), "10.9.9.9");
+        assert_eq!(forwarded("for=192.0.2.1, proto=http"), "10.0.0.1");
+        let many = ["192.0.2.1"].into_iter().chain(["10.0.0.2"; MAX_HOPS]).collect::<Vec<_>>();
+        assert_eq!(forwarded_for(&many.join(",")), "10.0.0.2");
+    }
+
+    #[test]
+    fn reads_forwarded() {
+        assert_eq!(forwarded("For=\"[2001:db8:cafe::17]:4711\";proto=https"), "2001:db8:cafe::17");
+        assert_eq!(
+            forwarded("for=198.51.100.1, proto=http;for=192.0.2.1;by=10.0.0.3"),
+            "192.0.2.1"
+        );
+        // An open quotation mark from outside does not swallow what the proxy added.
+        assert_eq!(forwarded("for=\"198.51.100.1, for=192.0.2.1"), "192.0.2.1");
+        let both = [(FORWARDED, "for=198.51.100.1"), (X_FORWARDED_FOR, "192.0.2.1")];
+        assert_eq!(client(&both), "192.0.2.1");
+    }
+
+    #[test]
+    fn believes_only_trusted_peers() {
+        let headers = HeaderMap::from_iter([(X_FORWARDED_FOR, "192.0.2.1".parse().unwrap())]);
+        let find = |remote, is_trusted| {
+            ClientIp::find(&peer(remote, is_trusted), &headers, &trusted()).to_string()
+        };
+        let stranger = Address::Inet("[::ffff:203.0.113.5]:1".parse().unwrap());
+        assert_eq!(find(stranger, false), "203.0.113.5");
+        assert_eq!(find(stranger, true), "203.0.113.5", "vouched for by the PROXY protocol");
+        assert_eq!(find(Address::Unix, false), "unix");
+        assert_eq!(find(Address::Unix, true), "unix");
+    }
+
+    #[test]
+    fn ipv6_clients_share_the_key_of_their_64() {
+        let key = |ip: &str| ClientIp::Ip(ip.parse().unwrap()).limiter_key().to_string();
+        assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(key("192.0.2.1"), "192.0.2.1");
+        assert_eq!(ClientIp::Unix.limiter_key(), ClientIp::Unix);
+    }
+
+    proptest! {
+        #[test]
+        fn strangers_cannot_move_what_the_proxy_added(left in "[ -~]{0,40}") {
+            prop_assert_eq!(forwarded_for(&format!("{left},192.0.2.1")), "192.0.2.1");
+            prop_assert_eq!(forwarded(&format!("{left},for=192.0.2.1")), "192.0.2.1");
+        }
     }
 }

@@ -6,7 +6,9 @@ pub mod client_ip;
 pub mod context;
 pub mod hop_by_hop;
 pub mod names;
+pub mod pace;
 pub mod peer;
+pub mod query;
 pub mod secret;
 pub mod selector;
 pub mod target;
@@ -15,6 +17,7 @@ pub use self::{
     body::Body,
     client_ip::{Cidrs, ClientIp},
     context::Context,
+    pace::Pace,
     peer::Peer,
     secret::Secret,
     target::Target,

@@ -25,9 +25,10 @@ impl Counter {
 
     /// Counts one more unless `limit` are under way already.
     pub fn try_enter(&self, limit: usize) -> Option<InFlight> {
-        let guard = self.enter();
-        // Entered first, judged afterwards: two that race for the last place cannot both get it.
-        (self.get() <= limit).then_some(guard)
+        // Judged and entered in one step: of two that race for the last place exactly one gets it.
+        let room = |count| (count < limit).then_some(count + 1);
+        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        entered.then(|| InFlight(self.clone()))
     }
 
     /// How many are under way.

@@ -8,8 +8,8 @@
 //! `concurrency-full` when every h2 stream is taken. The error carries the request whenever not one
 //! byte of it left; whether one did is what the connection's meter says.
 //!
-//! Costs, on a pooled connection: hyper's channel, one box for this future, one for the return of
-//! the connection when there is a body, one for its idle timer.
+//! Costs, on a pooled connection: hyper's channel, one box for this future, and one for the return
+//! of the connection when there is a body.
 
 use std::{
     error,
@@ -27,13 +27,13 @@ use crate::{
     http::{
         self as ours, Body, Request, Response,
         body::{End, Finish, Guard},
+        pace::Pace,
     },
     upstream::{
         Call, Flight,
         handshake::{H1, H2Stream},
         io::Mark,
         pool::{Checkout, Lease},
-        received::{Received, broken_off},
         reframe, upgrade,
     },
 };
@@ -174,11 +174,17 @@ async fn exchange_h2(
 }
 
 fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
-    if reframe::is_event_stream(&parts.headers) {
-        return Body::from_incoming(incoming, broken_off);
+    let mut body = Body::from_incoming(incoming, broken_off);
+    if !reframe::is_event_stream(&parts.headers) {
+        let timeout = flight.local().transport().settings().response_idle_timeout;
+        body.set_pace(Pace::upstream(timeout));
     }
-    let timeout = flight.local().transport().settings().response_idle_timeout;
-    Body::boxed(Received::new(incoming, timeout))
+    body
+}
+
+/// What a failure of a response body means: hyper fails it only when the connection did.
+pub(crate) fn broken_off(error: hyper::Error) -> Error {
+    Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error)
 }
 
 type Failed = TrySendError<http::Request<Body>>;

@@ -7,7 +7,6 @@ mod handshake;
 pub mod io;
 pub mod load;
 pub mod pool;
-mod received;
 mod reframe;
 pub mod upgrade;
 

@@ -31,9 +31,8 @@ use crate::{
     },
     upstream::{
         Flight, Protocol, Settings,
-        forward::failed_h1,
+        forward::{broken_off, failed_h1},
         handshake::{self, H1},
-        received::broken_off,
         reframe,
     },
 };

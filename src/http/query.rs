@@ -1,0 +1,82 @@
+//! Reading a query and a `Cookie` field. Pure; borrows where nothing is escaped.
+
+use std::borrow::Cow;
+
+/// The values of `name` in `query`, in order, decoded: `%XX` and `+`, as forms write them.
+pub fn values<'a>(query: &'a str, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
+    pairs(query).filter(move |(key, _)| decode(key) == name).map(|(_, value)| decode(value))
+}
+
+/// The first cookie of this name in one `Cookie` field, without the quotation marks around it.
+pub fn cookie<'a>(field: &'a str, name: &str) -> Option<&'a str> {
+    let value = field.split(';').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        (key.trim() == name).then_some(value.trim())
+    })?;
+    Some(value.strip_prefix('"').and_then(|open| open.strip_suffix('"')).unwrap_or(value))
+}
+
+fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// An escape that is none stands for itself; bytes that are not UTF-8 become U+FFFD.
+fn decode(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '+']) {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = if byte == b'%' { escape(bytes.get(at + 1..at + 3)) } else { None };
+        at += if escaped.is_some() { 3 } else { 1 };
+        out.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+    }
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+}
+
+fn escape(digits: Option<&[u8]>) -> Option<u8> {
+    let &[high, low] = digits? else { return None };
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(query: &str, name: &str) -> Vec<String> {
+        values(query, name).map(Cow::into_owned).collect()
+    }
+
+    #[test]
+    fn decodes_names_and_values() {
+        assert_eq!(all("a=1&b=2&a=3", "a"), ["1", "3"]);
+        assert_eq!(all("a=x%20y+z%2B&%61=%C3%A9", "a"), ["x y z+", "é"]);
+        assert_eq!(all("a&b=&&a=b=c", "a"), ["", "b=c"]);
+        assert_eq!(all("a=%&a=%4&a=%zz&a=%ff", "a"), ["%", "%4", "%zz", "\u{fffd}"]);
+        assert!(all("", "").is_empty());
+    }
+
+    #[test]
+    fn finds_cookies() {
+        assert_eq!(cookie("a=1; sid=\"x y\"; b=2", "sid"), Some("x y"));
+        assert_eq!(cookie("xsid=1;sid=2;sid=3", "sid"), Some("2"));
+        assert_eq!(cookie("sid", "sid"), None);
+        assert_eq!(cookie("sid=\"", "sid"), Some("\""));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_never_panics(query: String, name: String) {
+            let _values = all(&query, &name);
+            let _cookie = cookie(&query, &name);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The real gateway against real sockets: one file per behaviour.
+
+mod harness;
+
+mod bodies;
+mod drain;
+mod edge;
+mod errors;
+mod forwarding;
+mod reload;
+mod routes;
+mod slow_clients;
+mod tls;
+mod upgrades;
+mod upstreams;
