@@ -119,15 +119,12 @@ impl<'a> Iterator for Elements<'a> {
     fn next(&mut self) -> Option<&'a str> {
         loop {
             let rest = self.rest?;
-            let element = match last_comma(rest, self.quoted) {
-                Some(comma) => {
-                    self.rest = Some(&rest[..comma]);
-                    &rest[comma + 1..]
-                }
-                None => {
-                    self.rest = None;
-                    rest
-                }
+            let element = if let Some(comma) = last_comma(rest, self.quoted) {
+                self.rest = Some(&rest[..comma]);
+                &rest[comma + 1..]
+            } else {
+                self.rest = None;
+                rest
             };
             let element = element.trim_matches([' ', '\t']);
             if !element.is_empty() {

@@ -72,7 +72,9 @@ impl Table {
         }
         let mut group_of = vec![0; rules.len()];
         for (group, Group { members, .. }) in groups.iter().enumerate() {
-            members.iter().for_each(|member| group_of[*member] = group);
+            for member in members {
+                group_of[*member] = group;
+            }
         }
         Self { rules, groups, group_of, entries, index }
     }
@@ -142,7 +144,8 @@ fn group(rules: &[Rule]) -> Vec<Group> {
         match groups.get_mut(group) {
             Some(group) => group.members.push(index),
             None => {
-                groups.push(Group { members: vec![index], is_conditional: rule.has_conditions() })
+                let is_conditional = rule.has_conditions();
+                groups.push(Group { members: vec![index], is_conditional });
             }
         }
     }
