@@ -78,6 +78,20 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// What a program wants to know of it, for the admin API.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "path": self.path,
+            "message": self.message,
+            "help": self.help,
+        })
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.severity {
@@ -148,7 +162,8 @@ impl<'a> Source<'a> {
         help: Option<String>,
     ) -> Problem {
         // A caret beyond the cropped line would point at nothing.
-        let first = if place.column > WIDTH { usize::MAX } else { place.line.saturating_sub(CONTEXT) };
+        let first =
+            if place.column > WIDTH { usize::MAX } else { place.line.saturating_sub(CONTEXT) };
         let excerpt = (first.max(1)..=place.line)
             .filter_map(|number| Some((number, self.shown(number)?)))
             .collect();

@@ -119,16 +119,11 @@ pin_project! {
 
 impl Worker {
     /// Starts a thread that serves nothing yet. `deadline` ends its tunnels.
-    pub(super) fn start(
-        number: usize,
-        cells: Cells,
-        deadline: TunnelDeadline,
-    ) -> io::Result<Self> {
+    pub(super) fn start(number: usize, cells: Cells, deadline: TunnelDeadline) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (report, reported) = std_mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build()
-            {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(report.send(Err(error))),
             };

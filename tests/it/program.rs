@@ -160,7 +160,13 @@ fn explain_and_schema_speak_to_people_and_machines() {
 #[test]
 fn every_command_has_an_example_in_its_help() {
     let folder = tempfile::tempdir().unwrap();
-    for command in [&["--help"][..], &["run", "--help"], &["check", "--help"], &["explain", "--help"], &["schema", "--help"]] {
+    for command in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["check", "--help"],
+        &["explain", "--help"],
+        &["schema", "--help"],
+    ] {
         let output = sluice(command, folder.path());
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains("Example"), "{command:?}");

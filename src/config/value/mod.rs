@@ -300,8 +300,11 @@ where
         return Err(Fault::new(format!("`{text}` is not a whole number")));
     }
     text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
-        Fault::new(format!("`{text}` is out of range"))
-            .help(format!("from {} to {}", range.start(), range.end()))
+        Fault::new(format!("`{text}` is out of range")).help(format!(
+            "from {} to {}",
+            range.start(),
+            range.end()
+        ))
     })
 }
 
