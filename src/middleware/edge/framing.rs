@@ -85,7 +85,7 @@ fn is_same(one: Authority<'_>, other: Authority<'_>, target: &Uri) -> bool {
 }
 
 /// Reads `host[:port]`: letters, digits, `-`, `.`, `_`, or an IPv6 address in brackets; digits. No
-/// userinfo, no percent-encoding, nothing empty but the port.
+/// userinfo, no percent-encoding, nothing empty.
 pub fn parse(value: &[u8]) -> Option<Authority<'_>> {
     let value = str::from_utf8(value).ok()?;
     let (host, rest) = match value.strip_prefix('[') {
@@ -100,11 +100,13 @@ pub fn parse(value: &[u8]) -> Option<Authority<'_>> {
     if host.is_empty() || (!host.starts_with('[') && !host.bytes().all(is_name)) {
         return None;
     }
-    let port = match rest {
-        "" => None,
-        _ => Some(rest.strip_prefix(':')?).filter(|port| !port.is_empty()),
+    let port = match rest.strip_prefix(':') {
+        None if rest.is_empty() => None,
+        port => Some(port?),
     };
-    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = |port: &str| {
+        (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit())
+    };
     port.is_none_or(is_port).then_some(Authority { host, port })
 }
 
