@@ -11,3 +11,6 @@ pub mod ip_filter;
 pub mod retry;
 pub mod template;
 pub mod timeout;
+
+#[cfg(test)]
+mod testing;
