@@ -4,7 +4,7 @@
 //! without a token only calls to an IP address or `localhost` are answered (a name could be a
 //! stranger's that was pointed here: DNS rebinding), and a POST that carries `Origin` never is.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -18,7 +18,7 @@ use http::{
 use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde_json::{Value, json};
-use tokio::time::{Duration, timeout};
+use tokio::time::timeout;
 
 use super::Problem;
 use crate::http::Secret;
@@ -246,7 +246,7 @@ fn foreign_host() -> Problem {
 }
 
 fn method_not_allowed(endpoint: Endpoint) -> Problem {
-    let allow = HeaderValue::from_static(if endpoint.is_post() { "POST" } else { "GET, HEAD" });
+    let allow = if endpoint.is_post() { "POST" } else { "GET, HEAD" };
     let title = "This resource does not take this method.";
     let status = StatusCode::METHOD_NOT_ALLOWED;
     Problem { allow: Some(allow), ..Problem::new(status, "method-not-allowed", title) }
@@ -262,8 +262,8 @@ fn refusal(problem: &Problem) -> Response<Full<Bytes>> {
     if problem.status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if let Some(allow) = &problem.allow {
-        response.headers_mut().insert(ALLOW, allow.clone());
+    if let Some(allow) = problem.allow {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }
     response
 }

@@ -1,6 +1,6 @@
 //! Refusals of the admin API as problem bodies (RFC 9457).
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 /// Why a call was refused.
@@ -17,7 +17,7 @@ pub struct Problem {
     /// Several at once, as a reload finds them.
     pub problems: Vec<Value>,
     /// The `Allow` field of a 405.
-    pub(super) allow: Option<HeaderValue>,
+    pub(super) allow: Option<&'static str>,
 }
 
 // === impl Problem ===

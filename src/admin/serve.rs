@@ -4,7 +4,7 @@
 //! few places. At most 64 are served at once, the next wait in the socket's backlog; each has 10 s
 //! to send its head and a minute for all of it, so a place always comes free.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     sync::{Notify, Semaphore},
-    time::{Duration, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{Handles, Settings, api, io::Io};

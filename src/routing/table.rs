@@ -141,12 +141,11 @@ fn group(rules: &[Rule]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let group = *by_key.entry(identity(rule)).or_insert(groups.len());
-        match groups.get_mut(group) {
-            Some(group) => group.members.push(index),
-            None => {
-                let is_conditional = rule.has_conditions();
-                groups.push(Group { members: vec![index], is_conditional });
-            }
+        if let Some(group) = groups.get_mut(group) {
+            group.members.push(index);
+        } else {
+            let is_conditional = rule.has_conditions();
+            groups.push(Group { members: vec![index], is_conditional });
         }
     }
     for group in &mut groups {
