@@ -28,8 +28,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("connection", &[]),
     ("routing", &[]),
     ("middleware", &[]),
-    ("middleware::stack", &["events::publish", "events::enqueue"]),
-    ("balancer", &["upstream::Endpoint", "upstream::Settings"]),
+    ("middleware::stack", &["middleware", "events::publish", "events::enqueue"]),
+    // A group hands its endpoints to the workers' pools, so it knows both by name.
+    (
+        "balancer",
+        &[
+            "upstream::Address",
+            "upstream::Call",
+            "upstream::Endpoint",
+            "upstream::Local",
+            "upstream::Pools",
+            "upstream::Settings",
+            "upstream::TlsError",
+            "upstream::Transport",
+        ],
+    ),
     ("upstream", &[]),
     ("events", &[]),
     ("events::event", &[]),
@@ -185,7 +198,9 @@ fn check_imports(source: &Source, report: &mut impl FnMut(usize, &str)) {
                 ),
             );
         }
-        let working = |ending: &&&str| path.last().is_some_and(|last| last.ends_with(**ending));
+        let working = |ending: &&&str| {
+            path[0] != "config" && path.last().is_some_and(|last| last.ends_with(**ending))
+        };
         if let (true, Some(ending)) = (folder == &"config", NOT_IN_CONFIG.iter().find(working)) {
             report(
                 line,

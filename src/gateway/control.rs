@@ -163,7 +163,7 @@ impl Control {
                     Some(Order::Close) => self.close().await,
                     Some(Order::Stop(done)) => {
                         self.stop().await;
-                        drop(done.send(()));
+                        drop(done);
                         return;
                     }
                     None => return self.stop().await,

@@ -165,8 +165,7 @@ impl Gateway {
             .name("control".into())
             .spawn(move || {
                 control::run(config, options, own_orders, inbox, &report);
-                // The gateway may be gone: then nobody wants to know.
-                drop(stopping.send(true));
+                stopping.send_replace(true);
             })
             .map_err(StartError::Thread)?;
         match reported.recv() {
@@ -209,7 +208,7 @@ impl Gateway {
 
     /// Completes when the gateway has ended. Cancel-safe.
     pub async fn stopped(&self) {
-        // The sender goes away only with the thread.
+        // An error means that the sender is gone, and with it the thread.
         drop(self.stopped.clone().wait_for(|stopped| *stopped).await);
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::{
     admin,
     balancer::Group,
-    config::Config,
+    config::{self, Config},
     gateway::{
         self, Asked, Drain, ReloadError,
         build::Plan,
@@ -172,9 +172,9 @@ struct Call {
 fn problem(error: ReloadError) -> admin::Problem {
     let title = "The configuration was not taken over; the old one still runs.";
     match error {
-        ReloadError::Invalid(problems) => {
-            admin::Problem::config_invalid(problems.0.iter().map(|p| p.to_json()).collect())
-        }
+        ReloadError::Invalid(problems) => admin::Problem::config_invalid(
+            problems.0.iter().map(config::Problem::to_json).collect(),
+        ),
         ReloadError::NeedsRestart(_) => admin::Problem::needs_restart(error.to_string()),
         ReloadError::Start(_) | ReloadError::NoSource => {
             admin::Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "config-invalid", title)
