@@ -4,7 +4,10 @@
 mod drain;
 mod io;
 mod outcomes;
+mod requests;
 mod serve;
+mod streams;
+mod timer;
 
 pub use self::{
     drain::Connections,

@@ -1,5 +1,7 @@
 //! How connections end, when it is not the client that ends them; counted by listener and worker.
 
+use std::error::Error as _;
+
 use crate::telemetry::metrics::{CONNECTIONS, Cells, Counter, REFUSALS};
 
 /// One worker's cells for one listener. Clones count into the same cells.
@@ -11,9 +13,9 @@ pub struct Outcomes {
     pub header_timeout: Counter,
     /// A write was pending for `send_idle_timeout`; with h2 also a response body left unread.
     pub send_idle: Counter,
-    /// A head that hyper refused: 400 or 414.
+    /// A head that hyper refused as malformed: 400.
     pub bad_framing: Counter,
-    /// A head over `header_bytes`: 431.
+    /// A head over `header_bytes` or hyper's own bounds: 431, 414.
     pub header_too_large: Counter,
     /// Too many h2 streams were reset.
     pub resets: Counter,
@@ -42,4 +44,32 @@ impl Outcomes {
             refused_size: refusal("header-too-large"),
         }
     }
+
+    /// Counts what hyper refused by itself before any request was called.
+    pub(super) fn failed(&self, error: &hyper::Error) {
+        if error.is_parse_too_large() {
+            self.header_too_large.add(1);
+            self.refused_size.add(1);
+        } else if error.is_parse() {
+            self.bad_framing.add(1);
+            self.refused_framing.add(1);
+        } else if is_calmed(error) {
+            self.resets.add(1);
+        }
+    }
+
+    /// A head did not come in time.
+    pub(super) fn head_timed_out(&self) {
+        self.header_timeout.add(1);
+        self.refused_timeout.add(1);
+    }
+}
+
+/// Whether h2 itself ended the connection over resets.
+fn is_calmed(error: &hyper::Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .and_then(h2::Error::reason)
+        .is_some_and(|reason| reason == h2::Reason::ENHANCE_YOUR_CALM)
 }
