@@ -163,12 +163,7 @@ impl Tls {
         };
         let mut config_h1 = config.clone();
         config_h1.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self {
-            material,
-            config: Arc::new(config),
-            config_h1: Arc::new(config_h1),
-            server_name,
-        })
+        Ok(Self { material, config: Arc::new(config), config_h1: Arc::new(config_h1), server_name })
     }
 
     async fn handshake(

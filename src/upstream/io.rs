@@ -268,9 +268,9 @@ impl AsyncWrite for Plain {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(half) => {
-                Poll::Ready(SockRef::from(AsRef::<TcpStream>::as_ref(half)).shutdown(Shutdown::Write))
-            }
+            Self::Tcp(half) => Poll::Ready(
+                SockRef::from(AsRef::<TcpStream>::as_ref(half)).shutdown(Shutdown::Write),
+            ),
             Self::Unix(half) => Poll::Ready(
                 SockRef::from(AsRef::<UnixStream>::as_ref(half)).shutdown(Shutdown::Write),
             ),

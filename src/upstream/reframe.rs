@@ -68,8 +68,11 @@ pub(crate) fn to_h2(
         Authority::try_from(host.as_bytes())
             .map_err(|error| Error::new(Kind::BadTarget).with_source(error))?,
     );
-    uri.path_and_query =
-        parts.uri.path_and_query().cloned().or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
+    uri.path_and_query = parts
+        .uri
+        .path_and_query()
+        .cloned()
+        .or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
     parts.uri =
         Uri::from_parts(uri).map_err(|error| Error::new(Kind::BadTarget).with_source(error))?;
     parts.version = Version::HTTP_2;
@@ -162,9 +165,8 @@ pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> 
             return refuse("Content-Length with Transfer-Encoding");
         }
         let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        let is_chunked = codings
-            .next()
-            .is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        let is_chunked =
+            codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !is_chunked || codings.next().is_some() {
             return refuse("a Transfer-Encoding other than one `chunked`");
         }
@@ -226,7 +228,8 @@ mod tests {
 
     #[test]
     fn the_length_is_what_the_body_knows() {
-        let unknown = || Body::boxed(http_body_util::StreamBody::new(futures_util::stream::empty()));
+        let unknown =
+            || Body::boxed(http_body_util::StreamBody::new(futures_util::stream::empty()));
         let cases = [
             ("GET", Body::empty(), None, None),
             ("POST", Body::empty(), Some("0"), None),
@@ -272,7 +275,8 @@ mod tests {
 
     #[test]
     fn cookies_are_joined() {
-        let mut parts = parts("GET", "/", &[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
+        let mut parts =
+            parts("GET", "/", &[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
         to_h1(&mut parts, &Body::empty(), &AUTHORITY, false);
         let cookies: Vec<_> = parts.headers.get_all(header::COOKIE).iter().collect();
         assert_eq!(cookies, ["a=1; b=2; c=3"]);
@@ -294,7 +298,10 @@ mod tests {
                 "{status} {fields:?}"
             );
         }
-        let mut good = answer(200, &[("transfer-encoding", "Chunked"), ("connection", "x-own"), ("x-own", "1")]);
+        let mut good = answer(
+            200,
+            &[("transfer-encoding", "Chunked"), ("connection", "x-own"), ("x-own", "1")],
+        );
         check_response(&mut good, false).unwrap();
         assert!(good.headers.is_empty());
     }

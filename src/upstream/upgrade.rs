@@ -151,14 +151,9 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
     Ok(Response::from_parts(parts, Body::empty()))
 }
 
-async fn tunnel(
-    client: OnUpgrade,
-    upstream: OnUpgrade,
-    deadline: TunnelDeadline,
-) -> Result<()> {
-    let reset = |error: hyper::Error| {
-        Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error)
-    };
+async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, deadline: TunnelDeadline) -> Result<()> {
+    let reset =
+        |error: hyper::Error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error);
     let mut client = Adapted(client.await.map_err(reset)?);
     let mut upstream = Adapted(upstream.await.map_err(reset)?);
     tokio::select! {
