@@ -3,8 +3,9 @@
 pub mod dns;
 pub mod group;
 pub mod layer;
-pub mod maglev;
-pub mod pick;
+mod maglev;
+mod pick;
+mod set;
 
 pub use self::{
     dns::{Hickory, Resolve},

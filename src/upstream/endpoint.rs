@@ -206,6 +206,11 @@ impl Flight {
         &self.local
     }
 
+    /// Requests under way to the whole upstream, this one included.
+    pub(crate) fn under_way(&self) -> usize {
+        self.local.group.load(Ordering::Relaxed)
+    }
+
     /// Leaves the count of its upstream, but not that of its endpoint.
     pub(crate) fn leave_group(&mut self) {
         if std::mem::take(&mut self.is_in_group) {
