@@ -209,4 +209,40 @@ mod tests {
         assert_eq!(lines[0]["bytes_in"], 0);
         assert_eq!(lines[0].get("reason"), None, "an empty body is complete when it is dropped");
     }
+
+    /// The layers of every request, in their order, around an edge that refuses.
+    #[tokio::test]
+    async fn a_refusal_at_the_edge_is_answered_named_and_logged() {
+        use crate::middleware::{
+            catch_panic::CatchPanicLayer,
+            edge::{self, EdgeLayer},
+            request_id::RequestIdLayer,
+            respond::RespondLayer,
+        };
+        let setup = Setup::new();
+        let inner = service_fn(|_: Request| {
+            future::ready(crate::error::Result::Ok(Response::new(Body::empty())))
+        });
+        let cells = Metrics::new().thread();
+        let edge = EdgeLayer::new(edge::Settings::default(), &cells).layer(inner);
+        let respond = CatchPanicLayer.layer(RespondLayer.layer(edge));
+        let mut stack = RequestIdLayer::new().layer(setup.layer.layer(respond));
+        // No Host on HTTP/1.1.
+        let response = stack.call(request(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 400);
+        assert_eq!(response.headers()["connection"], "close");
+        let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        let lines = setup.lines();
+        assert_eq!(
+            (problem["code"].as_str(), problem["request_id"].as_str()),
+            (Some("bad-framing"), Some(&*id))
+        );
+        assert_eq!(
+            (lines.len(), &lines[0]["reason"], &lines[0]["request_id"]),
+            (1, &problem["code"], &problem["request_id"])
+        );
+        assert_eq!(lines[0]["client_ip"], "unix");
+    }
 }

@@ -28,6 +28,7 @@ use crate::http::{Request, Response, names::X_REQUEST_ID};
 
 /// What is kept of a trusted peer's ID is at most so long.
 const MAX_LEN: usize = 128;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Adds [`RequestId`]. One per worker.
 #[derive(Clone, Debug, Default)]
@@ -135,9 +136,9 @@ impl Ids {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let mut hex = [0; 32];
         for (half, key) in hex.chunks_exact_mut(16).zip(&self.keys) {
-            let hash = key.hash_one(count);
-            for (at, digit) in half.iter_mut().enumerate() {
-                *digit = b"0123456789abcdef"[(hash >> (4 * at)) as usize & 0xf];
+            for (pair, byte) in half.chunks_exact_mut(2).zip(key.hash_one(count).to_be_bytes()) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 0xf)];
             }
         }
         // With an owner the clones of the ID, three per request, share it from the start.

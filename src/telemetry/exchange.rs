@@ -23,9 +23,6 @@ use crate::{
     },
 };
 
-/// The label of requests that no route took.
-const UNROUTED: &str = "none";
-
 /// Where one worker writes its exchanges down.
 #[derive(Debug)]
 pub struct Recorder {
@@ -55,7 +52,7 @@ impl Recorder {
         Self {
             sink,
             cells: cells.clone(),
-            unrouted: cells.route(UNROUTED),
+            unrouted: cells.unrouted(),
             refusals: Mutex::new(HashMap::new()),
         }
     }
@@ -96,7 +93,7 @@ impl Exchange {
     }
 
     /// The body is over: `sent` bytes of it were handed on.
-    pub fn finish(mut self: Box<Self>, sent: u64, end: End) {
+    pub fn finish(mut self, sent: u64, end: End) {
         self.write(sent, end);
     }
 

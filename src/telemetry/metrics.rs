@@ -92,6 +92,8 @@ const MAX_UNLABELLED: usize = 100_000;
 const OTHER: &str = "other";
 /// The label of every route when routes get none.
 const ALL: &str = "all";
+/// The label of requests that no route took.
+const UNROUTED: &str = "none";
 /// The thread of cells that belong to the registry itself; threads that count begin at 1.
 const NO_THREAD: usize = 0;
 
@@ -226,13 +228,22 @@ impl Cells {
     /// The cells of the route of this name. Only the first 2,000 names of the process have cells of
     /// their own; the others share those of `other`.
     pub fn route(&self, name: &str) -> RouteMetrics {
-        let name = self.metrics.0.lock().route_label(name);
+        let label = self.metrics.0.lock().route_label(name);
+        self.labelled(label)
+    }
+
+    /// The cells of requests that no route took.
+    pub fn unrouted(&self) -> RouteMetrics {
+        self.labelled(UNROUTED)
+    }
+
+    fn labelled(&self, route: &str) -> RouteMetrics {
         RouteMetrics {
             statuses: ["1xx", "2xx", "3xx", "4xx", "5xx"]
-                .map(|class| self.counter(&REQUESTS, &[name, class])),
-            duration: self.histogram(&REQUEST_DURATION, &[name]),
-            request_bytes: self.counter(&REQUEST_BYTES, &[name]),
-            response_bytes: self.counter(&RESPONSE_BYTES, &[name]),
+                .map(|class| self.counter(&REQUESTS, &[route, class])),
+            duration: self.histogram(&REQUEST_DURATION, &[route]),
+            request_bytes: self.counter(&REQUEST_BYTES, &[route]),
+            response_bytes: self.counter(&RESPONSE_BYTES, &[route]),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use http::{StatusCode, Version, uri::PathAndQuery};
 
 use crate::{
-    http::{ClientIp, Context, context::Attempt},
+    http::{ClientIp, Context, Target, context::Attempt},
     telemetry::{clock, trace_id::TraceId},
 };
 
@@ -125,7 +125,7 @@ impl Line<'_> {
     }
 
     fn path(&self) -> Option<&str> {
-        let normalised = self.cx.target().map(|target| target.path());
+        let normalised = self.cx.target().map(Target::path);
         normalised.or_else(|| self.target.map(PathAndQuery::path))
     }
 
@@ -263,7 +263,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::http::{Peer, Target, peer::Address};
+    use crate::http::{Peer, peer::Address};
 
     fn context(method: &str) -> Context {
         let peer = Peer {
@@ -294,8 +294,9 @@ mod tests {
         let mut out = Vec::new();
         line.encode_json(query, &mut out);
         assert_eq!(out.last(), Some(&b'\n'));
-        assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
-        serde_json::from_slice(&out).unwrap()
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        serde_json::from_str(&text).unwrap()
     }
 
     #[test]

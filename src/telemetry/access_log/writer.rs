@@ -151,7 +151,9 @@ impl AccessLog {
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLog").field("sinks", &self.buffers.lock().len()).finish()
+        f.debug_struct("AccessLog")
+            .field("sinks", &self.buffers.lock().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -395,7 +397,9 @@ pub(crate) mod tests {
                 thread::spawn(move || write(&sink, 1000))
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         assert!(log.flush(WAIT));
         assert_eq!(out.take().lines().count(), 4000, "also of sinks that are gone");
         assert!(log.flush(WAIT));
