@@ -30,6 +30,9 @@ use crate::{
     http::{Body, Next, Request, Response},
 };
 
+/// What makes shared caches keep the answers to different origins apart.
+const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+
 /// `routes[].cors`.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -173,7 +176,7 @@ fn compute(rules: &Rules, parts: &Parts, is_preflight: bool) -> HeaderMap {
         None => HeaderMap::new(),
     };
     fields.remove(header::CONTENT_LENGTH);
-    fields.insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
+    fields.insert(header::VARY, VARY_ORIGIN);
     fields
 }
 
@@ -236,7 +239,7 @@ fn vary(headers: &mut HeaderMap) {
         names.into_iter().any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
     });
     if !varies {
-        headers.append(header::VARY, HeaderValue::from_name(header::ORIGIN));
+        headers.append(header::VARY, VARY_ORIGIN);
     }
 }
 
@@ -315,7 +318,7 @@ mod tests {
         assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_METHODS), ["POST,PUT"]);
         assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_HEADERS), ["authorization"]);
         assert_eq!(all(&response, &header::ACCESS_CONTROL_MAX_AGE), ["600"]);
-        assert_eq!(all(&response, &header::VARY), ["origin"]);
+        assert_eq!(all(&response, &header::VARY), ["Origin"]);
         assert!(http_body::Body::is_end_stream(response.body()));
 
         let foreign = preflight("https://evil.example");
@@ -341,7 +344,7 @@ mod tests {
         assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_ORIGIN), [SHOP]);
         assert!(all(&response, &header::ACCESS_CONTROL_ALLOW_CREDENTIALS).is_empty());
         assert!(all(&response, &header::ACCESS_CONTROL_ALLOW_METHODS).is_empty());
-        assert_eq!(all(&response, &header::VARY), ["accept-encoding", "origin"]);
+        assert_eq!(all(&response, &header::VARY), ["accept-encoding", "Origin"]);
 
         let foreign = with(get("/"), &[(header::ORIGIN, "https://evil.example")]);
         let response = layer(&[SHOP]).layer(service_fn(upstream)).oneshot(foreign).await.unwrap();
@@ -358,7 +361,7 @@ mod tests {
     #[tokio::test]
     async fn without_an_origin_an_answer_only_says_that_it_varies() {
         let response = layer(&[SHOP]).layer(service_fn(upstream)).oneshot(get("/")).await.unwrap();
-        assert_eq!(all(&response, &header::VARY), ["accept-encoding", "origin"]);
+        assert_eq!(all(&response, &header::VARY), ["accept-encoding", "Origin"]);
     }
 
     #[tokio::test]
@@ -369,14 +372,14 @@ mod tests {
         assert!(layer(&[SHOP]).layer(refusing).oneshot(asked).await.is_err());
         let fields = cx.cors().unwrap();
         assert_eq!(fields[header::ACCESS_CONTROL_ALLOW_ORIGIN], SHOP);
-        assert_eq!(fields[header::VARY], "origin");
+        assert_eq!(fields[header::VARY], "Origin");
     }
 
     #[test]
     fn vary_names_the_origin_once() {
         for (before, after) in [
-            (None, vec!["origin"]),
-            (Some("accept"), vec!["accept", "origin"]),
+            (None, vec!["Origin"]),
+            (Some("accept"), vec!["accept", "Origin"]),
             (Some("Accept, Origin"), vec!["Accept, Origin"]),
             (Some("*"), vec!["*"]),
         ] {

@@ -158,12 +158,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_unsafe_request_that_was_handed_back_is_sent_again_as_it_was() {
-        let (answer, calls) = tried(2, |before, request| match before {
-            0 => handed_back(request),
-            _ => {
-                assert_eq!(request.parts.method, Method::POST);
-                Ok(Response::new(request.body))
+        let (answer, calls) = tried(2, |before, request| {
+            if before == 0 {
+                return handed_back(request);
             }
+            assert_eq!(request.parts.method, Method::POST);
+            Ok(Response::new(request.body))
         })
         .await;
         assert_eq!(read(answer.unwrap().into_body()).await.unwrap(), "order");
