@@ -7,7 +7,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,6 +42,7 @@ struct Cells {
     upstream: OnceLock<usize>,
     cors: OnceLock<Box<HeaderMap>>,
     reason: OnceLock<&'static str>,
+    received: AtomicU64,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
 
@@ -95,6 +99,7 @@ impl Context {
             upstream: OnceLock::new(),
             cors: OnceLock::new(),
             reason: OnceLock::new(),
+            received: AtomicU64::new(0),
             attempts: Mutex::new(SmallVec::new()),
         }))
     }
@@ -208,6 +213,17 @@ impl Context {
     /// The first reason holds.
     pub fn set_reason(&self, reason: &'static str) {
         self.0.reason.get_or_init(|| reason);
+    }
+
+    /// Bytes of the request body that were read so far.
+    pub fn received(&self) -> u64 {
+        // Relaxed, as the addition: a count that orders nothing.
+        self.0.received.load(Ordering::Relaxed)
+    }
+
+    /// Written by the request body, see [`Body::count_received`](crate::http::Body::count_received).
+    pub fn add_received(&self, bytes: u64) {
+        self.0.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Enters a new attempt at `endpoint` that begins now.

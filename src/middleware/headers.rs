@@ -1,8 +1,33 @@
 //! `request_headers`, `response_headers`, `rewrite`: what is changed on the way through.
+//!
+//! Touches every request that goes upstream: it gets its final target, the normalised one or what
+//! `rewrite` makes of it, and loses its Host unless `preserve_host` keeps it. For the upstream layer
+//! a Host that is present is sent as it is; without one it sends the endpoint's own. Refuses with 400
+//! `bad-target` only a rewrite that became too long to be a target. Responses get their changes
+//! whatever their status; errors of our own do not pass here.
+//!
+//! Costs one reference count, and with `rewrite` one string. Sits inside whatever reads the request
+//! as the client sent it.
 
-use std::sync::Arc;
+use std::{
+    future::{self, Future, Ready},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use http::{HeaderMap, HeaderName};
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use super::template::Values;
+pub use super::template::{Part, Template};
+use crate::{
+    error::{Error, Kind},
+    http::{Next, Request, Response},
+};
 
 /// `request_headers` and `response_headers`, `rewrite`, `preserve_host`.
 #[derive(Clone, Debug, Default)]
@@ -28,19 +53,136 @@ pub struct Changes {
     pub remove: Vec<HeaderName>,
 }
 
-/// Text with placeholders: `{path}`, `{query}` and the names of the route's path template.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(pub Vec<Part>);
+/// Makes [`Headers`].
+#[derive(Clone, Debug)]
+pub struct HeadersLayer(Arc<Shared>);
 
-/// A piece of a [`Template`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// As it stands.
-    Text(Box<str>),
-    /// `{path}`: the normalised path, with its leading slash.
-    Path,
-    /// `{query}`: the query without its `?`; empty without one.
-    Query,
-    /// `{name}` of the path template.
-    Param(Arc<str>),
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Headers<S> {
+    shared: Arc<Shared>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, changed.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        // `None` where nothing is to be changed.
+        changes: Option<Arc<Shared>>,
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    merge_slashes: bool,
+}
+
+// === impl Changes ===
+
+impl Changes {
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+
+    /// Makes the changes.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for name in self.remove.iter().chain(self.set.keys()) {
+            headers.remove(name);
+        }
+        for (name, value) in self.set.iter().chain(&self.add) {
+            headers.append(name, value.clone());
+        }
+    }
+}
+
+// === impl HeadersLayer ===
+
+impl HeadersLayer {
+    /// A layer of these settings, for a route with this `merge_slashes`.
+    pub fn new(settings: Settings, merge_slashes: bool) -> Self {
+        Self(Arc::new(Shared { settings, merge_slashes }))
+    }
+}
+
+impl<S> Layer<S> for HeadersLayer {
+    type Service = Headers<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Headers { shared: self.0.clone(), inner }
+    }
+}
+
+// === impl Headers ===
+
+impl<S: Next> Service<Request> for Headers<S> {
+    type Response = Response;
+    type Error = Error;
+    type Future = Either<ResponseFuture<S::Future>, Ready<Result<Response, Error>>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let settings = &self.shared.settings;
+        let host = settings.preserve_host.then(|| asked_host(&request.parts)).flatten();
+        match self.shared.target(&request) {
+            Ok(target) => request.parts.uri = Uri::from(target),
+            Err(error) => return Either::Right(future::ready(Err(error))),
+        }
+        let headers = &mut request.parts.headers;
+        match host {
+            Some(host) => drop(headers.insert(header::HOST, host)),
+            None => drop(headers.remove(header::HOST)),
+        }
+        // After Host, so that a Host that is set here is the one that is sent.
+        settings.request.apply(headers);
+        let changes = (!settings.response.is_empty()).then(|| self.shared.clone());
+        Either::Left(ResponseFuture { inner: self.inner.call(request), changes })
+    }
+}
+
+/// The client's Host; on h2 it may have come as `:authority` alone.
+fn asked_host(parts: &Parts) -> Option<HeaderValue> {
+    let field = parts.headers.get(header::HOST).cloned();
+    field.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The target that goes upstream.
+    fn target(&self, request: &Request) -> Result<PathAndQuery, Error> {
+        let Some(rewrite) = &self.settings.rewrite else {
+            // Every request that was routed has a normalised target.
+            let target = request.cx.target().ok_or(Kind::Internal)?;
+            return Ok(target.path_and_query(self.merge_slashes));
+        };
+        let target = rewrite.render_target(&Values::of(&request.cx, self.merge_slashes));
+        PathAndQuery::from_maybe_shared(Bytes::from(target))
+            .map_err(|error| Error::new(Kind::BadTarget).with_source(error))
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, Error>>,
+{
+    type Output = Result<Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut result = ready!(this.inner.poll(cx));
+        if let (Ok(response), Some(shared)) = (&mut result, this.changes) {
+            shared.settings.response.apply(response.headers_mut());
+        }
+        Poll::Ready(result)
+    }
 }

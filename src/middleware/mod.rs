@@ -1,11 +1,21 @@
 //! The tower layers between routing and the upstreams, one file each.
 
+pub mod access_log;
 pub mod action;
 pub mod body_limit;
 pub mod buffer;
+pub mod catch_panic;
 pub mod concurrency_limit;
 pub mod cors;
 pub mod edge;
 pub mod headers;
 pub mod ip_filter;
+pub mod request_id;
+pub mod respond;
+pub mod retry;
+pub mod stack;
+pub mod template;
 pub mod timeout;
+
+#[cfg(test)]
+mod testing;

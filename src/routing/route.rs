@@ -207,3 +207,32 @@ impl HeaderPredicate {
         }
     }
 }
+
+// === impl Rule ===
+
+/// As a person would say it: `POST shop.example.com/orders/{id} x-beta=1`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(methods) = &self.methods {
+            let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
+            write!(f, "{} ", methods.join(","))?;
+        }
+        let hosts: Vec<_> = self.hosts.iter().map(ToString::to_string).collect();
+        f.write_str(&hosts.join(","))?;
+        write!(f, "{}", self.path)?;
+        for (name, predicate) in &self.headers {
+            match predicate {
+                HeaderPredicate::Exact(value) => {
+                    write!(f, " {name}={}", String::from_utf8_lossy(value.as_bytes()))?;
+                }
+                HeaderPredicate::Regex(regex) => write!(f, " {name}~{regex}")?,
+                HeaderPredicate::Present(true) => write!(f, " {name}")?,
+                HeaderPredicate::Present(false) => write!(f, " !{name}")?,
+            }
+        }
+        for (name, value) in &self.query {
+            write!(f, " ?{name}={value}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,23 +1,297 @@
 //! The end of an exchange: its access log line and its metrics, whatever way it ended.
+//!
+//! An [`Exchange`] is begun with the request and owned by whoever can tell how it ended: first by
+//! the access log's future, then by the response body. It is written down exactly once: by
+//! [`Exchange::finish`], or when it is dropped before that, which only a client that left can do.
+//!
+//! Cost: one allocation per request; counting is a few additions to this worker's own cells; the
+//! one lock, of the reasons, is taken for failed requests only.
 
-use http::StatusCode;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::http::{Context, body::End};
+use http::{StatusCode, request::Parts, uri::PathAndQuery};
+use parking_lot::Mutex;
 
-/// What is written down when the response body is over. Owned by that body as a guard.
+use crate::{
+    error::Kind,
+    http::{Context, body::End},
+    telemetry::{
+        access_log::{Line, Sink},
+        clock,
+        metrics::{Cells, Counter, REFUSALS, RouteMetrics},
+        trace_id::TraceId,
+    },
+};
+
+/// The label of requests that no route took.
+const UNROUTED: &str = "none";
+
+/// Where one worker writes its exchanges down.
+#[derive(Debug)]
+pub struct Recorder {
+    sink: Sink,
+    cells: Cells,
+    unrouted: RouteMetrics,
+    /// One entry per reason word, a closed list; made when the first request fails for it.
+    refusals: Mutex<HashMap<&'static str, Counter>>,
+}
+
+/// One request and what becomes of it. Owned by the response body as a guard once there is one.
 #[derive(Debug)]
 pub struct Exchange {
-    /// What became known about the request.
-    pub cx: Context,
-    /// The status the client was answered with.
-    pub status: StatusCode,
+    recorder: Arc<Recorder>,
+    cx: Context,
+    target: Option<PathAndQuery>,
+    trace_id: Option<TraceId>,
+    status: Option<StatusCode>,
+    is_written: bool,
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// Counts in `cells` and writes lines to `sink`, both this worker's own.
+    pub fn new(cells: &Cells, sink: Sink) -> Self {
+        Self {
+            sink,
+            cells: cells.clone(),
+            unrouted: cells.route(UNROUTED),
+            refusals: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn count(&self, cx: &Context, status: StatusCode, sent: u64, took: Duration) {
+        let metrics = cx.route().map_or(&self.unrouted, |route| &route.metrics);
+        let class = usize::from(status.as_u16() / 100);
+        metrics.statuses[class.clamp(1, 5) - 1].add(1);
+        metrics.duration.record(took);
+        metrics.request_bytes.add(cx.received());
+        metrics.response_bytes.add(sent);
+    }
+
+    fn count_refusal(&self, reason: &'static str) {
+        let mut refusals = self.refusals.lock();
+        refusals.entry(reason).or_insert_with(|| self.cells.counter(&REFUSALS, &[reason])).add(1);
+    }
 }
 
 // === impl Exchange ===
 
 impl Exchange {
+    /// A request with this head has come in.
+    pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &Parts) -> Box<Self> {
+        Box::new(Self {
+            recorder,
+            cx,
+            target: head.uri.path_and_query().cloned(),
+            trace_id: TraceId::of(&head.headers),
+            status: None,
+            is_written: false,
+        })
+    }
+
+    /// It is answered with this status; the body is to follow.
+    pub fn set_status(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
     /// The body is over: `sent` bytes of it were handed on.
-    pub fn finish(self: Box<Self>, sent: u64, end: End) {
-        let _unused = (sent, end);
+    pub fn finish(mut self: Box<Self>, sent: u64, end: End) {
+        self.write(sent, end);
+    }
+
+    fn write(&mut self, sent: u64, end: End) {
+        if std::mem::replace(&mut self.is_written, true) {
+            return;
+        }
+        let client_closed = Kind::ClientClosed;
+        let reason = self.cx.reason().or(match end {
+            End::Complete => None,
+            End::Failed(reason) => Some(reason),
+            End::Dropped => Some(client_closed.reason()),
+        });
+        let status = self.status.unwrap_or_else(|| client_closed.status());
+        let took = self.cx.started().elapsed();
+        self.recorder.count(&self.cx, status, sent, took);
+        if let Some(reason) = reason {
+            self.recorder.count_refusal(reason);
+        }
+        self.recorder.sink.write(&Line {
+            time: clock::at(self.cx.started()),
+            cx: &self.cx,
+            target: self.target.as_ref(),
+            trace_id: self.trace_id,
+            status,
+            sent,
+            took,
+            reason,
+        });
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // Dropped before a response body took it over: the client left before it was answered.
+        self.write(0, End::Dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        http::{Body, Peer, body::Guard, context::RouteInfo, peer::Address},
+        telemetry::{
+            AccessLogPath, AccessLogSettings,
+            access_log::{AccessLog, writer::tests::Captured},
+            metrics::Metrics,
+        },
+    };
+
+    struct Setup {
+        metrics: Metrics,
+        log: AccessLog,
+        out: Captured,
+        recorder: Arc<Recorder>,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let metrics = Metrics::new();
+            let out = Captured::default();
+            let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+            let settings = AccessLogSettings {
+                path: AccessLogPath::File("unused".into()),
+                sample: 1.0,
+                query: true,
+            };
+            let cells = metrics.thread();
+            let recorder = Arc::new(Recorder::new(&cells, log.sink(&settings, &cells)));
+            Self { metrics, log, out, recorder }
+        }
+
+        fn begin(&self) -> (Context, Box<Exchange>) {
+            let peer = Peer {
+                listener: "web".into(),
+                remote: Address::Unix,
+                local: Address::Unix,
+                trusted: false,
+                tls: None,
+            };
+            let head = http::Request::get("/a?b=c")
+                .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+                .body(())
+                .unwrap()
+                .into_parts()
+                .0;
+            let cx = Context::new(Arc::new(peer), head.method.clone(), head.version);
+            cx.set_request_id(HeaderValue::from_static("id-1"));
+            let metrics = self.metrics.thread().route("orders");
+            cx.set_route(Arc::new(RouteInfo { name: "orders".into(), metrics }));
+            (cx.clone(), Exchange::begin(self.recorder.clone(), cx, &head))
+        }
+
+        fn response(&self, body: Body) -> (Context, Body) {
+            let (cx, mut exchange) = self.begin();
+            exchange.set_status(StatusCode::CREATED);
+            let mut body = body;
+            body.attach(Guard::Exchange(exchange));
+            (cx, body)
+        }
+
+        /// The one line that was written.
+        fn line(&self) -> Value {
+            assert!(self.log.flush(Duration::from_secs(10)));
+            let text = self.out.take();
+            assert_eq!(text.matches('\n').count(), 1, "{text}");
+            serde_json::from_str(&text).unwrap()
+        }
+
+        fn assert_metric(&self, line: &str) {
+            let rendered = self.metrics.render();
+            assert!(rendered.lines().any(|it| it == line), "no {line} in\n{rendered}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_body_logs_one_line() {
+        let setup = Setup::new();
+        let (cx, body) = setup.response(Body::full("hello"));
+        cx.add_received(7);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+        let line = setup.line();
+        assert_eq!(line["status"], 201);
+        assert_eq!(line["bytes_in"], 7);
+        assert_eq!(line["bytes_out"], 5);
+        assert_eq!(line["route"], "orders");
+        assert_eq!(line["query"], "b=c");
+        assert_eq!(line["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(line.get("reason"), None);
+        setup.assert_metric("sluice_requests_total{route=\"orders\",status=\"2xx\"} 1");
+        setup.assert_metric("sluice_response_bytes_total{route=\"orders\"} 5");
+        setup.assert_metric("sluice_request_bytes_total{route=\"orders\"} 7");
+        setup.assert_metric("sluice_request_duration_seconds_count{route=\"orders\"} 1");
+        assert!(!setup.metrics.render().contains("sluice_refusals_total"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_empty_from_the_start_logs_one_complete_line() {
+        let setup = Setup::new();
+        drop(setup.response(Body::empty()));
+        assert_eq!(setup.line().get("reason"), None);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_logs_one_line_with_its_reason() {
+        let setup = Setup::new();
+        let frames = futures_util::stream::iter([
+            Ok(http_body::Frame::data(Bytes::from_static(b"abc"))),
+            Err(Kind::UpstreamBadResponse.into()),
+        ]);
+        let body = Body::boxed(http_body_util::StreamBody::new(frames));
+        let (_, body) = setup.response(body);
+        assert!(body.collect().await.is_err());
+        let line = setup.line();
+        assert_eq!(line["bytes_out"], 3);
+        assert_eq!(line["status"], 201, "the head had been sent");
+        assert_eq!(line["reason"], "upstream-bad-response");
+        setup.assert_metric("sluice_refusals_total{reason=\"upstream-bad-response\"} 1");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_dropped_logs_one_line_client_closed() {
+        let setup = Setup::new();
+        let (_, body) = setup.response(Body::full("hello"));
+        drop(body);
+        let line = setup.line();
+        assert_eq!(line["reason"], "client-closed");
+        assert_eq!(line["bytes_out"], 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_never_answered_logs_one_line_499() {
+        let setup = Setup::new();
+        let (cx, exchange) = setup.begin();
+        cx.begin_attempt("orders/127.0.0.1:1".into()).failed("upstream-connect");
+        drop(exchange);
+        let line = setup.line();
+        assert_eq!(line["status"], 499);
+        assert_eq!(line["reason"], "client-closed");
+        assert_eq!(line["attempts"][0]["reason"], "upstream-connect");
+        setup.assert_metric("sluice_requests_total{route=\"orders\",status=\"4xx\"} 1");
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_holds() {
+        let setup = Setup::new();
+        let (cx, body) = setup.response(Body::full("{}"));
+        cx.set_reason("ip-denied");
+        drop(body);
+        assert_eq!(setup.line()["reason"], "ip-denied");
     }
 }

@@ -1,1 +1,168 @@
 //! The process's own log: for a person on a terminal, for a machine in a pipe.
+//!
+//! Goes to stderr, so that stdout is the access log's. `log_level` speaks of the gateway's own
+//! words; the libraries below are heard from `warn` on, whatever it says: at `debug` they would
+//! drown it, frame by frame.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+};
+
+use tracing::{Level, Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{
+    filter::Targets,
+    fmt::{MakeWriter, format::Writer, time::FormatTime},
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt,
+};
+
+use crate::telemetry::clock;
+
+/// Changes the level of the running log. Clones change the same one.
+#[derive(Clone)]
+pub struct LogHandle(reload::Handle<Targets, tracing_subscriber::Registry>);
+
+/// Wall time as every other output of ours writes it.
+struct Clock;
+
+/// Starts logging at `level`, for the whole process. Fails when something logs already.
+pub fn init(level: Level) -> io::Result<LogHandle> {
+    let (filter, handle) = reload::Layer::new(targets(level));
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = if io::stderr().is_terminal() {
+        registry.with(human(io::stderr)).try_init()
+    } else {
+        registry.with(json(io::stderr)).try_init()
+    };
+    started.map_err(io::Error::other)?;
+    Ok(LogHandle(handle))
+}
+
+fn targets(level: Level) -> Targets {
+    Targets::new()
+        .with_target(env!("CARGO_PKG_NAME"), level)
+        .with_default(LevelFilter::from_level(level.min(Level::WARN)))
+}
+
+fn human<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    tracing_subscriber::fmt::layer()
+        .with_timer(Clock)
+        .with_target(false)
+        .with_ansi(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+        .with_writer(writer)
+}
+
+fn json<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_timer(Clock)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_writer(writer)
+}
+
+// === impl LogHandle ===
+
+impl LogHandle {
+    /// Logs at `level` from now on.
+    pub fn set_level(&self, level: Level) {
+        // Fails only when the subscriber is gone, and then there is no log to change.
+        self.0.reload(targets(level)).unwrap_or_default();
+    }
+}
+
+impl fmt::Debug for LogHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogHandle")
+    }
+}
+
+// === impl Clock ===
+
+impl FormatTime for Clock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let mut time = Vec::with_capacity(24);
+        clock::push_rfc3339(clock::now(), &mut time);
+        writer.write_str(str::from_utf8(&time).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Captured {
+        fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut *self.0.lock())).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_pipe_gets_one_json_object_per_event() {
+        let out = Captured::default();
+        let writer = out.clone();
+        let log = tracing_subscriber::registry().with(json(move || writer.clone()));
+        tracing::subscriber::with_default(log, || {
+            tracing::info!(listener = "web", "listening \"here\"");
+        });
+        let line: serde_json::Value = serde_json::from_str(&out.take()).unwrap();
+        assert_eq!(line["message"], "listening \"here\"");
+        assert_eq!(line["listener"], "web");
+        assert_eq!(line["level"], "INFO");
+        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn the_level_holds_for_our_words_and_can_be_changed() {
+        let out = Captured::default();
+        let writer = out.clone();
+        let (filter, handle) = reload::Layer::new(targets(Level::INFO));
+        let handle = LogHandle(handle);
+        let log = tracing_subscriber::registry().with(filter).with(json(move || writer.clone()));
+        tracing::subscriber::with_default(log, || {
+            tracing::debug!("quiet");
+            assert_eq!(out.take(), "");
+            handle.set_level(Level::DEBUG);
+            tracing::debug!("loud");
+            assert!(out.take().contains("loud"));
+            tracing::info!(target: "h2::frame", "library");
+            assert_eq!(out.take(), "", "libraries are heard from warn on");
+            tracing::warn!(target: "h2::frame", "library");
+            assert!(out.take().contains("library"));
+            handle.set_level(Level::ERROR);
+            tracing::warn!(target: "h2::frame", "library");
+            tracing::warn!("ours");
+            assert_eq!(out.take(), "");
+        });
+    }
+}

@@ -1,12 +1,14 @@
 //! What operators see: logs, metrics, the access log; and the two things that only one place may
 //! do, reading the wall clock and spawning tasks.
 
+pub mod access_log;
 pub mod clock;
 pub mod exchange;
 pub mod in_flight;
 pub mod logging;
 pub mod metrics;
 pub mod task;
+pub mod trace_id;
 
 use std::path::PathBuf;
 

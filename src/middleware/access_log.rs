@@ -1,0 +1,212 @@
+//! Follows every exchange to its very end, and writes it down there.
+//!
+//! Touches every request. Begins an [`Exchange`], counts the request body as it is read, and hands
+//! the exchange to the response body, whose end, failure or drop writes the one line and the
+//! metrics. Dropped before there is a response, the client has left: 499 `client-closed`, written by
+//! the exchange's own drop. Never refuses. Costs one allocation.
+//!
+//! Above everything that can fail or replace a response, so that it sees the final one; below
+//! `request_id`, whose ID is in the line.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
+};
+
+use http_body::Body as _;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::{
+    http::{Request, Response, body::Guard},
+    telemetry::exchange::{Exchange, Recorder},
+};
+
+/// Adds [`AccessLog`].
+#[derive(Clone, Debug)]
+pub struct AccessLogLayer {
+    recorder: Arc<Recorder>,
+}
+
+/// Follows every exchange to its end.
+#[derive(Clone, Debug)]
+pub struct AccessLog<S> {
+    recorder: Arc<Recorder>,
+    inner: S,
+}
+
+pin_project! {
+    /// Holds the exchange until the response body can.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        // Before the exchange: what the inner future still writes into the context when it is
+        // dropped, such as a cancelled attempt, is in the line.
+        #[pin]
+        inner: F,
+        exchange: Option<Box<Exchange>>,
+    }
+}
+
+// === impl AccessLogLayer ===
+
+impl AccessLogLayer {
+    /// Writes exchanges down with `recorder`, the worker's own.
+    pub fn new(recorder: Arc<Recorder>) -> Self {
+        Self { recorder }
+    }
+}
+
+impl<S> Layer<S> for AccessLogLayer {
+    type Service = AccessLog<S>;
+
+    fn layer(&self, inner: S) -> AccessLog<S> {
+        AccessLog { recorder: self.recorder.clone(), inner }
+    }
+}
+
+// === impl AccessLog ===
+
+impl<S> Service<Request> for AccessLog<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let exchange = Exchange::begin(self.recorder.clone(), request.cx.clone(), &request.parts);
+        if !request.body.is_end_stream() {
+            request.body.count_received(request.cx.clone());
+        }
+        ResponseFuture { inner: self.inner.call(request), exchange: Some(exchange) }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = ready!(this.inner.poll(cx));
+        if let Some(mut exchange) = this.exchange.take() {
+            exchange.set_status(response.status());
+            response.body_mut().attach(Guard::Exchange(exchange));
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future, time::Duration};
+
+    use http::{Method, StatusCode, Version};
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{
+        http::{Body, Context, Peer, peer::Address},
+        telemetry::{
+            AccessLogPath, AccessLogSettings,
+            access_log::{self, writer::tests::Captured},
+            metrics::Metrics,
+        },
+    };
+
+    struct Setup {
+        log: access_log::AccessLog,
+        out: Captured,
+        layer: AccessLogLayer,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let out = Captured::default();
+            let log = access_log::AccessLog::start_with(Box::new(out.clone())).unwrap();
+            let path = AccessLogPath::File("unused".into());
+            let settings = AccessLogSettings { path, sample: 1.0, query: false };
+            let cells = Metrics::new().thread();
+            let recorder = Recorder::new(&cells, log.sink(&settings, &cells));
+            Self { log, out, layer: AccessLogLayer::new(Arc::new(recorder)) }
+        }
+
+        fn lines(&self) -> Vec<Value> {
+            assert!(self.log.flush(Duration::from_secs(10)));
+            self.out.take().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+    }
+
+    fn request(body: Body) -> Request {
+        let peer = Peer {
+            listener: Arc::from("web"),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let cx = Context::new(Arc::new(peer), Method::POST, Version::HTTP_11);
+        let parts = http::Request::post("/a").body(()).unwrap().into_parts().0;
+        Request { parts, body, cx }
+    }
+
+    #[tokio::test]
+    async fn the_line_is_written_at_the_end_of_the_body_and_not_before() {
+        let setup = Setup::new();
+        let inner = service_fn(|request: Request| async move {
+            request.body.collect().await.unwrap();
+            let mut response = Response::new(Body::full("hello"));
+            *response.status_mut() = StatusCode::ACCEPTED;
+            Ok(response)
+        });
+        let mut service = setup.layer.layer(inner);
+        let response = service.call(request(Body::full("0123456"))).await.unwrap();
+        assert_eq!(setup.lines().len(), 0);
+        response.into_body().collect().await.unwrap();
+        let lines = setup.lines();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["status"], 202);
+        assert_eq!(lines[0]["bytes_in"], 7);
+        assert_eq!(lines[0]["bytes_out"], 5);
+        assert_eq!(lines[0]["path"], "/a");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_before_the_answer_is_a_499() {
+        let setup = Setup::new();
+        let inner = service_fn(|_: Request| future::pending::<Result<Response, Infallible>>());
+        let mut service = setup.layer.layer(inner);
+        let mut future = Box::pin(service.call(request(Body::empty())));
+        assert!(futures_util::poll!(future.as_mut()).is_pending());
+        drop(future);
+        let lines = setup.lines();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["status"], 499);
+        assert_eq!(lines[0]["reason"], "client-closed");
+    }
+
+    #[tokio::test]
+    async fn a_request_body_that_nobody_reads_counts_nothing() {
+        let setup = Setup::new();
+        let inner = service_fn(|_: Request| future::ready(Ok(Response::new(Body::empty()))));
+        let mut service = setup.layer.layer(inner);
+        drop(service.call(request(Body::full("0123456"))).await.unwrap());
+        let lines = setup.lines();
+        assert_eq!(lines[0]["bytes_in"], 0);
+        assert_eq!(lines[0].get("reason"), None, "an empty body is complete when it is dropped");
+    }
+}

@@ -1,0 +1,243 @@
+//! Gives every request an ID, and every answer the same one.
+//!
+//! Touches every request. Keeps the `X-Request-Id` of a trusted peer if it is sane, replaces any
+//! other; writes it to the request, the response and the context. Never refuses. One allocation,
+//! two rounds of SipHash, one addition to a counter of this worker.
+//!
+//! Outermost, so that whatever fails below can be named to whoever asks about it. Dropped, it does
+//! nothing.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context as Task, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::http::{Request, Response, names::X_REQUEST_ID};
+
+/// What is kept of a trusted peer's ID is at most so long.
+const MAX_LEN: usize = 128;
+
+/// Adds [`RequestId`]. One per worker.
+#[derive(Clone, Debug, Default)]
+pub struct RequestIdLayer {
+    ids: Arc<Ids>,
+}
+
+/// Gives every request an ID.
+#[derive(Clone, Debug)]
+pub struct RequestId<S> {
+    ids: Arc<Ids>,
+    inner: S,
+}
+
+pin_project! {
+    /// Puts the ID on the response.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        id: Option<HeaderValue>,
+    }
+}
+
+/// IDs of 128 bits that nobody can guess: a counter, hashed under two keys from the system's random
+/// source. No state but the counter, so no lock.
+#[derive(Debug, Default)]
+struct Ids {
+    count: AtomicU64,
+    keys: [RandomState; 2],
+}
+
+// === impl RequestIdLayer ===
+
+impl RequestIdLayer {
+    /// IDs that no other layer gives.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl<S> Layer<S> for RequestIdLayer {
+    type Service = RequestId<S>;
+
+    fn layer(&self, inner: S) -> RequestId<S> {
+        RequestId { ids: self.ids.clone(), inner }
+    }
+}
+
+// === impl RequestId ===
+
+impl<S> Service<Request> for RequestId<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let headers = &mut request.parts.headers;
+        let is_trusted = request.cx.peer().trusted;
+        let given = is_trusted.then(|| headers.get(X_REQUEST_ID)).flatten();
+        let id = match given.filter(|id| is_sane(id)) {
+            Some(given) => given.clone(),
+            None => self.ids.next(),
+        };
+        headers.insert(X_REQUEST_ID, id.clone());
+        request.cx.set_request_id(id.clone());
+        ResponseFuture { inner: self.inner.call(request), id: Some(id) }
+    }
+}
+
+fn is_sane(id: &HeaderValue) -> bool {
+    (1..=MAX_LEN).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+// === impl ResponseFuture ===
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = ready!(this.inner.poll(cx));
+        if let Some(id) = this.id.take() {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+// === impl Ids ===
+
+impl Ids {
+    fn next(&self) -> HeaderValue {
+        // Relaxed: only that no number is given twice.
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let mut hex = [0; 32];
+        for (half, key) in hex.chunks_exact_mut(16).zip(&self.keys) {
+            let hash = key.hash_one(count);
+            for (at, digit) in half.iter_mut().enumerate() {
+                *digit = b"0123456789abcdef"[(hash >> (4 * at)) as usize & 0xf];
+            }
+        }
+        // With an owner the clones of the ID, three per request, share it from the start.
+        HeaderValue::from_maybe_shared(Bytes::from_owner(hex))
+            .unwrap_or(HeaderValue::from_static("-"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::http::{Body, Context, Peer, peer::Address};
+
+    /// The ID as the request, its context and its response had it.
+    async fn ids(
+        layer: &RequestIdLayer,
+        trusted: bool,
+        given: Option<&'static str>,
+    ) -> [HeaderValue; 3] {
+        let peer = Peer {
+            listener: Arc::from("web"),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted,
+            tls: None,
+        };
+        let mut builder = http::Request::get("/");
+        if let Some(given) = given {
+            builder = builder.header(X_REQUEST_ID, given);
+        }
+        let parts = builder.body(()).unwrap().into_parts().0;
+        let cx = Context::new(Arc::new(peer), parts.method.clone(), parts.version);
+        let inner = service_fn(|request: Request| async move {
+            let mut response = Response::new(Body::empty());
+            let seen = request.parts.headers.get_all(X_REQUEST_ID).iter();
+            for id in seen {
+                response.headers_mut().append("x-seen", id.clone());
+            }
+            response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static("upstream's"));
+            Ok(response)
+        });
+        let request = Request { parts, body: Body::empty(), cx: cx.clone() };
+        let response = layer.layer(inner).oneshot(request).await.unwrap();
+        let of = |name| {
+            let mut values = response.headers().get_all(name).iter();
+            let value = values.next().unwrap().clone();
+            assert_eq!(values.next(), None);
+            value
+        };
+        [of("x-seen"), cx.request_id().unwrap().clone(), of("x-request-id")]
+    }
+
+    fn is_ours(id: &HeaderValue) -> bool {
+        id.len() == 32 && id.as_bytes().iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
+    #[tokio::test]
+    async fn request_context_and_response_have_the_same_new_id() {
+        let ids = ids(&RequestIdLayer::new(), false, None).await;
+        assert!(is_ours(&ids[0]));
+        assert!(ids.iter().all(|id| id == ids[0]));
+    }
+
+    #[tokio::test]
+    async fn no_two_ids_are_the_same() {
+        let (one, other) = (RequestIdLayer::new(), RequestIdLayer::new());
+        let mut seen = HashSet::new();
+        for _ in 0..100 {
+            assert!(seen.insert(one.ids.next()));
+            assert!(seen.insert(other.ids.next()));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_id_of_a_trusted_peer_is_kept() {
+        let ids = ids(&RequestIdLayer::new(), true, Some("edge-7/Aa")).await;
+        assert!(ids.iter().all(|id| id == "edge-7/Aa"));
+    }
+
+    #[tokio::test]
+    async fn the_id_of_an_untrusted_peer_is_replaced() {
+        let ids = ids(&RequestIdLayer::new(), false, Some("edge-7")).await;
+        assert!(ids.iter().all(is_ours));
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_not_sane_is_replaced_whoever_sent_it() {
+        const LONG: &str = match str::from_utf8(&[b'a'; MAX_LEN + 1]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        for given in ["", "a b", "a\tb", LONG] {
+            let ids = ids(&RequestIdLayer::new(), true, Some(given)).await;
+            assert!(ids.iter().all(is_ours), "{given}");
+        }
+        let longest = ids(&RequestIdLayer::new(), true, Some(&LONG[1..])).await;
+        assert_eq!(longest[0].len(), MAX_LEN);
+    }
+}

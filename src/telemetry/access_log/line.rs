@@ -1,0 +1,386 @@
+//! What a line of the access log says: JSON for machines, one short line for a person.
+//!
+//! Encoded by hand, straight into the buffer: no allocation, no map, no serialiser. A field that is
+//! not known is left out.
+
+use std::{
+    io::Write,
+    time::{Duration, SystemTime},
+};
+
+use http::{StatusCode, Version, uri::PathAndQuery};
+
+use crate::{
+    http::{ClientIp, Context, context::Attempt},
+    telemetry::{clock, trace_id::TraceId},
+};
+
+/// One finished exchange.
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// When its head had been read.
+    pub time: SystemTime,
+    /// What became known about it.
+    pub cx: &'a Context,
+    /// The target as the client sent it: the query, and the path where none was normalised.
+    pub target: Option<&'a PathAndQuery>,
+    /// The client's trace.
+    pub trace_id: Option<TraceId>,
+    /// What it was answered with; 499 when the client left before.
+    pub status: StatusCode,
+    /// Bytes of the response body.
+    pub sent: u64,
+    /// To the end of the response body.
+    pub took: Duration,
+    /// Why it failed.
+    pub reason: Option<&'a str>,
+}
+
+// === impl Line ===
+
+impl Line<'_> {
+    /// Appends one JSON object and a newline. With `query` the query is written too.
+    pub fn encode_json(&self, query: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"time\":\"");
+        clock::push_rfc3339(self.time, out);
+        out.push(b'"');
+        self.encode_request(query, out);
+        if let Some(route) = self.cx.route() {
+            text(out, "route", route.name.as_bytes());
+        }
+        number(out, "status", self.status.as_u16().into());
+        number(out, "bytes_in", self.cx.received());
+        number(out, "bytes_out", self.sent);
+        millis(out, "duration_ms", self.took);
+        self.cx.with_attempts(|attempts| encode_attempts(attempts, out));
+        if let Some(reason) = self.reason {
+            text(out, "reason", reason.as_bytes());
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn encode_request(&self, query: bool, out: &mut Vec<u8>) {
+        if let Some(id) = self.cx.request_id() {
+            text(out, "request_id", id.as_bytes());
+        }
+        if let Some(trace_id) = self.trace_id {
+            text(out, "trace_id", trace_id.as_bytes());
+        }
+        if let Some(ip) = self.cx.client_ip() {
+            key(out, "client_ip");
+            out.push(b'"');
+            push_ip(ip, out);
+            out.push(b'"');
+        }
+        text(out, "method", self.cx.method().as_str().as_bytes());
+        if let Some(host) = self.cx.host() {
+            text(out, "host", host.as_bytes());
+        }
+        if let Some(path) = self.path() {
+            text(out, "path", path.as_bytes());
+        }
+        if let Some(query) = self.query(query) {
+            text(out, "query", query.as_bytes());
+        }
+        text(out, "protocol", protocol(self.cx.version()).as_bytes());
+    }
+
+    /// Appends one line for a person at a terminal.
+    pub fn encode_human(&self, query: bool, out: &mut Vec<u8>) {
+        clock::push_rfc3339(self.time, out);
+        put(out, format_args!(" {} {} ", self.status.as_u16(), self.cx.method()));
+        plain(out, self.cx.host().unwrap_or("-").as_bytes());
+        plain(out, self.path().unwrap_or("-").as_bytes());
+        if let Some(query) = self.query(query) {
+            out.push(b'?');
+            plain(out, query.as_bytes());
+        }
+        let took = self.took.as_secs_f64() * 1e3;
+        put(out, format_args!(" {took:.1}ms in={} out={}", self.cx.received(), self.sent));
+        if let Some(ip) = self.cx.client_ip() {
+            out.extend_from_slice(b" client=");
+            push_ip(ip, out);
+        }
+        if let Some(route) = self.cx.route() {
+            out.extend_from_slice(b" route=");
+            plain(out, route.name.as_bytes());
+        }
+        self.cx.with_attempts(|attempts| {
+            for attempt in attempts {
+                out.extend_from_slice(b" upstream=");
+                plain(out, attempt.endpoint.as_bytes());
+                if let Some(reason) = attempt.reason {
+                    put(out, format_args!("({reason})"));
+                }
+            }
+        });
+        if let Some(reason) = self.reason {
+            put(out, format_args!(" reason={reason}"));
+        }
+        if let Some(id) = self.cx.request_id() {
+            out.extend_from_slice(b" id=");
+            plain(out, id.as_bytes());
+        }
+        out.push(b'\n');
+    }
+
+    fn path(&self) -> Option<&str> {
+        let normalised = self.cx.target().map(|target| target.path());
+        normalised.or_else(|| self.target.map(PathAndQuery::path))
+    }
+
+    fn query(&self, is_asked: bool) -> Option<&str> {
+        is_asked.then(|| self.target?.query()).flatten()
+    }
+}
+
+/// The endpoint that answered last, and the whole list if there is more to say than that.
+fn encode_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
+    let Some(last) = attempts.last() else { return };
+    text(out, "upstream", last.endpoint.as_bytes());
+    if let Some(took) = last.took {
+        millis(out, "upstream_ms", took);
+    }
+    if attempts.len() == 1 && last.reason.is_none() {
+        return;
+    }
+    key(out, "attempts");
+    for (index, attempt) in attempts.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b"[{" } else { b",{" });
+        out.extend_from_slice(b"\"upstream\":");
+        string(out, attempt.endpoint.as_bytes());
+        if let Some(took) = attempt.took {
+            millis(out, "ms", took);
+        }
+        if let Some(status) = attempt.status {
+            number(out, "status", status.as_u16().into());
+        }
+        if let Some(reason) = attempt.reason {
+            text(out, "reason", reason.as_bytes());
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn push_ip(ip: ClientIp, out: &mut Vec<u8>) {
+    match ip {
+        ClientIp::Ip(ip) => put(out, format_args!("{ip}")),
+        ClientIp::Unix => out.extend_from_slice(b"unix"),
+    }
+}
+
+fn key(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    key(out, name);
+    string(out, value);
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+    key(out, name);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Milliseconds with three digits behind the point.
+fn millis(out: &mut Vec<u8>, name: &str, value: Duration) {
+    key(out, name);
+    let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+    out.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+    let rest = micros % 1000;
+    let digits = [b'.', digit(rest / 100), digit(rest / 10), digit(rest)];
+    out.extend_from_slice(&digits);
+}
+
+fn digit(value: u64) -> u8 {
+    b"0123456789"[usize::try_from(value % 10).unwrap_or(0)]
+}
+
+/// A JSON string (RFC 8259, 7). What is not UTF-8 becomes U+FFFD, so that the line always parses.
+fn string(out: &mut Vec<u8>, value: &[u8]) {
+    out.push(b'"');
+    for chunk in value.utf8_chunks() {
+        escape(out, chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    out.push(b'"');
+}
+
+fn escape(out: &mut Vec<u8>, valid: &[u8]) {
+    let mut done = 0;
+    for (at, &byte) in valid.iter().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&valid[done..at]);
+        done = at + 1;
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => put(out, format_args!("\\u{byte:04x}")),
+        }
+    }
+    out.extend_from_slice(&valid[done..]);
+}
+
+/// Text for a terminal: what could move its cursor, or look like a new line, becomes `?`.
+fn plain(out: &mut Vec<u8>, value: &[u8]) {
+    out.extend(value.iter().map(|&byte| if byte.is_ascii_graphic() { byte } else { b'?' }));
+}
+
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // Writing to a Vec cannot fail.
+    out.write_fmt(text).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::Arc,
+    };
+
+    use http::{HeaderValue, Method};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::http::{Peer, Target, peer::Address};
+
+    fn context(method: &str) -> Context {
+        let peer = Peer {
+            listener: "web".into(),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        Context::new(Arc::new(peer), method, Version::HTTP_11)
+    }
+
+    fn line<'a>(cx: &'a Context, target: Option<&'a PathAndQuery>) -> Line<'a> {
+        Line {
+            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_599_500),
+            cx,
+            target,
+            trace_id: None,
+            status: StatusCode::NOT_FOUND,
+            sent: 42,
+            took: Duration::from_micros(1_234_056),
+            reason: Some("route-none"),
+        }
+    }
+
+    fn json_of(line: &Line<'_>, query: bool) -> Value {
+        let mut out = Vec::new();
+        line.encode_json(query, &mut out);
+        assert_eq!(out.last(), Some(&b'\n'));
+        assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_all_that_is_known() {
+        let cx = context("POST");
+        let target = PathAndQuery::from_static("/a/../b?token=secret");
+        cx.set_request_id(HeaderValue::from_static("id-1"));
+        cx.set_client_ip(ClientIp::Ip(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))));
+        cx.set_host("shop.example".into());
+        cx.set_target(Target::parse(&target).unwrap());
+        cx.add_received(7);
+        assert_eq!(
+            json_of(&line(&cx, Some(&target)), false),
+            json!({
+                "time": "2025-12-31T23:59:59.500Z", "request_id": "id-1",
+                "client_ip": "192.0.2.7", "method": "POST", "host": "shop.example", "path": "/b",
+                "protocol": "HTTP/1.1", "status": 404, "bytes_in": 7, "bytes_out": 42,
+                "duration_ms": 1234.056, "reason": "route-none",
+            })
+        );
+    }
+
+    #[test]
+    fn the_query_is_written_only_if_asked() {
+        let cx = context("GET");
+        let target = PathAndQuery::from_static("/a?token=secret");
+        assert_eq!(json_of(&line(&cx, Some(&target)), true)["query"], "token=secret");
+        assert_eq!(json_of(&line(&cx, Some(&target)), false).get("query"), None);
+    }
+
+    #[test]
+    fn a_request_refused_early_has_the_path_it_was_sent_with() {
+        let cx = context("GET");
+        let target = PathAndQuery::from_static("/%00");
+        assert_eq!(json_of(&line(&cx, Some(&target)), false)["path"], "/%00");
+    }
+
+    #[test]
+    fn attempts_are_listed_when_one_failed() {
+        let cx = context("GET");
+        cx.begin_attempt("orders/a:1".into()).answered(StatusCode::OK);
+        let value = json_of(&line(&cx, None), false);
+        assert_eq!(value["upstream"], "orders/a:1");
+        assert!(value["upstream_ms"].is_number());
+        assert_eq!(value.get("attempts"), None, "one that worked is no list");
+
+        let cx = context("GET");
+        cx.begin_attempt("orders/a:1".into()).failed("upstream-connect");
+        cx.begin_attempt("orders/b:1".into()).answered(StatusCode::OK);
+        let value = json_of(&line(&cx, None), false);
+        assert_eq!(value["upstream"], "orders/b:1");
+        assert_eq!(value["attempts"][0]["reason"], "upstream-connect");
+        assert_eq!(value["attempts"][1]["status"], 200);
+        assert_eq!(value["attempts"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_replaced() {
+        let mut out = Vec::new();
+        string(&mut out, b"caf\xe9\x00\"\\\n");
+        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), "caf\u{fffd}\0\"\\\n");
+    }
+
+    #[test]
+    fn a_person_gets_one_short_line_that_cannot_steer_the_terminal() {
+        let cx = context("GET");
+        cx.set_host("shop.example".into());
+        cx.set_request_id(HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        let target = PathAndQuery::from_static("/a?b");
+        let mut out = Vec::new();
+        line(&cx, Some(&target)).encode_human(true, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "2025-12-31T23:59:59.500Z 404 GET shop.example/a?b 1234.1ms in=0 out=42 \
+             reason=route-none id=caf?\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_the_json_string_that_says_them(value: Vec<u8>) {
+            let mut out = Vec::new();
+            string(&mut out, &value);
+            let read: String = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(read, String::from_utf8_lossy(&value));
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The access log: one line per request, written off the request path.
+//!
+//! [`line`] is what a line says, [`writer`] how it gets out.
+
+pub mod line;
+pub mod writer;
+
+pub use self::{
+    line::Line,
+    writer::{AccessLog, Sink},
+};

@@ -1,0 +1,443 @@
+//! From the workers' buffers to the output, by one thread.
+//!
+//! A worker encodes a line into a buffer of its own and goes on; the writer thread takes whole
+//! buffers. A buffer that has something is written within 100 ms, one that holds 64 KiB at once. A
+//! writer that cannot keep up costs lines, which are counted, and never time of a request.
+//!
+//! Cost per request: one lock that only the writer shares, for a swap ten times a second.
+
+use std::{
+    fmt,
+    fs::OpenOptions,
+    io::{self, IsTerminal, Write},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::telemetry::{
+    AccessLogPath, AccessLogSettings,
+    access_log::Line,
+    metrics::{ACCESS_LOG_LOST, Cells, Counter},
+};
+
+/// How long a line may wait for others.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+/// A buffer that holds so much does not wait.
+const FLUSH_BYTES: usize = 64 * 1024;
+/// A buffer that holds so much takes no more lines.
+const BUFFER_BYTES: usize = 1024 * 1024;
+/// Commands under way. That a buffer cannot tell any more is no loss: what is in the channel makes
+/// the writer look at all of them.
+const COMMANDS: usize = 1024;
+
+/// The writer of the process. Clones share it; it ends when they and all sinks are gone.
+#[derive(Clone)]
+pub struct AccessLog {
+    buffers: Arc<Mutex<Vec<Buffer>>>,
+    commands: SyncSender<Command>,
+}
+
+/// Where one worker writes its lines, under one configuration.
+#[derive(Debug)]
+pub struct Sink {
+    open: Option<Open>,
+    lost: Counter,
+}
+
+struct Open {
+    buffer: Buffer,
+    commands: SyncSender<Command>,
+    sample: f64,
+    query: bool,
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Human,
+}
+
+type Buffer = Arc<Mutex<Vec<u8>>>;
+type Output = Box<dyn Write + Send>;
+
+enum Command {
+    /// A buffer is no longer empty.
+    Written,
+    /// A buffer should not wait.
+    Full,
+    /// What was written so far goes to the old output, the rest to this one.
+    Replace(Output),
+    /// Write everything, then say so.
+    Flush(SyncSender<()>),
+}
+
+struct Writer {
+    buffers: Arc<Mutex<Vec<Buffer>>>,
+    commands: Receiver<Command>,
+    output: Output,
+    spare: Vec<u8>,
+    last: Option<Instant>,
+}
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    /// Opens the output and starts the writer. Fails when the file cannot be opened or the thread
+    /// cannot be started.
+    pub fn start(path: &AccessLogPath) -> io::Result<Self> {
+        Self::start_with(open(path)?)
+    }
+
+    /// As [`AccessLog::start`], to any output.
+    pub fn start_with(output: Output) -> io::Result<Self> {
+        let (sender, commands) = sync_channel(COMMANDS);
+        let buffers = Arc::new(Mutex::new(Vec::new()));
+        let writer = Writer {
+            buffers: buffers.clone(),
+            commands,
+            output,
+            spare: Vec::with_capacity(FLUSH_BYTES),
+            last: None,
+        };
+        thread::Builder::new().name("access-log".into()).spawn(move || writer.run())?;
+        Ok(Self { buffers, commands: sender })
+    }
+
+    /// A sink for one worker that follows `settings` and counts lost lines in `cells`.
+    pub fn sink(&self, settings: &AccessLogSettings, cells: &Cells) -> Sink {
+        let is_terminal = settings.path == AccessLogPath::Stdout && io::stdout().is_terminal();
+        let lost = cells.counter(&ACCESS_LOG_LOST, &[]);
+        if settings.path == AccessLogPath::Off {
+            return Sink { open: None, lost };
+        }
+        let buffer = Buffer::default();
+        self.buffers.lock().push(buffer.clone());
+        let open = Open {
+            buffer,
+            commands: self.commands.clone(),
+            sample: settings.sample,
+            query: settings.query,
+            format: if is_terminal { Format::Human } else { Format::Json },
+        };
+        Sink { open: Some(open), lost }
+    }
+
+    /// Opens the output of `path`, again if it is the same file, and writes to it from the writer's
+    /// next turn on. Does not wait. When it cannot be opened, or the writer is stuck, nothing changes.
+    pub fn reopen(&self, path: &AccessLogPath) -> io::Result<()> {
+        let output = open(path)?;
+        self.commands
+            .try_send(Command::Replace(output))
+            .map_err(|_| io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Writes everything that the sinks hold; for the end of the process. `false` when that took
+    /// longer than `timeout`. Blocks.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let (done, is_done) = sync_channel(1);
+        // A full channel means that the writer is stuck: then there is nothing to wait for.
+        self.commands.try_send(Command::Flush(done)).is_ok()
+            && is_done.recv_timeout(timeout).is_ok()
+    }
+}
+
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLog").field("sinks", &self.buffers.lock().len()).finish()
+    }
+}
+
+fn open(path: &AccessLogPath) -> io::Result<Output> {
+    Ok(match path {
+        AccessLogPath::Off => Box::new(io::sink()),
+        AccessLogPath::Stdout => Box::new(io::stdout()),
+        AccessLogPath::File(path) => {
+            Box::new(OpenOptions::new().append(true).create(true).open(path)?)
+        }
+    })
+}
+
+// === impl Sink ===
+
+impl Sink {
+    /// Writes nothing.
+    pub fn off() -> Self {
+        Self { open: None, lost: Counter::default() }
+    }
+
+    /// Hands a line to the writer, or counts it as lost when the writer is behind. Never waits.
+    pub fn write(&self, line: &Line<'_>) {
+        let Some(open) = &self.open else { return };
+        if open.sample < 1.0 && fastrand::f64() >= open.sample {
+            return;
+        }
+        let mut buffer = open.buffer.lock();
+        let before = buffer.len();
+        if before >= BUFFER_BYTES {
+            self.lost.add(1);
+            return;
+        }
+        match open.format {
+            Format::Json => line.encode_json(open.query, &mut buffer),
+            Format::Human => line.encode_human(open.query, &mut buffer),
+        }
+        let after = buffer.len();
+        drop(buffer);
+        // Refused when the channel is full: then the writer is about to look anyway.
+        if before < FLUSH_BYTES && after >= FLUSH_BYTES {
+            open.commands.try_send(Command::Full).unwrap_or_default();
+        } else if before == 0 {
+            open.commands.try_send(Command::Written).unwrap_or_default();
+        }
+    }
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open")
+            .field("sample", &self.sample)
+            .field("query", &self.query)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    fn run(mut self) {
+        while let Ok(command) = self.commands.recv() {
+            self.obey(command);
+        }
+        self.drain();
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Written => self.gather(),
+            Command::Full => self.drain(),
+            Command::Replace(output) => {
+                self.drain();
+                self.output = output;
+            }
+            Command::Flush(done) => {
+                self.drain();
+                done.try_send(()).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Lets more lines come in until the interval since the last write is over. The first line
+    /// after a quiet time is written at once.
+    fn gather(&mut self) {
+        let due = self.last.map(|last| last + FLUSH_INTERVAL);
+        while let Some(wait) = due.and_then(|due| due.checked_duration_since(Instant::now())) {
+            match self.commands.recv_timeout(wait) {
+                Ok(Command::Written) => {}
+                Ok(command) => return self.obey(command),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let buffers = self.buffers.lock().clone();
+        for buffer in &buffers {
+            std::mem::swap(&mut *buffer.lock(), &mut self.spare);
+            // An output that fails loses its lines; there is nowhere better to put them, and the
+            // process must not end over its log.
+            self.output.write_all(&self.spare).unwrap_or_default();
+            self.spare.clear();
+            self.spare.shrink_to(FLUSH_BYTES * 2);
+        }
+        self.output.flush().unwrap_or_default();
+        drop(buffers);
+        // A sink that is gone leaves a buffer that only this list holds.
+        self.buffers
+            .lock()
+            .retain(|buffer| Arc::strong_count(buffer) > 1 || !buffer.lock().is_empty());
+        self.last = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::mpsc;
+
+    use http::StatusCode;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        http::{Context, Peer, peer::Address},
+        telemetry::{clock, metrics::Metrics},
+    };
+
+    /// An output that remembers.
+    #[derive(Clone, Default)]
+    pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Captured {
+        pub(crate) fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut *self.0.lock())).unwrap()
+        }
+    }
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An output that tells of each write, and waits for leave to end it.
+    struct Stepped {
+        began: mpsc::SyncSender<usize>,
+        leave: mpsc::Receiver<()>,
+    }
+
+    impl Write for Stepped {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.began.send(bytes.len()).map_err(io::Error::other)?;
+            self.leave.recv().map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const WAIT: Duration = Duration::from_secs(10);
+
+    fn settings(sample: f64) -> AccessLogSettings {
+        AccessLogSettings { path: AccessLogPath::File("unused".into()), sample, query: false }
+    }
+
+    fn write(sink: &Sink, lines: usize) {
+        let peer = Peer {
+            listener: "web".into(),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let cx = Context::new(Arc::new(peer), http::Method::GET, http::Version::HTTP_11);
+        let line = Line {
+            time: clock::at(Instant::now()),
+            cx: &cx,
+            target: None,
+            trace_id: None,
+            status: StatusCode::OK,
+            sent: 0,
+            took: Duration::ZERO,
+            reason: None,
+        };
+        for _ in 0..lines {
+            sink.write(&line);
+        }
+    }
+
+    #[test]
+    fn the_first_line_after_a_quiet_time_is_written_at_once() {
+        let (began, is_begun) = mpsc::sync_channel(1);
+        let (give, leave) = mpsc::sync_channel(1);
+        let log = AccessLog::start_with(Box::new(Stepped { began, leave })).unwrap();
+        let sink = log.sink(&settings(1.0), &Metrics::new().thread());
+        for _ in 0..3 {
+            write(&sink, 1);
+            assert!(is_begun.recv_timeout(WAIT).unwrap() > 0, "nobody asked for a flush");
+            give.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_writer_that_is_behind_costs_lines_and_they_are_counted() {
+        let (began, is_begun) = mpsc::sync_channel(1);
+        let (give, leave) = mpsc::sync_channel(1);
+        let log = AccessLog::start_with(Box::new(Stepped { began, leave })).unwrap();
+        let metrics = Metrics::new();
+        let sink = log.sink(&settings(1.0), &metrics.thread());
+        write(&sink, 1);
+        let first = is_begun.recv_timeout(WAIT).unwrap();
+        // The writer is stuck in its write: the buffer fills up and takes no more.
+        let fit = BUFFER_BYTES.div_ceil(first);
+        write(&sink, fit + 5);
+        assert_eq!(sink.lost.get(), 5);
+        assert!(metrics.render().contains("sluice_access_log_lost_total 5\n"));
+        give.send(()).unwrap();
+        let second = is_begun.recv_timeout(WAIT).unwrap();
+        assert_eq!(second, fit * first, "what fitted is written");
+        drop(give);
+    }
+
+    #[test]
+    fn every_line_of_every_sink_is_written_once() {
+        let out = Captured::default();
+        let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+        let cells = Metrics::new().thread();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let sink = log.sink(&settings(1.0), &cells);
+                thread::spawn(move || write(&sink, 1000))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(log.flush(WAIT));
+        assert_eq!(out.take().lines().count(), 4000, "also of sinks that are gone");
+        assert!(log.flush(WAIT));
+        assert_eq!(log.buffers.lock().len(), 0, "and they are forgotten");
+    }
+
+    #[test]
+    fn a_sample_of_nothing_writes_nothing_and_off_has_no_buffer() {
+        let out = Captured::default();
+        let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+        let cells = Metrics::new().thread();
+        write(&log.sink(&settings(0.0), &cells), 100);
+        let off = AccessLogSettings { path: AccessLogPath::Off, ..settings(1.0) };
+        write(&log.sink(&off, &cells), 100);
+        write(&Sink::off(), 100);
+        assert!(log.flush(WAIT));
+        assert_eq!(out.take(), "");
+    }
+
+    #[test]
+    fn reopen_goes_on_in_the_file_that_has_the_name_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = AccessLogPath::File(dir.path().join("access.log"));
+        let AccessLogPath::File(file) = &path else { unreachable!() };
+        let log = AccessLog::start(&path).unwrap();
+        let sink = log.sink(&settings(1.0), &Metrics::new().thread());
+        write(&sink, 2);
+        assert!(log.flush(WAIT));
+        let rotated = dir.path().join("access.log.1");
+        std::fs::rename(file, &rotated).unwrap();
+        write(&sink, 1);
+        log.reopen(&path).unwrap();
+        assert!(log.flush(WAIT));
+        write(&sink, 4);
+        assert!(log.flush(WAIT));
+        let lines = |path| std::fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!((lines(rotated.as_path()), lines(file.as_path())), (3, 4));
+
+        let missing = AccessLogPath::File(dir.path().join("none/access.log"));
+        assert!(log.reopen(&missing).is_err());
+        write(&sink, 1);
+        assert!(log.flush(WAIT));
+        assert_eq!(lines(file.as_path()), 5, "a failed reopen changes nothing");
+    }
+}
