@@ -80,11 +80,6 @@ pub type Values<'a> = SmallVec<[&'a str; 2]>;
 // === impl Rule ===
 
 impl Rule {
-    /// Whether host, path and method alone do not decide.
-    pub(super) fn has_conditions(&self) -> bool {
-        !self.headers.is_empty() || !self.query.is_empty() || matches!(self.path, Path::Regex(_))
-    }
-
     /// Whether it lists `method`. A rule for GET also takes HEAD (RFC 9110, 9.3.2: HEAD is GET
     /// without the content), as it does for Go's and Rust's routers.
     pub(super) fn takes_method(&self, method: &Method) -> bool {
