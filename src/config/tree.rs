@@ -70,15 +70,6 @@ impl Tree {
         found
     }
 
-    /// Whether it asks for nothing: null, an empty list or an empty map.
-    pub fn is_empty(&self) -> bool {
-        match &self.node {
-            Node::Scalar(value) => value.is_null(),
-            Node::List(list) => list.is_empty(),
-            Node::Map(map) => map.is_empty(),
-        }
-    }
-
     /// The same without places.
     pub fn to_json(&self) -> Value {
         match &self.node {

@@ -12,6 +12,7 @@ use crate::{
             route::{Cors, HeaderChanges},
         },
         value::{Fault, Origin, ParamName, template},
+        shown::is_credential,
         written::{Entries, OneOrMany, Placed, Written},
     },
     http::names::{KEEP_ALIVE, PROXY_CONNECTION},
@@ -103,7 +104,8 @@ impl Resolver<'_> {
         let mut fields = HeaderMap::new();
         for (name, value) in written.iter() {
             let (parsed, value) = (self.field_name(name), self.value(value));
-            let (Some(parsed), Some(value)) = (parsed, value) else { continue };
+            let (Some(parsed), Some(mut value)) = (parsed, value) else { continue };
+            value.set_sensitive(is_credential(parsed.as_str()));
             if fields.insert(parsed, value).is_some() {
                 let fault = Fault::new(format!("`{}` is written twice", name.text))
                     .help("upper and lower case are the same");

@@ -124,8 +124,8 @@ impl<T: Words> Value for T {
             return Ok(*value);
         }
         let all = known().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
-        let help = did_you_mean(text, known()).unwrap_or_else(|| format!("one of {all}"));
-        Err(Fault::new(format!("`{text}` is not one of {all}")).help(help))
+        let fault = Fault::new(format!("`{text}` is not one of {all}"));
+        Err(Fault { help: did_you_mean(text, known()), ..fault })
     }
 }
 
@@ -300,8 +300,10 @@ where
         return Err(Fault::new(format!("`{text}` is not a whole number")));
     }
     text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
-        Fault::new(format!("`{text}` is out of range"))
-            .help(format!("from {} to {}", range.start(), range.end()))
+        let (least, most) = (range.start().to_string(), range.end().to_string());
+        let fault = Fault::new(format!("`{text}` is out of range"));
+        // The largest number of a type says nothing to a person.
+        if most.len() > 9 { fault.help(format!("at least {least}")) } else { fault.help(format!("from {least} to {most}")) }
     })
 }
 
