@@ -45,11 +45,15 @@ fn problem(source: &Source<'_>, tree: Option<&Tree>, error: Error) -> Problem {
     let at_key = || tree.and_then(|tree| tree.path_of_key(place));
     let (path, message, help) = match &error {
         Error::SerdeUnknownField { field, expected, .. } => {
-            let help = did_you_mean(field, expected.iter().copied()).unwrap_or_else(|| known(expected));
+            let help =
+                did_you_mean(field, expected.iter().copied()).unwrap_or_else(|| known(expected));
             (at_key(), format!("there is no key `{field}` here"), Some(help))
         }
         Error::SerdeMissingField { field, .. } => {
-            (at_value(), format!("`{field}` is missing"), None)
+            let around = tree.and_then(|tree| tree.map_without(field, place));
+            let (start, path) = around.unwrap_or((place, String::new()));
+            let message = format!("`{field}` is missing");
+            return source.problem(Severity::Error, start, path, message, None);
         }
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             (at_key(), format!("`{key}` is written twice"), Some("keep one of them".to_owned()))
@@ -73,7 +77,11 @@ fn innermost(error: Error) -> Error {
 
 fn known(keys: &[&str]) -> String {
     let all: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
-    if all.len() > 12 { format!("there are {} ..", all[..12].join(", ")) } else { format!("there are {}", all.join(", ")) }
+    if all.len() > 12 {
+        format!("there are {} ..", all[..12].join(", "))
+    } else {
+        format!("there are {}", all.join(", "))
+    }
 }
 
 /// What the YAML crate found, in our words. Its own would repeat values, which may be secrets.
@@ -89,8 +97,12 @@ fn describe(source: &Source<'_>, place: Place, error: &Error) -> (String, Option
         Error::SerdeInvalidType { expected: what, .. } => (expected(plain_words(what)), None),
         Error::NullIntoString { .. } => ("there is no value".to_owned(), None),
         Error::Message { msg, .. } => (msg.clone(), None),
-        Error::Eof { .. } => ("the file is empty".to_owned(), Some("`sluice schema` lists all keys".to_owned())),
-        Error::MultipleDocuments { .. } => ("there is more than one document".to_owned(), Some("one `---` at most".to_owned())),
+        Error::Eof { .. } => {
+            ("the file is empty".to_owned(), Some("`sluice schema` lists all keys".to_owned()))
+        }
+        Error::MultipleDocuments { .. } => {
+            ("there is more than one document".to_owned(), Some("one `---` at most".to_owned()))
+        }
         Error::ExternalMessage { msg, .. } => syntax(source, place, msg),
         Error::NonFiniteFloat { .. } => ("a number without end".to_owned(), None),
         Error::Budget { .. }
@@ -105,12 +117,16 @@ fn describe(source: &Source<'_>, place: Place, error: &Error) -> (String, Option
 
 /// `*.example.com` without quotes is an alias in YAML.
 fn unknown_anchor(rest: &str) -> (String, Option<String>) {
-    let alias: String = rest.chars().take_while(|c| !c.is_whitespace() && !",]}".contains(*c)).collect();
+    let alias: String =
+        rest.chars().take_while(|c| !c.is_whitespace() && !",]}".contains(*c)).collect();
     if alias.starts_with("*.") {
         let help = format!("put it in quotes: \"{alias}\"");
         return (format!("`{alias}` without quotes is an alias in YAML"), Some(help));
     }
-    (format!("nothing is called `{}`", alias.replacen('*', "&", 1)), Some("an alias needs an anchor before it".to_owned()))
+    (
+        format!("nothing is called `{}`", alias.replacen('*', "&", 1)),
+        Some("an alias needs an anchor before it".to_owned()),
+    )
 }
 
 /// `{ path: /a/{id} }` is the mistake behind most of these.

@@ -148,7 +148,8 @@ impl<'a> Source<'a> {
         help: Option<String>,
     ) -> Problem {
         // A caret beyond the cropped line would point at nothing.
-        let first = if place.column > WIDTH { usize::MAX } else { place.line.saturating_sub(CONTEXT) };
+        let first =
+            if place.column > WIDTH { usize::MAX } else { place.line.saturating_sub(CONTEXT) };
         let excerpt = (first.max(1)..=place.line)
             .filter_map(|number| Some((number, self.shown(number)?)))
             .collect();

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proptest::prelude::*;
 use sluicegate::config::{self, Config, Problem, Problems};
 
 fn env(name: &str) -> Option<String> {
@@ -218,6 +219,105 @@ fn the_schema_describes_every_key_and_allows_no_others() {
         for (key, property) in block["properties"].as_object().into_iter().flatten() {
             assert!(property["description"].is_string(), "{name}.{key} has no description");
             assert_eq!(block["additionalProperties"], false, "{name}");
+        }
+    }
+}
+
+/// Words, signs and pieces of a configuration, in any order: deeper than bytes alone would get.
+fn yaml_like() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "listeners",
+            "name",
+            "address",
+            "routes",
+            "match",
+            "path",
+            "upstream",
+            "upstreams",
+            "endpoints",
+            "admin",
+            "token",
+            "limits",
+            "hash",
+            "split",
+            ": ",
+            ":\n",
+            "\n",
+            "\n  ",
+            "\n    ",
+            "- ",
+            "{ ",
+            " }",
+            "[",
+            "]",
+            ", ",
+            "&a ",
+            "*a",
+            "<<: *a",
+            "|\n",
+            "\"",
+            "'",
+            "#",
+            "127.0.0.1:80",
+            "/a/{id}",
+            "{*rest}",
+            "10s",
+            "1MiB",
+            "env:A",
+            "!!binary ",
+            "---\n",
+            "\t",
+            "\u{feff}",
+            "\u{e9}",
+            "~",
+            "1e999",
+            "? ",
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,3}",
+    ];
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let text = String::from_utf8_lossy(&bytes);
+        if let Err(problems) = parse(&text, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn any_yaml_never_panics(text in yaml_like()) {
+        if let Err(problems) = parse(&text, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    /// Wherever a valid file is damaged, the answer is a problem or a configuration, and the
+    /// inline secret that was in it is not repeated.
+    #[test]
+    fn a_damaged_file_shows_no_secret(at in 0_usize..600, with in "[ -~\n]{0,3}", cut in 0_usize..4) {
+        let text = "\
+listeners: [{ name: web, address: 127.0.0.1:0 }]
+admin:
+  address: 0.0.0.0:9901
+  token: s3cr3t
+routes:
+  - name: a
+    respond: { status: 200 }
+";
+        let start = at % text.len();
+        let end = (start + cut).min(text.len());
+        let key = text.find("token").unwrap();
+        // Another key is not known to hold a secret.
+        prop_assume!(end < key - 2 || start > text.find("s3cr3t").unwrap() + 6);
+        prop_assume!(!with.contains(['#', '|', '>', '"', '\'']));
+        let damaged = format!("{}{with}{}", &text[..start], &text[end..]);
+        if let Err(problems) = parse(&damaged, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().contains("s3cr3t"), "{problems}");
         }
     }
 }

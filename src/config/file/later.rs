@@ -8,12 +8,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 use super::word_or;
-use crate::{config::{
-    value::{
-        ByteSize, Name, Percent, Rate, Reference, SecretReference, Text, words,
+use crate::{
+    config::{
+        value::{ByteSize, Name, Percent, Rate, Reference, SecretReference, Text, words},
+        written::{FromScalar, Nothing, OneOrMany, Place, Placed, Shape, Written, expected},
     },
-    written::{FromScalar, Nothing, OneOrMany, Place, Placed, Shape, Written, expected},
-}, listener::BindAddress};
+    listener::BindAddress,
+};
 
 /// A selector, or a list of them joined.
 type Selector = OneOrMany<Written<Text>>;
@@ -546,7 +547,8 @@ pub enum When {
 
 impl<'de> Deserialize<'de> for Adaptive {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Placed { value, place } = Placed::<Shape<Nothing, AdaptiveMap>>::deserialize(deserializer)?;
+        let Placed { value, place } =
+            Placed::<Shape<Nothing, AdaptiveMap>>::deserialize(deserializer)?;
         match value {
             Shape::Scalar(text) if text == "off" => Ok(Self::Off(Written::new(text, place))),
             Shape::Map(map) => Ok(Self::On(map)),

@@ -15,7 +15,10 @@ use serde::Deserialize;
 
 pub use self::{route::Route, upstream::Upstream};
 use super::{
-    value::{AdminAddress, ByteSize, Name, Percent, Reference, SecretReference, Text, Words, Workers, words},
+    value::{
+        AdminAddress, ByteSize, Name, Percent, Reference, SecretReference, Text, Words, Workers,
+        words,
+    },
     written::{Entries, Placed, Written},
 };
 use crate::listener::{BindAddress, ProxyProtocol};

@@ -231,9 +231,9 @@ impl<'de> Deserialize<'de> for HeaderMatch {
             Shape::Map(HeaderMatchMap { regex: None, present: Some(present) }) => {
                 Ok(Self::Present(present))
             }
-            Shape::Map(_) | Shape::List(_) => Err(de::Error::custom(expected(
-                "a value, `{ regex: .. }` or `{ present: true }`",
-            ))),
+            Shape::Map(_) | Shape::List(_) => {
+                Err(de::Error::custom(expected("a value, `{ regex: .. }` or `{ present: true }`")))
+            }
         }
     }
 }

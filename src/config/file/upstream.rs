@@ -128,7 +128,8 @@ pub struct Pool {
 
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Placed { value, place } = Placed::<Shape<Nothing, EndpointMap>>::deserialize(deserializer)?;
+        let Placed { value, place } =
+            Placed::<Shape<Nothing, EndpointMap>>::deserialize(deserializer)?;
         match value {
             Shape::Map(EndpointMap { address, weight, priority }) => {
                 Ok(Self { address, weight, priority })
@@ -159,7 +160,8 @@ impl JsonSchema for Endpoint {
 
 impl<'de> Deserialize<'de> for Balance {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Placed { value, place } = Placed::<Shape<Nothing, BalanceMap>>::deserialize(deserializer)?;
+        let Placed { value, place } =
+            Placed::<Shape<Nothing, BalanceMap>>::deserialize(deserializer)?;
         match value {
             Shape::Map(BalanceMap { hash }) => Ok(Self::Hash(hash)),
             Shape::Scalar(text) => Ok(Self::Word(Written::new(text, place))),

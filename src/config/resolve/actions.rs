@@ -64,8 +64,9 @@ impl Resolver<'_> {
             [_] => {}
             [(first, _), others @ ..] => {
                 for (name, place) in others {
-                    let fault = Fault::new(format!("a route does one thing, and there is `{first}`"))
-                        .help(format!("keep `{first}` or `{name}`"));
+                    let fault =
+                        Fault::new(format!("a route does one thing, and there is `{first}`"))
+                            .help(format!("keep `{first}` or `{name}`"));
                     self.error(*place, fault);
                 }
             }
@@ -94,7 +95,8 @@ impl Resolver<'_> {
         }
         if written.value.is_empty() {
             self.error(written.place, Fault::new("there is no upstream"));
-        } else if indexes.len() == written.value.len() && weights.iter().all(|weight| *weight == 0) {
+        } else if indexes.len() == written.value.len() && weights.iter().all(|weight| *weight == 0)
+        {
             let fault = Fault::new("all weights are 0").help("at least one is more");
             self.error(written.place, fault);
         }

@@ -30,7 +30,9 @@ impl Resolver<'_> {
         };
         // What was found is not repeated: its owner chose to keep it out of the file.
         T::parse(&text)
-            .map_err(|_| self.error(place, Fault::new(format!("the value of {from} is not valid here"))))
+            .map_err(|_| {
+                self.error(place, Fault::new(format!("the value of {from} is not valid here")))
+            })
             .ok()
     }
 
@@ -83,7 +85,8 @@ impl Resolver<'_> {
 
     fn refuse_pem(&mut self, written: &Written<Text>, reason: Option<String>) {
         if let Some(reason) = reason {
-            let fault = Fault::new(format!("`{}` is not such a PEM file", written.text)).help(reason);
+            let fault =
+                Fault::new(format!("`{}` is not such a PEM file", written.text)).help(reason);
             self.error(written.place, fault);
         }
     }

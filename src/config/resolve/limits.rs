@@ -95,6 +95,7 @@ impl Resolver<'_> {
 
     fn buffer_bytes(&mut self, written: Option<&Written<ByteSize>>, default: u64) -> u64 {
         let most = ByteSize(MAX_BUFFER_BYTES);
-        self.in_range(written, ByteSize(default), ByteSize(0), most, |_| "at most 1GiB".to_owned()).0
+        self.in_range(written, ByteSize(default), ByteSize(0), most, |_| "at most 1GiB".to_owned())
+            .0
     }
 }

@@ -86,8 +86,10 @@ impl Resolver<'_> {
             trusted_proxies.is_empty(),
             proxy_protocol == ProxyProtocol::Off,
         ) {
-            let fault = Fault::new("a PROXY header is believed only from `trusted_proxies`, and there are none")
-                .help("list the load balancers' networks there");
+            let fault = Fault::new(
+                "a PROXY header is believed only from `trusted_proxies`, and there are none",
+            )
+            .help("list the load balancers' networks there");
             self.error(word.place, fault);
         }
         let tls = written.tls.as_ref().map(|tls| self.listener_tls(&tls.value));

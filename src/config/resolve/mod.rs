@@ -73,7 +73,8 @@ impl Resolver<'_> {
         let listeners = self.listeners(&file.listeners, &limits, &trusted_proxies);
         self.check_admin_address(file, &admin);
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
-        let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut upstreams);
+        let routes =
+            self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut upstreams);
         let upstreams = self.warn_unused(upstreams);
         Config {
             workers: self.or(file.workers.as_ref(), Workers(None)).0,

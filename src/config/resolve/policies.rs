@@ -11,8 +11,8 @@ use crate::{
             self,
             route::{Cors, HeaderChanges},
         },
-        value::{Fault, Origin, ParamName, template},
         shown::is_credential,
+        value::{Fault, Origin, ParamName, template},
         written::{Entries, OneOrMany, Placed, Written},
     },
     http::names::{KEEP_ALIVE, PROXY_CONNECTION},
@@ -45,19 +45,26 @@ impl Resolver<'_> {
         (!settings.allow.is_empty() || !settings.deny.is_empty()).then_some(settings)
     }
 
-    pub(super) fn cors(&mut self, written: &Placed<Cors>, own: Option<&[Method]>) -> cors::Settings {
+    pub(super) fn cors(
+        &mut self,
+        written: &Placed<Cors>,
+        own: Option<&[Method]>,
+    ) -> cors::Settings {
         let Cors { origins, methods, headers, max_age } = &written.value;
         let is_any = |origin: &Written<Origin>| origin.text == "*";
         if origins.iter().len() == 0 {
             self.error(written.place, Fault::new("there is no origin"));
         }
-        if let Some(any) = origins.iter().find(|origin| is_any(origin) && origins.iter().len() > 1) {
+        if let Some(any) = origins.iter().find(|origin| is_any(origin) && origins.iter().len() > 1)
+        {
             let fault = Fault::new("`*` is every origin").help("write it alone, or leave it out");
             self.error(any.place, fault);
         }
         let methods = match methods {
             Some(methods) => methods.iter().filter_map(|method| self.value(method)).collect(),
-            None => own.map_or_else(|| vec![Method::GET, Method::HEAD, Method::POST], <[_]>::to_vec),
+            None => {
+                own.map_or_else(|| vec![Method::GET, Method::HEAD, Method::POST], <[_]>::to_vec)
+            }
         };
         cors::Settings {
             origins: origins.iter().filter_map(|o| self.value(o)).map(|Origin(o)| o).collect(),
@@ -71,7 +78,11 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn headers(&mut self, route: &file::Route, params: &[ParamName]) -> headers::Settings {
+    pub(super) fn headers(
+        &mut self,
+        route: &file::Route,
+        params: &[ParamName],
+    ) -> headers::Settings {
         headers::Settings {
             request: self.changes(route.request_headers.as_ref()),
             response: self.changes(route.response_headers.as_ref()),

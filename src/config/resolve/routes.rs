@@ -158,8 +158,10 @@ impl Resolver<'_> {
             }
             let asks = format!("{priority} {hosts:?} {path:?} {methods:?} {headers:?} {query:?}");
             if let Some(first) = seen.get(&asks) {
-                let fault = Fault::new(format!("this route never matches: `{first}` takes the same requests"))
-                    .help("the one that is written first wins");
+                let fault = Fault::new(format!(
+                    "this route never matches: `{first}` takes the same requests"
+                ))
+                .help("the one that is written first wins");
                 self.warn(written.value.name.place, fault);
             } else {
                 seen.insert(asks, name);

@@ -132,8 +132,8 @@ impl Resolver<'_> {
     fn source(&mut self, written: &Placed<Endpoint>) -> Option<Source> {
         let Endpoint { address, weight, priority } = &written.value;
         let address: Option<SourceAddress> = self.followed(address);
-        let weight = self
-            .in_range(weight.as_ref(), 1, 1, MAX_WEIGHT, |_| format!("from 1 to {MAX_WEIGHT}"));
+        let weight =
+            self.in_range(weight.as_ref(), 1, 1, MAX_WEIGHT, |_| format!("from 1 to {MAX_WEIGHT}"));
         let priority = self.or(priority.as_ref(), 0);
         Some(Source { address: address?, weight, priority })
     }
@@ -183,8 +183,10 @@ impl Resolver<'_> {
                 Fault::new("the endpoint is chosen before there is a response")
                     .help("take it from the request: `header:NAME`, `json:/POINTER`")
             }
-            Part::Claim(_) | Part::Principal => Fault::new(format!("`{}` needs `auth`", written.text))
-                .help("`auth` is not in this version"),
+            Part::Claim(_) | Part::Principal => {
+                Fault::new(format!("`{}` needs `auth`", written.text))
+                    .help("`auth` is not in this version")
+            }
             part => return Some(part),
         };
         self.error(written.place, fault);

@@ -99,7 +99,9 @@ impl Value for SourceAddress {
             };
         }
         if text.contains("://") {
-            return Err(fault().help("without a scheme: `host:port`; for https write `tls:` as well"));
+            return Err(
+                fault().help("without a scheme: `host:port`; for https write `tls:` as well")
+            );
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(fault().help("it needs a port: `host:port`"));
@@ -133,7 +135,8 @@ impl Value for IpNet {
             return Ok(ip.to_canonical().into());
         }
         let network: Self = text.parse().map_err(|_| {
-            Fault::new(format!("`{text}` is not a network")).help("like `10.0.0.0/8` or `192.0.2.7`")
+            Fault::new(format!("`{text}` is not a network"))
+                .help("like `10.0.0.0/8` or `192.0.2.7`")
         })?;
         if network.trunc() == network {
             Ok(network)
@@ -194,7 +197,9 @@ impl Value for Origin {
         if text != "*" && text != "null" {
             let (scheme, rest) = text.split_once("://").ok_or_else(|| fault().help(example))?;
             let is_scheme = !scheme.is_empty()
-                && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+                && scheme
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
             if let Some((origin, _)) = rest.split_once('/') {
                 return Err(fault().help(format!("without a path: `{scheme}://{origin}`")));
             }

@@ -27,7 +27,8 @@ impl Value for HeaderValue {
     }
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        text.parse().map_err(|_| Fault::new("a header value has no line breaks or control characters"))
+        text.parse()
+            .map_err(|_| Fault::new("a header value has no line breaks or control characters"))
     }
 }
 

@@ -21,8 +21,18 @@ pub type ParamName = Arc<str>;
 
 /// Selectors that stand alone, and those that take a name.
 const SELECTORS: [&str; 12] = [
-    "client_ip", "header:", "cookie:", "query:", "path:", "claim:", "host", "method", "json:",
-    "response_header:", "response_json:", "principal",
+    "client_ip",
+    "header:",
+    "cookie:",
+    "query:",
+    "path:",
+    "claim:",
+    "host",
+    "method",
+    "json:",
+    "response_header:",
+    "response_json:",
+    "principal",
 ];
 
 impl Value for Name {
@@ -33,7 +43,10 @@ impl Value for Name {
     fn parse(text: &str) -> Result<Self, Fault> {
         let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         let starts_well = text.bytes().next().is_some_and(is_word);
-        if starts_well && text.len() <= 128 && text.bytes().all(|b| is_word(b) || b"-.".contains(&b)) {
+        if starts_well
+            && text.len() <= 128
+            && text.bytes().all(|b| is_word(b) || b"-.".contains(&b))
+        {
             Ok(Self(text.into()))
         } else {
             Err(Fault::new(format!("`{text}` is not a name"))
@@ -54,7 +67,9 @@ pub fn path_template(text: &str) -> Result<Path, Fault> {
     for (index, raw) in rest.split('/').enumerate() {
         let is_last = index + 1 == count;
         if raw.is_empty() && !is_last {
-            return Err(fault("it has an empty segment").help("runs of `/` are merged before matching"));
+            return Err(
+                fault("it has an empty segment").help("runs of `/` are merged before matching")
+            );
         }
         let segment = segment(raw).map_err(|reason| fault(reason))?;
         if let Segment::Name(name) | Segment::Rest(name) = &segment {
@@ -133,7 +148,8 @@ pub fn template(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
     let mut rest = text;
     while let Some(open) = rest.find(['{', '}']) {
         let (before, tail) = rest.split_at(open);
-        let Some((name, after)) = tail.strip_prefix('{').and_then(|tail| tail.split_once('}')) else {
+        let Some((name, after)) = tail.strip_prefix('{').and_then(|tail| tail.split_once('}'))
+        else {
             return Err(Fault::new(format!("`{text}` has a brace without its other half")));
         };
         if !before.is_empty() {
@@ -180,7 +196,9 @@ pub fn selector_part(text: &str) -> Result<selector::Part, Fault> {
         ("path", Some(name)) => Part::Path(name.into()),
         ("claim", Some(name)) => Part::Claim(name.into()),
         ("json", Some(pointer)) if is_pointer(pointer) => Part::Json(pointer.into()),
-        ("response_json", Some(pointer)) if is_pointer(pointer) => Part::ResponseJson(pointer.into()),
+        ("response_json", Some(pointer)) if is_pointer(pointer) => {
+            Part::ResponseJson(pointer.into())
+        }
         ("json" | "response_json", Some(_)) => {
             return Err(Fault::new(format!("`{text}` has no JSON pointer"))
                 .help(format!("it starts with `/`: `{kind}:/customer_id`")));
@@ -203,6 +221,5 @@ fn unknown_selector(text: &str, kind: &str) -> Fault {
 
 /// RFC 6901: starts with `/`, and `~` is followed by `0` or `1`.
 fn is_pointer(pointer: &str) -> bool {
-    pointer.starts_with('/')
-        && pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']))
+    pointer.starts_with('/') && pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']))
 }

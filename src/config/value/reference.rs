@@ -23,7 +23,8 @@ pub struct SecretReference(pub Reference<()>);
 
 fn elsewhere<T>(text: &str) -> Option<Result<Reference<T>, Fault>> {
     if let Some(name) = text.strip_prefix("env:") {
-        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let is_name =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         return Some(if is_name {
             Ok(Reference::Env(name.to_owned()))
         } else {
