@@ -15,13 +15,13 @@ Example:
 
 Unset `env:` variables and missing files are problems. Warnings do not change the exit code.
 Exit codes: 0 valid, 78 bad configuration.")]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     file: ConfigFile,
 }
 
 /// Prints what the configuration has, or all its problems. 0 when it is valid, 78 when not.
-pub fn run(args: &Args) -> ExitCode {
+pub(super) fn run(args: &Args) -> ExitCode {
     match config::load(&args.file.path) {
         Ok(loaded) => {
             cli::warn(&loaded.warnings);

@@ -12,10 +12,10 @@ Example:
 
 Then, as the first line of gateway.yaml:
   # yaml-language-server: $schema=gateway.schema.json")]
-pub struct Args {}
+pub(super) struct Args {}
 
 /// Prints the schema. Always 0.
-pub fn run(_: &Args) -> ExitCode {
+pub(super) fn run(_: &Args) -> ExitCode {
     cli::print(&format!("{:#}\n", config::schema::schema().as_value()));
     ExitCode::SUCCESS
 }

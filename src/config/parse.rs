@@ -50,7 +50,10 @@ fn problem(source: &Source<'_>, tree: Option<&Tree>, error: Error) -> Problem {
             (at_key(), format!("there is no key `{field}` here"), Some(help))
         }
         Error::SerdeMissingField { field, .. } => {
-            (at_value(), format!("`{field}` is missing"), None)
+            let around = tree.and_then(|tree| tree.map_without(field, place));
+            let (start, path) = around.unwrap_or((place, String::new()));
+            let message = format!("`{field}` is missing");
+            return source.problem(Severity::Error, start, path, message, None);
         }
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             (at_key(), format!("`{key}` is written twice"), Some("keep one of them".to_owned()))

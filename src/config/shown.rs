@@ -129,8 +129,13 @@ fn each(shown: &mut Value, key: &str, change: impl Fn(&mut Value)) {
 fn redact(fields: Option<&mut Value>) {
     let Some(Value::Object(fields)) = fields else { return };
     for (name, value) in fields.iter_mut() {
-        if CREDENTIALS.contains(&name.to_ascii_lowercase().as_str()) && !value.is_object() {
+        if is_credential(name) && !value.is_object() {
             *value = "[redacted]".into();
         }
     }
+}
+
+/// Whether a field of this name carries a credential.
+pub(super) fn is_credential(name: &str) -> bool {
+    CREDENTIALS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
 }

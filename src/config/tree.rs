@@ -57,6 +57,32 @@ impl Tree {
         self.search("", &|key, _| key == Some(place))
     }
 
+    /// Of the maps around `place`, the innermost that lacks the key `missing`: its place and path.
+    pub fn map_without(&self, missing: &str, place: Place) -> Option<(Place, String)> {
+        let (mut at, mut path, mut found) = (self, String::new(), None);
+        loop {
+            let next = match &at.node {
+                Node::Scalar(_) => None,
+                Node::List(list) => list
+                    .iter()
+                    .enumerate()
+                    .rfind(|(_, tree)| tree.place <= place)
+                    .map(|(index, tree)| (tree, format!("{path}[{index}]"))),
+                Node::Map(map) => {
+                    if map.iter().all(|(key, _)| key.value != missing) {
+                        found = Some((at.place, path.clone()));
+                    }
+                    map.iter()
+                        .rfind(|(key, _)| key.place <= place)
+                        .filter(|(_, tree)| tree.place <= place)
+                        .map(|(key, tree)| (tree, join(&path, &key.value)))
+                }
+            };
+            let Some((tree, below)) = next else { return found };
+            (at, path) = (tree, below);
+        }
+    }
+
     /// All nodes that a pattern such as `routes[].publish` or `upstreams.*.breaker` names.
     pub fn find(&self, pattern: &str) -> Vec<Match<'_>> {
         let mut found = vec![Match { key: self.place, path: String::new(), tree: self }];
@@ -68,15 +94,6 @@ impl Tree {
             }
         }
         found
-    }
-
-    /// Whether it asks for nothing: null, an empty list or an empty map.
-    pub fn is_empty(&self) -> bool {
-        match &self.node {
-            Node::Scalar(value) => value.is_null(),
-            Node::List(list) => list.is_empty(),
-            Node::Map(map) => map.is_empty(),
-        }
     }
 
     /// The same without places.

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proptest::prelude::*;
 use sluicegate::config::{self, Config, Problem, Problems};
 
 fn env(name: &str) -> Option<String> {
@@ -27,6 +28,15 @@ fn parse(text: &str, name: &str, base: &Path) -> Result<(Config, Vec<Problem>), 
     config::parse(text, name, base, &env)
 }
 
+/// A folder with `cert.pem` and `key.pem`.
+fn certificates() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["shop.example.com".to_owned()]).unwrap();
+    fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    folder
+}
+
 fn yaml_files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -38,6 +48,15 @@ fn yaml_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// What is expected beside this file; nothing without one.
+fn golden(path: &Path, told: &str) -> String {
+    let golden = path.with_extension("txt");
+    if std::env::var_os("BLESS").is_some() && !told.is_empty() {
+        fs::write(&golden, format!("{told}\n")).unwrap();
+    }
+    fs::read_to_string(&golden).unwrap_or_default()
+}
+
 #[test]
 fn valid_files_are_accepted_and_warn_as_written() {
     for path in yaml_files(&folder("valid")) {
@@ -46,7 +65,7 @@ fn valid_files_are_accepted_and_warn_as_written() {
         match parse(&text, name, &folder("valid")) {
             Ok((_, warnings)) => {
                 let told: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-                let golden = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+                let golden = golden(&path, &told.join("\n\n"));
                 assert_eq!(told.join("\n\n"), golden.trim_end(), "{name}");
             }
             Err(problems) => panic!("{name}\n{problems}"),
@@ -64,11 +83,7 @@ fn every_mistake_is_told_as_written() {
             Ok(_) => "accepted".to_owned(),
             Err(problems) => problems.to_string(),
         };
-        let golden = path.with_extension("txt");
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(&golden, format!("{told}\n")).unwrap();
-        }
-        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        let expected = golden(&path, &told);
         if told != expected.trim_end() {
             wrong.push(format!("--- {name}\n{told}\n--- expected\n{expected}"));
         }
@@ -94,7 +109,7 @@ fn ten_mistakes_are_ten_problems() {
 fn the_whole_reference_has_a_shape() {
     let path = folder("reference.yaml");
     let text = fs::read_to_string(&path).unwrap();
-    let problems = parse(&text, "gateway.yaml", &folder("valid")).unwrap_err();
+    let problems = parse(&text, "gateway.yaml", certificates().path()).unwrap_err();
     for problem in &problems.0 {
         assert!(problem.message.ends_with("is not in this version"), "{problem}");
     }
@@ -102,6 +117,33 @@ fn the_whole_reference_has_a_shape() {
     for path in ["issuers", "routes[0].publish", "upstreams.orders.breaker", "telemetry.tracing"] {
         assert!(told.contains(&path), "{path} is not refused: {told:?}");
     }
+}
+
+#[test]
+fn tls_files_are_read() {
+    let folder = certificates();
+    let text = "\
+listeners:
+  - name: web
+    address: 127.0.0.1:0
+    tls:
+      certificates: [{ cert: cert.pem, key: key.pem }]
+      client_auth: { mode: require, ca: cert.pem }
+      min_version: 1.3
+upstreams:
+  orders:
+    endpoints: [orders.internal:443]
+    tls: { ca: cert.pem, client_cert: cert.pem, client_key: key.pem }
+routes: [{ name: all, upstream: orders }]
+";
+    let (config, _) = parse(text, "gateway.yaml", folder.path()).unwrap();
+    let tls = config.listeners[0].socket.tls.as_ref().unwrap();
+    assert!(tls.only_tls13 && tls.certificates[0].cert.is_absolute());
+    // A key is not a certificate, and the other way round.
+    let swapped = text.replace("cert: cert.pem, key: key.pem", "cert: key.pem, key: cert.pem");
+    let problems = parse(&swapped, "gateway.yaml", folder.path()).unwrap_err();
+    assert_eq!(problems.0.len(), 2, "{problems}");
+    assert!(problems.0.iter().all(|p| p.message.ends_with("is not such a PEM file")), "{problems}");
 }
 
 #[test]
@@ -177,6 +219,105 @@ fn the_schema_describes_every_key_and_allows_no_others() {
         for (key, property) in block["properties"].as_object().into_iter().flatten() {
             assert!(property["description"].is_string(), "{name}.{key} has no description");
             assert_eq!(block["additionalProperties"], false, "{name}");
+        }
+    }
+}
+
+/// Words, signs and pieces of a configuration, in any order: deeper than bytes alone would get.
+fn yaml_like() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "listeners",
+            "name",
+            "address",
+            "routes",
+            "match",
+            "path",
+            "upstream",
+            "upstreams",
+            "endpoints",
+            "admin",
+            "token",
+            "limits",
+            "hash",
+            "split",
+            ": ",
+            ":\n",
+            "\n",
+            "\n  ",
+            "\n    ",
+            "- ",
+            "{ ",
+            " }",
+            "[",
+            "]",
+            ", ",
+            "&a ",
+            "*a",
+            "<<: *a",
+            "|\n",
+            "\"",
+            "'",
+            "#",
+            "127.0.0.1:80",
+            "/a/{id}",
+            "{*rest}",
+            "10s",
+            "1MiB",
+            "env:A",
+            "!!binary ",
+            "---\n",
+            "\t",
+            "\u{feff}",
+            "\u{e9}",
+            "~",
+            "1e999",
+            "? ",
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,3}",
+    ];
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let text = String::from_utf8_lossy(&bytes);
+        if let Err(problems) = parse(&text, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn any_yaml_never_panics(text in yaml_like()) {
+        if let Err(problems) = parse(&text, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    /// Wherever a valid file is damaged, the answer is a problem or a configuration, and the
+    /// inline secret that was in it is not repeated.
+    #[test]
+    fn a_damaged_file_shows_no_secret(at in 0_usize..600, with in "[ -~\n]{0,3}", cut in 0_usize..4) {
+        let text = "\
+listeners: [{ name: web, address: 127.0.0.1:0 }]
+admin:
+  address: 0.0.0.0:9901
+  token: s3cr3t
+routes:
+  - name: a
+    respond: { status: 200 }
+";
+        let start = at % text.len();
+        let end = (start + cut).min(text.len());
+        let key = text.find("token").unwrap();
+        // Another key is not known to hold a secret.
+        prop_assume!(end < key - 2 || start > text.find("s3cr3t").unwrap() + 6);
+        prop_assume!(!with.contains(['#', '|', '>', '"', '\'']));
+        let damaged = format!("{}{with}{}", &text[..start], &text[end..]);
+        if let Err(problems) = parse(&damaged, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().contains("s3cr3t"), "{problems}");
         }
     }
 }

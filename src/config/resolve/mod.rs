@@ -90,19 +90,26 @@ impl Resolver<'_> {
     }
 
     fn finish(self, config: Config, source: &Source<'_>, tree: &Tree) -> Result<Loaded, Problems> {
+        // Beside errors a warning is noise: it may come from what stands in for a wrong value.
+        let is_valid = self.found.iter().all(|found| found.severity == Severity::Warning);
         let mut problems: Vec<_> = self
             .found
             .into_iter()
+            .filter(|found| is_valid || found.severity == Severity::Error)
             .map(|Found { severity, place, path, fault }| {
-                let path = path.or_else(|| tree.path_of(place)).unwrap_or_default();
+                let path = path
+                    .or_else(|| tree.path_of(place))
+                    .or_else(|| tree.path_of_key(place))
+                    .unwrap_or_default();
                 source.problem(severity, place, path, fault.message, fault.help)
             })
             .collect();
         problems.sort_by_key(|problem| (problem.line, problem.column));
-        if problems.iter().any(|problem| problem.severity == Severity::Error) {
-            return Err(Problems(problems));
+        if is_valid {
+            Ok(Loaded { config, warnings: problems, watched: self.watched })
+        } else {
+            Err(Problems(problems))
         }
-        Ok(Loaded { config, warnings: problems, watched: self.watched })
     }
 
     fn telemetry(&mut self, telemetry: Option<&file::Telemetry>) -> telemetry::Settings {

@@ -11,6 +11,7 @@ use crate::{
             self,
             route::{Cors, HeaderChanges},
         },
+        shown::is_credential,
         value::{Fault, Origin, ParamName, template},
         written::{Entries, OneOrMany, Placed, Written},
     },
@@ -114,7 +115,8 @@ impl Resolver<'_> {
         let mut fields = HeaderMap::new();
         for (name, value) in written.iter() {
             let (parsed, value) = (self.field_name(name), self.value(value));
-            let (Some(parsed), Some(value)) = (parsed, value) else { continue };
+            let (Some(parsed), Some(mut value)) = (parsed, value) else { continue };
+            value.set_sensitive(is_credential(parsed.as_str()));
             if fields.insert(parsed, value).is_some() {
                 let fault = Fault::new(format!("`{}` is written twice", name.text))
                     .help("upper and lower case are the same");

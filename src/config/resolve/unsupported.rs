@@ -10,7 +10,7 @@ use crate::config::{
     value::Fault,
 };
 
-/// Patterns for [`Tree::find`]. An empty list or map there asks for nothing and is accepted.
+/// Patterns for [`Tree::find`].
 const LATER: [&str; 27] = [
     "issuers",
     "api_keys",
@@ -41,12 +41,16 @@ const LATER: [&str; 27] = [
     "routes[].enqueue",
 ];
 
+/// Of these, maps by name: an empty one asks for nothing. Others are switched on by `{}`.
+const NAMED: [&str; 6] =
+    ["issuers", "api_keys", "rate_limits", "topics", "claims", "claim_headers"];
+
 impl Resolver<'_> {
     pub(super) fn refuse_later_keys(&mut self, tree: &Tree) {
         for pattern in LATER {
             let key = pattern.rsplit('.').next().unwrap_or(pattern);
             for found in tree.find(pattern) {
-                if !found.tree.is_empty() && !is_off(found.tree) {
+                if !asks_for_nothing(key, found.tree) {
                     let fault = Fault::new(format!("`{key}` is not in this version"));
                     self.found.push(Found {
                         severity: Severity::Error,
@@ -60,10 +64,11 @@ impl Resolver<'_> {
     }
 }
 
-/// `adaptive_concurrency: off`, `allow_faults: false`.
-fn is_off(tree: &Tree) -> bool {
+/// Nothing, an empty list, `adaptive_concurrency: off`, `allow_faults: false`.
+fn asks_for_nothing(key: &str, tree: &Tree) -> bool {
     match &tree.node {
-        Node::Scalar(value) => *value == Value::Bool(false) || value == "off",
-        Node::List(_) | Node::Map(_) => false,
+        Node::Scalar(value) => value.is_null() || *value == Value::Bool(false) || value == "off",
+        Node::List(list) => list.is_empty(),
+        Node::Map(map) => map.is_empty() && NAMED.contains(&key),
     }
 }

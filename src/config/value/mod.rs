@@ -99,13 +99,17 @@ impl Fault {
 
 /// The nearest of `known` to a mistyped `word`, as a hint.
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let lower = word.to_lowercase();
+    let word = word.to_lowercase();
+    let distance = |name: &str| {
+        let distance = strsim::damerau_levenshtein(&word, &name.to_lowercase());
+        let is_longer = name.len() > 2 && word.starts_with(name);
+        let is_shorter = word.len() > 2 && name.starts_with(&word);
+        let is_near = distance <= 1 + name.len() / 4 && distance < name.len();
+        (is_near || is_longer || is_shorter).then_some(distance)
+    };
     known
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
-        .filter(|(distance, name)| {
-            *distance <= 1 + name.chars().count() / 4 && *distance < name.chars().count()
-        })
+        .filter_map(|name| Some((distance(name)?, name)))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| format!("did you mean `{name}`?"))
 }
@@ -124,8 +128,8 @@ impl<T: Words> Value for T {
             return Ok(*value);
         }
         let all = known().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
-        let help = did_you_mean(text, known()).unwrap_or_else(|| format!("one of {all}"));
-        Err(Fault::new(format!("`{text}` is not one of {all}")).help(help))
+        let fault = Fault::new(format!("`{text}` is not one of {all}"));
+        Err(Fault { help: did_you_mean(text, known()), ..fault })
     }
 }
 
@@ -300,11 +304,14 @@ where
         return Err(Fault::new(format!("`{text}` is not a whole number")));
     }
     text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
-        Fault::new(format!("`{text}` is out of range")).help(format!(
-            "from {} to {}",
-            range.start(),
-            range.end()
-        ))
+        let (least, most) = (range.start().to_string(), range.end().to_string());
+        let fault = Fault::new(format!("`{text}` is out of range"));
+        // The largest number of a type says nothing to a person.
+        if most.len() > 9 {
+            fault.help(format!("at least {least}"))
+        } else {
+            fault.help(format!("from {least} to {most}"))
+        }
     })
 }
 
