@@ -120,7 +120,8 @@ impl Tls {
         let certificates = Arc::new(Certificates::new(load_certificates(settings)?));
         let alpn: Vec<Vec<u8>> = [(h2, b"h2".as_slice()), (h1, b"http/1.1".as_slice())]
             .into_iter()
-            .filter_map(|(is_on, name)| is_on.then(|| name.to_vec()))
+            .filter(|&(is_on, _)| is_on)
+            .map(|(_, name)| name.to_vec())
             .collect();
         let before = previous.map(|previous| {
             let current = previous.current.read().clone();
@@ -298,9 +299,10 @@ fn client_verifier(
     authorities: Option<&[u8]>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn danger::ClientCertVerifier>, TlsError> {
-    let (path, pem) = match (client_auth, authorities) {
-        (ClientAuth::Request(path) | ClientAuth::Require(path), Some(pem)) => (path, pem),
-        _ => return Ok(WebPkiClientVerifier::no_client_auth()),
+    let (ClientAuth::Request(path) | ClientAuth::Require(path), Some(pem)) =
+        (client_auth, authorities)
+    else {
+        return Ok(WebPkiClientVerifier::no_client_auth());
     };
     let mut roots = RootCertStore::empty();
     for authority in parse_chain(path, pem)? {

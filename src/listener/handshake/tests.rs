@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt as _,
@@ -8,7 +8,7 @@ use tokio::{
 use super::*;
 use crate::{
     http::Cidrs,
-    listener::{Acceptor, BindAddress, Bound, Limits},
+    listener::{Acceptor, BindAddress, Bound, CertificateFiles, ClientAuth, Limits, TlsSettings},
     telemetry::metrics::Metrics,
 };
 
@@ -168,6 +168,57 @@ async fn a_removed_listener_hands_out_what_was_queued() {
     assert_eq!(remotes, expected);
     let BindAddress::Inet(address) = *listening.bound.address() else { panic!("not inet") };
     TcpStream::connect(address).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn tls_comes_after_the_proxy_header_and_the_peer_says_what_it_settled() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+    let files =
+        CertificateFiles { cert: folder.path().join("a.pem"), key: folder.path().join("a.key") };
+    std::fs::write(&files.cert, own.cert.pem()).unwrap();
+    std::fs::write(&files.key, own.signing_key.serialize_pem()).unwrap();
+    let settings =
+        TlsSettings { certificates: vec![files], client_auth: ClientAuth::Off, only_tls13: false };
+    let tls = Tls::load(&settings, true, true, None).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+
+    let mut listening = Listening::new(ProxyProtocol::Require, &["127.0.0.0/8"]);
+    let mut client = listening.connect().await;
+    client.write_all(HEADER.strip_suffix(b"GET /").unwrap()).await.unwrap();
+    let name = "a.example".try_into().unwrap();
+    let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, client);
+    let accepted = listening.acceptor.accept().await;
+    let permit = listening.limits.admit(&listening.outcomes, || false).unwrap();
+    let shaking = handshake(accepted, permit, &listening.settings, Some(&tls), &listening.outcomes);
+    let (client, shaken) = tokio::join!(connecting, shaking);
+    let (mut stream, peer) = shaken.unwrap();
+    assert_eq!(peer.remote, inet("192.0.2.1:56324"));
+    let settled = peer.tls.unwrap();
+    assert!(settled.is_h2);
+    assert_eq!(settled.server_name.as_deref(), Some("a.example"));
+    assert_eq!(settled.client_certificate, None);
+    client.unwrap().write_all(b"hello").await.unwrap();
+    assert_eq!(first_bytes(&mut stream, 5).await, b"hello");
+
+    let (_client, shaken) = {
+        let mut client = listening.connect().await;
+        client.write_all(HEADER).await.unwrap();
+        let accepted = listening.acceptor.accept().await;
+        let permit = listening.limits.admit(&listening.outcomes, || false).unwrap();
+        let Listening { settings, outcomes, .. } = &listening;
+        (client, handshake(accepted, permit, settings, Some(&tls), outcomes).await)
+    };
+    assert!(matches!(shaken, Err(Refused::Tls(_))), "no TLS hello");
+    assert_eq!(listening.outcomes.tls_failed.get(), 1);
 }
 
 #[tokio::test]
