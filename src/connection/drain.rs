@@ -209,3 +209,46 @@ impl Set {
         self.candidates.oldest = idle.into();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_idle_connection_that_has_not_stirred_goes_first() {
+        let connections = Connections::new();
+        let start = Instant::now();
+        let open: Vec<_> = (0..4).map(|_| connections.register("web".into())).collect();
+        for (connection, secs) in open.iter().zip([3, 1, 2]) {
+            connection.note_idle(Some(start + Duration::from_secs(secs)));
+        }
+        assert!(connections.close_oldest_idle("web"));
+        assert!(open[1].state().is_closing());
+        // Kept from the same look, but it has stirred since.
+        open[2].note_idle(None);
+        assert!(connections.close_oldest_idle("web"));
+        assert!(open[0].state().is_closing());
+        assert!(!open[2].state().is_closing() && !open[3].state().is_closing());
+        assert!(!connections.close_oldest_idle("web"));
+        open[3].note_idle(Some(start));
+        assert!(!connections.close_oldest_idle("web"), "another look is not worth it yet");
+        tokio::time::advance(LOOK_AGAIN).await;
+        assert!(connections.close_oldest_idle("web"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_comes_while_draining_is_asked_at_once() {
+        let connections = Connections::new();
+        connections.drain();
+        let late = connections.register("web".into());
+        assert!(late.state().is_closing());
+        let dropping = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            drop(late);
+        };
+        let started = Instant::now();
+        tokio::join!(connections.drained(), dropping);
+        assert_eq!(started.elapsed().as_secs(), 3);
+        assert_eq!(connections.open(), 0);
+    }
+}

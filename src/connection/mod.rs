@@ -49,7 +49,7 @@ impl Default for Settings {
         Self {
             header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(10),
-            send_idle_timeout: Duration::from_secs(60),
+            send_idle_timeout: Duration::from_mins(1),
             keepalive_timeout: Duration::from_secs(75),
             requests_per_connection: 10_000,
             connection_max_age: Duration::from_hours(1),

@@ -439,3 +439,6 @@ impl std::fmt::Display for Causes<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

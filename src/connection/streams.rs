@@ -165,3 +165,45 @@ impl ResetLimit {
         self.recent.len() > self.max
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn resets_count_in_any_window_and_not_before_it() {
+        let start = Instant::now();
+        let at = |secs| move || start + Duration::from_secs(secs);
+        let mut limit = ResetLimit::new(3, Duration::from_secs(10));
+        assert!(!limit.is_over(3, at(0)));
+        assert!(!limit.is_over(4, at(11)), "the first three are out of the window");
+        assert!(!limit.is_over(6, at(20)));
+        assert!(limit.is_over(7, at(21)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_agrees_with_counting_by_hand(
+            steps in prop::collection::vec((0..5_u64, 0..4_u64), 1..60),
+        ) {
+            let start = Instant::now();
+            let window = Duration::from_secs(10);
+            let mut limit = ResetLimit::new(5, window);
+            let (mut now, mut total, mut all) = (start, 0, Vec::new());
+            for (wait, resets) in steps {
+                now += Duration::from_secs(wait);
+                total += resets;
+                all.extend(std::iter::repeat_n(now, usize::try_from(resets).unwrap()));
+                let recent = all.iter().filter(|&&at| at + window >= now).count();
+                let is_over = limit.is_over(total, || now);
+                prop_assert_eq!(is_over, resets > 0 && recent > 5);
+                prop_assert!(limit.recent.len() <= 6);
+                if is_over {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -210,3 +210,71 @@ impl Timer {
         self.sleep.as_mut().reset(at);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Seen = Seen {
+        is_running: false,
+        has_head_begun: false,
+        requests: 0,
+        is_write_pending: false,
+        written: 0,
+    };
+
+    fn watch() -> (Watch, Instant) {
+        let now = Instant::now();
+        let settings =
+            Settings { connection_max_age: Duration::from_secs(10_000), ..Settings::default() };
+        (Watch::new(&settings, now), now)
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[tokio::test]
+    async fn each_phase_counts_from_where_it_began() {
+        let (mut watch, start) = watch();
+        assert_eq!(watch.deadline(), Some(start + secs(75)));
+        watch.observe(Seen { has_head_begun: true, ..IDLE }, start + secs(70));
+        watch.observe(Seen { has_head_begun: true, ..IDLE }, start + secs(79));
+        assert_eq!(watch.deadline(), Some(start + secs(80)));
+        assert_eq!(watch.expired(start + secs(79)), None);
+        assert_eq!(watch.expired(start + secs(80)), Some(Expired::Header));
+        watch.observe(Seen { is_running: true, requests: 1, ..IDLE }, start + secs(79));
+        assert_eq!(watch.expired(start + secs(900)), None);
+        watch.observe(Seen { requests: 1, ..IDLE }, start + secs(900));
+        assert_eq!(watch.idle_since(), Some(start + secs(900)));
+        // A whole request between two looks begins the idle time anew.
+        watch.observe(Seen { requests: 2, ..IDLE }, start + secs(950));
+        assert_eq!(watch.expired(start + secs(1024)), None);
+        assert_eq!(watch.expired(start + secs(1025)), Some(Expired::KeepAlive));
+    }
+
+    #[tokio::test]
+    async fn a_pending_write_counts_from_its_last_progress() {
+        let (mut watch, start) = watch();
+        let pending = |written| Seen { is_write_pending: true, written, ..IDLE };
+        watch.observe(pending(1), start);
+        watch.observe(pending(1), start + secs(59));
+        watch.observe(pending(2), start + secs(59));
+        // The response is over for us, but not for the client: that is not idle.
+        assert_eq!(watch.expired(start + secs(118)), None);
+        assert_eq!(watch.expired(start + secs(119)), Some(Expired::SendIdle));
+        watch.observe(Seen { written: 3, ..IDLE }, start + secs(119));
+        assert_eq!(watch.expired(start + secs(119)), Some(Expired::KeepAlive));
+    }
+
+    #[tokio::test]
+    async fn age_is_reported_once() {
+        let (mut watch, start) = watch();
+        let running = Seen { is_running: true, ..IDLE };
+        watch.observe(running, start);
+        assert_eq!(watch.expired(start + secs(8_999)), None);
+        assert_eq!(watch.expired(start + secs(11_000)), Some(Expired::Age));
+        assert_eq!(watch.expired(start + secs(11_000)), None);
+        assert_eq!(watch.deadline(), None);
+    }
+}

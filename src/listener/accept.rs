@@ -178,3 +178,33 @@ impl Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::listener::{BindAddress, Bound};
+
+    #[tokio::test(start_paused = true)]
+    async fn out_of_descriptors_backs_off_and_a_broken_connection_does_not() {
+        let address = BindAddress::Inet("127.0.0.1:0".parse().unwrap());
+        let bound = Bound::open(&address).unwrap();
+        let mut acceptor = Acceptor::new(bound.worker_socket().unwrap()).unwrap();
+        let started = Instant::now();
+        for errno in [Errno::CONNABORTED, Errno::PROTO, Errno::PERM] {
+            acceptor.recover(&errno.into()).await;
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        for (errno, millis) in [(Errno::MFILE, 10), (Errno::NFILE, 20), (Errno::NOBUFS, 40)] {
+            let started = Instant::now();
+            acceptor.recover(&errno.into()).await;
+            assert_eq!(started.elapsed().as_millis(), millis);
+        }
+        for _ in 0..10 {
+            acceptor.recover(&Errno::NOMEM.into()).await;
+        }
+        assert_eq!(acceptor.backoff, BACKOFF_MAX);
+    }
+}

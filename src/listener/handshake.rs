@@ -156,3 +156,6 @@ fn ip(address: Address) -> Option<IpAddr> {
         Address::Unix => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

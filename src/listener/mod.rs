@@ -6,6 +6,7 @@ mod handshake;
 mod limit;
 mod outcomes;
 mod proxy_protocol;
+mod sni;
 mod stream;
 mod tls;
 

@@ -35,7 +35,7 @@ pub struct Outcomes {
 #[derive(Debug)]
 pub(super) struct Open {
     count: Option<InFlight>,
-    open: in_flight::Counter,
+    current: in_flight::Counter,
     gauge: Gauge,
 }
 
@@ -73,7 +73,7 @@ impl Outcomes {
     pub(super) fn enter(&self) -> Open {
         let count = Some(self.open.enter());
         self.gauge.set(self.open.get() as f64);
-        Open { count, open: self.open.clone(), gauge: self.gauge.clone() }
+        Open { count, current: self.open.clone(), gauge: self.gauge.clone() }
     }
 }
 
@@ -82,6 +82,6 @@ impl Outcomes {
 impl Drop for Open {
     fn drop(&mut self) {
         drop(self.count.take());
-        self.gauge.set(self.open.get() as f64);
+        self.gauge.set(self.current.get() as f64);
     }
 }

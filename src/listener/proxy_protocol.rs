@@ -63,23 +63,23 @@ fn decode_v1(bytes: &[u8]) -> Decoded {
     let Some(end) = seen.windows(2).position(|pair| pair == b"\r\n") else {
         return if seen.len() < MAX_V1 { Decoded::Incomplete } else { Decoded::Malformed };
     };
-    let Some(addresses) = seen
-        .get(V1_START.len()..end)
-        .and_then(|line| str::from_utf8(line).ok())
-        .and_then(parse_v1_line)
-    else {
-        return Decoded::Malformed;
-    };
-    Decoded::Header { length: end + 2, addresses }
+    let line = seen.get(V1_START.len()..end).and_then(|line| str::from_utf8(line).ok());
+    let length = end + 2;
+    match line {
+        // What else stands there says nothing.
+        Some(line) if line == "UNKNOWN" || line.starts_with("UNKNOWN ") => {
+            Decoded::Header { length, addresses: None }
+        }
+        line => line.and_then(parse_v1_line).map_or(Decoded::Malformed, |addresses| {
+            Decoded::Header { length, addresses: Some(addresses) }
+        }),
+    }
 }
 
-/// What stands after `PROXY `. The outer `None` is malformed, the inner one is UNKNOWN.
-fn parse_v1_line(line: &str) -> Option<Option<Addresses>> {
+/// What stands after `PROXY `: family, both addresses, both ports.
+fn parse_v1_line(line: &str) -> Option<Addresses> {
     let mut words = line.split(' ');
     let family = words.next()?;
-    if family == "UNKNOWN" {
-        return Some(None);
-    }
     let (source, destination) = (words.next()?, words.next()?);
     let (source_port, destination_port) = (parse_port(words.next()?)?, parse_port(words.next()?)?);
     if words.next().is_some() {
@@ -91,7 +91,7 @@ fn parse_v1_line(line: &str) -> Option<Option<Addresses>> {
         "TCP6" => source.is_ipv6() && destination.is_ipv6(),
         _ => false,
     };
-    fits.then(|| Some(Addresses::new(source, source_port, destination, destination_port)))
+    fits.then(|| Addresses::new(source, source_port, destination, destination_port))
 }
 
 /// Digits only: no sign, no leading zero.
