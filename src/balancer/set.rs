@@ -80,6 +80,16 @@ pub(crate) struct WorkerSet {
     rng: Rng,
 }
 
+/// One choice: by which rule, for what.
+struct Choice<'a> {
+    set: &'a Set,
+    turns: &'a mut RoundRobin,
+    rng: &'a mut Rng,
+    policy: &'a Policy,
+    request: &'a Request,
+    now: Instant,
+}
+
 type Candidates = SmallVec<[u16; 8]>;
 
 // === impl Set ===
@@ -163,15 +173,13 @@ impl WorkerSet {
         tried: &[Attempt],
         now: Instant,
     ) -> Option<Arc<Local>> {
-        let set = self.set.clone();
+        let Self { set, locals, all, turns, rng } = self;
+        let mut choice = Choice { set, turns, rng, policy, request, now };
         if tried.is_empty() {
             // The common way looks at no names and builds no list.
             let tier = set.tiers.first()?;
-            let all = std::mem::take(&mut self.all);
-            let range = usize::from(tier.members.start)..usize::from(tier.members.end);
-            let picked = self.choose(tier, &all[range], policy, request, now);
-            self.all = all;
-            return picked.map(|index| self.locals[usize::from(index)].clone());
+            let all = &all[usize::from(tier.members.start)..usize::from(tier.members.end)];
+            return choice.among(tier, all).map(|index| locals[usize::from(index)].clone());
         }
         let untried = |index: &u16| {
             let label = set.member(*index).endpoint.label();
@@ -187,36 +195,32 @@ impl WorkerSet {
             // All tried: the first priority again.
             None => set.tiers.first().map(|tier| (tier, tier.members.clone().collect()))?,
         };
-        let picked = self.choose(tier, &candidates, policy, request, now)?;
-        Some(self.locals[usize::from(picked)].clone())
+        choice.among(tier, &candidates).map(|index| locals[usize::from(index)].clone())
     }
+}
 
-    fn choose(
-        &mut self,
-        tier: &Tier,
-        candidates: &[u16],
-        policy: &Policy,
-        request: &Request,
-        now: Instant,
-    ) -> Option<u16> {
-        let set = &*self.set;
+// === impl Choice ===
+
+impl Choice<'_> {
+    fn among(&mut self, tier: &Tier, candidates: &[u16]) -> Option<u16> {
+        let Self { set, ref mut turns, ref mut rng, policy, request, now } = *self;
         let in_flight = |index| set.member(index).endpoint.load().in_flight();
         let least = |index| pick::least_cost(in_flight(index), set.member(index).weight);
         match policy {
-            Policy::P2cEwma => pick::two_choices(candidates, &mut self.rng, |index| {
+            Policy::P2cEwma => pick::two_choices(candidates, rng, |index| {
                 let member = set.member(index);
                 let expected = member.endpoint.load().expected(now);
                 pick::ewma_cost(expected, in_flight(index), member.weight)
             }),
-            Policy::LeastRequest => pick::two_choices(candidates, &mut self.rng, least),
-            Policy::RoundRobin => self.turns.next(candidates, |index| set.member(index).weight),
+            Policy::LeastRequest => pick::two_choices(candidates, rng, least),
+            Policy::RoundRobin => turns.next(candidates, |index| set.member(index).weight),
             Policy::Hash(selector) => {
                 let input = Input::new(&request.parts, &request.cx);
                 let body = json_body(selector, request);
                 let input = Input { body: body.as_ref(), ..input };
                 let (Some(key), Some(table)) = (selector.extract(&input), &tier.table) else {
                     // Nothing to hash: anyone may serve it.
-                    return pick::two_choices(candidates, &mut self.rng, least);
+                    return pick::two_choices(candidates, rng, least);
                 };
                 let total = tier.members.clone().map(in_flight).sum();
                 table.pick(

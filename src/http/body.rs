@@ -23,6 +23,7 @@ use crate::{
     http::{
         self,
         pace::{Pace, Pacing},
+        trailers,
     },
     telemetry::{exchange::Exchange, in_flight::InFlight},
 };
@@ -213,7 +214,10 @@ impl http_body::Body for Body {
             Poll::Ready(polled) => polled,
         };
         match polled {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(fields) = frame.trailers_mut() {
+                    trailers::filter(fields);
+                }
                 if let Some(data) = frame.data_ref() {
                     let len = data.len() as u64;
                     this.seen += len;

@@ -12,6 +12,7 @@ pub mod query;
 pub mod secret;
 pub mod selector;
 pub mod target;
+pub mod trailers;
 
 pub use self::{
     body::Body,

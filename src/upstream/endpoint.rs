@@ -46,7 +46,9 @@ pub struct Local {
     endpoint: Arc<Endpoint>,
     transport: Arc<Transport>,
     group: Arc<AtomicUsize>,
+    // Copies of what the endpoint has: to clone the shared ones would count a shared reference.
     label: Arc<str>,
+    authority: HeaderValue,
     pool: Pool,
 }
 
@@ -108,11 +110,6 @@ impl Endpoint {
         &self.host
     }
 
-    /// The `Host` field of requests to it.
-    pub fn authority(&self) -> &HeaderValue {
-        &self.authority
-    }
-
     /// What is measured of it.
     pub fn load(&self) -> &Load {
         &self.load
@@ -152,6 +149,8 @@ impl Local {
     ) -> Arc<Self> {
         Arc::new(Self {
             label: Arc::from(&**endpoint.label()),
+            authority: HeaderValue::from_bytes(endpoint.authority.as_bytes())
+                .unwrap_or_else(|_| HeaderValue::from_static("localhost")),
             pool: Pool::new(&transport, pools),
             endpoint,
             transport,
@@ -167,6 +166,11 @@ impl Local {
     /// Its label, counted by this worker alone.
     pub fn label(&self) -> &Arc<str> {
         &self.label
+    }
+
+    /// The `Host` field of requests to it.
+    pub(crate) fn authority(&self) -> &HeaderValue {
+        &self.authority
     }
 
     /// How connections to it are made.

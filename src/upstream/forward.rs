@@ -109,7 +109,7 @@ async fn exchange_h1(
     preserve_host: bool,
 ) -> Result<Response> {
     let Request { mut parts, body, cx } = request;
-    reframe::to_h1(&mut parts, &body, flight.local().endpoint().authority(), preserve_host);
+    reframe::to_h1(&mut parts, &body, flight.local().authority(), preserve_host);
     let mark = h1.mark();
     let sent = h1.sender.try_send_request(http::Request::from_parts(parts, body));
     match sent.await {
@@ -157,7 +157,7 @@ async fn exchange_h2(
     let Request { mut parts, body, cx } = request;
     let local = flight.local();
     let is_tls = local.transport().is_tls();
-    reframe::to_h2(&mut parts, &body, local.endpoint().authority(), preserve_host, is_tls)?;
+    reframe::to_h2(&mut parts, &body, local.authority(), preserve_host, is_tls)?;
     let sent = stream.sender().try_send_request(http::Request::from_parts(parts, body));
     let response = match sent.await {
         Ok(response) => response,

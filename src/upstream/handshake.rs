@@ -217,6 +217,11 @@ impl H2 {
         (before < self.limit.load(Ordering::Relaxed)).then_some(stream)
     }
 
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_idle_for(&self, timeout: Duration, now: Instant) -> bool {
         self.open.load(Ordering::Relaxed) == 0
             && now.saturating_duration_since(*self.idle_since.lock()) >= timeout

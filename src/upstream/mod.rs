@@ -66,3 +66,6 @@ pub struct TlsSettings {
     /// Our own certificate and key for mTLS, PEM.
     pub client: Option<(PathBuf, PathBuf)>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -272,6 +272,19 @@ impl Pool {
         Checkout::Wait(Waiting { lease, local: local.clone() })
     }
 
+    /// Whether no idle connection has anything to read; `None` without one.
+    #[cfg(test)]
+    pub(crate) fn idle_are_quiet(&self) -> Option<bool> {
+        let state = self.state.lock();
+        (!state.idle.is_empty()).then(|| state.idle.iter().all(H1::is_quiet))
+    }
+
+    /// The streams open on each h2 connection.
+    #[cfg(test)]
+    pub(crate) fn h2_open(&self) -> Vec<usize> {
+        self.state.lock().h2.iter().map(|h2| h2.open()).collect()
+    }
+
     fn pop_idle(&self, state: &mut State, is_unsafe: bool) -> Option<H1> {
         let now = Instant::now();
         while let Some(h1) = state.idle.pop() {

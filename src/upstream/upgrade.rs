@@ -100,7 +100,7 @@ pub(crate) async fn exchange(
         }
     };
     let Request { mut parts, body, cx } = request;
-    reframe::to_h1(&mut parts, &body, local.endpoint().authority(), preserve_host);
+    reframe::to_h1(&mut parts, &body, local.authority(), preserve_host);
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(header::UPGRADE, asked.protocol.clone());
     let mark = h1.mark();
