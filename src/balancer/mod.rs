@@ -1,5 +1,18 @@
 //! A group of endpoints to one of them.
 
+pub mod dns;
+pub mod group;
+pub mod layer;
+mod maglev;
+mod pick;
+mod set;
+
+pub use self::{
+    dns::{Hickory, Resolve},
+    group::{EndpointSnapshot, Group, GroupHandle, GroupSnapshot},
+    layer::Balance,
+};
+
 use std::sync::Arc;
 
 use crate::{http::selector::Selector, upstream};

@@ -1,6 +1,20 @@
 //! One stream to requests: hyper's HTTP/1 and HTTP/2 over a wrapper that counts bytes and keeps
 //! the one timer of the connection.
 
+mod drain;
+mod io;
+mod outcomes;
+mod requests;
+mod serve;
+mod streams;
+mod timer;
+
+pub use self::{
+    drain::Connections,
+    outcomes::Outcomes,
+    serve::{Handle, Protocol, serve},
+};
+
 use std::time::Duration;
 
 /// What of `limits` concerns a connection.

@@ -95,6 +95,35 @@ pub enum RetryClass {
 // === impl Kind ===
 
 impl Kind {
+    /// One of each, for what has to cover them all: documentation, tests.
+    pub fn all() -> Vec<Self> {
+        let allow = HeaderValue::from_static("GET");
+        vec![
+            Self::RouteNotFound,
+            Self::MethodNotAllowed(Method405 { allow }),
+            Self::BadFraming,
+            Self::BadTarget,
+            Self::HeaderTooLarge,
+            Self::HeaderCount,
+            Self::BodyTooLarge,
+            Self::ClientTimeout,
+            Self::ClientClosed,
+            Self::IpDenied,
+            Self::ConcurrencyFull,
+            Self::UpstreamNone,
+            Self::UpstreamDns,
+            Self::UpstreamConnect,
+            Self::UpstreamTls,
+            Self::UpstreamReset(Sent::MaybeSeen),
+            Self::UpstreamClosedIdle(Sent::MaybeSeen),
+            Self::UpstreamTimeoutTry(Sent::MaybeSeen),
+            Self::UpstreamTimeoutTotal,
+            Self::UpstreamBadResponse,
+            Self::Draining,
+            Self::Internal,
+        ]
+    }
+
     /// The status a client is answered with.
     pub fn status(&self) -> StatusCode {
         match self {

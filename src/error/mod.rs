@@ -11,6 +11,8 @@ pub use self::kind::{Kind, Method405, RetryClass, Sent, Side};
 
 use std::{error, fmt};
 
+use parking_lot::Mutex;
+
 use crate::http::Request;
 
 type Source = Box<dyn error::Error + Send + Sync>;
@@ -25,7 +27,8 @@ struct Inner {
     kind: Kind,
     detail: Option<Box<str>>,
     source: Option<Source>,
-    unsent: Option<Request>,
+    /// In a mutex only to be `Sync`, which hyper asks of a body's error; it is never locked.
+    unsent: Mutex<Option<Request>>,
 }
 
 /// `Result` with the crate's [`Error`].
@@ -36,7 +39,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of this kind with nothing more to say.
     pub fn new(kind: Kind) -> Self {
-        Self(Box::new(Inner { kind, detail: None, source: None, unsent: None }))
+        Self(Box::new(Inner { kind, detail: None, source: None, unsent: Mutex::new(None) }))
     }
 
     /// Adds a sentence for the operator's log.
@@ -58,13 +61,13 @@ impl Error {
     /// sent twice" is a type.
     #[must_use]
     pub fn with_unsent(mut self, request: Request) -> Self {
-        self.0.unsent = Some(request);
+        *self.0.unsent.get_mut() = Some(request);
         self
     }
 
     /// The request, if it was handed back.
     pub fn take_unsent(&mut self) -> Option<Request> {
-        self.0.unsent.take()
+        self.0.unsent.get_mut().take()
     }
 
     /// What happened.

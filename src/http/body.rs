@@ -5,7 +5,9 @@
 //! none. Guards run exactly once: when the body ends, fails or is dropped, whichever comes first.
 
 use std::{
+    convert::Infallible,
     fmt,
+    future::Future,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -14,10 +16,14 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 use crate::{
     error::{Error, Kind},
-    http,
+    http::{
+        self,
+        pace::{Pace, Pacing},
+    },
     telemetry::{exchange::Exchange, in_flight::InFlight},
 };
 
@@ -31,6 +37,7 @@ pub struct Body {
     source: Source,
     limit: u64,
     seen: u64,
+    pacing: Pacing,
     on_hyper_error: fn(hyper::Error) -> Error,
     received_by: Option<http::Context>,
     guards: SmallVec<[Guard; 3]>,
@@ -51,7 +58,13 @@ pub enum Guard {
     Exchange(Box<Exchange>),
     /// An upstream connection that may be used again once the body has been read.
     Upstream(Box<dyn Finish>),
+    /// Someone who waits for the end, see [`Body::watch`].
+    Watched(oneshot::Sender<Infallible>),
 }
+
+/// Completes when a body is over, whatever way. Cancel-safe.
+#[derive(Debug)]
+pub struct Over(oneshot::Receiver<Infallible>);
 
 /// Takes the end of a body. Called once.
 pub trait Finish: Send {
@@ -111,6 +124,7 @@ impl Body {
             source,
             limit: u64::MAX,
             seen: 0,
+            pacing: Pacing::Off,
             on_hyper_error: client_failed,
             received_by: None,
             guards: SmallVec::new(),
@@ -126,6 +140,26 @@ impl Body {
     /// the answer to it.
     pub fn count_received(&mut self, cx: http::Context) {
         self.received_by = Some(cx);
+    }
+
+    /// A peer slower than `pace` makes the body fail. Costs nothing until it is waited for.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pacing = Pacing::Unarmed(pace);
+    }
+
+    /// Whether nobody ever has to wait for a byte of it: there is none, or all are here.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.source, Source::Empty | Source::Full(_))
+    }
+
+    /// Tells when it is over; `None` for a body in memory, which is over as soon as it is read.
+    pub fn watch(&mut self) -> Option<Over> {
+        if self.is_in_memory() {
+            return None;
+        }
+        let (guard, over) = oneshot::channel();
+        self.attach(Guard::Watched(guard));
+        Some(Over(over))
     }
 
     /// Data bytes handed on so far.
@@ -158,22 +192,8 @@ impl Body {
                 Guard::InFlight(in_flight) => drop(in_flight),
                 Guard::Exchange(exchange) => exchange.finish(seen, end),
                 Guard::Upstream(upstream) => upstream.finish(end),
+                Guard::Watched(watcher) => drop(watcher),
             }
-        }
-    }
-
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.source {
-            Source::Empty => Poll::Ready(None),
-            Source::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.source = Source::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Source::Incoming(incoming) => {
-                http_body::Body::poll_frame(Pin::new(incoming), cx).map_err(self.on_hyper_error)
-            }
-            Source::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
 }
@@ -187,7 +207,8 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        let polled = match this.poll_source(cx) {
+        let (source, on_hyper_error) = (&mut this.source, this.on_hyper_error);
+        let polled = match this.pacing.poll(cx, this.seen, |cx| source.poll(on_hyper_error, cx)) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(polled) => polled,
         };
@@ -265,8 +286,83 @@ impl fmt::Debug for Body {
     }
 }
 
+// === impl Source ===
+
+impl Source {
+    fn poll(
+        &mut self,
+        on_hyper_error: fn(hyper::Error) -> Error,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Incoming(incoming) => {
+                http_body::Body::poll_frame(Pin::new(incoming), cx).map_err(on_hyper_error)
+            }
+            Self::Boxed(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+}
+
+// === impl Over ===
+
+impl Future for Over {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Nothing is ever sent: the guard is dropped when the body is over.
+        Pin::new(&mut self.0).poll(cx).map(|_| ())
+    }
+}
+
 /// A request body that fails is the client's doing: it left, or broke the framing.
 fn client_failed(error: hyper::Error) -> Error {
     let kind = if error.is_parse() { Kind::BadFraming } else { Kind::ClientClosed };
     Error::new(kind).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn endless() -> Body {
+        Body::boxed(StreamBody::new(futures_util::stream::pending()))
+    }
+
+    #[test]
+    fn whoever_watches_is_told_when_a_body_ends_fails_or_is_dropped() {
+        let mut ended = Body::boxed(Body::full("x"));
+        let over = ended.watch().unwrap();
+        ended.frame().now_or_never().unwrap().unwrap().unwrap();
+        let mut over = Box::pin(over);
+        assert!(over.as_mut().now_or_never().is_none(), "its end has not been read");
+        assert!(ended.frame().now_or_never().unwrap().is_none());
+        assert!(over.now_or_never().is_some());
+
+        let mut failed = Body::boxed(Body::full("x"));
+        failed.set_limit(0);
+        let over = failed.watch().unwrap();
+        failed.frame().now_or_never().unwrap().unwrap().unwrap_err();
+        assert!(over.now_or_never().is_some());
+
+        let mut dropped = endless();
+        let over = dropped.watch().unwrap();
+        drop(dropped);
+        assert!(over.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_body_in_memory_is_not_worth_watching() {
+        assert!(Body::empty().watch().is_none());
+        assert!(Body::full("x").watch().is_none());
+        assert!(endless().watch().is_some());
+    }
 }

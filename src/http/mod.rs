@@ -6,6 +6,7 @@ pub mod client_ip;
 pub mod context;
 pub mod hop_by_hop;
 pub mod names;
+pub mod pace;
 pub mod peer;
 pub mod query;
 pub mod secret;
@@ -16,6 +17,7 @@ pub use self::{
     body::Body,
     client_ip::{Cidrs, ClientIp},
     context::Context,
+    pace::Pace,
     peer::Peer,
     secret::Secret,
     target::Target,

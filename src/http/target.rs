@@ -8,7 +8,7 @@
 //!
 //! Cost: one pass over the path; a path that is normal already is kept by reference count.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -86,7 +86,13 @@ impl Target {
         if raw.len() >= usize::from(u16::MAX) {
             return Err(TargetError::TooLong);
         }
-        let raw = PathAndQuery::try_from(raw).map_err(|_| TargetError::BadCharacter)?;
+        let raw = match raw.as_bytes().first() {
+            None | Some(b'?') => Cow::Owned(format!("/{raw}")),
+            Some(b'/') => Cow::Borrowed(raw),
+            Some(_) if raw == "*" => Cow::Borrowed(raw),
+            Some(_) => return Err(TargetError::NotAbsolute),
+        };
+        let raw = PathAndQuery::try_from(&*raw).map_err(|_| TargetError::BadCharacter)?;
         Self::parse(&raw)
     }
 

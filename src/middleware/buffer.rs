@@ -1,8 +1,316 @@
 //! The only reader of whole request bodies.
+//!
+//! Touches the streaming bodies of routes that need them whole: they are read to the end, without
+//! their trailers, become one `Bytes`, and only then does the request go on, framed by its true
+//! length. Refuses with 413 `body-too-large` above the limit, before anything was sent anywhere; the
+//! body's own limit and pace hold as well. No body, or one in memory: passed through at no cost.
+//!
+//! Costs one box and one copy of the body; a body of one frame is not copied. It sits behind
+//! everything that may refuse, so that nobody unwelcome fills memory, and before everything that
+//! needs the bytes. A drop forgets what was read.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
+use http_body::Body as _;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::{
+    error::{Error, Kind},
+    http::{Body, Next, Request, Response},
+};
+
+/// What is set aside before a byte has come: an announced length is only a promise.
+const FIRST_CAPACITY: u64 = 64 * 1024;
 
 /// Whether and how much of a body is read before the request goes on.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Bytes read into memory; 413 above, nothing sent. `None`: the body streams.
     pub bytes: Option<u64>,
+}
+
+/// Makes [`Buffer`]s.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferLayer(Option<u64>);
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Buffer<S> {
+    limit: Option<u64>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, after the body was read if it has to be.
+    pub struct ResponseFuture<S>
+    where
+        S: Service<Request>,
+    {
+        #[pin]
+        state: State<S>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S>
+    where
+        S: Service<Request>,
+    {
+        Passed { #[pin] inner: S::Future },
+        // Boxed, so that routes that never buffer do not carry its size.
+        Reading { reading: Box<Reading<S>> },
+    }
+}
+
+/// A request whose body is being read.
+struct Reading<S> {
+    inner: S,
+    // `None` once it has gone on.
+    request: Option<Request>,
+    limit: u64,
+    read: Read,
+}
+
+/// What has been read: most bodies are one frame, which is passed on as it came.
+#[derive(Debug, Default)]
+enum Read {
+    #[default]
+    Nothing,
+    Frame(Bytes),
+    Frames(BytesMut),
+}
+
+// === impl BufferLayer ===
+
+impl BufferLayer {
+    /// A layer of these settings.
+    pub fn new(settings: &Settings) -> Self {
+        Self(settings.bytes)
+    }
+}
+
+impl<S> Layer<S> for BufferLayer {
+    type Service = Buffer<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Buffer { limit: self.0, inner }
+    }
+}
+
+// === impl Buffer ===
+
+impl<S: Next> Service<Request> for Buffer<S> {
+    type Response = Response;
+    type Error = Error;
+    type Future = ResponseFuture<S>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let state = match self.limit {
+            Some(limit) if !request.body.is_in_memory() => {
+                let inner = self.inner.clone();
+                let reading = Reading { inner, request: Some(request), limit, read: Read::Nothing };
+                State::Reading { reading: Box::new(reading) }
+            }
+            Some(_) | None => State::Passed { inner: self.inner.call(request) },
+        };
+        ResponseFuture { state }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<S: Next> Future for ResponseFuture<S> {
+    type Output = Result<Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        if let StateProj::Reading { reading } = state.as_mut().project() {
+            let inner = ready!(reading.poll(cx))?;
+            state.set(State::Passed { inner });
+        }
+        match state.project() {
+            StateProj::Passed { inner } => inner.poll(cx),
+            StateProj::Reading { .. } => Poll::Pending,
+        }
+    }
+}
+
+// === impl Reading ===
+
+impl<S: Next> Reading<S> {
+    /// Reads what there is; once that is all, sends the request on.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Future, Error>> {
+        let Some(request) = &mut self.request else {
+            return Poll::Ready(Err(Kind::Internal.into()));
+        };
+        let expected = request.body.size_hint().lower();
+        if expected > self.limit.saturating_sub(self.read.len()) {
+            return Poll::Ready(Err(Kind::BodyTooLarge.into()));
+        }
+        while let Some(frame) = ready!(Pin::new(&mut request.body).poll_frame(cx)?) {
+            // Trailers end here: a body in memory has none.
+            let Ok(data) = frame.into_data() else { continue };
+            if data.len() as u64 > self.limit.saturating_sub(self.read.len()) {
+                return Poll::Ready(Err(Kind::BodyTooLarge.into()));
+            }
+            self.read.push(data, expected);
+        }
+        let Some(mut request) = self.request.take() else {
+            return Poll::Ready(Err(Kind::Internal.into()));
+        };
+        let bytes = std::mem::take(&mut self.read).into_bytes();
+        request.parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        request.parts.headers.remove(header::TRAILER);
+        request.body = Body::full(bytes);
+        Poll::Ready(Ok(self.inner.call(request)))
+    }
+}
+
+// === impl Read ===
+
+impl Read {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Frame(bytes) => bytes.len() as u64,
+            Self::Frames(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Adds `data`; `expected` more is announced, it included.
+    fn push(&mut self, data: Bytes, expected: u64) {
+        match self {
+            Self::Nothing => *self = Self::Frame(data),
+            Self::Frame(first) => {
+                let announced = usize::try_from(expected.min(FIRST_CAPACITY)).unwrap_or(0);
+                let mut bytes = BytesMut::with_capacity(announced.max(first.len() + data.len()));
+                bytes.extend_from_slice(first);
+                bytes.extend_from_slice(&data);
+                *self = Self::Frames(bytes);
+            }
+            Self::Frames(bytes) => bytes.extend_from_slice(&data),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::Frame(bytes) => bytes,
+            Self::Frames(bytes) => bytes.freeze(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+    use http_body::Frame;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::middleware::testing::{Feed, data, fed, get, request};
+
+    /// Answers with the body it got, which must be in memory, and with its fields.
+    async fn echo(request: Request) -> Result<Response, Error> {
+        let body = request.body.as_full().cloned().unwrap_or_default();
+        assert!(request.body.is_in_memory());
+        let mut response = Response::new(Body::full(body));
+        *response.headers_mut() = request.parts.headers;
+        Ok(response)
+    }
+
+    /// Buffers what `feed` sends, and passes it on if that is at most `limit`.
+    async fn buffered(limit: u64, feeding: impl FnOnce(Feed)) -> Result<Response, Error> {
+        let (feed, body) = fed();
+        feeding(feed);
+        let layer = BufferLayer::new(&Settings { bytes: Some(limit) });
+        let mut request = request(Method::POST, "/", body);
+        request.parts.headers.insert(header::TRAILER, HeaderValue::from_static("x-sum"));
+        layer.layer(service_fn(echo)).oneshot(request).await
+    }
+
+    #[tokio::test]
+    async fn frames_become_one_body_with_its_true_length() {
+        for frames in [&["abc"][..], &["a", "b", "c"], &["", "ab", "", "c"], &[]] {
+            let whole = frames.concat();
+            let response = buffered(3, |feed| {
+                for &frame in frames {
+                    feed.try_send(data(frame)).unwrap();
+                }
+            });
+            let response = response.await.unwrap();
+            assert_eq!(response.headers()[header::CONTENT_LENGTH], whole.len().to_string());
+            let body = response.body().as_full().cloned().unwrap_or_default();
+            assert_eq!(body, whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_single_frame_is_not_copied() {
+        let sent = Bytes::from(vec![b'x'; 64]);
+        let frame = sent.clone();
+        let response = buffered(64, |feed| feed.try_send(data(frame)).unwrap()).await.unwrap();
+        assert_eq!(response.body().as_full().unwrap().as_ptr(), sent.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn trailers_are_dropped_with_their_announcement() {
+        let response = buffered(3, |feed| {
+            feed.try_send(data("abc")).unwrap();
+            feed.try_send(Frame::trailers(HeaderMap::new())).unwrap();
+        });
+        let response = response.await.unwrap();
+        assert_eq!(response.body().as_full().unwrap(), "abc");
+        assert!(!response.headers().contains_key(header::TRAILER));
+    }
+
+    #[tokio::test]
+    async fn one_byte_too_many_is_refused_though_the_client_has_not_finished() {
+        let mut still_open = None;
+        let refused = buffered(3, |feed| {
+            feed.try_send(data("ab")).unwrap();
+            feed.try_send(data("cd")).unwrap();
+            still_open = Some(feed);
+        });
+        assert!(matches!(refused.await.unwrap_err().kind(), Kind::BodyTooLarge));
+    }
+
+    #[tokio::test]
+    async fn the_limit_of_the_body_itself_holds_too() {
+        let (feed, mut body) = fed();
+        body.set_limit(2);
+        feed.try_send(data("abc")).unwrap();
+        let layer = BufferLayer::new(&Settings { bytes: Some(1024) });
+        let call = layer.layer(service_fn(echo)).oneshot(request(Method::POST, "/", body));
+        assert!(matches!(call.await.unwrap_err().kind(), Kind::BodyTooLarge));
+    }
+
+    #[tokio::test]
+    async fn what_is_in_memory_and_what_may_stream_pass_untouched() {
+        let on = BufferLayer::new(&Settings { bytes: Some(1) });
+        let full = request(Method::POST, "/", Body::full("ab"));
+        let response = on.layer(service_fn(echo)).oneshot(full).await.unwrap();
+        assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
+        assert!(on.layer(service_fn(echo)).oneshot(get("/")).await.is_ok());
+
+        let off = BufferLayer::new(&Settings { bytes: None });
+        let inner = service_fn(async |request: Request| {
+            assert!(!request.body.is_in_memory());
+            Ok(Response::new(Body::empty()))
+        });
+        let streaming = request(Method::POST, "/", fed().1);
+        assert!(off.layer(inner).oneshot(streaming).await.is_ok());
+    }
 }

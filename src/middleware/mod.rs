@@ -12,4 +12,10 @@ pub mod headers;
 pub mod ip_filter;
 pub mod request_id;
 pub mod respond;
+pub mod retry;
+pub mod stack;
+pub mod template;
 pub mod timeout;
+
+#[cfg(test)]
+mod testing;

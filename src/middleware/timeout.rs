@@ -1,6 +1,29 @@
 //! How long a request, or one attempt of it, may take to its response head.
+//!
+//! Twice in the stack: around the retries for all attempts (504 `upstream-timeout-total`) and within
+//! them for one (504 `upstream-timeout-try`). The clock starts when the request body is over, at once
+//! if there is none or it is in memory: how long an upload takes is the client's affair, and the
+//! body's pace judges that. It stops with the response head; the response body has a pace of its own.
+//!
+//! Costs a timer that is made when the rest of the stack first has to wait, in the future itself,
+//! without an allocation; a streaming body costs one more, for the guard that tells of its end. When
+//! the time is up, or the future is dropped, everything within is dropped: that cancels the attempt.
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tower::{Layer, Service};
+
+use crate::{
+    error::{Error, Kind, Sent},
+    http::{Next, Request, Response, body::Over},
+};
 
 /// `routes[].timeout` and `retry.per_attempt_timeout`.
 #[derive(Clone, Copy, Debug)]
@@ -9,4 +32,230 @@ pub struct Settings {
     pub total: Duration,
     /// The same for one attempt; `None`: what is left of `total`.
     pub per_attempt: Option<Duration>,
+}
+
+/// Makes the [`Timeout`] of all attempts.
+#[derive(Clone, Copy, Debug)]
+pub struct TotalTimeoutLayer(Span);
+
+/// Makes the [`Timeout`] of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptTimeoutLayer(Option<Span>);
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Timeout<S> {
+    span: Option<Span>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, or the end of the wait for it.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        span: Option<Span>,
+        // While there is one, the request body is still under way and the clock stands.
+        upload: Option<Over>,
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    length: Duration,
+    error: fn(Duration) -> Error,
+}
+
+// === impl TotalTimeoutLayer ===
+
+impl TotalTimeoutLayer {
+    /// The layer around the retries.
+    pub fn new(settings: Settings) -> Self {
+        Self(Span {
+            length: settings.total,
+            error: |length| {
+                Error::new(Kind::UpstreamTimeoutTotal)
+                    .with_detail(format!("no response head within {length:?}"))
+            },
+        })
+    }
+}
+
+impl<S> Layer<S> for TotalTimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Timeout { span: Some(self.0), inner }
+    }
+}
+
+// === impl AttemptTimeoutLayer ===
+
+impl AttemptTimeoutLayer {
+    /// The layer within the retries.
+    pub fn new(settings: Settings) -> Self {
+        Self(settings.per_attempt.map(|length| Span {
+            length,
+            error: |length| {
+                // What the upstream has seen by now is not known here: the worse is assumed.
+                Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
+                    .with_detail(format!("no response head within {length:?} of this attempt"))
+            },
+        }))
+    }
+}
+
+impl<S> Layer<S> for AttemptTimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Timeout { span: self.0, inner }
+    }
+}
+
+// === impl Timeout ===
+
+impl<S: Next> Service<Request> for Timeout<S> {
+    type Response = Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let upload = self.span.and_then(|_| request.body.watch());
+        ResponseFuture { inner: self.inner.call(request), span: self.span, upload, sleep: None }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, Error>>,
+{
+    type Output = Result<Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Poll::Ready(result) = this.inner.poll(cx) {
+            return Poll::Ready(result);
+        }
+        let Some(span) = this.span else {
+            return Poll::Pending;
+        };
+        if let Some(upload) = this.upload {
+            ready!(Pin::new(upload).poll(cx));
+            *this.upload = None;
+        }
+        if this.sleep.is_none() {
+            this.sleep.set(Some(tokio::time::sleep(span.length)));
+        }
+        if let Some(sleep) = this.sleep.as_pin_mut() {
+            ready!(sleep.poll(cx));
+        }
+        Poll::Ready(Err((span.error)(span.length)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, stream};
+    use http::Method;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::time::{Instant, advance, sleep};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        http::Body,
+        middleware::testing::{data, fed, get, request},
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn settings(total: Duration, per_attempt: Option<Duration>) -> Settings {
+        Settings { total, per_attempt }
+    }
+
+    /// Reads the request body to its end, then takes `span` to answer.
+    fn answering_after(span: Duration) -> impl Next {
+        service_fn(move |mut request: Request| async move {
+            while let Some(frame) = request.body.frame().await {
+                frame?;
+            }
+            drop(request);
+            sleep(span).await;
+            Ok(Response::new(Body::empty()))
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_head_is_a_timeout_of_all_attempts() {
+        let layer = TotalTimeoutLayer::new(settings(3 * SECOND, None));
+        assert!(layer.layer(answering_after(2 * SECOND)).oneshot(get("/")).await.is_ok());
+
+        let start = Instant::now();
+        let late = layer.layer(answering_after(4 * SECOND)).oneshot(get("/")).await;
+        assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+        assert_eq!(start.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_head_of_one_attempt_may_mean_that_it_was_seen() {
+        let layer = AttemptTimeoutLayer::new(settings(30 * SECOND, Some(SECOND)));
+        let late = layer.layer(answering_after(2 * SECOND)).oneshot(get("/")).await;
+        let error = late.unwrap_err();
+        assert!(matches!(error.kind(), Kind::UpstreamTimeoutTry(Sent::MaybeSeen)));
+
+        let none = AttemptTimeoutLayer::new(settings(SECOND, None));
+        assert!(none.layer(answering_after(60 * SECOND)).oneshot(get("/")).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_stands_while_the_request_body_is_under_way() {
+        let layer = TotalTimeoutLayer::new(settings(3 * SECOND, None));
+        let (feed, body) = fed();
+        let upload = async move {
+            for _ in 0..10 {
+                sleep(2 * SECOND).await;
+                feed.send(data("x")).await.unwrap();
+            }
+        };
+        let start = Instant::now();
+        let call =
+            layer.layer(answering_after(4 * SECOND)).oneshot(request(Method::PUT, "/", body));
+        let (late, ()) = tokio::join!(call, upload);
+        assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+        assert_eq!(start.elapsed().as_secs(), 20 + 3, "the upload, and then the timeout");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_nobody_reads_on_does_not_stop_the_clock() {
+        let layer = TotalTimeoutLayer::new(settings(3 * SECOND, None));
+        let (_feed, body) = fed();
+        let inner = service_fn(async |request: Request| {
+            drop(request);
+            sleep(60 * SECOND).await;
+            Ok(Response::new(Body::empty()))
+        });
+        let late = layer.layer(inner).oneshot(request(Method::PUT, "/", body)).await;
+        assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_response_body_may_take_longer() {
+        let inner = service_fn(async |_: Request| {
+            Ok(Response::new(Body::boxed(StreamBody::new(stream::pending()))))
+        });
+        let layer = TotalTimeoutLayer::new(settings(SECOND, None));
+        let mut response = layer.layer(inner).oneshot(get("/")).await.unwrap();
+        advance(60 * SECOND).await;
+        assert!(response.body_mut().frame().now_or_never().is_none());
+    }
 }

@@ -1,1 +1,235 @@
-//! To be written.
+//! The matcher's story for a person: which route takes a request, and why each other one does not.
+//!
+//! Pure and slow: looks at every entry, where the matcher looks at few.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{
+    Table,
+    matcher::{self, Asked, Condition, Head, Match},
+    table::Entry,
+};
+
+/// Where a request belongs, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// `POST shop.example.com/orders`, the path in its normalised, merged form.
+    pub request: String,
+    /// The method a preflight was routed as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preflight_for: Option<String>,
+    /// Where it belongs.
+    pub outcome: Outcome,
+    /// Every route that was not taken, in order of match.
+    pub losers: Vec<Loser>,
+    /// What the route's policies would do with it, in the order of the stack. Left to the caller.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+}
+
+/// Where a request belongs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// To this route.
+    Route {
+        /// `routes[].name`.
+        route: String,
+        /// Its index in [`Table::rules`].
+        #[serde(skip)]
+        index: usize,
+        /// What its path template bound.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        params: Vec<(String, String)>,
+    },
+    /// Nowhere with this method.
+    MethodNotAllowed {
+        /// With these it would.
+        allow: String,
+    },
+    /// To the gateway itself.
+    Reserved,
+    /// Nowhere.
+    RouteNone,
+}
+
+/// A route that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Loser {
+    /// `routes[].name`.
+    pub route: String,
+    /// The first predicate it failed on: `host`, `path`, `method`, `header`, `query`; or `order`,
+    /// when another route that also fits goes before it.
+    pub failed_on: &'static str,
+    /// A sentence with the values.
+    pub why: String,
+}
+
+/// What a policy of the route would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Its key in the configuration.
+    pub policy: String,
+    /// A word: `pass`, `refuse`, `limit`, ...
+    pub outcome: String,
+    /// A sentence; empty when the word says it all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// The entry that took the request, and the rule that speaks for it.
+struct Won<'a> {
+    entry: &'a Entry,
+    winner: usize,
+}
+
+/// How far an entry got; of several hosts, the one that got furthest speaks for the route.
+type Progress<'a> = (u8, &'static str, String, Option<&'a Entry>);
+
+/// Explains where a request belongs.
+pub fn explain(table: &Table, head: Head<'_>) -> Explanation {
+    let asked = Asked::new(head);
+    let (outcome, winner) = outcome(table, head);
+    let mut by_group: Vec<Vec<&Entry>> = vec![Vec::new(); table.groups().len()];
+    for entry in table.entries() {
+        by_group[entry.group].push(entry);
+    }
+    // Its entries are in order, so the first whose host fits is the one it won with.
+    let won = winner.and_then(|winner| {
+        let takes = |entry: &&&Entry| table.host_of(entry).is_none_or(|host| host.takes(head.host));
+        by_group[table.group_of(winner)].iter().find(takes).map(|entry| Won { entry, winner })
+    });
+    let mut losers = Vec::new();
+    for rule in table.in_order().into_iter().filter(|rule| Some(*rule) != winner) {
+        let group = table.group_of(rule);
+        let (failed_on, why) = if matcher::is_reserved(head.path) {
+            ("path", "`/.sluice/` belongs to the gateway".to_owned())
+        } else if won.as_ref().is_some_and(|won| won.entry.group == group) {
+            ("order", "in the group of the route taken; after it in claims or file".to_owned())
+        } else {
+            verdict(table, &asked, head, &by_group[group], won.as_ref())
+        };
+        losers.push(Loser { route: table.rules()[rule].name.to_string(), failed_on, why });
+    }
+    Explanation {
+        request: format!("{} {}{}", head.method, head.host, head.path),
+        preflight_for: asked.is_preflight().then(|| asked.method.to_string()),
+        outcome,
+        losers,
+        steps: Vec::new(),
+    }
+}
+
+fn outcome(table: &Table, head: Head<'_>) -> (Outcome, Option<usize>) {
+    match matcher::find(table, head) {
+        Match::Route { index, values } => {
+            let rule = &table.rules()[index];
+            let names = rule.path.names().map(ToString::to_string);
+            let params = names.zip(values.iter().map(ToString::to_string)).collect();
+            (Outcome::Route { route: rule.name.to_string(), index, params }, Some(index))
+        }
+        Match::MethodNotAllowed { allow } => {
+            let allow = String::from_utf8_lossy(allow.as_bytes()).into_owned();
+            (Outcome::MethodNotAllowed { allow }, None)
+        }
+        Match::None if matcher::is_reserved(head.path) => (Outcome::Reserved, None),
+        Match::None => (Outcome::RouteNone, None),
+    }
+}
+
+/// Why a rule was not taken, given its entries.
+fn verdict(
+    table: &Table,
+    asked: &Asked<'_>,
+    head: Head<'_>,
+    entries: &[&Entry],
+    won: Option<&Won<'_>>,
+) -> (&'static str, String) {
+    let furthest = entries
+        .iter()
+        .map(|entry| progress(table, asked, head, entry))
+        .reduce(|best, next| if next.0 > best.0 { next } else { best });
+    match (furthest, won) {
+        (Some((.., Some(entry))), Some(won)) => {
+            let advantage = won.entry.precedence.advantage_over(&entry.precedence);
+            let name = &table.rules()[won.winner].name;
+            ("order", format!("fits too, but `{name}` has {advantage}"))
+        }
+        (Some((_, failed_on, why, _)), _) => (failed_on, why),
+        (None, _) => ("host", "it has no place in the table".to_owned()),
+    }
+}
+
+fn progress<'t>(
+    table: &'t Table,
+    asked: &Asked<'_>,
+    head: Head<'_>,
+    entry: &'t Entry,
+) -> Progress<'t> {
+    let rule = table.rule_of(entry);
+    if let Some(host) = table.host_of(entry).filter(|host| !host.takes(head.host)) {
+        return (0, "host", format!("host is `{}`, not `{host}`", head.host), None);
+    }
+    if !rule.path.takes(head.path) {
+        return (1, "path", format!("path is `{}`, not `{}`", head.path, rule.path), None);
+    }
+    match asked.failed(rule) {
+        Some(Condition::Method) => {
+            let methods: Vec<&str> =
+                rule.methods.iter().flatten().map(http::Method::as_str).collect();
+            let why = format!("method is {}, not {}", asked.method, methods.join(" or "));
+            (2, "method", why, None)
+        }
+        Some(Condition::Header(name)) => {
+            (3, "header", format!("header `{name}` is not what it asks for"), None)
+        }
+        Some(Condition::Query(name)) => {
+            (4, "query", format!("query parameter `{name}` is not what it asks for"), None)
+        }
+        None => (5, "order", String::new(), Some(entry)),
+    }
+}
+
+// === impl Explanation ===
+
+impl Explanation {
+    /// Whether a route takes the request.
+    pub fn is_matched(&self) -> bool {
+        matches!(self.outcome, Outcome::Route { .. })
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.request)?;
+        if let Some(method) = &self.preflight_for {
+            writeln!(f, "  a preflight, routed as the {method} it announces")?;
+        }
+        match &self.outcome {
+            Outcome::Route { route, params, .. } => {
+                writeln!(f, "  -> route `{route}`")?;
+                for (name, value) in params {
+                    writeln!(f, "     {name} = {value}")?;
+                }
+            }
+            Outcome::MethodNotAllowed { allow } => {
+                writeln!(f, "  -> 405 method-not-allowed, Allow: {allow}")?;
+            }
+            Outcome::Reserved => writeln!(f, "  -> the gateway itself")?,
+            Outcome::RouteNone => writeln!(f, "  -> 404 route-none")?,
+        }
+        for step in &self.steps {
+            let gap = if step.detail.is_empty() { "" } else { ": " };
+            writeln!(f, "     {}: {}{gap}{}", step.policy, step.outcome, step.detail)?;
+        }
+        if !self.losers.is_empty() {
+            writeln!(f, "\nnot taken, in order of match:")?;
+        }
+        for loser in &self.losers {
+            writeln!(f, "  {}: {}", loser.route, loser.why)?;
+        }
+        Ok(())
+    }
+}

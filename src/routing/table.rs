@@ -1,21 +1,161 @@
-//! All rules in the order of match. Immutable, shared by the workers.
+//! All rules, with what finds the one for a request. Immutable, shared by the workers.
+//!
+//! An *entry* is a group of rules under one of its hosts; entries are kept in order of match, which
+//! [`precedence`](super::precedence) documents. A *group* is the rules that differ in nothing but
+//! their claims: one place in the order, and after authentication the first member whose claims the
+//! token has.
 
-use super::Rule;
+use std::collections::HashMap;
+
+use super::{
+    Rule,
+    index::{Index, Place},
+    precedence::Precedence,
+    route::Host,
+};
 
 /// All rules in the order of match.
 #[derive(Debug)]
 pub struct Table {
     rules: Vec<Rule>,
+    groups: Vec<Group>,
+    /// Of each rule, its group.
+    group_of: Vec<usize>,
+    entries: Vec<Entry>,
+    index: Index,
 }
+
+/// Rules that differ only in their claims.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Indexes of rules: more claims first, then in the order of the file. Never empty.
+    pub(super) members: Vec<usize>,
+}
+
+/// A group under one of its hosts.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) group: usize,
+    /// Index into the rule's hosts; `None` is any host.
+    host: Option<usize>,
+    pub(super) precedence: Precedence,
+}
+
+// === impl Table ===
 
 impl Table {
     /// A table of these rules, given in the order of the file.
     pub fn new(rules: Vec<Rule>) -> Self {
-        Self { rules }
+        let groups = group(&rules);
+        let mut entries: Vec<Entry> = Vec::with_capacity(groups.len());
+        for (group, Group { members }) in groups.iter().enumerate() {
+            let rule = &rules[members[0]];
+            // Its place in the file is its first member's there.
+            let order = members.iter().copied().min().unwrap_or_default();
+            let mut push = |host: Option<usize>| {
+                let pattern = host.map(|host| &rule.hosts[host]);
+                let precedence = Precedence::new(rule, pattern, order);
+                entries.push(Entry { group, host, precedence });
+            };
+            if rule.hosts.is_empty() {
+                push(None);
+            }
+            (0..rule.hosts.len()).for_each(|host| push(Some(host)));
+        }
+        entries.sort_by_key(|entry| entry.precedence);
+        let mut index = Index::default();
+        for (place, entry) in (0..).zip(&entries) {
+            let rule = &rules[groups[entry.group].members[0]];
+            index.insert(place, entry.host.map(|host| &rule.hosts[host]), &rule.path);
+        }
+        let mut group_of = vec![0; rules.len()];
+        for (group, Group { members }) in groups.iter().enumerate() {
+            for member in members {
+                group_of[*member] = group;
+            }
+        }
+        Self { rules, groups, group_of, entries, index }
     }
 
     /// The rules, in the order of the file.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
+
+    /// Indexes of rules that differ only in their claims, `rule` among them, in the order in which
+    /// their claims are looked at. Panics if there is no such rule.
+    pub fn members(&self, rule: usize) -> &[usize] {
+        &self.groups[self.group_of[rule]].members
+    }
+
+    /// Indexes of rules in the order of match, each once, at the place of its most specific host.
+    pub fn in_order(&self) -> Vec<usize> {
+        let mut seen = vec![false; self.groups.len()];
+        let mut order = Vec::with_capacity(self.rules.len());
+        for entry in &self.entries {
+            if !std::mem::replace(&mut seen[entry.group], true) {
+                order.extend(&self.groups[entry.group].members);
+            }
+        }
+        order
+    }
+
+    /// Hands every list of entries that may take `host` and `path` to `visit`, each in order of
+    /// match.
+    pub(super) fn lookup<'a>(&'a self, host: &str, path: &str, mut visit: impl FnMut(&'a [Place])) {
+        self.index.lookup(host, path, &mut visit);
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The group of a rule.
+    pub(super) fn group_of(&self, rule: usize) -> usize {
+        self.group_of[rule]
+    }
+
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    pub(super) fn entry(&self, place: Place) -> &Entry {
+        &self.entries[place as usize]
+    }
+
+    /// The rule that speaks for the entry's group in everything but claims.
+    pub(super) fn rule_of(&self, entry: &Entry) -> &Rule {
+        &self.rules[self.groups[entry.group].members[0]]
+    }
+
+    /// The entry's host pattern; `None` is any host.
+    pub(super) fn host_of(&self, entry: &Entry) -> Option<&Host> {
+        entry.host.map(|host| &self.rule_of(entry).hosts[host])
+    }
+}
+
+fn group(rules: &[Rule]) -> Vec<Group> {
+    let mut by_key: HashMap<String, usize> = HashMap::with_capacity(rules.len());
+    let mut groups: Vec<Group> = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let group = *by_key.entry(identity(rule)).or_insert(groups.len());
+        if let Some(group) = groups.get_mut(group) {
+            group.members.push(index);
+        } else {
+            groups.push(Group { members: vec![index] });
+        }
+    }
+    for group in &mut groups {
+        // Stable: the order of the file stays where the claims are as many.
+        group.members.sort_by_key(|member| std::cmp::Reverse(rules[*member].claims.len()));
+    }
+    groups
+}
+
+/// The same text for rules that differ in nothing but name and claims. Patterns have no equality of
+/// their own; what they were written as does.
+fn identity(rule: &Rule) -> String {
+    let Rule { name: _, claims: _, priority, hosts, path, methods, headers, query, .. } = rule;
+    let pass = rule.pass_encoded_separators;
+    format!("{:?}", (priority, hosts, path, methods, headers, query, pass))
 }

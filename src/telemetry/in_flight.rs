@@ -25,9 +25,10 @@ impl Counter {
 
     /// Counts one more unless `limit` are under way already.
     pub fn try_enter(&self, limit: usize) -> Option<InFlight> {
-        let guard = self.enter();
-        // Entered first, judged afterwards: two that race for the last place cannot both get it.
-        (self.get() <= limit).then_some(guard)
+        // Judged and entered in one step: of two that race for the last place exactly one gets it.
+        let room = |count| (count < limit).then_some(count + 1);
+        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        entered.then(|| InFlight(self.clone()))
     }
 
     /// How many are under way.
@@ -41,5 +42,22 @@ impl Counter {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_as_many_enter_as_the_limit_says() {
+        let counter = Counter::default();
+        let first = counter.try_enter(2);
+        let second = counter.try_enter(2);
+        assert!(first.is_some() && second.is_some());
+        assert!(counter.try_enter(2).is_none());
+        assert_eq!(counter.get(), 2, "a refusal leaves no trace");
+        drop(first);
+        assert!(counter.try_enter(2).is_some());
     }
 }

@@ -1,5 +1,23 @@
 //! Endpoint and request to response: connections, pools, re-framing.
 
+pub mod connect;
+pub mod endpoint;
+pub mod forward;
+mod handshake;
+pub mod io;
+pub mod load;
+pub mod pool;
+mod reframe;
+pub mod upgrade;
+
+pub use self::{
+    connect::{TlsError, Transport},
+    endpoint::{Address, Call, Endpoint, Flight, Local},
+    forward::Forward,
+    pool::Pools,
+    upgrade::TunnelDeadline,
+};
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rustls_pki_types::ServerName;

@@ -1,0 +1,248 @@
+//! Names to addresses, again and again.
+//!
+//! A record holds for its TTL, at least 1 s and at most 30 s. While the resolver errs, what it said
+//! last serves for up to 5 minutes; that a name has no records is an answer, not an error, and takes
+//! effect at once. Every address of a name, of both families, is an endpoint of its own: what cannot
+//! be reached over IPv6 fails to connect, counts as slow, and IPv4 is chosen.
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::LookupIpStrategy,
+    net::NetError,
+    proto::rr::{RData, Record},
+};
+use tokio::time::{self, Instant};
+
+use crate::balancer::{Source, SourceAddress};
+
+/// A record holds at least so long.
+const TTL_FLOOR: Duration = Duration::from_secs(1);
+/// A record holds at most so long.
+const TTL_CAP: Duration = Duration::from_secs(30);
+/// How long old answers serve while the resolver errs.
+const STALE: Duration = Duration::from_mins(5);
+/// How long one lookup may take.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most SRV records of a name; more are left out.
+const MAX_SERVICES: usize = 256;
+
+/// A resolver. A trait, so that tests can script one.
+pub trait Resolve: Send + Sync + 'static {
+    /// The addresses of `host`, of both families.
+    fn addresses<'a>(&'a self, host: &'a str) -> Lookup<'a, IpAddr>;
+
+    /// The records of the SRV name `name`.
+    fn services<'a>(&'a self, name: &'a str) -> Lookup<'a, Service>;
+}
+
+/// A lookup under way.
+pub type Lookup<'a, T> = Pin<Box<dyn Future<Output = Result<Answer<T>, ResolveError>> + Send + 'a>>;
+
+/// What a name resolves to, and for how long. An empty list is an answer: there is nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer<T> {
+    /// The records.
+    pub records: Vec<T>,
+    /// How long they hold.
+    pub ttl: Duration,
+}
+
+/// One SRV record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The name it is at.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+    /// 0 goes first.
+    pub priority: u16,
+    /// Its share within its priority.
+    pub weight: u16,
+}
+
+/// The resolver gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ResolveError(pub String);
+
+/// The system's name servers and hosts file, asked by hickory.
+pub struct Hickory(TokioResolver);
+
+/// Where an endpoint of a source is, as its name resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    pub(crate) address: SocketAddr,
+    pub(crate) host: Box<str>,
+    pub(crate) weight: u32,
+    pub(crate) priority: u32,
+}
+
+/// Resolves `source` for ever and tells `publish` of each change: the addresses, or `None` when
+/// there are none that may be used. Never completes.
+pub(crate) async fn follow(
+    source: Source,
+    resolver: Arc<dyn Resolve>,
+    mut publish: impl FnMut(Option<Vec<Resolved>>),
+) {
+    let mut answered: Option<Instant> = None;
+    let mut failures = 0;
+    loop {
+        let asked = time::timeout(LOOKUP_TIMEOUT, resolve(&source, &*resolver)).await;
+        let pause = match asked.unwrap_or_else(|_| Err(ResolveError("timed out".to_owned()))) {
+            Ok(answer) => {
+                answered = Some(Instant::now());
+                failures = 0;
+                publish(Some(answer.records));
+                answer.ttl.clamp(TTL_FLOOR, TTL_CAP)
+            }
+            Err(error) => {
+                tracing::warn!(name = ?source.address, %error, "name resolution failed");
+                if answered.is_none_or(|at| at.elapsed() >= STALE) {
+                    publish(None);
+                }
+                failures += 1;
+                (TTL_FLOOR * 2u32.saturating_pow(failures - 1)).min(TTL_CAP)
+            }
+        };
+        time::sleep(pause).await;
+    }
+}
+
+async fn resolve(
+    source: &Source,
+    resolver: &dyn Resolve,
+) -> Result<Answer<Resolved>, ResolveError> {
+    match &source.address {
+        SourceAddress::Host { host, port } => {
+            let answer = resolver.addresses(host).await?;
+            let at = |ip| Resolved {
+                address: SocketAddr::new(ip, *port),
+                host: host.clone(),
+                weight: source.weight,
+                priority: source.priority,
+            };
+            Ok(Answer { records: answer.records.into_iter().map(at).collect(), ttl: answer.ttl })
+        }
+        SourceAddress::Srv(name) => resolve_services(name, source, resolver).await,
+        SourceAddress::Unix(_) => Ok(Answer { records: Vec::new(), ttl: TTL_CAP }),
+    }
+}
+
+/// One name behind a record that does not resolve does not take the others away.
+async fn resolve_services(
+    name: &str,
+    source: &Source,
+    resolver: &dyn Resolve,
+) -> Result<Answer<Resolved>, ResolveError> {
+    let services = resolver.services(name).await?;
+    let mut ttl = services.ttl;
+    let mut records = Vec::new();
+    let mut failed = None;
+    for service in services.records.into_iter().take(MAX_SERVICES) {
+        match resolver.addresses(&service.host).await {
+            Ok(answer) => {
+                ttl = ttl.min(answer.ttl);
+                records.extend(answer.records.into_iter().map(|ip| Resolved {
+                    address: SocketAddr::new(ip, service.port),
+                    host: service.host.clone(),
+                    // RFC 2782: weight 0 is "hardly ever", next to others.
+                    weight: source.weight.saturating_mul(u32::from(service.weight).max(1)),
+                    priority: source.priority.saturating_add(u32::from(service.priority)),
+                }));
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if records.is_empty() => Err(error),
+        _ => Ok(Answer { records, ttl }),
+    }
+}
+
+// === impl Hickory ===
+
+impl Hickory {
+    /// A resolver as `/etc/resolv.conf` and `/etc/hosts` say. Call it on the control runtime.
+    pub fn from_system() -> Result<Self, ResolveError> {
+        let mut builder = TokioResolver::builder_tokio().map_err(ResolveError::new)?;
+        let options = builder.options_mut();
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        // Names are kept here, for as long as our rules say and no longer.
+        options.cache_size = 0;
+        builder.build().map(Self).map_err(ResolveError::new)
+    }
+}
+
+impl Resolve for Hickory {
+    fn addresses<'a>(&'a self, host: &'a str) -> Lookup<'a, IpAddr> {
+        Box::pin(async move {
+            match self.0.lookup_ip(host).await {
+                Ok(found) => Ok(Answer {
+                    records: found.iter().collect(),
+                    ttl: ttl(found.as_lookup().answers()),
+                }),
+                Err(error) => nothing_or(error),
+            }
+        })
+    }
+
+    fn services<'a>(&'a self, name: &'a str) -> Lookup<'a, Service> {
+        Box::pin(async move {
+            match self.0.srv_lookup(name).await {
+                Ok(found) => Ok(Answer {
+                    records: found.answers().iter().filter_map(service).collect(),
+                    ttl: ttl(found.answers()),
+                }),
+                Err(error) => nothing_or(error),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Hickory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hickory").finish_non_exhaustive()
+    }
+}
+
+fn ttl(records: &[Record]) -> Duration {
+    let seconds = records.iter().map(|record| record.ttl).min();
+    Duration::from_secs(u64::from(seconds.unwrap_or_default()))
+}
+
+fn service(record: &Record) -> Option<Service> {
+    let RData::SRV(srv) = &record.data else { return None };
+    let host = srv.target.to_utf8();
+    let host = host.trim_end_matches('.');
+    // "." says that the service is not offered here.
+    (!host.is_empty()).then(|| Service {
+        host: host.into(),
+        port: srv.port,
+        priority: srv.priority,
+        weight: srv.weight,
+    })
+}
+
+/// That there is nothing is an answer.
+fn nothing_or<T>(error: NetError) -> Result<Answer<T>, ResolveError> {
+    if error.is_no_records_found() || error.is_nx_domain() {
+        return Ok(Answer { records: Vec::new(), ttl: TTL_FLOOR });
+    }
+    Err(ResolveError::new(error))
+}
+
+// === impl ResolveError ===
+
+impl ResolveError {
+    fn new(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,0 +1,192 @@
+//! A request to the endpoint it goes to.
+//!
+//! Touches every request that is proxied. Picks an endpoint of the upstream the context names,
+//! enters the attempt there, calls the transport, and tells the endpoint how long the response head
+//! took; failures, 5xx and 429 count as five seconds. Answers `upstream-none` without an endpoint,
+//! `upstream-dns` when names do not resolve, `concurrency-full` at the upstream's `max_in_flight`;
+//! the request goes back with the error, for nothing was sent. Counts `sluice_attempts_total`.
+//!
+//! A drop gives the attempt up, uncounted: how long it would have taken nobody knows. Costs one
+//! uncontended lock and two references of the worker's own; only a request that has to wait for the
+//! first resolution of a name pays a box.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::StatusCode;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::Service;
+
+use crate::{
+    balancer::{GroupHandle, group::Picked},
+    error::{Error, Kind, Result},
+    http::{Request, Response, context::AttemptHandle},
+    upstream::{Call, Flight, Local, load::PENALTY},
+};
+
+/// Chooses an endpoint of the route's upstream and calls the transport with it.
+#[derive(Clone, Debug)]
+pub struct Balance<S> {
+    groups: Arc<[GroupHandle]>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, or why there is none.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Calling { attempt: Attempt, #[pin] inner: F },
+        Waiting { inner: Waiting },
+        Refused { error: Option<Error> },
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
+
+/// What has to be told when an attempt ends.
+struct Attempt {
+    group: GroupHandle,
+    local: Arc<Local>,
+    handle: AttemptHandle,
+    started: Instant,
+}
+
+// === impl Balance ===
+
+impl<S> Balance<S> {
+    /// `groups` are the route's upstreams, in the order `Context::upstream` counts.
+    pub fn new(groups: impl Into<Arc<[GroupHandle]>>, inner: S) -> Self {
+        Self { groups: groups.into(), inner }
+    }
+}
+
+impl<S> Service<Request> for Balance<S>
+where
+    S: Service<Call, Response = Response, Error = Error, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
+{
+    type Response = Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Some(group) = self.groups.get(request.cx.upstream()) else {
+            return ResponseFuture::refused(Error::new(Kind::UpstreamNone).with_unsent(request));
+        };
+        let now = Instant::now();
+        match group.pick(&request, now) {
+            Picked::Endpoint(flight) => {
+                let attempt = Attempt::begin(group.clone(), &flight, &request, now);
+                let inner = self.inner.call(Call { request, flight });
+                ResponseFuture { state: State::Calling { attempt, inner } }
+            }
+            Picked::Pending => {
+                let waiting = Box::pin(wait(group.clone(), self.inner.clone(), request));
+                ResponseFuture { state: State::Waiting { inner: waiting } }
+            }
+            Picked::Refused(kind) => ResponseFuture::refused(Error::new(kind).with_unsent(request)),
+        }
+    }
+}
+
+/// Waits for the first resolution, then does what `call` does.
+async fn wait<S>(group: GroupHandle, mut inner: S, request: Request) -> Result<Response>
+where
+    S: Service<Call, Response = Response, Error = Error>,
+{
+    if let Err(error) = group.resolved().await {
+        return Err(error.with_unsent(request));
+    }
+    let now = Instant::now();
+    match group.pick(&request, now) {
+        Picked::Endpoint(flight) => {
+            let attempt = Attempt::begin(group, &flight, &request, now);
+            let result = inner.call(Call { request, flight }).await;
+            attempt.end(&result);
+            result
+        }
+        Picked::Pending => Err(Error::new(Kind::UpstreamDns).with_unsent(request)),
+        Picked::Refused(kind) => Err(Error::new(kind).with_unsent(request)),
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F> ResponseFuture<F> {
+    fn refused(error: Error) -> Self {
+        Self { state: State::Refused { error: Some(error) } }
+    }
+}
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response>>,
+{
+    type Output = Result<Response>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Calling { attempt, inner } => {
+                let result = ready!(inner.poll(cx));
+                attempt.end(&result);
+                Poll::Ready(result)
+            }
+            StateProj::Waiting { inner } => inner.as_mut().poll(cx),
+            StateProj::Refused { error } => {
+                // Polled again after its end it is a bug of ours, told as one.
+                Poll::Ready(Err(error.take().unwrap_or_else(|| Kind::Internal.into())))
+            }
+        }
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    fn begin(group: GroupHandle, flight: &Flight, request: &Request, now: Instant) -> Self {
+        let local = flight.local().clone();
+        let handle = request.cx.begin_attempt(local.label().clone());
+        Self { group, local, handle, started: now }
+    }
+
+    fn end(&self, result: &Result<Response>) {
+        let now = Instant::now();
+        let load = self.local.endpoint().load();
+        match result {
+            Ok(response) => {
+                let status = response.status();
+                self.handle.answered(status);
+                self.group.count_answer(status);
+                let is_bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+                load.record(if is_bad { PENALTY } else { now - self.started }, now);
+            }
+            Err(error) => {
+                let reason = error.kind().reason();
+                self.handle.failed(reason);
+                self.group.count_failure(reason);
+                // What the client or we did says nothing about the endpoint.
+                if error.kind().side() == crate::error::Side::Upstream {
+                    load.record(PENALTY, now);
+                }
+            }
+        }
+    }
+}

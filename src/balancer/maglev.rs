@@ -1,0 +1,199 @@
+//! The same value, the same endpoint: Maglev hashing (Eisenbud et al., NSDI 2016), with bounded
+//! load (Mirrokni et al., 2018). Pure.
+//!
+//! Each endpoint has its own order of the table's slots, made from its name alone; they take turns,
+//! by weight, each claiming its next free slot. When one goes, its slots are taken over by the others
+//! and few other values move. A value whose endpoint has over 1.5 times its share of the requests
+//! under way goes to the next endpoint of the table instead, the same one for all that overflow.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// A prime, well above a hundred times as many endpoints as a group has.
+const SLOTS: usize = 65_537;
+/// An endpoint may have so much of its fair share before values overflow to another.
+const BOUND: f64 = 1.5;
+
+/// Slots, each with the index of the member that claimed it.
+#[derive(Debug)]
+pub(crate) struct Table {
+    slots: Box<[u16]>,
+    members: usize,
+}
+
+/// One member of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member<'a> {
+    pub(crate) index: u16,
+    pub(crate) name: &'a str,
+    pub(crate) weight: u32,
+}
+
+struct Turn {
+    index: u16,
+    offset: usize,
+    skip: usize,
+    next: usize,
+    share: f64,
+    credit: f64,
+}
+
+// === impl Table ===
+
+impl Table {
+    /// The table of these members; `None` without members.
+    pub(crate) fn new(members: &[Member<'_>]) -> Option<Self> {
+        let heaviest = f64::from(members.iter().map(|member| member.weight.max(1)).max()?);
+        let mut turns: Vec<Turn> =
+            members.iter().map(|member| Turn::new(*member, heaviest)).collect();
+        let mut slots = vec![None; SLOTS];
+        let mut free = SLOTS;
+        // The heaviest claims in every round, so each round makes progress.
+        while free > 0 {
+            for turn in &mut turns {
+                turn.credit += turn.share;
+                if turn.credit < 1.0 || free == 0 {
+                    continue;
+                }
+                turn.credit -= 1.0;
+                turn.claim(&mut slots);
+                free -= 1;
+            }
+        }
+        let slots = slots.into_iter().flatten().collect();
+        Some(Self { slots, members: members.len() })
+    }
+
+    /// The member for `key`. `may` says who can be chosen, `load` what each has under way, and
+    /// `share` which part of all requests it should have, 0 to 1. `None` when nobody may.
+    pub(crate) fn pick(
+        &self,
+        key: &[u8],
+        may: impl Fn(u16) -> bool,
+        load: impl Fn(u16) -> usize,
+        total: usize,
+        share: impl Fn(u16) -> f64,
+    ) -> Option<u16> {
+        let start = slot(xxh3_64(key));
+        let mut seen = Vec::new();
+        let mut fallback = None;
+        for step in 0..SLOTS {
+            let member = self.slots[(start + step) % SLOTS];
+            if seen.contains(&member) {
+                continue;
+            }
+            if may(member) {
+                let bound = ((total as f64 + 1.0) * share(member) * BOUND).ceil();
+                if (load(member) as f64) < bound {
+                    return Some(member);
+                }
+                fallback = fallback.or(Some(member));
+            }
+            seen.push(member);
+            if seen.len() == self.members {
+                break;
+            }
+        }
+        fallback
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a remainder of SLOTS fits")]
+fn slot(hash: u64) -> usize {
+    (hash % SLOTS as u64) as usize
+}
+
+// === impl Turn ===
+
+impl Turn {
+    fn new(member: Member<'_>, heaviest: f64) -> Self {
+        let name = member.name.as_bytes();
+        Self {
+            index: member.index,
+            offset: slot(xxh3_64_with_seed(name, 1)),
+            skip: slot(xxh3_64_with_seed(name, 2)) % (SLOTS - 1) + 1,
+            next: 0,
+            share: f64::from(member.weight.max(1)) / heaviest,
+            credit: 0.0,
+        }
+    }
+
+    /// Takes the next free slot of its order; there is one.
+    fn claim(&mut self, slots: &mut [Option<u16>]) {
+        loop {
+            let slot = (self.offset + self.next * self.skip) % SLOTS;
+            self.next += 1;
+            if slots[slot].is_none() {
+                slots[slot] = Some(self.index);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(names: &[&str], weights: &[u32]) -> Table {
+        let members: Vec<_> = names
+            .iter()
+            .zip(weights)
+            .zip(0..)
+            .map(|((name, &weight), index)| Member { index, name, weight })
+            .collect();
+        Table::new(&members).unwrap()
+    }
+
+    fn claimed(table: &Table, by: u16) -> usize {
+        table.slots.iter().filter(|&&slot| slot == by).count()
+    }
+
+    fn idle(table: &Table, key: &str) -> u16 {
+        let share = 1.0 / table.members as f64;
+        table.pick(key.as_bytes(), |_| true, |_| 0, 0, |_| share).unwrap()
+    }
+
+    #[test]
+    fn slots_are_shared_by_weight() {
+        let table = table(&["a:1", "b:1", "c:1"], &[2, 1, 1]);
+        assert_eq!(table.slots.len(), SLOTS);
+        assert!(claimed(&table, 0).abs_diff(SLOTS / 2) < 10);
+        assert!(claimed(&table, 1).abs_diff(SLOTS / 4) < 10);
+    }
+
+    #[test]
+    fn few_values_move_when_one_goes() {
+        let before = table(&["a", "b", "c", "d", "e"], &[1; 5]);
+        let after = table(&["a", "b", "c", "d"], &[1; 4]);
+        let keys: Vec<String> = (0..2000).map(|n| format!("user-{n}")).collect();
+        let moved = keys
+            .iter()
+            .filter(|key| {
+                let old = idle(&before, key);
+                old != 4 && idle(&after, key) != old
+            })
+            .count();
+        assert!(moved < 100, "{moved} of 2000 moved without need");
+    }
+
+    #[test]
+    fn what_is_over_its_bound_overflows_to_one_and_the_same() {
+        let table = table(&["a", "b", "c", "d"], &[1; 4]);
+        let home = idle(&table, "hot");
+        let pick = |load: usize| {
+            table.pick(b"hot", |_| true, |m| if m == home { load } else { 0 }, load, |_| 0.25)
+        };
+        assert_eq!(pick(0), Some(home));
+        let overflow = pick(100).unwrap();
+        assert_ne!(overflow, home);
+        assert_eq!(pick(200), Some(overflow));
+    }
+
+    #[test]
+    fn who_may_not_is_not_chosen() {
+        let table = table(&["a", "b"], &[1; 2]);
+        let pick = |may: fn(u16) -> bool| table.pick(b"x", may, |_| 0, 0, |_| 0.5);
+        assert_eq!(pick(|m| m == 1), Some(1));
+        assert_eq!(pick(|_| false), None);
+    }
+}

@@ -1,0 +1,92 @@
+//! What a user types: one file per command.
+
+pub mod check;
+pub mod explain;
+pub mod run;
+pub mod schema;
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Problem, Problems};
+
+/// `sluice`'s arguments.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, about, long_about = None, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM; SIGHUP or a changed file reloads it
+    Run(run::Args),
+    /// Report every problem of a configuration, or that there is none
+    Check(check::Args),
+    /// Show which route takes a request, why the others do not, and what then happens
+    Explain(explain::Args),
+    /// Print the JSON Schema of gateway.yaml, for editors
+    Schema(schema::Args),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration file
+    #[arg(short, long = "config", value_name = "FILE", default_value = "gateway.yaml")]
+    pub path: PathBuf,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sluice run                                      serve ./gateway.yaml
+  sluice check -c /etc/sluice/gateway.yaml        is it valid?
+  sluice explain POST http://shop.example.com/orders
+  sluice schema > gateway.schema.json
+
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.";
+
+/// The program: parses its arguments and runs the command.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Schema(args) => schema::run(&args),
+    }
+}
+
+/// Exit code of a configuration with problems (`EX_CONFIG` of sysexits).
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Prints every problem to stderr.
+#[expect(clippy::print_stderr, reason = "a command tells its user what is wrong")]
+fn bad_configuration(problems: &Problems) -> ExitCode {
+    eprintln!("{problems}");
+    ExitCode::from(BAD_CONFIGURATION)
+}
+
+/// Prints what is legal and yet probably not meant.
+#[expect(clippy::print_stderr, reason = "a command tells its user what looks wrong")]
+fn warn(warnings: &[Problem]) {
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
+}
+
+/// Prints why a command could not do its work.
+#[expect(clippy::print_stderr, reason = "a command tells its user why it failed")]
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// Prints what was asked for. A reader that went away (`| head`) is no failure.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        tracing::debug!(%error, "standard output is closed");
+    }
+}

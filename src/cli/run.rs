@@ -1,0 +1,115 @@
+//! `sluice run`: starts the gateway and turns signals into orders.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    cli::{self, ConfigFile},
+    config,
+    gateway::{Drain, Gateway, Options},
+    telemetry::logging,
+};
+
+/// Arguments of `sluice run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sluice run                          serve ./gateway.yaml
+  sluice run -c /etc/sluice.yaml      serve another file
+
+Signals: SIGHUP reloads, SIGTERM drains (first 5 s not ready, then closes), SIGINT drains at once,
+a second SIGTERM or SIGINT exits immediately.")]
+pub struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+enum Order {
+    Reload,
+    End(Drain),
+}
+
+/// Serves until it has drained. 0, 1 when it could not start, 78 when the file has problems.
+pub fn run(args: &Args) -> ExitCode {
+    let loaded = match config::load(&args.file.path) {
+        Ok(loaded) => loaded,
+        Err(problems) => return cli::bad_configuration(&problems),
+    };
+    cli::warn(&loaded.warnings);
+    let log = match logging::init(loaded.config.telemetry.log_level) {
+        Ok(log) => Some(log),
+        Err(error) => return cli::failed(&error),
+    };
+    let source = Some(args.file.path.clone());
+    let options = Options { source, log, ..Options::default() };
+    let gateway = match Gateway::start(loaded.config, options) {
+        Ok(gateway) => gateway,
+        Err(error) => return cli::failed(&error),
+    };
+    tracing::info!("serving {}", gateway.started());
+    match serve(&gateway) {
+        Ok(()) => {
+            gateway.stop();
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => cli::failed(&error),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn serve(gateway: &Gateway) -> std::io::Result<()> {
+    let mut signals = Signals::new()?;
+    let mut is_draining = false;
+    loop {
+        // The end and signals are independent; whichever comes first is handled first.
+        let order = tokio::select! {
+            () = gateway.stopped() => return Ok(()),
+            order = signals.next() => order,
+        };
+        match order {
+            Order::Reload => reload(gateway).await,
+            Order::End(_) if is_draining => {
+                tracing::warn!("second signal: leaving at once");
+                return Ok(());
+            }
+            Order::End(drain) => {
+                is_draining = true;
+                gateway.drain(drain).await;
+            }
+        }
+    }
+}
+
+async fn reload(gateway: &Gateway) {
+    // What became of it is logged where it happens.
+    drop(gateway.reload().await);
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// What the next signal asks for. Cancel-safe.
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.hangup.recv() => Order::Reload,
+            _ = self.terminate.recv() => Order::End(Drain::Announced),
+            _ = self.interrupt.recv() => Order::End(Drain::Prompt),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A configuration to what the workers run, read from the listener down to the upstream.
+//!
+//! [`Plan`] is what all workers share and what lives on by identity across reloads; [`stack`] makes
+//! one worker's stack of it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    balancer::{Balance, Group, GroupHandle, Resolve},
+    config::{Config, Route},
+    gateway::{StartError, worker::Resources},
+    http::context::RouteInfo,
+    middleware::{
+        access_log::AccessLogLayer,
+        action, concurrency_limit,
+        edge::EdgeLayer,
+        request_id::RequestIdLayer,
+        retry,
+        stack::{EachRoute, EveryRequest, RouteSettings, each_route, every_request},
+    },
+    routing::{RouteEntry, Router, Table},
+    telemetry::{access_log::AccessLog, exchange::Recorder, in_flight::Counter},
+    upstream::Forward,
+};
+
+/// The stack of a worker.
+pub(super) type Stack = EveryRequest<Router<EachRoute<Balance<Forward>>>>;
+
+/// What all workers share under one configuration.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) config: Arc<Config>,
+    pub(super) table: Arc<Table>,
+    /// In the order of [`Config::upstreams`].
+    pub(super) groups: Vec<Arc<Group>>,
+    counters: Counters,
+}
+
+/// What is in flight, by the name of what limits it. The identity across reloads is the name.
+#[derive(Clone, Debug, Default)]
+struct Counters {
+    routes: HashMap<Arc<str>, Counter>,
+    upstreams: HashMap<Arc<str>, Counter>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// The plan of `config`; what `previous` had under the same identity lives on in it.
+    ///
+    /// Called on the control runtime: names are resolved there.
+    pub(super) fn new(
+        config: Config,
+        previous: Option<&Self>,
+        resolver: &Arc<dyn Resolve>,
+    ) -> Result<Self, StartError> {
+        let mut groups = Vec::with_capacity(config.upstreams.len());
+        for settings in &config.upstreams {
+            let before = previous.and_then(|plan| plan.group(&settings.name));
+            groups.push(Group::new(settings.clone(), before, resolver)?);
+        }
+        Ok(Self {
+            table: Arc::new(Table::new(config.routes.iter().map(|r| r.rule.clone()).collect())),
+            groups,
+            counters: Counters::of(&config, previous.map(|plan| &plan.counters)),
+            config: Arc::new(config),
+        })
+    }
+
+    fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.groups.iter().find(|group| **group.name() == *name)
+    }
+}
+
+// === impl Counters ===
+
+impl Counters {
+    fn of(config: &Config, previous: Option<&Self>) -> Self {
+        let keep = |before: Option<&Counter>| before.cloned().unwrap_or_default();
+        let routes = config.routes.iter().map(|route| {
+            let name = &route.rule.name;
+            (name.clone(), keep(previous.and_then(|counters| counters.routes.get(name))))
+        });
+        let upstreams = config.upstreams.iter().map(|upstream| {
+            let name = &upstream.name;
+            (name.clone(), keep(previous.and_then(|counters| counters.upstreams.get(name))))
+        });
+        Self { routes: routes.collect(), upstreams: upstreams.collect() }
+    }
+
+    fn route(&self, name: &str) -> Counter {
+        self.routes.get(name).cloned().unwrap_or_default()
+    }
+
+    fn upstream(&self, name: &str) -> Counter {
+        self.upstreams.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// One worker's stack.
+pub(super) fn stack(plan: &Plan, worker: &Resources, access_log: &AccessLog) -> Stack {
+    let config = &plan.config;
+    let sink = access_log.sink(&config.telemetry.access_log, &worker.cells);
+    let recorder = Arc::new(Recorder::new(&worker.cells, sink));
+    let groups: Vec<GroupHandle> =
+        plan.groups.iter().map(|group| group.worker(&worker.pools)).collect();
+    let routes = config.routes.iter().map(|settings| entry(settings, plan, worker, &groups));
+    every_request(
+        RequestIdLayer::new(),
+        AccessLogLayer::new(recorder),
+        EdgeLayer::new(config.edge.clone(), &worker.cells),
+        Router::new(plan.table.clone(), routes),
+    )
+}
+
+fn entry(
+    route: &Route,
+    plan: &Plan,
+    worker: &Resources,
+    groups: &[GroupHandle],
+) -> RouteEntry<EachRoute<Balance<Forward>>> {
+    let own_groups: Arc<[GroupHandle]> =
+        route.upstreams.iter().map(|&index| groups[index].clone()).collect();
+    let balance = Balance::new(own_groups, Forward::new(route.headers.preserve_host));
+    RouteEntry {
+        info: Arc::new(RouteInfo {
+            name: route.rule.name.clone(),
+            metrics: worker.cells.route(&route.rule.name),
+        }),
+        stack: each_route(settings(route, plan), balance),
+    }
+}
+
+fn settings(route: &Route, plan: &Plan) -> RouteSettings {
+    let upstreams = route.upstreams.iter().map(|&index| &plan.config.upstreams[index]);
+    RouteSettings {
+        ip_filter: route.ip_filter.clone(),
+        cors: route.cors.clone(),
+        body_limit: route.body_limit.clone(),
+        concurrency_limit: route
+            .concurrency_limit
+            .map(|limit| (limit, plan.counters.route(&route.rule.name))),
+        buffer: route.buffer.clone(),
+        action: route.action.clone(),
+        headers: route.headers.clone(),
+        merge_slashes: route.merge_slashes,
+        timeout: route.timeout,
+        retry: match route.action {
+            action::Settings::Forward { .. } => retry::Settings::default(),
+            action::Settings::Respond { .. } | action::Settings::Redirect { .. } => {
+                retry::Settings { attempts: 1 }
+            }
+        },
+        upstream_limits: upstreams
+            .map(|upstream| {
+                let limit = concurrency_limit::Settings { max_in_flight: upstream.max_in_flight };
+                (limit, plan.counters.upstream(&upstream.name))
+            })
+            .collect(),
+    }
+}

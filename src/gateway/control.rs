@@ -1,0 +1,314 @@
+//! The control thread: keeps workers, configuration and the outside world in step.
+//!
+//! One loop takes orders one after another, so that two reloads never overlap and a drain sees the
+//! configuration it drains. It carries no client traffic and may take its time.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, mpsc as std_mpsc},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch as channel},
+    time::{Instant, interval, sleep_until, timeout_at},
+};
+
+use crate::{
+    admin,
+    balancer::{Hickory, Resolve},
+    config::{self, Config},
+    gateway::{
+        Drain, DrainSettings, Options, ReloadError, StartError, Started,
+        build::{self, Plan},
+        listeners::Listeners,
+        operator::Operator,
+        reload,
+        watch::Files,
+        worker::{Resources, Snapshot, Worker},
+    },
+    telemetry::{access_log::AccessLog, metrics::Metrics, task},
+};
+
+/// How often certificate files are looked at.
+const CERTIFICATES: Duration = Duration::from_millis(250);
+/// How long the access log may take to write its last lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// What the control thread may be asked to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Read the file again and take it over.
+    Reload(oneshot::Sender<Result<Arc<str>, ReloadError>>),
+    /// Begin the end.
+    Drain(Drain),
+    /// The time to leave the ports has come.
+    Close,
+    /// Everything has ended, or its time is over.
+    Stop(oneshot::Sender<()>),
+}
+
+/// What the control thread holds.
+pub(super) struct Control {
+    options: Options,
+    orders: mpsc::Sender<Order>,
+    resolver: Arc<dyn Resolve>,
+    access_log: AccessLog,
+    plan: Plan,
+    listeners: Listeners,
+    workers: Vec<Worker>,
+    operator: Arc<Operator>,
+    /// When tunnels have to end.
+    tunnels: channel::Sender<Option<Instant>>,
+}
+
+/// The whole life of the control thread. Tells `report` when everything listens, or why not.
+pub(super) fn run(
+    config: Config,
+    options: Options,
+    orders: mpsc::Sender<Order>,
+    inbox: mpsc::Receiver<Order>,
+    report: &std_mpsc::SyncSender<Result<Started, StartError>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        // Whoever started us waits for this.
+        Err(error) => return drop(report.send(Err(StartError::Thread(error)))),
+    };
+    runtime.block_on(async move {
+        match Control::start(config, options, orders).await {
+            Ok((control, started)) => {
+                drop(report.send(Ok(started)));
+                control.serve(inbox).await;
+            }
+            Err(error) => drop(report.send(Err(error))),
+        }
+    });
+}
+
+// === impl Control ===
+
+impl Control {
+    async fn start(
+        config: Config,
+        options: Options,
+        orders: mpsc::Sender<Order>,
+    ) -> Result<(Self, Started), StartError> {
+        let metrics = Metrics::new();
+        let resolver: Arc<dyn Resolve> = Arc::new(Hickory {});
+        let admin = bind_admin(&config).await?;
+        let admin_address = admin.local_addr().map_err(StartError::Thread)?;
+        let mut listeners = Listeners::default();
+        let prepared = listeners.prepare(&config)?;
+        let access_log =
+            AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
+        let plan = Plan::new(config, None, &resolver)?;
+        let (tunnels, deadline) = channel::channel(None);
+        let mut workers = Vec::new();
+        for number in 0..worker_count(&plan.config) {
+            let worker = Worker::start(number, metrics.thread(), deadline.clone());
+            workers.push(worker.map_err(StartError::Thread)?);
+        }
+        for worker in &workers {
+            let listeners = prepared.for_worker()?;
+            let stack = build::stack(&plan, worker.resources(), &access_log);
+            let snapshot = Snapshot { stack, listeners };
+            worker.apply(snapshot).await.map_err(StartError::Thread)?;
+        }
+        let started = Started {
+            admin: admin_address,
+            listeners: prepared.addresses(),
+            workers: workers.len(),
+        };
+        listeners.keep(prepared);
+        let operator = Arc::new(Operator::new(metrics, orders.clone(), &plan));
+        serve_admin(admin, &plan.config, &operator);
+        let control = Self {
+            options,
+            orders,
+            resolver,
+            access_log,
+            plan,
+            listeners,
+            workers,
+            operator,
+            tunnels,
+        };
+        Ok((control, started))
+    }
+
+    /// Sends the order to reload and waits for its outcome.
+    pub(super) async fn reload(orders: &mpsc::Sender<Order>) -> Result<Arc<str>, ReloadError> {
+        let (reply, outcome) = oneshot::channel();
+        if orders.send(Order::Reload(reply)).await.is_err() {
+            return Err(ReloadError::Stopping);
+        }
+        outcome.await.unwrap_or(Err(ReloadError::Stopping))
+    }
+
+    async fn serve(mut self, mut inbox: mpsc::Receiver<Order>) {
+        let mut files = Files::new(self.options.source.iter().cloned().collect());
+        let mut certificates = interval(CERTIFICATES);
+        loop {
+            tokio::select! {
+                order = inbox.recv() => match order {
+                    Some(Order::Reload(reply)) => {
+                        // Whoever asked may have left; the reload holds all the same.
+                        drop(reply.send(self.reload_from_file().await));
+                    }
+                    Some(Order::Drain(drain)) => self.drain(drain),
+                    Some(Order::Close) => self.close().await,
+                    Some(Order::Stop(done)) => {
+                        self.stop().await;
+                        drop(done);
+                        return;
+                    }
+                    None => return self.stop().await,
+                },
+                () = files.changed() => drop(self.reload_from_file().await),
+                _ = certificates.tick() => self.listeners.refresh_certificates(),
+            }
+        }
+    }
+
+    /// Takes the file over as a whole, or changes nothing. Logged and counted either way.
+    async fn reload_from_file(&mut self) -> Result<Arc<str>, ReloadError> {
+        let outcome = match self.options.source.clone() {
+            Some(path) => self.take_over(path).await,
+            None => Err(ReloadError::NoSource),
+        };
+        match &outcome {
+            Ok(hash) => tracing::info!(%hash, "configuration taken over"),
+            Err(error) => tracing::error!("configuration not taken over:\n{error}"),
+        }
+        self.operator.reloaded(outcome.is_ok());
+        outcome
+    }
+
+    async fn take_over(&mut self, path: PathBuf) -> Result<Arc<str>, ReloadError> {
+        if self.operator.is_draining() {
+            return Err(ReloadError::Stopping);
+        }
+        let loaded = config::load(&path).map_err(ReloadError::Invalid)?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let config = loaded.config;
+        let fixed = reload::needs_restart(&self.plan.config, &config);
+        if !fixed.is_empty() {
+            return Err(ReloadError::NeedsRestart(fixed));
+        }
+        // Everything that can fail comes first: until `apply` nothing has changed.
+        let prepared = self.listeners.prepare(&config)?;
+        let plan = Plan::new(config, Some(&self.plan), &self.resolver)?;
+        let snapshots = self
+            .workers
+            .iter()
+            .map(|worker| {
+                let stack = build::stack(&plan, worker.resources(), &self.access_log);
+                Ok(Snapshot { stack, listeners: prepared.for_worker()? })
+            })
+            .collect::<Result<Vec<_>, StartError>>()?;
+        let path = &plan.config.telemetry.access_log.path;
+        self.access_log.reopen(path).map_err(StartError::AccessLog)?;
+        if let Some(log) = &self.options.log {
+            log.set_level(plan.config.telemetry.log_level);
+        }
+        for (worker, snapshot) in self.workers.iter().zip(snapshots) {
+            worker.apply(snapshot).await.map_err(StartError::Thread)?;
+        }
+        self.listeners.keep(prepared);
+        self.operator.took_over(&plan);
+        self.plan = plan;
+        Ok(self.plan.config.hash.clone())
+    }
+
+    /// Not ready any more from now on; what follows comes as orders from a task of its own.
+    fn drain(&mut self, drain: Drain) {
+        if !self.operator.begin_drain() {
+            return;
+        }
+        let settings = self.options.drain;
+        let wait = match drain {
+            Drain::Announced => settings.before_close,
+            Drain::Prompt => Duration::ZERO,
+        };
+        tracing::info!(?wait, "draining");
+        let close_at = Instant::now() + wait;
+        self.tunnels.send_replace(Some(close_at + settings.upgrades));
+        let resources: Vec<_> =
+            self.workers.iter().map(|worker| worker.resources().clone()).collect();
+        for worker in &resources {
+            worker.connections.drain();
+        }
+        task::spawn("drain", wind_down(self.orders.clone(), resources, close_at, settings));
+    }
+
+    async fn close(&mut self) {
+        for worker in &self.workers {
+            worker.close().await;
+        }
+        tracing::info!("listeners closed");
+    }
+
+    async fn stop(self) {
+        for worker in self.workers {
+            worker.stop().await;
+        }
+        if !self.access_log.flush(LAST_LINES) {
+            tracing::warn!("the last lines of the access log are lost");
+        }
+    }
+}
+
+/// Leaves the ports, waits for what is under way, ends the process.
+async fn wind_down(
+    orders: mpsc::Sender<Order>,
+    workers: Vec<Resources>,
+    close_at: Instant,
+    settings: DrainSettings,
+) {
+    sleep_until(close_at).await;
+    // Orders fail only when control has stopped, and then all of this is over.
+    drop(orders.send(Order::Close).await);
+    let connections = all(&workers, |worker| worker.tasks.drained());
+    if timeout_at(close_at + settings.requests, connections).await.is_err() {
+        let left: usize = workers.iter().map(|worker| worker.tasks.running()).sum();
+        tracing::warn!(left, "closing connections whose time is over");
+    }
+    let tunnels = all(&workers, |worker| worker.tunnels.drained());
+    if timeout_at(close_at + settings.upgrades, tunnels).await.is_err() {
+        let left: usize = workers.iter().map(|worker| worker.tunnels.running()).sum();
+        tracing::warn!(left, "closing upgraded connections whose time is over");
+    }
+    let (done, _stopped) = oneshot::channel();
+    drop(orders.send(Order::Stop(done)).await);
+}
+
+async fn all<'a, F: Future<Output = ()>>(
+    workers: &'a [Resources],
+    wait: impl Fn(&'a Resources) -> F,
+) {
+    for worker in workers {
+        wait(worker).await;
+    }
+}
+
+fn worker_count(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.workers.unwrap_or_else(cores)
+}
+
+async fn bind_admin(config: &Config) -> Result<TcpListener, StartError> {
+    let address: SocketAddr = config.admin.address;
+    TcpListener::bind(address).await.map_err(|source| StartError::Admin { address, source })
+}
+
+fn serve_admin(listener: TcpListener, config: &Config, operator: &Arc<Operator>) {
+    let (settings, handles): (_, Arc<dyn admin::Handles>) =
+        (config.admin.clone(), operator.clone());
+    task::spawn("admin", async move { admin::serve(listener, &settings, handles).await });
+}

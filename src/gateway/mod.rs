@@ -1,0 +1,250 @@
+//! The composition root: the only folder that knows all the others.
+//!
+//! ```text
+//!  Gateway (a handle)
+//!     |  orders
+//!  control thread          reload, drain, admin listener, DNS, changed files; no client traffic
+//!     |  one snapshot each
+//!  worker threads          accept, serve and answer; own sockets, own pools, own metric cells
+//! ```
+//!
+//! [`build`] turns a configuration into what a worker needs, reading from the listener down to the
+//! upstream; [`reload`] says what of the old configuration lives on; [`worker`] is one worker;
+//! [`control`] keeps them in step.
+
+mod build;
+mod control;
+mod explain;
+mod listeners;
+mod operator;
+mod reload;
+mod watch;
+mod worker;
+
+pub use self::explain::{Asked, explain};
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, mpsc as std_mpsc},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch as channel};
+
+use self::control::{Control, Order};
+use crate::{
+    config::{Config, Problems},
+    http::peer::Address,
+    listener,
+    telemetry::logging::LogHandle,
+    upstream,
+};
+
+/// A running gateway. Dropping the handle lets it run on; [`Gateway::stop`] ends it.
+#[derive(Debug)]
+pub struct Gateway {
+    orders: mpsc::Sender<Order>,
+    started: Started,
+    thread: thread::JoinHandle<()>,
+    stopped: channel::Receiver<bool>,
+}
+
+/// What a caller of [`Gateway::start`] may choose beside the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The file to reload from: on order, and by itself when it changes.
+    pub source: Option<PathBuf>,
+    /// How long a drain takes.
+    pub drain: DrainSettings,
+    /// The process's log, whose level follows `telemetry.log_level`.
+    pub log: Option<LogHandle>,
+}
+
+/// How long a drain takes (semantics 10).
+#[derive(Clone, Copy, Debug)]
+pub struct DrainSettings {
+    /// Not ready any more, still accepting: the time a load balancer needs to look elsewhere.
+    pub before_close: Duration,
+    /// How long requests have after that.
+    pub requests: Duration,
+    /// How long upgraded connections have after that.
+    pub upgrades: Duration,
+}
+
+/// Where it listens.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The admin listener.
+    pub admin: SocketAddr,
+    /// The listeners of the first configuration, by name.
+    pub listeners: Vec<(Arc<str>, Address)>,
+    /// How many worker threads serve them.
+    pub workers: usize,
+}
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address.
+    #[error("listener `{listener}`: {source}")]
+    Bind {
+        /// Its name.
+        listener: Arc<str>,
+        /// What is in the way, and what to do about it.
+        source: listener::BindError,
+    },
+    /// The admin listener's address.
+    #[error("admin: cannot listen on {address}: {source}")]
+    Admin {
+        /// `admin.address`.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A listener's TLS files.
+    #[error("listener `{listener}`: {source}")]
+    Tls {
+        /// Its name.
+        listener: Arc<str>,
+        /// Which file, and what is wrong with it.
+        source: listener::TlsError,
+    },
+    /// An upstream's TLS files.
+    #[error(transparent)]
+    UpstreamTls(#[from] upstream::TlsError),
+    /// The access log's file.
+    #[error("telemetry.access_log.path: {0}")]
+    AccessLog(std::io::Error),
+    /// A thread or runtime could not be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Why a new configuration was not taken over; the old one runs on unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file has problems.
+    #[error("{0}")]
+    Invalid(Problems),
+    /// It differs where only a restart can follow.
+    #[error("{} changed: restart sluice to apply", .0.join(", "))]
+    NeedsRestart(Vec<&'static str>),
+    /// It is valid, but what it asks for cannot be had.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The gateway was not started from a file.
+    #[error("there is no file to reload from")]
+    NoSource,
+    /// The gateway is draining or gone.
+    #[error("the gateway is shutting down")]
+    Stopping,
+}
+
+/// How a gateway ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Not ready first, listeners close after `before_close`: SIGTERM, the admin API.
+    Announced,
+    /// Listeners close at once: SIGINT.
+    Prompt,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Starts `config` on threads of its own; when it returns, every listener accepts.
+    pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
+        let (orders, inbox) = mpsc::channel(16);
+        let (report, reported) = std_mpsc::sync_channel(1);
+        let (stopping, stopped) = channel::channel(false);
+        let own_orders = orders.clone();
+        let thread = thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                control::run(config, options, own_orders, inbox, &report);
+                stopping.send_replace(true);
+            })
+            .map_err(StartError::Thread)?;
+        match reported.recv() {
+            Ok(Ok(started)) => Ok(Self { orders, started, thread, stopped }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(StartError::Thread(std::io::Error::other("the control thread died"))),
+        }
+    }
+
+    /// Where it listens.
+    pub fn started(&self) -> &Started {
+        &self.started
+    }
+
+    /// The address of the TCP listener of this name.
+    pub fn listener_address(&self, name: &str) -> Option<SocketAddr> {
+        let (_, address) = self.started.listeners.iter().find(|(known, _)| **known == *name)?;
+        match address {
+            Address::Inet(address) => Some(*address),
+            Address::Unix => None,
+        }
+    }
+
+    /// The address of the admin listener.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.started.admin
+    }
+
+    /// Reads the file again and takes it over as a whole, or changes nothing. The hash of what
+    /// runs then.
+    pub async fn reload(&self) -> Result<Arc<str>, ReloadError> {
+        Control::reload(&self.orders).await
+    }
+
+    /// Begins the end; returns at once. A second call changes nothing.
+    pub async fn drain(&self, drain: Drain) {
+        // A gateway that is gone already needs no drain.
+        drop(self.orders.send(Order::Drain(drain)).await);
+    }
+
+    /// Completes when the gateway has ended. Cancel-safe.
+    pub async fn stopped(&self) {
+        // An error means that the sender is gone, and with it the thread.
+        drop(self.stopped.clone().wait_for(|stopped| *stopped).await);
+    }
+
+    /// Ends it now, whatever is under way, and waits for its threads.
+    pub fn stop(self) {
+        let (done, _ended) = oneshot::channel();
+        if self.orders.try_send(Order::Stop(done)).is_err() {
+            tracing::debug!("the control thread is gone already");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+// === impl DrainSettings ===
+
+impl Default for DrainSettings {
+    fn default() -> Self {
+        Self {
+            before_close: Duration::from_secs(5),
+            requests: Duration::from_secs(30),
+            upgrades: Duration::from_mins(10),
+        }
+    }
+}
+
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, address)) in self.listeners.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            match address {
+                Address::Inet(address) => write!(f, "{comma}{name} on {address}")?,
+                Address::Unix => write!(f, "{comma}{name} on a unix socket")?,
+            }
+        }
+        write!(f, ", admin on {}, {} workers", self.admin, self.workers)
+    }
+}

@@ -1,0 +1,15 @@
+//! What of a configuration may change while the gateway runs.
+
+use crate::config::Config;
+
+/// Which keys differ that only a restart can follow; empty when all can be taken over.
+pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    if old.workers != new.workers {
+        keys.push("workers");
+    }
+    if old.admin.address != new.admin.address {
+        keys.push("admin.address");
+    }
+    keys
+}

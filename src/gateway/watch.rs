@@ -1,0 +1,125 @@
+//! Files that changed: looked at by polling, because what replaces configuration and certificate
+//! files (editors, symlinked volumes, renames) escapes every other way of watching now and then.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, interval};
+
+/// How often files are looked at.
+const EVERY: Duration = Duration::from_millis(100);
+/// How long a file must have been still: a half-written one is not read.
+const STILL: Duration = Duration::from_millis(200);
+
+/// What tells one content of a file from another without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    #[cfg(unix)]
+    inode: u64,
+}
+
+/// Files whose change matters.
+#[derive(Debug)]
+pub(super) struct Files {
+    paths: Vec<PathBuf>,
+    taken: Vec<Option<Stamp>>,
+    changed: Option<(Vec<Option<Stamp>>, Instant)>,
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Watches these from how they are now.
+    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+        let taken = paths.iter().map(|path| Stamp::of(path)).collect();
+        Self { paths, taken, changed: None }
+    }
+
+    /// Completes when one of them differs from what was taken last and has been still for a
+    /// moment. Cancel-safe: what it has seen so far is kept.
+    pub(super) async fn changed(&mut self) {
+        let mut tick = interval(EVERY);
+        loop {
+            tick.tick().await;
+            if self.look(Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    fn look(&mut self, now: Instant) -> bool {
+        let seen: Vec<_> = self.paths.iter().map(|path| Stamp::of(path)).collect();
+        if seen == self.taken {
+            self.changed = None;
+            return false;
+        }
+        match &self.changed {
+            Some((before, since)) if *before == seen => {
+                if now.duration_since(*since) < STILL {
+                    return false;
+                }
+                self.taken = seen;
+                self.changed = None;
+                true
+            }
+            _ => {
+                self.changed = Some((seen, now));
+                false
+            }
+        }
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            #[cfg(unix)]
+            inode: std::os::unix::fs::MetadataExt::ino(&metadata),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_told_once_it_is_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let mut files = Files::new(vec![path.clone()]);
+        let start = Instant::now();
+        assert!(!files.look(start));
+        fs::write(&path, "two!").unwrap();
+        assert!(!files.look(start));
+        fs::write(&path, "three").unwrap();
+        assert!(!files.look(start + STILL), "it was written again");
+        assert!(files.look(start + STILL * 2));
+        assert!(!files.look(start + STILL * 3), "told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_goes_and_comes_back_the_same_is_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("file"), folder.path().join("aside"));
+        fs::write(&path, "one").unwrap();
+        let mut files = Files::new(vec![path.clone()]);
+        let start = Instant::now();
+        fs::rename(&path, &aside).unwrap();
+        assert!(!files.look(start));
+        fs::rename(&aside, &path).unwrap();
+        assert!(!files.look(start + STILL));
+        assert!(!files.look(start + STILL * 2));
+    }
+}

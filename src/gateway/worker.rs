@@ -1,0 +1,360 @@
+//! One worker: a thread, a runtime, its own sockets, pools and stack.
+//!
+//! A request is accepted, served and answered here; nothing whose reference count it changes is
+//! shared with another worker. Control sends complete snapshots, which the worker takes over
+//! between two polls: a request sees the old stack or the new one, never a mixture.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, mpsc as std_mpsc},
+    task::{Context, Poll, ready},
+    thread,
+};
+
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use tokio::sync::{mpsc, oneshot};
+use tower::Service;
+
+use crate::{
+    connection::{self, Connections, Handle},
+    gateway::build::Stack,
+    http::{Request, Response},
+    listener::{self, Accepted, Acceptor, Limits, Socket, Tls},
+    telemetry::{
+        metrics::Cells,
+        task::{self, Spawner},
+    },
+    upstream::{Pools, TunnelDeadline},
+};
+
+/// Orders a worker may have waiting; control waits for each.
+const ORDERS: usize = 4;
+
+/// Control's side of a worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    orders: mpsc::Sender<Order>,
+    thread: thread::JoinHandle<()>,
+    resources: Resources,
+}
+
+/// What is the worker's own and lives as long as it does.
+#[derive(Clone, Debug)]
+pub(super) struct Resources {
+    /// Its metric cells.
+    pub(super) cells: Cells,
+    /// Its upstream connections.
+    pub(super) pools: Arc<Pools>,
+    /// Its downstream connections, handshakes included.
+    pub(super) tasks: Spawner,
+    /// Its tunnels.
+    pub(super) tunnels: Spawner,
+    /// The connections that are past their handshake.
+    pub(super) connections: Connections,
+}
+
+/// All that a worker runs, replaced as a whole.
+pub(super) struct Snapshot {
+    pub(super) stack: Stack,
+    pub(super) listeners: Vec<Listening>,
+}
+
+/// One listener as a worker sees it.
+pub(super) struct Listening {
+    /// A socket where this listener is new; else the worker has one already.
+    pub(super) socket: Option<Socket>,
+    pub(super) terms: Terms,
+}
+
+/// How connections of a listener are treated that are accepted from now on.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) listener: Arc<listener::Settings>,
+    pub(super) connection: Arc<connection::Settings>,
+    pub(super) limits: Limits,
+    pub(super) tls: Option<Arc<Tls>>,
+}
+
+enum Order {
+    /// Take this over. The old stack comes back: its end is not the worker's business.
+    Apply(Box<Snapshot>, oneshot::Sender<io::Result<Stack>>),
+    /// Leave all ports; the sender is dropped when that is done.
+    Close(oneshot::Sender<()>),
+    Stop,
+}
+
+/// The worker's side.
+struct Serving {
+    handler: Arc<Handler>,
+    resources: Resources,
+    listeners: HashMap<Arc<str>, Accepting>,
+}
+
+/// A running accept loop. Dropping `stop` ends it; `stopped` resolves when it has.
+struct Accepting {
+    terms: Arc<Mutex<Terms>>,
+    stop: oneshot::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+}
+
+/// The top of the stack. Locked while a request's future is made, which is synchronous; only this
+/// thread ever takes the lock, so it costs two uncontended atomic operations, less than cloning the
+/// layers would.
+struct Handler(Mutex<Stack>);
+
+pin_project! {
+    /// An answer: above `respond` nothing fails.
+    struct Answer<F> {
+        #[pin]
+        inner: F,
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Starts a thread that serves nothing yet. `deadline` ends its tunnels.
+    pub(super) fn start(number: usize, cells: Cells, deadline: TunnelDeadline) -> io::Result<Self> {
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let (report, reported) = std_mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(report.send(Err(error))),
+            };
+            runtime.block_on(async move {
+                let resources = Resources::new(cells, deadline);
+                // Control waits for it; if control is gone, so is the inbox.
+                drop(report.send(Ok(resources.clone())));
+                serve(resources, inbox).await;
+            });
+        })?;
+        let resources = reported.recv().map_err(io::Error::other)??;
+        Ok(Self { orders, thread, resources })
+    }
+
+    /// What it builds its stacks with.
+    pub(super) fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
+    /// Hands a snapshot over and waits until it is in force. Gives the old stack back.
+    pub(super) async fn apply(&self, snapshot: Snapshot) -> io::Result<Option<Stack>> {
+        let (done, is_done) = oneshot::channel();
+        self.order(Order::Apply(Box::new(snapshot), done)).await?;
+        is_done.await.map_err(io::Error::other)?.map(Some)
+    }
+
+    /// Leaves all ports; returns once every connection that was queued has been taken.
+    pub(super) async fn close(&self) {
+        let (done, is_done) = oneshot::channel();
+        if self.order(Order::Close(done)).await.is_ok() {
+            // A worker that died has left its ports too.
+            drop(is_done.await);
+        }
+    }
+
+    /// Ends it now, whatever it is doing.
+    pub(super) async fn stop(self) {
+        if self.order(Order::Stop).await.is_err() {
+            tracing::error!("a worker was gone before it was stopped");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("a worker panicked");
+        }
+    }
+
+    async fn order(&self, order: Order) -> io::Result<()> {
+        self.orders.send(order).await.map_err(|_| io::Error::other("the worker is gone"))
+    }
+}
+
+// === impl Resources ===
+
+impl Resources {
+    fn new(cells: Cells, deadline: TunnelDeadline) -> Self {
+        let tunnels = Spawner::new();
+        Self {
+            pools: Pools::new(cells.clone(), tunnels.clone(), deadline),
+            cells,
+            tasks: Spawner::new(),
+            tunnels,
+            connections: Connections::new(),
+        }
+    }
+}
+
+async fn serve(resources: Resources, mut inbox: mpsc::Receiver<Order>) {
+    let Some(mut serving) = Serving::begin(resources, &mut inbox).await else { return };
+    while let Some(order) = inbox.recv().await {
+        match order {
+            Order::Apply(snapshot, done) => drop(done.send(serving.apply(*snapshot))),
+            Order::Close(done) => {
+                serving.close().await;
+                drop(done);
+            }
+            Order::Stop => return,
+        }
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Waits for the first snapshot.
+    async fn begin(resources: Resources, inbox: &mut mpsc::Receiver<Order>) -> Option<Self> {
+        let Some(Order::Apply(snapshot, done)) = inbox.recv().await else { return None };
+        let Snapshot { stack, listeners } = *snapshot;
+        // What comes back of the first one is a clone: there is no old stack.
+        let copy = stack.clone();
+        let handler = Arc::new(Handler(Mutex::new(stack)));
+        let mut serving = Self { handler, resources, listeners: HashMap::new() };
+        let listening = serving.listen(listeners);
+        drop(done.send(listening.map(|()| copy)));
+        Some(serving)
+    }
+
+    fn apply(&mut self, snapshot: Snapshot) -> io::Result<Stack> {
+        let old = std::mem::replace(&mut *self.handler.0.lock(), snapshot.stack);
+        self.listen(snapshot.listeners)?;
+        Ok(old)
+    }
+
+    /// Makes these the listeners: new ones start, those that are known get their new terms, those
+    /// that are missing leave their port.
+    fn listen(&mut self, wanted: Vec<Listening>) -> io::Result<()> {
+        let mut before = std::mem::take(&mut self.listeners);
+        for Listening { socket, terms } in wanted {
+            let name = terms.listener.name.clone();
+            let accepting = match (before.remove(&name), socket) {
+                (Some(accepting), None) => {
+                    *accepting.terms.lock() = terms;
+                    accepting
+                }
+                // A new address under an old name: `before` stops where it was, below.
+                (Some(old), Some(socket)) => {
+                    drop(old.stop);
+                    self.accept(socket, terms)?
+                }
+                (None, Some(socket)) => self.accept(socket, terms)?,
+                (None, None) => return Err(io::Error::other("a listener came without a socket")),
+            };
+            self.listeners.insert(name, accepting);
+        }
+        for (_, gone) in before {
+            drop(gone.stop);
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) {
+        for (_, accepting) in self.listeners.drain() {
+            drop(accepting.stop);
+            // An error is the end of the loop as well.
+            drop(accepting.stopped.await);
+        }
+    }
+
+    fn accept(&self, socket: Socket, terms: Terms) -> io::Result<Accepting> {
+        let mut acceptor = Acceptor::new(socket)?;
+        let terms = Arc::new(Mutex::new(terms));
+        let (stop, mut is_stopped) = oneshot::channel();
+        let (done, stopped) = oneshot::channel();
+        let name = terms.lock().listener.name.clone();
+        let welcome = Welcome {
+            outcomes: listener::Outcomes::new(&self.resources.cells, &name),
+            ends: connection::Outcomes::new(&self.resources.cells, &name),
+            terms: terms.clone(),
+            handler: self.handler.clone(),
+            resources: self.resources.clone(),
+        };
+        task::spawn("accept", async move {
+            loop {
+                tokio::select! {
+                    accepted = acceptor.accept() => welcome.serve(accepted),
+                    _ = &mut is_stopped => break,
+                }
+            }
+            match acceptor.close() {
+                Ok(queued) => queued.into_iter().for_each(|accepted| welcome.serve(accepted)),
+                Err(error) => tracing::warn!(%error, "closing a listener"),
+            }
+            drop(done);
+        });
+        Ok(Accepting { terms, stop, stopped })
+    }
+}
+
+/// What an accept loop does with a connection.
+struct Welcome {
+    terms: Arc<Mutex<Terms>>,
+    outcomes: listener::Outcomes,
+    ends: connection::Outcomes,
+    handler: Arc<Handler>,
+    resources: Resources,
+}
+
+// === impl Welcome ===
+
+impl Welcome {
+    fn serve(&self, accepted: Accepted) {
+        let terms = self.terms.lock().clone();
+        let connections = self.resources.connections.clone();
+        let (outcomes, ends) = (self.outcomes.clone(), self.ends.clone());
+        let shed = || connections.close_oldest_idle(&terms.listener.name);
+        let Some(permit) = terms.limits.admit(&outcomes, shed) else { return };
+        let handler = self.handler.clone();
+        self.resources.tasks.spawn("connection", async move {
+            let settings = &terms.listener;
+            let tls = terms.tls.as_deref();
+            // A refusal has been counted and logged where it was decided.
+            let Ok((stream, peer)) =
+                listener::handshake(accepted, permit, settings, tls, &outcomes).await
+            else {
+                return;
+            };
+            let protocol = connection::Protocol::of(&peer, settings.h1, settings.h2);
+            connection::serve(
+                stream,
+                protocol,
+                Arc::new(peer),
+                terms.connection,
+                handler,
+                connections,
+                ends,
+            )
+            .await;
+        });
+    }
+}
+
+// === impl Handler ===
+
+impl Handle for Handler {
+    type Future = Answer<<Stack as Service<Request>>::Future>;
+
+    fn handle(&self, request: Request) -> Self::Future {
+        Answer { inner: self.0.lock().call(request) }
+    }
+}
+
+// === impl Answer ===
+
+impl<F> Future for Answer<F>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    type Output = Response;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        match ready!(self.project().inner.poll(cx)) {
+            Ok(response) => Poll::Ready(response),
+            Err(never) => match never {},
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! THE order of the layers, outermost first, with one reason per line.
+//!
+//! Every layer is always there, with nothing inside where a route does not use it. So all routes
+//! have one stack type, nothing is boxed, and what a route does is data.
+
+use tower::ServiceBuilder;
+
+use crate::{
+    middleware::{
+        access_log::{AccessLog, AccessLogLayer},
+        action::{self, Action, ActionLayer},
+        body_limit::{self, BodyLimit, BodyLimitLayer},
+        buffer::{self, Buffer, BufferLayer},
+        catch_panic::{CatchPanic, CatchPanicLayer},
+        concurrency_limit::{self, ConcurrencyLimit, ConcurrencyLimitLayer},
+        cors::{self, Cors, CorsLayer},
+        edge::{Edge, EdgeLayer},
+        headers::{self, Headers, HeadersLayer},
+        ip_filter::{self, IpFilter, IpFilterLayer},
+        request_id::{RequestId, RequestIdLayer},
+        respond::{Respond, RespondLayer},
+        retry::{self, Retry, RetryLayer},
+        timeout::{self, AttemptTimeoutLayer, Timeout, TotalTimeoutLayer},
+    },
+    telemetry::in_flight::Counter,
+};
+
+/// What every request passes, around routing.
+pub type EveryRequest<R> = RequestId<AccessLog<CatchPanic<Respond<Edge<R>>>>>;
+
+/// What the requests of one route pass, around the balancer.
+pub type EachRoute<B> = IpFilter<Cors<BodyLimit<ConcurrencyLimit<Buffer<Action<ToUpstream<B>>>>>>>;
+
+/// The part of a route that only requests for an upstream reach.
+pub type ToUpstream<B> = Headers<Timeout<Retry<Timeout<ConcurrencyLimit<B>>>>>;
+
+/// What one route asks of its layers, in the order of the stack.
+#[derive(Debug)]
+pub struct RouteSettings {
+    /// `allow_ips`, `deny_ips`.
+    pub ip_filter: Option<ip_filter::Settings>,
+    /// `cors`.
+    pub cors: Option<cors::Settings>,
+    /// `limits`.
+    pub body_limit: body_limit::Settings,
+    /// `max_in_flight`, and what counts it over all workers and reloads.
+    pub concurrency_limit: Option<(concurrency_limit::Settings, Counter)>,
+    /// Whether the whole body is needed first.
+    pub buffer: buffer::Settings,
+    /// What happens.
+    pub action: action::Settings,
+    /// Header changes and rewrite.
+    pub headers: headers::Settings,
+    /// `merge_slashes`.
+    pub merge_slashes: bool,
+    /// Deadlines.
+    pub timeout: timeout::Settings,
+    /// What may be sent again.
+    pub retry: retry::Settings,
+    /// `max_in_flight` of each of the route's upstreams, and what counts it.
+    pub upstream_limits: Vec<(concurrency_limit::Settings, Counter)>,
+}
+
+/// The layers of every request around `routing`.
+pub fn every_request<R>(
+    request_id: RequestIdLayer,
+    access_log: AccessLogLayer,
+    edge: EdgeLayer,
+    routing: R,
+) -> EveryRequest<R> {
+    ServiceBuilder::new()
+        .layer(request_id) // first: whatever happens below has an ID to be found by
+        .layer(access_log) // sees the final status and the end of the body, also of a panic's answer
+        .layer(CatchPanicLayer) // as far out as a response can still be made
+        .layer(RespondLayer) // below here a failure is an `Error`, above it nothing fails
+        .layer(edge) // nothing below sees an ambiguous message or a claim of identity
+        .service(routing)
+}
+
+/// The layers of one route around `balance`.
+pub fn each_route<B>(route: RouteSettings, balance: B) -> EachRoute<B> {
+    ServiceBuilder::new()
+        .layer(IpFilterLayer::new(route.ip_filter)) // cheapest refusal, before anything is read
+        .layer(CorsLayer::new(route.cors)) // before auth: a preflight has no credentials
+        .layer(BodyLimitLayer::new(&route.body_limit)) // a declared length is refused unread
+        .layer(ConcurrencyLimitLayer::route(route.concurrency_limit)) // shed before paying for more
+        .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
+        .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
+        .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
+        .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
+        .layer(RetryLayer::new(route.retry)) // only what was handed back can be sent again
+        .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: each attempt anew
+        .layer(ConcurrencyLimitLayer::upstreams(route.upstream_limits)) // each attempt needs a place
+        .service(balance)
+}

@@ -1,0 +1,153 @@
+//! Finds the rules that a host and a path may belong to, without looking at the others.
+//!
+//! One index per host pattern. In each: a hash map for exact paths, a trie of segments for
+//! templates and catch-alls, a list for regular expressions and one for no path at all. Every list
+//! is in order of precedence, so that its first member that takes a request is its best.
+//!
+//! A lookup visits one hash bucket per host pattern that fits and the trie nodes whose prefix fits:
+//! never more than the configuration has, whatever the path.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::route::{Host, Path, Segment};
+
+/// A rule under one of its hosts: its index in the table's entries, which are in order of
+/// precedence.
+pub(super) type Place = u32;
+
+type Map<V> = HashMap<Box<str>, V, RandomState>;
+
+/// All entries of a table, by host.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    exact: Map<Paths>,
+    suffix: Map<Paths>,
+    any: Paths,
+}
+
+/// All entries of one host pattern, by path.
+#[derive(Debug, Default)]
+struct Paths {
+    exact: Map<Vec<Place>>,
+    /// The root, that is nothing of the path yet, is `nodes[0]`; empty without templates.
+    nodes: Vec<Node>,
+    regex: Vec<Place>,
+    any: Vec<Place>,
+}
+
+/// What may follow a prefix of segments.
+#[derive(Debug, Default)]
+struct Node {
+    literal: Map<usize>,
+    name: Option<usize>,
+    /// Templates that end here.
+    ends: Vec<Place>,
+    /// Templates whose rest begins here.
+    rests: Vec<Place>,
+}
+
+// === impl Index ===
+
+impl Index {
+    /// Adds an entry. Entries come in order of precedence.
+    pub(super) fn insert(&mut self, place: Place, host: Option<&Host>, path: &Path) {
+        let paths = match host {
+            Some(Host::Exact(name)) => self.exact.entry(name.clone()).or_default(),
+            Some(Host::Suffix(suffix)) => self.suffix.entry(suffix.clone()).or_default(),
+            None => &mut self.any,
+        };
+        paths.insert(place, path);
+    }
+
+    /// Hands every list of entries whose host takes `host` and whose path may take `path` to
+    /// `visit`. All in a list take both, but for those whose path is a regular expression.
+    pub(super) fn lookup<'a>(
+        &'a self,
+        host: &str,
+        path: &str,
+        visit: &mut impl FnMut(&'a [Place]),
+    ) {
+        if let Some(paths) = self.exact.get(host) {
+            paths.lookup(path, visit);
+        }
+        if !self.suffix.is_empty() {
+            // Not at 0: a wildcard stands for at least one label.
+            for dot in host.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'.') {
+                if let Some(paths) = self.suffix.get(&host[dot.0..]) {
+                    paths.lookup(path, visit);
+                }
+            }
+        }
+        self.any.lookup(path, visit);
+    }
+}
+
+// === impl Paths ===
+
+impl Paths {
+    fn insert(&mut self, place: Place, path: &Path) {
+        match path {
+            Path::Exact(path) => self.exact.entry(path.clone()).or_default().push(place),
+            Path::Regex(_) => self.regex.push(place),
+            Path::Any => self.any.push(place),
+            Path::Template(segments) => self.insert_template(place, segments),
+        }
+    }
+
+    fn insert_template(&mut self, place: Place, segments: &[Segment]) {
+        if self.nodes.is_empty() {
+            self.nodes.push(Node::default());
+        }
+        let mut at = 0;
+        for segment in segments {
+            let fresh = self.nodes.len();
+            at = match segment {
+                Segment::Literal(text) => {
+                    *self.nodes[at].literal.entry(text.clone()).or_insert(fresh)
+                }
+                Segment::Name(_) => *self.nodes[at].name.get_or_insert(fresh),
+                Segment::Rest(_) => return self.nodes[at].rests.push(place),
+            };
+            if at == fresh {
+                self.nodes.push(Node::default());
+            }
+        }
+        self.nodes[at].ends.push(place);
+    }
+
+    fn lookup<'a>(&'a self, path: &str, visit: &mut impl FnMut(&'a [Place])) {
+        if let Some(places) = self.exact.get(path) {
+            visit(places);
+        }
+        // The asterisk has no segments.
+        if let (Some(root), Some(segments)) = (self.nodes.first(), path.strip_prefix('/')) {
+            self.descend(root, Some(segments), visit);
+        }
+        visit(&self.regex);
+        visit(&self.any);
+    }
+
+    /// `rest` is what follows the node's prefix and a slash; `None` when nothing does. As deep as
+    /// the longest template.
+    fn descend<'a>(
+        &'a self,
+        node: &'a Node,
+        rest: Option<&str>,
+        visit: &mut impl FnMut(&'a [Place]),
+    ) {
+        let Some(rest) = rest else { return visit(&node.ends) };
+        visit(&node.rests);
+        let (segment, rest) = match rest.split_once('/') {
+            Some((segment, rest)) => (segment, Some(rest)),
+            None => (rest, None),
+        };
+        if let Some(&next) = node.literal.get(segment) {
+            self.descend(&self.nodes[next], rest, visit);
+        }
+        if let Some(next) = node.name.filter(|_| !segment.is_empty()) {
+            self.descend(&self.nodes[next], rest, visit);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Which of two rules that both take a request goes first.
+//!
+//! In this order: `priority`, higher first; the host, exact before wildcard (longer first) before
+//! any; the path, exact before template (more literal segments first) before catch-all (longer
+//! first) before regular expression before no path at all; the number of predicates (methods as a
+//! whole, each header, each query parameter), more first; the order in the file.
+//!
+//! Claims do not count: they are looked at after authentication, inside a group.
+
+use std::{cmp::Reverse, fmt};
+
+use super::route::{Host, Path, Rule, Segment};
+
+/// A rule's place under one of its hosts; smaller goes first. No two are equal in one table, but
+/// for the hosts of one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Precedence {
+    priority: Reverse<i32>,
+    host: HostRank,
+    path: PathRank,
+    predicates: Reverse<usize>,
+    order: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum HostRank {
+    Exact,
+    /// By its length in bytes.
+    Suffix(Reverse<usize>),
+    Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PathRank {
+    Exact,
+    /// By its literal segments.
+    Template(Reverse<usize>),
+    /// By the segments before the rest, then by how many of them are literal.
+    CatchAll(Reverse<usize>, Reverse<usize>),
+    Regex,
+    Any,
+}
+
+/// The first thing in which one rule goes before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advantage {
+    /// A higher `priority`.
+    Priority,
+    /// A more specific host.
+    Host,
+    /// A more specific path.
+    Path,
+    /// More predicates.
+    Predicates,
+    /// An earlier place in the file.
+    Order,
+}
+
+// === impl Precedence ===
+
+impl Precedence {
+    /// The place of `rule`, the `order`th of the file, under `host`; `None` is any host.
+    pub fn new(rule: &Rule, host: Option<&Host>, order: usize) -> Self {
+        Self {
+            priority: Reverse(rule.priority),
+            host: match host {
+                Some(Host::Exact(_)) => HostRank::Exact,
+                Some(Host::Suffix(suffix)) => HostRank::Suffix(Reverse(suffix.len())),
+                None => HostRank::Any,
+            },
+            path: PathRank::new(&rule.path),
+            predicates: Reverse(
+                usize::from(rule.methods.is_some()) + rule.headers.len() + rule.query.len(),
+            ),
+            order,
+        }
+    }
+
+    /// What decides for this one, given that it goes before `other`.
+    pub fn advantage_over(&self, other: &Self) -> Advantage {
+        if self.priority != other.priority {
+            Advantage::Priority
+        } else if self.host != other.host {
+            Advantage::Host
+        } else if self.path != other.path {
+            Advantage::Path
+        } else if self.predicates != other.predicates {
+            Advantage::Predicates
+        } else {
+            Advantage::Order
+        }
+    }
+}
+
+// === impl PathRank ===
+
+impl PathRank {
+    fn new(path: &Path) -> Self {
+        let segments = match path {
+            Path::Exact(_) => return Self::Exact,
+            Path::Regex(_) => return Self::Regex,
+            Path::Any => return Self::Any,
+            Path::Template(segments) => segments,
+        };
+        let literals = segments.iter().filter(|s| matches!(s, Segment::Literal(_))).count();
+        match segments.last() {
+            Some(Segment::Rest(_)) => {
+                Self::CatchAll(Reverse(segments.len() - 1), Reverse(literals))
+            }
+            _ => Self::Template(Reverse(literals)),
+        }
+    }
+}
+
+// === impl Advantage ===
+
+impl fmt::Display for Advantage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Priority => "a higher priority",
+            Self::Host => "a more specific host",
+            Self::Path => "a more specific path",
+            Self::Predicates => "more predicates",
+            Self::Order => "an earlier place in the file",
+        })
+    }
+}

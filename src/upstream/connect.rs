@@ -1,0 +1,246 @@
+//! Making connections: TCP, unix sockets, TLS.
+//!
+//! A dial goes to one address. Of a name with several addresses each is an endpoint of its own, so
+//! "happy eyeballs" is the balancer's: an address that does not connect costs one class A retry and
+//! then counts as slow, and the others are chosen.
+
+use std::{fmt, fs, io, path::Path, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    error::{Error, Kind},
+    upstream::{
+        Address, Endpoint, Protocol, Settings, TlsSettings,
+        io::{Plain, Probe, Stream},
+    },
+};
+
+/// Between keep-alive probes of the kernel: an upstream that vanished is noticed by them.
+const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// How connections of one upstream are made: its settings, and its TLS material in memory. Shared
+/// by all workers, read when a connection is made.
+pub struct Transport {
+    settings: Settings,
+    tls: Option<Tls>,
+}
+
+/// Why the TLS material of an upstream cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream `{upstream}`: {message}")]
+pub struct TlsError {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// What is wrong with which file.
+    pub message: String,
+}
+
+/// A connection that was made.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    pub(crate) stream: Stream,
+    pub(crate) probe: Probe,
+    /// What ALPN chose; without TLS what the settings say.
+    pub(crate) is_h2: bool,
+}
+
+struct Tls {
+    material: Material,
+    config: Arc<ClientConfig>,
+    /// For upgrades, which need HTTP/1.1.
+    config_h1: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+}
+
+/// The files' contents, so that a reload sees whether they changed.
+#[derive(PartialEq, Eq)]
+struct Material {
+    ca: Option<Vec<u8>>,
+    client: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+// === impl Transport ===
+
+impl Transport {
+    /// Reads the files. `previous` is given back when neither settings nor files have changed, so
+    /// that its connections stay in use.
+    pub fn new(settings: Settings, previous: Option<&Arc<Self>>) -> Result<Arc<Self>, TlsError> {
+        let fail = |message| TlsError { upstream: settings.name.clone(), message };
+        let material = settings.tls.as_ref().map(Material::read).transpose().map_err(fail)?;
+        if let Some(previous) = previous
+            && previous.settings == settings
+            && previous.tls.as_ref().map(|tls| &tls.material) == material.as_ref()
+        {
+            return Ok(previous.clone());
+        }
+        let server_name = settings.tls.as_ref().and_then(|tls| tls.server_name.clone());
+        let tls = material
+            .map(|material| Tls::new(material, server_name, settings.protocol))
+            .transpose()
+            .map_err(fail)?;
+        Ok(Arc::new(Self { settings, tls }))
+    }
+
+    /// The settings it was made from.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether requests to it are `https`.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Connects to `endpoint` within `connect_timeout`, TLS included. With `h1_only`, HTTP/2 is not
+    /// offered.
+    pub(crate) async fn dial(&self, endpoint: &Endpoint, h1_only: bool) -> Result<Dialled, Error> {
+        let timeout = self.settings.connect_timeout;
+        match time::timeout(timeout, self.dial_untimed(endpoint, h1_only)).await {
+            Ok(dialled) => dialled,
+            Err(_) => Err(Error::new(Kind::UpstreamConnect)
+                .with_detail(format!("{}: no connection in {timeout:?}", endpoint.label()))),
+        }
+    }
+
+    async fn dial_untimed(&self, endpoint: &Endpoint, h1_only: bool) -> Result<Dialled, Error> {
+        let (plain, probe) = open(endpoint.address()).await.map_err(|error| {
+            Error::new(Kind::UpstreamConnect).with_detail(&**endpoint.label()).with_source(error)
+        })?;
+        let wants_h2 = self.settings.protocol == Protocol::H2 && !h1_only;
+        let Some(tls) = &self.tls else {
+            return Ok(Dialled { stream: Stream::Plain(plain), probe, is_h2: wants_h2 });
+        };
+        let stream = tls.handshake(plain, endpoint, h1_only).await?;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if wants_h2 && !is_h2 {
+            return Err(Error::new(Kind::UpstreamTls)
+                .with_detail(format!("{}: it does not speak h2", endpoint.label())));
+        }
+        Ok(Dialled { stream: Stream::Tls(Box::new(stream)), probe, is_h2 })
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+async fn open(address: &Address) -> io::Result<(Plain, Probe)> {
+    match address {
+        Address::Inet(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            SockRef::from(&stream)
+                .set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
+            Ok(Plain::tcp(stream))
+        }
+        Address::Unix(path) => Ok(Plain::unix(UnixStream::connect(path).await?)),
+    }
+}
+
+// === impl Tls ===
+
+impl Tls {
+    fn new(
+        material: Material,
+        server_name: Option<ServerName<'static>>,
+        protocol: Protocol,
+    ) -> Result<Self, String> {
+        let mut config = client_config(&material)?;
+        config.alpn_protocols = match protocol {
+            Protocol::H1 => vec![b"http/1.1".to_vec()],
+            Protocol::H2 => vec![b"h2".to_vec()],
+            Protocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        };
+        let mut config_h1 = config.clone();
+        config_h1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { material, config: Arc::new(config), config_h1: Arc::new(config_h1), server_name })
+    }
+
+    async fn handshake(
+        &self,
+        plain: Plain,
+        endpoint: &Endpoint,
+        h1_only: bool,
+    ) -> Result<tokio_rustls::client::TlsStream<Plain>, Error> {
+        let fail = || Error::new(Kind::UpstreamTls).with_detail(&**endpoint.label());
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(endpoint.host().to_owned())
+                .map_err(|error| fail().with_source(error))?,
+        };
+        let config = if h1_only { &self.config_h1 } else { &self.config };
+        TlsConnector::from(config.clone())
+            .connect(name, plain)
+            .await
+            .map_err(|error| fail().with_source(error))
+    }
+}
+
+// The provider is named, never the process's default: nothing else may decide how we encrypt.
+fn client_config(material: &Material) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    match &material.ca {
+        Some(pem) => {
+            for certificate in certificates(pem, "ca")? {
+                roots.add(certificate).map_err(|error| format!("`ca`: {error}"))?;
+            }
+        }
+        None => {
+            // A certificate of the system that cannot be read is the system's; the rest is used.
+            let native = rustls_native_certs::load_native_certs();
+            let (added, _ignored) = roots.add_parsable_certificates(native.certs);
+            if added == 0 {
+                return Err("the system has no certificate authorities; set `ca`".to_owned());
+            }
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let Some((chain, key)) = &material.client else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(chain, "client_cert")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("`client_key`: {error}"))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| format!("`client_cert`: {error}"))
+}
+
+fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("`{what}`: {error}"))?;
+    if certificates.is_empty() {
+        return Err(format!("`{what}`: no certificate in it"));
+    }
+    Ok(certificates)
+}
+
+// === impl Material ===
+
+impl Material {
+    fn read(settings: &TlsSettings) -> Result<Self, String> {
+        Ok(Self {
+            ca: settings.ca.as_deref().map(read).transpose()?,
+            client: match &settings.client {
+                Some((chain, key)) => Some((read(chain)?, read(key)?)),
+                None => None,
+            },
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,227 @@
+//! One address of one upstream: what all workers know about it, and what one worker has of it.
+//!
+//! [`Endpoint`] is shared by all workers and changed through plain atomics only. [`Local`] is one
+//! worker's hold of it, with that worker's connections: requests count references of a `Local`,
+//! never of an `Endpoint`, so that no two workers write to one reference count.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use http::HeaderValue;
+
+use crate::{
+    http::Request,
+    upstream::{Pools, Transport, load::Load, pool::Pool},
+};
+
+/// Where an endpoint listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP.
+    Inet(SocketAddr),
+    /// A unix socket.
+    Unix(Arc<Path>),
+}
+
+/// One address of one upstream, shared by all workers. Its identity is upstream and address: a
+/// reload that keeps both keeps its state.
+#[derive(Debug)]
+pub struct Endpoint {
+    label: Arc<str>,
+    address: Address,
+    host: Box<str>,
+    authority: HeaderValue,
+    load: Arc<Load>,
+}
+
+/// One worker's hold of an endpoint: its connections, and the way to the shared counts.
+pub struct Local {
+    endpoint: Arc<Endpoint>,
+    transport: Arc<Transport>,
+    group: Arc<AtomicUsize>,
+    label: Arc<str>,
+    pool: Pool,
+}
+
+/// A request under way to an endpoint, counted until this is dropped.
+#[derive(Debug)]
+pub struct Flight {
+    local: Arc<Local>,
+    is_in_group: bool,
+}
+
+/// A request and the endpoint that was chosen for it: what the balancer hands to the transport.
+#[derive(Debug)]
+pub struct Call {
+    /// The request; its target's path and query go upstream as they are.
+    pub request: Request,
+    /// The endpoint, and its being counted there.
+    pub flight: Flight,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// The endpoint of `upstream` at `address`. `host` is the name it is known by: the default of
+    /// the `Host` field together with `port`, and the default TLS name.
+    pub fn new(upstream: &str, address: Address, host: &str, port: Option<u16>) -> Self {
+        Self {
+            label: format!("{upstream}/{address}").into(),
+            address,
+            host: host.into(),
+            authority: authority(host, port),
+            load: Arc::default(),
+        }
+    }
+
+    /// The same endpoint known by another name; both share what is measured.
+    #[must_use]
+    pub fn renamed(&self, host: &str, port: Option<u16>) -> Self {
+        Self {
+            label: self.label.clone(),
+            address: self.address.clone(),
+            host: host.into(),
+            authority: authority(host, port),
+            load: self.load.clone(),
+        }
+    }
+
+    /// `upstream/address`, for the operator.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The name it is known by, without the port.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The `Host` field of requests to it.
+    pub fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+
+    /// What is measured of it.
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+}
+
+fn authority(host: &str, port: Option<u16>) -> HeaderValue {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let text = match port {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    };
+    // Names come from a checked configuration or from DNS; what is no field value is no name.
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
+}
+
+// === impl Address ===
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+// === impl Local ===
+
+impl Local {
+    /// One worker's hold of `endpoint`. `group` counts the requests under way to the whole upstream.
+    pub(crate) fn new(
+        endpoint: Arc<Endpoint>,
+        transport: Arc<Transport>,
+        group: Arc<AtomicUsize>,
+        pools: &Arc<Pools>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            label: Arc::from(&**endpoint.label()),
+            pool: Pool::new(&transport, pools),
+            endpoint,
+            transport,
+            group,
+        })
+    }
+
+    /// What all workers share of it.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Its label, counted by this worker alone.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// How connections to it are made.
+    pub(crate) fn transport(&self) -> &Arc<Transport> {
+        &self.transport
+    }
+
+    /// The requests under way to the whole upstream, over all workers.
+    pub(crate) fn group(&self) -> &Arc<AtomicUsize> {
+        &self.group
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Counts one more request at the endpoint and its upstream.
+    pub fn enter(self: &Arc<Self>) -> Flight {
+        // Relaxed: the counts order nothing else, they only have to be exact.
+        self.group.fetch_add(1, Ordering::Relaxed);
+        self.endpoint.load.enter();
+        Flight { local: self.clone(), is_in_group: true }
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("endpoint", &self.label).finish_non_exhaustive()
+    }
+}
+
+// === impl Flight ===
+
+impl Flight {
+    /// The endpoint.
+    pub fn local(&self) -> &Arc<Local> {
+        &self.local
+    }
+
+    /// Requests under way to the whole upstream, this one included.
+    pub(crate) fn under_way(&self) -> usize {
+        self.local.group.load(Ordering::Relaxed)
+    }
+
+    /// Leaves the count of its upstream, but not that of its endpoint.
+    pub(crate) fn leave_group(&mut self) {
+        if std::mem::take(&mut self.is_in_group) {
+            self.local.group.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.local.endpoint.load.leave();
+        self.leave_group();
+    }
+}

@@ -1,0 +1,251 @@
+//! A stream to a connection that speaks HTTP, and the task that drives it.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{
+    client::conn::{http1, http2},
+    rt::Executor,
+};
+use parking_lot::Mutex;
+use tokio::time::{self, Instant};
+
+use crate::{
+    error::{Error, Kind, Result},
+    http::Body,
+    telemetry::task,
+    upstream::{
+        Local,
+        connect::Dialled,
+        io::{Io, Mark, Meter, Probe},
+    },
+};
+
+/// The largest response head.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// hyper's read buffer grows up to this; a head that never ends is refused here.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+/// What an upstream may send us of one response before we have read it.
+const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same for all responses of one connection.
+const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// A connection that speaks HTTP.
+pub(crate) enum Opened {
+    H1(Box<H1>),
+    H2(Arc<H2>),
+}
+
+/// An HTTP/1.1 connection: one request at a time. Dropping it closes the connection.
+pub(crate) struct H1 {
+    pub(crate) sender: http1::SendRequest<Body>,
+    meter: Arc<Meter>,
+    probe: Probe,
+    /// A response has been read from it.
+    pub(crate) is_reused: bool,
+    /// Since the last response ended.
+    pub(crate) idle_since: Instant,
+    /// How long it may stay idle.
+    pub(crate) keep_alive: Duration,
+}
+
+/// An HTTP/2 connection: many requests at a time. Dropping it lets its streams end, then closes it.
+pub(crate) struct H2 {
+    sender: http2::SendRequest<Body>,
+    open: AtomicUsize,
+    /// The peer's limit of streams, as its connection task last saw it.
+    limit: Arc<AtomicUsize>,
+    idle_since: Mutex<Instant>,
+}
+
+/// A place on an HTTP/2 connection, taken until this is dropped.
+pub(crate) struct H2Stream {
+    h2: Arc<H2>,
+}
+
+#[derive(Clone, Copy)]
+struct Spawn;
+
+/// Connects to an endpoint and shakes hands, all within `connect_timeout`.
+pub(crate) async fn open(local: &Local) -> Result<Opened> {
+    let transport = local.transport();
+    let dialled = transport.dial(local.endpoint(), false).await?;
+    if dialled.is_h2 { open_h2(local, dialled).await } else { open_h1(local, dialled).await }
+}
+
+async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
+    let (io, meter) = Io::new(dialled.stream);
+    let (sender, connection) =
+        h1_builder().handshake(io).await.map_err(|error| refused(local, error))?;
+    task::spawn("upstream h1", async move {
+        // Whoever waits for a response hears of the failure; nobody else has to.
+        if let Err(error) = connection.await {
+            tracing::trace!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Opened::H1(Box::new(H1 {
+        sender,
+        meter,
+        probe: dialled.probe,
+        is_reused: false,
+        idle_since: Instant::now(),
+        keep_alive: local.transport().settings().idle_timeout,
+    })))
+}
+
+/// An HTTP/1.1 connection of its own for one request that may be upgraded.
+pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
+    let dialled = local.transport().dial(local.endpoint(), true).await?;
+    let (io, meter) = Io::new(dialled.stream);
+    let (sender, connection) =
+        h1_builder().handshake(io).await.map_err(|error| refused(local, error))?;
+    let connection = connection.with_upgrades();
+    task::spawn("upstream upgrade", async move {
+        if let Err(error) = connection.await {
+            tracing::trace!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Box::new(H1 {
+        sender,
+        meter,
+        probe: dialled.probe,
+        is_reused: false,
+        idle_since: Instant::now(),
+        keep_alive: Duration::ZERO,
+    }))
+}
+
+async fn open_h2(local: &Local, dialled: Dialled) -> Result<Opened> {
+    let (io, _meter) = Io::new(dialled.stream);
+    let mut builder = http2::Builder::new(Spawn);
+    builder
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_BYTES as u32);
+    let timeout = local.transport().settings().connect_timeout;
+    let (sender, connection) = time::timeout(timeout, builder.handshake(io))
+        .await
+        .map_err(|_| Error::new(Kind::UpstreamConnect).with_detail("h2 preface timed out"))?
+        .map_err(|error| refused(local, error))?;
+    let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+    let published = limit.clone();
+    task::spawn("upstream h2", async move {
+        let mut connection = pin!(connection);
+        let ended = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            // Relaxed: a reader that is one SETTINGS behind opens a stream that h2 holds back.
+            published.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            polled
+        });
+        if let Err(error) = ended.await {
+            tracing::trace!(%error, "upstream connection ended");
+        }
+    });
+    let idle_since = Mutex::new(Instant::now());
+    Ok(Opened::H2(Arc::new(H2 { sender, open: AtomicUsize::new(0), limit, idle_since })))
+}
+
+fn h1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Fields are limited to 100 by hyper's default, which needs no allocation.
+    builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
+    builder
+}
+
+fn refused(local: &Local, error: hyper::Error) -> Error {
+    Error::new(Kind::UpstreamConnect).with_detail(&**local.label()).with_source(error)
+}
+
+// === impl H1 ===
+
+impl H1 {
+    /// Takes a request now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.idle_since) >= self.keep_alive
+    }
+
+    /// The kernel has nothing to read from it and has not seen it closed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.probe.is_quiet()
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        self.meter.mark()
+    }
+
+    /// Waits until it takes a request; `false` when it is closed. Cancel-safe.
+    pub(crate) async fn ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+}
+
+impl fmt::Debug for H1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("H1").field("mark", &self.mark()).finish_non_exhaustive()
+    }
+}
+
+// === impl H2 ===
+
+// Relaxed throughout: the count is exact because every change is one operation, and a place taken
+// beyond the limit by a race of two threads is held back by h2 itself.
+impl H2 {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Takes a place, if one is free.
+    pub(crate) fn try_stream(self: &Arc<Self>) -> Option<H2Stream> {
+        let stream = H2Stream { h2: self.clone() };
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        (before < self.limit.load(Ordering::Relaxed)).then_some(stream)
+    }
+
+    pub(crate) fn is_idle_for(&self, timeout: Duration, now: Instant) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+            && now.saturating_duration_since(*self.idle_since.lock()) >= timeout
+    }
+}
+
+// === impl H2Stream ===
+
+impl H2Stream {
+    pub(crate) fn sender(&self) -> http2::SendRequest<Body> {
+        self.h2.sender.clone()
+    }
+}
+
+impl Drop for H2Stream {
+    fn drop(&mut self) {
+        if self.h2.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.h2.idle_since.lock() = Instant::now();
+        }
+    }
+}
+
+// === impl Spawn ===
+
+impl<F> Executor<F> for Spawn
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        task::spawn("upstream h2 stream", future);
+    }
+}

@@ -1,0 +1,324 @@
+//! The stream under hyper: counts what is written and read, so that "not one byte of the request
+//! left" is measured and not guessed.
+//!
+//! A socket is split, not for concurrency but for its handle: hyper's task owns the half it reads
+//! and writes through, the pool keeps the other one to look at the socket (`MSG_PEEK`) without a
+//! lock, a duplicate descriptor or a word with that task.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::Shutdown,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use hyper::rt::ReadBufCursor;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream, tcp, unix},
+};
+use tokio_rustls::client::TlsStream;
+
+/// A connected stream and the counts of what passes it.
+#[derive(Debug)]
+pub(crate) struct Io {
+    stream: Stream,
+    meter: Arc<Meter>,
+}
+
+/// A connected stream.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    /// As the socket gives it.
+    Plain(Plain),
+    /// Under TLS.
+    Tls(Box<TlsStream<Plain>>),
+}
+
+/// A connected socket, as the half that reads; writes go through the socket it refers to.
+#[derive(Debug)]
+pub(crate) enum Plain {
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
+}
+
+/// Looks at a socket that another task owns.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    Tcp(Option<tcp::OwnedWriteHalf>),
+    Unix(Option<unix::OwnedWriteHalf>),
+}
+
+/// Bytes that passed a connection. Written by its task, read by the request that has it.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    written: AtomicU64,
+    read: AtomicU64,
+}
+
+/// The counts of a [`Meter`] at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) written: u64,
+    pub(crate) read: u64,
+}
+
+// === impl Io ===
+
+impl Io {
+    pub(crate) fn new(stream: Stream) -> (Self, Arc<Meter>) {
+        let meter = Arc::new(Meter::default());
+        (Self { stream, meter: meter.clone() }, meter)
+    }
+
+    /// The stream itself, for a tunnel.
+    pub(crate) fn into_stream(self) -> Stream {
+        self.stream
+    }
+}
+
+impl hyper::rt::Read for Io {
+    #[expect(unsafe_code, reason = "the only way from hyper's cursor to tokio's buffer unzeroed")]
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        // SAFETY: tokio's buffer only ever initialises bytes, it never makes them uninitialised.
+        let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+        let filled = buf.filled().len();
+        // SAFETY: tokio's buffer says that so many bytes have been initialised.
+        unsafe { cursor.advance(filled) };
+        self.meter.add_read(filled);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Write for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.meter.add_written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.meter.add_written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+// === impl Stream ===
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+// === impl Plain ===
+
+impl Plain {
+    /// The two handles of a TCP connection.
+    pub(crate) fn tcp(stream: TcpStream) -> (Self, Probe) {
+        let (read, write) = stream.into_split();
+        (Self::Tcp(read), Probe::Tcp(Some(write)))
+    }
+
+    /// The two handles of a unix socket.
+    pub(crate) fn unix(stream: UnixStream) -> (Self, Probe) {
+        let (read, write) = stream.into_split();
+        (Self::Unix(read), Probe::Unix(Some(write)))
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            Self::Unix(half) => Pin::new(half).poll_read(cx, buf),
+        }
+    }
+}
+
+/// Tries until the socket takes something or says that it would block; only then it waits.
+macro_rules! poll_until_taken {
+    ($socket:expr, $cx:expr, $try:ident, $buf:expr) => {
+        loop {
+            ready!($socket.poll_write_ready($cx))?;
+            match $socket.$try($buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                taken => return Poll::Ready(taken),
+            }
+        }
+    };
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
+            Self::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
+            Self::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket has no buffer of ours.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Poll::Ready(
+                SockRef::from(AsRef::<TcpStream>::as_ref(half)).shutdown(Shutdown::Write),
+            ),
+            Self::Unix(half) => Poll::Ready(
+                SockRef::from(AsRef::<UnixStream>::as_ref(half)).shutdown(Shutdown::Write),
+            ),
+        }
+    }
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// Nothing to read and not closed, as the kernel sees it now. One system call.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(Some(half)) => SockRef::from(half.as_ref()).peek(&mut byte),
+            Self::Unix(Some(half)) => SockRef::from(half.as_ref()).peek(&mut byte),
+            Self::Tcp(None) | Self::Unix(None) => return false,
+        };
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // A dropped write half shuts its direction down, but whoever reads and writes decides that.
+        match self {
+            Self::Tcp(half) => drop(half.take().map(tcp::OwnedWriteHalf::forget)),
+            Self::Unix(half) => drop(half.take().map(unix::OwnedWriteHalf::forget)),
+        }
+    }
+}
+
+// === impl Meter ===
+
+// Relaxed: on one worker, task switches order everything; elsewhere hyper's channel does.
+impl Meter {
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            written: self.written.load(Ordering::Relaxed),
+            read: self.read.load(Ordering::Relaxed),
+        }
+    }
+
+    fn add_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn add_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,220 @@
+//! WebSocket and other upgrades: a connection of their own, then bytes both ways.
+//!
+//! The request goes out with its `Upgrade` on an HTTP/1.1 connection that never enters the pool. A
+//! 101 goes back to the client and both sides are joined in a task of the worker's drained spawner,
+//! which counts tunnels apart from requests; any other answer is an ordinary one. A tunnel has two
+//! buffers of 8 KiB and reads from one side only what the other takes. It ends with either side, or
+//! at the deadline the drain sets.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderValue, StatusCode, header, request};
+use hyper::{
+    rt::{Read, Write},
+    upgrade::{OnUpgrade, Upgraded},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional},
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    error::{Error, Kind, Result, Sent},
+    http::{
+        Body, Request, Response,
+        body::{End, Finish, Guard},
+    },
+    upstream::{
+        Flight, Protocol, Settings,
+        forward::{broken_off, failed_h1},
+        handshake::{self, H1},
+        reframe,
+    },
+};
+
+/// When tunnels have to end; `None` until the drain begins.
+pub type TunnelDeadline = watch::Receiver<Option<Instant>>;
+
+/// A request's wish to speak another protocol.
+pub(crate) struct Asked {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+}
+
+/// Closes the connection with the end of an answer that is no upgrade.
+struct Close {
+    _h1: Box<H1>,
+    _flight: Flight,
+}
+
+/// hyper's upgraded stream as tokio's.
+struct Adapted(Upgraded);
+
+// === impl Asked ===
+
+impl Asked {
+    /// Takes the wish out of a request, if there is one and it can be met. `h2c` never is: it would
+    /// be a way around everything that judges requests.
+    pub(crate) fn take(parts: &mut request::Parts, settings: &Settings) -> Option<Self> {
+        let is_h2_by_prior_knowledge = settings.protocol == Protocol::H2 && settings.tls.is_none();
+        if is_h2_by_prior_knowledge || !parts.headers.contains_key(header::UPGRADE) {
+            return None;
+        }
+        let client = parts.extensions.remove::<OnUpgrade>()?;
+        if reframe::list(&parts.headers, header::UPGRADE)
+            .any(|protocol| protocol.eq_ignore_ascii_case("h2c"))
+        {
+            return None;
+        }
+        let protocol = parts.headers.remove(header::UPGRADE)?;
+        Some(Self { protocol, client })
+    }
+
+    /// Puts it back, for another attempt.
+    fn restore(self, parts: &mut request::Parts) {
+        parts.headers.insert(header::UPGRADE, self.protocol);
+        parts.extensions.insert(self.client);
+    }
+}
+
+/// Sends a request that asks for an upgrade, on a connection of its own.
+pub(crate) async fn exchange(
+    mut request: Request,
+    asked: Asked,
+    flight: Flight,
+    preserve_host: bool,
+) -> Result<Response> {
+    let local = flight.local();
+    let opened = handshake::open_for_upgrade(local).await;
+    local.pool().count_opened(opened.is_ok());
+    let mut h1 = match opened {
+        Ok(h1) => h1,
+        Err(error) => {
+            asked.restore(&mut request.parts);
+            return Err(error.with_unsent(request));
+        }
+    };
+    let Request { mut parts, body, cx } = request;
+    reframe::to_h1(&mut parts, &body, local.endpoint().authority(), preserve_host);
+    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    parts.headers.insert(header::UPGRADE, asked.protocol.clone());
+    let mark = h1.mark();
+    let sent = h1.sender.try_send_request(http::Request::from_parts(parts, body));
+    let response = match sent.await {
+        Ok(response) => response,
+        Err(failed) => {
+            let mut error = failed_h1(failed, &h1, mark, cx).with_detail(&**local.label());
+            return match error.take_unsent() {
+                Some(mut request) => {
+                    asked.restore(&mut request.parts);
+                    Err(error.with_unsent(request))
+                }
+                None => Err(error),
+            };
+        }
+    };
+    let (mut parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return switch(parts, asked, flight);
+    }
+    reframe::check_response(&mut parts, true)?;
+    let mut body = Body::from_incoming(incoming, broken_off);
+    body.attach(Guard::Upstream(Box::new(Close { _h1: h1, _flight: flight })));
+    Ok(Response::from_parts(parts, body))
+}
+
+fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) -> Result<Response> {
+    let refuse = |detail: &str| Err(Error::new(Kind::UpstreamBadResponse).with_detail(detail));
+    let Some(upstream) = parts.extensions.remove::<OnUpgrade>() else {
+        return refuse("101 without an upgrade");
+    };
+    let Some(protocol) = parts.headers.remove(header::UPGRADE) else {
+        return refuse("101 without `Upgrade`");
+    };
+    reframe::check_response(&mut parts, true)?;
+    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    parts.headers.insert(header::UPGRADE, protocol);
+    // A tunnel is outside `max_in_flight`, but it is load of its endpoint.
+    flight.leave_group();
+    let pools = flight.local().pool().pools().clone();
+    let deadline = pools.tunnel_deadline();
+    pools.tunnels().spawn("tunnel", async move {
+        if let Err(error) = tunnel(asked.client, upstream, deadline).await {
+            tracing::debug!(endpoint = %flight.local().label(), %error, "tunnel ended");
+        }
+    });
+    Ok(Response::from_parts(parts, Body::empty()))
+}
+
+async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, deadline: TunnelDeadline) -> Result<()> {
+    let reset =
+        |error: hyper::Error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error);
+    let mut client = Adapted(client.await.map_err(reset)?);
+    let mut upstream = Adapted(upstream.await.map_err(reset)?);
+    tokio::select! {
+        // Both borrow their streams only while they run; what is lost at the deadline is meant to be.
+        copied = copy_bidirectional(&mut client, &mut upstream) => {
+            copied.map(drop).map_err(|error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error))
+        }
+        () = reached(deadline) => Err(Kind::Draining.into()),
+    }
+}
+
+/// Completes at the deadline, once there is one.
+async fn reached(mut deadline: TunnelDeadline) {
+    let instant = match deadline.wait_for(Option::is_some).await {
+        Ok(instant) => *instant,
+        Err(_) => None,
+    };
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        // Whoever sets deadlines is gone: there will be none.
+        None => std::future::pending().await,
+    }
+}
+
+// === impl Close ===
+
+impl Finish for Close {
+    fn finish(self: Box<Self>, _: End) {}
+}
+
+// === impl Adapted ===
+
+impl AsyncRead for Adapted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // The copy's buffer is initialised by the first read and stays so: no zeroing after it.
+        let mut read = hyper::rt::ReadBuf::new(buf.initialize_unfilled());
+        ready!(Pin::new(&mut self.0).poll_read(cx, read.unfilled()))?;
+        let filled = read.filled().len();
+        buf.advance(filled);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Adapted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

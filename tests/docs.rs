@@ -1,0 +1,58 @@
+//! README, docs, gateway.yaml and the program agree.
+
+use std::{fs, path::Path};
+
+use sluicegate::config;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The fenced blocks of this language in a Markdown text.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let open = format!("```{language}\n");
+    text.split(&open)
+        .skip(1)
+        .filter_map(|rest| rest.split("\n```").next())
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[test]
+fn gateway_yaml_is_valid_as_it_stands() {
+    if let Err(problems) = config::load(&root().join("gateway.yaml")) {
+        panic!("{problems}");
+    }
+}
+
+#[test]
+fn every_yaml_block_of_the_readme_is_valid() {
+    let readme = read("README.md");
+    let blocks = blocks(&readme, "yaml");
+    assert!(!blocks.is_empty(), "the README shows no configuration");
+    for block in blocks {
+        if let Err(problems) = config::parse(&block, "README.md", root(), &|_| None) {
+            panic!("{problems}\nin\n{block}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_the_test_command_that_ci_runs() {
+    let readme = read("README.md");
+    let after = readme.split("<!-- ci:test -->").nth(1).expect("the marker is there");
+    assert_eq!(blocks(after, "sh").first().map(String::as_str), Some("cargo test"));
+}
+
+#[test]
+fn every_reason_is_documented_with_its_status() {
+    let page = read("docs/reasons.md");
+    for kind in sluicegate::error::Kind::all() {
+        let row = format!("| `{}` | {} |", kind.reason(), kind.status().as_u16());
+        assert!(page.contains(&row), "docs/reasons.md has no row {row}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Bodies stream in both directions: limits hold, memory stays flat, an early end is never a clean
+//! one.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::harness::{Origin, Reply, Running, eventually, proxy_to, within};
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413_before_a_byte_goes_upstream() {
+    let origin = Origin::ok("never").await;
+    let gateway =
+        Running::start(&format!("limits: {{ body_bytes: 10 }}\n{}", proxy_to(origin.address())));
+    let mut client = gateway.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n").await;
+    let answer = client.response("POST").await;
+    assert_eq!(answer.status(), 413);
+    assert!(answer.text().contains("body-too-large"));
+    assert!(origin.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_chunked_body_that_grows_over_the_limit_is_413() {
+    let origin = Origin::start(|_, _| Reply::Hang).await;
+    let gateway =
+        Running::start(&format!("limits: {{ body_bytes: 10 }}\n{}", proxy_to(origin.address())));
+    let mut client = gateway.client().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n012345\r\n6\r\n012345\r\n")
+        .await;
+    let answer = client.response("POST").await;
+    assert_eq!(answer.status(), 413, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn an_early_answer_is_seen_although_the_body_was_not_read() {
+    let gateway = Running::start(
+        "limits: { body_bytes: 1000 }\nroutes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n",
+    );
+    let mut client = gateway.client().await;
+    client.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n").await;
+    // More than any socket buffer would hide if the gateway closed at once.
+    client.send(vec![b'x'; 500_000]).await;
+    assert_eq!(client.response("POST").await.status(), 413);
+}
+
+#[tokio::test]
+async fn an_upstream_that_ends_early_aborts_the_answer() {
+    for head in
+        ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]
+    {
+        let bytes = format!("HTTP/1.1 200 OK\r\n{head}");
+        let origin =
+            Origin::start(move |_, _| Reply::AnswerThenClose(bytes.clone().into_bytes())).await;
+        let gateway = Running::start(&proxy_to(origin.address()));
+        let answer = gateway.client().await.get("/").await;
+        assert_eq!(answer.status(), 200);
+        assert!(!answer.is_complete, "{head:?}: half a body looked whole");
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_stream_with_back_pressure() {
+    // The origin does not read: what the gateway takes from the client is what its buffers and the
+    // sockets' hold, not the body.
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yaml =
+        format!("limits: {{ body_bytes: 10GiB }}\n{}", proxy_to(origin.local_addr().unwrap()));
+    let gateway = Running::start(&yaml);
+    let mut client = gateway.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n").await;
+    let (mut upstream, _) = within("the gateway's connection", origin.accept()).await.unwrap();
+    let mut stream = client.into_stream();
+    let chunk = vec![b'x'; 256 * 1024];
+    let mut taken = 0_usize;
+    while let Ok(Ok(())) =
+        tokio::time::timeout(Duration::from_millis(300), stream.write_all(&chunk)).await
+    {
+        taken += chunk.len();
+        assert!(taken < 64 * 1024 * 1024, "the gateway takes what the upstream does not");
+    }
+    // It flows again as soon as the upstream reads.
+    let reader = tokio::spawn(async move {
+        let mut sink = vec![0; 1024 * 1024];
+        let mut read = 0;
+        while read < 128 * 1024 * 1024 {
+            read += upstream.read(&mut sink).await.unwrap();
+        }
+    });
+    let writer = tokio::spawn(async move { while stream.write_all(&chunk).await.is_ok() {} });
+    within("128 MiB to flow", reader).await.unwrap();
+    writer.abort();
+}
+
+#[tokio::test]
+async fn server_sent_events_pass_as_they_come() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Running::start(&proxy_to(origin.local_addr().unwrap()));
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (mut upstream, _) = within("a connection", origin.accept()).await.unwrap();
+    read_some(&mut upstream).await;
+    upstream
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    let mut stream = client.into_stream();
+    for event in ["data: one\n\n", "data: two\n\n"] {
+        upstream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await.unwrap();
+        within(event, async {
+            let mut seen = String::new();
+            while !seen.contains(event) {
+                seen += &read_some(&mut stream).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_attempt() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Running::start(&proxy_to(origin.local_addr().unwrap()));
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (mut upstream, _) = within("a connection", origin.accept()).await.unwrap();
+    read_some(&mut upstream).await;
+    drop(client);
+    within("the attempt to be cancelled", async {
+        assert_eq!(upstream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    })
+    .await;
+    eventually("nothing more", || true).await;
+    let mut gone = 0.0;
+    within("the request to be counted", async {
+        while gone < 1.0 {
+            gone = gateway.metric("sluice_refusals_total{reason=\"client-closed\"}").await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trailers_of_a_request_reach_an_h1_upstream_when_declared() {
+    let origin = Origin::ok("fine").await;
+    let gateway = Running::start(&proxy_to(origin.address()));
+    let mut client = gateway.client().await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
+             2\r\nhi\r\n0\r\nx-sum: 7\r\ncontent-length: 9\r\nauthorization: evil\r\n\r\n",
+        )
+        .await;
+    assert_eq!(client.response("POST").await.status(), 200);
+    let seen = &origin.requests()[0];
+    assert_eq!(seen.trailers, [("x-sum".to_owned(), "7".to_owned())]);
+}
+
+async fn read_some(stream: &mut TcpStream) -> String {
+    let mut buffer = vec![0; 64 * 1024];
+    let n = within("bytes", stream.read(&mut buffer)).await.unwrap();
+    String::from_utf8_lossy(&buffer[..n]).into_owned()
+}

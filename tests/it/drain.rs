@@ -1,0 +1,74 @@
+//! Semantics 10: a drain refuses nothing that has begun and leaves nothing behind.
+
+use std::time::Duration;
+
+use sluicegate::gateway::{DrainSettings, Options};
+use tokio::net::TcpStream;
+
+use crate::harness::{Origin, Reply, Running, config, eventually, origin, proxy_to, within};
+
+fn options() -> Options {
+    Options {
+        drain: DrainSettings {
+            before_close: Duration::from_millis(100),
+            requests: Duration::from_secs(5),
+            upgrades: Duration::from_millis(300),
+        },
+        ..Options::default()
+    }
+}
+
+#[tokio::test]
+async fn readiness_fails_first_and_the_listener_closes_later() {
+    let mut slow = options();
+    slow.drain.before_close = Duration::from_secs(2);
+    let yaml = "routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n";
+    let gateway = Running::start_with(config(yaml), slow);
+    assert_eq!(gateway.admin("GET", "/readyz").await.status(), 200);
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    let answer = gateway.admin("GET", "/readyz").await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().contains("draining"), "{}", answer.text());
+    // Whoever still comes is served, and told to go.
+    let answer = gateway.client().await.get("/a").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.field("connection"), Some("close"));
+}
+
+#[tokio::test]
+async fn requests_under_way_end_and_idle_connections_close() {
+    let origin = Origin::start(|_, _| Reply::Hang).await;
+    let gateway = Running::start_with(config(&proxy_to(origin.address())), options());
+    let address = gateway.address();
+    let mut idle = gateway.client().await;
+    let mut busy = gateway.client().await;
+    busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    origin.wait_for(1).await;
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    idle.closed().await;
+    eventually("the listener to close", || std::net::TcpStream::connect(address).is_err()).await;
+    // The one that is under way is still open: its client gets to see the end.
+    drop(origin);
+    let _unused = TcpStream::connect(address).await;
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_waited_for() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yaml = proxy_to(listener.local_addr().unwrap());
+    let gateway = Running::start_with(config(&yaml), options());
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (mut upstream, _) = within("a connection", listener.accept()).await.unwrap();
+    let mut buffer = Vec::new();
+    crate::harness::Message::read_request(&mut upstream, &mut buffer).await.unwrap();
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    eventually("the listener to close", || {
+        std::net::TcpStream::connect(gateway.address()).is_err()
+    })
+    .await;
+    tokio::io::AsyncWriteExt::write_all(&mut upstream, &origin::ok("late")).await.unwrap();
+    let answer = client.response("GET").await;
+    assert_eq!(answer.text(), "late");
+    within("the process to be done", gateway.gateway().stopped()).await;
+}

@@ -1,0 +1,187 @@
+//! Semantics 10: a reload closes nothing and loses nothing; a broken file changes nothing.
+
+use futures_util::{SinkExt, StreamExt};
+use sluicegate::gateway::Options;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{Origin, Reply, Running, eventually, origin, proxy_to, within};
+
+fn responds(body: &str) -> String {
+    format!("routes: [{{ name: a, match: {{ path: /a }}, respond: {{ body: {body} }} }}]\n")
+}
+
+/// A gateway that was started from a file, on a listener that keeps its port.
+struct FromFile {
+    running: Running,
+    path: std::path::PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl FromFile {
+    fn start(yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.yaml");
+        std::fs::write(&path, Self::text(yaml)).unwrap();
+        let config = sluicegate::config::load(&path).unwrap_or_else(|p| panic!("{p}")).config;
+        let options = Options { source: Some(path.clone()), ..Options::default() };
+        Self { running: Running::start_with(config, options), path, _folder: folder }
+    }
+
+    fn text(yaml: &str) -> String {
+        format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
+             admin: {{ address: 127.0.0.1:0 }}\n\
+             telemetry: {{ access_log: {{ path: off }} }}\n{yaml}"
+        )
+    }
+
+    fn write(&self, yaml: &str) {
+        std::fs::write(&self.path, Self::text(yaml)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reload_by_admin_call_takes_effect_on_open_connections() {
+    let file = FromFile::start(&responds("one"));
+    let mut client = file.running.client().await;
+    assert_eq!(client.get("/a").await.text(), "one");
+    file.write(&responds("two"));
+    let answer = file.running.admin("POST", "/v1/reload").await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert_eq!(client.get("/a").await.text(), "two");
+}
+
+#[tokio::test]
+async fn a_changed_file_is_taken_over_by_itself() {
+    let file = FromFile::start(&responds("one"));
+    let mut client = file.running.client().await;
+    assert_eq!(client.get("/a").await.text(), "one");
+    file.write(&responds("two"));
+    within("the new file to be live", async { while client.get("/a").await.text() != "two" {} })
+        .await;
+}
+
+#[tokio::test]
+async fn a_broken_file_changes_nothing_and_is_told() {
+    let file = FromFile::start(&responds("one"));
+    file.write("routes: [{ name: a, match: { path: /a }, upstream: lost }]\n");
+    let answer = file.running.admin("POST", "/v1/reload").await;
+    assert_eq!(answer.status(), 422);
+    assert!(answer.text().contains("no upstream named `lost`"), "{}", answer.text());
+    assert_eq!(file.running.client().await.get("/a").await.text(), "one");
+    assert!(file.running.metric("sluice_config_reload_failures_total").await >= 1.0);
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_refused() {
+    let file = FromFile::start(&format!("workers: 1\n{}", responds("one")));
+    file.write(&format!("workers: 2\n{}", responds("two")));
+    let answer = file.running.admin("POST", "/v1/reload").await;
+    assert_eq!(answer.status(), 422, "{}", answer.text());
+    assert!(answer.text().contains("needs-restart"), "{}", answer.text());
+    assert_eq!(file.running.client().await.get("/a").await.text(), "one");
+}
+
+#[tokio::test]
+async fn a_request_under_way_ends_on_the_stack_it_began_on() {
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let file = FromFile::start(&proxy_to(listener.local_addr().unwrap()));
+    tokio::spawn({
+        let gate = gate.clone();
+        async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = Vec::new();
+            crate::harness::Message::read_request(&mut stream, &mut buffer).await.unwrap();
+            gate.acquire().await.unwrap().forget();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &origin::ok("late")).await.unwrap();
+            crate::harness::Message::read_request(&mut stream, &mut buffer).await;
+        }
+    });
+    let mut client = file.running.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut other = file.running.client().await;
+    file.write(&responds("new"));
+    assert_eq!(file.running.admin("POST", "/v1/reload").await.status(), 200);
+    assert_eq!(other.get("/a").await.text(), "new");
+    gate.add_permits(1);
+    assert_eq!(client.response("GET").await.text(), "late");
+}
+
+#[tokio::test]
+async fn pooled_connections_survive_a_reload() {
+    let origin = Origin::ok("fine").await;
+    let file = FromFile::start(&format!("workers: 1\n{}", proxy_to(origin.address())));
+    let mut client = file.running.client().await;
+    for _ in 0..5 {
+        assert_eq!(client.get("/").await.text(), "fine");
+        assert_eq!(file.running.admin("POST", "/v1/reload").await.status(), 200);
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn listeners_come_and_go() {
+    let spare = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = spare.local_addr().unwrap();
+    drop(spare);
+    let file = FromFile::start(&responds("one"));
+    let two = |body: &str| {
+        FromFile::text(&responds(body)).replace(
+            "listeners: [",
+            &format!("listeners: [{{ name: second, address: \"{second}\" }}, "),
+        )
+    };
+    std::fs::write(&file.path, two("two")).unwrap();
+    assert_eq!(file.running.admin("POST", "/v1/reload").await.status(), 200);
+    let mut client = crate::harness::Client::connect(second).await;
+    assert_eq!(client.get("/a").await.text(), "two");
+    file.write(&responds("three"));
+    assert_eq!(file.running.admin("POST", "/v1/reload").await.status(), 200);
+    eventually("the second listener to leave its port", || {
+        std::net::TcpStream::connect(second).is_err()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn web_sockets_and_requests_live_through_reloads() {
+    let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = echo.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = echo.accept().await {
+            tokio::spawn(async move {
+                let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+                while let Some(Ok(message)) = socket.next().await {
+                    if message.is_close() || socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let origin = Origin::start(|_, _| Reply::Answer(origin::ok("fine"))).await;
+    let yaml = format!(
+        "upstreams: {{ echo: {{ endpoints: [\"{address}\"] }}, origin: {{ endpoints: [\"{}\"] }} }}\n\
+         routes:\n  - {{ name: ws, match: {{ path: /ws }}, upstream: echo }}\n  \
+         - {{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: origin }}\n",
+        origin.address()
+    );
+    let file = FromFile::start(&yaml);
+    let mut sockets = Vec::new();
+    for _ in 0..50 {
+        let stream = file.running.client().await.into_stream();
+        sockets.push(tokio_tungstenite::client_async("ws://a/ws", stream).await.unwrap().0);
+    }
+    let mut client = file.running.client().await;
+    for round in 0..20 {
+        file.write(&format!("{yaml}# {round}\n"));
+        assert_eq!(file.running.admin("POST", "/v1/reload").await.status(), 200);
+        assert_eq!(client.get("/").await.text(), "fine");
+    }
+    for socket in &mut sockets {
+        socket.send(Message::text("alive")).await.unwrap();
+        let answer = within("the echo", socket.next()).await.unwrap().unwrap();
+        assert_eq!(answer.into_text().unwrap().as_str(), "alive");
+    }
+}

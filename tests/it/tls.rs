@@ -1,0 +1,242 @@
+//! TLS on the listener: names, client certificates, files that change; and the PROXY protocol.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use sluicegate::gateway::Options;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
+
+use crate::harness::{Message, Origin, Running, parse, proxy_to, within};
+
+const RESPOND: &str = "routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n";
+
+/// Writes a self-signed certificate for `name` and its key; gives the certificate.
+fn certificate(folder: &Path, file: &str, name: &str) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    std::fs::write(folder.join(format!("{file}.pem")), made.cert.pem()).unwrap();
+    std::fs::write(folder.join(format!("{file}.key")), made.signing_key.serialize_pem()).unwrap();
+    made.cert.der().clone()
+}
+
+fn gateway(folder: &Path, tls: &str, routes: &str) -> Running {
+    let folder = folder.display();
+    let text = format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, protocols: [h1, h2], tls: {{ {} }} }}]\n\
+         admin: {{ address: 127.0.0.1:0 }}\n\
+         telemetry: {{ access_log: {{ path: off }} }}\n{routes}",
+        tls.replace("DIR", &folder.to_string())
+    );
+    Running::start_with(parse(&text), Options::default())
+}
+
+async fn connect(
+    address: SocketAddr,
+    name: &str,
+    trusted: &[CertificateDer<'static>],
+    client: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    alpn: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in trusted {
+        roots.add(certificate.clone()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match client {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    within("a TLS handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+async fn get(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> Option<Message> {
+    stream.write_all(b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n").await.ok()?;
+    within("an answer", Message::read_response(stream, &mut Vec::new(), "GET")).await
+}
+
+#[tokio::test]
+async fn the_certificate_is_chosen_by_name_and_the_protocol_by_alpn() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = certificate(folder.path(), "shop", "shop.example.com");
+    let wild = certificate(folder.path(), "wild", "*.example.org");
+    let gateway = gateway(
+        folder.path(),
+        "certificates: [{ cert: DIR/shop.pem, key: DIR/shop.key }, { cert: DIR/wild.pem, key: DIR/wild.key }]",
+        RESPOND,
+    );
+    for (name, expected) in
+        [("shop.example.com", &shop), ("a.example.org", &wild), ("localhost", &shop)]
+    {
+        let stream =
+            connect(gateway.address(), name, &[shop.clone(), wild.clone()], None, &["http/1.1"])
+                .await;
+        if name == "localhost" {
+            // The first certificate serves unknown names; the client is right to refuse it.
+            assert!(stream.is_err());
+            continue;
+        }
+        let mut stream = stream.unwrap();
+        let (_, session) = stream.get_ref();
+        assert_eq!(&session.peer_certificates().unwrap()[0], expected, "{name}");
+        assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]));
+        assert_eq!(get(&mut stream).await.unwrap().text(), "a");
+    }
+    let stream = connect(gateway.address(), "shop.example.com", &[shop], None, &["h2", "http/1.1"])
+        .await
+        .unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::get("https://shop.example.com/a").body(()).unwrap();
+    let (response, _) = client.send_request(request, true).unwrap();
+    assert_eq!(within("an h2 answer", response).await.unwrap().status(), 200);
+    driver.abort();
+}
+
+#[tokio::test]
+async fn client_certificates_are_asked_for_as_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = certificate(folder.path(), "shop", "shop.example.com");
+    let client = certificate(folder.path(), "client", "client.example.com");
+    let stranger = certificate(folder.path(), "stranger", "stranger.example.com");
+    let key = |file: &str| {
+        PrivateKeyDer::from_pem_file(folder.path().join(format!("{file}.key"))).unwrap()
+    };
+    for (mode, without, with, foreign) in
+        [("off", true, true, true), ("request", true, true, false), ("require", false, true, false)]
+    {
+        let tls = format!(
+            "certificates: [{{ cert: DIR/shop.pem, key: DIR/shop.key }}], client_auth: {{ mode: {mode}, ca: DIR/client.pem }}"
+        );
+        let gateway = gateway(folder.path(), &tls, RESPOND);
+        for (identity, allowed) in [
+            (None, without),
+            (Some((client.clone(), key("client"))), with),
+            (Some((stranger.clone(), key("stranger"))), foreign),
+        ] {
+            let is_stranger = identity.as_ref().is_some_and(|(cert, _)| *cert == stranger);
+            let stream = connect(
+                gateway.address(),
+                "shop.example.com",
+                std::slice::from_ref(&shop),
+                identity,
+                &["http/1.1"],
+            )
+            .await;
+            // With TLS 1.3 the refusal comes after the client thinks it is done.
+            let served = match stream {
+                Ok(mut stream) => get(&mut stream).await.is_some(),
+                Err(_) => false,
+            };
+            assert_eq!(served, allowed, "{mode}, stranger: {is_stranger}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_served_without_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = certificate(folder.path(), "shop", "shop.example.com");
+    let gateway = gateway(
+        folder.path(),
+        "certificates: [{ cert: DIR/shop.pem, key: DIR/shop.key }]",
+        RESPOND,
+    );
+    let mut kept = connect(gateway.address(), "shop.example.com", &[old], None, &[]).await.unwrap();
+    let new = certificate(folder.path(), "shop", "shop.example.com");
+    within("the new certificate to be served", async {
+        while connect(gateway.address(), "shop.example.com", std::slice::from_ref(&new), None, &[])
+            .await
+            .is_err()
+        {}
+    })
+    .await;
+    assert_eq!(get(&mut kept).await.unwrap().status(), 200, "an open connection goes on");
+}
+
+#[tokio::test]
+async fn tls_to_the_upstream_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = certificate(folder.path(), "origin", "orders.internal");
+    let key = PrivateKeyDer::from_pem_file(folder.path().join("origin.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![ca], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut buffer = Vec::new();
+                while Message::read_request(&mut stream, &mut buffer).await.is_some() {
+                    stream.write_all(&crate::harness::origin::ok("secret")).await.unwrap();
+                }
+            });
+        }
+    });
+    for (server_name, status) in [("orders.internal", 200), ("other.internal", 502)] {
+        let yaml = format!(
+            "upstreams: {{ origin: {{ endpoints: [\"{address}\"], tls: {{ server_name: {server_name}, ca: {}/origin.pem }} }} }}\n\
+             routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: origin }}]\n",
+            folder.path().display()
+        );
+        let gateway = Running::start(&yaml);
+        let answer = gateway.client().await.get("/").await;
+        assert_eq!(answer.status(), status, "{server_name}: {}", answer.text());
+        if status == 502 {
+            assert!(answer.text().contains("upstream-tls"), "{}", answer.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_header_is_believed_only_from_trusted_proxies() {
+    let origin = Origin::ok("fine").await;
+    let v1 = "PROXY TCP4 9.8.7.6 10.0.0.1 1234 80\r\n";
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (mode, trusted, prefix, client) in [
+        ("require", "127.0.0.1", v1, Some("9.8.7.6")),
+        ("require", "127.0.0.1", "", None),
+        ("accept", "127.0.0.1", "", Some("127.0.0.1")),
+        ("accept", "127.0.0.1", v1, Some("9.8.7.6")),
+        ("accept", "10.0.0.0/8", v1, None),
+        ("require", "127.0.0.1", "PROXY UNKNOWN\r\n", Some("127.0.0.1")),
+    ] {
+        let text = format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0, proxy_protocol: {mode} }}]\n\
+             trusted_proxies: [\"{trusted}\"]\n\
+             admin: {{ address: 127.0.0.1:0 }}\n\
+             telemetry: {{ access_log: {{ path: off }} }}\n{}",
+            proxy_to(origin.address())
+        );
+        let gateway = Running::start_with(parse(&text), Options::default());
+        let before = origin.requests().len();
+        let mut connection = gateway.client().await;
+        connection.send(format!("{prefix}{request}")).await;
+        let Some(client) = client else {
+            assert!(connection.closed().await.is_empty(), "{mode} {trusted} {prefix:?}");
+            assert_eq!(origin.requests().len(), before);
+            continue;
+        };
+        assert_eq!(connection.response("GET").await.status(), 200, "{mode} {trusted} {prefix:?}");
+        let seen = origin.requests().pop().unwrap();
+        assert_eq!(seen.field("x-forwarded-for"), Some(client), "{mode} {trusted} {prefix:?}");
+    }
+}

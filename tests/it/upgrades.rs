@@ -1,0 +1,81 @@
+//! WebSocket and other upgrades: a tunnel both ways, counted and drained apart.
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{Origin, Running, origin, proxy_to, within};
+
+/// A WebSocket server that says everything back.
+async fn echo() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+                while let Some(Ok(message)) = socket.next().await {
+                    if message.is_close() || socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_web_socket_passes_both_ways() {
+    let gateway = Running::start(&proxy_to(echo().await));
+    let stream = gateway.client().await.into_stream();
+    let (mut socket, _) =
+        within("the handshake", tokio_tungstenite::client_async("ws://shop/chat", stream))
+            .await
+            .unwrap();
+    for size in [1, 1000, 1_000_000] {
+        let text = "x".repeat(size);
+        socket.send(Message::text(text.clone())).await.unwrap();
+        let answer = within("the echo", socket.next()).await.unwrap().unwrap();
+        assert_eq!(answer.into_text().unwrap().as_str(), text);
+    }
+    socket.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_web_socket_outlives_every_idle_timeout() {
+    let yaml = format!(
+        "limits: {{ keepalive_timeout: 50ms, send_idle_timeout: 50ms, body_idle_timeout: 50ms, header_timeout: 50ms }}\n{}",
+        proxy_to(echo().await).replace("upstream: origin", "upstream: origin, timeout: 100ms")
+    );
+    let gateway = Running::start(&yaml);
+    let stream = gateway.client().await.into_stream();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://shop/chat", stream).await.unwrap();
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
+    for _ in 0..3 {
+        tick.tick().await;
+        socket.send(Message::text("still here")).await.unwrap();
+        within("the echo", socket.next()).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_refused_is_an_ordinary_answer() {
+    let origin = Origin::ok("no").await;
+    let gateway = Running::start(&proxy_to(origin.address()));
+    let mut client = gateway.client().await;
+    let answer = client
+        .request(
+            "GET / HTTP/1.1\nHost: a\nConnection: Upgrade\nUpgrade: websocket\n\
+             Sec-WebSocket-Version: 13\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+            "",
+        )
+        .await;
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "no"));
+    let seen = &origin.requests()[0];
+    assert_eq!(seen.field("upgrade"), Some("websocket"));
+    assert!(seen.field("connection").is_some_and(|c| c.eq_ignore_ascii_case("upgrade")));
+    // The connection is still in step.
+    assert_eq!(client.get("/x").await.text(), "no");
+    let _unused = origin::ok("");
+}

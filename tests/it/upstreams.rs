@@ -1,0 +1,233 @@
+//! Semantics 4 (class A) and 6: pools, dead connections, and what may be sent again.
+
+use crate::harness::{Origin, Reply, Running, eventually, origin, proxy_to};
+
+#[tokio::test]
+async fn one_connection_serves_requests_that_follow_each_other() {
+    let origin = Origin::ok("fine").await;
+    let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+    let mut client = gateway.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.text(), "fine");
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_tried_once_at_another_endpoint() {
+    let origin = Origin::ok("fine").await;
+    let dead = unused_address().await;
+    let yaml = format!(
+        "upstreams: {{ two: {{ endpoints: [\"{dead}\", \"{}\"], balance: round_robin }} }}\n\
+         routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: two }}]\n",
+        origin.address()
+    );
+    let gateway = Running::start(&one_worker(&yaml));
+    for _ in 0..10 {
+        let answer = gateway
+            .client()
+            .await
+            .request("POST / HTTP/1.1\nHost: a\nContent-Length: 2", "hi")
+            .await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    assert_eq!(origin.requests().len(), 10);
+}
+
+#[tokio::test]
+async fn nothing_listens_is_502_upstream_connect() {
+    let dead = unused_address().await;
+    let gateway = Running::start(&proxy_to(dead));
+    let answer = gateway.client().await.get("/").await;
+    assert_eq!(answer.status(), 502);
+    assert!(answer.text().contains("upstream-connect"), "{}", answer.text());
+    assert!(!answer.text().contains(&dead.port().to_string()), "an address leaked");
+}
+
+#[tokio::test]
+async fn a_post_that_may_have_been_seen_is_never_sent_again() {
+    for reply in [|| Reply::Close, || Reply::Reset] {
+        let origin = Origin::start(move |_, _| reply()).await;
+        let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+        let answer = gateway
+            .client()
+            .await
+            .request("POST / HTTP/1.1\nHost: a\nContent-Length: 2", "hi")
+            .await;
+        assert_eq!(answer.status(), 502, "{}", answer.text());
+        assert_eq!(origin.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_post_on_a_connection_that_closes_as_it_is_written_is_never_sent_again() {
+    // The first answer keeps the connection, the second request finds it dead only after it wrote.
+    let origin =
+        Origin::start(
+            |number, _| {
+                if number == 0 { Reply::Answer(origin::ok("first")) } else { Reply::Close }
+            },
+        )
+        .await;
+    let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+    let mut client = gateway.client().await;
+    let post = "POST / HTTP/1.1\nHost: a\nContent-Length: 2";
+    assert_eq!(client.request(post, "hi").await.status(), 200);
+    let answer = client.request(post, "hi").await;
+    assert_eq!(answer.status(), 502);
+    assert!(answer.text().contains("upstream-closed-idle"), "{}", answer.text());
+    assert_eq!(origin.requests().len(), 2, "sent once more than it may");
+    assert!(gateway.metric("sluice_pool_races_total{upstream=\"origin\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_connection_the_upstream_closed_is_not_used_again() {
+    let origin = Origin::start(|_, _| Reply::AnswerThenClose(origin::ok("bye"))).await;
+    let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+    let mut client = gateway.client().await;
+    for round in 1..=5 {
+        let answer = client.request("POST / HTTP/1.1\nHost: a\nContent-Length: 2", "hi").await;
+        assert_eq!(answer.status(), 200, "round {round}: {}", answer.text());
+        eventually("the close to be noticed", || origin.connections() == round).await;
+    }
+}
+
+#[tokio::test]
+async fn responses_that_are_not_http_are_502() {
+    for bad in [
+        "garbage\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+    ] {
+        let origin = Origin::start(move |_, _| Reply::AnswerThenClose(bad.into())).await;
+        let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+        let answer = gateway.client().await.get("/").await;
+        assert_eq!(answer.status(), 502, "{bad:?}: {}", answer.text());
+        assert!(answer.text().contains("upstream-bad-response"), "{bad:?}: {}", answer.text());
+        assert_eq!(origin.requests().len(), 1, "{bad:?} was asked for again");
+    }
+}
+
+#[tokio::test]
+async fn a_response_head_that_is_too_large_is_502() {
+    let fields: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let many = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
+    let large =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx: {}\r\n\r\n", "y".repeat(40_000));
+    for bad in [many, large] {
+        let origin = Origin::start(move |_, _| Reply::AnswerThenClose(bad.clone().into())).await;
+        let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+        let answer = gateway.client().await.get("/").await;
+        assert_eq!(answer.status(), 502);
+        assert!(answer.text().contains("upstream-bad-response"), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn interim_responses_are_dropped() {
+    let origin = Origin::start(|_, _| {
+        Reply::Answer(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+                .to_vec(),
+        )
+    })
+    .await;
+    let gateway = Running::start(&proxy_to(origin.address()));
+    let answer = gateway.client().await.get("/").await;
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "ok"));
+}
+
+#[tokio::test]
+async fn bytes_after_a_response_poison_nothing() {
+    let origin = Origin::start(|number, _| {
+        if number == 0 {
+            Reply::Answer(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+                    .to_vec(),
+            )
+        } else {
+            Reply::Answer(origin::ok("good"))
+        }
+    })
+    .await;
+    let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+    assert_eq!(gateway.client().await.get("/").await.text(), "ok");
+    assert_eq!(gateway.client().await.get("/").await.text(), "good");
+    assert_eq!(origin.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_503_upstream_dns() {
+    let yaml = "upstreams: { lost: { endpoints: [\"nowhere.invalid:80\"], connect_timeout: 300ms } }\n\
+                routes: [{ name: all, match: { path: \"/{*rest}\" }, upstream: lost }]\n";
+    let gateway = Running::start(yaml);
+    let answer = gateway.client().await.get("/").await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().contains("upstream-dns"), "{}", answer.text());
+    assert!(answer.field("retry-after").is_some());
+}
+
+#[tokio::test]
+async fn a_slow_upstream_is_504_within_the_timeout() {
+    let origin = Origin::start(|_, _| Reply::Hang).await;
+    let yaml =
+        proxy_to(origin.address()).replace("upstream: origin", "upstream: origin, timeout: 100ms");
+    let gateway = Running::start(&yaml);
+    let answer = gateway.client().await.get("/").await;
+    assert_eq!(answer.status(), 504);
+    assert!(answer.text().contains("upstream-timeout-total"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_request_over_the_upstreams_limit_is_503() {
+    let origin = Origin::start(|_, _| Reply::Hang).await;
+    let yaml = format!(
+        "upstreams: {{ origin: {{ endpoints: [\"{}\"], max_in_flight: 1 }} }}\n\
+         routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: origin }}]\n",
+        origin.address()
+    );
+    let gateway = Running::start(&yaml);
+    let mut first = gateway.client().await;
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    origin.wait_for(1).await;
+    let answer = gateway.client().await.get("/").await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().contains("concurrency-full"), "{}", answer.text());
+    drop(first);
+    eventually("the place to be free", || true).await;
+}
+
+#[tokio::test]
+async fn unix_sockets_on_both_sides() {
+    let origin = Origin::ok("fine").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.sock");
+    let yaml = format!(
+        "listeners: [{{ name: web, address: \"unix:{}\" }}]\nadmin: {{ address: 127.0.0.1:0 }}\n\
+         telemetry: {{ access_log: {{ path: off }} }}\n{}",
+        path.display(),
+        proxy_to(origin.address())
+    );
+    let _gateway =
+        Running::start_with(crate::harness::parse(&yaml), sluicegate::gateway::Options::default());
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let answer =
+        crate::harness::Message::read_response(&mut stream, &mut Vec::new(), "GET").await.unwrap();
+    assert_eq!(answer.text(), "fine");
+    assert_eq!(origin.requests()[0].field("x-forwarded-for"), Some("unix"));
+}
+
+/// One worker has one pool: what a test says of connections is exact.
+fn one_worker(yaml: &str) -> String {
+    format!("workers: 1\n{yaml}")
+}
+
+/// An address on which nothing listens.
+async fn unused_address() -> std::net::SocketAddr {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
