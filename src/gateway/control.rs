@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     admin,
-    balancer::{Hickory, Resolve},
+    balancer::{Resolve, dns},
     config::{self, Config},
     gateway::{
         Drain, DrainSettings, Options, ReloadError, StartError, Started,
@@ -98,7 +98,7 @@ impl Control {
         orders: mpsc::Sender<Order>,
     ) -> Result<(Self, Started), StartError> {
         let metrics = Metrics::new();
-        let resolver: Arc<dyn Resolve> = Arc::new(Hickory {});
+        let resolver = dns::system();
         let admin = bind_admin(&config).await?;
         let admin_address = admin.local_addr().map_err(StartError::Thread)?;
         let mut listeners = Listeners::default();
