@@ -167,35 +167,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::error::{Method405, Sent};
-
-    fn every_kind() -> Vec<Kind> {
-        let allow = HeaderValue::from_static("GET, HEAD");
-        vec![
-            Kind::RouteNotFound,
-            Kind::MethodNotAllowed(Method405 { allow }),
-            Kind::BadFraming,
-            Kind::BadTarget,
-            Kind::HeaderTooLarge,
-            Kind::HeaderCount,
-            Kind::BodyTooLarge,
-            Kind::ClientTimeout,
-            Kind::ClientClosed,
-            Kind::IpDenied,
-            Kind::ConcurrencyFull,
-            Kind::UpstreamNone,
-            Kind::UpstreamDns,
-            Kind::UpstreamConnect,
-            Kind::UpstreamTls,
-            Kind::UpstreamReset(Sent::MaybeSeen),
-            Kind::UpstreamClosedIdle(Sent::Nothing),
-            Kind::UpstreamTimeoutTry(Sent::MaybeSeen),
-            Kind::UpstreamTimeoutTotal,
-            Kind::UpstreamBadResponse,
-            Kind::Draining,
-            Kind::Internal,
-        ]
-    }
+    use crate::error::Method405;
 
     async fn json_of(response: Response) -> Value {
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -219,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_kind_makes_a_problem_that_parses_and_agrees_with_itself() {
-        for kind in every_kind() {
+        for kind in Kind::all() {
             let response = response(&kind, Dialect::Problem, None);
             let status = response.status();
             assert_eq!(status, kind.status());
@@ -236,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_kind_makes_a_grpc_status_without_a_body() {
-        for kind in every_kind() {
+        for kind in Kind::all() {
             let response = response(&kind, Dialect::Grpc, None);
             assert_eq!(response.status(), 200);
             assert!(http_body::Body::is_end_stream(response.body()));

@@ -152,10 +152,14 @@ mod tests {
 
     use http::{StatusCode, Version, header::ACCESS_CONTROL_ALLOW_ORIGIN};
     use http_body_util::BodyExt;
+    use parking_lot::Mutex;
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::http::{Peer, peer::Address};
+    use crate::{
+        http::{Peer, body::Guard, peer::Address},
+        telemetry::in_flight::Counter,
+    };
 
     fn request(method: Method, content_type: &'static str) -> Request {
         let peer = Peer {
@@ -224,6 +228,22 @@ mod tests {
         let answered = RespondLayer.layer(inner).oneshot(request).await.unwrap();
         assert!(answered.body().is_end_stream());
         assert_eq!(answered.headers()[CONTENT_LENGTH], "5");
+    }
+
+    #[tokio::test]
+    async fn what_hangs_on_the_body_of_an_answer_to_head_goes_on() {
+        let running = Counter::default();
+        let guard = Arc::new(Mutex::new(Some(running.enter())));
+        let inner = service_fn(move |_: Request| {
+            let mut body = Body::full("hello");
+            body.attach(Guard::InFlight(guard.lock().take().unwrap()));
+            future::ready(Ok(Response::new(body)))
+        });
+        let request = request(Method::HEAD, "text/plain");
+        let response = RespondLayer.layer(inner).oneshot(request).await.unwrap();
+        assert_eq!(running.get(), 1);
+        drop(response);
+        assert_eq!(running.get(), 0);
     }
 
     #[tokio::test]
