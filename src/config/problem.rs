@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::written::Place;
+use super::{value::Fault, written::Place};
 
 /// Whether the file can be used all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,14 +138,20 @@ impl<'a> Source<'a> {
         self.lines.get(number.checked_sub(1)?).copied()
     }
 
+    /// Whether a secret may stand here.
+    pub fn is_masked(&self, place: Place) -> bool {
+        let mask =
+            place.line.checked_sub(1).and_then(|line| self.masks.get(line).copied().flatten());
+        mask.is_some_and(|column| place.column > column)
+    }
+
     /// A problem at this place.
     pub fn problem(
         &self,
         severity: Severity,
         place: Place,
         path: String,
-        message: String,
-        help: Option<String>,
+        fault: &Fault,
     ) -> Problem {
         // A caret beyond the cropped line would point at nothing.
         let first =
@@ -159,8 +165,8 @@ impl<'a> Source<'a> {
             line: place.line,
             column: place.column,
             path: path.into(),
-            message: printable(&message).into(),
-            help: help.map(|help| printable(&help).into()),
+            message: printable(&fault.message).into(),
+            help: fault.help.as_deref().map(|help| printable(help).into()),
             excerpt,
         }
     }
