@@ -85,7 +85,9 @@ fn describe(source: &Source<'_>, place: Place, error: &Error) -> Fault {
     match error {
         Error::UnknownAnchor { .. } => unknown_anchor(source, place),
         Error::Unexpected { expected: what, .. } => Fault::new(expected(plain_words(what))),
-        Error::SerdeInvalidType { expected: what, .. } => Fault::new(expected(plain_words(what))),
+        Error::SerdeInvalidType { expected: what, .. } => {
+            Fault::new(expected(plain_words(what.as_str())))
+        }
         Error::NullIntoString { .. } => Fault::new("there is no value"),
         Error::Message { msg, .. } => Fault::new(msg),
         Error::Eof { .. } => Fault::new("the file is empty").help("`sluice schema` lists all keys"),
@@ -153,9 +155,8 @@ fn has_bare_template(line: &str) -> bool {
 fn plain_words(what: &str) -> &str {
     match what {
         "string scalar" | "scalar" | "a string" => "a word or a number",
-        "mapping start" | "mapping" => "a map",
         "sequence start" | "sequence" | "a sequence" => "a list",
-        what if what.starts_with("struct ") => "a map",
+        what if what.starts_with("mapping") || what.starts_with("struct ") => "a map",
         what => what,
     }
 }
