@@ -8,8 +8,8 @@ use super::{
     file::File,
     problem::{Problem, Severity, Source},
     tree::Tree,
-    value::did_you_mean,
-    written::Place,
+    value::{Fault, did_you_mean},
+    written::{Place, expected},
 };
 
 /// The nesting of our own deepest key is 8.
@@ -18,6 +18,8 @@ const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 2_000_000;
 /// Nodes that aliases may repeat.
 const MAX_REPEATED: usize = 100_000;
+/// Keys that a hint lists.
+const MAX_KNOWN: usize = 12;
 
 /// The file, and the same as a tree.
 pub fn parse(source: &Source<'_>, text: &str) -> Result<(Tree, File), Box<Problem>> {
@@ -43,27 +45,24 @@ fn problem(source: &Source<'_>, tree: Option<&Tree>, error: Error) -> Problem {
     let place = error.location().map_or(Place { line: 1, column: 1 }, Place::from);
     let at_value = || tree.and_then(|tree| tree.path_of(place));
     let at_key = || tree.and_then(|tree| tree.path_of_key(place));
-    let (path, message, help) = match &error {
+    let (place, path, fault) = match &error {
         Error::SerdeUnknownField { field, expected, .. } => {
-            let help =
-                did_you_mean(field, expected.iter().copied()).unwrap_or_else(|| known(expected));
-            (at_key(), format!("there is no key `{field}` here"), Some(help))
+            let help = did_you_mean(field, expected.iter().copied());
+            let help = help.unwrap_or_else(|| known(expected));
+            (place, at_key(), Fault::new(format!("there is no key `{field}` here")).help(help))
         }
         Error::SerdeMissingField { field, .. } => {
             let around = tree.and_then(|tree| tree.map_without(field, place));
-            let (start, path) = around.unwrap_or((place, String::new()));
-            let message = format!("`{field}` is missing");
-            return source.problem(Severity::Error, start, path, message, None);
+            let (place, path) = around.map_or((place, None), |(place, path)| (place, Some(path)));
+            (place, path, Fault::new(format!("`{field}` is missing")))
         }
         Error::DuplicateMappingKey { key: Some(key), .. } => {
-            (at_key(), format!("`{key}` is written twice"), Some("keep one of them".to_owned()))
+            let fault = Fault::new(format!("`{key}` is written twice")).help("keep one of them");
+            (place, at_key(), fault)
         }
-        _ => {
-            let (message, help) = describe(source, place, &error);
-            (at_value().or_else(at_key), message, help)
-        }
+        _ => (place, at_value().or_else(at_key), describe(source, place, &error)),
     };
-    source.problem(Severity::Error, place, path.unwrap_or_default(), message, help)
+    source.problem(Severity::Error, place, path.unwrap_or_default(), &fault)
 }
 
 /// The error itself, without what it is wrapped in.
@@ -76,61 +75,54 @@ fn innermost(error: Error) -> Error {
 }
 
 fn known(keys: &[&str]) -> String {
-    let all: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
-    if all.len() > 12 {
-        format!("there are {} ..", all[..12].join(", "))
-    } else {
-        format!("there are {}", all.join(", "))
-    }
+    let all: Vec<_> = keys.iter().take(MAX_KNOWN).map(|key| format!("`{key}`")).collect();
+    let more = if keys.len() > MAX_KNOWN { " .." } else { "" };
+    format!("there are {}{more}", all.join(", "))
 }
 
 /// What the YAML crate found, in our words. Its own would repeat values, which may be secrets.
-fn describe(source: &Source<'_>, place: Place, error: &Error) -> (String, Option<String>) {
-    let rest = source
-        .line(place.line)
-        .map(|line| line.chars().skip(place.column.saturating_sub(1)).collect::<String>())
-        .unwrap_or_default();
-    let expected = |what: &str| format!("expected {what}");
+fn describe(source: &Source<'_>, place: Place, error: &Error) -> Fault {
     match error {
-        Error::UnknownAnchor { .. } => unknown_anchor(&rest),
-        Error::Unexpected { expected: what, .. } => (expected(plain_words(what)), None),
-        Error::SerdeInvalidType { expected: what, .. } => (expected(plain_words(what)), None),
-        Error::NullIntoString { .. } => ("there is no value".to_owned(), None),
-        Error::Message { msg, .. } => (msg.clone(), None),
-        Error::Eof { .. } => {
-            ("the file is empty".to_owned(), Some("`sluice schema` lists all keys".to_owned()))
+        Error::UnknownAnchor { .. } => unknown_anchor(source, place),
+        Error::Unexpected { expected: what, .. } => Fault::new(expected(plain_words(what))),
+        Error::SerdeInvalidType { expected: what, .. } => {
+            Fault::new(expected(plain_words(what.as_str())))
         }
+        Error::NullIntoString { .. } => Fault::new("there is no value"),
+        Error::Message { msg, .. } => Fault::new(msg),
+        Error::Eof { .. } => Fault::new("the file is empty").help("`sluice schema` lists all keys"),
         Error::MultipleDocuments { .. } => {
-            ("there is more than one document".to_owned(), Some("one `---` at most".to_owned()))
+            Fault::new("there is more than one document").help("one `---` at most")
         }
         Error::ExternalMessage { msg, .. } => syntax(source, place, msg),
-        Error::NonFiniteFloat { .. } => ("a number without end".to_owned(), None),
+        Error::NonFiniteFloat { .. } => Fault::new("this number is not finite"),
         Error::Budget { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. } => {
-            ("the file is too large or too deeply nested".to_owned(), None)
+            Fault::new("the file is too large or too deeply nested")
         }
-        _ => ("this is not valid here".to_owned(), None),
+        _ => Fault::new("this is not valid here"),
     }
 }
 
 /// `*.example.com` without quotes is an alias in YAML.
-fn unknown_anchor(rest: &str) -> (String, Option<String>) {
-    let alias: String =
-        rest.chars().take_while(|c| !c.is_whitespace() && !",]}".contains(*c)).collect();
-    if alias.starts_with("*.") {
-        let help = format!("put it in quotes: \"{alias}\"");
-        return (format!("`{alias}` without quotes is an alias in YAML"), Some(help));
+fn unknown_anchor(source: &Source<'_>, place: Place) -> Fault {
+    let rest = source.line(place.line).unwrap_or_default().chars();
+    let alias: String = rest
+        .skip(place.column.saturating_sub(1))
+        .take_while(|c| !c.is_whitespace() && !",]}".contains(*c))
+        .collect();
+    if alias.starts_with("*.") && !source.is_masked(place) {
+        return Fault::new(format!("`{alias}` without quotes is an alias in YAML"))
+            .help(format!("put it in quotes: \"{alias}\""));
     }
-    (
-        format!("nothing is called `{}`", alias.replacen('*', "&", 1)),
-        Some("an alias needs an anchor before it".to_owned()),
-    )
+    Fault::new("this alias has no anchor before it")
+        .help("a value that starts with `*` is put in quotes")
 }
 
 /// `{ path: /a/{id} }` is the mistake behind most of these.
-fn syntax(source: &Source<'_>, place: Place, message: &str) -> (String, Option<String>) {
+fn syntax(source: &Source<'_>, place: Place, message: &str) -> Fault {
     let lines = [place.line, place.line.saturating_sub(1)];
     let is_template = lines.iter().filter_map(|line| source.line(*line)).any(has_bare_template);
     let help = if is_template {
@@ -140,7 +132,7 @@ fn syntax(source: &Source<'_>, place: Place, message: &str) -> (String, Option<S
     } else {
         "indentation, quotes and brackets are the usual causes"
     };
-    (format!("this is not YAML: {message}"), Some(help.to_owned()))
+    Fault::new(format!("this is not YAML: {message}")).help(help)
 }
 
 /// Whether `/{` stands outside of quotes inside a flow map.
@@ -163,9 +155,8 @@ fn has_bare_template(line: &str) -> bool {
 fn plain_words(what: &str) -> &str {
     match what {
         "string scalar" | "scalar" | "a string" => "a word or a number",
-        "mapping start" | "mapping" => "a map",
         "sequence start" | "sequence" | "a sequence" => "a list",
-        what if what.starts_with("struct ") => "a map",
+        what if what.starts_with("mapping") || what.starts_with("struct ") => "a map",
         what => what,
     }
 }

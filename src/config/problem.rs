@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::written::Place;
+use super::{value::Fault, written::Place};
 
 /// Whether the file can be used all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,14 +152,20 @@ impl<'a> Source<'a> {
         self.lines.get(number.checked_sub(1)?).copied()
     }
 
+    /// Whether a secret may stand here.
+    pub fn is_masked(&self, place: Place) -> bool {
+        let mask =
+            place.line.checked_sub(1).and_then(|line| self.masks.get(line).copied().flatten());
+        mask.is_some_and(|column| place.column > column)
+    }
+
     /// A problem at this place.
     pub fn problem(
         &self,
         severity: Severity,
         place: Place,
         path: String,
-        message: String,
-        help: Option<String>,
+        fault: &Fault,
     ) -> Problem {
         // A caret beyond the cropped line would point at nothing.
         let first =
@@ -173,8 +179,8 @@ impl<'a> Source<'a> {
             line: place.line,
             column: place.column,
             path: path.into(),
-            message: printable(&message).into(),
-            help: help.map(|help| printable(&help).into()),
+            message: printable(&fault.message).into(),
+            help: fault.help.as_deref().map(|help| printable(help).into()),
             excerpt,
         }
     }
@@ -263,5 +269,80 @@ fn is_reference(value: &str) -> bool {
     match value.strip_prefix('[') {
         Some(list) => list.split(']').next().is_some_and(|list| list.split(',').all(is_one)),
         None => is_one(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(text: &str) -> Vec<String> {
+        let source = Source::new("gateway.yaml", text);
+        (1..=source.lines.len())
+            .map(|number| source.shown(number).unwrap_or_default().into_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_problem_is_printed_with_its_lines_a_caret_and_a_hint() {
+        let text = "routes:\n  - name: create-order\n    match: {}\n    upstream: order\n";
+        let place = Place { line: 4, column: 15 };
+        let fault = Fault::new("no upstream named `order`").help("did you mean `orders`?");
+        let source = Source::new("gateway.yaml", text);
+        let problem = source.problem(Severity::Error, place, "routes[0].upstream".into(), &fault);
+        assert_eq!(
+            problem.to_string(),
+            "\
+error: gateway.yaml:4:15: routes[0].upstream: no upstream named `order`
+2 |   - name: create-order
+3 |     match: {}
+4 |     upstream: order
+  |               ^ did you mean `orders`?"
+        );
+    }
+
+    #[test]
+    fn control_characters_and_long_lines_do_not_reach_the_terminal() {
+        let text = format!("a: \u{1b}[31m{}", "x".repeat(500));
+        let shown = &masked(&text)[0];
+        assert_eq!(shown.chars().count(), WIDTH);
+        assert!(!shown.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn secrets_are_masked_wherever_they_stand() {
+        for text in [
+            "token: s3cr3t",
+            "  token: \"s3cr3t\"",
+            "\"token\": s3cr3t",
+            "{ a: 1, token: s3cr3t }",
+            "{\"token\":\"s3cr3t\"}",
+            "tokn: s3cr3t",
+            "bearer_token: s3cr3t",
+            "token: |\n  s3cr3t\n\n  s3cr3t",
+            "token:\n  s3cr3t",
+            "secrets: [env:A, s3cr3t]",
+            "secrets:\n- s3cr3t",
+            "push: { secrets: [s3cr3t] }",
+            "- token: >-\n    s3cr3t",
+            "set: { Authorization: Bearer s3cr3t }",
+        ] {
+            let shown = masked(text).join("\n");
+            assert!(!shown.contains("s3cr3t") && shown.contains(MASK), "{text}\n{shown}");
+        }
+    }
+
+    #[test]
+    fn references_are_shown() {
+        for text in [
+            "token: env:NAME",
+            "token: \"file:a/b\"",
+            "secrets: [env:A, file:b]",
+            "{ secret: env:A, address: 1 }",
+            "token:\n  env:NAME",
+            "name: tokyo",
+        ] {
+            assert_eq!(masked(text).join("\n"), text);
+        }
     }
 }

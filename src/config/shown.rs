@@ -11,6 +11,16 @@ use super::tree::Tree;
 const CREDENTIALS: [&str; 5] =
     ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"];
 
+/// Where a route has fields with values, as JSON pointers.
+const FIELDS: [&str; 6] = [
+    "/match/headers",
+    "/request_headers/add",
+    "/request_headers/set",
+    "/respond/headers",
+    "/response_headers/add",
+    "/response_headers/set",
+];
+
 /// The effective configuration.
 pub(super) fn effective(tree: &Tree) -> Value {
     let mut shown = tree.to_json();
@@ -26,13 +36,11 @@ pub(super) fn effective(tree: &Tree) -> Value {
     each(&mut shown, "upstreams", |upstream| fill(upstream, &of_upstream()));
     each(&mut shown, "routes", |route| {
         fill(route, &of_route());
-        for block in ["request_headers", "response_headers"] {
-            for changes in ["set", "add"] {
-                redact(route.get_mut(block).and_then(|block| block.get_mut(changes)));
+        for fields in FIELDS {
+            if let Some(Value::Object(fields)) = route.pointer_mut(fields) {
+                redact(fields);
             }
         }
-        redact(route.get_mut("respond").and_then(|respond| respond.get_mut("headers")));
-        redact(route.get_mut("match").and_then(|matches| matches.get_mut("headers")));
     });
     shown
 }
@@ -126,8 +134,7 @@ fn each(shown: &mut Value, key: &str, change: impl Fn(&mut Value)) {
     }
 }
 
-fn redact(fields: Option<&mut Value>) {
-    let Some(Value::Object(fields)) = fields else { return };
+fn redact(fields: &mut Map<String, Value>) {
     for (name, value) in fields.iter_mut() {
         if is_credential(name) && !value.is_object() {
             *value = "[redacted]".into();

@@ -148,6 +148,15 @@ impl<K, V> Entries<K, V> {
     }
 }
 
+impl<'a, K, V> IntoIterator for &'a Entries<K, V> {
+    type Item = &'a (Written<K>, V);
+    type IntoIter = std::slice::Iter<'a, (Written<K>, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 impl<K, V> Default for Entries<K, V> {
     fn default() -> Self {
         Self(Vec::new())
@@ -199,6 +208,15 @@ impl<T> OneOrMany<T> {
     /// All of them.
     pub fn iter(&self) -> std::slice::Iter<'_, T> {
         self.0.iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a OneOrMany<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 

@@ -3,6 +3,7 @@
 //! The doc comments are the descriptions in the JSON Schema that `sluice schema` prints. Nothing is
 //! judged here: scalars stay text with a place until [`super::resolve`].
 
+pub mod events;
 pub mod later;
 pub mod route;
 pub mod upstream;
@@ -19,9 +20,25 @@ use super::{
         AdminAddress, ByteSize, Name, Percent, Reference, SecretReference, Text, Words, Workers,
         words,
     },
-    written::{Entries, Placed, Written},
+    written::{Entries, OneOrMany, Placed, Written},
 };
 use crate::listener::{BindAddress, ProxyProtocol};
+
+/// A selector, or a list of them joined.
+type Selector = OneOrMany<Written<Text>>;
+
+/// A map of the configuration file: strict, and described.
+macro_rules! block {
+    ($($(#[$doc:meta])* $name:ident {
+        $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)?
+    })*) => {$(
+        $(#[$doc])*
+        #[derive(Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type),* }
+    )*};
+}
+use block;
 
 /// The configuration of a Sluice gateway.
 #[derive(Deserialize, JsonSchema)]
@@ -50,13 +67,13 @@ pub struct File {
     /// then the order here.
     pub routes: Option<Vec<Placed<Route>>>,
     /// A listener of its own for the event endpoints. Default: they are on the admin listener.
-    pub events_api: Option<later::EventsApi>,
+    pub events_api: Option<events::EventsApi>,
     /// The store of the event queue.
-    pub queue: Option<later::Queue>,
+    pub queue: Option<events::Queue>,
     /// Named logs of events.
-    pub topics: Option<Entries<Name, later::Topic>>,
+    pub topics: Option<Entries<Name, events::Topic>>,
     /// Who reads topics.
-    pub subscriptions: Option<Vec<later::Subscription>>,
+    pub subscriptions: Option<Vec<events::Subscription>>,
     /// Logs, metrics and traces.
     pub telemetry: Option<Telemetry>,
 }
@@ -211,7 +228,7 @@ pub struct Metrics {
 }
 
 /// The schema of `word`, or what `T` is.
-fn word_or<T: JsonSchema>(word: Schema, generator: &mut SchemaGenerator) -> Schema {
+fn word_or<T: JsonSchema>(word: &Schema, generator: &mut SchemaGenerator) -> Schema {
     let other = generator.subschema_for::<T>();
     json_schema!({ "anyOf": [word, other] })
 }

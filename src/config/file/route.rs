@@ -8,7 +8,7 @@ use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{later, word_or};
+use super::{events, later, word_or};
 use crate::{
     config::{
         value::{ByteSize, Name, Origin, Text, Value, words},
@@ -38,7 +38,7 @@ pub struct Route {
     /// What happens: redirected.
     pub redirect: Option<Placed<Redirect>>,
     /// What happens: stored as an event, answered with 202 at once.
-    pub enqueue: Option<Placed<later::Enqueue>>,
+    pub enqueue: Option<Placed<events::Enqueue>>,
 
     /// Who may come, by credential.
     pub auth: Option<later::Auth>,
@@ -81,9 +81,9 @@ pub struct Route {
     /// Failures made on purpose; needs `admin.allow_faults`.
     pub fault: Option<later::Fault>,
     /// What could not be sent is stored as an event and answered with 202.
-    pub spill: Option<later::Spill>,
+    pub spill: Option<events::Spill>,
     /// Events published for its requests.
-    pub publish: Option<OneOrMany<later::Publish>>,
+    pub publish: Option<OneOrMany<events::Publish>>,
 }
 
 /// Which requests; all of it must hold.
@@ -244,6 +244,6 @@ impl JsonSchema for HeaderMatch {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        word_or::<HeaderMatchMap>(HeaderValue::schema(), generator)
+        word_or::<HeaderMatchMap>(&HeaderValue::schema(), generator)
     }
 }

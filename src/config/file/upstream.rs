@@ -152,7 +152,7 @@ impl JsonSchema for Endpoint {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        word_or::<EndpointMap>(SourceAddress::schema(), generator)
+        word_or::<EndpointMap>(&SourceAddress::schema(), generator)
     }
 }
 
@@ -176,6 +176,6 @@ impl JsonSchema for Balance {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        word_or::<BalanceMap>(BalanceWord::schema(), generator)
+        word_or::<BalanceMap>(&BalanceWord::schema(), generator)
     }
 }

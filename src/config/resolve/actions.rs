@@ -82,7 +82,7 @@ impl Resolver<'_> {
         for share in &written.value {
             let name = &share.upstream;
             let index = self.checked(name.place, upstreams.use_named(&name.text));
-            let weight = self.in_range(Some(&share.weight), 1, 0, MAX_WEIGHT, |_| {
+            let weight = self.in_range(Some(&share.weight), 1, 0..=MAX_WEIGHT, |_| {
                 format!("from 0 to {MAX_WEIGHT}")
             });
             if let Some(index) = index {

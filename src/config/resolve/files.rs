@@ -29,11 +29,8 @@ impl Resolver<'_> {
             }
         };
         // What was found is not repeated: its owner chose to keep it out of the file.
-        T::parse(&text)
-            .map_err(|_| {
-                self.error(place, Fault::new(format!("the value of {from} is not valid here")))
-            })
-            .ok()
+        let fault = Fault::new(format!("the value of {from} is not valid here"));
+        self.checked(place, T::parse(&text).map_err(|_| fault))
     }
 
     /// The secret, without the line end that an editor leaves behind it.
@@ -104,16 +101,15 @@ impl Resolver<'_> {
         let read = std::fs::read(&full);
         self.watched.push(full);
         let shown = path.display();
-        read.map_err(|error| {
-            let fault = if error.kind() == io::ErrorKind::NotFound {
+        let fault = |error: io::Error| {
+            if error.kind() == io::ErrorKind::NotFound {
                 Fault::new(format!("there is no file `{shown}`"))
                     .help("relative paths start at the folder of this file")
             } else {
                 Fault::new(format!("`{shown}` cannot be read: {error}"))
-            };
-            self.error(place, fault);
-        })
-        .ok()
+            }
+        };
+        self.checked(place, read.map_err(fault))
     }
 }
 

@@ -36,8 +36,7 @@ impl Resolver<'_> {
         let header_bytes = self.in_range(
             written.header_bytes.as_ref(),
             ByteSize(own.header_bytes as u64),
-            ByteSize(MIN_HEADER_BYTES),
-            ByteSize(MAX_HEADER_BYTES),
+            ByteSize(MIN_HEADER_BYTES)..=ByteSize(MAX_HEADER_BYTES),
             |_| "from 8KiB to 1MiB".to_owned(),
         );
         let connection = connection::Settings {
@@ -50,8 +49,7 @@ impl Resolver<'_> {
             requests_per_connection: self.in_range(
                 written.requests_per_connection.as_ref(),
                 own.requests_per_connection,
-                1,
-                u64::MAX,
+                1..=u64::MAX,
                 |least| format!("at least {least}"),
             ),
             connection_max_age: self
@@ -94,8 +92,7 @@ impl Resolver<'_> {
     }
 
     fn buffer_bytes(&mut self, written: Option<&Written<ByteSize>>, default: u64) -> u64 {
-        let most = ByteSize(MAX_BUFFER_BYTES);
-        self.in_range(written, ByteSize(default), ByteSize(0), most, |_| "at most 1GiB".to_owned())
-            .0
+        let range = ByteSize(0)..=ByteSize(MAX_BUFFER_BYTES);
+        self.in_range(written, ByteSize(default), range, |_| "at most 1GiB".to_owned()).0
     }
 }

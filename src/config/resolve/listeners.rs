@@ -96,8 +96,7 @@ impl Resolver<'_> {
         let max_streams = self.in_range(
             written.max_streams.as_ref(),
             limits.connection.max_streams,
-            1,
-            MAX_STREAMS,
+            1..=MAX_STREAMS,
             |_| format!("from 1 to {MAX_STREAMS}"),
         );
         Some(Listener {

@@ -12,7 +12,12 @@ mod routes;
 mod unsupported;
 mod upstreams;
 
-use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Config, Loaded, Problems,
@@ -101,7 +106,7 @@ impl Resolver<'_> {
                     .or_else(|| tree.path_of(place))
                     .or_else(|| tree.path_of_key(place))
                     .unwrap_or_default();
-                source.problem(severity, place, path, fault.message, fault.help)
+                source.problem(severity, place, path, &fault)
             })
             .collect();
         problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -165,14 +170,14 @@ impl Resolver<'_> {
 
     /// As [`Resolver::or`], and more than nothing.
     fn positive(&mut self, written: Option<&Written<Duration>>, default: Duration) -> Duration {
-        self.in_range(written, default, Duration::from_millis(1), Duration::MAX, |duration| {
+        self.in_range(written, default, Duration::from_millis(1)..=Duration::MAX, |duration| {
             format!("at least {}ms", duration.as_millis())
         })
     }
 
     /// As [`Resolver::or`], and at least one.
     fn count(&mut self, written: Option<&Written<usize>>, default: usize) -> usize {
-        self.in_range(written, default, 1, usize::MAX, |least| format!("at least {least}"))
+        self.in_range(written, default, 1..=usize::MAX, |least| format!("at least {least}"))
     }
 
     /// As [`Resolver::or`], and between these two; `tell` words the one that was passed.
@@ -180,17 +185,16 @@ impl Resolver<'_> {
         &mut self,
         written: Option<&Written<T>>,
         default: T,
-        least: T,
-        most: T,
-        tell: impl Fn(&T) -> String,
+        range: RangeInclusive<T>,
+        tell: impl FnOnce(&T) -> String,
     ) -> T {
         let Some((value, written)) = written.and_then(|w| Some((self.value(w)?, w))) else {
             return default;
         };
-        let (bound, direction) = if value < least {
-            (&least, "small")
-        } else if value > most {
-            (&most, "large")
+        let (bound, direction) = if value < *range.start() {
+            (range.start(), "small")
+        } else if value > *range.end() {
+            (range.end(), "large")
         } else {
             return value;
         };

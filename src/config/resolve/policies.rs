@@ -94,7 +94,7 @@ impl Resolver<'_> {
     fn changes(&mut self, written: Option<&HeaderChanges>) -> Changes {
         let Some(written) = written else { return Changes::default() };
         let set = self.fields(&written.set);
-        for (name, _) in written.add.iter() {
+        for (name, _) in &written.add {
             if set.contains_key(name.text.as_str()) {
                 let fault = Fault::new(format!("`{}` is in `set` as well", name.text));
                 self.error(name.place, fault);
@@ -113,7 +113,7 @@ impl Resolver<'_> {
         written: &Entries<HeaderName, Written<HeaderValue>>,
     ) -> HeaderMap {
         let mut fields = HeaderMap::new();
-        for (name, value) in written.iter() {
+        for (name, value) in written {
             let (parsed, value) = (self.field_name(name), self.value(value));
             let (Some(parsed), Some(mut value)) = (parsed, value) else { continue };
             value.set_sensitive(is_credential(parsed.as_str()));

@@ -33,7 +33,7 @@ struct Entry {
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_MAX_IDLE: usize = 128;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
-const DEFAULT_RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const DEFAULT_RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const DEFAULT_MAX_IN_FLIGHT: usize = 1024;
 const PROBE_IDLE_AFTER: Duration = Duration::from_secs(1);
 const MAX_H2_CONNECTIONS: usize = 4;
@@ -45,27 +45,19 @@ pub(super) const MAX_WEIGHT: u32 = 1_000_000;
 impl Upstreams {
     /// The index of the upstream of this name, which is used from now on.
     pub(super) fn use_named(&mut self, name: &str) -> Result<usize, Fault> {
-        match self.entries.iter().position(|entry| entry.name == name) {
-            Some(index) => {
-                self.entries[index].is_used = true;
-                Ok(index)
-            }
-            None => {
-                let fault = Fault::new(format!("no upstream named `{name}`"));
-                let known = self.entries.iter().map(|entry| entry.name.as_str());
-                Err(match did_you_mean(name, known) {
-                    Some(help) => fault.help(help),
-                    None => fault,
-                })
-            }
+        if let Some(index) = self.entries.iter().position(|entry| entry.name == name) {
+            self.entries[index].is_used = true;
+            return Ok(index);
         }
+        let help = did_you_mean(name, self.entries.iter().map(|entry| entry.name.as_str()));
+        Err(Fault { message: format!("no upstream named `{name}`"), help })
     }
 
     /// Whether the choice of an endpoint reads the request body.
     pub(super) fn reads_body(&self, index: usize) -> bool {
         let policy = self.entries.get(index).map(|entry| &entry.settings.policy);
-        matches!(policy, Some(Policy::Hash(selector)) if selector.parts().iter()
-            .any(|part| matches!(part, selector::Part::Json(_))))
+        let Some(Policy::Hash(selector)) = policy else { return false };
+        selector.parts().iter().any(|part| matches!(part, selector::Part::Json(_)))
     }
 }
 
@@ -132,8 +124,8 @@ impl Resolver<'_> {
     fn source(&mut self, written: &Placed<Endpoint>) -> Option<Source> {
         let Endpoint { address, weight, priority } = &written.value;
         let address: Option<SourceAddress> = self.followed(address);
-        let weight =
-            self.in_range(weight.as_ref(), 1, 1, MAX_WEIGHT, |_| format!("from 1 to {MAX_WEIGHT}"));
+        let weight = self
+            .in_range(weight.as_ref(), 1, 1..=MAX_WEIGHT, |_| format!("from 1 to {MAX_WEIGHT}"));
         let priority = self.or(priority.as_ref(), 0);
         Some(Source { address: address?, weight, priority })
     }

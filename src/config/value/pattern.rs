@@ -71,7 +71,7 @@ pub fn path_template(text: &str) -> Result<Path, Fault> {
                 fault("it has an empty segment").help("runs of `/` are merged before matching")
             );
         }
-        let segment = segment(raw).map_err(|reason| fault(reason))?;
+        let segment = segment(raw).map_err(fault)?;
         if let Segment::Name(name) | Segment::Rest(name) = &segment {
             if names.contains(name) {
                 return Err(fault("it has one name twice"));
@@ -126,7 +126,11 @@ fn literal(raw: &str) -> Result<String, &'static str> {
                 match char::from_u32(high * 16 + low) {
                     Some('\0') | None => return Err("`%00` is always refused"),
                     Some(c) if c.is_ascii_alphanumeric() || "-._~".contains(c) => out.push(c),
-                    Some(c) => out.push_str(&format!("%{:02X}", u32::from(c))),
+                    Some(_) => {
+                        let digit = |value| char::from_digit(value, 16).unwrap_or('0');
+                        out.push('%');
+                        out.extend([high, low].map(|value| digit(value).to_ascii_uppercase()));
+                    }
                 }
             }
             b'?' | b'#' => return Err("it ends before `?` and `#`; there is `match.query`"),

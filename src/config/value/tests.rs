@@ -43,7 +43,7 @@ fn sizes_are_binary() {
 #[test]
 fn rates_and_percentages() {
     assert_eq!(Rate::parse("100/s"), Ok(Rate { count: 100, per: Duration::from_secs(1) }));
-    assert_eq!(Rate::parse("6000/m"), Ok(Rate { count: 6000, per: Duration::from_secs(60) }));
+    assert_eq!(Rate::parse("6000/m"), Ok(Rate { count: 6000, per: Duration::from_mins(1) }));
     for text in ["", "100", "0/s", "-1/s", "1/", "/s", "1/w", "1 / s"] {
         assert!(Rate::parse(text).is_err(), "{text}");
     }
