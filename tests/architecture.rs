@@ -5,7 +5,7 @@
 //! a parser: comments and literals are blanked first, and what is left is regular enough.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -173,6 +173,7 @@ fn check_imports(source: &Source, report: &mut impl FnMut(usize, &str)) {
     }
     let known: BTreeSet<&str> =
         MAY_IMPORT.iter().map(|(folder, _)| first_segment(folder)).collect();
+    let mut refused: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for Import { line, path } in imports(source) {
         let name = path.join("::");
         if !known.contains(path[0].as_str()) {
@@ -188,14 +189,7 @@ fn check_imports(source: &Source, report: &mut impl FnMut(usize, &str)) {
         // The bare folder is judged by what is then taken from it.
         let bare = path.len() == 1 && allowed.iter().any(|entry| first_segment(entry) == path[0]);
         if !(own || listed || bare) {
-            let may = [VOCABULARY, allowed].concat().join(", ");
-            report(
-                line,
-                &format!(
-                    "`{folder}` must not import `{name}` (it may: {may}); pass it in as a value \
-                     or a trait, or move the shared part to the vocabulary"
-                ),
-            );
+            refused.entry(line).or_default().push(format!("`{name}`"));
         }
         let working = |ending: &&&str| {
             path[0] != "config" && path.last().is_some_and(|last| last.ends_with(**ending))
@@ -206,6 +200,17 @@ fn check_imports(source: &Source, report: &mut impl FnMut(usize, &str)) {
                 &format!("`config` fills plain values; a {ending} is made in `gateway`: `{name}`"),
             );
         }
+    }
+    for (line, names) in refused {
+        let may = [VOCABULARY, allowed].concat().join(", ");
+        report(
+            line,
+            &format!(
+                "`{folder}` must not import {} (it may: {may}); pass it in as a value or a trait, \
+                 or move the shared part to the vocabulary",
+                names.join(", ")
+            ),
+        );
     }
 }
 
