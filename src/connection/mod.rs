@@ -3,9 +3,11 @@
 
 mod drain;
 mod io;
+mod linger;
 mod outcomes;
 mod requests;
 mod serve;
+mod sniff;
 mod streams;
 mod timer;
 

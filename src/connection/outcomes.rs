@@ -1,6 +1,6 @@
 //! How connections end, when it is not the client that ends them; counted by listener and worker.
 
-use std::error::Error as _;
+use std::{error::Error as _, fmt};
 
 use crate::telemetry::metrics::{CONNECTIONS, Cells, Counter, REFUSALS};
 
@@ -72,4 +72,19 @@ fn is_calmed(error: &hyper::Error) -> bool {
         .and_then(|source| source.downcast_ref::<h2::Error>())
         .and_then(h2::Error::reason)
         .is_some_and(|reason| reason == h2::Reason::ENHANCE_YOUR_CALM)
+}
+
+/// An error and what caused it, in one line.
+pub(super) struct Causes<'a>(pub(super) &'a hyper::Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
 }

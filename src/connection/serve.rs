@@ -24,8 +24,8 @@ use std::{
 use bytes::BytesMut;
 use hyper::server::conn::{http1, http2};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{self, Instant},
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
 };
 
 use crate::{
@@ -33,7 +33,10 @@ use crate::{
         Connections, Outcomes, Settings,
         drain::Registered,
         io::{Io, State},
+        linger,
+        outcomes::Causes,
         requests::Requests,
+        sniff::sniff,
         streams::{ResetLimit, Streams},
         timer::{Expired, Timer},
     },
@@ -48,9 +51,6 @@ const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const H2_PENDING_ACCEPT_RESETS: usize = 20;
 const H2_LOCAL_ERROR_RESETS: usize = 100;
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Where requests go: the top of the stack. Called through one shared reference, so that nothing is
 /// cloned per request for hyper's sake.
@@ -187,7 +187,7 @@ impl Driver {
                 None
             }
             Err(_) => {
-                close(io.stream_mut(), &self.settings).await;
+                linger::close(io.stream_mut(), &self.settings).await;
                 None
             }
         }
@@ -244,7 +244,7 @@ impl Driver {
         if matches!(ended, Ended::Expired(Expired::Header)) {
             self.answer_timeout(&mut parts.io).await;
         } else if has_to_discard {
-            discard(parts.io.stream_mut(), &self.settings).await;
+            linger::discard(parts.io.stream_mut(), &self.settings).await;
         }
     }
 
@@ -361,82 +361,11 @@ impl Driver {
     {
         self.outcomes.head_timed_out();
         tracing::debug!("connection closed: no complete head in time");
-        let stream = io.stream_mut();
-        let answered = async {
-            stream.write_all(REQUEST_TIMEOUT).await?;
-            stream.flush().await
-        };
-        let answered = time::timeout(self.settings.discard_timeout, answered).await;
-        if matches!(answered, Ok(Ok(()))) {
-            discard(stream, &self.settings).await;
-        }
+        linger::answer_timeout(io.stream_mut(), &self.settings).await;
     }
 
     fn state_shared(&self) -> Arc<State> {
         self.registered.state().clone()
-    }
-}
-
-/// Reads into `read` until it is clear what is spoken.
-async fn sniff<S>(stream: &mut S, read: &mut BytesMut, state: &State) -> io::Result<Protocol>
-where
-    S: AsyncRead + Unpin,
-{
-    loop {
-        let common = read.len().min(H2_PREFACE.len());
-        if read[..common] != H2_PREFACE[..common] {
-            return Ok(Protocol::H1);
-        }
-        if common == H2_PREFACE.len() {
-            return Ok(Protocol::H2);
-        }
-        let count = stream.read_buf(read).await?;
-        state.note_read(count);
-        if count == 0 {
-            // Nothing at all, or the beginning of something: hyper knows what to say to it.
-            return Ok(Protocol::H1);
-        }
-    }
-}
-
-/// Shuts down writing, then reads and forgets what still comes, within bounds.
-async fn discard<S>(stream: &mut S, settings: &Settings)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let discarding = async {
-        stream.shutdown().await?;
-        let mut limited = stream.take(settings.discard_bytes);
-        tokio::io::copy(&mut limited, &mut tokio::io::sink()).await
-    };
-    // Failed, too long or too much: the connection is closed all the same.
-    if let Ok(Ok(bytes)) = time::timeout(settings.discard_timeout, discarding).await {
-        tracing::trace!(bytes, "discarded what a client still sent");
-    }
-}
-
-/// Shuts down writing, within bounds.
-async fn close<S>(stream: &mut S, settings: &Settings)
-where
-    S: AsyncWrite + Unpin,
-{
-    if let Ok(Err(error)) = time::timeout(settings.discard_timeout, stream.shutdown()).await {
-        tracing::trace!(%error, "not shut down");
-    }
-}
-
-/// An error and what caused it, in one line.
-struct Causes<'a>(&'a hyper::Error);
-
-impl std::fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }
 

@@ -8,7 +8,11 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use http::header::{CONNECTION, HOST};
 use http_body_util::BodyExt as _;
-use tokio::{io::DuplexStream, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    task::JoinHandle,
+    time::{self, timeout},
+};
 
 use super::*;
 use crate::{
