@@ -85,7 +85,7 @@ impl Resolver<'_> {
             workers: self.or(file.workers.as_ref(), Workers(None)).0,
             listeners,
             admin,
-            edge: edge::Settings::default(),
+            edge: edge::Settings { trusted_proxies, ..edge::Settings::default() },
             upstreams,
             routes,
             telemetry: self.telemetry(file.telemetry.as_ref()),
