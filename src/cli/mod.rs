@@ -35,7 +35,7 @@ enum Command {
 #[derive(Debug, Args)]
 pub struct ConfigFile {
     /// The configuration file
-    #[arg(short, long = "config", value_name = "FILE", default_value = "gateway.yaml")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "gateway.yaml")]
     pub path: PathBuf,
 }
 

@@ -98,6 +98,7 @@ impl Control {
         orders: mpsc::Sender<Order>,
     ) -> Result<(Self, Started), StartError> {
         let metrics = Metrics::new();
+        metrics.set_route_labels(config.telemetry.route_labels);
         let resolver = dns::system();
         let admin = bind_admin(&config).await?;
         let admin_address = admin.local_addr().map_err(StartError::Thread)?;
@@ -204,6 +205,7 @@ impl Control {
         // Everything that can fail comes first: until `apply` nothing has changed.
         let prepared = self.listeners.prepare(&config)?;
         let plan = Plan::new(config, Some(&self.plan), &self.resolver)?;
+        self.operator.follow(&plan.config);
         let snapshots = self
             .workers
             .iter()

@@ -70,6 +70,11 @@ impl Operator {
         *self.live.lock() = live;
     }
 
+    /// Labels metrics as `config` says from now on: before new stacks ask for their cells.
+    pub(super) fn follow(&self, config: &Config) {
+        self.metrics.set_route_labels(config.telemetry.route_labels);
+    }
+
     /// Counts a reload.
     pub(super) fn reloaded(&self, is_ok: bool) {
         let desc = if is_ok { &CONFIG_RELOADS } else { &CONFIG_RELOAD_FAILURES };

@@ -1,4 +1,10 @@
 //! The real gateway against real sockets: one file per behaviour.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "a test may panic, spawns on its own runtime, and shares its harness with all files"
+)]
 
 mod harness;
 

@@ -52,11 +52,6 @@ impl Message {
         self.line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
-    /// The method of a request.
-    pub fn method(&self) -> &str {
-        self.line.split(' ').next().unwrap_or_default()
-    }
-
     /// The target of a request.
     pub fn target(&self) -> &str {
         self.line.split(' ').nth(1).unwrap_or_default()
@@ -186,7 +181,7 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) 
 }
 
 async fn fill(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> bool {
-    let mut chunk = [0; 16 * 1024];
+    let mut chunk = vec![0; 16 * 1024];
     match stream.read(&mut chunk).await {
         Ok(0) | Err(_) => false,
         Ok(n) => {
@@ -241,10 +236,5 @@ impl Client {
     /// The bare stream, for what is not a request.
     pub fn into_stream(self) -> TcpStream {
         self.stream
-    }
-
-    /// Ends our side.
-    pub async fn shutdown(&mut self) {
-        self.stream.shutdown().await.unwrap();
     }
 }

@@ -27,9 +27,10 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// Polls `condition` until it holds, with a bound.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let mut tick = tokio::time::interval(Duration::from_millis(2));
     within(what, async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tick.tick().await;
         }
     })
     .await;
