@@ -71,3 +71,6 @@ pub enum Policy {
     /// The same value, the same endpoint: maglev with bounded load.
     Hash(Selector),
 }
+
+#[cfg(test)]
+mod tests;
