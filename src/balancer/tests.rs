@@ -42,12 +42,9 @@ impl Script {
 impl Resolve for Script {
     fn addresses<'a>(&'a self, host: &'a str) -> Lookup<'a, IpAddr> {
         Box::pin(async move {
-            match self.hosts.lock().get(host) {
-                Some(records) => {
-                    Ok(Answer { records: records.clone(), ttl: Duration::from_secs(600) })
-                }
-                None => Err(ResolveError("silent".to_owned())),
-            }
+            let hosts = self.hosts.lock();
+            let records = hosts.get(host).ok_or_else(|| ResolveError("silent".to_owned()))?;
+            Ok(Answer { records: records.clone(), ttl: Duration::from_mins(10) })
         })
     }
 
@@ -58,12 +55,11 @@ impl Resolve for Script {
 
 fn settings(sources: &[&str], policy: Policy) -> Settings {
     let source = |text: &&str| {
-        let address = match text.strip_prefix("srv:") {
-            Some(name) => SourceAddress::Srv(name.into()),
-            None => {
-                let (host, port) = text.rsplit_once(':').unwrap();
-                SourceAddress::Host { host: host.into(), port: port.parse().unwrap() }
-            }
+        let address = if let Some(name) = text.strip_prefix("srv:") {
+            SourceAddress::Srv(name.into())
+        } else {
+            let (host, port) = text.rsplit_once(':').unwrap();
+            SourceAddress::Host { host: host.into(), port: port.parse().unwrap() }
         };
         Source { address, weight: 1, priority: 0 }
     };
@@ -79,7 +75,7 @@ fn settings(sources: &[&str], policy: Policy) -> Settings {
             connect_timeout: Duration::from_secs(3),
             max_idle: 128,
             idle_timeout: Duration::from_secs(55),
-            response_idle_timeout: Duration::from_secs(60),
+            response_idle_timeout: Duration::from_mins(1),
             probe_idle_after: Duration::from_secs(1),
             max_h2_connections: 4,
         },
@@ -131,6 +127,7 @@ async fn send(
     Ok(chosen)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "one of the outcomes of a transport")]
 fn ok() -> Result<Response> {
     Ok(http::Response::new(Body::empty()))
 }
@@ -177,9 +174,9 @@ async fn names_are_resolved_again_and_serve_stale_only_while_the_resolver_errs()
     assert_eq!(send(&handle, request(), ok).await.unwrap(), "orders/10.0.0.3:80");
 
     script.fall_silent();
-    time::sleep(Duration::from_secs(4 * 60)).await;
+    time::sleep(Duration::from_mins(4)).await;
     assert_eq!(send(&handle, request(), ok).await.unwrap(), "orders/10.0.0.3:80");
-    time::sleep(Duration::from_secs(3 * 60)).await;
+    time::sleep(Duration::from_mins(3)).await;
     let error = send(&handle, request(), ok).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamDns), "{error}");
 }

@@ -49,7 +49,7 @@ fn settings(protocol: Protocol) -> Settings {
         connect_timeout: Duration::from_secs(3),
         max_idle: 128,
         idle_timeout: Duration::from_secs(55),
-        response_idle_timeout: Duration::from_secs(60),
+        response_idle_timeout: Duration::from_mins(1),
         probe_idle_after: Duration::from_secs(1),
         max_h2_connections: 4,
     }
