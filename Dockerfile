@@ -16,12 +16,12 @@ RUN cargo build --profile dist --locked --bin sluice \
 
 FROM ${RUN_IMAGE}
 # A fixed, unprivileged number, so that the owner of a mounted volume can be set from outside.
-RUN groupadd --gid 65532 sluice \
- && useradd --uid 65532 --gid sluice --no-create-home --home-dir /var/lib/sluice --shell /usr/sbin/nologin sluice \
+RUN groupadd --gid 10001 sluice \
+ && useradd --uid 10001 --gid sluice --no-create-home --home-dir /var/lib/sluice --shell /usr/sbin/nologin sluice \
  && install -d -o sluice -g sluice -m 0750 /var/lib/sluice
 COPY --from=build /build/target/dist/sluice /usr/local/bin/sluice
 COPY gateway.yaml /etc/sluice/gateway.yaml
-USER 65532:65532
+USER 10001:10001
 WORKDIR /var/lib/sluice
 EXPOSE 8080
 # Liveness over the admin listener, from inside and without a client program: bash opens sockets.

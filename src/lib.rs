@@ -50,6 +50,6 @@ pub mod telemetry;
 
 pub mod config;
 
-// pub mod gateway;
+pub mod gateway;
 
-// pub mod cli;
+pub mod cli;

@@ -7,6 +7,7 @@
 # faster. Takes 10 to 20 minutes the first time, which is why .ci/run does not do it.
 #
 #   tests/docker.sh            build and check
+#   tests/docker.sh check      check what was built last
 #   tests/docker.sh clean      remove the work folder
 set -euo pipefail
 
@@ -73,49 +74,54 @@ base() {
   buildah commit -q --rm "$container" "localhost/$name" > /dev/null
 }
 
-say 'base images'
-rootfs run-rootfs ''
-rootfs build-rootfs gcc,g++,libc6-dev,make,ca-certificates
-if [ ! -x "$work/build-rootfs/usr/local/rust/bin/cargo" ]; then
-  mkdir -p "$work/build-rootfs/usr/local/rust"
-  (cd "$(rustc --print sysroot)" && tar --exclude=share -cf - bin lib) | tar -xf - -C "$work/build-rootfs/usr/local/rust"
-fi
-base run-rootfs
-base build-rootfs \
-  --env PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-  --env CARGO_HOME=/usr/local/cargo
+build() {
+  say 'base images'
+  rootfs run-rootfs ''
+  rootfs build-rootfs gcc,g++,libc6-dev,make,ca-certificates
+  if [ ! -x "$work/build-rootfs/usr/local/rust/bin/cargo" ]; then
+    mkdir -p "$work/build-rootfs/usr/local/rust"
+    (cd "$(rustc --print sysroot)" && tar --exclude=share -cf - bin lib) | tar -xf - -C "$work/build-rootfs/usr/local/rust"
+  fi
+  base run-rootfs
+  base build-rootfs \
+    --env PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    --env CARGO_HOME=/usr/local/cargo
 
-say 'crates'
-# cargo prints the configuration that makes it use the folder it has filled.
-(cd "$root" && cargo vendor --locked --versioned-dirs "$work/vendor" 2> "$work/vendor.log") \
-  | sed "s|$work/vendor|/vendor|" > "$work/cargo.toml"
+  say 'crates'
+  # cargo prints the configuration that makes it use the folder it has filled.
+  (cd "$root" && cargo vendor --locked --versioned-dirs "$work/vendor" 2> "$work/vendor.log") \
+    | sed "s|$work/vendor|/vendor|" > "$work/cargo.toml"
 
-say 'image'
-buildah build --quiet --format docker --layers=false \
-  --build-arg BUILD_IMAGE=localhost/build-rootfs --build-arg RUN_IMAGE=localhost/run-rootfs \
-  --volume "$work/vendor:/vendor:ro" --volume "$work/cargo.toml:/usr/local/cargo/config.toml:ro" \
-  --tag "$image" "$root" > "$work/build.log" 2>&1 || { tail -n 40 "$work/build.log" >&2; die 'the image does not build'; }
+  say 'image'
+  buildah build --quiet --format docker --layers=false \
+    --build-arg BUILD_IMAGE=localhost/build-rootfs --build-arg RUN_IMAGE=localhost/run-rootfs \
+    --volume "$work/vendor:/vendor:ro" --volume "$work/cargo.toml:/usr/local/cargo/config.toml:ro" \
+    --tag "$image" "$root" > "$work/build.log" 2>&1 || { tail -n 40 "$work/build.log" >&2; die 'the image does not build'; }
+}
+
+[ "${1:-}" = check ] || build
 
 config() { buildah inspect --type image --format "{{$1}}" "$image"; }
 
 say 'checks'
-[ "$(config .Docker.Config.User)" = 65532:65532 ] || die 'the image does not name its user'
+[ "$(config .Docker.Config.User)" = 10001:10001 ] || die 'the image does not name its user'
 [ "$(config .Docker.Config.StopSignal)" = SIGTERM ] || die 'the image does not stop with SIGTERM'
 mapfile -t health < <(config 'range .Docker.Config.Healthcheck.Test}}{{println .}}{{end' | sed '/^$/d')
 [ "${health[0]:-}" = CMD ] || die 'the image has no HEALTHCHECK'
 echo 'ok: user, stop signal, health check are set'
 
 container=$(buildah from --pull-never "$image")
-gateway=
+runner=
+descendants() { local p; for p in $(pgrep -P "$1"); do echo "$p"; descendants "$p"; done; }
 cleanup() {
-  [ -z "$gateway" ] || kill -KILL "$gateway" 2> /dev/null || true
+  [ -z "$runner" ] || kill -KILL $(descendants "$runner") "$runner" 2> /dev/null || true
   buildah rm "$container" > /dev/null 2>&1 || true
 }
 trap cleanup EXIT
 # In the network of this machine: chroot isolation has no other.
 inside() { buildah run "$container" -- "$@"; }
 
-[ "$(inside id -u)" = 65532 ] || die 'it runs as root'
+[ "$(inside id -u)" = 10001 ] || die 'it runs as root'
 inside sh -c 'test -w /var/lib/sluice && ! test -w /usr/local/bin/sluice && ! test -w /etc/sluice/gateway.yaml' \
   || die 'rights: its state must be writable, its program and configuration must not'
 echo "ok: runs as $(inside id)"
@@ -139,16 +145,16 @@ inside env SLUICE_ADMIN_PORT=1 "${health[@]:1}" 2> /dev/null && die 'the health 
 echo 'ok: the health check passes, and fails on a closed port'
 
 # The child of this run whose program is ours; buildah's own processes are between.
-descendants() { local p; for p in $(pgrep -P "$1"); do echo "$p"; descendants "$p"; done; }
+gateway=
 for process in $(descendants "$runner"); do
   case $(readlink "/proc/$process/exe") in */usr/local/bin/sluice) gateway=$process ;; esac
 done
 [ -n "$gateway" ] || die 'no process of the gateway found'
-[ "$(awk '/^Uid:/ { print $3 }' "/proc/$gateway/status")" = 65532 ] || die 'the gateway has rights it must not have'
+[ "$(awk '/^Uid:/ { print $3 }' "/proc/$gateway/status")" = 10001 ] || die 'the gateway has rights it must not have'
 kill -TERM "$gateway"
 status=0
 wait "$runner" || status=$?
-gateway=
+runner=
 [ "$status" = 0 ] || { tail -n 20 "$work/gateway.log" >&2; die "SIGTERM ended it with $status instead of 0"; }
 echo 'ok: SIGTERM drains and ends with 0'
 

@@ -167,6 +167,31 @@ async fn resolve_services(
     }
 }
 
+/// What the system gives: its name servers, or, on a system without any, an error for each name.
+/// Addresses need no resolver, so that is no reason not to start. Call it on the control runtime.
+pub fn system() -> Arc<dyn Resolve> {
+    match Hickory::from_system() {
+        Ok(resolver) => Arc::new(resolver),
+        Err(error) => {
+            tracing::warn!(%error, "no name servers: only endpoints given by address are reached");
+            Arc::new(Nobody(error.to_string()))
+        }
+    }
+}
+
+/// Resolves nothing, for this reason.
+struct Nobody(String);
+
+impl Resolve for Nobody {
+    fn addresses<'a>(&'a self, _: &'a str) -> Lookup<'a, IpAddr> {
+        Box::pin(async { Err(ResolveError(self.0.clone())) })
+    }
+
+    fn services<'a>(&'a self, _: &'a str) -> Lookup<'a, Service> {
+        Box::pin(async { Err(ResolveError(self.0.clone())) })
+    }
+}
+
 // === impl Hickory ===
 
 impl Hickory {

@@ -1,9 +1,9 @@
 //! What a user types: one file per command.
 
-mod check;
-mod explain;
-mod run;
-mod schema;
+pub mod check;
+pub mod explain;
+pub mod run;
+pub mod schema;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 

@@ -31,6 +31,11 @@ struct Signals {
     interrupt: Signal,
 }
 
+enum Order {
+    Reload,
+    End(Drain),
+}
+
 /// Serves until it has drained. 0, 1 when it could not start, 78 when the file has problems.
 pub fn run(args: &Args) -> ExitCode {
     let loaded = match config::load(&args.file.path) {
@@ -38,8 +43,12 @@ pub fn run(args: &Args) -> ExitCode {
         Err(problems) => return cli::bad_configuration(&problems),
     };
     cli::warn(&loaded.warnings);
-    logging::init(loaded.config.telemetry.log_level);
-    let options = Options { source: Some(args.file.path.clone()), ..Options::default() };
+    let log = match logging::init(loaded.config.telemetry.log_level) {
+        Ok(log) => Some(log),
+        Err(error) => return cli::failed(&error),
+    };
+    let source = Some(args.file.path.clone());
+    let options = Options { source, log, ..Options::default() };
     let gateway = match Gateway::start(loaded.config, options) {
         Ok(gateway) => gateway,
         Err(error) => return cli::failed(&error),
@@ -60,15 +69,18 @@ async fn serve(gateway: &Gateway) -> std::io::Result<()> {
     let mut signals = Signals::new()?;
     let mut is_draining = false;
     loop {
-        // Signals and the end are independent; whichever comes first is handled first.
-        tokio::select! {
+        // The end and signals are independent; whichever comes first is handled first.
+        let order = tokio::select! {
             () = gateway.stopped() => return Ok(()),
-            _ = signals.hangup.recv() => reload(gateway).await,
-            drain = signals.end() => {
-                if is_draining {
-                    tracing::warn!("second signal: leaving at once");
-                    return Ok(());
-                }
+            order = signals.next() => order,
+        };
+        match order {
+            Order::Reload => reload(gateway).await,
+            Order::End(_) if is_draining => {
+                tracing::warn!("second signal: leaving at once");
+                return Ok(());
+            }
+            Order::End(drain) => {
                 is_draining = true;
                 gateway.drain(drain).await;
             }
@@ -92,11 +104,12 @@ impl Signals {
         })
     }
 
-    /// Completes when the process is asked to end. Cancel-safe.
-    async fn end(&mut self) -> Drain {
+    /// What the next signal asks for. Cancel-safe.
+    async fn next(&mut self) -> Order {
         tokio::select! {
-            _ = self.terminate.recv() => Drain::Announced,
-            _ = self.interrupt.recv() => Drain::Prompt,
+            _ = self.hangup.recv() => Order::Reload,
+            _ = self.terminate.recv() => Order::End(Drain::Announced),
+            _ = self.interrupt.recv() => Order::End(Drain::Prompt),
         }
     }
 }

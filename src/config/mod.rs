@@ -3,8 +3,27 @@
 //! [`file`] is what a user may write, [`resolve`] what it means, [`problem`] how it is told what is
 //! wrong with it, [`value`] the words for durations, sizes, rates. Nothing in the request path
 //! imports this folder: it fills the plain `Settings` of the others.
+//!
+//! Text becomes a [`tree`] (YAML, every node with its place), then a [`file::File`] (shape; the
+//! first mistake ends the run), then a [`Config`] (meaning; every mistake is found).
 
-use std::sync::Arc;
+pub mod file;
+pub mod parse;
+pub mod problem;
+pub mod resolve;
+pub mod schema;
+mod shown;
+pub mod tree;
+pub mod value;
+pub mod written;
+
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use self::problem::{Problem, Problems};
 
 use crate::{
     admin, balancer, connection, listener,
@@ -37,6 +56,20 @@ pub struct Config {
     /// What `GET /v1/config` shows: defaults filled in, secrets redacted.
     pub shown: Arc<serde_json::Value>,
 }
+
+/// A configuration, and what came with it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Valid.
+    pub config: Config,
+    /// What is odd about it, but does not keep it from running.
+    pub warnings: Vec<Problem>,
+    /// The files it was made from; a change of any of them asks for a reload.
+    pub watched: Vec<PathBuf>,
+}
+
+/// Beyond it a file is not a configuration.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A listener and how its connections are treated.
 #[derive(Clone, Debug)]
@@ -72,4 +105,35 @@ pub struct Route {
     pub headers: headers::Settings,
     /// Deadlines.
     pub timeout: timeout::Settings,
+}
+
+/// Reads gateway.yaml, the environment and the files it names.
+///
+/// Blocks on the file system. Relative paths start at the folder of `path`.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let name = path.display().to_string();
+    let failed = |reason: String| Problems(vec![Problem::of_file(&name, reason)]);
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|error| failed(format!("the file cannot be read: {error}")))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(failed("the file is larger than 16 MiB".to_owned()));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| failed("the file is not UTF-8".to_owned()))?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let mut loaded = resolve::resolve(&text, &name, base, &|name| std::env::var(name).ok())?;
+    loaded.watched.insert(0, path.to_owned());
+    Ok(loaded)
+}
+
+/// The configuration in `text`, and warnings. `name` is the file's in messages, `base` the folder
+/// where relative paths start, `env` the environment.
+pub fn parse(
+    text: &str,
+    name: &str,
+    base: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Vec<Problem>), Problems> {
+    resolve::resolve(text, name, base, env).map(|loaded| (loaded.config, loaded.warnings))
 }

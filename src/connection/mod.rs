@@ -1,6 +1,22 @@
 //! One stream to requests: hyper's HTTP/1 and HTTP/2 over a wrapper that counts bytes and keeps
 //! the one timer of the connection.
 
+mod drain;
+mod io;
+mod linger;
+mod outcomes;
+mod requests;
+mod serve;
+mod sniff;
+mod streams;
+mod timer;
+
+pub use self::{
+    drain::Connections,
+    outcomes::Outcomes,
+    serve::{Handle, Protocol, serve},
+};
+
 use std::time::Duration;
 
 /// What of `limits` concerns a connection.
@@ -35,7 +51,7 @@ impl Default for Settings {
         Self {
             header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(10),
-            send_idle_timeout: Duration::from_secs(60),
+            send_idle_timeout: Duration::from_mins(1),
             keepalive_timeout: Duration::from_secs(75),
             requests_per_connection: 10_000,
             connection_max_age: Duration::from_hours(1),

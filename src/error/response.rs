@@ -160,3 +160,82 @@ fn grpc_status(kind: &Kind) -> &'static str {
         | Kind::Draining => UNAVAILABLE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::error::Method405;
+
+    async fn json_of(response: Response) -> Value {
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_problem_names_the_kind_and_the_request() {
+        let id = HeaderValue::from_static("id-1");
+        let response = response(&Kind::UpstreamConnect, Dialect::Problem, Some(&id));
+        assert_eq!(response.status(), 502);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(
+            json_of(response).await,
+            json!({
+                "type": "about:blank", "title": "The service cannot be reached.", "status": 502,
+                "code": "upstream-connect", "request_id": "id-1",
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn every_kind_makes_a_problem_that_parses_and_agrees_with_itself() {
+        for kind in Kind::all() {
+            let response = response(&kind, Dialect::Problem, None);
+            let status = response.status();
+            assert_eq!(status, kind.status());
+            let proxy_status = response.headers()[PROXY_STATUS].to_str().unwrap().to_owned();
+            assert!(proxy_status.starts_with("sluice; "), "{proxy_status}");
+            assert!(proxy_status.ends_with(&format!("details=\"{}\"", kind.reason())));
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), kind.retry_after().is_some());
+            assert_eq!(response.headers().contains_key(CONNECTION), kind.closes_connection());
+            let body = json_of(response).await;
+            assert_eq!(body["status"], status.as_u16());
+            assert_eq!(body["code"], kind.reason());
+        }
+    }
+
+    #[test]
+    fn every_kind_makes_a_grpc_status_without_a_body() {
+        for kind in Kind::all() {
+            let response = response(&kind, Dialect::Grpc, None);
+            assert_eq!(response.status(), 200);
+            assert!(http_body::Body::is_end_stream(response.body()));
+            let code: u8 = response.headers()[GRPC_STATUS].to_str().unwrap().parse().unwrap();
+            assert!((1..=16).contains(&code));
+            assert_eq!(response.headers()[GRPC_MESSAGE], kind.title());
+        }
+    }
+
+    #[test]
+    fn a_405_says_what_is_allowed() {
+        let allow = HeaderValue::from_static("GET, HEAD");
+        let kind = Kind::MethodNotAllowed(Method405 { allow });
+        assert_eq!(response(&kind, Dialect::Problem, None).headers()[ALLOW], "GET, HEAD");
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_no_plain_text_is_left_out() {
+        let id = HeaderValue::from_static("a\"b");
+        let body = json_of(response(&Kind::Internal, Dialect::Problem, Some(&id))).await;
+        assert_eq!(body.get("request_id"), None);
+    }
+
+    #[test]
+    fn seconds_are_rounded_up() {
+        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
+        assert_eq!(whole_seconds(Duration::from_secs(2)), 2);
+        assert_eq!(whole_seconds(Duration::from_millis(2001)), 3);
+    }
+}

@@ -12,14 +12,13 @@ use crate::{
     http::context::RouteInfo,
     middleware::{
         access_log::AccessLogLayer,
-        action,
-        concurrency_limit,
+        action, concurrency_limit,
         edge::EdgeLayer,
         request_id::RequestIdLayer,
         retry,
         stack::{EachRoute, EveryRequest, RouteSettings, each_route, every_request},
     },
-    routing::{Router, Table, router::Entry},
+    routing::{RouteEntry, Router, Table},
     telemetry::{access_log::AccessLog, exchange::Recorder, in_flight::Counter},
     upstream::Forward,
 };
@@ -109,8 +108,8 @@ pub(super) fn stack(plan: &Plan, worker: &Resources, access_log: &AccessLog) -> 
     every_request(
         RequestIdLayer::new(),
         AccessLogLayer::new(recorder),
-        EdgeLayer::new(&config.edge, &worker.cells),
-        Router::new(plan.table.clone(), routes.collect()),
+        EdgeLayer::new(config.edge.clone(), &worker.cells),
+        Router::new(plan.table.clone(), routes),
     )
 }
 
@@ -119,16 +118,15 @@ fn entry(
     plan: &Plan,
     worker: &Resources,
     groups: &[GroupHandle],
-) -> Entry<EachRoute<Balance<Forward>>> {
+) -> RouteEntry<EachRoute<Balance<Forward>>> {
     let own_groups: Arc<[GroupHandle]> =
         route.upstreams.iter().map(|&index| groups[index].clone()).collect();
     let balance = Balance::new(own_groups, Forward::new(route.headers.preserve_host));
-    Entry {
+    RouteEntry {
         info: Arc::new(RouteInfo {
             name: route.rule.name.clone(),
             metrics: worker.cells.route(&route.rule.name),
         }),
-        pass_encoded_separators: route.rule.pass_encoded_separators,
         stack: each_route(settings(route, plan), balance),
     }
 }
@@ -155,8 +153,7 @@ fn settings(route: &Route, plan: &Plan) -> RouteSettings {
         },
         upstream_limits: upstreams
             .map(|upstream| {
-                let limit =
-                    concurrency_limit::Settings { max_in_flight: upstream.max_in_flight };
+                let limit = concurrency_limit::Settings { max_in_flight: upstream.max_in_flight };
                 (limit, plan.counters.upstream(&upstream.name))
             })
             .collect(),

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     admin,
-    balancer::{Hickory, Resolve},
+    balancer::{Resolve, dns},
     config::{self, Config},
     gateway::{
         Drain, DrainSettings, Options, ReloadError, StartError, Started,
@@ -30,7 +30,7 @@ use crate::{
         watch::Files,
         worker::{Resources, Snapshot, Worker},
     },
-    telemetry::{access_log::AccessLog, logging, metrics::Metrics, task},
+    telemetry::{access_log::AccessLog, metrics::Metrics, task},
 };
 
 /// How often certificate files are looked at.
@@ -98,12 +98,13 @@ impl Control {
         orders: mpsc::Sender<Order>,
     ) -> Result<(Self, Started), StartError> {
         let metrics = Metrics::new();
-        let resolver: Arc<dyn Resolve> = Arc::new(Hickory::new());
+        let resolver = dns::system();
         let admin = bind_admin(&config).await?;
         let admin_address = admin.local_addr().map_err(StartError::Thread)?;
         let mut listeners = Listeners::default();
         let prepared = listeners.prepare(&config)?;
-        let access_log = AccessLog::start(&config.telemetry.access_log.path)?;
+        let access_log =
+            AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
         let plan = Plan::new(config, None, &resolver)?;
         let (tunnels, deadline) = channel::channel(None);
         let mut workers = Vec::new();
@@ -162,7 +163,7 @@ impl Control {
                     Some(Order::Close) => self.close().await,
                     Some(Order::Stop(done)) => {
                         self.stop().await;
-                        drop(done.send(()));
+                        drop(done);
                         return;
                     }
                     None => return self.stop().await,
@@ -211,8 +212,11 @@ impl Control {
                 Ok(Snapshot { stack, listeners: prepared.for_worker()? })
             })
             .collect::<Result<Vec<_>, StartError>>()?;
-        self.access_log.reopen(&plan.config.telemetry.access_log.path)?;
-        logging::set_level(plan.config.telemetry.log_level);
+        let path = &plan.config.telemetry.access_log.path;
+        self.access_log.reopen(path).map_err(StartError::AccessLog)?;
+        if let Some(log) = &self.options.log {
+            log.set_level(plan.config.telemetry.log_level);
+        }
         for (worker, snapshot) in self.workers.iter().zip(snapshots) {
             worker.apply(snapshot).await.map_err(StartError::Thread)?;
         }
@@ -304,6 +308,7 @@ async fn bind_admin(config: &Config) -> Result<TcpListener, StartError> {
 }
 
 fn serve_admin(listener: TcpListener, config: &Config, operator: &Arc<Operator>) {
-    let operator: Arc<dyn admin::Admin> = operator.clone();
-    task::spawn("admin", admin::serve(listener, config.admin.clone(), operator));
+    let (settings, handles): (_, Arc<dyn admin::Handles>) =
+        (config.admin.clone(), operator.clone());
+    task::spawn("admin", async move { admin::serve(listener, &settings, handles).await });
 }

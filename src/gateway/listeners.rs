@@ -97,12 +97,9 @@ impl Prepared {
     /// One worker's share. Connections arrive on a new socket from now on.
     pub(super) fn for_worker(&self) -> Result<Vec<Listening>, StartError> {
         let share = |(open, is_new): &(Open, IsNew)| {
-            let socket = is_new
-                .then(|| open.bound.worker_socket())
-                .transpose()
-                .map_err(|source| StartError::Bind {
-                    listener: open.terms.listener.name.clone(),
-                    source,
+            let socket =
+                is_new.then(|| open.bound.worker_socket()).transpose().map_err(|source| {
+                    StartError::Bind { listener: open.terms.listener.name.clone(), source }
                 })?;
             Ok(Listening { socket, terms: open.terms.clone() })
         };
@@ -115,9 +112,6 @@ impl Prepared {
             BindAddress::Inet(address) => Address::Inet(*address),
             BindAddress::Unix(_) => Address::Unix,
         };
-        self.0
-            .iter()
-            .map(|(open, _)| (open.terms.listener.name.clone(), address(open)))
-            .collect()
+        self.0.iter().map(|(open, _)| (open.terms.listener.name.clone(), address(open))).collect()
     }
 }

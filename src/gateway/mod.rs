@@ -21,7 +21,7 @@ mod reload;
 mod watch;
 mod worker;
 
-pub use self::explain::{explain, Asked};
+pub use self::explain::{Asked, explain};
 
 use std::{
     fmt,
@@ -39,7 +39,7 @@ use crate::{
     config::{Config, Problems},
     http::peer::Address,
     listener,
-    telemetry::access_log,
+    telemetry::logging::LogHandle,
     upstream,
 };
 
@@ -59,6 +59,8 @@ pub struct Options {
     pub source: Option<PathBuf>,
     /// How long a drain takes.
     pub drain: DrainSettings,
+    /// The process's log, whose level follows `telemetry.log_level`.
+    pub log: Option<LogHandle>,
 }
 
 /// How long a drain takes (semantics 10).
@@ -115,7 +117,7 @@ pub enum StartError {
     UpstreamTls(#[from] upstream::TlsError),
     /// The access log's file.
     #[error("telemetry.access_log.path: {0}")]
-    AccessLog(#[from] access_log::OpenError),
+    AccessLog(std::io::Error),
     /// A thread or runtime could not be made.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -163,8 +165,7 @@ impl Gateway {
             .name("control".into())
             .spawn(move || {
                 control::run(config, options, own_orders, inbox, &report);
-                // The gateway may be gone: then nobody wants to know.
-                drop(stopping.send(true));
+                stopping.send_replace(true);
             })
             .map_err(StartError::Thread)?;
         match reported.recv() {
@@ -207,7 +208,7 @@ impl Gateway {
 
     /// Completes when the gateway has ended. Cancel-safe.
     pub async fn stopped(&self) {
-        // The sender goes away only with the thread.
+        // An error means that the sender is gone, and with it the thread.
         drop(self.stopped.clone().wait_for(|stopped| *stopped).await);
     }
 

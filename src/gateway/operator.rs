@@ -5,14 +5,16 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use http::StatusCode;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
     admin,
     balancer::Group,
-    config::Config,
+    config::{self, Config},
     gateway::{
         self, Asked, Drain, ReloadError,
         build::Plan,
@@ -21,9 +23,7 @@ use crate::{
     routing::Table,
     telemetry::{
         clock,
-        metrics::{
-            CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Metrics,
-        },
+        metrics::{CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Metrics},
     },
 };
 
@@ -85,6 +85,105 @@ impl Operator {
     /// Whether the end has begun.
     pub(super) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
+    }
+}
+
+impl admin::Handles for Operator {
+    fn readiness(&self) -> Vec<String> {
+        if self.is_draining() { vec!["draining".to_owned()] } else { Vec::new() }
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    fn config(&self) -> Value {
+        let live = self.live.lock().clone();
+        json!({
+            "hash": live.config.hash,
+            "loaded_at": clock::rfc3339(live.loaded_at),
+            "config": *live.config.shown,
+        })
+    }
+
+    fn routes(&self) -> Value {
+        let live = self.live.lock().clone();
+        let routes = live.table.in_order().into_iter().map(|index| {
+            let route = &live.config.routes[index];
+            let upstreams =
+                route.upstreams.iter().map(|&index| &*live.config.upstreams[index].name);
+            json!({
+                "name": route.rule.name,
+                "match": route.rule.to_string(),
+                "priority": route.rule.priority,
+                "upstreams": upstreams.collect::<Vec<_>>(),
+            })
+        });
+        json!({ "routes": routes.collect::<Vec<_>>() })
+    }
+
+    fn upstreams(&self) -> Value {
+        let groups = self.live.lock().groups.clone();
+        let snapshots: Vec<_> = groups.iter().map(|group| group.snapshot()).collect();
+        json!({ "upstreams": snapshots })
+    }
+
+    fn reload(&self) -> admin::Answer<'_, Result<String, admin::Problem>> {
+        // The order is the control thread's once it is sent: a caller that leaves changes nothing.
+        Box::pin(async {
+            let reloaded = Control::reload(&self.orders).await;
+            reloaded.map(|hash| hash.to_string()).map_err(problem)
+        })
+    }
+
+    fn drain(&self) {
+        if self.orders.try_send(Order::Drain(Drain::Announced)).is_err() {
+            tracing::warn!("too many orders at once: the drain was not begun");
+        }
+    }
+
+    fn explain(&self, call: Value) -> Result<Value, admin::Problem> {
+        let asked: Call = serde_json::from_value(call)
+            .map_err(|error| admin::Problem::bad_request(error.to_string()))?;
+        let headers = asked.headers.iter().map(String::as_str);
+        let asked = Asked::parse(&asked.method, &asked.url, headers)
+            .map_err(admin::Problem::bad_request)?;
+        let live = self.live.lock().clone();
+        let told = gateway::explain(&live.config, &live.table, Some(&live.groups), &asked);
+        serde_json::to_value(told).map_err(|error| {
+            let title = "The gateway failed to explain this request.";
+            admin::Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", title)
+                .with_detail(error.to_string())
+        })
+    }
+}
+
+/// The body of `POST /v1/explain`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Call {
+    method: String,
+    url: String,
+    /// `name: value` lines.
+    #[serde(default)]
+    headers: Vec<String>,
+}
+
+fn problem(error: ReloadError) -> admin::Problem {
+    let title = "The configuration was not taken over; the old one still runs.";
+    match error {
+        ReloadError::Invalid(problems) => admin::Problem::config_invalid(
+            problems.0.iter().map(config::Problem::to_json).collect(),
+        ),
+        ReloadError::NeedsRestart(_) => admin::Problem::needs_restart(error.to_string()),
+        ReloadError::Start(_) | ReloadError::NoSource => {
+            admin::Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "config-invalid", title)
+                .with_detail(error.to_string())
+        }
+        ReloadError::Stopping => {
+            admin::Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", title)
+                .with_detail(error.to_string())
+        }
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) struct Terms {
 enum Order {
     /// Take this over. The old stack comes back: its end is not the worker's business.
     Apply(Box<Snapshot>, oneshot::Sender<io::Result<Stack>>),
-    /// Leave all ports.
+    /// Leave all ports; the sender is dropped when that is done.
     Close(oneshot::Sender<()>),
     Stop,
 }
@@ -95,7 +95,7 @@ struct Serving {
     listeners: HashMap<Arc<str>, Accepting>,
 }
 
-/// A running accept loop.
+/// A running accept loop. Dropping `stop` ends it; `stopped` resolves when it has.
 struct Accepting {
     terms: Arc<Mutex<Terms>>,
     stop: oneshot::Sender<()>,
@@ -119,16 +119,11 @@ pin_project! {
 
 impl Worker {
     /// Starts a thread that serves nothing yet. `deadline` ends its tunnels.
-    pub(super) fn start(
-        number: usize,
-        cells: Cells,
-        deadline: TunnelDeadline,
-    ) -> io::Result<Self> {
+    pub(super) fn start(number: usize, cells: Cells, deadline: TunnelDeadline) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (report, reported) = std_mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build()
-            {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(report.send(Err(error))),
             };
@@ -201,7 +196,7 @@ async fn serve(resources: Resources, mut inbox: mpsc::Receiver<Order>) {
             Order::Apply(snapshot, done) => drop(done.send(serving.apply(*snapshot))),
             Order::Close(done) => {
                 serving.close().await;
-                drop(done.send(()));
+                drop(done);
             }
             Order::Stop => return,
         }
@@ -243,7 +238,7 @@ impl Serving {
                 }
                 // A new address under an old name: `before` stops where it was, below.
                 (Some(old), Some(socket)) => {
-                    drop(old.stop.send(()));
+                    drop(old.stop);
                     self.accept(socket, terms)?
                 }
                 (None, Some(socket)) => self.accept(socket, terms)?,
@@ -252,14 +247,15 @@ impl Serving {
             self.listeners.insert(name, accepting);
         }
         for (_, gone) in before {
-            drop(gone.stop.send(()));
+            drop(gone.stop);
         }
         Ok(())
     }
 
     async fn close(&mut self) {
         for (_, accepting) in self.listeners.drain() {
-            drop(accepting.stop.send(()));
+            drop(accepting.stop);
+            // An error is the end of the loop as well.
             drop(accepting.stopped.await);
         }
     }
@@ -288,7 +284,7 @@ impl Serving {
                 Ok(queued) => queued.into_iter().for_each(|accepted| welcome.serve(accepted)),
                 Err(error) => tracing::warn!(%error, "closing a listener"),
             }
-            drop(done.send(()));
+            drop(done);
         });
         Ok(Accepting { terms, stop, stopped })
     }

@@ -329,3 +329,44 @@ fn client_failed(error: hyper::Error) -> Error {
     let kind = if error.is_parse() { Kind::BadFraming } else { Kind::ClientClosed };
     Error::new(kind).with_source(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn endless() -> Body {
+        Body::boxed(StreamBody::new(futures_util::stream::pending()))
+    }
+
+    #[test]
+    fn whoever_watches_is_told_when_a_body_ends_fails_or_is_dropped() {
+        let mut ended = Body::boxed(Body::full("x"));
+        let over = ended.watch().unwrap();
+        ended.frame().now_or_never().unwrap().unwrap().unwrap();
+        let mut over = Box::pin(over);
+        assert!(over.as_mut().now_or_never().is_none(), "its end has not been read");
+        assert!(ended.frame().now_or_never().unwrap().is_none());
+        assert!(over.now_or_never().is_some());
+
+        let mut failed = Body::boxed(Body::full("x"));
+        failed.set_limit(0);
+        let over = failed.watch().unwrap();
+        failed.frame().now_or_never().unwrap().unwrap().unwrap_err();
+        assert!(over.now_or_never().is_some());
+
+        let mut dropped = endless();
+        let over = dropped.watch().unwrap();
+        drop(dropped);
+        assert!(over.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_body_in_memory_is_not_worth_watching() {
+        assert!(Body::empty().watch().is_none());
+        assert!(Body::full("x").watch().is_none());
+        assert!(endless().watch().is_some());
+    }
+}

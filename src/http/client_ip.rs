@@ -119,15 +119,12 @@ impl<'a> Iterator for Elements<'a> {
     fn next(&mut self) -> Option<&'a str> {
         loop {
             let rest = self.rest?;
-            let element = match last_comma(rest, self.quoted) {
-                Some(comma) => {
-                    self.rest = Some(&rest[..comma]);
-                    &rest[comma + 1..]
-                }
-                None => {
-                    self.rest = None;
-                    rest
-                }
+            let element = if let Some(comma) = last_comma(rest, self.quoted) {
+                self.rest = Some(&rest[..comma]);
+                &rest[comma + 1..]
+            } else {
+                self.rest = None;
+                rest
             };
             let element = element.trim_matches([' ', '\t']);
             if !element.is_empty() {
@@ -251,6 +248,7 @@ mod tests {
             forwarded("for=198.51.100.1, proto=http;for=192.0.2.1;by=10.0.0.3"),
             "192.0.2.1"
         );
+        assert_eq!(forwarded("for=192.0.2.1;by=\"a, for=203.0.113.1\""), "192.0.2.1");
         // An open quotation mark from outside does not swallow what the proxy added.
         assert_eq!(forwarded("for=\"198.51.100.1, for=192.0.2.1"), "192.0.2.1");
         let both = [(FORWARDED, "for=198.51.100.1"), (X_FORWARDED_FOR, "192.0.2.1")];

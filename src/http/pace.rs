@@ -217,3 +217,210 @@ impl Wake for Wakeup {
         self.task.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::{FutureExt, stream};
+    use http_body::Frame;
+    use http_body_util::{BodyExt, StreamBody};
+    use proptest::prelude::*;
+    use tokio::{sync::mpsc, time};
+
+    use super::*;
+    use crate::http::Body;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn client() -> Pace {
+        Pace::client(30 * SECOND, 240, 5 * SECOND)
+    }
+
+    fn fed(pace: Pace) -> (mpsc::Sender<usize>, Body) {
+        let (feed, mut sizes) = mpsc::channel(4);
+        let frames = stream::poll_fn(move |cx| {
+            let frame = |size| Ok(Frame::data(Bytes::from(vec![b'x'; size])));
+            sizes.poll_recv(cx).map(|size| size.map(frame))
+        });
+        let mut body = Body::boxed(StreamBody::new(frames));
+        body.set_pace(pace);
+        (feed, body)
+    }
+
+    /// Feeds `size` bytes after each wait of `every`, and reads until the body is over.
+    /// `None`, or why and when it was given up.
+    async fn trickle(
+        pace: Pace,
+        size: usize,
+        every: Duration,
+        times: usize,
+    ) -> Option<(Error, Duration)> {
+        let start = Instant::now();
+        let (feed, mut body) = fed(pace);
+        let feeding = async move {
+            for _ in 0..times {
+                time::sleep(every).await;
+                if feed.send(size).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let reading = async {
+            while let Some(frame) = body.frame().await {
+                if let Err(error) = frame {
+                    return Some((error, start.elapsed()));
+                }
+            }
+            None
+        };
+        tokio::join!(feeding, reading).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_given_up_when_the_idle_timeout_is_over() {
+        let start = Instant::now();
+        let (_feed, mut body) = fed(Pace::client(3 * SECOND, 240, 5 * SECOND));
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), Kind::ClientTimeout));
+        assert_eq!(start.elapsed().as_secs(), 3);
+        assert!(body.frame().await.is_none(), "a body that failed is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_byte_starts_the_idle_timeout_again() {
+        let pace = Pace::client(30 * SECOND, 0, Duration::ZERO);
+        assert!(trickle(pace, 1, 29 * SECOND, 20).await.is_none());
+        assert!(trickle(pace, 1, 31 * SECOND, 20).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_below_the_rate_is_given_up_after_the_grace() {
+        let (error, after) = trickle(client(), 24, SECOND, 60).await.unwrap();
+        assert!(matches!(error.kind(), Kind::ClientTimeout));
+        // The five pieces that came until then earned half a second.
+        assert_eq!(after.as_millis().div_ceil(10), 550);
+        assert!(trickle(client(), 240, SECOND, 600).await.is_none(), "the rate itself is enough");
+        assert!(trickle(client(), 1200, 4 * SECOND, 100).await.is_none(), "in whatever pieces");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_does_not_make_the_sender_look_slow() {
+        let (feed, mut body) = fed(client());
+        for _ in 0..20 {
+            assert!(body.frame().now_or_never().is_none(), "asked before there is anything");
+            time::advance(SECOND).await;
+            feed.try_send(240).unwrap();
+            time::advance(60 * SECOND).await;
+            body.frame().await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_of_a_slow_reader_are_still_counted() {
+        let (feed, mut body) = fed(client());
+        let mut waits = 0;
+        let failed = loop {
+            if let Some(frame) = body.frame().now_or_never() {
+                break frame.unwrap().unwrap_err();
+            }
+            time::advance(SECOND).await;
+            waits += 1;
+            feed.try_send(24).unwrap();
+            time::advance(60 * SECOND).await;
+            body.frame().await.unwrap().unwrap();
+        };
+        assert!(matches!(failed.kind(), Kind::ClientTimeout));
+        assert_eq!(waits, 6, "more than the five seconds of grace");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wake_up_with_nothing_behind_it_does_not_start_the_wait_again() {
+        let mut pacing = Pacing::Unarmed(client());
+        let mut cx = Context::from_waker(Waker::noop());
+        for second in 0..=30 {
+            let mut waker = Waker::noop().clone();
+            let polled = pacing.poll(&mut cx, 1_000_000, |cx| {
+                waker.clone_from(cx.waker());
+                Poll::<Option<Result<(), Error>>>::Pending
+            });
+            assert_eq!(polled.is_ready(), second == 30, "after {second} seconds");
+            waker.wake();
+            time::advance(SECOND).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_made_for_a_source_that_is_always_ready() {
+        let mut pacing = Pacing::Unarmed(client());
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            let polled = pacing.poll(&mut cx, 0, |_| Poll::Ready(Some(Ok(()))));
+            assert!(matches!(polled, Poll::Ready(Some(Ok(())))));
+        }
+        assert!(matches!(pacing, Pacing::Unarmed(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_stands_still_may_have_seen_the_request() {
+        let (_feed, mut body) = fed(Pace::upstream(60 * SECOND));
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), Kind::UpstreamTimeoutTry(Sent::MaybeSeen)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_idle_timeout_and_rate_a_peer_may_take_for_ever() {
+        let pace = Pace { idle: None, ..Pace::upstream(SECOND) };
+        assert!(trickle(pace, 1, Duration::from_hours(24), 3).await.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn an_allowance_never_exceeds_the_idle_timeout(
+            rate: u64, grace in 0..u64::MAX, waited: u64, seen: u64
+        ) {
+            let pace = Pace::client(30 * SECOND, rate, Duration::from_millis(grace));
+            let allowance = pace.allowance(Duration::from_millis(waited), seen);
+            prop_assert!(allowance.unwrap() <= 30 * SECOND);
+        }
+
+        #[test]
+        fn bytes_earn_time_and_waiting_spends_it(
+            rate in 1..u64::MAX, waited in 0..1u64 << 40, seen: u64, more: u64
+        ) {
+            let pace = Pace { idle: None, ..Pace::client(SECOND, rate, 5 * SECOND) };
+            let waited = Duration::from_millis(waited);
+            let before = pace.allowance(waited, seen);
+            prop_assert!(pace.allowance(waited, seen.saturating_add(more)) >= before);
+            prop_assert!(pace.allowance(waited + SECOND, seen) <= before);
+        }
+
+        #[test]
+        fn whoever_keeps_the_rate_is_never_given_up(
+            rate in 1..1_000_000u64, waits in prop::collection::vec(1..30_000u64, 1..50)
+        ) {
+            let pace = Pace::client(30 * SECOND, rate, 5 * SECOND);
+            let (mut waited, mut seen) = (Duration::ZERO, 0);
+            // Each wait is paid for in advance, rounded up.
+            for wait in waits {
+                seen += (rate * wait).div_ceil(1000);
+                let wait = Duration::from_millis(wait);
+                prop_assert!(wait <= pace.allowance(waited, seen).unwrap());
+                waited += wait;
+            }
+        }
+
+        #[test]
+        fn whoever_stays_below_it_waits_no_longer_than_grace_and_bytes_allow(
+            rate in 1..1_000_000u64, sizes in prop::collection::vec(0..1_000_000u64, 1..50)
+        ) {
+            let pace = Pace::client(30 * SECOND, rate, 5 * SECOND);
+            let (mut waited, mut seen) = (Duration::ZERO, 0);
+            for size in sizes {
+                // The longest wait that is not yet a failure.
+                waited += pace.allowance(waited, seen).unwrap();
+                seen += size;
+            }
+            prop_assert!(waited <= 5 * SECOND + span_of(seen, rate));
+        }
+    }
+}

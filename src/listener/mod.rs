@@ -1,5 +1,25 @@
 //! Sockets to accepted streams: bind, accept, connection limits, PROXY protocol, TLS.
 
+mod accept;
+mod bind;
+mod handshake;
+mod limit;
+mod outcomes;
+mod proxy_protocol;
+mod sni;
+mod stream;
+mod tls;
+
+pub use self::{
+    accept::{Accepted, Acceptor},
+    bind::{BindError, Bound, Socket},
+    handshake::{Refused, handshake},
+    limit::{Limits, Permit},
+    outcomes::Outcomes,
+    stream::Stream,
+    tls::{Refreshed, Tls, TlsError},
+};
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::http::Cidrs;

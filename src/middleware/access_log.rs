@@ -108,3 +108,141 @@ where
         Poll::Ready(Ok(response))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future, time::Duration};
+
+    use http::{Method, StatusCode, Version};
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{
+        http::{Body, Context, Peer, peer::Address},
+        telemetry::{
+            AccessLogPath, AccessLogSettings,
+            access_log::{self, writer::tests::Captured},
+            metrics::Metrics,
+        },
+    };
+
+    struct Setup {
+        log: access_log::AccessLog,
+        out: Captured,
+        layer: AccessLogLayer,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let out = Captured::default();
+            let log = access_log::AccessLog::start_with(Box::new(out.clone())).unwrap();
+            let path = AccessLogPath::File("unused".into());
+            let settings = AccessLogSettings { path, sample: 1.0, query: false };
+            let cells = Metrics::new().thread();
+            let recorder = Recorder::new(&cells, log.sink(&settings, &cells));
+            Self { log, out, layer: AccessLogLayer::new(Arc::new(recorder)) }
+        }
+
+        fn lines(&self) -> Vec<Value> {
+            assert!(self.log.flush(Duration::from_secs(10)));
+            self.out.take().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+    }
+
+    fn request(body: Body) -> Request {
+        let peer = Peer {
+            listener: Arc::from("web"),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let cx = Context::new(Arc::new(peer), Method::POST, Version::HTTP_11);
+        let parts = http::Request::post("/a").body(()).unwrap().into_parts().0;
+        Request { parts, body, cx }
+    }
+
+    #[tokio::test]
+    async fn the_line_is_written_at_the_end_of_the_body_and_not_before() {
+        let setup = Setup::new();
+        let inner = service_fn(|request: Request| async move {
+            request.body.collect().await.unwrap();
+            let mut response = Response::new(Body::full("hello"));
+            *response.status_mut() = StatusCode::ACCEPTED;
+            Ok(response)
+        });
+        let mut service = setup.layer.layer(inner);
+        let response = service.call(request(Body::full("0123456"))).await.unwrap();
+        assert_eq!(setup.lines().len(), 0);
+        response.into_body().collect().await.unwrap();
+        let lines = setup.lines();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["status"], 202);
+        assert_eq!(lines[0]["bytes_in"], 7);
+        assert_eq!(lines[0]["bytes_out"], 5);
+        assert_eq!(lines[0]["path"], "/a");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_before_the_answer_is_a_499() {
+        let setup = Setup::new();
+        let inner = service_fn(|_: Request| future::pending::<Result<Response, Infallible>>());
+        let mut service = setup.layer.layer(inner);
+        let mut future = Box::pin(service.call(request(Body::empty())));
+        assert!(futures_util::poll!(future.as_mut()).is_pending());
+        drop(future);
+        let lines = setup.lines();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["status"], 499);
+        assert_eq!(lines[0]["reason"], "client-closed");
+    }
+
+    #[tokio::test]
+    async fn a_request_body_that_nobody_reads_counts_nothing() {
+        let setup = Setup::new();
+        let inner = service_fn(|_: Request| future::ready(Ok(Response::new(Body::empty()))));
+        let mut service = setup.layer.layer(inner);
+        drop(service.call(request(Body::full("0123456"))).await.unwrap());
+        let lines = setup.lines();
+        assert_eq!(lines[0]["bytes_in"], 0);
+        assert_eq!(lines[0].get("reason"), None, "an empty body is complete when it is dropped");
+    }
+
+    /// The layers of every request, in their order, around an edge that refuses.
+    #[tokio::test]
+    async fn a_refusal_at_the_edge_is_answered_named_and_logged() {
+        use crate::middleware::{
+            catch_panic::CatchPanicLayer,
+            edge::{self, EdgeLayer},
+            request_id::RequestIdLayer,
+            respond::RespondLayer,
+        };
+        let setup = Setup::new();
+        let inner = service_fn(|_: Request| {
+            future::ready(crate::error::Result::Ok(Response::new(Body::empty())))
+        });
+        let cells = Metrics::new().thread();
+        let edge = EdgeLayer::new(edge::Settings::default(), &cells).layer(inner);
+        let respond = CatchPanicLayer.layer(RespondLayer.layer(edge));
+        let mut stack = RequestIdLayer::new().layer(setup.layer.layer(respond));
+        // No Host on HTTP/1.1.
+        let response = stack.call(request(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 400);
+        assert_eq!(response.headers()["connection"], "close");
+        let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        let lines = setup.lines();
+        assert_eq!(
+            (problem["code"].as_str(), problem["request_id"].as_str()),
+            (Some("bad-framing"), Some(&*id))
+        );
+        assert_eq!(
+            (lines.len(), &lines[0]["reason"], &lines[0]["request_id"]),
+            (1, &problem["code"], &problem["request_id"])
+        );
+        assert_eq!(lines[0]["client_ip"], "unix");
+    }
+}

@@ -158,3 +158,99 @@ fn choose(weights: &[u32], random: u64) -> usize {
     }
     0
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::middleware::{
+        template::Part,
+        testing::{get, read, request},
+    };
+
+    async fn ended(settings: Settings, request: Request) -> Result<Response, Error> {
+        let inner = service_fn(async |_: Request| -> Result<Response, Error> {
+            panic!("the rest of the stack was called")
+        });
+        ActionLayer::new(settings, true).layer(inner).oneshot(request).await
+    }
+
+    fn hello(status: StatusCode) -> Settings {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Settings::Respond { status, headers, body: Bytes::from_static(b"hello\n") }
+    }
+
+    #[tokio::test]
+    async fn respond_answers_as_it_is_written() {
+        let response = ended(hello(StatusCode::IM_A_TEAPOT), get("/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain");
+        assert_eq!(response.headers()[header::CONTENT_LENGTH], "6");
+        assert_eq!(read(response.into_body()).await.unwrap(), "hello\n");
+    }
+
+    #[tokio::test]
+    async fn head_is_told_the_length_and_sent_nothing() {
+        let head = request(Method::HEAD, "/", Body::empty());
+        let response = ended(hello(StatusCode::OK), head).await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_LENGTH], "6");
+        assert!(read(response.into_body()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_status_without_a_body_has_none() {
+        let response = ended(hello(StatusCode::NO_CONTENT), get("/")).await.unwrap();
+        assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
+        assert!(read(response.into_body()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn redirect_names_the_place() {
+        let location = Template(vec![Part::Text("https://shop.example".into()), Part::Path]);
+        let settings = Settings::Redirect { status: StatusCode::PERMANENT_REDIRECT, location };
+        let response = ended(settings, get("/a//b%0d%0ax?q=1")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT);
+        let location = response.headers()[header::LOCATION].to_str().unwrap();
+        assert!(location.eq_ignore_ascii_case("https://shop.example/a/b%0d%0ax"), "{location}");
+    }
+
+    #[tokio::test]
+    async fn split_is_chosen_once_and_written_down() {
+        let inner = service_fn(async |request: Request| {
+            assert_eq!(request.cx.upstream(), 1);
+            Ok(Response::new(Body::empty()))
+        });
+        let split = Settings::Forward { weights: vec![0, 5, 0] };
+        assert!(ActionLayer::new(split, true).layer(inner).oneshot(get("/")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_single_upstream_needs_no_choice() {
+        let inner = service_fn(async |request: Request| {
+            // Only an unwritten cell can still be written.
+            request.cx.set_upstream(7);
+            assert_eq!(request.cx.upstream(), 7);
+            Ok(Response::new(Body::empty()))
+        });
+        let one = Settings::Forward { weights: vec![1] };
+        assert!(ActionLayer::new(one, true).layer(inner).oneshot(get("/")).await.is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn each_upstream_gets_exactly_its_weight(
+            weights in prop::collection::vec(0..20u32, 1..6)
+        ) {
+            let total = weights.iter().sum::<u32>();
+            prop_assume!(total > 0);
+            let mut chosen = vec![0; weights.len()];
+            for random in 0..u64::from(total) {
+                chosen[choose(&weights, random)] += 1;
+            }
+            prop_assert_eq!(chosen, weights);
+        }
+    }
+}

@@ -103,3 +103,69 @@ impl<S: Next> Service<Request> for BodyLimit<S> {
         Either::Left(self.inner.call(request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        http::Body,
+        middleware::testing::{data, fed, get, read, request},
+    };
+
+    async fn echo(request: Request) -> Result<Response, Error> {
+        Ok(Response::new(Body::full(read(request.body).await?)))
+    }
+
+    fn limit(bytes: u64) -> BodyLimitLayer {
+        BodyLimitLayer::new(&Settings { bytes, ..Settings::default() })
+    }
+
+    fn post(body: Body) -> Request {
+        request(Method::POST, "/", body)
+    }
+
+    #[tokio::test]
+    async fn what_announces_too_much_is_refused_before_it_is_read() {
+        let inner = service_fn(async |_: Request| -> Result<Response, Error> {
+            panic!("the rest of the stack was called")
+        });
+        let refused = limit(3).layer(inner).oneshot(post(Body::full("four"))).await;
+        assert!(matches!(refused.unwrap_err().kind(), Kind::BodyTooLarge));
+    }
+
+    #[tokio::test]
+    async fn what_turns_out_too_large_fails_at_the_frame_that_is_too_much() {
+        for (sent, passes) in [("ab", true), ("abc", true), ("abcd", false)] {
+            let (feed, body) = fed();
+            feed.try_send(data("a")).unwrap();
+            feed.try_send(data(&sent.as_bytes()[1..])).unwrap();
+            drop(feed);
+            let answer = limit(3).layer(service_fn(echo)).oneshot(post(body)).await;
+            match answer {
+                Ok(response) => {
+                    assert!(passes, "{sent} is too long");
+                    assert_eq!(read(response.into_body()).await.unwrap(), sent);
+                }
+                Err(error) => {
+                    assert!(!passes, "{sent} is short enough");
+                    assert!(matches!(error.kind(), Kind::BodyTooLarge));
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalls_is_timed_out() {
+        let (_feed, body) = fed();
+        let answer = limit(3).layer(service_fn(echo)).oneshot(post(body)).await;
+        assert!(matches!(answer.unwrap_err().kind(), Kind::ClientTimeout));
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_body_passes() {
+        assert!(limit(0).layer(service_fn(echo)).oneshot(get("/")).await.is_ok());
+    }
+}

@@ -212,3 +212,105 @@ impl Read {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+    use http_body::Frame;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::middleware::testing::{Feed, data, fed, get, request};
+
+    /// Answers with the body it got, which must be in memory, and with its fields.
+    async fn echo(request: Request) -> Result<Response, Error> {
+        let body = request.body.as_full().cloned().unwrap_or_default();
+        assert!(request.body.is_in_memory());
+        let mut response = Response::new(Body::full(body));
+        *response.headers_mut() = request.parts.headers;
+        Ok(response)
+    }
+
+    /// Buffers what `feed` sends, and passes it on if that is at most `limit`.
+    async fn buffered(limit: u64, feeding: impl FnOnce(Feed)) -> Result<Response, Error> {
+        let (feed, body) = fed();
+        feeding(feed);
+        let layer = BufferLayer::new(&Settings { bytes: Some(limit) });
+        let mut request = request(Method::POST, "/", body);
+        request.parts.headers.insert(header::TRAILER, HeaderValue::from_static("x-sum"));
+        layer.layer(service_fn(echo)).oneshot(request).await
+    }
+
+    #[tokio::test]
+    async fn frames_become_one_body_with_its_true_length() {
+        for frames in [&["abc"][..], &["a", "b", "c"], &["", "ab", "", "c"], &[]] {
+            let whole = frames.concat();
+            let response = buffered(3, |feed| {
+                for &frame in frames {
+                    feed.try_send(data(frame)).unwrap();
+                }
+            });
+            let response = response.await.unwrap();
+            assert_eq!(response.headers()[header::CONTENT_LENGTH], whole.len().to_string());
+            let body = response.body().as_full().cloned().unwrap_or_default();
+            assert_eq!(body, whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_single_frame_is_not_copied() {
+        let sent = Bytes::from(vec![b'x'; 64]);
+        let frame = sent.clone();
+        let response = buffered(64, |feed| feed.try_send(data(frame)).unwrap()).await.unwrap();
+        assert_eq!(response.body().as_full().unwrap().as_ptr(), sent.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn trailers_are_dropped_with_their_announcement() {
+        let response = buffered(3, |feed| {
+            feed.try_send(data("abc")).unwrap();
+            feed.try_send(Frame::trailers(HeaderMap::new())).unwrap();
+        });
+        let response = response.await.unwrap();
+        assert_eq!(response.body().as_full().unwrap(), "abc");
+        assert!(!response.headers().contains_key(header::TRAILER));
+    }
+
+    #[tokio::test]
+    async fn one_byte_too_many_is_refused_though_the_client_has_not_finished() {
+        let mut still_open = None;
+        let refused = buffered(3, |feed| {
+            feed.try_send(data("ab")).unwrap();
+            feed.try_send(data("cd")).unwrap();
+            still_open = Some(feed);
+        });
+        assert!(matches!(refused.await.unwrap_err().kind(), Kind::BodyTooLarge));
+    }
+
+    #[tokio::test]
+    async fn the_limit_of_the_body_itself_holds_too() {
+        let (feed, mut body) = fed();
+        body.set_limit(2);
+        feed.try_send(data("abc")).unwrap();
+        let layer = BufferLayer::new(&Settings { bytes: Some(1024) });
+        let call = layer.layer(service_fn(echo)).oneshot(request(Method::POST, "/", body));
+        assert!(matches!(call.await.unwrap_err().kind(), Kind::BodyTooLarge));
+    }
+
+    #[tokio::test]
+    async fn what_is_in_memory_and_what_may_stream_pass_untouched() {
+        let on = BufferLayer::new(&Settings { bytes: Some(1) });
+        let full = request(Method::POST, "/", Body::full("ab"));
+        let response = on.layer(service_fn(echo)).oneshot(full).await.unwrap();
+        assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
+        assert!(on.layer(service_fn(echo)).oneshot(get("/")).await.is_ok());
+
+        let off = BufferLayer::new(&Settings { bytes: None });
+        let inner = service_fn(async |request: Request| {
+            assert!(!request.body.is_in_memory());
+            Ok(Response::new(Body::empty()))
+        });
+        let streaming = request(Method::POST, "/", fed().1);
+        assert!(off.layer(inner).oneshot(streaming).await.is_ok());
+    }
+}

@@ -116,3 +116,64 @@ where
         Poll::Ready(Ok(response::response(&Kind::Internal, Dialect::Problem, this.cx.request_id())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future, sync::Arc};
+
+    use http::{Method, Version};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::http::{Body, Peer, peer::Address};
+
+    fn request() -> Request {
+        let peer = Peer {
+            listener: Arc::from("web"),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let cx = Context::new(Arc::new(peer), Method::GET, Version::HTTP_11);
+        let parts = http::Request::new(()).into_parts().0;
+        Request { parts, body: Body::empty(), cx }
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_call_is_a_500() {
+        type Never = future::Ready<Result<Response, Infallible>>;
+        let inner = service_fn(|_: Request| -> Never { panic!("in call") });
+        let request = request();
+        let cx = request.cx.clone();
+        let response = CatchPanicLayer.layer(inner).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(cx.reason(), Some("internal"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_polled_is_a_500_and_drops_the_future() {
+        let held = Arc::new(());
+        let witness = held.clone();
+        let inner = service_fn(move |_: Request| {
+            let held = witness.clone();
+            async move {
+                tokio::task::yield_now().await;
+                assert_eq!(Arc::strong_count(&held), 0, "in poll");
+                Ok(Response::new(Body::empty()))
+            }
+        });
+        let mut future = Box::pin(CatchPanicLayer.layer(inner).call(request()));
+        let response = future.as_mut().await.unwrap();
+        assert_eq!(response.status(), 500);
+        // The test's own, the service's was dropped with it, and none of the future that panicked.
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[tokio::test]
+    async fn what_works_is_untouched() {
+        let inner = service_fn(|_: Request| future::ready(Ok(Response::new(Body::full("a")))));
+        let response = CatchPanicLayer.layer(inner).oneshot(request()).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+}

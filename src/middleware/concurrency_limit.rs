@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 
 use crate::{
     error::{Error, Kind},
-    http::{self as vocabulary, Next, Request, Response, body::Guard},
+    http::{Next, Request, Response, body::Guard},
     telemetry::in_flight::{Counter, InFlight},
 };
 
@@ -136,7 +136,7 @@ where
 // === impl Limits ===
 
 impl Limits {
-    fn of(&self, cx: &vocabulary::Context) -> Option<&Limit> {
+    fn of(&self, cx: &crate::http::Context) -> Option<&Limit> {
         match self {
             Self::Route(limit) => Some(limit),
             Self::Upstreams(limits) => limits.get(cx.upstream()),
@@ -155,5 +155,89 @@ impl Limit {
 impl From<(Settings, Counter)> for Limit {
     fn from((settings, counter): (Settings, Counter)) -> Self {
         Self { max_in_flight: settings.max_in_flight, counter }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        http::Body,
+        middleware::testing::{fed, get, read},
+    };
+
+    fn limit_of_one() -> (Counter, ConcurrencyLimitLayer) {
+        let counter = Counter::default();
+        let limit = (Settings { max_in_flight: 1 }, counter.clone());
+        (counter, ConcurrencyLimitLayer::route(Some(limit)))
+    }
+
+    #[tokio::test]
+    async fn a_place_is_held_until_the_response_body_is_over() {
+        let (counter, layer) = limit_of_one();
+        let inner = service_fn(async |_: Request| Ok(Response::new(Body::full("x"))));
+        let limited = layer.layer(inner);
+
+        let response = limited.clone().oneshot(get("/")).await.unwrap();
+        assert_eq!(counter.get(), 1);
+        let refused = limited.clone().oneshot(get("/")).await.unwrap_err();
+        assert!(matches!(refused.kind(), Kind::ConcurrencyFull));
+
+        read(response.into_body()).await.unwrap();
+        assert_eq!(counter.get(), 0);
+        drop(limited.oneshot(get("/")).await.unwrap());
+        assert_eq!(counter.get(), 0, "dropping the body ends it too");
+    }
+
+    #[tokio::test]
+    async fn a_failure_and_a_cancelled_request_give_their_place_back() {
+        let (counter, layer) = limit_of_one();
+        let failing = service_fn(async |_: Request| Err::<Response, Error>(Kind::Internal.into()));
+        assert!(layer.layer(failing).oneshot(get("/")).await.is_err());
+        assert_eq!(counter.get(), 0);
+
+        let hanging = service_fn(|_: Request| future::pending::<Result<Response, Error>>());
+        let mut call = Box::pin(layer.layer(hanging).oneshot(get("/")));
+        assert!(call.as_mut().now_or_never().is_none());
+        assert_eq!(counter.get(), 1);
+        drop(call);
+        assert_eq!(counter.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_outside_the_limit() {
+        let (counter, layer) = limit_of_one();
+        let inner = service_fn(async |_: Request| {
+            let mut response = Response::new(fed().1);
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            Ok(response)
+        });
+        let tunnel = layer.layer(inner).oneshot(get("/")).await.unwrap();
+        assert_eq!(counter.get(), 0);
+        drop(tunnel);
+        assert_eq!(counter.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_upstream_is_limited_by_its_own_count() {
+        let counters = [Counter::default(), Counter::default()];
+        let limits = counters.clone().map(|counter| (Settings { max_in_flight: 1 }, counter));
+        let inner = service_fn(async |_: Request| Ok(Response::new(Body::full("x"))));
+        let limited = ConcurrencyLimitLayer::upstreams(limits).layer(inner);
+
+        let second = get("/");
+        second.cx.set_upstream(1);
+        let _open = limited.clone().oneshot(second).await.unwrap();
+        assert_eq!(counters.each_ref().map(Counter::get), [0, 1]);
+        assert!(limited.oneshot(get("/")).await.is_ok(), "the first upstream has room");
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_nothing_is_counted() {
+        let inner = service_fn(async |_: Request| Ok(Response::new(Body::empty())));
+        assert!(ConcurrencyLimitLayer::route(None).layer(inner).oneshot(get("/")).await.is_ok());
     }
 }

@@ -27,8 +27,11 @@ use tower_http::cors::{AllowOrigin, CorsLayer as Rules};
 
 use crate::{
     error::Error,
-    http::{self as vocabulary, Body, Next, Request, Response},
+    http::{Body, Next, Request, Response},
 };
+
+/// What makes shared caches keep the answers to different origins apart.
+const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 
 /// `routes[].cors`.
 #[derive(Clone, Debug)]
@@ -72,7 +75,7 @@ enum Fields {
     /// There was no Origin.
     Vary,
     /// What the context holds.
-    Computed(vocabulary::Context),
+    Computed(crate::http::Context),
 }
 
 /// Stands in for the rest of the stack where only tower-http's fields are wanted.
@@ -173,7 +176,7 @@ fn compute(rules: &Rules, parts: &Parts, is_preflight: bool) -> HeaderMap {
         None => HeaderMap::new(),
     };
     fields.remove(header::CONTENT_LENGTH);
-    fields.insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
+    fields.insert(header::VARY, VARY_ORIGIN);
     fields
 }
 
@@ -236,7 +239,7 @@ fn vary(headers: &mut HeaderMap) {
         names.into_iter().any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
     });
     if !varies {
-        headers.append(header::VARY, HeaderValue::from_name(header::ORIGIN));
+        headers.append(header::VARY, VARY_ORIGIN);
     }
 }
 
@@ -253,5 +256,148 @@ impl Service<http::Request<()>> for Nothing {
 
     fn call(&mut self, _request: http::Request<()>) -> Self::Future {
         future::ready(Ok(http::Response::new(())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        error::Kind,
+        middleware::testing::{get, request},
+    };
+
+    const SHOP: &str = "https://shop.example.com";
+
+    fn layer(origins: &[&'static str]) -> CorsLayer {
+        CorsLayer::new(Some(Settings {
+            origins: origins.iter().map(|origin| HeaderValue::from_static(origin)).collect(),
+            methods: vec![Method::POST, Method::PUT],
+            headers: vec![header::AUTHORIZATION],
+            max_age: Duration::from_mins(10),
+        }))
+    }
+
+    /// Answers as an upstream with CORS ideas of its own.
+    async fn upstream(request: Request) -> Result<Response, Error> {
+        let mut response = Response::new(Body::full("answer"));
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        assert_eq!(request.cx.cors().is_some(), request.parts.headers.contains_key(header::ORIGIN));
+        Ok(response)
+    }
+
+    fn with(mut request: Request, fields: &[(HeaderName, &'static str)]) -> Request {
+        for (name, value) in fields {
+            request.parts.headers.insert(name, HeaderValue::from_static(value));
+        }
+        request
+    }
+
+    fn preflight(origin: &'static str) -> Request {
+        let asked = (header::ACCESS_CONTROL_REQUEST_METHOD, "PUT");
+        with(request(Method::OPTIONS, "/", Body::empty()), &[(header::ORIGIN, origin), asked])
+    }
+
+    fn all<'a>(response: &'a Response, name: &HeaderName) -> Vec<&'a str> {
+        response.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_preflight_is_answered_here() {
+        let inner = service_fn(async |_: Request| -> Result<Response, Error> {
+            panic!("a preflight went on")
+        });
+        let response = layer(&[SHOP]).layer(inner).oneshot(preflight(SHOP)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_ORIGIN), [SHOP]);
+        assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_METHODS), ["POST,PUT"]);
+        assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_HEADERS), ["authorization"]);
+        assert_eq!(all(&response, &header::ACCESS_CONTROL_MAX_AGE), ["600"]);
+        assert_eq!(all(&response, &header::VARY), ["Origin"]);
+        assert!(http_body::Body::is_end_stream(response.body()));
+
+        let foreign = preflight("https://evil.example");
+        let response = layer(&[SHOP]).layer(inner).oneshot(foreign).await.unwrap();
+        assert!(all(&response, &header::ACCESS_CONTROL_ALLOW_ORIGIN).is_empty());
+    }
+
+    #[tokio::test]
+    async fn any_other_options_is_an_ordinary_request() {
+        let plain = request(Method::OPTIONS, "/", Body::empty());
+        let with_origin =
+            with(request(Method::OPTIONS, "/", Body::empty()), &[(header::ORIGIN, SHOP)]);
+        for options in [plain, with_origin] {
+            let answer = layer(&[SHOP]).layer(service_fn(upstream)).oneshot(options).await;
+            assert_eq!(answer.unwrap().status(), StatusCode::OK);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_upstream_says_about_cors_is_replaced() {
+        let asked = with(get("/"), &[(header::ORIGIN, SHOP)]);
+        let response = layer(&[SHOP]).layer(service_fn(upstream)).oneshot(asked).await.unwrap();
+        assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_ORIGIN), [SHOP]);
+        assert!(all(&response, &header::ACCESS_CONTROL_ALLOW_CREDENTIALS).is_empty());
+        assert!(all(&response, &header::ACCESS_CONTROL_ALLOW_METHODS).is_empty());
+        assert_eq!(all(&response, &header::VARY), ["accept-encoding", "Origin"]);
+
+        let foreign = with(get("/"), &[(header::ORIGIN, "https://evil.example")]);
+        let response = layer(&[SHOP]).layer(service_fn(upstream)).oneshot(foreign).await.unwrap();
+        assert!(all(&response, &header::ACCESS_CONTROL_ALLOW_ORIGIN).is_empty());
+    }
+
+    #[tokio::test]
+    async fn any_origin_is_allowed_where_the_star_says_so() {
+        let asked = with(get("/"), &[(header::ORIGIN, "https://anyone.example")]);
+        let response = layer(&["*"]).layer(service_fn(upstream)).oneshot(asked).await.unwrap();
+        assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_ORIGIN), ["*"]);
+    }
+
+    #[tokio::test]
+    async fn without_an_origin_an_answer_only_says_that_it_varies() {
+        let response = layer(&[SHOP]).layer(service_fn(upstream)).oneshot(get("/")).await.unwrap();
+        assert_eq!(all(&response, &header::VARY), ["accept-encoding", "Origin"]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_from_below_finds_its_fields_in_the_context() {
+        let refusing = service_fn(async |_: Request| Err::<Response, Error>(Kind::IpDenied.into()));
+        let asked = with(get("/"), &[(header::ORIGIN, SHOP)]);
+        let cx = asked.cx.clone();
+        assert!(layer(&[SHOP]).layer(refusing).oneshot(asked).await.is_err());
+        let fields = cx.cors().unwrap();
+        assert_eq!(fields[header::ACCESS_CONTROL_ALLOW_ORIGIN], SHOP);
+        assert_eq!(fields[header::VARY], "Origin");
+    }
+
+    #[test]
+    fn vary_names_the_origin_once() {
+        for (before, after) in [
+            (None, vec!["Origin"]),
+            (Some("accept"), vec!["accept", "Origin"]),
+            (Some("Accept, Origin"), vec!["Accept, Origin"]),
+            (Some("*"), vec!["*"]),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(before) = before {
+                headers.insert(header::VARY, HeaderValue::from_static(before));
+            }
+            vary(&mut headers);
+            assert_eq!(headers.get_all(header::VARY).iter().collect::<Vec<_>>(), after);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_settings_an_answer_stays_as_it_is() {
+        let asked = get("/");
+        let response = CorsLayer::new(None).layer(service_fn(upstream)).oneshot(asked).await;
+        let response = response.unwrap();
+        assert_eq!(all(&response, &header::ACCESS_CONTROL_ALLOW_ORIGIN), ["*"]);
+        assert_eq!(all(&response, &header::VARY), ["accept-encoding"]);
     }
 }

@@ -186,3 +186,120 @@ where
         Poll::Ready(result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{http::Body, middleware::testing::get};
+
+    /// Answers with the target and the fields that went upstream.
+    async fn upstream(request: Request) -> Result<Response, Error> {
+        let mut response = Response::new(Body::full(request.parts.uri.to_string()));
+        *response.headers_mut() = request.parts.headers;
+        Ok(response)
+    }
+
+    async fn sent(settings: Settings, merge_slashes: bool, request: Request) -> Response {
+        let layer = HeadersLayer::new(settings, merge_slashes);
+        layer.layer(service_fn(upstream)).oneshot(request).await.unwrap()
+    }
+
+    fn target(response: &Response) -> &[u8] {
+        response.body().as_full().unwrap()
+    }
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field =
+            |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let mut map = HeaderMap::new();
+        for (name, value) in fields.iter().map(field) {
+            map.append(name, value);
+        }
+        map
+    }
+
+    #[test]
+    fn fields_are_removed_then_set_then_added() {
+        let changes = Changes {
+            remove: vec![HeaderName::from_static("x-debug"), HeaderName::from_static("x-tier")],
+            set: map(&[("x-tier", "gold"), ("x-user", "a"), ("x-user", "b")]),
+            add: map(&[("x-tag", "new"), ("x-debug", "back")]),
+        };
+        let mut headers =
+            map(&[("x-debug", "1"), ("x-debug", "2"), ("x-user", "old"), ("x-tag", "old")]);
+        changes.apply(&mut headers);
+        let all = |name| headers.get_all(name).iter().collect::<Vec<_>>();
+        assert_eq!(all("x-debug"), ["back"]);
+        assert_eq!(all("x-tier"), ["gold"]);
+        assert_eq!(all("x-user"), ["a", "b"]);
+        assert_eq!(all("x-tag"), ["old", "new"]);
+    }
+
+    #[tokio::test]
+    async fn the_normalised_target_goes_upstream() {
+        let response = sent(Settings::default(), true, get("/a//b?x=1")).await;
+        assert_eq!(target(&response), b"/a/b?x=1");
+        let response = sent(Settings::default(), false, get("/a//b?x=1")).await;
+        assert_eq!(target(&response), b"/a//b?x=1");
+    }
+
+    #[tokio::test]
+    async fn a_rewrite_makes_the_target() {
+        let rewrite = Template(vec![Part::Text("/v2".into()), Part::Path]);
+        let settings = Settings { rewrite: Some(rewrite), ..Settings::default() };
+        let response = sent(settings.clone(), true, get("/a//b?x=1")).await;
+        assert_eq!(target(&response), b"/v2/a/b?x=1");
+        let response = sent(settings, false, get("/a//b")).await;
+        assert_eq!(target(&response), b"/v2/a//b");
+    }
+
+    #[tokio::test]
+    async fn a_rewrite_that_became_too_long_is_refused() {
+        let path = format!("/{}", "a".repeat(40_000));
+        let rewrite = Some(Template(vec![Part::Path, Part::Path]));
+        let layer = HeadersLayer::new(Settings { rewrite, ..Settings::default() }, true);
+        let refused = layer.layer(service_fn(upstream)).oneshot(get(&path)).await.unwrap_err();
+        assert!(matches!(refused.kind(), Kind::BadTarget));
+    }
+
+    #[tokio::test]
+    async fn host_goes_upstream_only_where_it_is_preserved_or_set() {
+        let asked = || {
+            let mut request = get("/");
+            request.parts.headers = map(&[("host", "shop.example.com")]);
+            request
+        };
+        let plain = sent(Settings::default(), true, asked()).await;
+        assert!(!plain.headers().contains_key(header::HOST));
+
+        let preserve = Settings { preserve_host: true, ..Settings::default() };
+        let preserved = sent(preserve.clone(), true, asked()).await;
+        assert_eq!(preserved.headers()[header::HOST], "shop.example.com");
+
+        let mut h2 = get("/");
+        h2.parts.uri = Uri::from_static("https://h2.example.com/");
+        let preserved = sent(preserve, true, h2).await;
+        assert_eq!(preserved.headers()[header::HOST], "h2.example.com");
+
+        let request = Changes { set: map(&[("host", "other.example")]), ..Changes::default() };
+        let set = sent(Settings { request, ..Settings::default() }, true, asked()).await;
+        assert_eq!(set.headers()[header::HOST], "other.example");
+    }
+
+    #[tokio::test]
+    async fn both_directions_get_their_own_changes() {
+        let request = Changes { set: map(&[("x-tier", "gold")]), ..Changes::default() };
+        let remove = vec![HeaderName::from_static("x-internal")];
+        let response = Changes { remove, set: map(&[("x-answered", "yes")]), ..Changes::default() };
+        let mut asked = get("/");
+        asked.parts.headers = map(&[("x-internal", "1")]);
+        let settings = Settings { request, response, ..Settings::default() };
+        let answer = sent(settings, true, asked).await;
+        // The upstream echoes what it got.
+        assert_eq!(answer.headers()["x-tier"], "gold");
+        assert_eq!(answer.headers()["x-answered"], "yes");
+        assert!(!answer.headers().contains_key("x-internal"));
+    }
+}

@@ -94,3 +94,66 @@ impl<S: Next> Service<Request> for IpFilter<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{http::Body, middleware::testing};
+
+    fn cidrs(networks: &[&str]) -> Cidrs {
+        Cidrs::new(networks.iter().map(|network| network.parse().unwrap()))
+    }
+
+    fn ip(ip: &str) -> ClientIp {
+        ClientIp::Ip(ip.parse().unwrap())
+    }
+
+    #[test]
+    fn a_denial_wins_and_an_empty_allow_list_is_everybody() {
+        let both = Settings { allow: cidrs(&["10.0.0.0/8"]), deny: cidrs(&["10.1.0.0/16"]) };
+        assert!(both.admits(ip("10.2.0.1")));
+        assert!(!both.admits(ip("10.1.0.1")), "denied though allowed");
+        assert!(!both.admits(ip("192.0.2.1")), "not among those allowed");
+
+        let deny = Settings { allow: Cidrs::default(), deny: cidrs(&["2001:db8::/32"]) };
+        assert!(deny.admits(ip("192.0.2.1")));
+        assert!(!deny.admits(ip("2001:db8::1")));
+        assert!(Settings::default().admits(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_address_it_maps() {
+        let deny = Settings { allow: Cidrs::default(), deny: cidrs(&["192.0.2.0/24"]) };
+        assert!(!deny.admits(ip("::ffff:192.0.2.7")));
+    }
+
+    #[test]
+    fn a_unix_peer_passes_unless_only_networks_may() {
+        let deny = Settings { allow: Cidrs::default(), deny: cidrs(&["0.0.0.0/0", "::/0"]) };
+        assert!(deny.admits(ClientIp::Unix));
+        let allow = Settings { allow: cidrs(&["0.0.0.0/0"]), deny: Cidrs::default() };
+        assert!(!allow.admits(ClientIp::Unix));
+    }
+
+    #[tokio::test]
+    async fn the_refused_never_reach_the_rest_of_the_stack() {
+        let inner = service_fn(async |_: Request| Ok(Response::new(Body::empty())));
+        let deny = Settings { allow: Cidrs::default(), deny: cidrs(&["192.0.2.0/24"]) };
+        let filter = IpFilterLayer::new(Some(deny)).layer(inner);
+
+        let welcome = testing::get("/");
+        welcome.cx.set_client_ip(ip("198.51.100.1"));
+        assert!(filter.clone().oneshot(welcome).await.is_ok());
+
+        let refused = testing::get("/");
+        refused.cx.set_client_ip(ip("192.0.2.1"));
+        let error = filter.clone().oneshot(refused).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::IpDenied));
+
+        let unknown = filter.oneshot(testing::get("/")).await;
+        assert!(unknown.is_err(), "without an address the filter stays shut");
+        assert!(IpFilterLayer::new(None).layer(inner).oneshot(testing::get("/")).await.is_ok());
+    }
+}

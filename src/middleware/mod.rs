@@ -16,3 +16,6 @@ pub mod retry;
 pub mod stack;
 pub mod template;
 pub mod timeout;
+
+#[cfg(test)]
+mod testing;

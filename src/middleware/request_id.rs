@@ -28,6 +28,7 @@ use crate::http::{Request, Response, names::X_REQUEST_ID};
 
 /// What is kept of a trusted peer's ID is at most so long.
 const MAX_LEN: usize = 128;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Adds [`RequestId`]. One per worker.
 #[derive(Clone, Debug, Default)]
@@ -135,13 +136,109 @@ impl Ids {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let mut hex = [0; 32];
         for (half, key) in hex.chunks_exact_mut(16).zip(&self.keys) {
-            let hash = key.hash_one(count);
-            for (at, digit) in half.iter_mut().enumerate() {
-                *digit = b"0123456789abcdef"[(hash >> (4 * at)) as usize & 0xf];
+            for (pair, byte) in half.chunks_exact_mut(2).zip(key.hash_one(count).to_be_bytes()) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 0xf)];
             }
         }
         // With an owner the clones of the ID, three per request, share it from the start.
         HeaderValue::from_maybe_shared(Bytes::from_owner(hex))
             .unwrap_or(HeaderValue::from_static("-"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::http::{Body, Context, Peer, peer::Address};
+
+    /// The ID as the request, its context and its response had it.
+    async fn ids(
+        layer: &RequestIdLayer,
+        trusted: bool,
+        given: Option<&'static str>,
+    ) -> [HeaderValue; 3] {
+        let peer = Peer {
+            listener: Arc::from("web"),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted,
+            tls: None,
+        };
+        let mut builder = http::Request::get("/");
+        if let Some(given) = given {
+            builder = builder.header(X_REQUEST_ID, given);
+        }
+        let parts = builder.body(()).unwrap().into_parts().0;
+        let cx = Context::new(Arc::new(peer), parts.method.clone(), parts.version);
+        let inner = service_fn(|request: Request| async move {
+            let mut response = Response::new(Body::empty());
+            let seen = request.parts.headers.get_all(X_REQUEST_ID).iter();
+            for id in seen {
+                response.headers_mut().append("x-seen", id.clone());
+            }
+            response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static("upstream's"));
+            Ok(response)
+        });
+        let request = Request { parts, body: Body::empty(), cx: cx.clone() };
+        let response = layer.layer(inner).oneshot(request).await.unwrap();
+        let of = |name| {
+            let mut values = response.headers().get_all(name).iter();
+            let value = values.next().unwrap().clone();
+            assert_eq!(values.next(), None);
+            value
+        };
+        [of("x-seen"), cx.request_id().unwrap().clone(), of("x-request-id")]
+    }
+
+    fn is_ours(id: &HeaderValue) -> bool {
+        id.len() == 32 && id.as_bytes().iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
+    #[tokio::test]
+    async fn request_context_and_response_have_the_same_new_id() {
+        let ids = ids(&RequestIdLayer::new(), false, None).await;
+        assert!(is_ours(&ids[0]));
+        assert!(ids.iter().all(|id| id == ids[0]));
+    }
+
+    #[tokio::test]
+    async fn no_two_ids_are_the_same() {
+        let (one, other) = (RequestIdLayer::new(), RequestIdLayer::new());
+        let mut seen = HashSet::new();
+        for _ in 0..100 {
+            assert!(seen.insert(one.ids.next()));
+            assert!(seen.insert(other.ids.next()));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_id_of_a_trusted_peer_is_kept() {
+        let ids = ids(&RequestIdLayer::new(), true, Some("edge-7/Aa")).await;
+        assert!(ids.iter().all(|id| id == "edge-7/Aa"));
+    }
+
+    #[tokio::test]
+    async fn the_id_of_an_untrusted_peer_is_replaced() {
+        let ids = ids(&RequestIdLayer::new(), false, Some("edge-7")).await;
+        assert!(ids.iter().all(is_ours));
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_not_sane_is_replaced_whoever_sent_it() {
+        const LONG: &str = match str::from_utf8(&[b'a'; MAX_LEN + 1]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        for given in ["", "a b", "a\tb", LONG] {
+            let ids = ids(&RequestIdLayer::new(), true, Some(given)).await;
+            assert!(ids.iter().all(is_ours), "{given}");
+        }
+        let longest = ids(&RequestIdLayer::new(), true, Some(&LONG[1..])).await;
+        assert_eq!(longest[0].len(), MAX_LEN);
     }
 }

@@ -145,3 +145,112 @@ fn remove_body(response: &mut Response) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future, sync::Arc};
+
+    use http::{StatusCode, Version, header::ACCESS_CONTROL_ALLOW_ORIGIN};
+    use http_body_util::BodyExt;
+    use parking_lot::Mutex;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        http::{Peer, body::Guard, peer::Address},
+        telemetry::in_flight::Counter,
+    };
+
+    fn request(method: Method, content_type: &'static str) -> Request {
+        let peer = Peer {
+            listener: Arc::from("web"),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let cx = Context::new(Arc::new(peer), method.clone(), Version::HTTP_11);
+        let builder = http::Request::builder().method(method).header(CONTENT_TYPE, content_type);
+        Request { parts: builder.body(()).unwrap().into_parts().0, body: Body::empty(), cx }
+    }
+
+    async fn refused(request: Request) -> Response {
+        let inner = service_fn(|_: Request| {
+            let error = Error::new(Kind::UpstreamConnect).with_detail("10.0.0.1:9001 refused");
+            future::ready(Err(error))
+        });
+        RespondLayer.layer(inner).oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_error_becomes_its_response_and_the_log_its_reason() {
+        let request = request(Method::GET, "text/plain");
+        let cx = request.cx.clone();
+        let response = refused(request).await;
+        assert_eq!(response.status(), 502);
+        assert_eq!(cx.reason(), Some("upstream-connect"));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = str::from_utf8(&body).unwrap();
+        assert!(body.contains("upstream-connect"));
+        assert!(!body.contains("10.0.0.1"), "a client never sees an upstream's address");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_has_the_cors_fields_of_its_route() {
+        let request = request(Method::GET, "text/plain");
+        let mut cors = HeaderMap::new();
+        cors.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://a.example"));
+        request.cx.set_cors(cors);
+        let response = refused(request).await;
+        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example");
+    }
+
+    #[tokio::test]
+    async fn a_grpc_client_gets_a_grpc_status() {
+        for content_type in ["application/grpc", "application/grpc+proto", "application/grpc;a=b"] {
+            let response = refused(request(Method::POST, content_type)).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()["grpc-status"], "14");
+        }
+        let response = refused(request(Method::POST, "application/grpc-web")).await;
+        assert_eq!(response.status(), 502);
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_head_has_no_body_but_its_length() {
+        let refused = refused(request(Method::HEAD, "text/plain")).await;
+        assert!(refused.body().is_end_stream());
+        let length: u64 = refused.headers()[CONTENT_LENGTH].to_str().unwrap().parse().unwrap();
+        assert!(length > 50);
+
+        let inner = service_fn(|_: Request| future::ready(Ok(Response::new(Body::full("hello")))));
+        let request = request(Method::HEAD, "text/plain");
+        let answered = RespondLayer.layer(inner).oneshot(request).await.unwrap();
+        assert!(answered.body().is_end_stream());
+        assert_eq!(answered.headers()[CONTENT_LENGTH], "5");
+    }
+
+    #[tokio::test]
+    async fn what_hangs_on_the_body_of_an_answer_to_head_goes_on() {
+        let running = Counter::default();
+        let guard = Arc::new(Mutex::new(Some(running.enter())));
+        let inner = service_fn(move |_: Request| {
+            let mut body = Body::full("hello");
+            body.attach(Guard::InFlight(guard.lock().take().unwrap()));
+            future::ready(Ok(Response::new(body)))
+        });
+        let request = request(Method::HEAD, "text/plain");
+        let response = RespondLayer.layer(inner).oneshot(request).await.unwrap();
+        assert_eq!(running.get(), 1);
+        drop(response);
+        assert_eq!(running.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn other_answers_keep_their_body() {
+        let inner = service_fn(|_: Request| future::ready(Ok(Response::new(Body::full("hello")))));
+        let request = request(Method::GET, "text/plain");
+        let response = RespondLayer.layer(inner).oneshot(request).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+    }
+}

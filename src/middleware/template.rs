@@ -162,3 +162,137 @@ fn encode(out: &mut String, value: &str, place: Place) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, uri::PathAndQuery};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(text: &str) -> Part {
+        Part::Text(text.into())
+    }
+
+    fn param(name: &str) -> Part {
+        Part::Param(name.into())
+    }
+
+    fn bound(params: &[(&str, &str)]) -> Vec<(Arc<str>, Box<str>)> {
+        params.iter().map(|&(name, value)| (name.into(), value.into())).collect()
+    }
+
+    #[test]
+    fn placeholders_stand_for_the_request() {
+        let params = bound(&[("id", "7")]);
+        let values = Values { path: "/orders/7", query: Some("page=2"), params: &params };
+        let template = Template(vec![
+            text("/v2"),
+            Part::Path,
+            text("?id="),
+            param("id"),
+            text("&"),
+            Part::Query,
+        ]);
+        assert_eq!(template.render(&values), "/v2/orders/7?id=7&page=2");
+        assert_eq!(Template(vec![text("/"), param("unbound")]).render(&values), "/");
+    }
+
+    #[test]
+    fn a_value_stays_within_its_place() {
+        let params = bound(&[("name", "a/b?c#d&e=f+g h\r\nx:y\\é")]);
+        let values = Values { params: &params, ..Values::default() };
+        let in_path = Template(vec![text("/"), param("name")]).render(&values);
+        assert_eq!(in_path, "/a/b%3Fc%23d&e=f+g%20h%0D%0Ax:y%5C%C3%A9");
+        let in_query = Template(vec![text("/?q="), param("name")]).render(&values);
+        assert_eq!(in_query, "/?q=a/b%3Fc%23d%26e%3Df%2Bg%20h%0D%0Ax:y%5C%C3%A9");
+    }
+
+    #[test]
+    fn nothing_is_encoded_twice_and_no_bare_percent_is_left() {
+        for (value, encoded) in [("%2F", "%2F"), ("%zz", "%25zz"), ("%", "%25"), ("%4", "%254")] {
+            let values = Values { path: value, ..Values::default() };
+            assert_eq!(Template(vec![Part::Path]).render(&values), encoded);
+        }
+    }
+
+    #[test]
+    fn a_rewrite_that_says_nothing_of_the_query_keeps_it() {
+        let with_query = Values { path: "/a", query: Some("x=1&y=2"), params: &[] };
+        let without = Values { query: None, ..with_query };
+        for (template, kept, bare) in [
+            (vec![text("/v2"), Part::Path], "/v2/a?x=1&y=2", "/v2/a"),
+            (vec![Part::Path, text("?"), Part::Query], "/a?x=1&y=2", "/a"),
+            (vec![Part::Path, text("?z=3&"), Part::Query], "/a?z=3&x=1&y=2", "/a?z=3"),
+            (vec![Part::Path, text("?z=3")], "/a?z=3", "/a?z=3"),
+            (vec![text("/fixed?")], "/fixed?", "/fixed?"),
+            (vec![param("none"), text("b")], "/b?x=1&y=2", "/b"),
+        ] {
+            let template = Template(template);
+            assert_eq!(template.render_target(&with_query), kept);
+            assert_eq!(template.render_target(&without), bare);
+        }
+    }
+
+    #[test]
+    fn a_location_cannot_be_turned_to_another_host() {
+        let values = Values { path: "//evil.example/x", ..Values::default() };
+        assert_eq!(Template(vec![Part::Path]).render_location(&values), "/evil.example/x");
+        let params = bound(&[("rest", "https://evil.example")]);
+        let values = Values { params: &params, ..Values::default() };
+        let location = Template(vec![param("rest")]).render_location(&values);
+        assert_eq!(location, "/https://evil.example");
+        let absolute = Template(vec![text("https://shop.example"), Part::Path]);
+        let values = Values { path: "//a", ..Values::default() };
+        assert_eq!(absolute.render_location(&values), "https://shop.example//a");
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<Part>> {
+        let part = prop_oneof![
+            "[a-z/]{0,8}".prop_map(|literal| text(&literal)),
+            Just(text("?a=")),
+            Just(Part::Path),
+            Just(Part::Query),
+            Just(param("id")),
+            Just(param("unbound")),
+        ];
+        prop::collection::vec(part, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_renders_to_a_target_and_a_field(
+            parts in parts(), path in ".*", query in prop::option::of(".*"), id in ".*"
+        ) {
+            let params = bound(&[("id", &id)]);
+            let values = Values { path: &path, query: query.as_deref(), params: &params };
+            let template = Template(parts);
+
+            let target = template.render_target(&values);
+            let parsed: PathAndQuery = target.parse().unwrap();
+            prop_assert_eq!(parsed.as_str(), &target, "nothing is lost as a fragment");
+            prop_assert!(target.starts_with('/'));
+
+            let location = template.render_location(&values);
+            prop_assert!(location.bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert!(HeaderValue::from_str(&location).is_ok());
+        }
+
+        #[test]
+        fn a_value_in_a_query_adds_no_parameter(id in ".*") {
+            let params = bound(&[("id", &id)]);
+            let values = Values { params: &params, ..Values::default() };
+            let target = Template(vec![text("/?a=1&id="), param("id")]).render(&values);
+            prop_assert_eq!(target.matches('&').count(), 1);
+            prop_assert_eq!(target.matches('?').count(), 1);
+            prop_assert!(!target.contains('#'));
+        }
+
+        #[test]
+        fn what_is_encoded_once_stays_as_it_is(value in ".*") {
+            let once = Template(vec![Part::Path]).render(&Values { path: &value, ..Values::default() });
+            let twice = Template(vec![Part::Path]).render(&Values { path: &once, ..Values::default() });
+            prop_assert_eq!(once, twice);
+        }
+    }
+}

@@ -162,3 +162,100 @@ where
         Poll::Ready(Err((span.error)(span.length)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, stream};
+    use http::Method;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::time::{Instant, advance, sleep};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        http::Body,
+        middleware::testing::{data, fed, get, request},
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn settings(total: Duration, per_attempt: Option<Duration>) -> Settings {
+        Settings { total, per_attempt }
+    }
+
+    /// Reads the request body to its end, then takes `span` to answer.
+    fn answering_after(span: Duration) -> impl Next {
+        service_fn(move |mut request: Request| async move {
+            while let Some(frame) = request.body.frame().await {
+                frame?;
+            }
+            drop(request);
+            sleep(span).await;
+            Ok(Response::new(Body::empty()))
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_head_is_a_timeout_of_all_attempts() {
+        let layer = TotalTimeoutLayer::new(settings(3 * SECOND, None));
+        assert!(layer.layer(answering_after(2 * SECOND)).oneshot(get("/")).await.is_ok());
+
+        let start = Instant::now();
+        let late = layer.layer(answering_after(4 * SECOND)).oneshot(get("/")).await;
+        assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+        assert_eq!(start.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_head_of_one_attempt_may_mean_that_it_was_seen() {
+        let layer = AttemptTimeoutLayer::new(settings(30 * SECOND, Some(SECOND)));
+        let late = layer.layer(answering_after(2 * SECOND)).oneshot(get("/")).await;
+        let error = late.unwrap_err();
+        assert!(matches!(error.kind(), Kind::UpstreamTimeoutTry(Sent::MaybeSeen)));
+
+        let none = AttemptTimeoutLayer::new(settings(SECOND, None));
+        assert!(none.layer(answering_after(60 * SECOND)).oneshot(get("/")).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_stands_while_the_request_body_is_under_way() {
+        let layer = TotalTimeoutLayer::new(settings(3 * SECOND, None));
+        let (feed, body) = fed();
+        let upload = async move {
+            for _ in 0..10 {
+                sleep(2 * SECOND).await;
+                feed.send(data("x")).await.unwrap();
+            }
+        };
+        let start = Instant::now();
+        let call =
+            layer.layer(answering_after(4 * SECOND)).oneshot(request(Method::PUT, "/", body));
+        let (late, ()) = tokio::join!(call, upload);
+        assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+        assert_eq!(start.elapsed().as_secs(), 20 + 3, "the upload, and then the timeout");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_nobody_reads_on_does_not_stop_the_clock() {
+        let layer = TotalTimeoutLayer::new(settings(3 * SECOND, None));
+        let (_feed, body) = fed();
+        let inner = service_fn(async |request: Request| {
+            drop(request);
+            sleep(60 * SECOND).await;
+            Ok(Response::new(Body::empty()))
+        });
+        let late = layer.layer(inner).oneshot(request(Method::PUT, "/", body)).await;
+        assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_response_body_may_take_longer() {
+        let inner = service_fn(async |_: Request| {
+            Ok(Response::new(Body::boxed(StreamBody::new(stream::pending()))))
+        });
+        let layer = TotalTimeoutLayer::new(settings(SECOND, None));
+        let mut response = layer.layer(inner).oneshot(get("/")).await.unwrap();
+        advance(60 * SECOND).await;
+        assert!(response.body_mut().frame().now_or_never().is_none());
+    }
+}

@@ -194,6 +194,13 @@ fn progress<'t>(
 
 // === impl Explanation ===
 
+impl Explanation {
+    /// Whether a route takes the request.
+    pub fn is_matched(&self) -> bool {
+        matches!(self.outcome, Outcome::Route { .. })
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.request)?;

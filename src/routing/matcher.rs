@@ -98,11 +98,8 @@ fn first(table: &Table, asked: &Asked<'_>) -> Option<Place> {
             if best.is_some_and(|best| best <= place) {
                 return;
             }
-            let entry = table.entry(place);
-            let rule = table.rule_of(entry);
-            if asked.fits_method(rule)
-                && (!table.groups()[entry.group].is_conditional || asked.fits_but_method(rule))
-            {
+            let rule = table.rule_of(table.entry(place));
+            if asked.fits_method(rule) && asked.fits_but_method(rule) {
                 best = Some(place);
                 return;
             }

@@ -80,11 +80,6 @@ pub type Values<'a> = SmallVec<[&'a str; 2]>;
 // === impl Rule ===
 
 impl Rule {
-    /// Whether host, path and method alone do not decide.
-    pub(super) fn has_conditions(&self) -> bool {
-        !self.headers.is_empty() || !self.query.is_empty() || matches!(self.path, Path::Regex(_))
-    }
-
     /// Whether it lists `method`. A rule for GET also takes HEAD (RFC 9110, 9.3.2: HEAD is GET
     /// without the content), as it does for Go's and Rust's routers.
     pub(super) fn takes_method(&self, method: &Method) -> bool {
@@ -210,5 +205,34 @@ impl HeaderPredicate {
             }),
             Self::Present(wanted) => headers.contains_key(name) == *wanted,
         }
+    }
+}
+
+// === impl Rule ===
+
+/// As a person would say it: `POST shop.example.com/orders/{id} x-beta=1`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(methods) = &self.methods {
+            let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
+            write!(f, "{} ", methods.join(","))?;
+        }
+        let hosts: Vec<_> = self.hosts.iter().map(ToString::to_string).collect();
+        f.write_str(&hosts.join(","))?;
+        write!(f, "{}", self.path)?;
+        for (name, predicate) in &self.headers {
+            match predicate {
+                HeaderPredicate::Exact(value) => {
+                    write!(f, " {name}={}", String::from_utf8_lossy(value.as_bytes()))?;
+                }
+                HeaderPredicate::Regex(regex) => write!(f, " {name}~{regex}")?,
+                HeaderPredicate::Present(true) => write!(f, " {name}")?,
+                HeaderPredicate::Present(false) => write!(f, " !{name}")?,
+            }
+        }
+        for (name, value) in &self.query {
+            write!(f, " ?{name}={value}")?;
+        }
+        Ok(())
     }
 }

@@ -30,8 +30,6 @@ pub struct Table {
 pub(super) struct Group {
     /// Indexes of rules: more claims first, then in the order of the file. Never empty.
     pub(super) members: Vec<usize>,
-    /// Whether there are header or query predicates, or a regular expression for the path.
-    pub(super) is_conditional: bool,
 }
 
 /// A group under one of its hosts.
@@ -50,7 +48,7 @@ impl Table {
     pub fn new(rules: Vec<Rule>) -> Self {
         let groups = group(&rules);
         let mut entries: Vec<Entry> = Vec::with_capacity(groups.len());
-        for (group, Group { members, .. }) in groups.iter().enumerate() {
+        for (group, Group { members }) in groups.iter().enumerate() {
             let rule = &rules[members[0]];
             // Its place in the file is its first member's there.
             let order = members.iter().copied().min().unwrap_or_default();
@@ -71,8 +69,10 @@ impl Table {
             index.insert(place, entry.host.map(|host| &rule.hosts[host]), &rule.path);
         }
         let mut group_of = vec![0; rules.len()];
-        for (group, Group { members, .. }) in groups.iter().enumerate() {
-            members.iter().for_each(|member| group_of[*member] = group);
+        for (group, Group { members }) in groups.iter().enumerate() {
+            for member in members {
+                group_of[*member] = group;
+            }
         }
         Self { rules, groups, group_of, entries, index }
     }
@@ -139,11 +139,10 @@ fn group(rules: &[Rule]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let group = *by_key.entry(identity(rule)).or_insert(groups.len());
-        match groups.get_mut(group) {
-            Some(group) => group.members.push(index),
-            None => {
-                groups.push(Group { members: vec![index], is_conditional: rule.has_conditions() })
-            }
+        if let Some(group) = groups.get_mut(group) {
+            group.members.push(index);
+        } else {
+            groups.push(Group { members: vec![index] });
         }
     }
     for group in &mut groups {

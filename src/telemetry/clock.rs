@@ -34,6 +34,13 @@ pub fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// `2026-11-22T10:00:00.000Z`.
+pub fn rfc3339(time: SystemTime) -> String {
+    let mut out = Vec::with_capacity(24);
+    push_rfc3339(time, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Appends `time` as RFC 3339 in UTC with milliseconds: `2026-11-22T12:41:42.007Z`.
 ///
 /// Howard Hinnant's `civil_from_days`: eras of 400 years that begin on the first of March, so that

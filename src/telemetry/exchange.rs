@@ -23,9 +23,6 @@ use crate::{
     },
 };
 
-/// The label of requests that no route took.
-const UNROUTED: &str = "none";
-
 /// Where one worker writes its exchanges down.
 #[derive(Debug)]
 pub struct Recorder {
@@ -55,7 +52,7 @@ impl Recorder {
         Self {
             sink,
             cells: cells.clone(),
-            unrouted: cells.route(UNROUTED),
+            unrouted: cells.unrouted(),
             refusals: Mutex::new(HashMap::new()),
         }
     }
@@ -96,7 +93,7 @@ impl Exchange {
     }
 
     /// The body is over: `sent` bytes of it were handed on.
-    pub fn finish(mut self: Box<Self>, sent: u64, end: End) {
+    pub fn finish(mut self, sent: u64, end: End) {
         self.write(sent, end);
     }
 
@@ -133,5 +130,165 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         // Dropped before a response body took it over: the client left before it was answered.
         self.write(0, End::Dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        http::{Body, Peer, body::Guard, context::RouteInfo, peer::Address},
+        telemetry::{
+            AccessLogPath, AccessLogSettings,
+            access_log::{AccessLog, writer::tests::Captured},
+            metrics::Metrics,
+        },
+    };
+
+    struct Setup {
+        metrics: Metrics,
+        log: AccessLog,
+        out: Captured,
+        recorder: Arc<Recorder>,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let metrics = Metrics::new();
+            let out = Captured::default();
+            let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+            let settings = AccessLogSettings {
+                path: AccessLogPath::File("unused".into()),
+                sample: 1.0,
+                query: true,
+            };
+            let cells = metrics.thread();
+            let recorder = Arc::new(Recorder::new(&cells, log.sink(&settings, &cells)));
+            Self { metrics, log, out, recorder }
+        }
+
+        fn begin(&self) -> (Context, Box<Exchange>) {
+            let peer = Peer {
+                listener: "web".into(),
+                remote: Address::Unix,
+                local: Address::Unix,
+                trusted: false,
+                tls: None,
+            };
+            let head = http::Request::get("/a?b=c")
+                .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+                .body(())
+                .unwrap()
+                .into_parts()
+                .0;
+            let cx = Context::new(Arc::new(peer), head.method.clone(), head.version);
+            cx.set_request_id(HeaderValue::from_static("id-1"));
+            let metrics = self.metrics.thread().route("orders");
+            cx.set_route(Arc::new(RouteInfo { name: "orders".into(), metrics }));
+            (cx.clone(), Exchange::begin(self.recorder.clone(), cx, &head))
+        }
+
+        fn response(&self, body: Body) -> (Context, Body) {
+            let (cx, mut exchange) = self.begin();
+            exchange.set_status(StatusCode::CREATED);
+            let mut body = body;
+            body.attach(Guard::Exchange(exchange));
+            (cx, body)
+        }
+
+        /// The one line that was written.
+        fn line(&self) -> Value {
+            assert!(self.log.flush(Duration::from_secs(10)));
+            let text = self.out.take();
+            assert_eq!(text.matches('\n').count(), 1, "{text}");
+            serde_json::from_str(&text).unwrap()
+        }
+
+        fn assert_metric(&self, line: &str) {
+            let rendered = self.metrics.render();
+            assert!(rendered.lines().any(|it| it == line), "no {line} in\n{rendered}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_body_logs_one_line() {
+        let setup = Setup::new();
+        let (cx, body) = setup.response(Body::full("hello"));
+        cx.add_received(7);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+        let line = setup.line();
+        assert_eq!(line["status"], 201);
+        assert_eq!(line["bytes_in"], 7);
+        assert_eq!(line["bytes_out"], 5);
+        assert_eq!(line["route"], "orders");
+        assert_eq!(line["query"], "b=c");
+        assert_eq!(line["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(line.get("reason"), None);
+        setup.assert_metric("sluice_requests_total{route=\"orders\",status=\"2xx\"} 1");
+        setup.assert_metric("sluice_response_bytes_total{route=\"orders\"} 5");
+        setup.assert_metric("sluice_request_bytes_total{route=\"orders\"} 7");
+        setup.assert_metric("sluice_request_duration_seconds_count{route=\"orders\"} 1");
+        assert!(!setup.metrics.render().contains("sluice_refusals_total"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_empty_from_the_start_logs_one_complete_line() {
+        let setup = Setup::new();
+        drop(setup.response(Body::empty()));
+        assert_eq!(setup.line().get("reason"), None);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_logs_one_line_with_its_reason() {
+        let setup = Setup::new();
+        let frames = futures_util::stream::iter([
+            Ok(http_body::Frame::data(Bytes::from_static(b"abc"))),
+            Err(Kind::UpstreamBadResponse.into()),
+        ]);
+        let body = Body::boxed(http_body_util::StreamBody::new(frames));
+        let (_, body) = setup.response(body);
+        assert!(body.collect().await.is_err());
+        let line = setup.line();
+        assert_eq!(line["bytes_out"], 3);
+        assert_eq!(line["status"], 201, "the head had been sent");
+        assert_eq!(line["reason"], "upstream-bad-response");
+        setup.assert_metric("sluice_refusals_total{reason=\"upstream-bad-response\"} 1");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_dropped_logs_one_line_client_closed() {
+        let setup = Setup::new();
+        let (_, body) = setup.response(Body::full("hello"));
+        drop(body);
+        let line = setup.line();
+        assert_eq!(line["reason"], "client-closed");
+        assert_eq!(line["bytes_out"], 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_never_answered_logs_one_line_499() {
+        let setup = Setup::new();
+        let (cx, exchange) = setup.begin();
+        cx.begin_attempt("orders/127.0.0.1:1".into()).failed("upstream-connect");
+        drop(exchange);
+        let line = setup.line();
+        assert_eq!(line["status"], 499);
+        assert_eq!(line["reason"], "client-closed");
+        assert_eq!(line["attempts"][0]["reason"], "upstream-connect");
+        setup.assert_metric("sluice_requests_total{route=\"orders\",status=\"4xx\"} 1");
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_holds() {
+        let setup = Setup::new();
+        let (cx, body) = setup.response(Body::full("{}"));
+        cx.set_reason("ip-denied");
+        drop(body);
+        assert_eq!(setup.line()["reason"], "ip-denied");
     }
 }

@@ -44,3 +44,20 @@ impl Drop for InFlight {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_as_many_enter_as_the_limit_says() {
+        let counter = Counter::default();
+        let first = counter.try_enter(2);
+        let second = counter.try_enter(2);
+        assert!(first.is_some() && second.is_some());
+        assert!(counter.try_enter(2).is_none());
+        assert_eq!(counter.get(), 2, "a refusal leaves no trace");
+        drop(first);
+        assert!(counter.try_enter(2).is_some());
+    }
+}

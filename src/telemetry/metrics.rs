@@ -4,9 +4,10 @@
 //! writes; a scrape adds the cells of all threads up. Asking for the same metric and labels again
 //! gives the same cell: counters survive a reload and never go back.
 
+mod render;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -84,14 +85,32 @@ const BUCKETS_MICROS: [u64; 14] = [
     2_500_000, 5_000_000, 10_000_000,
 ];
 
+/// Routes that get a label of their own.
+const MAX_ROUTES: usize = 2_000;
+/// Routes without one that are told apart, for the gauge that counts them.
+const MAX_UNLABELLED: usize = 100_000;
+/// The label of routes beyond [`MAX_ROUTES`].
+const OTHER: &str = "other";
+/// The label of every route when routes get none.
+const ALL: &str = "all";
+/// The label of requests that no route took.
+const UNROUTED: &str = "none";
+/// The thread of cells that belong to the registry itself; threads that count begin at 1.
+const NO_THREAD: usize = 0;
+
 /// All metrics of the process.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Mutex<Registry>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Registry {
     threads: usize,
     families: BTreeMap<&'static str, Family>,
+    route_labels: bool,
+    /// At most [`MAX_ROUTES`].
+    labelled: HashSet<Box<str>>,
+    /// At most [`MAX_UNLABELLED`], beyond which the gauge stands still.
+    unlabelled: HashSet<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -160,6 +179,12 @@ impl Metrics {
         Cells { metrics: self.clone(), thread: registry.threads }
     }
 
+    /// Whether routes that are asked for from now on get labels of their own; else all of them are
+    /// counted as `all`.
+    pub fn set_route_labels(&self, route_labels: bool) {
+        self.0.lock().route_labels = route_labels;
+    }
+
     /// All of them in the Prometheus text format, version 0.0.4.
     pub fn render(&self) -> String {
         let registry = self.0.lock();
@@ -198,26 +223,83 @@ impl Cells {
         }
     }
 
-    /// The cells of the route of this name.
+    /// The cells of the route of this name. Only the first 2,000 names of the process have cells of
+    /// their own; the others share those of `other`.
     pub fn route(&self, name: &str) -> RouteMetrics {
+        let label = self.metrics.0.lock().route_label(name);
+        self.labelled(label)
+    }
+
+    /// The cells of requests that no route took.
+    pub fn unrouted(&self) -> RouteMetrics {
+        self.labelled(UNROUTED)
+    }
+
+    fn labelled(&self, route: &str) -> RouteMetrics {
         RouteMetrics {
             statuses: ["1xx", "2xx", "3xx", "4xx", "5xx"]
-                .map(|class| self.counter(&REQUESTS, &[name, class])),
-            duration: self.histogram(&REQUEST_DURATION, &[name]),
-            request_bytes: self.counter(&REQUEST_BYTES, &[name]),
-            response_bytes: self.counter(&RESPONSE_BYTES, &[name]),
+                .map(|class| self.counter(&REQUESTS, &[route, class])),
+            duration: self.histogram(&REQUEST_DURATION, &[route]),
+            request_bytes: self.counter(&REQUEST_BYTES, &[route]),
+            response_bytes: self.counter(&RESPONSE_BYTES, &[route]),
         }
     }
 
     fn cell(&self, desc: &'static Desc, labels: &[&str], make: impl FnOnce() -> Cell) -> Cell {
+        self.metrics.0.lock().cell(self.thread, desc, labels, make)
+    }
+}
+
+// === impl Registry ===
+
+impl Registry {
+    fn cell(
+        &mut self,
+        thread: usize,
+        desc: &'static Desc,
+        labels: &[&str],
+        make: impl FnOnce() -> Cell,
+    ) -> Cell {
         debug_assert_eq!(desc.labels.len(), labels.len(), "{} has other labels", desc.name);
         let labels: Box<[Box<str>]> = labels.iter().map(|&label| label.into()).collect();
-        let mut registry = self.metrics.0.lock();
-        let family = registry
+        let family = self
             .families
             .entry(desc.name)
             .or_insert_with(|| Family { desc, series: HashMap::new() });
-        family.series.entry(labels).or_default().entry(self.thread).or_insert_with(make).clone()
+        family.series.entry(labels).or_default().entry(thread).or_insert_with(make).clone()
+    }
+
+    fn route_label<'a>(&mut self, name: &'a str) -> &'a str {
+        if !self.route_labels {
+            return ALL;
+        }
+        if self.labelled.contains(name) {
+            return name;
+        }
+        if self.labelled.len() < MAX_ROUTES {
+            self.labelled.insert(name.into());
+            return name;
+        }
+        if self.unlabelled.len() < MAX_UNLABELLED && self.unlabelled.insert(name.into()) {
+            let count = self.unlabelled.len() as f64;
+            let make = || Cell::Gauge(Gauge::default());
+            if let Cell::Gauge(gauge) = self.cell(NO_THREAD, &ROUTES_UNLABELLED, &[], make) {
+                gauge.set(count);
+            }
+        }
+        OTHER
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            threads: NO_THREAD,
+            families: BTreeMap::new(),
+            route_labels: true,
+            labelled: HashSet::new(),
+            unlabelled: HashSet::new(),
+        }
     }
 }
 
@@ -262,76 +344,157 @@ impl Histogram {
     }
 }
 
-// === impl Family ===
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Family {
-    fn render(&self, out: &mut String) {
-        let kind = match self.desc.kind {
-            DescKind::Counter => "counter",
-            DescKind::Gauge => "gauge",
-            DescKind::Histogram => "histogram",
+    fn line(metrics: &Metrics, start: &str) -> Vec<String> {
+        metrics.render().lines().filter(|it| it.starts_with(start)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_scrape_adds_the_threads_up() {
+        let metrics = Metrics::new();
+        for n in 1..=3 {
+            let cells = metrics.thread();
+            cells.counter(&REFUSALS, &["ip-denied"]).add(n);
+            cells.gauge(&CONNECTIONS_OPEN, &["web"]).set(0.5);
+            cells.histogram(&REQUEST_DURATION, &["a"]).record(Duration::from_millis(n * 10));
+        }
+        assert_eq!(
+            line(&metrics, "sluice_refusals"),
+            ["sluice_refusals_total{reason=\"ip-denied\"} 6"]
+        );
+        assert_eq!(
+            line(&metrics, "sluice_conn"),
+            ["sluice_connections_open{listener=\"web\"} 1.5"]
+        );
+        assert_eq!(
+            line(&metrics, "sluice_request_duration_seconds_sum"),
+            ["sluice_request_duration_seconds_sum{route=\"a\"} 0.06"]
+        );
+    }
+
+    #[test]
+    fn asking_again_gives_the_same_cell() {
+        let metrics = Metrics::new();
+        let cells = metrics.thread();
+        cells.counter(&CONFIG_RELOADS, &[]).add(1);
+        cells.counter(&CONFIG_RELOADS, &[]).add(1);
+        assert_eq!(cells.counter(&CONFIG_RELOADS, &[]).get(), 2);
+        assert_eq!(line(&metrics, "sluice_config_reloads"), ["sluice_config_reloads_total 2"]);
+    }
+
+    #[test]
+    fn a_bucket_holds_what_is_at_most_its_bound() {
+        let metrics = Metrics::new();
+        let histogram = metrics.thread().histogram(&REQUEST_DURATION, &["a"]);
+        for micros in [500, 501, 10_000_000, 10_000_001] {
+            histogram.record(Duration::from_micros(micros));
+        }
+        let bucket = |bound: &str| {
+            let start =
+                format!("sluice_request_duration_seconds_bucket{{route=\"a\",le=\"{bound}\"}} ");
+            line(&metrics, &start)[0][start.len()..].parse::<u64>().unwrap()
         };
-        push(out, format_args!("# HELP {} {}\n", self.desc.name, self.desc.help));
-        push(out, format_args!("# TYPE {} {kind}\n", self.desc.name));
-        let mut series: Vec<_> = self.series.iter().collect();
-        series.sort_unstable_by_key(|(labels, _)| *labels);
-        for (labels, cells) in series {
-            self.render_series(out, labels, cells.values());
+        assert_eq!((bucket("0.0005"), bucket("0.001"), bucket("10"), bucket("+Inf")), (1, 2, 3, 4));
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let metrics = Metrics::new();
+        metrics.thread().counter(&REFUSALS, &["a\\b\"c\nd"]).add(1);
+        assert_eq!(
+            line(&metrics, "sluice_refusals"),
+            ["sluice_refusals_total{reason=\"a\\\\b\\\"c\\nd\"} 1"]
+        );
+    }
+
+    #[test]
+    fn values_that_are_no_numbers_are_spelled_as_the_format_wants() {
+        let metrics = Metrics::new();
+        let gauge = metrics.thread().gauge(&CONFIG_LOADED, &[]);
+        for (value, text) in
+            [(f64::INFINITY, "+Inf"), (f64::NEG_INFINITY, "-Inf"), (f64::NAN, "NaN")]
+        {
+            gauge.set(value);
+            assert_eq!(
+                line(&metrics, "sluice_config_loaded"),
+                [format!("sluice_config_loaded_timestamp_seconds {text}")]
+            );
         }
     }
 
-    fn render_series<'a>(
-        &self,
-        out: &mut String,
-        labels: &[Box<str>],
-        cells: impl Iterator<Item = &'a Cell>,
-    ) {
-        let mut total = 0.0;
-        let mut counts = [0; BUCKETS_MICROS.len() + 1];
-        for cell in cells {
-            match cell {
-                Cell::Counter(counter) => total += counter.get() as f64,
-                Cell::Gauge(gauge) => total += gauge.get(),
-                Cell::Histogram(histogram) => {
-                    total += histogram.0.micros.load(Ordering::Relaxed) as f64 / 1e6;
-                    for (sum, count) in counts.iter_mut().zip(&histogram.0.counts) {
-                        *sum += count.load(Ordering::Relaxed);
-                    }
-                }
+    #[test]
+    fn the_first_2000_routes_get_labels_and_a_gauge_counts_the_others() {
+        let metrics = Metrics::new();
+        let cells = [metrics.thread(), metrics.thread()];
+        for n in 0..MAX_ROUTES + 3 {
+            for cells in &cells {
+                cells.route(&format!("route-{n}")).statuses[1].add(1);
             }
         }
-        let name = self.desc.name;
-        let labels = render_labels(self.desc.labels, labels);
-        if self.desc.kind != DescKind::Histogram {
-            let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-            push(out, format_args!("{name}{open} {total}\n"));
-            return;
-        }
-        let comma = if labels.is_empty() { "" } else { "," };
-        let mut below = 0;
-        for (bucket, count) in counts.iter().enumerate() {
-            below += count;
-            let bound = BUCKETS_MICROS
-                .get(bucket)
-                .map_or_else(|| "+Inf".to_owned(), |&micros| format!("{}", micros as f64 / 1e6));
-            push(out, format_args!("{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}\n"));
-        }
-        let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        push(out, format_args!("{name}_sum{open} {total}\n{name}_count{open} {below}\n"));
+        let labelled = line(&metrics, "sluice_requests_total{")
+            .iter()
+            .filter(|it| it.contains("2xx") && it.contains("route-"))
+            .count();
+        assert_eq!(labelled, MAX_ROUTES);
+        assert_eq!(
+            line(&metrics, "sluice_requests_total{route=\"other\",status=\"2xx\"}"),
+            ["sluice_requests_total{route=\"other\",status=\"2xx\"} 6"]
+        );
+        assert_eq!(line(&metrics, "sluice_routes_unlabelled"), ["sluice_routes_unlabelled 3"]);
+        cells[0].route("route-7").statuses[1].add(1);
+        let seventh = "sluice_requests_total{route=\"route-7\",status=\"2xx\"} ";
+        assert_eq!(line(&metrics, seventh), [format!("{seventh}3")], "it keeps its label");
     }
-}
 
-fn render_labels(names: &[&str], values: &[Box<str>]) -> String {
-    let mut out = String::new();
-    for (index, (name, value)) in names.iter().zip(values).enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        push(&mut out, format_args!("{comma}{name}=\"{value}\""));
+    #[test]
+    fn without_route_labels_all_routes_are_one() {
+        let metrics = Metrics::new();
+        metrics.set_route_labels(false);
+        let cells = metrics.thread();
+        cells.route("a").statuses[1].add(1);
+        cells.route("b").statuses[1].add(1);
+        assert_eq!(
+            line(&metrics, "sluice_requests_total{route=\"all\",status=\"2xx\"}"),
+            ["sluice_requests_total{route=\"all\",status=\"2xx\"} 2"]
+        );
+        assert!(!metrics.render().contains("route=\"a\""));
     }
-    out
-}
 
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    out.write_fmt(text).unwrap_or_default();
+    /// What `promtool check metrics` and every parser of the format ask for.
+    #[test]
+    fn the_exposition_is_well_formed() {
+        let metrics = Metrics::new();
+        let cells = metrics.thread();
+        let route = cells.route("a");
+        route.duration.record(Duration::from_millis(3));
+        route.statuses[1].add(1);
+        cells.gauge(&CONNECTIONS_OPEN, &["web"]).set(1.0);
+        cells.counter(&CONFIG_RELOADS, &[]).add(1);
+        let text = metrics.render();
+        assert!(text.ends_with('\n'));
+        let mut families = HashSet::new();
+        let mut current = None;
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, help) = help.split_once(' ').unwrap();
+                assert!(families.insert(name.to_owned()), "{name} comes once");
+                assert!(!help.contains(['\\', '\n']));
+                current = Some(name.to_owned());
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                assert_eq!(Some(name), current.as_deref(), "HELP, then TYPE, then samples");
+                assert!(["counter", "gauge", "histogram"].contains(&kind));
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+                assert!(name.starts_with("sluice_"));
+            } else {
+                let (sample, value) = line.rsplit_once(' ').unwrap();
+                assert!(sample.starts_with(current.as_deref().unwrap()));
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        assert_eq!(families.len(), 6);
+    }
 }

@@ -3,10 +3,12 @@
 mod harness;
 
 mod bodies;
+mod config;
 mod drain;
 mod edge;
 mod errors;
 mod forwarding;
+mod program;
 mod reload;
 mod routes;
 mod slow_clients;

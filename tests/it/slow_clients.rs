@@ -34,7 +34,8 @@ async fn a_head_that_trickles_is_408_all_the_same() {
             }
         }
     };
-    let answer = crate::harness::Message::read_response(&mut reader, &mut Vec::new(), "GET");
+    let mut buffer = Vec::new();
+    let answer = crate::harness::Message::read_response(&mut reader, &mut buffer, "GET");
     let read = async { answer.await.map(|answer| answer.status()) };
     let status = within("408", async {
         tokio::select! {

@@ -16,6 +16,7 @@ use http::{
 use smallvec::SmallVec;
 
 use crate::http::{
+    Cidrs,
     names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO},
     peer::{Address, Peer},
 };
@@ -31,16 +32,29 @@ const VIA_2: HeaderValue = HeaderValue::from_static("2 sluice");
 #[derive(Default)]
 struct Line(SmallVec<[u8; 128]>);
 
+/// Whether what `peer` says about its client is believed. After the PROXY protocol its address is
+/// the one it speaks for, and that one has to be trusted as well: such a proxy passes bytes on and
+/// has not looked at the fields.
+pub fn is_believed(peer: &Peer, trusted: &Cidrs) -> bool {
+    peer.trusted && ip(peer.remote).is_none_or(|ip| trusted.contains(ip))
+}
+
 /// Sets the fields that speak of the client of `peer`; `host` is the request's own, and `version`
-/// what the client spoke.
-pub fn set(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, version: Version) {
+/// what the client spoke. What is there already is kept and appended to if it `is_believed`.
+pub fn set(
+    headers: &mut HeaderMap,
+    peer: &Peer,
+    is_believed: bool,
+    host: Option<&HeaderValue>,
+    version: Version,
+) {
     let is_secure = peer.tls.is_some();
     let via = match version {
         Version::HTTP_10 => VIA_10,
         Version::HTTP_2 => VIA_2,
         _ => VIA_11,
     };
-    if peer.trusted {
+    if is_believed {
         append(headers, VIA, via);
         if let Some(address) = address(peer.remote) {
             append(headers, X_FORWARDED_FOR, address);
@@ -151,5 +165,115 @@ impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.push(text.as_bytes());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::http::peer::Tls;
+
+    fn peer(remote: &str) -> Peer {
+        let remote = match remote {
+            "unix" => Address::Unix,
+            address => Address::Inet(SocketAddr::new(address.parse().unwrap(), 4711)),
+        };
+        Peer { listener: Arc::from("web"), remote, local: Address::Unix, trusted: true, tls: None }
+    }
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    const HOST: HeaderValue = HeaderValue::from_static("shop.example");
+
+    const CLAIMS: [(&str, &str); 9] = [
+        ("x-forwarded-for", "10.9.9.9"),
+        ("x-forwarded-for", "10.9.9.8"),
+        ("forwarded", "for=10.9.9.9;proto=https"),
+        ("via", "1.1 liar"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "admin.internal"),
+        ("x-forwarded-port", "443"),
+        ("x-forwarded-prefix", "/admin"),
+        ("x-real-ip", "10.9.9.9"),
+    ];
+
+    #[test]
+    fn forwarding_fields_of_an_untrusted_peer_are_replaced() {
+        let mut headers = map(&CLAIMS);
+        set(&mut headers, &peer("192.0.2.7"), false, Some(&HOST), Version::HTTP_11);
+        let ours = map(&[
+            ("via", "1.1 sluice"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("forwarded", "for=192.0.2.7;host=shop.example;proto=http"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "shop.example"),
+        ]);
+        assert_eq!(headers, ours);
+    }
+
+    #[test]
+    fn forwarding_fields_of_a_trusted_peer_are_appended_to_or_kept() {
+        let mut headers = map(&CLAIMS);
+        set(&mut headers, &peer("192.0.2.7"), true, Some(&HOST), Version::HTTP_2);
+        let both = map(&[
+            ("x-forwarded-for", "10.9.9.9, 10.9.9.8, 192.0.2.7"),
+            ("forwarded", "for=10.9.9.9;proto=https, for=192.0.2.7;host=shop.example;proto=http"),
+            ("via", "1.1 liar, 2 sluice"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "admin.internal"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-prefix", "/admin"),
+            ("x-real-ip", "10.9.9.9"),
+        ]);
+        assert_eq!(headers, both);
+    }
+
+    #[test]
+    fn a_trusted_peer_that_says_nothing_is_spoken_for() {
+        let mut headers = HeaderMap::new();
+        let mut peer = peer("::ffff:192.0.2.7");
+        peer.tls = Some(Tls::default());
+        set(&mut headers, &peer, true, Some(&HOST), Version::HTTP_10);
+        assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.7", "IPv4-mapped is given as IPv4");
+        assert_eq!(headers[X_FORWARDED_PROTO], "https");
+        assert_eq!(headers[VIA], "1.0 sluice");
+    }
+
+    #[test]
+    fn addresses_and_hosts_that_are_no_tokens_are_quoted() {
+        let mut headers = HeaderMap::new();
+        let host = HeaderValue::from_static("shop.example:8080");
+        set(&mut headers, &peer("2001:db8::1"), false, Some(&host), Version::HTTP_11);
+        assert_eq!(headers[X_FORWARDED_FOR], "2001:db8::1");
+        assert_eq!(
+            headers[FORWARDED],
+            "for=\"[2001:db8::1]\";host=\"shop.example:8080\";proto=http"
+        );
+    }
+
+    #[test]
+    fn a_unix_peer_has_no_address_to_tell() {
+        let mut headers = map(&[("x-forwarded-for", "10.9.9.9")]);
+        set(&mut headers, &peer("unix"), false, None, Version::HTTP_11);
+        assert!(!headers.contains_key(X_FORWARDED_FOR));
+        assert_eq!(headers[FORWARDED], "for=unknown;proto=http");
+    }
+
+    #[test]
+    fn a_peer_is_believed_only_if_whom_it_speaks_for_is_trusted_too() {
+        let trusted = Cidrs::new(["192.0.2.0/24".parse().unwrap()]);
+        assert!(is_believed(&peer("192.0.2.7"), &trusted));
+        assert!(is_believed(&peer("unix"), &trusted));
+        assert!(!is_believed(&peer("198.51.100.1"), &trusted), "told by a PROXY header");
+        let unknown = Peer { trusted: false, ..peer("192.0.2.7") };
+        assert!(!is_believed(&unknown, &trusted), "accepted before it was trusted");
     }
 }

@@ -118,7 +118,8 @@ impl Shared {
         if head.version == Version::HTTP_2 {
             join_cookies(&mut head.headers);
         }
-        forwarded::set(&mut head.headers, peer, host.as_ref(), head.version);
+        let is_believed = forwarded::is_believed(peer, &self.settings.trusted_proxies);
+        forwarded::set(&mut head.headers, peer, is_believed, host.as_ref(), head.version);
         Ok(())
     }
 
@@ -181,5 +182,250 @@ fn join_cookies(headers: &mut HeaderMap) {
     drop(crumbs);
     if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
         headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+    use http::header::{CONNECTION, TE, UPGRADE};
+    use parking_lot::Mutex;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        http::{
+            Body, Cidrs, Context,
+            peer::{Address, Peer},
+        },
+        telemetry::metrics::Metrics,
+    };
+
+    /// What became of a request: its head as the next layer saw it, or the refusal.
+    type Outcome = std::result::Result<(Parts, Context), Kind>;
+
+    struct Edged {
+        metrics: Metrics,
+        settings: Settings,
+        trusted: bool,
+    }
+
+    impl Edged {
+        fn new() -> Self {
+            Self { metrics: Metrics::new(), settings: Settings::default(), trusted: false }
+        }
+
+        async fn send(&self, builder: http::request::Builder) -> Outcome {
+            let head = builder.body(()).unwrap().into_parts().0;
+            let peer = Peer {
+                listener: Arc::from("web"),
+                remote: Address::Inet(SocketAddr::from(([192, 0, 2, 7], 4711))),
+                local: Address::Unix,
+                trusted: self.trusted,
+                tls: None,
+            };
+            let cx = Context::new(Arc::new(peer), head.method.clone(), head.version);
+            let seen = Arc::new(Mutex::new(None));
+            let inner = service_fn({
+                let seen = seen.clone();
+                move |request: Request| {
+                    *seen.lock() = Some((request.parts, request.cx));
+                    ready(Ok(Response::new(Body::empty())))
+                }
+            });
+            let layer = EdgeLayer::new(self.settings.clone(), &self.metrics.thread());
+            let request = Request { parts: head, body: Body::empty(), cx };
+            match layer.layer(inner).oneshot(request).await {
+                Ok(_) => Ok(seen.lock().take().unwrap()),
+                Err(error) => Err(error.kind().clone()),
+            }
+        }
+
+        async fn head(&self, builder: http::request::Builder) -> Parts {
+            self.send(builder).await.unwrap().0
+        }
+    }
+
+    fn get(uri: &str) -> http::request::Builder {
+        http::Request::get(uri).header(HOST, "shop.example")
+    }
+
+    fn h2(uri: &str) -> http::request::Builder {
+        http::Request::get(uri).version(Version::HTTP_2)
+    }
+
+    async fn reason(builder: http::request::Builder) -> &'static str {
+        Edged::new().send(builder).await.unwrap_err().reason()
+    }
+
+    #[tokio::test]
+    async fn an_ordinary_request_passes() {
+        let (head, cx) = Edged::new().send(get("/a/../b?c=d")).await.unwrap();
+        assert_eq!(head.uri, "/a/../b?c=d");
+        assert_eq!(cx.host(), Some("shop.example"));
+        assert_eq!(cx.client_ip(), Some(ClientIp::Ip(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)))));
+        assert_eq!(cx.target().unwrap().path(), "/b");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_closes_the_connection_and_knows_the_client() {
+        let kind = Edged::new().send(http::Request::get("/")).await.unwrap_err();
+        assert_eq!(kind.reason(), "bad-framing");
+        assert!(kind.closes_connection());
+    }
+
+    #[tokio::test]
+    async fn connect_is_refused_with_405() {
+        let kind = Edged::new().send(get("/").method("CONNECT")).await.unwrap_err();
+        assert_eq!(kind.status(), 405);
+    }
+
+    #[tokio::test]
+    async fn over_100_fields_are_refused() {
+        let with = |count: usize| {
+            (1..count).fold(get("/"), |builder, n| builder.header(format!("x-{n}"), "v"))
+        };
+        assert!(Edged::new().send(with(100)).await.is_ok());
+        assert_eq!(reason(with(101)).await, "header-count");
+        let repeated = (0..100).fold(get("/"), |builder, _| builder.header("x-same", "v"));
+        assert_eq!(reason(repeated).await, "header-count");
+    }
+
+    #[tokio::test]
+    async fn a_target_without_a_normal_form_is_refused() {
+        assert_eq!(reason(get("/%00")).await, "bad-target");
+    }
+
+    #[tokio::test]
+    async fn absolute_form_becomes_origin_form() {
+        let head = Edged::new().head(get("http://shop.example/a?b")).await;
+        assert_eq!(head.uri, "/a?b");
+        let head = Edged::new().head(get("http://shop.example")).await;
+        assert_eq!(head.uri, "/");
+    }
+
+    #[tokio::test]
+    async fn h2_authority_becomes_host() {
+        let (head, cx) = Edged::new().send(h2("https://Shop.Example:8443/a")).await.unwrap();
+        assert_eq!(head.headers[HOST], "Shop.Example:8443");
+        assert_eq!(cx.host(), Some("shop.example"));
+        assert_eq!(head.uri, "/a");
+    }
+
+    #[tokio::test]
+    async fn host_is_known_in_lower_case_without_port_and_final_dot() {
+        let request = http::Request::get("/").header(HOST, "Shop.Example.:8080");
+        let (head, cx) = Edged::new().send(request).await.unwrap();
+        assert_eq!(cx.host(), Some("shop.example"));
+        assert_eq!(head.headers[HOST], "Shop.Example.:8080", "the field stays as it was");
+    }
+
+    #[tokio::test]
+    async fn http_10_may_go_without_host() {
+        let (_, cx) =
+            Edged::new().send(http::Request::get("/").version(Version::HTTP_10)).await.unwrap();
+        assert_eq!(cx.host(), Some(""));
+    }
+
+    #[tokio::test]
+    async fn upgrade_to_h2c_is_dropped_and_a_websocket_passes() {
+        let request = get("/")
+            .header(CONNECTION, "Upgrade, HTTP2-Settings")
+            .header(UPGRADE, "h2c")
+            .header("http2-settings", "AAMAAABkAAQAAP__");
+        let head = Edged::new().head(request).await;
+        for name in ["connection", "upgrade", "http2-settings"] {
+            assert!(!head.headers.contains_key(name), "{name}");
+        }
+        let websocket = || get("/").header(CONNECTION, "Upgrade").header(UPGRADE, "websocket");
+        assert_eq!(Edged::new().head(websocket()).await.headers[UPGRADE], "websocket");
+        let old = Edged::new().head(websocket().version(Version::HTTP_10)).await;
+        assert!(!old.headers.contains_key(UPGRADE));
+    }
+
+    #[tokio::test]
+    async fn te_trailers_passes() {
+        let head = Edged::new().head(get("/").header(TE, "trailers, deflate")).await;
+        assert_eq!(head.headers[TE], "trailers");
+    }
+
+    #[tokio::test]
+    async fn connection_cannot_take_back_what_the_gateway_says() {
+        let names = "close, host, x-forwarded-for, x-request-id, forwarded, via, x-hop";
+        let request = get("/")
+            .header(CONNECTION, names)
+            .header("x-request-id", "set-above")
+            .header("x-hop", "1");
+        let head = Edged::new().head(request).await;
+        for name in ["host", "x-forwarded-for", "x-request-id", "forwarded", "via"] {
+            assert!(head.headers.contains_key(name), "{name}");
+        }
+        assert!(!head.headers.contains_key("x-hop"));
+        assert!(!head.headers.contains_key(CONNECTION));
+    }
+
+    #[tokio::test]
+    async fn identity_fields_are_removed_from_every_peer() {
+        for trusted in [false, true] {
+            let mut edged = Edged::new();
+            edged.trusted = trusted;
+            edged.settings.stripped = vec![HeaderName::from_static("x-user")];
+            edged.settings.trusted_proxies = Cidrs::new(["192.0.2.0/24".parse().unwrap()]);
+            let request = get("/")
+                .header("X-User", "root")
+                .header("X-User", "admin")
+                .header("x-sluice-attempt", "7")
+                .header("x-sluice-anything", "1")
+                .header("x-kept", "1");
+            let head = edged.head(request).await;
+            for name in ["x-user", "x-sluice-attempt", "x-sluice-anything"] {
+                assert!(!head.headers.contains_key(name), "{name}");
+            }
+            assert!(head.headers.contains_key("x-kept"));
+            let line = "sluice_fields_dropped_total{cause=\"identity\"} 3\n";
+            assert!(edged.metrics.render().contains(line));
+        }
+    }
+
+    #[tokio::test]
+    async fn field_names_with_underscores_are_dropped_and_counted() {
+        let edged = Edged::new();
+        let request = get("/").header("x_user", "root").header("content_length", "5");
+        let head = edged.head(request).await;
+        assert!(!head.headers.keys().any(|name| name.as_str().contains('_')));
+        let line = "sluice_fields_dropped_total{cause=\"underscore\"} 2\n";
+        assert!(edged.metrics.render().contains(line));
+    }
+
+    #[tokio::test]
+    async fn expect_is_consumed() {
+        for expectation in ["100-continue", "something-else"] {
+            let head = Edged::new().head(get("/").header(EXPECT, expectation)).await;
+            assert!(!head.headers.contains_key(EXPECT));
+        }
+    }
+
+    #[tokio::test]
+    async fn h2_cookies_are_joined() {
+        let request = h2("https://shop.example/").header(COOKIE, "a=1").header(COOKIE, "b=2; c=3");
+        let head = Edged::new().head(request).await;
+        let cookies: Vec<_> = head.headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3"]);
+    }
+
+    #[tokio::test]
+    async fn forwarding_fields_follow_trust() {
+        let request = || get("/").header("x-forwarded-for", "203.0.113.9");
+        let mut edged = Edged::new();
+        let (head, cx) = edged.send(request()).await.unwrap();
+        assert_eq!(head.headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(cx.client_ip(), Some(ClientIp::Ip(IpAddr::from([192, 0, 2, 7]))));
+
+        edged.trusted = true;
+        edged.settings.trusted_proxies = Cidrs::new(["192.0.2.0/24".parse().unwrap()]);
+        let (head, cx) = edged.send(request()).await.unwrap();
+        assert_eq!(head.headers["x-forwarded-for"], "203.0.113.9, 192.0.2.7");
+        assert_eq!(cx.client_ip(), Some(ClientIp::Ip(IpAddr::from([203, 0, 113, 9]))));
     }
 }

@@ -113,3 +113,102 @@ impl<S: Next> Future for ResponseFuture<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use http::Method;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        error::{Kind, Sent},
+        http::Body,
+        middleware::testing::{read, request},
+    };
+
+    /// What an attempt comes to; the number is how many there were before it.
+    type Outcome = fn(u32, Request) -> Result<Response, Error>;
+
+    /// Retries with `attempts`; gives the answer and how often the inner service was called.
+    async fn tried(attempts: u32, outcome: Outcome) -> (Result<Response, Error>, u32) {
+        let calls = Arc::new(AtomicU32::new(0));
+        let inner = service_fn({
+            let calls = calls.clone();
+            move |request: Request| {
+                let outcome = outcome(calls.fetch_add(1, Ordering::Relaxed), request);
+                async move {
+                    tokio::task::yield_now().await;
+                    outcome
+                }
+            }
+        });
+        let post = request(Method::POST, "/orders", Body::full("order"));
+        let retry = RetryLayer::new(Settings { attempts }).layer(inner);
+        (retry.oneshot(post).await, calls.load(Ordering::Relaxed))
+    }
+
+    fn handed_back(request: Request) -> Result<Response, Error> {
+        Err(Error::new(Kind::UpstreamConnect).with_unsent(request))
+    }
+
+    #[tokio::test]
+    async fn an_unsafe_request_that_was_handed_back_is_sent_again_as_it_was() {
+        let (answer, calls) = tried(2, |before, request| {
+            if before == 0 {
+                return handed_back(request);
+            }
+            assert_eq!(request.parts.method, Method::POST);
+            Ok(Response::new(request.body))
+        })
+        .await;
+        assert_eq!(read(answer.unwrap().into_body()).await.unwrap(), "order");
+        assert_eq!(calls, 2);
+    }
+
+    #[tokio::test]
+    async fn the_last_failure_is_the_answer() {
+        let (answer, calls) = tried(3, |before, request| {
+            let kind = if before < 2 { Kind::UpstreamConnect } else { Kind::UpstreamTls };
+            Err(Error::new(kind).with_unsent(request))
+        })
+        .await;
+        assert!(matches!(answer.unwrap_err().kind(), Kind::UpstreamTls));
+        assert_eq!(calls, 3);
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_seen_is_never_sent_twice() {
+        let maybe_seen: Outcome = |_, request| {
+            drop(request);
+            Err(Kind::UpstreamReset(Sent::MaybeSeen).into())
+        };
+        let (answer, calls) = tried(5, maybe_seen).await;
+        assert!(matches!(answer.unwrap_err().kind(), Kind::UpstreamReset(Sent::MaybeSeen)));
+        assert_eq!(calls, 1);
+
+        let contradictory: Outcome =
+            |_, request| Err(Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_unsent(request));
+        assert_eq!(tried(5, contradictory).await.1, 1, "the kind has the last word");
+    }
+
+    #[tokio::test]
+    async fn what_was_not_handed_back_cannot_be_sent_again() {
+        let kept: Outcome = |_, request| {
+            drop(request);
+            Err(Kind::UpstreamConnect.into())
+        };
+        assert_eq!(tried(2, kept).await.1, 1);
+    }
+
+    #[tokio::test]
+    async fn one_attempt_is_no_retry() {
+        let (answer, calls) = tried(1, |_, request| handed_back(request)).await;
+        assert!(answer.unwrap_err().take_unsent().is_some(), "the request is still in the error");
+        assert_eq!(calls, 1);
+    }
+}

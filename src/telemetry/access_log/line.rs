@@ -11,7 +11,7 @@ use std::{
 use http::{StatusCode, Version, uri::PathAndQuery};
 
 use crate::{
-    http::{ClientIp, Context, context::Attempt},
+    http::{ClientIp, Context, Target, context::Attempt},
     telemetry::{clock, trace_id::TraceId},
 };
 
@@ -125,7 +125,7 @@ impl Line<'_> {
     }
 
     fn path(&self) -> Option<&str> {
-        let normalised = self.cx.target().map(|target| target.path());
+        let normalised = self.cx.target().map(Target::path);
         normalised.or_else(|| self.target.map(PathAndQuery::path))
     }
 
@@ -249,4 +249,139 @@ fn plain(out: &mut Vec<u8>, value: &[u8]) {
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // Writing to a Vec cannot fail.
     out.write_fmt(text).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::Arc,
+    };
+
+    use http::{HeaderValue, Method};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::http::{Peer, peer::Address};
+
+    fn context(method: &str) -> Context {
+        let peer = Peer {
+            listener: "web".into(),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        Context::new(Arc::new(peer), method, Version::HTTP_11)
+    }
+
+    fn line<'a>(cx: &'a Context, target: Option<&'a PathAndQuery>) -> Line<'a> {
+        Line {
+            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_599_500),
+            cx,
+            target,
+            trace_id: None,
+            status: StatusCode::NOT_FOUND,
+            sent: 42,
+            took: Duration::from_micros(1_234_056),
+            reason: Some("route-none"),
+        }
+    }
+
+    fn json_of(line: &Line<'_>, query: bool) -> Value {
+        let mut out = Vec::new();
+        line.encode_json(query, &mut out);
+        assert_eq!(out.last(), Some(&b'\n'));
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_all_that_is_known() {
+        let cx = context("POST");
+        let target = PathAndQuery::from_static("/a/../b?token=secret");
+        cx.set_request_id(HeaderValue::from_static("id-1"));
+        cx.set_client_ip(ClientIp::Ip(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))));
+        cx.set_host("shop.example".into());
+        cx.set_target(Target::parse(&target).unwrap());
+        cx.add_received(7);
+        assert_eq!(
+            json_of(&line(&cx, Some(&target)), false),
+            json!({
+                "time": "2025-12-31T23:59:59.500Z", "request_id": "id-1",
+                "client_ip": "192.0.2.7", "method": "POST", "host": "shop.example", "path": "/b",
+                "protocol": "HTTP/1.1", "status": 404, "bytes_in": 7, "bytes_out": 42,
+                "duration_ms": 1234.056, "reason": "route-none",
+            })
+        );
+    }
+
+    #[test]
+    fn the_query_is_written_only_if_asked() {
+        let cx = context("GET");
+        let target = PathAndQuery::from_static("/a?token=secret");
+        assert_eq!(json_of(&line(&cx, Some(&target)), true)["query"], "token=secret");
+        assert_eq!(json_of(&line(&cx, Some(&target)), false).get("query"), None);
+    }
+
+    #[test]
+    fn a_request_refused_early_has_the_path_it_was_sent_with() {
+        let cx = context("GET");
+        let target = PathAndQuery::from_static("/%00");
+        assert_eq!(json_of(&line(&cx, Some(&target)), false)["path"], "/%00");
+    }
+
+    #[test]
+    fn attempts_are_listed_when_one_failed() {
+        let cx = context("GET");
+        cx.begin_attempt("orders/a:1".into()).answered(StatusCode::OK);
+        let value = json_of(&line(&cx, None), false);
+        assert_eq!(value["upstream"], "orders/a:1");
+        assert!(value["upstream_ms"].is_number());
+        assert_eq!(value.get("attempts"), None, "one that worked is no list");
+
+        let cx = context("GET");
+        cx.begin_attempt("orders/a:1".into()).failed("upstream-connect");
+        cx.begin_attempt("orders/b:1".into()).answered(StatusCode::OK);
+        let value = json_of(&line(&cx, None), false);
+        assert_eq!(value["upstream"], "orders/b:1");
+        assert_eq!(value["attempts"][0]["reason"], "upstream-connect");
+        assert_eq!(value["attempts"][1]["status"], 200);
+        assert_eq!(value["attempts"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_replaced() {
+        let mut out = Vec::new();
+        string(&mut out, b"caf\xe9\x00\"\\\n");
+        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), "caf\u{fffd}\0\"\\\n");
+    }
+
+    #[test]
+    fn a_person_gets_one_short_line_that_cannot_steer_the_terminal() {
+        let cx = context("GET");
+        cx.set_host("shop.example".into());
+        cx.set_request_id(HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        let target = PathAndQuery::from_static("/a?b");
+        let mut out = Vec::new();
+        line(&cx, Some(&target)).encode_human(true, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "2025-12-31T23:59:59.500Z 404 GET shop.example/a?b 1234.1ms in=0 out=42 \
+             reason=route-none id=caf?\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_the_json_string_that_says_them(value: Vec<u8>) {
+            let mut out = Vec::new();
+            string(&mut out, &value);
+            let read: String = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(read, String::from_utf8_lossy(&value));
+        }
+    }
 }

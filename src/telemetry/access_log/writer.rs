@@ -33,8 +33,9 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 const FLUSH_BYTES: usize = 64 * 1024;
 /// A buffer that holds so much takes no more lines.
 const BUFFER_BYTES: usize = 1024 * 1024;
-/// Commands under way. A full channel is no loss: what is in it makes the writer look at everything.
-const COMMANDS: usize = 64;
+/// Commands under way. That a buffer cannot tell any more is no loss: what is in the channel makes
+/// the writer look at all of them.
+const COMMANDS: usize = 1024;
 
 /// The writer of the process. Clones share it; it ends when they and all sinks are gone.
 #[derive(Clone)]
@@ -129,10 +130,13 @@ impl AccessLog {
         Sink { open: Some(open), lost }
     }
 
-    /// Opens the output of `path`, again if it is the same file, and writes to it from now on. When
-    /// it cannot be opened nothing changes. Waits for the writer while its commands are full.
+    /// Opens the output of `path`, again if it is the same file, and writes to it from the writer's
+    /// next turn on. Does not wait. When it cannot be opened, or the writer is stuck, nothing changes.
     pub fn reopen(&self, path: &AccessLogPath) -> io::Result<()> {
-        self.send(Command::Replace(open(path)?))
+        let output = open(path)?;
+        self.commands
+            .try_send(Command::Replace(output))
+            .map_err(|_| io::ErrorKind::WouldBlock.into())
     }
 
     /// Writes everything that the sinks hold; for the end of the process. `false` when that took
@@ -143,15 +147,13 @@ impl AccessLog {
         self.commands.try_send(Command::Flush(done)).is_ok()
             && is_done.recv_timeout(timeout).is_ok()
     }
-
-    fn send(&self, command: Command) -> io::Result<()> {
-        self.commands.send(command).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
 }
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLog").field("sinks", &self.buffers.lock().len()).finish()
+        f.debug_struct("AccessLog")
+            .field("sinks", &self.buffers.lock().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -266,5 +268,180 @@ impl Writer {
             .lock()
             .retain(|buffer| Arc::strong_count(buffer) > 1 || !buffer.lock().is_empty());
         self.last = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::mpsc;
+
+    use http::StatusCode;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        http::{Context, Peer, peer::Address},
+        telemetry::{clock, metrics::Metrics},
+    };
+
+    /// An output that remembers.
+    #[derive(Clone, Default)]
+    pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Captured {
+        pub(crate) fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut *self.0.lock())).unwrap()
+        }
+    }
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An output that tells of each write, and waits for leave to end it.
+    struct Stepped {
+        began: mpsc::SyncSender<usize>,
+        leave: mpsc::Receiver<()>,
+    }
+
+    impl Write for Stepped {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.began.send(bytes.len()).map_err(io::Error::other)?;
+            self.leave.recv().map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const WAIT: Duration = Duration::from_secs(10);
+
+    fn settings(sample: f64) -> AccessLogSettings {
+        AccessLogSettings { path: AccessLogPath::File("unused".into()), sample, query: false }
+    }
+
+    fn write(sink: &Sink, lines: usize) {
+        let peer = Peer {
+            listener: "web".into(),
+            remote: Address::Unix,
+            local: Address::Unix,
+            trusted: false,
+            tls: None,
+        };
+        let cx = Context::new(Arc::new(peer), http::Method::GET, http::Version::HTTP_11);
+        let line = Line {
+            time: clock::at(Instant::now()),
+            cx: &cx,
+            target: None,
+            trace_id: None,
+            status: StatusCode::OK,
+            sent: 0,
+            took: Duration::ZERO,
+            reason: None,
+        };
+        for _ in 0..lines {
+            sink.write(&line);
+        }
+    }
+
+    #[test]
+    fn the_first_line_after_a_quiet_time_is_written_at_once() {
+        let (began, is_begun) = mpsc::sync_channel(1);
+        let (give, leave) = mpsc::sync_channel(1);
+        let log = AccessLog::start_with(Box::new(Stepped { began, leave })).unwrap();
+        let sink = log.sink(&settings(1.0), &Metrics::new().thread());
+        for _ in 0..3 {
+            write(&sink, 1);
+            assert!(is_begun.recv_timeout(WAIT).unwrap() > 0, "nobody asked for a flush");
+            give.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_writer_that_is_behind_costs_lines_and_they_are_counted() {
+        let (began, is_begun) = mpsc::sync_channel(1);
+        let (give, leave) = mpsc::sync_channel(1);
+        let log = AccessLog::start_with(Box::new(Stepped { began, leave })).unwrap();
+        let metrics = Metrics::new();
+        let sink = log.sink(&settings(1.0), &metrics.thread());
+        write(&sink, 1);
+        let first = is_begun.recv_timeout(WAIT).unwrap();
+        // The writer is stuck in its write: the buffer fills up and takes no more.
+        let fit = BUFFER_BYTES.div_ceil(first);
+        write(&sink, fit + 5);
+        assert_eq!(sink.lost.get(), 5);
+        assert!(metrics.render().contains("sluice_access_log_lost_total 5\n"));
+        give.send(()).unwrap();
+        let second = is_begun.recv_timeout(WAIT).unwrap();
+        assert_eq!(second, fit * first, "what fitted is written");
+        drop(give);
+    }
+
+    #[test]
+    fn every_line_of_every_sink_is_written_once() {
+        let out = Captured::default();
+        let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+        let cells = Metrics::new().thread();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let sink = log.sink(&settings(1.0), &cells);
+                thread::spawn(move || write(&sink, 1000))
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert!(log.flush(WAIT));
+        assert_eq!(out.take().lines().count(), 4000, "also of sinks that are gone");
+        assert!(log.flush(WAIT));
+        assert_eq!(log.buffers.lock().len(), 0, "and they are forgotten");
+    }
+
+    #[test]
+    fn a_sample_of_nothing_writes_nothing_and_off_has_no_buffer() {
+        let out = Captured::default();
+        let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+        let cells = Metrics::new().thread();
+        write(&log.sink(&settings(0.0), &cells), 100);
+        let off = AccessLogSettings { path: AccessLogPath::Off, ..settings(1.0) };
+        write(&log.sink(&off, &cells), 100);
+        write(&Sink::off(), 100);
+        assert!(log.flush(WAIT));
+        assert_eq!(out.take(), "");
+    }
+
+    #[test]
+    fn reopen_goes_on_in_the_file_that_has_the_name_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = AccessLogPath::File(dir.path().join("access.log"));
+        let AccessLogPath::File(file) = &path else { unreachable!() };
+        let log = AccessLog::start(&path).unwrap();
+        let sink = log.sink(&settings(1.0), &Metrics::new().thread());
+        write(&sink, 2);
+        assert!(log.flush(WAIT));
+        let rotated = dir.path().join("access.log.1");
+        std::fs::rename(file, &rotated).unwrap();
+        write(&sink, 1);
+        log.reopen(&path).unwrap();
+        assert!(log.flush(WAIT));
+        write(&sink, 4);
+        assert!(log.flush(WAIT));
+        let lines = |path| std::fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!((lines(rotated.as_path()), lines(file.as_path())), (3, 4));
+
+        let missing = AccessLogPath::File(dir.path().join("none/access.log"));
+        assert!(log.reopen(&missing).is_err());
+        write(&sink, 1);
+        assert!(log.flush(WAIT));
+        assert_eq!(lines(file.as_path()), 5, "a failed reopen changes nothing");
     }
 }

@@ -135,7 +135,7 @@ async fn serve(
             }
             Reply::Close => return,
             Reply::Reset => {
-                drop(stream.set_linger(Some(std::time::Duration::ZERO)));
+                stream.set_zero_linger().unwrap();
                 return;
             }
             Reply::Hang => {

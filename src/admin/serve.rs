@@ -1,0 +1,90 @@
+//! Sockets of the admin API: accept, limits, one exchange per connection.
+//!
+//! Connections are not kept alive: calls are rare, and an idle connection must not hold one of the
+//! few places. At most 64 are served at once, the next wait in the socket's backlog; each has 10 s
+//! to send its head and a minute for all of it, so a place always comes free.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+    time::{sleep, timeout},
+};
+
+use super::{Handles, Settings, api, io::Io};
+use crate::{http::Secret, telemetry::task};
+
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 64;
+/// Bytes of a head, and of what is read ahead of a body.
+const MAX_BUFFER: usize = 32 * 1024;
+/// From the accept to the end of the head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the head to the last byte of the answer.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_mins(1);
+/// After a failed accept, which most often means that there are no descriptors left.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Answers calls on `listener` for as long as it is polled.
+///
+/// Dropping it closes the listener; connections that were accepted run on, for a little over a
+/// minute at most.
+pub async fn serve(listener: TcpListener, settings: &Settings, handles: Arc<dyn Handles>) {
+    let token = settings.token.clone();
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Never closed, so there is always a place to wait for.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "admin: accept failed");
+                sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        let (token, handles) = (token.clone(), handles.clone());
+        // Its own task: a slow call must not hold up a probe.
+        task::spawn("admin connection", async move {
+            connection(stream, token, handles).await;
+            drop(place);
+        });
+    }
+}
+
+/// One exchange on one connection.
+async fn connection<T>(stream: T, token: Option<Secret>, handles: Arc<dyn Handles>)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let has_head = Notify::new();
+    let service = service_fn(|request: Request<Incoming>| {
+        has_head.notify_one();
+        let (parts, body) = request.into_parts();
+        let (handles, token) = (&handles, &token);
+        async move { Ok::<_, Infallible>(api::answer(&**handles, token.as_ref(), &parts, body).await) }
+    });
+    let exchange = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(MAX_BUFFER)
+        .serve_connection(Io(stream), service);
+    tokio::pin!(exchange);
+    // Either the exchange is over, or its head is there and the longer time applies, or neither in
+    // time. Nothing is lost by any branch: `exchange` is polled on or given up.
+    let ended = tokio::select! {
+        result = exchange.as_mut() => Some(result),
+        () = has_head.notified() => timeout(EXCHANGE_TIMEOUT, exchange.as_mut()).await.ok(),
+        () = sleep(HEAD_TIMEOUT) => None,
+    };
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "admin: connection failed"),
+        None => tracing::debug!("admin: connection timed out"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+//! Keys of traffic whose behaviour comes with later versions. They have their shape already, so
+//! that the schema is stable; [`crate::config::resolve`] refuses each where it is written.
+
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use super::{Selector, block, word_or};
+use crate::config::{
+    value::{Name, Percent, Rate, SecretReference, Text, words},
+    written::{Nothing, Placed, Shape, Written, expected},
+};
+
+words! {
+    /// When an issuer's keys are fetched first.
+    OnStart { "lazy" = Lazy, "require" = Require }
+    /// Whether a limit denies, or only counts.
+    LimitMode { "enforce" = Enforce, "shadow" = Shadow }
+    /// What is done about a key whose outcome is unknown.
+    OnUncertain { "hold" = Hold, "resend" = Resend }
+    /// Trace headers.
+    Propagation { "w3c" = W3c }
+}
+
+block! {
+    /// Who signs JWTs.
+    Issuer {
+        /// The exact `iss`.
+        issuer: Written<Text>,
+        /// Any of these in `aud`.
+        audience: Vec<Written<Text>>,
+        /// The allowed algorithms.
+        algorithms: Vec<Written<Text>>,
+        /// Where its keys are.
+        jwks: Jwks,
+        /// Default: 60s.
+        clock_skew: Option<Written<Duration>>,
+        /// Claims that must be there; `exp` always. Default: `[exp, sub]`.
+        require: Option<Vec<Written<Text>>>,
+        /// Whether readiness waits for the first key set. Default: lazy.
+        on_start: Option<Written<OnStart>>,
+    }
+    /// Where keys are: one of these.
+    Jwks {
+        /// A key set, fetched.
+        url: Option<Written<Text>>,
+        /// A key set in a file.
+        file: Option<Written<Text>>,
+        /// By the issuer's OpenID configuration.
+        discover: Option<Written<bool>>,
+        /// One secret, for HS*.
+        secret: Option<Written<SecretReference>>,
+    }
+    /// A file of API keys.
+    ApiKeys {
+        /// It lists `{ id, sha256, scopes, expires }`.
+        file: Written<Text>,
+        /// The field that carries the key.
+        header: Option<Written<HeaderName>>,
+    }
+    /// A token bucket for each key.
+    RateLimit {
+        /// Who is limited: a selector or a list.
+        key: Selector,
+        /// `100/s`
+        rate: Written<Rate>,
+        /// How many at once.
+        burst: Written<u32>,
+        /// Default: enforce.
+        mode: Option<Written<LimitMode>>,
+        /// Keys that are remembered. Default: 1000000.
+        max_keys: Option<Written<u64>>,
+    }
+    /// Active probes: of a path, a gRPC service or a port.
+    HealthCheck {
+        /// The path asked for.
+        path: Option<Written<Text>>,
+        /// The gRPC service asked for.
+        grpc: Option<Written<Text>>,
+        /// Only a connection is made.
+        tcp: Option<Written<bool>>,
+        /// Default: 5s.
+        interval: Option<Written<Duration>>,
+        /// Default: 2s.
+        timeout: Option<Written<Duration>>,
+        /// Failures until it is down. Default: 3.
+        fall: Option<Written<u32>>,
+        /// Successes until it is up. Default: 2.
+        rise: Option<Written<u32>>,
+        /// Statuses and ranges that are a success. Default: `[200-299]`.
+        expect: Option<Vec<Written<Text>>>,
+    }
+    /// Ejection of endpoints that fail live requests.
+    Outlier {
+        /// Default: 5.
+        consecutive_failures: Option<Written<u32>>,
+        /// Default: 10s.
+        interval: Option<Written<Duration>>,
+        /// Default: 10s.
+        base_ejection: Option<Written<Duration>>,
+        /// Default: 300s.
+        max_ejection: Option<Written<Duration>>,
+        /// Default: 30%.
+        max_ejected: Option<Written<Percent>>,
+    }
+    /// A circuit breaker.
+    Breaker {
+        /// Default: 7.
+        consecutive_failures: Option<Written<u32>>,
+        /// Default: 80%.
+        success_rate: Option<Written<Percent>>,
+        /// Default: 10s.
+        window: Option<Written<Duration>>,
+        /// Default: 5.
+        min_samples: Option<Written<u32>>,
+        /// Default: 1s.
+        probe_after: Option<Written<Duration>>,
+        /// Default: 60s.
+        max_wait: Option<Written<Duration>>,
+    }
+    /// How many retries requests may cause.
+    RetryBudget {
+        /// Default: 20%.
+        ratio: Option<Written<Percent>>,
+        /// Default: 10s.
+        window: Option<Written<Duration>>,
+        /// Default: 10.
+        min_per_second: Option<Written<u32>>,
+    }
+    /// A limit that follows latency.
+    AdaptiveMap {
+        /// Default: 20.
+        initial: Option<Written<u32>>,
+        /// Default: 5.
+        min: Option<Written<u32>>,
+        /// Default: 1000.
+        max: Option<Written<u32>>,
+    }
+    /// Who may come: one of these.
+    Auth {
+        /// A JWT.
+        jwt: Option<JwtAuth>,
+        /// An API key.
+        api_key: Option<ApiKeyAuth>,
+        /// A client certificate.
+        mtls: Option<MtlsAuth>,
+        /// Another service decides.
+        forward: Option<ForwardAuth>,
+        /// Any of these.
+        any_of: Option<Vec<Auth>>,
+    }
+    /// By a JWT.
+    JwtAuth {
+        /// Names under `issuers`.
+        issuers: Vec<Written<Name>>,
+        /// All of these.
+        scopes: Option<Vec<Written<Text>>>,
+        /// `header`, `cookie:NAME`, `query:NAME`. Default: `[header]`.
+        from: Option<Vec<Written<Text>>>,
+    }
+    /// By an API key.
+    ApiKeyAuth {
+        /// Names under `api_keys`.
+        sets: Vec<Written<Name>>,
+        /// All of these.
+        scopes: Option<Vec<Written<Text>>>,
+    }
+    /// By a client certificate.
+    MtlsAuth {
+        /// Patterns for its SPIFFE ID, SAN or subject.
+        allow: Vec<Written<Text>>,
+    }
+    /// By another service.
+    ForwardAuth {
+        /// Who is asked.
+        url: Written<Text>,
+        /// Default: 2s.
+        timeout: Option<Written<Duration>>,
+        /// Fields it gets.
+        request_headers: Option<Vec<Written<HeaderName>>>,
+        /// Fields of its answer that go upstream.
+        response_headers: Option<Vec<Written<HeaderName>>>,
+    }
+    /// Further attempts.
+    Retry {
+        /// All attempts. Default: 2.
+        attempts: Option<Written<u32>>,
+        /// Default: 10s.
+        per_attempt_timeout: Option<Written<Duration>>,
+        /// `connect`, `reset`, statuses. Default: `[connect, reset, 502, 503, 504]`.
+        on: Option<Vec<Written<Text>>>,
+    }
+    /// Requests with a key are done once.
+    Idempotency {
+        /// Default: idempotency-key.
+        header: Option<Written<HeaderName>>,
+        /// Default: false.
+        required: Option<Written<bool>>,
+        /// Default: 24h.
+        ttl: Option<Written<Duration>>,
+        /// Default: hold.
+        on_uncertain: Option<Written<OnUncertain>>,
+    }
+    /// Copies of requests.
+    Mirror {
+        /// Where they go.
+        upstream: Written<Name>,
+        /// The share of requests.
+        percent: Written<Percent>,
+    }
+    /// Failures made on purpose.
+    Fault {
+        /// Slower.
+        delay: Option<FaultDelay>,
+        /// Failed.
+        abort: Option<FaultAbort>,
+    }
+    /// Slower.
+    FaultDelay {
+        /// The share of requests.
+        percent: Written<Percent>,
+        /// By how much.
+        duration: Written<Duration>,
+    }
+    /// Failed.
+    FaultAbort {
+        /// The share of requests.
+        percent: Written<Percent>,
+        /// With which status.
+        status: Written<StatusCode>,
+    }
+    /// Traces by OTLP.
+    Tracing {
+        /// The collector.
+        otlp: Written<Text>,
+        /// Default: 1%.
+        sample: Option<Written<Percent>>,
+        /// Default: `[w3c]`.
+        propagate: Option<Vec<Written<Propagation>>>,
+    }
+}
+
+/// `off`, or how the limit moves.
+pub enum Adaptive {
+    /// `off`
+    Off(Written<Text>),
+    /// On.
+    On(AdaptiveMap),
+}
+
+// === impl Adaptive ===
+
+impl<'de> Deserialize<'de> for Adaptive {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Placed { value, place } =
+            Placed::<Shape<Nothing, AdaptiveMap>>::deserialize(deserializer)?;
+        match value {
+            Shape::Scalar(text) if text == "off" => Ok(Self::Off(Written::new(text, place))),
+            Shape::Map(map) => Ok(Self::On(map)),
+            _ => Err(de::Error::custom(expected("`off` or a map"))),
+        }
+    }
+}
+
+impl JsonSchema for Adaptive {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Adaptive".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        word_or::<AdaptiveMap>(&json_schema!({ "const": "off" }), generator)
+    }
+}

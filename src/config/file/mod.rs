@@ -1,0 +1,234 @@
+//! What a user may write in gateway.yaml: serde only, every field documented, unknown keys refused.
+//!
+//! The doc comments are the descriptions in the JSON Schema that `sluice schema` prints. Nothing is
+//! judged here: scalars stay text with a place until [`super::resolve`].
+
+pub mod events;
+pub mod later;
+pub mod route;
+pub mod upstream;
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+pub use self::{route::Route, upstream::Upstream};
+use super::{
+    value::{
+        AdminAddress, ByteSize, Name, Percent, Reference, SecretReference, Text, Words, Workers,
+        words,
+    },
+    written::{Entries, OneOrMany, Placed, Written},
+};
+use crate::listener::{BindAddress, ProxyProtocol};
+
+/// A selector, or a list of them joined.
+type Selector = OneOrMany<Written<Text>>;
+
+/// A map of the configuration file: strict, and described.
+macro_rules! block {
+    ($($(#[$doc:meta])* $name:ident {
+        $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)?
+    })*) => {$(
+        $(#[$doc])*
+        #[derive(Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type),* }
+    )*};
+}
+use block;
+
+/// The configuration of a Sluice gateway.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Worker threads: `auto`, one per core the process may use, or a number. Default: auto.
+    pub workers: Option<Written<Workers>>,
+    /// Where clients connect; one or more.
+    pub listeners: Placed<Vec<Placed<Listener>>>,
+    /// The operator's own listener.
+    pub admin: Option<Admin>,
+    /// Networks whose X-Forwarded-*, Forwarded and PROXY headers are believed. Default: none.
+    #[serde(default)]
+    pub trusted_proxies: Vec<Written<IpNet>>,
+    /// How large and how slow requests and connections may be.
+    pub limits: Option<Limits>,
+    /// Who signs JWTs.
+    pub issuers: Option<Entries<Name, later::Issuer>>,
+    /// Files of API keys.
+    pub api_keys: Option<Entries<Name, later::ApiKeys>>,
+    /// Named token buckets.
+    pub rate_limits: Option<Entries<Name, later::RateLimit>>,
+    /// Named groups of endpoints that requests are sent to.
+    pub upstreams: Option<Entries<Name, Placed<Upstream>>>,
+    /// Which requests go where. The order of match is priority, host, path, number of predicates,
+    /// then the order here.
+    pub routes: Option<Vec<Placed<Route>>>,
+    /// A listener of its own for the event endpoints. Default: they are on the admin listener.
+    pub events_api: Option<events::EventsApi>,
+    /// The store of the event queue.
+    pub queue: Option<events::Queue>,
+    /// Named logs of events.
+    pub topics: Option<Entries<Name, events::Topic>>,
+    /// Who reads topics.
+    pub subscriptions: Option<Vec<events::Subscription>>,
+    /// Logs, metrics and traces.
+    pub telemetry: Option<Telemetry>,
+}
+
+/// One place where clients connect.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Its identity in logs, metrics and across reloads; unique.
+    pub name: Written<Name>,
+    /// `host:port` (port 0 picks a free one) or `unix:/path`.
+    pub address: Written<Reference<BindAddress>>,
+    /// What is spoken. Default: `[h1, h2c]` in plain text, `[h1, h2]` with TLS.
+    pub protocols: Option<Vec<Written<ListenerProtocol>>>,
+    /// Whether a PROXY protocol header (v1 or v2) is read; only from `trusted_proxies`.
+    /// Default: off.
+    pub proxy_protocol: Option<Written<ProxyProtocol>>,
+    /// TLS. Default: plain text.
+    pub tls: Option<Placed<ListenerTls>>,
+    /// Open connections over all workers. Default: 20000.
+    pub max_connections: Option<Written<usize>>,
+    /// Open connections of one address (IPv6: its /64); 0 is no limit. Default: 0.
+    pub max_connections_per_ip: Option<Written<usize>>,
+    /// HTTP/2 streams of one connection. Default: 100.
+    pub max_streams: Option<Written<u32>>,
+}
+
+words! {
+    /// What a listener speaks.
+    ListenerProtocol { "h1" = H1, "h2" = H2, "h2c" = H2c }
+    /// Whether clients show certificates.
+    ClientAuthMode { "off" = Off, "request" = Request, "require" = Require }
+    /// The oldest TLS version spoken.
+    TlsVersion { "1.2" = Tls12, "1.3" = Tls13 }
+    /// How access log lines look.
+    AccessLogFormat { "json" = Json }
+    /// The least severe lines that are logged.
+    LogLevel { "error" = Error, "warn" = Warn, "info" = Info, "debug" = Debug, "trace" = Trace }
+}
+
+impl Words for ProxyProtocol {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("accept", Self::Accept), ("require", Self::Require)];
+}
+
+/// TLS of a listener. The files are watched and read again when they change.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Certificates with their keys; SNI picks by the names inside, the first serves the rest.
+    pub certificates: Placed<Vec<Certificate>>,
+    /// Whether clients show certificates. Default: off.
+    pub client_auth: Option<Placed<ClientAuth>>,
+    /// The oldest version spoken. Default: "1.2".
+    pub min_version: Option<Written<TlsVersion>>,
+}
+
+/// A certificate chain and its key, PEM.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The chain, leaf first.
+    pub cert: Written<Text>,
+    /// The private key: PKCS#8, PKCS#1 or SEC1.
+    pub key: Written<Text>,
+}
+
+/// Whether clients show certificates.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientAuth {
+    /// `off`, `request` (checked when shown) or `require`.
+    pub mode: Written<ClientAuthMode>,
+    /// The authorities that sign them, PEM; required unless the mode is off.
+    pub ca: Option<Written<Text>>,
+}
+
+/// The operator's listener: health, metrics, configuration, reload.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// `host:port`. Default: 127.0.0.1:9901.
+    pub address: Option<Written<Reference<AdminAddress>>>,
+    /// The bearer token asked for; required when the address is not loopback.
+    pub token: Option<Written<SecretReference>>,
+    /// Whether routes may have `fault`. Default: false.
+    pub allow_faults: Option<Written<bool>>,
+}
+
+/// How large and how slow requests and connections may be.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// The request head; 431 above. Default: 32KiB.
+    pub header_bytes: Option<Written<ByteSize>>,
+    /// The request body; 413 above. Default: 10MiB.
+    pub body_bytes: Option<Written<ByteSize>>,
+    /// The request body on routes that need all of it first; 413 above. Default: 1MiB.
+    pub buffer_bytes: Option<Written<ByteSize>>,
+    /// For the PROXY header and the TLS handshake. Default: 10s.
+    pub handshake_timeout: Option<Written<Duration>>,
+    /// From the first byte of a head to its end; 408. Default: 10s.
+    pub header_timeout: Option<Written<Duration>>,
+    /// How long a write may stay pending. Default: 60s.
+    pub send_idle_timeout: Option<Written<Duration>>,
+    /// How long a client may send nothing of its body; 408. Default: 30s.
+    pub body_idle_timeout: Option<Written<Duration>>,
+    /// Bytes per second of a body after the first 5 s; 0 is off; 408. Default: 240.
+    pub body_min_rate: Option<Written<u64>>,
+    /// Until the first byte of the next request. Default: 75s.
+    pub keepalive_timeout: Option<Written<Duration>>,
+    /// After so many requests a connection is closed in an orderly way. Default: 10000.
+    pub requests_per_connection: Option<Written<u64>>,
+    /// After so long a connection is closed in an orderly way. Default: 1h.
+    pub connection_max_age: Option<Written<Duration>>,
+}
+
+/// Logs, metrics and traces.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// One line for each request.
+    pub access_log: Option<AccessLog>,
+    /// The least severe lines of the process's own log. Default: info.
+    pub log_level: Option<Written<LogLevel>>,
+    /// Metrics.
+    pub metrics: Option<Metrics>,
+    /// Traces by OTLP. Default: off.
+    pub tracing: Option<later::Tracing>,
+}
+
+/// One line for each request.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// `stdout`, `off`, or a file. Default: stdout.
+    pub path: Option<Written<Text>>,
+    /// How lines look. Default: json.
+    pub format: Option<Written<AccessLogFormat>>,
+    /// The share of requests that is written. Default: 100%.
+    pub sample: Option<Written<Percent>>,
+    /// Whether the query is written too. Default: false.
+    pub query: Option<Written<bool>>,
+}
+
+/// Metrics.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Whether routes get labels of their own. Default: true.
+    pub route_labels: Option<Written<bool>>,
+}
+
+/// The schema of `word`, or what `T` is.
+fn word_or<T: JsonSchema>(word: &Schema, generator: &mut SchemaGenerator) -> Schema {
+    let other = generator.subschema_for::<T>();
+    json_schema!({ "anyOf": [word, other] })
+}

@@ -1,0 +1,213 @@
+//! [`File`] to [`Config`]: references, ranges, rules across fields. Gathers every problem.
+//!
+//! A value that is wrong is reported and replaced by its default, so that the run goes on; the
+//! result is thrown away when anything was reported.
+
+mod actions;
+mod files;
+mod limits;
+mod listeners;
+mod policies;
+mod routes;
+mod unsupported;
+mod upstreams;
+
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Config, Loaded, Problems,
+    file::{self, File, LogLevel},
+    parse,
+    problem::{Severity, Source},
+    shown,
+    tree::Tree,
+    value::{Fault, Percent, Value, Workers},
+    written::{Place, Written},
+};
+use crate::{
+    http::Cidrs,
+    middleware::edge,
+    telemetry::{self, AccessLogPath, AccessLogSettings},
+};
+
+/// Where the run stands: what the configuration may refer to, and what was found wrong.
+struct Resolver<'a> {
+    base: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    found: Vec<Found>,
+    watched: Vec<PathBuf>,
+}
+
+/// A problem, before its path and its source lines are looked up.
+struct Found {
+    severity: Severity,
+    place: Place,
+    path: Option<String>,
+    fault: Fault,
+}
+
+/// The configuration in `text`; see [`super::parse`].
+pub fn resolve(
+    text: &str,
+    name: &str,
+    base: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Problems> {
+    let source = Source::new(name, text);
+    let (tree, file) = parse::parse(&source, text).map_err(|problem| Problems(vec![*problem]))?;
+    let mut resolver = Resolver { base, env, found: Vec::new(), watched: Vec::new() };
+    resolver.refuse_later_keys(&tree);
+    let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
+    let config = resolver.config(&file, hash.into(), Arc::new(shown::effective(&tree)));
+    resolver.finish(config, &source, &tree)
+}
+
+// === impl Resolver ===
+
+impl Resolver<'_> {
+    fn config(&mut self, file: &File, hash: Arc<str>, shown: Arc<serde_json::Value>) -> Config {
+        let trusted_proxies = self.cidrs(&file.trusted_proxies);
+        let none = file::Limits::default();
+        let limits = self.limits(file.limits.as_ref().unwrap_or(&none));
+        let admin = self.admin(file.admin.as_ref());
+        let listeners = self.listeners(&file.listeners, &limits, &trusted_proxies);
+        self.check_admin_address(file, &admin);
+        let mut upstreams = self.upstreams(file.upstreams.as_ref());
+        let routes =
+            self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut upstreams);
+        let upstreams = self.warn_unused(upstreams);
+        Config {
+            workers: self.or(file.workers.as_ref(), Workers(None)).0,
+            listeners,
+            admin,
+            edge: edge::Settings { trusted_proxies, ..edge::Settings::default() },
+            upstreams,
+            routes,
+            telemetry: self.telemetry(file.telemetry.as_ref()),
+            hash,
+            shown,
+        }
+    }
+
+    fn finish(self, config: Config, source: &Source<'_>, tree: &Tree) -> Result<Loaded, Problems> {
+        // Beside errors a warning is noise: it may come from what stands in for a wrong value.
+        let is_valid = self.found.iter().all(|found| found.severity == Severity::Warning);
+        let mut problems: Vec<_> = self
+            .found
+            .into_iter()
+            .filter(|found| is_valid || found.severity == Severity::Error)
+            .map(|Found { severity, place, path, fault }| {
+                let path = path
+                    .or_else(|| tree.path_of(place))
+                    .or_else(|| tree.path_of_key(place))
+                    .unwrap_or_default();
+                source.problem(severity, place, path, &fault)
+            })
+            .collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        if is_valid {
+            Ok(Loaded { config, warnings: problems, watched: self.watched })
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
+    fn telemetry(&mut self, telemetry: Option<&file::Telemetry>) -> telemetry::Settings {
+        let none = file::Telemetry::default();
+        let telemetry = telemetry.unwrap_or(&none);
+        let no_log = file::AccessLog::default();
+        let log = telemetry.access_log.as_ref().unwrap_or(&no_log);
+        let path = match log.path.as_ref().map(|path| path.text.as_str()) {
+            None | Some("stdout") => AccessLogPath::Stdout,
+            Some("off") => AccessLogPath::Off,
+            Some(path) => AccessLogPath::File(self.base.join(path)),
+        };
+        if let Some(format) = &log.format {
+            self.value(format);
+        }
+        let log_level = match self.or(telemetry.log_level.as_ref(), LogLevel::Info) {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        };
+        let labels = telemetry.metrics.as_ref().and_then(|metrics| metrics.route_labels.as_ref());
+        telemetry::Settings {
+            access_log: AccessLogSettings {
+                path,
+                sample: self.or(log.sample.as_ref(), Percent(1.0)).0,
+                query: self.or(log.query.as_ref(), false),
+            },
+            log_level,
+            route_labels: self.or(labels, true),
+        }
+    }
+
+    fn cidrs(&mut self, written: &[Written<ipnet::IpNet>]) -> Cidrs {
+        Cidrs::new(written.iter().filter_map(|network| self.value(network)).collect::<Vec<_>>())
+    }
+
+    /// The value, or a problem.
+    fn value<T: Value>(&mut self, written: &Written<T>) -> Option<T> {
+        self.checked(written.place, T::parse(&written.text))
+    }
+
+    /// The value, or a problem at this place.
+    fn checked<T>(&mut self, place: Place, result: Result<T, Fault>) -> Option<T> {
+        result.map_err(|fault| self.error(place, fault)).ok()
+    }
+
+    /// The value, or its default; also after a problem.
+    fn or<T: Value>(&mut self, written: Option<&Written<T>>, default: T) -> T {
+        written.and_then(|written| self.value(written)).unwrap_or(default)
+    }
+
+    /// As [`Resolver::or`], and more than nothing.
+    fn positive(&mut self, written: Option<&Written<Duration>>, default: Duration) -> Duration {
+        self.in_range(written, default, Duration::from_millis(1)..=Duration::MAX, |duration| {
+            format!("at least {}ms", duration.as_millis())
+        })
+    }
+
+    /// As [`Resolver::or`], and at least one.
+    fn count(&mut self, written: Option<&Written<usize>>, default: usize) -> usize {
+        self.in_range(written, default, 1..=usize::MAX, |least| format!("at least {least}"))
+    }
+
+    /// As [`Resolver::or`], and between these two; `tell` words the one that was passed.
+    fn in_range<T: Value + PartialOrd>(
+        &mut self,
+        written: Option<&Written<T>>,
+        default: T,
+        range: RangeInclusive<T>,
+        tell: impl FnOnce(&T) -> String,
+    ) -> T {
+        let Some((value, written)) = written.and_then(|w| Some((self.value(w)?, w))) else {
+            return default;
+        };
+        let (bound, direction) = if value < *range.start() {
+            (range.start(), "small")
+        } else if value > *range.end() {
+            (range.end(), "large")
+        } else {
+            return value;
+        };
+        let fault = Fault::new(format!("`{}` is too {direction}", written.text)).help(tell(bound));
+        self.error(written.place, fault);
+        default
+    }
+
+    fn error(&mut self, place: Place, fault: Fault) {
+        self.found.push(Found { severity: Severity::Error, place, path: None, fault });
+    }
+
+    fn warn(&mut self, place: Place, fault: Fault) {
+        self.found.push(Found { severity: Severity::Warning, place, path: None, fault });
+    }
+}

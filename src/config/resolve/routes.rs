@@ -1,0 +1,193 @@
+//! `routes`: which requests a route takes, and what its layers do.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::Method;
+use regex::Regex;
+
+use super::{Resolver, limits::Limits, upstreams::Upstreams};
+use crate::{
+    config::{
+        Route,
+        file::{
+            self,
+            route::{EncodedSeparators, HeaderMatch, Match},
+        },
+        value::{Fault, Name, ParamName, Value as _, path_template},
+        written::{OneOrMany, Placed, Written},
+    },
+    middleware::{buffer, concurrency_limit, timeout},
+    routing::{
+        Rule,
+        route::{HeaderPredicate, Path, Segment},
+    },
+};
+
+const DEFAULT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const DEFAULT_MAX_IN_FLIGHT: usize = 1024;
+/// The first segment that is the gateway's own.
+const RESERVED: &str = ".sluice";
+
+impl Resolver<'_> {
+    pub(super) fn routes(
+        &mut self,
+        written: &[Placed<file::Route>],
+        limits: &Limits,
+        upstreams: &mut Upstreams,
+    ) -> Vec<Route> {
+        self.unique_names("routes", written.iter().map(|route| &route.value.name));
+        let routes: Vec<_> =
+            written.iter().map(|route| self.route(route, limits, upstreams)).collect();
+        self.warn_shadowed(written, &routes);
+        routes
+    }
+
+    fn route(
+        &mut self,
+        written: &Placed<file::Route>,
+        limits: &Limits,
+        upstreams: &mut Upstreams,
+    ) -> Route {
+        let Placed { value: route, .. } = written;
+        let rule = self.rule(route);
+        let params = params(&rule.path);
+        let (action, used) = self.action(written, &params, upstreams);
+        let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
+        let reads_body = used.iter().any(|index| upstreams.reads_body(*index));
+        let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
+        let max_in_flight = self.count(route.max_in_flight.as_ref(), DEFAULT_MAX_IN_FLIGHT);
+        Route {
+            merge_slashes: self.or(route.merge_slashes.as_ref(), true),
+            ip_filter: self.ip_filter(route),
+            cors: route.cors.as_ref().map(|cors| self.cors(cors, rule.methods.as_deref())),
+            body_limit,
+            concurrency_limit: Some(concurrency_limit::Settings { max_in_flight }),
+            buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes) },
+            action,
+            upstreams: used,
+            headers: self.headers(route, &params),
+            timeout: timeout::Settings { total, per_attempt: None },
+            rule,
+        }
+    }
+
+    fn rule(&mut self, route: &file::Route) -> Rule {
+        let everything = Match::default();
+        let matches = route.matches.as_ref().unwrap_or(&everything);
+        let name = self.value(&route.name).unwrap_or_else(|| Name("".into()));
+        let separators = self.or(route.encoded_separators.as_ref(), EncodedSeparators::Reject);
+        Rule {
+            name: name.0,
+            priority: self.or(route.priority.as_ref(), 0),
+            hosts: self.all(matches.host.as_ref()).unwrap_or_default(),
+            path: self.path(matches),
+            methods: self.methods(matches.methods.as_ref()),
+            headers: matches
+                .headers
+                .iter()
+                .filter_map(|(name, predicate)| {
+                    Some((self.value(name)?, self.header_predicate(predicate)?))
+                })
+                .collect(),
+            query: matches
+                .query
+                .iter()
+                .map(|(name, value)| (name.text.as_str().into(), value.text.as_str().into()))
+                .collect(),
+            claims: Vec::new(),
+            pass_encoded_separators: separators == EncodedSeparators::Pass,
+        }
+    }
+
+    /// All of a list; an empty one would be mistaken for `any`.
+    fn all<T: crate::config::value::Value>(
+        &mut self,
+        written: Option<&OneOrMany<Written<T>>>,
+    ) -> Option<Vec<T>> {
+        written.map(|list| list.iter().filter_map(|item| self.value(item)).collect())
+    }
+
+    fn methods(&mut self, written: Option<&OneOrMany<Written<Method>>>) -> Option<Vec<Method>> {
+        self.all(written).filter(|methods| !methods.is_empty())
+    }
+
+    fn path(&mut self, matches: &Match) -> Path {
+        match (&matches.path, &matches.path_regex) {
+            (None, None) => Path::Any,
+            (Some(template), None) => {
+                let path = self.checked(template.place, path_template(&template.text));
+                let path = path.unwrap_or(Path::Any);
+                if is_reserved(&path) {
+                    let fault = Fault::new("`/.sluice/` is the gateway's own")
+                        .help("choose another first segment");
+                    self.error(template.place, fault);
+                }
+                path
+            }
+            (None, Some(expression)) => self.anchored(expression).map_or(Path::Any, Path::Regex),
+            (Some(_), Some(expression)) => {
+                let fault = Fault::new("there is `path` already").help("write one of them");
+                self.error(expression.place, fault);
+                Path::Any
+            }
+        }
+    }
+
+    /// The expression for the whole path; checked by itself first, so that it cannot close the
+    /// group around it.
+    fn anchored(&mut self, written: &Written<Regex>) -> Option<Regex> {
+        self.value(written)?;
+        self.checked(written.place, Regex::parse(&format!(r"\A(?:{})\z", written.text)))
+    }
+
+    fn header_predicate(&mut self, written: &HeaderMatch) -> Option<HeaderPredicate> {
+        match written {
+            HeaderMatch::Exact(value) => self.value(value).map(HeaderPredicate::Exact),
+            HeaderMatch::Regex(regex) => self.value(regex).map(HeaderPredicate::Regex),
+            HeaderMatch::Present(present) => self.value(present).map(HeaderPredicate::Present),
+        }
+    }
+
+    /// Two routes that ask the same of a request: the second never gets one.
+    fn warn_shadowed(&mut self, written: &[Placed<file::Route>], routes: &[Route]) {
+        let mut seen: HashMap<String, &Arc<str>> = HashMap::new();
+        for (route, written) in routes.iter().zip(written) {
+            let Rule { name, priority, hosts, path, methods, headers, query, .. } = &route.rule;
+            if written.value.matches.as_ref().is_some_and(|matches| matches.claims.is_some()) {
+                continue;
+            }
+            let asks = format!("{priority} {hosts:?} {path:?} {methods:?} {headers:?} {query:?}");
+            if let Some(first) = seen.get(&asks) {
+                let fault = Fault::new(format!(
+                    "this route never matches: `{first}` takes the same requests"
+                ))
+                .help("the one that is written first wins");
+                self.warn(written.value.name.place, fault);
+            } else {
+                seen.insert(asks, name);
+            }
+        }
+    }
+}
+
+/// The names in a path template.
+fn params(path: &Path) -> Vec<ParamName> {
+    let Path::Template(segments) = path else { return Vec::new() };
+    segments
+        .iter()
+        .filter_map(|segment| match segment {
+            Segment::Literal(_) => None,
+            Segment::Name(name) | Segment::Rest(name) => Some(Arc::clone(name)),
+        })
+        .collect()
+}
+
+fn is_reserved(path: &Path) -> bool {
+    match path {
+        Path::Exact(path) => path.split('/').nth(1) == Some(RESERVED),
+        Path::Template(segments) => {
+            matches!(segments.first(), Some(Segment::Literal(first)) if **first == *RESERVED)
+        }
+        Path::Any | Path::Regex(_) => false,
+    }
+}

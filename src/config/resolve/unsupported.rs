@@ -1,0 +1,74 @@
+//! Keys that this version does not have: refused where they are written, all in one run. A key
+//! leaves the table when its behaviour arrives.
+
+use serde_json::Value;
+
+use super::{Found, Resolver};
+use crate::config::{
+    problem::Severity,
+    tree::{Node, Tree},
+    value::Fault,
+};
+
+/// Patterns for [`Tree::find`].
+const LATER: [&str; 27] = [
+    "issuers",
+    "api_keys",
+    "rate_limits",
+    "events_api",
+    "queue",
+    "topics",
+    "subscriptions",
+    "telemetry.tracing",
+    "admin.allow_faults",
+    "upstreams.*.health_check",
+    "upstreams.*.outlier",
+    "upstreams.*.breaker",
+    "upstreams.*.panic_threshold",
+    "upstreams.*.slow_start",
+    "upstreams.*.retry_budget",
+    "upstreams.*.adaptive_concurrency",
+    "routes[].match.claims",
+    "routes[].auth",
+    "routes[].claim_headers",
+    "routes[].rate_limit",
+    "routes[].retry",
+    "routes[].idempotency",
+    "routes[].mirror",
+    "routes[].fault",
+    "routes[].spill",
+    "routes[].publish",
+    "routes[].enqueue",
+];
+
+/// Of these, maps by name: an empty one asks for nothing. Others are switched on by `{}`.
+const NAMED: [&str; 6] =
+    ["issuers", "api_keys", "rate_limits", "topics", "claims", "claim_headers"];
+
+impl Resolver<'_> {
+    pub(super) fn refuse_later_keys(&mut self, tree: &Tree) {
+        for pattern in LATER {
+            let key = pattern.rsplit('.').next().unwrap_or(pattern);
+            for found in tree.find(pattern) {
+                if !asks_for_nothing(key, found.tree) {
+                    let fault = Fault::new(format!("`{key}` is not in this version"));
+                    self.found.push(Found {
+                        severity: Severity::Error,
+                        place: found.key,
+                        path: Some(found.path),
+                        fault,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Nothing, an empty list, `adaptive_concurrency: off`, `allow_faults: false`.
+fn asks_for_nothing(key: &str, tree: &Tree) -> bool {
+    match &tree.node {
+        Node::Scalar(value) => value.is_null() || *value == Value::Bool(false) || value == "off",
+        Node::List(list) => list.is_empty(),
+        Node::Map(map) => map.is_empty() && NAMED.contains(&key),
+    }
+}

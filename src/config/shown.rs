@@ -1,0 +1,148 @@
+//! What `GET /v1/config` shows: the file as it was written, with the defaults filled in.
+//!
+//! Secrets and addresses from elsewhere are shown as they are written, `env:NAME`: what they
+//! stand for never gets here. Fields that carry credentials are redacted.
+
+use serde_json::{Map, Value, json};
+
+use super::tree::Tree;
+
+/// Fields whose values are credentials.
+const CREDENTIALS: [&str; 5] =
+    ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"];
+
+/// Where a route has fields with values, as JSON pointers.
+const FIELDS: [&str; 6] = [
+    "/match/headers",
+    "/request_headers/add",
+    "/request_headers/set",
+    "/respond/headers",
+    "/response_headers/add",
+    "/response_headers/set",
+];
+
+/// The effective configuration.
+pub(super) fn effective(tree: &Tree) -> Value {
+    let mut shown = tree.to_json();
+    fill(&mut shown, &of_file());
+    each(&mut shown, "listeners", |listener| {
+        let has_tls = listener.get("tls").is_some_and(|tls| !tls.is_null());
+        let protocols = if has_tls { ["h1", "h2"] } else { ["h1", "h2c"] };
+        fill(listener, &of_listener(&protocols));
+        if let Some(tls) = listener.get_mut("tls").filter(|tls| tls.is_object()) {
+            fill(tls, &json!({ "client_auth": { "mode": "off" }, "min_version": "1.2" }));
+        }
+    });
+    each(&mut shown, "upstreams", |upstream| fill(upstream, &of_upstream()));
+    each(&mut shown, "routes", |route| {
+        fill(route, &of_route());
+        for fields in FIELDS {
+            if let Some(Value::Object(fields)) = route.pointer_mut(fields) {
+                redact(fields);
+            }
+        }
+    });
+    shown
+}
+
+fn of_file() -> Value {
+    json!({
+        "workers": "auto",
+        "admin": { "address": "127.0.0.1:9901", "allow_faults": false },
+        "trusted_proxies": [],
+        "limits": {
+            "header_bytes": "32KiB",
+            "body_bytes": "10MiB",
+            "buffer_bytes": "1MiB",
+            "handshake_timeout": "10s",
+            "header_timeout": "10s",
+            "send_idle_timeout": "60s",
+            "body_idle_timeout": "30s",
+            "body_min_rate": 240,
+            "keepalive_timeout": "75s",
+            "requests_per_connection": 10_000,
+            "connection_max_age": "1h",
+        },
+        "upstreams": {},
+        "routes": [],
+        "telemetry": {
+            "access_log": { "path": "stdout", "format": "json", "sample": "100%", "query": false },
+            "log_level": "info",
+            "metrics": { "route_labels": true },
+        },
+    })
+}
+
+fn of_listener(protocols: &[&str]) -> Value {
+    json!({
+        "protocols": protocols,
+        "proxy_protocol": "off",
+        "max_connections": 20_000,
+        "max_connections_per_ip": 0,
+        "max_streams": 100,
+    })
+}
+
+fn of_upstream() -> Value {
+    json!({
+        "protocol": "h1",
+        "balance": "p2c_ewma",
+        "connect_timeout": "3s",
+        "pool": { "max_idle": 128, "idle_timeout": "55s" },
+        "response_idle_timeout": "60s",
+        "max_in_flight": 1024,
+        "adaptive_concurrency": "off",
+    })
+}
+
+fn of_route() -> Value {
+    json!({
+        "priority": 0,
+        "preserve_host": false,
+        "merge_slashes": true,
+        "encoded_separators": "reject",
+        "timeout": "30s",
+        "max_in_flight": 1024,
+    })
+}
+
+/// Adds what is absent or null, level by level.
+fn fill(value: &mut Value, defaults: &Value) {
+    let Value::Object(defaults) = defaults else { return };
+    if value.is_null() {
+        *value = Value::Object(Map::new());
+    }
+    let Value::Object(map) = value else { return };
+    for (key, default) in defaults {
+        match map.get_mut(key) {
+            Some(written) if default.is_object() => fill(written, default),
+            Some(written) if written.is_null() => *written = default.clone(),
+            Some(_) => {}
+            None => {
+                map.insert(key.clone(), default.clone());
+            }
+        }
+    }
+}
+
+/// Changes every item of this list, or every value of this map.
+fn each(shown: &mut Value, key: &str, change: impl Fn(&mut Value)) {
+    match shown.get_mut(key) {
+        Some(Value::Array(list)) => list.iter_mut().for_each(change),
+        Some(Value::Object(map)) => map.values_mut().for_each(change),
+        _ => {}
+    }
+}
+
+fn redact(fields: &mut Map<String, Value>) {
+    for (name, value) in fields.iter_mut() {
+        if is_credential(name) && !value.is_object() {
+            *value = "[redacted]".into();
+        }
+    }
+}
+
+/// Whether a field of this name carries a credential.
+pub(super) fn is_credential(name: &str) -> bool {
+    CREDENTIALS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
+}

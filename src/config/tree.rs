@@ -1,0 +1,209 @@
+//! The file as YAML sees it: every node with its place, before anything is asked of it.
+//!
+//! It turns the place of a problem into a path (`routes[2].upstream`), finds the keys that a
+//! version does not have yet, and is what is shown of the configuration.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Number, Value};
+
+use super::written::{Place, Placed};
+
+/// A node and everything below it.
+#[derive(Clone)]
+pub struct Tree {
+    /// What it is.
+    pub node: Node,
+    /// Where it starts.
+    pub place: Place,
+}
+
+/// What a node is.
+#[derive(Clone)]
+pub enum Node {
+    /// Null, a boolean, a number or a text.
+    Scalar(Value),
+    /// A list.
+    List(Vec<Tree>),
+    /// A map, in the order of the file.
+    Map(Vec<(Placed<String>, Tree)>),
+}
+
+/// A node found by [`Tree::find`].
+pub struct Match<'a> {
+    /// The place of its key, or its own in a list.
+    pub key: Place,
+    /// `routes[2].publish`
+    pub path: String,
+    /// The node.
+    pub tree: &'a Tree,
+}
+
+// === impl Tree ===
+
+impl Tree {
+    /// The path of the value at `place`. Of several (an alias gives all below it one place), the
+    /// outermost.
+    pub fn path_of(&self, place: Place) -> Option<String> {
+        self.search("", &|_, tree| tree.place == place)
+    }
+
+    /// The path of the value whose key stands at `place`.
+    pub fn path_of_key(&self, place: Place) -> Option<String> {
+        self.search("", &|key, _| key == Some(place))
+    }
+
+    /// Of the maps around `place`, the innermost that lacks the key `missing`: its place and path.
+    pub fn map_without(&self, missing: &str, place: Place) -> Option<(Place, String)> {
+        let (mut at, mut path, mut found) = (self, String::new(), None);
+        loop {
+            let next = match &at.node {
+                Node::Scalar(_) => None,
+                Node::List(list) => list
+                    .iter()
+                    .enumerate()
+                    .rfind(|(_, tree)| tree.place <= place)
+                    .map(|(index, tree)| (tree, format!("{path}[{index}]"))),
+                Node::Map(map) => {
+                    if map.iter().all(|(key, _)| key.value != missing) {
+                        found = Some((at.place, path.clone()));
+                    }
+                    map.iter()
+                        .rfind(|(key, _)| key.place <= place)
+                        .filter(|(_, tree)| tree.place <= place)
+                        .map(|(key, tree)| (tree, join(&path, &key.value)))
+                }
+            };
+            let Some((tree, below)) = next else { return found };
+            (at, path) = (tree, below);
+        }
+    }
+
+    /// All nodes that a pattern such as `routes[].publish` or `upstreams.*.breaker` names.
+    pub fn find(&self, pattern: &str) -> Vec<Match<'_>> {
+        let mut found = vec![Match { key: self.place, path: String::new(), tree: self }];
+        for step in pattern.split('.') {
+            let (name, is_list) = step.strip_suffix("[]").map_or((step, false), |n| (n, true));
+            found = found.iter().flat_map(|at| at.tree.named(&at.path, name)).collect();
+            if is_list {
+                found = found.iter().flat_map(|at| at.tree.items(&at.path)).collect();
+            }
+        }
+        found
+    }
+
+    /// The same without places.
+    pub fn to_json(&self) -> Value {
+        match &self.node {
+            Node::Scalar(value) => value.clone(),
+            Node::List(list) => list.iter().map(Self::to_json).collect(),
+            Node::Map(map) => {
+                map.iter().map(|(key, tree)| (key.value.clone(), tree.to_json())).collect()
+            }
+        }
+    }
+
+    /// The path of the first node that `is` picks, given the place of its key.
+    fn search(&self, path: &str, is: &dyn Fn(Option<Place>, &Self) -> bool) -> Option<String> {
+        match &self.node {
+            Node::Scalar(_) => None,
+            Node::List(list) => list.iter().enumerate().find_map(|(index, tree)| {
+                let path = format!("{path}[{index}]");
+                if is(None, tree) { Some(path) } else { tree.search(&path, is) }
+            }),
+            Node::Map(map) => map.iter().find_map(|(key, tree)| {
+                let path = join(path, &key.value);
+                if is(Some(key.place), tree) { Some(path) } else { tree.search(&path, is) }
+            }),
+        }
+    }
+
+    fn named<'a>(&'a self, path: &str, name: &str) -> Vec<Match<'a>> {
+        let Node::Map(map) = &self.node else { return Vec::new() };
+        map.iter()
+            .filter(|(key, _)| name == "*" || key.value == name)
+            .map(|(key, tree)| Match { key: key.place, path: join(path, &key.value), tree })
+            .collect()
+    }
+
+    fn items<'a>(&'a self, path: &str) -> Vec<Match<'a>> {
+        let Node::List(list) = &self.node else { return Vec::new() };
+        list.iter()
+            .enumerate()
+            .map(|(index, tree)| Match { key: tree.place, path: format!("{path}[{index}]"), tree })
+            .collect()
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Placed { value, place } = Placed::<Node>::deserialize(deserializer)?;
+        Ok(Self { node: value, place })
+    }
+}
+
+// === impl Node ===
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("YAML")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
+        Ok(Node::Scalar(Value::Null))
+    }
+
+    fn visit_bool<E: de::Error>(self, is: bool) -> Result<Node, E> {
+        Ok(Node::Scalar(is.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Node, E> {
+        Ok(Node::Scalar(number.into()))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Node, E> {
+        Ok(Node::Scalar(number.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Node, E> {
+        Ok(Node::Scalar(Number::from_f64(number).map_or(Value::Null, Value::Number)))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Scalar(text.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            list.push(item);
+        }
+        Ok(Node::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Map(entries))
+    }
+}

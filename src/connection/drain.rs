@@ -1,0 +1,254 @@
+//! The open connections of one worker: counted, closed when the worker drains, and asked for an
+//! idle one when the listener is full.
+//!
+//! A connection takes the lock when it opens and when it ends, never per request: that it is idle
+//! it notes in its own state. The oldest idle ones are found by looking at all, and many are kept
+//! from one look; those that did not stir meanwhile are still the oldest.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::connection::io::State;
+
+/// How many idle connections are kept from one look at all.
+const CANDIDATES: usize = 64;
+/// When none was idle, how long until it is worth another look.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The open connections of one worker. Clones are the same set.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<Shared>);
+
+/// One connection's place in the set, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Registered {
+    connections: Connections,
+    id: u64,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    epoch: Instant,
+    draining: AtomicBool,
+    none_open: Notify,
+    set: Mutex<Set>,
+}
+
+#[derive(Debug, Default)]
+struct Set {
+    next_id: u64,
+    open: HashMap<u64, Entry, RandomState>,
+    candidates: Candidates,
+}
+
+#[derive(Debug)]
+struct Entry {
+    listener: Arc<str>,
+    state: Arc<State>,
+}
+
+/// Idle connections of one listener, oldest first, with the time since when.
+#[derive(Debug, Default)]
+struct Candidates {
+    listener: Box<str>,
+    oldest: VecDeque<(u64, u64)>,
+    not_before: Option<Instant>,
+}
+
+// === impl Connections ===
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Connections {
+    /// No connection yet.
+    pub fn new() -> Self {
+        Self(Arc::new(Shared {
+            epoch: Instant::now(),
+            draining: AtomicBool::new(false),
+            none_open: Notify::new(),
+            set: Mutex::default(),
+        }))
+    }
+
+    /// Asks every connection, and each that comes later, to end in an orderly way: idle ones now,
+    /// others with the response they owe (h1: `Connection: close`; h2: GOAWAY). Idempotent.
+    pub fn drain(&self) {
+        // Relaxed: who registers does so under the lock that is taken next.
+        self.0.draining.store(true, Ordering::Relaxed);
+        for entry in self.0.set.lock().open.values() {
+            entry.state.ask_to_close();
+        }
+    }
+
+    /// Whether [`Connections::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// How many are open. One that was upgraded is not counted here: its tunnel is, where it runs.
+    pub fn open(&self) -> usize {
+        self.0.set.lock().open.len()
+    }
+
+    /// Closes the connection of this listener that has been idle for longest. `false`: none is
+    /// idle.
+    pub fn close_oldest_idle(&self, listener: &str) -> bool {
+        let mut set = self.0.set.lock();
+        if set.candidates.listener.as_ref() != listener {
+            set.candidates = Candidates { listener: listener.into(), ..Candidates::default() };
+        }
+        if set.close_candidate() {
+            return true;
+        }
+        let now = Instant::now();
+        if set.candidates.not_before.is_some_and(|at| now < at) {
+            return false;
+        }
+        set.look();
+        let is_closed = set.close_candidate();
+        set.candidates.not_before = (!is_closed).then(|| now + LOOK_AGAIN);
+        is_closed
+    }
+
+    /// Completes once none is open. Cancel-safe.
+    pub async fn drained(&self) {
+        loop {
+            let none_open = self.0.none_open.notified();
+            if self.open() == 0 {
+                return;
+            }
+            none_open.await;
+        }
+    }
+
+    pub(super) fn register(&self, listener: Arc<str>) -> Registered {
+        let state = Arc::new(State::default());
+        let mut set = self.0.set.lock();
+        if self.is_draining() {
+            state.ask_to_close();
+        }
+        let id = set.next_id;
+        set.next_id += 1;
+        set.open.insert(id, Entry { listener, state: state.clone() });
+        Registered { connections: self.clone(), id, state }
+    }
+}
+
+// === impl Registered ===
+
+impl Registered {
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Notes since when the connection has been idle, if it is.
+    pub(super) fn note_idle(&self, since: Option<Instant>) {
+        let at = since.map_or(0, |since| {
+            let age = since.saturating_duration_since(self.connections.0.epoch);
+            u64::try_from(age.as_micros()).unwrap_or(u64::MAX - 1) + 1
+        });
+        self.state.set_idle_since(at);
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let shared = &self.connections.0;
+        let mut set = shared.set.lock();
+        set.open.remove(&self.id);
+        if set.open.is_empty() {
+            shared.none_open.notify_waiters();
+        }
+    }
+}
+
+// === impl Set ===
+
+impl Set {
+    /// Closes the first candidate that is still there and has not stirred.
+    fn close_candidate(&mut self) -> bool {
+        while let Some((since, id)) = self.candidates.oldest.pop_front() {
+            if let Some(entry) = self.open.get(&id)
+                && entry.state.idle_since() == since
+                && !entry.state.is_closing()
+            {
+                entry.state.ask_to_close();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Looks at all connections for the oldest idle ones.
+    fn look(&mut self) {
+        let listener = &self.candidates.listener;
+        let mut idle: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, entry)| *entry.listener == **listener && !entry.state.is_closing())
+            .map(|(&id, entry)| (entry.state.idle_since(), id))
+            .filter(|&(since, _)| since != 0)
+            .collect();
+        idle.sort_unstable();
+        idle.truncate(CANDIDATES);
+        self.candidates.oldest = idle.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_idle_connection_that_has_not_stirred_goes_first() {
+        let connections = Connections::new();
+        let start = Instant::now();
+        let open: Vec<_> = (0..4).map(|_| connections.register("web".into())).collect();
+        for (connection, secs) in open.iter().zip([3, 1, 2]) {
+            connection.note_idle(Some(start + Duration::from_secs(secs)));
+        }
+        assert!(connections.close_oldest_idle("web"));
+        assert!(open[1].state().is_closing());
+        // Kept from the same look, but it has stirred since.
+        open[2].note_idle(None);
+        assert!(connections.close_oldest_idle("web"));
+        assert!(open[0].state().is_closing());
+        assert!(!open[2].state().is_closing() && !open[3].state().is_closing());
+        assert!(!connections.close_oldest_idle("web"));
+        open[3].note_idle(Some(start));
+        assert!(!connections.close_oldest_idle("web"), "another look is not worth it yet");
+        tokio::time::advance(LOOK_AGAIN).await;
+        assert!(connections.close_oldest_idle("web"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_comes_while_draining_is_asked_at_once() {
+        let connections = Connections::new();
+        connections.drain();
+        let late = connections.register("web".into());
+        assert!(late.state().is_closing());
+        let dropping = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            drop(late);
+        };
+        let started = Instant::now();
+        tokio::join!(connections.drained(), dropping);
+        assert_eq!(started.elapsed().as_secs(), 3);
+        assert_eq!(connections.open(), 0);
+    }
+}

@@ -1,0 +1,246 @@
+//! The counting wrapper between a stream and hyper, and what one connection's parts know about each
+//! other.
+//!
+//! A read or write costs a few plain stores here: no clock, no lock, no timer, no allocation. What
+//! happened is noted as flags and counts; [`timer`](super::timer) puts times to them after each poll
+//! of the connection. With TLS the counts are those above it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use futures_util::task::AtomicWaker;
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::telemetry::in_flight::{Counter, InFlight};
+
+/// What hyper reads from and writes to. After an upgrade the tunnel has it.
+#[derive(Debug)]
+pub(super) struct Io<S> {
+    stream: S,
+    read_ahead: Bytes,
+    state: Arc<State>,
+}
+
+/// One connection, as its wrapper, its service, its timer and the worker's set of connections see
+/// it.
+///
+/// Every access is Relaxed: all of them but [`State::ask_to_close`] come from the connection's own
+/// task and its streams', and each value is judged for itself.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    running: Counter,
+    requests: AtomicU64,
+    written: AtomicU64,
+    head_begun: AtomicBool,
+    write_pending: AtomicBool,
+    read_closed: AtomicBool,
+    aborted: AtomicU64,
+    closing: AtomicBool,
+    idle_since: AtomicU64,
+    waker: AtomicWaker,
+}
+
+/// What the timer looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// A request runs, or its body or its response's is not over.
+    pub(super) is_running: bool,
+    /// Bytes came in while none ran.
+    pub(super) has_head_begun: bool,
+    /// Requests so far.
+    pub(super) requests: u64,
+    /// The stream takes no bytes at the moment.
+    pub(super) is_write_pending: bool,
+    /// Bytes it took so far.
+    pub(super) written: u64,
+}
+
+// === impl Io ===
+
+impl<S> Io<S> {
+    pub(super) fn new(stream: S, state: Arc<State>) -> Self {
+        Self { stream, read_ahead: Bytes::new(), state }
+    }
+
+    /// The stream itself, for reads and writes that hyper does not do.
+    pub(super) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// `bytes` were read from the stream already: they are read again first.
+    pub(super) fn read_again(&mut self, bytes: Bytes) {
+        self.read_ahead = bytes;
+    }
+}
+
+impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.read_ahead.is_empty() {
+            let count = this.read_ahead.len().min(cursor.remaining());
+            cursor.put_slice(&this.read_ahead[..count]);
+            this.read_ahead.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        let count = ready!(poll_read_into(&mut this.stream, cx, &mut cursor))?;
+        this.state.note_read(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// hyper's cursor as tokio's buffer: both are a slice that may be uninitialised.
+#[expect(unsafe_code, reason = "neither crate has a safe way that does not copy or zero first")]
+fn poll_read_into<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    cursor: &mut ReadBufCursor<'_>,
+) -> Poll<io::Result<usize>> {
+    // SAFETY: `ReadBuf` never de-initialises what it was given, and exactly as many bytes are
+    // advanced over as it says are filled, which it guarantees to be initialised.
+    unsafe {
+        let mut buf = ReadBuf::uninit(cursor.as_mut());
+        ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+        let count = buf.filled().len();
+        cursor.advance(count);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.state.note_write(&polled);
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.state.note_write(&polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.state.note_flush(&polled);
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.state.note_flush(&polled);
+        polled
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// A request begins. Gives its number, from 1, and what counts it as running.
+    pub(super) fn begin_request(&self) -> (u64, InFlight) {
+        self.head_begun.store(false, Ordering::Relaxed);
+        let number = self.requests.load(Ordering::Relaxed) + 1;
+        self.requests.store(number, Ordering::Relaxed);
+        (number, self.running.enter())
+    }
+
+    /// Counts something that belongs to a request as running.
+    pub(super) fn enter(&self) -> InFlight {
+        self.running.enter()
+    }
+
+    /// A request or its response was dropped before its end.
+    pub(super) fn note_aborted(&self) {
+        self.aborted.fetch_add(1, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// How many were.
+    pub(super) fn aborted(&self) -> u64 {
+        self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the connection, which closes as soon as no request runs.
+    pub(super) fn ask_to_close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// The client has shut down its side.
+    pub(super) fn is_read_closed(&self) -> bool {
+        self.read_closed.load(Ordering::Relaxed)
+    }
+
+    /// Since when it has been idle, on the scale of [`State::set_idle_since`]; 0 is busy.
+    pub(super) fn idle_since(&self) -> u64 {
+        self.idle_since.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_idle_since(&self, at: u64) {
+        self.idle_since.store(at, Ordering::Relaxed);
+    }
+
+    pub(super) fn waker(&self) -> &AtomicWaker {
+        &self.waker
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            is_running: self.running.get() > 0,
+            has_head_begun: self.head_begun.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+            is_write_pending: self.write_pending.load(Ordering::Relaxed),
+            written: self.written.load(Ordering::Relaxed),
+        }
+    }
+
+    /// `count` bytes came in; none is the end.
+    pub(super) fn note_read(&self, count: usize) {
+        if count == 0 {
+            self.read_closed.store(true, Ordering::Relaxed);
+        } else if self.running.get() == 0 {
+            self.head_begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn note_write(&self, polled: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = polled {
+            // One task writes: no need for a read-modify-write.
+            let written = self.written.load(Ordering::Relaxed) + *count as u64;
+            self.written.store(written, Ordering::Relaxed);
+        }
+        self.write_pending.store(polled.is_pending(), Ordering::Relaxed);
+    }
+
+    fn note_flush(&self, polled: &Poll<io::Result<()>>) {
+        self.write_pending.store(polled.is_pending(), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,51 @@
+//! The last that is done with a stream when hyper no longer has it: bounded, whatever the client does.
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time,
+};
+
+use crate::connection::Settings;
+
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// 408 to a client whose head did not come in time, then [`discard`].
+pub(super) async fn answer_timeout<S>(stream: &mut S, settings: &Settings)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let answered = async {
+        stream.write_all(REQUEST_TIMEOUT).await?;
+        stream.flush().await
+    };
+    if matches!(time::timeout(settings.discard_timeout, answered).await, Ok(Ok(()))) {
+        discard(stream, settings).await;
+    }
+}
+
+/// Shuts down writing, then reads and forgets what still comes, within bounds.
+pub(super) async fn discard<S>(stream: &mut S, settings: &Settings)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let discarding = async {
+        stream.shutdown().await?;
+        let mut limited = stream.take(settings.discard_bytes);
+        tokio::io::copy(&mut limited, &mut tokio::io::sink()).await
+    };
+    // Failed, too long or too much: the connection is closed all the same.
+    if let Ok(Ok(bytes)) = time::timeout(settings.discard_timeout, discarding).await {
+        tracing::trace!(bytes, "discarded what a client still sent");
+    }
+}
+
+/// Shuts down writing, within bounds.
+pub(super) async fn close<S>(stream: &mut S, settings: &Settings)
+where
+    S: AsyncWrite + Unpin,
+{
+    if let Ok(Err(error)) = time::timeout(settings.discard_timeout, stream.shutdown()).await {
+        tracing::trace!(%error, "not shut down");
+    }
+}

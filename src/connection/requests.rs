@@ -1,0 +1,174 @@
+//! What hyper reads to our requests, and our responses to what hyper writes.
+//!
+//! hyper's `Service` is implemented here itself over one shared handle, so a request costs its
+//! [`Context`] and no clone of the stack. The response body is wrapped once, at this boundary:
+//! hyper's drop of it is how the end of an exchange is known.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header::CONNECTION};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use thiserror::Error;
+
+use crate::{
+    connection::{
+        Handle,
+        io::State,
+        streams::{Progress, Streams},
+    },
+    http::{Body, Context, Peer, Request, Response, body::Guard},
+    telemetry::in_flight::InFlight,
+};
+
+/// Answers the requests of one connection.
+#[derive(Debug)]
+pub(super) struct Requests<H> {
+    pub(super) handle: Arc<H>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) state: Arc<State>,
+    /// After so many the connection is closed in an orderly way.
+    pub(super) limit: u64,
+    /// h2 only.
+    pub(super) streams: Option<Streams>,
+}
+
+pin_project! {
+    /// A request on its way. Dropped by hyper when the client leaves.
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        exchange: Option<Exchange>,
+    }
+}
+
+/// A response body on its way to the client.
+#[derive(Debug)]
+pub(super) struct Sending {
+    body: Body,
+    exchange: Exchange,
+}
+
+/// A response body broke off. Why is in the access log; hyper only has to know that it did.
+#[derive(Debug, Error)]
+#[error("response body broke off: {0}")]
+pub(super) struct BrokenOff(&'static str);
+
+/// One request and its response, until both are over.
+#[derive(Debug)]
+struct Exchange {
+    state: Arc<State>,
+    progress: Option<Arc<Progress>>,
+    is_complete: bool,
+    _running: InFlight,
+}
+
+// === impl Requests ===
+
+impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H> {
+    type Response = hyper::Response<Sending>;
+    type Error = Infallible;
+    type Future = ResponseFuture<H::Future>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let (number, running) = self.state.begin_request();
+        if number >= self.limit {
+            self.state.ask_to_close();
+        }
+        let (parts, incoming) = request.into_parts();
+        let cx = Context::new(self.peer.clone(), parts.method.clone(), parts.version);
+        let mut body = Body::from_client(incoming);
+        if !http_body::Body::is_end_stream(&body) {
+            // A body may be read for longer than the response takes: its bytes are no new head.
+            body.attach(Guard::InFlight(self.state.enter()));
+        }
+        let exchange = Exchange {
+            state: self.state.clone(),
+            progress: self.streams.as_ref().map(Streams::called),
+            is_complete: false,
+            _running: running,
+        };
+        let inner = self.handle.handle(Request { parts, body, cx });
+        ResponseFuture { inner, exchange: Some(exchange) }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
+    type Output = Result<hyper::Response<Sending>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx));
+        let Some(exchange) = this.exchange.take() else { return Poll::Pending };
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if exchange.progress.is_none() && exchange.state.is_closing() && !is_upgrade {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| Sending { body, exchange })))
+    }
+}
+
+// === impl Sending ===
+
+impl http_body::Body for Sending {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let this = &mut *self;
+        if let Some(progress) = &this.exchange.progress {
+            progress.asked();
+        }
+        let polled = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &polled {
+            Some(Ok(_)) => {
+                if let Some(progress) = &this.exchange.progress {
+                    progress.handed_over();
+                }
+            }
+            // A failure is ours or the upstream's: not a client's reset.
+            Some(Err(_)) | None => this.exchange.is_complete = true,
+        }
+        Poll::Ready(polled.map(|frame| frame.map_err(|error| BrokenOff(error.kind().reason()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        // hyper does not poll for the end of a body that says it is at its end.
+        self.exchange.is_complete |= http_body::Body::is_end_stream(&self.body);
+    }
+}
+
+// === impl Exchange ===
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Some(progress) = &self.progress else { return };
+        progress.end();
+        if !self.is_complete {
+            self.state.note_aborted();
+        }
+    }
+}

@@ -1,0 +1,608 @@
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::header::{CONNECTION, HOST};
+use http_body_util::BodyExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    task::JoinHandle,
+    time::{self, timeout},
+};
+
+use super::*;
+use crate::{
+    http::{Body, peer::Address},
+    telemetry::{metrics::Metrics, task},
+};
+
+type Answer = dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync;
+
+/// Answers with a closure and counts its calls.
+struct Answers {
+    called: AtomicUsize,
+    answer: Box<Answer>,
+}
+
+impl Handle for Answers {
+    type Future = BoxFuture<'static, Response>;
+
+    fn handle(&self, request: Request) -> Self::Future {
+        self.called.fetch_add(1, Ordering::Relaxed);
+        (self.answer)(request)
+    }
+}
+
+/// One connection that is served over an in-memory pipe.
+struct Served {
+    client: DuplexStream,
+    task: JoinHandle<()>,
+    answers: Arc<Answers>,
+    connections: Connections,
+    outcomes: Outcomes,
+}
+
+impl Served {
+    fn new<F>(
+        settings: Settings,
+        protocol: Protocol,
+        answer: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        Self::with_pipe(settings, protocol, 64 * 1024, answer)
+    }
+
+    fn with_pipe<F>(
+        settings: Settings,
+        protocol: Protocol,
+        pipe: usize,
+        answer: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let (client, server) = tokio::io::duplex(pipe);
+        let answers = Arc::new(Answers {
+            called: AtomicUsize::new(0),
+            answer: Box::new(move |request| answer(request).boxed()),
+        });
+        let connections = Connections::new();
+        let outcomes = Outcomes::new(&Metrics::new().thread(), "web");
+        let serving = serve(
+            server,
+            protocol,
+            peer(),
+            Arc::new(settings),
+            answers.clone(),
+            connections.clone(),
+            outcomes.clone(),
+        );
+        let task = task::spawn("served", serving);
+        Self { client, task, answers, connections, outcomes }
+    }
+
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.client.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads one response that has no body, and gives its head.
+    async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.client.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// Reads to the end of the connection.
+    async fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        self.client.read_to_end(&mut rest).await.unwrap();
+        String::from_utf8(rest).unwrap()
+    }
+
+    fn called(&self) -> usize {
+        self.answers.called.load(Ordering::Relaxed)
+    }
+}
+
+fn peer() -> Arc<Peer> {
+    let address = Address::Inet(SocketAddr::from(([127, 0, 0, 1], 80)));
+    Arc::new(Peer {
+        listener: "web".into(),
+        remote: address,
+        local: address,
+        trusted: false,
+        tls: None,
+    })
+}
+
+fn empty() -> Response {
+    Response::new(Body::empty())
+}
+
+async fn no_content(_request: Request) -> Response {
+    empty()
+}
+
+async fn never(_request: Request) -> Response {
+    std::future::pending().await
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+fn h1() -> Served {
+    Served::new(Settings::default(), Protocol::H1, no_content)
+}
+
+// --- timers
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_after_keepalive_timeout() {
+    let mut served = h1();
+    let started = Instant::now();
+    assert_eq!(served.rest().await, "");
+    assert_eq!(started.elapsed().as_secs(), 75);
+    assert_eq!(served.outcomes.keepalive_timeout.get(), 1);
+
+    let mut served = h1();
+    for _ in 0..3 {
+        time::sleep(Duration::from_secs(70)).await;
+        served.send(GET).await;
+        assert!(served.head().await.starts_with("HTTP/1.1 200"));
+    }
+    let last = Instant::now();
+    assert_eq!(served.rest().await, "");
+    assert_eq!(last.elapsed().as_secs(), 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_come_in_time_is_answered_408() {
+    for protocol in [Protocol::H1, Protocol::Either] {
+        for before in ["", GET] {
+            let mut served = Served::new(Settings::default(), protocol, no_content);
+            served.send(before).await;
+            if !before.is_empty() {
+                served.head().await;
+            }
+            time::sleep(Duration::from_mins(1)).await;
+            let started = Instant::now();
+            // Bytes that trickle in do not extend it.
+            served.send("P").await;
+            time::sleep(Duration::from_secs(6)).await;
+            served.send("RI").await;
+            assert!(served.rest().await.starts_with("HTTP/1.1 408 "), "{protocol:?} {before}");
+            assert_eq!(started.elapsed().as_secs(), 10);
+            assert_eq!(served.outcomes.header_timeout.get(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_request_is_under_no_timer_of_the_connection() {
+    let mut served = Served::new(Settings::default(), Protocol::H1, |_| async {
+        time::sleep(Duration::from_secs(1000)).await;
+        empty()
+    });
+    served.send(GET).await;
+    assert!(served.head().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_trickles_in_is_no_head() {
+    let mut served = Served::new(Settings::default(), Protocol::H1, |request| async {
+        let body = request.body.collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), 5);
+        empty()
+    });
+    served.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n").await;
+    for _ in 0..5 {
+        time::sleep(Duration::from_secs(20)).await;
+        served.send("x").await;
+    }
+    assert!(served.head().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_is_closed_after_send_idle_timeout() {
+    let mut served = Served::with_pipe(Settings::default(), Protocol::H1, 1024, |_| async {
+        Response::new(Body::full(vec![b'x'; 100_000]))
+    });
+    served.send(GET).await;
+    let started = Instant::now();
+    // Each read makes room for more: progress, so the timer starts anew.
+    time::sleep(Duration::from_secs(40)).await;
+    served.client.read_u8().await.unwrap();
+    (&mut served.task).await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 100);
+    assert_eq!(served.outcomes.send_idle.get(), 1);
+}
+
+// --- orderly ends
+
+#[tokio::test(start_paused = true)]
+async fn the_last_of_requests_per_connection_says_close() {
+    let settings = Settings { requests_per_connection: 3, ..Settings::default() };
+    let mut served = Served::new(settings, Protocol::H1, no_content);
+    for last in [false, false, true] {
+        served.send(GET).await;
+        assert_eq!(served.head().await.contains("connection: close"), last);
+    }
+    assert_eq!(served.rest().await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aged_connection_ends_after_its_response_or_when_idle() {
+    let settings =
+        || Settings { connection_max_age: Duration::from_secs(50), ..Settings::default() };
+    let mut served = Served::new(settings(), Protocol::H1, no_content);
+    let started = Instant::now();
+    assert_eq!(served.rest().await, "");
+    assert!((45..=55).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+
+    let mut served = Served::new(settings(), Protocol::H1, |_| async {
+        time::sleep(Duration::from_mins(1)).await;
+        empty()
+    });
+    served.send(GET).await;
+    assert!(served.head().await.contains("connection: close"));
+    assert_eq!(served.rest().await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_closes_idle_connections_now_and_busy_ones_with_their_response() {
+    let mut idle = h1();
+    tokio::task::yield_now().await;
+    idle.connections.drain();
+    let started = Instant::now();
+    assert_eq!(idle.rest().await, "");
+    idle.connections.drained().await;
+    assert_eq!(started.elapsed(), Duration::ZERO);
+
+    let mut busy = Served::new(Settings::default(), Protocol::H1, |_| async {
+        time::sleep(Duration::from_secs(5)).await;
+        empty()
+    });
+    busy.send(GET).await;
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(busy.connections.open(), 1);
+    busy.connections.drain();
+    assert!(busy.head().await.contains("connection: close"));
+    assert_eq!(busy.rest().await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_connection_that_was_idle_for_longest_makes_room() {
+    let mut served = h1();
+    tokio::task::yield_now().await;
+    assert!(!served.connections.close_oldest_idle("other"), "of this listener only");
+    assert!(served.connections.close_oldest_idle("web"));
+    assert!(!served.connections.close_oldest_idle("web"), "once");
+    assert_eq!(served.rest().await, "");
+
+    let mut busy = Served::new(Settings::default(), Protocol::H1, never);
+    busy.send(GET).await;
+    tokio::task::yield_now().await;
+    assert!(!busy.connections.close_oldest_idle("web"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_is_seen_although_the_body_is_still_being_sent() {
+    let mut served = Served::with_pipe(Settings::default(), Protocol::H1, 4096, no_content);
+    served.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n").await;
+    assert!(served.head().await.starts_with("HTTP/1.1 200"));
+    // All of it is taken, which a closed socket would have answered with a reset.
+    served.send(vec![b'x'; 900_000]).await;
+    assert_eq!(served.rest().await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_discarded_has_bounds() {
+    let mut served = Served::with_pipe(Settings::default(), Protocol::H1, 4096, no_content);
+    served.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 90000000\r\n\r\n").await;
+    served.head().await;
+    let sent = served.client.write_all(&vec![b'x'; 2 * 1024 * 1024]).await;
+    assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+
+    let mut served = Served::with_pipe(Settings::default(), Protocol::H1, 4096, no_content);
+    served.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 90000000\r\n\r\n").await;
+    served.head().await;
+    let started = Instant::now();
+    (&mut served.task).await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_cancels_its_request() {
+    struct OnDrop(tokio::sync::mpsc::Sender<()>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.try_send(()).unwrap();
+        }
+    }
+    let (sender, mut dropped) = tokio::sync::mpsc::channel(1);
+    let mut served = Served::new(Settings::default(), Protocol::H1, move |request| {
+        let guard = OnDrop(sender.clone());
+        async move {
+            let _guard = guard;
+            never(request).await
+        }
+    });
+    served.send(GET).await;
+    tokio::task::yield_now().await;
+    drop(served.client);
+    dropped.recv().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgraded_connection_is_under_no_timer() {
+    let mut served = Served::new(Settings::default(), Protocol::Either, |mut request| async move {
+        let upgrade = hyper::upgrade::on(hyper::Request::from_parts(
+            {
+                let (mut parts, ()) = hyper::Request::new(()).into_parts();
+                std::mem::swap(&mut parts.extensions, &mut request.parts.extensions);
+                parts
+            },
+            (),
+        ));
+        task::spawn("tunnel", async move {
+            let upgraded = upgrade.await.unwrap();
+            time::sleep(Duration::from_secs(1000)).await;
+            let (mut io, read_ahead) = {
+                let parts = upgraded.downcast::<Io<DuplexStream>>().ok().unwrap();
+                (parts.io, parts.read_buf)
+            };
+            assert_eq!(read_ahead, "early");
+            io.stream_mut().write_all(b"late").await.unwrap();
+        });
+        let mut response = empty();
+        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
+        response
+    });
+    served
+        .send("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nearly")
+        .await;
+    assert!(served.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(served.rest().await, "late");
+}
+
+// --- what hyper decides itself
+
+/// Sends `head` and gives all that comes back; `called` is how many requests were called.
+async fn exchange(head: &str) -> (String, usize, Outcomes) {
+    exchange_with(Settings::default(), head).await
+}
+
+async fn exchange_with(settings: Settings, head: &str) -> (String, usize, Outcomes) {
+    let mut served = Served::with_pipe(settings, Protocol::H1, 256 * 1024, no_content);
+    served.send(head).await;
+    let _half = served.client.shutdown().await;
+    let answer = timeout(Duration::from_mins(1), served.rest()).await.unwrap();
+    (answer, served.called(), served.outcomes.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn hyper_answers_malformed_heads_with_400_and_they_are_counted() {
+    for head in [
+        "GET\r\n\r\n",
+        "GE(T / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.2\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost : a\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\n folded: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\0b\r\n\r\n",
+        "GET / HTTP/1.1\r\nno-colon\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxy",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let (answer, called, outcomes) = exchange(head).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.0 400 "),
+            "{head:?} -> {answer:?}"
+        );
+        assert_eq!(called, 0, "{head:?}");
+        assert_eq!(outcomes.bad_framing.get(), 1, "{head:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hyper_answers_large_heads_with_431_or_414_and_they_are_counted() {
+    let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(33 * 1024));
+    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(MAX_FIELDS));
+    for (head, status) in [(large, 431), (many, 431)] {
+        let (answer, called, outcomes) = exchange(&head).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
+        assert_eq!((called, outcomes.header_too_large.get()), (0, 1));
+    }
+    // hyper's own bound of a target lies above our default for the whole head.
+    let settings = Settings { header_bytes: 128 * 1024, ..Settings::default() };
+    let long = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(70_000));
+    let (answer, called, outcomes) = exchange_with(settings, &long).await;
+    assert!(answer.starts_with("HTTP/1.1 414 "), "{answer:?}");
+    assert_eq!((called, outcomes.header_too_large.get()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_100_fields_reach_us_so_that_the_refusal_says_why() {
+    let mut served = h1();
+    served.send(format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(101))).await;
+    assert!(served.head().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hyper_repairs_lone_line_feeds_length_beside_chunked_and_equal_lengths() {
+    async fn describe(request: Request) -> Response {
+        let lengths = request.parts.headers.get_all(http::header::CONTENT_LENGTH).iter().count();
+        let body = request.body.collect().await.unwrap().to_bytes();
+        Response::new(Body::full(format!("{lengths} {}", String::from_utf8_lossy(&body))))
+    }
+    for (head, expected, closes) in [
+        ("POST / HTTP/1.1\nhost: a\ncontent-length: 2\n\nhi", "1 hi", false),
+        (
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n\
+             2\r\nhi\r\n0\r\n\r\n",
+            "0 hi",
+            true,
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nhi",
+            "1 hi",
+            false,
+        ),
+    ] {
+        let mut served = Served::new(Settings::default(), Protocol::H1, describe);
+        served.send(head).await;
+        let answer = served.head().await;
+        let mut body = vec![0; expected.len()];
+        served.client.read_exact(&mut body).await.unwrap();
+        assert_eq!(String::from_utf8(body).unwrap(), expected, "{head:?}");
+        assert_eq!(answer.contains("connection: close"), closes, "{head:?} -> {answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipelined_requests_are_answered_in_order() {
+    let mut served = Served::new(Settings::default(), Protocol::H1, |request| async move {
+        let mut response = empty();
+        let path = request.parts.uri.path().parse().unwrap();
+        response.headers_mut().insert("x-path", path);
+        response
+    });
+    served.send("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert!(served.head().await.contains("x-path: /1"));
+    assert!(served.head().await.contains("x-path: /2"));
+}
+
+// --- HTTP/2
+
+type H2Client = h2::client::SendRequest<Bytes>;
+
+/// Speaks h2 with `served`.
+async fn h2_client(client: DuplexStream) -> (H2Client, JoinHandle<Result<(), h2::Error>>) {
+    let (sender, connection) = h2::client::handshake(client).await.unwrap();
+    (sender, task::spawn("h2 client", connection))
+}
+
+fn get() -> http::Request<()> {
+    let mut request = http::Request::new(());
+    *request.uri_mut() = "http://a/".parse().unwrap();
+    request.headers_mut().remove(HOST);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn prior_knowledge_and_http1_share_a_plain_listener() {
+    let served = Served::new(Settings::default(), Protocol::Either, |request| async move {
+        let mut response = empty();
+        assert_eq!(request.parts.version, http::Version::HTTP_2);
+        response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
+        response
+    });
+    let (mut sender, _task) = h2_client(served.client).await;
+    let response = sender.send_request(get(), true).unwrap().0.await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key(CONNECTION), "h2 has no connection fields");
+
+    let mut served = Served::new(Settings::default(), Protocol::Either, no_content);
+    served.send("PUT / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert!(served.head().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_h2_connection_gets_goaway_and_is_closed() {
+    let served = Served::new(Settings::default(), Protocol::H2, no_content);
+    let (mut sender, task) = h2_client(served.client).await;
+    sender.send_request(get(), true).unwrap().0.await.unwrap();
+    let started = Instant::now();
+    task.await.unwrap().unwrap();
+    assert_eq!(started.elapsed().as_secs(), 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_sends_goaway_and_lets_streams_finish() {
+    let served = Served::new(Settings::default(), Protocol::H2, |_| async {
+        time::sleep(Duration::from_secs(20)).await;
+        empty()
+    });
+    let (mut sender, task) = h2_client(served.client).await;
+    let response = sender.send_request(get(), true).unwrap().0;
+    time::sleep(Duration::from_secs(1)).await;
+    served.connections.drain();
+    assert_eq!(response.await.unwrap().status(), 200);
+    task.await.unwrap().unwrap();
+    served.connections.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_reset_streams_close_the_connection() {
+    let settings = Settings { max_resets: 30, ..Settings::default() };
+    let served = Served::new(settings, Protocol::H2, never);
+    let (mut sender, task) = h2_client(served.client).await;
+    for _ in 0..40 {
+        let Ok(ready) = sender.ready().await else { break };
+        sender = ready;
+        let Ok((response, mut stream)) = sender.send_request(get(), true) else { break };
+        time::sleep(Duration::from_millis(10)).await;
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(response);
+        time::sleep(Duration::from_millis(10)).await;
+    }
+    let _ended = task.await.unwrap();
+    served.task.await.unwrap();
+    assert_eq!(served.outcomes.resets.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_left_unread_resets_its_stream_only() {
+    let served = Served::new(Settings::default(), Protocol::H2, |request| async move {
+        let size = if request.parts.uri.path() == "/large" { 1024 * 1024 } else { 1 };
+        let chunks = vec![Bytes::from(vec![b'x'; 16 * 1024]); size / (16 * 1024) + 1];
+        let frames = chunks.into_iter().map(|chunk| Ok(http_body::Frame::data(chunk)));
+        Response::new(Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(
+            frames,
+        ))))
+    });
+    let (mut sender, _task) = h2_client(served.client).await;
+    let mut large = get();
+    *large.uri_mut() = "http://a/large".parse().unwrap();
+    let mut unread = sender.send_request(large, true).unwrap().0.await.unwrap().into_body();
+    let started = Instant::now();
+    let reset = loop {
+        match unread.data().await.unwrap() {
+            Ok(_without_release) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(reset.is_reset(), "{reset:?}");
+    assert!((60..=62).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert_eq!(served.outcomes.send_idle.get(), 1);
+    assert_eq!(sender.send_request(get(), true).unwrap().0.await.unwrap().status(), 200);
+}
+
+// --- pure parts
+
+#[test]
+fn what_is_spoken_follows_alpn_or_the_listener() {
+    let plain = peer();
+    let tls = |is_h2| Peer {
+        listener: "web".into(),
+        remote: Address::Unix,
+        local: Address::Unix,
+        trusted: false,
+        tls: Some(crate::http::peer::Tls { is_h2, ..Default::default() }),
+    };
+    assert_eq!(Protocol::of(&plain, true, false), Protocol::H1);
+    assert_eq!(Protocol::of(&plain, false, true), Protocol::H2);
+    assert_eq!(Protocol::of(&plain, true, true), Protocol::Either);
+    assert_eq!(Protocol::of(&tls(true), true, true), Protocol::H2);
+    assert_eq!(Protocol::of(&tls(false), true, true), Protocol::H1);
+    assert_eq!(Protocol::of(&tls(false), false, true), Protocol::H2);
+}

@@ -1,0 +1,209 @@
+//! The streams of one h2 connection: who reads its response too slowly, and who resets too many.
+//!
+//! hyper calls the service and right after it hands the stream's future to the executor. That is
+//! how a [`Progress`], made at the call, gets its task: a stream whose reader has left it alone for
+//! `send_idle_timeout` is given up by ending that task, and h2 resets what its end leaves open.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{task::AbortHandle, time::Instant};
+
+use crate::telemetry::task;
+
+/// Where one response stands. Shared by its body, which writes, and the connection, which looks.
+#[derive(Debug)]
+pub(super) struct Progress {
+    origin: Instant,
+    /// Milliseconds from `origin`, plus one, at which a frame was handed over after which no other
+    /// has been asked for; 0 while the body itself has nothing.
+    waiting: AtomicU64,
+    is_over: AtomicBool,
+}
+
+/// The streams, and the executor that starts them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Streams(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Of the call that was made last, until its stream is executed.
+    called: Option<Arc<Progress>>,
+    running: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    progress: Arc<Progress>,
+    task: AbortHandle,
+}
+
+/// Exact: more than `max` resets in any `window`. Holds at most `max + 1` instants.
+#[derive(Debug)]
+pub(super) struct ResetLimit {
+    max: usize,
+    window: Duration,
+    counted: u64,
+    recent: VecDeque<Instant>,
+}
+
+// === impl Progress ===
+
+// Every access is Relaxed: one value, judged for itself.
+impl Progress {
+    fn new() -> Self {
+        Self { origin: Instant::now(), waiting: AtomicU64::new(0), is_over: AtomicBool::new(false) }
+    }
+
+    /// The reader asks for a frame.
+    pub(super) fn asked(&self) {
+        self.waiting.store(0, Ordering::Relaxed);
+    }
+
+    /// The reader got one.
+    pub(super) fn handed_over(&self) {
+        let millis = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.waiting.store(millis + 1, Ordering::Relaxed);
+    }
+
+    /// Request and response are over, however they ended.
+    pub(super) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    fn waiting_since(&self) -> Option<Instant> {
+        match self.waiting.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(self.origin + Duration::from_millis(millis - 1)),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// A request was called: the stream executed next is its.
+    pub(super) fn called(&self) -> Arc<Progress> {
+        let progress = Arc::new(Progress::new());
+        self.0.lock().called = Some(progress.clone());
+        progress
+    }
+
+    /// Gives up the streams whose reader has left a frame unasked for `timeout`. Says how many, and
+    /// when the next may have to be.
+    pub(super) fn sweep(&self, now: Instant, timeout: Duration) -> (u64, Option<Instant>) {
+        let mut given_up = 0;
+        let mut next: Option<Instant> = None;
+        self.0.lock().running.retain(|stream| {
+            if stream.progress.is_over() {
+                return false;
+            }
+            let Some(since) = stream.progress.waiting_since() else { return true };
+            let deadline = since + timeout;
+            if deadline <= now {
+                given_up += 1;
+                stream.task.abort();
+                return false;
+            }
+            next = Some(next.map_or(deadline, |next| next.min(deadline)));
+            true
+        });
+        (given_up, next)
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let task = task::spawn("h2 stream", future).abort_handle();
+        let mut inner = self.0.lock();
+        let Some(progress) = inner.called.take() else { return };
+        // Those that ended are cleared away when the list would grow: it stays within twice the
+        // streams a client may have open.
+        if inner.running.len() == inner.running.capacity() {
+            inner.running.retain(|stream| !stream.progress.is_over());
+        }
+        inner.running.push(Running { progress, task });
+    }
+}
+
+// === impl ResetLimit ===
+
+impl ResetLimit {
+    pub(super) fn new(max: u32, window: Duration) -> Self {
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        Self { max, window, counted: 0, recent: VecDeque::new() }
+    }
+
+    /// `total` streams were reset until `now`. Whether that is too many.
+    pub(super) fn is_over(&mut self, total: u64, now: impl FnOnce() -> Instant) -> bool {
+        if total == self.counted {
+            return false;
+        }
+        let now = now();
+        let new = usize::try_from(total - self.counted).unwrap_or(usize::MAX);
+        self.counted = total;
+        while self.recent.front().is_some_and(|&at| at + self.window < now) {
+            self.recent.pop_front();
+        }
+        let room = self.max.saturating_add(1).saturating_sub(self.recent.len());
+        self.recent.extend(std::iter::repeat_n(now, new.min(room)));
+        self.recent.len() > self.max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn resets_count_in_any_window_and_not_before_it() {
+        let start = Instant::now();
+        let at = |secs| move || start + Duration::from_secs(secs);
+        let mut limit = ResetLimit::new(3, Duration::from_secs(10));
+        assert!(!limit.is_over(3, at(0)));
+        assert!(!limit.is_over(4, at(11)), "the first three are out of the window");
+        assert!(!limit.is_over(6, at(20)));
+        assert!(limit.is_over(7, at(21)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_agrees_with_counting_by_hand(
+            steps in prop::collection::vec((0..5_u64, 0..4_u64), 1..60),
+        ) {
+            let start = Instant::now();
+            let window = Duration::from_secs(10);
+            let mut limit = ResetLimit::new(5, window);
+            let (mut now, mut total, mut all) = (start, 0, Vec::new());
+            for (wait, resets) in steps {
+                now += Duration::from_secs(wait);
+                total += resets;
+                all.extend(std::iter::repeat_n(now, usize::try_from(resets).unwrap()));
+                let recent = all.iter().filter(|&&at| at + window >= now).count();
+                let is_over = limit.is_over(total, || now);
+                prop_assert_eq!(is_over, resets > 0 && recent > 5);
+                prop_assert!(limit.recent.len() <= 6);
+                if is_over {
+                    break;
+                }
+            }
+        }
+    }
+}

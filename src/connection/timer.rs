@@ -1,0 +1,280 @@
+//! The one timer of a connection.
+//!
+//! [`Watch`] is pure: it is shown what the wrapper saw after each poll, with the time, and says what
+//! has run out. [`Timer`] is one `Sleep` that is moved forward only when something could run out
+//! earlier than it would fire; otherwise it fires, looks, and sleeps again. So a request that flows
+//! costs one reading of the clock and no registration.
+
+use std::{future::Future as _, pin::Pin, task::Context, time::Duration};
+
+use tokio::time::{Instant, Sleep};
+
+use crate::connection::{Settings, io::Seen};
+
+/// What ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// `keepalive_timeout`: idle for that long.
+    KeepAlive,
+    /// `header_timeout`: a head that has not been complete for that long.
+    Header,
+    /// `send_idle_timeout`: a write that has been pending for that long.
+    SendIdle,
+    /// `connection_max_age`. Reported once.
+    Age,
+}
+
+/// Puts times to what was seen.
+///
+/// A head counts from the first byte that comes while no request runs. The beginning of a pipelined
+/// head that came in with the request before it is not seen as one: it has `keepalive_timeout`.
+#[derive(Debug)]
+pub(super) struct Watch {
+    phase: Phase,
+    since: Instant,
+    requests: u64,
+    pending: Option<(Instant, u64)>,
+    age_out: Option<Instant>,
+    has_heads: bool,
+    header_timeout: Duration,
+    keepalive_timeout: Duration,
+    send_idle_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Head,
+    Running,
+}
+
+/// A [`Watch`] on tokio's clock.
+#[derive(Debug)]
+pub(super) struct Timer {
+    watch: Watch,
+    sleep: Pin<Box<Sleep>>,
+    armed: Instant,
+    /// No deadline ever comes up that is nearer than this.
+    horizon: Duration,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    pub(super) fn new(settings: &Settings, now: Instant) -> Self {
+        Self {
+            phase: Phase::Idle,
+            since: now,
+            requests: 0,
+            pending: None,
+            age_out: Some(now + jitter(settings.connection_max_age)),
+            has_heads: true,
+            header_timeout: settings.header_timeout,
+            keepalive_timeout: settings.keepalive_timeout,
+            send_idle_timeout: settings.send_idle_timeout,
+        }
+    }
+
+    /// Takes in what is seen at `now`.
+    pub(super) fn observe(&mut self, seen: Seen, now: Instant) {
+        let phase = if seen.is_running {
+            Phase::Running
+        } else if seen.has_head_begun && self.has_heads {
+            Phase::Head
+        } else {
+            Phase::Idle
+        };
+        if phase != self.phase || seen.requests != self.requests {
+            self.phase = phase;
+            self.since = now;
+            self.requests = seen.requests;
+        }
+        self.pending = match self.pending {
+            _ if !seen.is_write_pending => None,
+            Some((since, written)) if written == seen.written => Some((since, written)),
+            _ => Some((now, seen.written)),
+        };
+    }
+
+    /// What has run out by `now`, the most severe first.
+    pub(super) fn expired(&mut self, now: Instant) -> Option<Expired> {
+        let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if is_over(self.write_deadline()) {
+            Some(Expired::SendIdle)
+        } else if is_over(self.phase_deadline()) {
+            Some(if self.phase == Phase::Head { Expired::Header } else { Expired::KeepAlive })
+        } else if is_over(self.age_out) {
+            self.age_out = None;
+            Some(Expired::Age)
+        } else {
+            None
+        }
+    }
+
+    /// The next instant at which something can run out.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.write_deadline(), self.phase_deadline(), self.age_out].into_iter().flatten().min()
+    }
+
+    /// Idle: since when.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.phase == Phase::Idle).then_some(self.since)
+    }
+
+    fn begin_closing(&mut self, timeout: Duration, now: Instant) {
+        self.keepalive_timeout = timeout;
+        self.since = now;
+    }
+
+    fn phase_deadline(&self) -> Option<Instant> {
+        match self.phase {
+            // What is still being written is judged by the write alone.
+            Phase::Idle if self.pending.is_some() => None,
+            Phase::Idle => Some(self.since + self.keepalive_timeout),
+            Phase::Head => Some(self.since + self.header_timeout),
+            Phase::Running => None,
+        }
+    }
+
+    fn write_deadline(&self) -> Option<Instant> {
+        self.pending.map(|(since, _)| since + self.send_idle_timeout)
+    }
+}
+
+/// `value` by up to a tenth more or less, so that connections opened together do not end together.
+pub(super) fn jitter(value: Duration) -> Duration {
+    value.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+// === impl Timer ===
+
+impl Timer {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let now = Instant::now();
+        let watch = Watch::new(settings, now);
+        let horizon = settings.keepalive_timeout.min(settings.send_idle_timeout);
+        let armed = now + horizon;
+        let sleep = Box::pin(tokio::time::sleep_until(armed));
+        Self { watch, sleep, armed, horizon }
+    }
+
+    /// Bytes of an idle connection are no longer the beginning of a head: h2 has frames of its own.
+    pub(super) fn ignore_heads(&mut self) {
+        self.watch.has_heads = false;
+    }
+
+    /// The connection was told to end: from now on it is given up when idle for `timeout`.
+    pub(super) fn begin_closing(&mut self, timeout: Duration) {
+        self.watch.begin_closing(timeout, Instant::now());
+        self.horizon = self.horizon.min(timeout);
+    }
+
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.watch.idle_since()
+    }
+
+    /// Takes in what is seen, and says what ran out. Otherwise `cx` is woken when something may
+    /// have.
+    ///
+    /// `sweep` is asked only when the timer fires. It looks after whatever else has deadlines,
+    /// which must be at least [`Settings::send_idle_timeout`] from when they come up, and gives the
+    /// next.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        seen: Seen,
+        mut sweep: impl FnMut(Instant) -> Option<Instant>,
+    ) -> Option<Expired> {
+        let mut now = Instant::now();
+        self.watch.observe(seen, now);
+        loop {
+            if let Some(deadline) = self.watch.deadline()
+                && deadline < self.armed
+            {
+                self.arm(deadline);
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+            now = now.max(Instant::now());
+            if let Some(expired) = self.watch.expired(now) {
+                return Some(expired);
+            }
+            let next = [self.watch.deadline(), sweep(now), Some(now + self.horizon)];
+            self.arm(next.into_iter().flatten().min().unwrap_or(now + self.horizon));
+        }
+    }
+
+    fn arm(&mut self, at: Instant) {
+        self.armed = at;
+        self.sleep.as_mut().reset(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Seen = Seen {
+        is_running: false,
+        has_head_begun: false,
+        requests: 0,
+        is_write_pending: false,
+        written: 0,
+    };
+
+    fn watch() -> (Watch, Instant) {
+        let now = Instant::now();
+        let settings =
+            Settings { connection_max_age: Duration::from_secs(10_000), ..Settings::default() };
+        (Watch::new(&settings, now), now)
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[tokio::test]
+    async fn each_phase_counts_from_where_it_began() {
+        let (mut watch, start) = watch();
+        assert_eq!(watch.deadline(), Some(start + secs(75)));
+        watch.observe(Seen { has_head_begun: true, ..IDLE }, start + secs(70));
+        watch.observe(Seen { has_head_begun: true, ..IDLE }, start + secs(79));
+        assert_eq!(watch.deadline(), Some(start + secs(80)));
+        assert_eq!(watch.expired(start + secs(79)), None);
+        assert_eq!(watch.expired(start + secs(80)), Some(Expired::Header));
+        watch.observe(Seen { is_running: true, requests: 1, ..IDLE }, start + secs(79));
+        assert_eq!(watch.expired(start + secs(900)), None);
+        watch.observe(Seen { requests: 1, ..IDLE }, start + secs(900));
+        assert_eq!(watch.idle_since(), Some(start + secs(900)));
+        // A whole request between two looks begins the idle time anew.
+        watch.observe(Seen { requests: 2, ..IDLE }, start + secs(950));
+        assert_eq!(watch.expired(start + secs(1024)), None);
+        assert_eq!(watch.expired(start + secs(1025)), Some(Expired::KeepAlive));
+    }
+
+    #[tokio::test]
+    async fn a_pending_write_counts_from_its_last_progress() {
+        let (mut watch, start) = watch();
+        let pending = |written| Seen { is_write_pending: true, written, ..IDLE };
+        watch.observe(pending(1), start);
+        watch.observe(pending(1), start + secs(59));
+        watch.observe(pending(2), start + secs(59));
+        // The response is over for us, but not for the client: that is not idle.
+        assert_eq!(watch.expired(start + secs(118)), None);
+        assert_eq!(watch.expired(start + secs(119)), Some(Expired::SendIdle));
+        watch.observe(Seen { written: 3, ..IDLE }, start + secs(119));
+        assert_eq!(watch.expired(start + secs(119)), Some(Expired::KeepAlive));
+    }
+
+    #[tokio::test]
+    async fn age_is_reported_once() {
+        let (mut watch, start) = watch();
+        let running = Seen { is_running: true, ..IDLE };
+        watch.observe(running, start);
+        assert_eq!(watch.expired(start + secs(8_999)), None);
+        assert_eq!(watch.expired(start + secs(11_000)), Some(Expired::Age));
+        assert_eq!(watch.expired(start + secs(11_000)), None);
+        assert_eq!(watch.deadline(), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! What became of accepted sockets, counted by listener and worker.
+
+use crate::{
+    listener::Refused,
+    telemetry::{
+        in_flight::{self, InFlight},
+        metrics::{CONNECTIONS, CONNECTIONS_OPEN, Cells, Counter, Gauge},
+    },
+};
+
+/// One worker's cells for one listener. Clones count into the same cells.
+#[derive(Clone, Debug)]
+pub struct Outcomes {
+    /// Taken over limits, PROXY header and TLS.
+    pub accepted: Counter,
+    /// Closed, because `max_connections` was reached and no connection was idle.
+    pub limit: Counter,
+    /// Closed, because its address has `max_connections_per_ip` open.
+    pub per_ip_limit: Counter,
+    /// Closed over its PROXY header: malformed, missing, or from a peer that may not send one.
+    pub proxy_header: Counter,
+    /// The TLS handshake failed.
+    pub tls_failed: Counter,
+    /// PROXY header and TLS handshake took longer than `handshake_timeout`.
+    pub handshake_timeout: Counter,
+    /// It broke before it had said anything.
+    pub broken: Counter,
+    /// Idle, and closed to make room for a new one.
+    pub shed: Counter,
+    open: in_flight::Counter,
+    gauge: Gauge,
+}
+
+/// One open connection in the gauge, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    count: Option<InFlight>,
+    current: in_flight::Counter,
+    gauge: Gauge,
+}
+
+// === impl Outcomes ===
+
+impl Outcomes {
+    /// The cells of this listener in `cells`, which belong to one worker.
+    pub fn new(cells: &Cells, listener: &str) -> Self {
+        let outcome = |outcome| cells.counter(&CONNECTIONS, &[listener, outcome]);
+        Self {
+            accepted: outcome("accepted"),
+            limit: outcome("limit"),
+            per_ip_limit: outcome("per_ip_limit"),
+            proxy_header: outcome("proxy_header"),
+            tls_failed: outcome("tls_failed"),
+            handshake_timeout: outcome("handshake_timeout"),
+            broken: outcome("broken"),
+            shed: outcome("shed"),
+            open: in_flight::Counter::default(),
+            gauge: cells.gauge(&CONNECTIONS_OPEN, &[listener]),
+        }
+    }
+
+    pub(super) fn refused(&self, refused: &Refused) {
+        let counter = match refused {
+            Refused::ProxyHeader(_) => &self.proxy_header,
+            Refused::Tls(_) => &self.tls_failed,
+            Refused::PerIp => &self.per_ip_limit,
+            Refused::Timeout => &self.handshake_timeout,
+            Refused::Io(_) => &self.broken,
+        };
+        counter.add(1);
+    }
+
+    pub(super) fn enter(&self) -> Open {
+        let count = Some(self.open.enter());
+        self.gauge.set(self.open.get() as f64);
+        Open { count, current: self.open.clone(), gauge: self.gauge.clone() }
+    }
+}
+
+// === impl Open ===
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        drop(self.count.take());
+        self.gauge.set(self.current.get() as f64);
+    }
+}

@@ -1,0 +1,98 @@
+//! Metrics as the Prometheus text format, version 0.0.4.
+
+use std::{
+    fmt::{self, Write as _},
+    sync::atomic::Ordering,
+};
+
+use super::{BUCKETS_MICROS, Cell, DescKind, Family};
+
+/// A value as the text format writes it: Rust's `inf` is not a word there.
+struct Number(f64);
+
+// === impl Family ===
+
+impl Family {
+    pub(super) fn render(&self, out: &mut String) {
+        let kind = match self.desc.kind {
+            DescKind::Counter => "counter",
+            DescKind::Gauge => "gauge",
+            DescKind::Histogram => "histogram",
+        };
+        push(out, format_args!("# HELP {} {}\n", self.desc.name, self.desc.help));
+        push(out, format_args!("# TYPE {} {kind}\n", self.desc.name));
+        let mut series: Vec<_> = self.series.iter().collect();
+        series.sort_unstable_by_key(|(labels, _)| *labels);
+        for (labels, cells) in series {
+            self.render_series(out, labels, cells.values());
+        }
+    }
+
+    fn render_series<'a>(
+        &self,
+        out: &mut String,
+        labels: &[Box<str>],
+        cells: impl Iterator<Item = &'a Cell>,
+    ) {
+        let (mut total, mut micros) = (0.0, 0);
+        let mut counts = [0; BUCKETS_MICROS.len() + 1];
+        for cell in cells {
+            match cell {
+                Cell::Counter(counter) => total += counter.get() as f64,
+                Cell::Gauge(gauge) => total += gauge.get(),
+                Cell::Histogram(histogram) => {
+                    micros += histogram.0.micros.load(Ordering::Relaxed);
+                    for (sum, count) in counts.iter_mut().zip(&histogram.0.counts) {
+                        *sum += count.load(Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        let name = self.desc.name;
+        let labels = render_labels(self.desc.labels, labels);
+        if self.desc.kind != DescKind::Histogram {
+            let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+            push(out, format_args!("{name}{open} {}\n", Number(total)));
+            return;
+        }
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut below = 0;
+        for (bucket, count) in counts.iter().enumerate() {
+            below += count;
+            let bound = BUCKETS_MICROS
+                .get(bucket)
+                .map_or_else(|| "+Inf".to_owned(), |&micros| format!("{}", micros as f64 / 1e6));
+            push(out, format_args!("{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}\n"));
+        }
+        let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let sum = micros as f64 / 1e6;
+        push(out, format_args!("{name}_sum{open} {sum}\n{name}_count{open} {below}\n"));
+    }
+}
+
+// === impl Number ===
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            value if value == f64::INFINITY => f.write_str("+Inf"),
+            value if value == f64::NEG_INFINITY => f.write_str("-Inf"),
+            value => value.fmt(f),
+        }
+    }
+}
+
+fn render_labels(names: &[&str], values: &[Box<str>]) -> String {
+    let mut out = String::new();
+    for (index, (name, value)) in names.iter().zip(values).enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        push(&mut out, format_args!("{comma}{name}=\"{value}\""));
+    }
+    out
+}
+
+fn push(out: &mut String, text: fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    out.write_fmt(text).unwrap_or_default();
+}

@@ -1,0 +1,330 @@
+//! gateway.yaml: what is accepted, and how each class of mistake is told.
+//!
+//! `tests/config/valid/*.yaml` are accepted; `tests/config/invalid/NAME.yaml` is answered with
+//! exactly `NAME.txt`. `BLESS=1 cargo test` writes the answers anew.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use proptest::prelude::*;
+use sluicegate::config::{self, Config, Problem, Problems};
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "SLUICE_ADMIN_TOKEN" => Some("s3cr3t-from-the-environment".to_owned()),
+        "ORDERS_ADDRESS" => Some("10.9.8.7:9001".to_owned()),
+        "NOT_AN_ADDRESS" => Some("s3cr3t-but-no-address".to_owned()),
+        _ => None,
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(name)
+}
+
+fn parse(text: &str, name: &str, base: &Path) -> Result<(Config, Vec<Problem>), Problems> {
+    config::parse(text, name, base, &env)
+}
+
+/// A folder with `cert.pem` and `key.pem`.
+fn certificates() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let made =
+        rcgen::generate_simple_self_signed(["shop.example.com".to_owned()]).expect("a certificate");
+    fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("written");
+    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
+    folder
+}
+
+fn yaml_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no files in {}", folder.display());
+    files
+}
+
+/// What is expected beside this file; nothing without one.
+fn golden(path: &Path, told: &str) -> String {
+    let golden = path.with_extension("txt");
+    if std::env::var_os("BLESS").is_some() && !told.is_empty() {
+        fs::write(&golden, format!("{told}\n")).expect("written");
+    }
+    fs::read_to_string(&golden).unwrap_or_default()
+}
+
+#[test]
+fn valid_files_are_accepted_and_warn_as_written() {
+    for path in yaml_files(&folder("valid")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        match parse(&text, name, &folder("valid")) {
+            Ok((_, warnings)) => {
+                let told: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+                let golden = golden(&path, &told.join("\n\n"));
+                assert_eq!(told.join("\n\n"), golden.trim_end(), "{name}");
+            }
+            Err(problems) => panic!("{name}\n{problems}"),
+        }
+    }
+}
+
+#[test]
+fn every_mistake_is_told_as_written() {
+    let mut wrong = Vec::new();
+    for path in yaml_files(&folder("invalid")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let told = match parse(&text, name, &folder("invalid")) {
+            Ok(_) => "accepted".to_owned(),
+            Err(problems) => problems.to_string(),
+        };
+        let expected = golden(&path, &told);
+        if told != expected.trim_end() {
+            wrong.push(format!("--- {name}\n{told}\n--- expected\n{expected}"));
+        }
+        assert!(!told.contains("s3cr3t"), "{name} shows a secret:\n{told}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// One file with ten different mistakes: the run finds all of them.
+#[test]
+fn ten_mistakes_are_ten_problems() {
+    let path = folder("invalid").join("ten_mistakes.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let problems = parse(&text, "gateway.yaml", &folder("invalid")).unwrap_err();
+    assert_eq!(problems.0.len(), 10, "{problems}");
+    for problem in &problems.0 {
+        assert!(problem.line > 0 && !problem.path.is_empty(), "{problem}");
+    }
+}
+
+/// Every key of the reference: the shape is accepted, and only what later versions bring is refused.
+#[test]
+fn the_whole_reference_has_a_shape() {
+    let path = folder("reference.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let problems = parse(&text, "gateway.yaml", certificates().path()).unwrap_err();
+    for problem in &problems.0 {
+        assert!(problem.message.ends_with("is not in this version"), "{problem}");
+    }
+    let told: Vec<_> = problems.0.iter().map(|problem| problem.path.as_ref()).collect();
+    for path in ["issuers", "routes[0].publish", "upstreams.orders.breaker", "telemetry.tracing"] {
+        assert!(told.contains(&path), "{path} is not refused: {told:?}");
+    }
+}
+
+#[test]
+fn tls_files_are_read() {
+    let folder = certificates();
+    let text = "\
+listeners:
+  - name: web
+    address: 127.0.0.1:0
+    tls:
+      certificates: [{ cert: cert.pem, key: key.pem }]
+      client_auth: { mode: require, ca: cert.pem }
+      min_version: 1.3
+upstreams:
+  orders:
+    endpoints: [orders.internal:443]
+    tls: { ca: cert.pem, client_cert: cert.pem, client_key: key.pem }
+routes: [{ name: all, upstream: orders }]
+";
+    let (config, _) = parse(text, "gateway.yaml", folder.path()).unwrap();
+    let tls = config.listeners[0].socket.tls.as_ref().unwrap();
+    assert!(tls.only_tls13 && tls.certificates[0].cert.is_absolute());
+    // A key is not a certificate, and the other way round.
+    let swapped = text.replace("cert: cert.pem, key: key.pem", "cert: key.pem, key: cert.pem");
+    let problems = parse(&swapped, "gateway.yaml", folder.path()).unwrap_err();
+    assert_eq!(problems.0.len(), 2, "{problems}");
+    assert!(problems.0.iter().all(|p| p.message.ends_with("is not such a PEM file")), "{problems}");
+}
+
+#[test]
+fn the_shown_configuration_has_defaults_and_no_secrets() {
+    let text = fs::read_to_string(folder("valid").join("full.yaml")).unwrap();
+    let (config, _) = parse(&text, "gateway.yaml", &folder("valid")).unwrap();
+    let shown = &config.shown;
+    assert_eq!(shown["admin"]["token"], "env:SLUICE_ADMIN_TOKEN");
+    assert_eq!(shown["limits"]["keepalive_timeout"], "75s");
+    assert_eq!(shown["routes"][0]["timeout"], "30s");
+    assert_eq!(shown["listeners"][0]["max_streams"], 100);
+    assert_eq!(shown["upstreams"]["orders"]["balance"], "p2c_ewma");
+    let everything = format!("{shown} {config:?}");
+    for secret in ["s3cr3t-from-the-environment", "10.9.8.7"] {
+        assert!(!shown.to_string().contains(secret));
+    }
+    assert!(!everything.contains("s3cr3t"), "{everything}");
+}
+
+/// What is shown as a default is the default: written out, it changes nothing.
+#[test]
+fn shown_defaults_are_the_defaults() {
+    let text = "\
+listeners: [{ name: web, address: 127.0.0.1:0 }]
+upstreams: { orders: { endpoints: [127.0.0.1:9001] } }
+routes: [{ name: all, upstream: orders }]
+";
+    let (implicit, _) = parse(text, "gateway.yaml", Path::new("")).unwrap();
+    // JSON is YAML.
+    let written = implicit.shown.to_string();
+    let (explicit, _) = parse(&written, "gateway.json", Path::new("")).unwrap();
+    assert_eq!(implicit.shown, explicit.shown);
+    let without_hash = |config: &Config| format!("{config:?}").replace(&*config.hash, "");
+    assert_eq!(without_hash(&implicit), without_hash(&explicit));
+}
+
+#[test]
+fn the_hash_follows_the_text() {
+    let text = "listeners: [{ name: web, address: 127.0.0.1:0 }]\n";
+    let hash = |text: &str| parse(text, "gateway.yaml", Path::new("")).unwrap().0.hash;
+    assert_eq!(hash(text), hash(text));
+    assert_ne!(hash(text), hash(&format!("{text}# more\n")));
+}
+
+#[test]
+fn load_watches_the_file_and_what_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.yaml");
+    fs::write(folder.path().join("token"), "s3cr3t\n").unwrap();
+    fs::write(
+        &path,
+        "listeners: [{ name: web, address: 127.0.0.1:0 }]\nadmin: { token: file:token }\n",
+    )
+    .unwrap();
+    let loaded = config::load(&path).unwrap();
+    assert_eq!(loaded.config.admin.token.unwrap().expose(), b"s3cr3t");
+    assert_eq!(loaded.watched, [path.clone(), folder.path().join("token")]);
+    fs::remove_file(&path).unwrap();
+    let problems = config::load(&path).unwrap_err().to_string();
+    assert!(problems.contains("the file cannot be read"), "{problems}");
+}
+
+#[test]
+fn the_schema_describes_every_key_and_allows_no_others() {
+    let schema = config::schema::schema();
+    let schema = schema.as_value();
+    assert_eq!(schema["additionalProperties"], false);
+    let required = schema["required"].as_array().unwrap();
+    assert!(required.contains(&"listeners".into()) && required.len() == 1, "{required:?}");
+    let mut blocks = vec![("the file", schema)];
+    blocks.extend(schema["$defs"].as_object().unwrap().iter().map(|(name, s)| (name.as_str(), s)));
+    for (name, block) in blocks {
+        for (key, property) in block["properties"].as_object().into_iter().flatten() {
+            assert!(property["description"].is_string(), "{name}.{key} has no description");
+            assert_eq!(block["additionalProperties"], false, "{name}");
+        }
+    }
+}
+
+/// Words, signs and pieces of a configuration, in any order: deeper than bytes alone would get.
+fn yaml_like() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "listeners",
+            "name",
+            "address",
+            "routes",
+            "match",
+            "path",
+            "upstream",
+            "upstreams",
+            "endpoints",
+            "admin",
+            "token",
+            "limits",
+            "hash",
+            "split",
+            ": ",
+            ":\n",
+            "\n",
+            "\n  ",
+            "\n    ",
+            "- ",
+            "{ ",
+            " }",
+            "[",
+            "]",
+            ", ",
+            "&a ",
+            "*a",
+            "<<: *a",
+            "|\n",
+            "\"",
+            "'",
+            "#",
+            "127.0.0.1:80",
+            "/a/{id}",
+            "{*rest}",
+            "10s",
+            "1MiB",
+            "env:A",
+            "!!binary ",
+            "---\n",
+            "\t",
+            "\u{feff}",
+            "\u{e9}",
+            "~",
+            "1e999",
+            "? ",
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,3}",
+    ];
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+const WITH_SECRET: &str = "\
+listeners: [{ name: web, address: 127.0.0.1:0 }]
+admin:
+  address: 0.0.0.0:9901
+  token: s3cr3t
+routes:
+  - name: a
+    respond: { status: 200 }
+";
+
+/// Not where the key or the secret itself would be cut: another key is not known to hold one.
+fn outside_of_the_secret() -> impl Strategy<Value = usize> {
+    let line = WITH_SECRET.find("token").expect("a token");
+    let end = WITH_SECRET.find("routes").expect("routes");
+    prop_oneof![0..line - 6, end..WITH_SECRET.len()]
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let text = String::from_utf8_lossy(&bytes);
+        if let Err(problems) = parse(&text, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn any_yaml_never_panics(text in yaml_like()) {
+        if let Err(problems) = parse(&text, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    /// Wherever a file is damaged before or after it, an inline secret is not repeated.
+    #[test]
+    fn a_damaged_file_shows_no_secret(
+        at in outside_of_the_secret(),
+        with in "[ -~\\n]{0,3}",
+        cut in 0_usize..4,
+    ) {
+        let end = (at + cut).min(WITH_SECRET.len());
+        let damaged = format!("{}{with}{}", &WITH_SECRET[..at], &WITH_SECRET[end..]);
+        if let Err(problems) = parse(&damaged, "gateway.yaml", Path::new("")) {
+            prop_assert!(!problems.to_string().contains("s3cr3t"), "{problems}");
+        }
+    }
+}

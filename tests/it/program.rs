@@ -1,0 +1,242 @@
+//! The program itself: exit codes, messages, signals.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use crate::harness::{Client, within};
+
+const ROUTES: &str = "routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n";
+
+fn sluice(arguments: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder with this gateway.yaml in it.
+fn folder(yaml: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
+    folder
+}
+
+fn yaml(listener: &str, routes: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: \"{listener}\" }}]\nadmin: {{ address: 127.0.0.1:0 }}\n{routes}"
+    )
+}
+
+/// A `sluice run`, killed when it is dropped.
+struct Process {
+    child: Child,
+    log: std::sync::mpsc::Receiver<String>,
+    address: SocketAddr,
+}
+
+impl Process {
+    /// Starts it and waits until it says that it serves.
+    fn start(folder: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+            .arg("run")
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (send, log) = std::sync::mpsc::sync_channel(1000);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut process = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
+        let line = process.line("serving");
+        let address = line.split("web on ").nth(1).and_then(|rest| rest.split(',').next());
+        process.address = address.and_then(|text| text.parse().ok()).expect("an address");
+        process
+    }
+
+    /// The next log line with this in it.
+    fn line(&self, what: &str) -> String {
+        let mut seen = Vec::new();
+        loop {
+            match self.log.recv_timeout(Duration::from_secs(20)) {
+                Ok(line) if line.contains(what) => return line,
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("no line with {what:?} came; these did: {seen:#?}"),
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn check_says_ok_or_every_problem() {
+    let good = folder(&yaml("127.0.0.1:0", ROUTES));
+    let output = sluice(&["check"], good.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("ok: 1 listener"), "{}", text(&output.stdout));
+
+    let bad = folder(&yaml(
+        "127.0.0.1:0",
+        "routes:\n  - { name: a, match: { path: /a }, upstream: lost }\n  - { name: a, match: { path: /b }, timeout: 5 parsecs, upstream: lost }\n",
+    ));
+    let output = sluice(&["check"], bad.path());
+    assert_eq!(output.status.code(), Some(78));
+    let told = text(&output.stderr);
+    assert!(told.contains("gateway.yaml:4:"), "{told}");
+    assert!(told.contains("no upstream named `lost`"), "{told}");
+    assert!(told.contains("5 parsecs"), "all problems in one run: {told}");
+    assert!(!told.contains('\u{1b}'), "colour in a pipe: {told}");
+}
+
+#[test]
+fn run_refuses_a_bad_file_with_78_and_a_taken_port_with_1() {
+    let bad = folder("listeners: []\n");
+    assert_eq!(sluice(&["run"], bad.path()).status.code(), Some(78));
+
+    let missing = tempfile::tempdir().unwrap();
+    let output = sluice(&["run"], missing.path());
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("gateway.yaml"), "{}", text(&output.stderr));
+
+    let first = folder(&yaml("127.0.0.1:0", ROUTES));
+    let running = Process::start(first.path());
+    let second = folder(&yaml(&running.address.to_string(), ROUTES));
+    let output = sluice(&["run"], second.path());
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains("listener `web`"), "{told}");
+    assert!(told.contains(&running.address.to_string()), "{told}");
+    assert!(told.contains("in use"), "{told}");
+}
+
+#[test]
+fn explain_and_schema_speak_to_people_and_machines() {
+    let folder = folder(&yaml("127.0.0.1:0", ROUTES));
+    let output = sluice(&["explain", "GET", "http://shop/a"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains('a'));
+    let output = sluice(&["explain", "--json", "GET", "/nowhere"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told["losers"].as_array().is_some_and(|losers| losers.len() == 1), "{told}");
+    let output = sluice(&["schema"], folder.path());
+    assert_eq!(output.status.code(), Some(0));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(schema["properties"]["listeners"].is_object(), "{schema}");
+}
+
+#[test]
+fn every_command_has_an_example_in_its_help() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["check", "--help"],
+        &["explain", "--help"],
+        &["schema", "--help"],
+    ] {
+        let output = sluice(command, folder.path());
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains("Example"), "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn hangup_reloads_and_terminate_drains() {
+    let folder = folder(&yaml("127.0.0.1:0", ROUTES));
+    let mut process = Process::start(folder.path());
+    let mut client = Client::connect(process.address).await;
+    assert_eq!(client.get("/a").await.text(), "a");
+    let new = yaml("127.0.0.1:0", &ROUTES.replace("body: a", "body: b"));
+    std::fs::write(folder.path().join("gateway.yaml"), new).unwrap();
+    process.signal("-HUP");
+    process.line("taken over");
+    within("the new answer", async { while client.get("/a").await.text() != "b" {} }).await;
+    process.signal("-INT");
+    process.line("stopped");
+    assert_eq!(process.exit_code(), Some(0));
+    assert!(std::net::TcpStream::connect(process.address).is_err());
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let folder = folder(&yaml("127.0.0.1:0", ROUTES));
+    let mut process = Process::start(folder.path());
+    // The first one waits 5 s before it closes anything.
+    process.signal("-TERM");
+    process.line("draining");
+    let before = std::time::SystemTime::now();
+    process.signal("-TERM");
+    assert_eq!(process.exit_code(), Some(0));
+    assert!(before.elapsed().unwrap() < Duration::from_secs(4));
+}
+
+#[test]
+fn the_access_log_is_json_in_a_pipe() {
+    let folder = folder(&yaml("127.0.0.1:0", ROUTES));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .arg("run")
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("web on ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let address = line.split("web on ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    std::io::Write::write_all(
+        &mut stream,
+        b"GET /a?secret=1 HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n",
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    drop(child.kill());
+    drop(child.wait());
+    let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(entry["route"], "a");
+    assert_eq!(entry["status"], 200);
+    assert_eq!(entry["method"], "GET");
+    assert_eq!(entry["path"], "/a", "no query unless it is asked for");
+    assert_eq!(entry["client_ip"], "127.0.0.1");
+}
