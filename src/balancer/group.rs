@@ -17,7 +17,6 @@ use std::{
 
 use fastrand::Rng;
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -26,7 +25,7 @@ use tokio::{
 
 use crate::{
     balancer::{
-        Resolve, Settings, Source, SourceAddress,
+        EndpointSnapshot, GroupSnapshot, Resolve, Settings, Source, SourceAddress,
         dns::{self, Resolved},
         set::{Lack, Member, Set, WorkerSet},
     },
@@ -48,34 +47,6 @@ pub struct Group {
 /// One worker's view of a group. Cheap to clone; all clones share their state.
 #[derive(Clone, Debug)]
 pub struct GroupHandle(Arc<Handle>);
-
-/// `/v1/upstreams`.
-#[derive(Clone, Debug, Serialize)]
-pub struct GroupSnapshot {
-    /// The upstream's name.
-    pub name: Arc<str>,
-    /// Its endpoints, by priority.
-    pub endpoints: Vec<EndpointSnapshot>,
-    /// Requests under way, over all workers.
-    pub in_flight: usize,
-}
-
-/// One endpoint in `/v1/upstreams`.
-#[derive(Clone, Debug, Serialize)]
-pub struct EndpointSnapshot {
-    /// Where it listens.
-    pub address: String,
-    /// Its share within its priority.
-    pub weight: u32,
-    /// 0 goes first.
-    pub priority: u32,
-    /// Requests under way, over all workers.
-    pub in_flight: usize,
-    /// The latency expected of it.
-    pub ewma_seconds: f32,
-    /// `ready`.
-    pub state: &'static str,
-}
 
 struct Shared {
     settings: Settings,

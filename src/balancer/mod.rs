@@ -6,11 +6,13 @@ pub mod layer;
 mod maglev;
 mod pick;
 mod set;
+pub mod snapshot;
 
 pub use self::{
     dns::{Hickory, Resolve},
-    group::{EndpointSnapshot, Group, GroupHandle, GroupSnapshot},
+    group::{Group, GroupHandle},
     layer::Balance,
+    snapshot::{EndpointSnapshot, GroupSnapshot},
 };
 
 use std::sync::Arc;
@@ -71,3 +73,6 @@ pub enum Policy {
     /// The same value, the same endpoint: maglev with bounded load.
     Hash(Selector),
 }
+
+#[cfg(test)]
+mod tests;

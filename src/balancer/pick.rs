@@ -85,7 +85,8 @@ impl RoundRobin {
 mod tests {
     use super::*;
 
-    use proptest::prelude::*;
+    use fastrand::Rng;
+    use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
     fn counts(rounds: usize, of: usize, mut pick: impl FnMut() -> u16) -> Vec<usize> {
         let mut counts = vec![0; of];

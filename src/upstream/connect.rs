@@ -189,19 +189,16 @@ impl Tls {
 // The provider is named, never the process's default: nothing else may decide how we encrypt.
 fn client_config(material: &Material) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
-    match &material.ca {
-        Some(pem) => {
-            for certificate in certificates(pem, "ca")? {
-                roots.add(certificate).map_err(|error| format!("`ca`: {error}"))?;
-            }
+    if let Some(pem) = &material.ca {
+        for certificate in certificates(pem, "ca")? {
+            roots.add(certificate).map_err(|error| format!("`ca`: {error}"))?;
         }
-        None => {
-            // A certificate of the system that cannot be read is the system's; the rest is used.
-            let native = rustls_native_certs::load_native_certs();
-            let (added, _ignored) = roots.add_parsable_certificates(native.certs);
-            if added == 0 {
-                return Err("the system has no certificate authorities; set `ca`".to_owned());
-            }
+    } else {
+        // A certificate of the system that cannot be read is the system's; the rest is used.
+        let native = rustls_native_certs::load_native_certs();
+        let (added, _ignored) = roots.add_parsable_certificates(native.certs);
+        if added == 0 {
+            return Err("the system has no certificate authorities; set `ca`".to_owned());
         }
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

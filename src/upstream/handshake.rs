@@ -3,14 +3,16 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use hyper::{
     client::conn::{http1, http2},
     rt::Executor,
@@ -31,6 +33,8 @@ use crate::{
 
 /// The largest response head.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// The same as HTTP/2 counts it.
+const MAX_HEAD_BYTES_H2: u32 = 32 * 1024;
 /// hyper's read buffer grows up to this; a head that never ends is refused here.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// What an upstream may send us of one response before we have read it.
@@ -71,8 +75,18 @@ pub(crate) struct H2Stream {
     h2: Arc<H2>,
 }
 
-#[derive(Clone, Copy)]
-struct Spawn;
+/// Runs hyper's tasks of one connection.
+#[derive(Clone)]
+struct Spawn {
+    greeting: Arc<Greeting>,
+}
+
+/// Tells when a connection's first bytes, its SETTINGS, have been read.
+struct Greeting {
+    meter: Arc<Meter>,
+    is_over: AtomicBool,
+    waker: AtomicWaker,
+}
 
 /// Connects to an endpoint and shakes hands, all within `connect_timeout`.
 pub(crate) async fn open(local: &Local) -> Result<Opened> {
@@ -123,24 +137,32 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
     }))
 }
 
+/// Waits for the peer's SETTINGS, one round trip: without its limit of streams we would open more
+/// than it takes, and whoever only claims to speak h2 is found out before a request is sent.
 async fn open_h2(local: &Local, dialled: Dialled) -> Result<Opened> {
-    let (io, _meter) = Io::new(dialled.stream);
-    let mut builder = http2::Builder::new(Spawn);
+    let (io, meter) = Io::new(dialled.stream);
+    let greeting =
+        Arc::new(Greeting { meter, is_over: AtomicBool::new(false), waker: AtomicWaker::new() });
+    let mut builder = http2::Builder::new(Spawn { greeting: greeting.clone() });
     builder
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEAD_BYTES as u32);
+        .max_header_list_size(MAX_HEAD_BYTES_H2);
+    let greeted = async {
+        let (sender, mut connection) = builder.handshake(io).await?;
+        poll_fn(|cx| greeting.poll(cx, &mut connection)).await?;
+        Ok((sender, connection))
+    };
     let timeout = local.transport().settings().connect_timeout;
-    let (sender, connection) = time::timeout(timeout, builder.handshake(io))
+    let (sender, mut connection) = time::timeout(timeout, greeted)
         .await
-        .map_err(|_| Error::new(Kind::UpstreamConnect).with_detail("h2 preface timed out"))?
+        .map_err(|_| Error::new(Kind::UpstreamConnect).with_detail("no SETTINGS in time"))?
         .map_err(|error| refused(local, error))?;
     let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
     let published = limit.clone();
     task::spawn("upstream h2", async move {
-        let mut connection = pin!(connection);
         let ended = poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
+            let polled = Pin::new(&mut connection).poll(cx);
             // Relaxed: a reader that is one SETTINGS behind opens a stream that h2 holds back.
             published.store(connection.current_max_send_streams(), Ordering::Relaxed);
             polled
@@ -251,6 +273,41 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        task::spawn("upstream h2 stream", future);
+        let greeting = self.greeting.clone();
+        task::spawn("upstream h2 stream", async move {
+            let mut future = pin!(future);
+            poll_fn(|cx| {
+                let polled = future.as_mut().poll(cx);
+                greeting.look();
+                polled
+            })
+            .await
+        });
+    }
+}
+
+// === impl Greeting ===
+
+// Relaxed: the flag only keeps a waker from being woken again; the waker itself orders.
+impl Greeting {
+    fn look(&self) {
+        if !self.is_over.load(Ordering::Relaxed) && self.meter.mark().read > 0 {
+            self.is_over.store(true, Ordering::Relaxed);
+            self.waker.wake();
+        }
+    }
+
+    /// Ready once greeted; an error when `connection` ends before.
+    fn poll<C>(&self, cx: &mut Context<'_>, connection: &mut C) -> Poll<hyper::Result<()>>
+    where
+        C: Future<Output = hyper::Result<()>> + Unpin,
+    {
+        self.waker.register(cx.waker());
+        let ended = Pin::new(connection).poll(cx)?;
+        // What has ended without a word reports that to the first request.
+        if ended.is_ready() || self.meter.mark().read > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
     }
 }

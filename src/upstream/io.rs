@@ -76,11 +76,6 @@ impl Io {
         let meter = Arc::new(Meter::default());
         (Self { stream, meter: meter.clone() }, meter)
     }
-
-    /// The stream itself, for a tunnel.
-    pub(crate) fn into_stream(self) -> Stream {
-        self.stream
-    }
 }
 
 impl hyper::rt::Read for Io {

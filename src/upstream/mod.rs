@@ -6,7 +6,8 @@ pub mod forward;
 mod handshake;
 pub mod io;
 pub mod load;
-pub mod pool;
+mod pool;
+pub mod pools;
 mod reframe;
 pub mod upgrade;
 
@@ -14,7 +15,7 @@ pub use self::{
     connect::{TlsError, Transport},
     endpoint::{Address, Call, Endpoint, Flight, Local},
     forward::Forward,
-    pool::Pools,
+    pools::Pools,
     upgrade::TunnelDeadline,
 };
 

@@ -12,14 +12,10 @@
 //! A checkout costs one uncontended lock, shared with nobody outside this worker.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
+    collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,30 +31,16 @@ use crate::{
     error::{Error, Kind, Result},
     telemetry::{
         metrics::{Cells, Counter, POOL_RACES, UPSTREAM_CONNECTIONS},
-        task::{self, Spawner},
+        task,
     },
     upstream::{
-        Endpoint, Local, Protocol, Transport, TunnelDeadline,
+        Local, Pools, Protocol, Transport,
         handshake::{self, H1, H2, H2Stream, Opened},
     },
 };
 
-/// Idle connections of one worker to all endpoints together.
-const MAX_IDLE_TOTAL: usize = 1024;
-/// How often idle connections are looked through for those past their time.
-const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection whose response has ended may take to get ready for the next request.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// All connections of one worker to all endpoints; outlives reloads.
-pub struct Pools {
-    cells: Cells,
-    tunnels: Spawner,
-    deadline: TunnelDeadline,
-    idle: AtomicUsize,
-    has_janitor: AtomicBool,
-    locals: Mutex<HashMap<(Arc<str>, Box<str>), Weak<Local>>>,
-}
 
 /// One worker's connections to one endpoint.
 pub(crate) struct Pool {
@@ -118,95 +100,6 @@ pub(crate) struct Waiting {
     local: Arc<Local>,
 }
 
-// === impl Pools ===
-
-impl Pools {
-    /// No connection yet. Tunnels (upgraded connections) run in `tunnels` and end at `deadline` at
-    /// the latest.
-    pub fn new(cells: Cells, tunnels: Spawner, deadline: TunnelDeadline) -> Arc<Self> {
-        Arc::new(Self {
-            cells,
-            tunnels,
-            deadline,
-            idle: AtomicUsize::new(0),
-            has_janitor: AtomicBool::new(false),
-            locals: Mutex::default(),
-        })
-    }
-
-    /// This worker's hold of `endpoint`: the one it has, with its connections, or a new one when
-    /// connections would be made differently.
-    pub(crate) fn local(
-        self: &Arc<Self>,
-        endpoint: &Arc<Endpoint>,
-        transport: &Arc<Transport>,
-        group: &Arc<AtomicUsize>,
-    ) -> Arc<Local> {
-        let key = (endpoint.label().clone(), Box::from(endpoint.host()));
-        let mut locals = self.locals.lock();
-        if let Some(local) = locals.get(&key).and_then(Weak::upgrade)
-            && Arc::ptr_eq(local.endpoint(), endpoint)
-            && Arc::ptr_eq(local.transport(), transport)
-            && Arc::ptr_eq(local.group(), group)
-        {
-            return local;
-        }
-        // Bounded by what is configured: names that are gone leave with their last reference.
-        locals.retain(|_, local| local.strong_count() > 0);
-        let local = Local::new(endpoint.clone(), transport.clone(), group.clone(), self);
-        locals.insert(key, Arc::downgrade(&local));
-        local
-    }
-
-    /// The cells of this worker.
-    pub(crate) fn cells(&self) -> &Cells {
-        &self.cells
-    }
-
-    pub(crate) fn tunnels(&self) -> &Spawner {
-        &self.tunnels
-    }
-
-    pub(crate) fn tunnel_deadline(&self) -> TunnelDeadline {
-        self.deadline.clone()
-    }
-
-    /// Idle connections, to all endpoints.
-    pub fn idle(&self) -> usize {
-        // Relaxed, like all accesses: a count, exact because every change is one operation.
-        self.idle.load(Ordering::Relaxed)
-    }
-
-    /// Started by the first connection that falls idle, so that it runs on the worker's runtime.
-    fn ensure_janitor(self: &Arc<Self>) {
-        if self.has_janitor.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let pools = Arc::downgrade(self);
-        // One timer for all idle connections instead of one for each; ends with the worker's pools.
-        task::spawn("upstream janitor", async move {
-            loop {
-                time::sleep(JANITOR_INTERVAL).await;
-                let Some(pools) = pools.upgrade() else { return };
-                pools.expire(Instant::now());
-            }
-        });
-    }
-
-    fn expire(&self, now: Instant) {
-        let locals: Vec<_> = self.locals.lock().values().filter_map(Weak::upgrade).collect();
-        for local in locals {
-            local.pool().expire(now);
-        }
-    }
-}
-
-impl fmt::Debug for Pools {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pools").field("idle", &self.idle()).finish_non_exhaustive()
-    }
-}
-
 // === impl Pool ===
 
 impl Pool {
@@ -250,7 +143,7 @@ impl Pool {
                     self.counters.reused.add(1);
                     return Checkout::Ready(Lease::H1(Box::new(h1)));
                 }
-                self.dial(&mut state, local);
+                Self::dial(&mut state, local);
             }
             Some(Speaks::H2) => {
                 if let Some(stream) = state.h2_stream() {
@@ -261,10 +154,10 @@ impl Pool {
                     return Checkout::Full;
                 }
                 if state.dialling == 0 {
-                    self.dial(&mut state, local);
+                    Self::dial(&mut state, local);
                 }
             }
-            None if state.dialling == 0 => self.dial(&mut state, local),
+            None if state.dialling == 0 => Self::dial(&mut state, local),
             None => {}
         }
         let (sender, lease) = oneshot::channel();
@@ -288,7 +181,7 @@ impl Pool {
     fn pop_idle(&self, state: &mut State, is_unsafe: bool) -> Option<H1> {
         let now = Instant::now();
         while let Some(h1) = state.idle.pop() {
-            self.pools.idle.fetch_sub(1, Ordering::Relaxed);
+            self.pools.remove_idle(1);
             let probe = is_unsafe && now.duration_since(h1.idle_since) > self.probe_idle_after;
             if !h1.is_expired(now) && h1.is_ready() && (!probe || h1.is_quiet()) {
                 return Some(h1);
@@ -317,17 +210,16 @@ impl Pool {
         let mut state = self.state.lock();
         while let Some(waiter) = state.waiters.pop_front() {
             match waiter.send(Ok(Lease::H1(Box::new(h1)))) {
-                Ok(()) => return,
                 Err(Ok(Lease::H1(unclaimed))) => h1 = *unclaimed,
-                Err(_) => return,
+                Ok(()) | Err(Ok(Lease::H2(_)) | Err(_)) => return,
             }
         }
-        if state.idle.len() >= self.max_idle || self.pools.idle() >= MAX_IDLE_TOTAL {
+        if state.idle.len() >= self.max_idle || self.pools.is_full() {
             return;
         }
         h1.idle_since = Instant::now();
         state.idle.push(h1);
-        self.pools.idle.fetch_add(1, Ordering::Relaxed);
+        self.pools.add_idle();
         drop(state);
         self.pools.ensure_janitor();
     }
@@ -341,8 +233,8 @@ impl Pool {
         }
     }
 
-    /// Called with the lock held, which is only passed through to count the dial.
-    fn dial(&self, state: &mut State, local: &Arc<Local>) {
+    /// Starts a dial, which `state` counts.
+    fn dial(state: &mut State, local: &Arc<Local>) {
         state.dialling += 1;
         let local = local.clone();
         // A task, so that a request that gives up does not take the connection with it.
@@ -372,7 +264,7 @@ impl Pool {
         }
         // Those who waited to learn what is spoken share no connection: each needs its own.
         while state.dialling < state.waiters.len() {
-            self.dial(&mut state, local);
+            Self::dial(&mut state, local);
         }
         drop(state);
         if let Some(lease) = unclaimed {
@@ -393,7 +285,7 @@ impl Pool {
         }
         if state.waiters.is_empty() || state.dialling > 0 {
         } else if state.h2.len() < self.max_h2 {
-            self.dial(&mut state, local);
+            Self::dial(&mut state, local);
         } else {
             for waiter in state.waiters.drain(..) {
                 drop(waiter.send(Err(Kind::ConcurrencyFull.into())));
@@ -418,7 +310,7 @@ impl Pool {
         }
     }
 
-    fn expire(&self, now: Instant) {
+    pub(crate) fn expire(&self, now: Instant) {
         let mut state = self.state.lock();
         let before = state.idle.len();
         state.idle.retain(|h1| !h1.is_expired(now) && !h1.is_closed());
@@ -427,14 +319,14 @@ impl Pool {
         state.h2.retain(|h2| !h2.is_closed() && !h2.is_idle_for(self.idle_timeout, now));
         let closed_h2 = before - state.h2.len();
         drop(state);
-        self.pools.idle.fetch_sub(closed, Ordering::Relaxed);
+        self.pools.remove_idle(closed);
         self.counters.closed_idle.add((closed + closed_h2) as u64);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.pools.idle.fetch_sub(self.state.get_mut().idle.len(), Ordering::Relaxed);
+        self.pools.remove_idle(self.state.get_mut().idle.len());
     }
 }
 

@@ -49,7 +49,7 @@ fn settings(protocol: Protocol) -> Settings {
         connect_timeout: Duration::from_secs(3),
         max_idle: 128,
         idle_timeout: Duration::from_secs(55),
-        response_idle_timeout: Duration::from_secs(60),
+        response_idle_timeout: Duration::from_mins(1),
         probe_idle_after: Duration::from_secs(1),
         max_h2_connections: 4,
     }
@@ -630,4 +630,172 @@ async fn a_refused_stream_was_not_sent_and_any_other_reset_may_have_been() {
     assert!(matches!(refused.kind(), Kind::UpstreamReset(Sent::Nothing)), "{refused}");
     let reset = rig.send(get("/reset")).await.unwrap_err();
     assert!(matches!(reset.kind(), Kind::UpstreamReset(Sent::MaybeSeen)), "{reset}");
+}
+
+/// What the client's side of hyper sees of an upgrade: a server that asks our transport.
+async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
+    upstream(move |peer| {
+        let rig = rig.clone();
+        async move {
+            let service = hyper::service::service_fn(move |incoming: http::Request<_>| {
+                let rig = rig.clone();
+                async move {
+                    let (parts, body) = incoming.into_parts();
+                    let mut request = get("/");
+                    request.parts = parts;
+                    request.body = Body::from_client(body);
+                    rig.send(request).await
+                }
+            });
+            let io = io::Io::new(io::Stream::Plain(io::Plain::tcp(peer.stream).0)).0;
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(io, service)
+                .with_upgrades();
+            drop(connection.await);
+        }
+    })
+    .await
+}
+
+const ASK: &[u8] =
+    b"GET /chat HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+
+/// Takes upgrades, then echoes.
+async fn echo(mut peer: Peered) {
+    let head = peer.read().await;
+    assert!(head.contains("connection: upgrade\r\n"), "{head}");
+    assert!(head.contains("upgrade: websocket\r\n"), "{head}");
+    peer.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    )
+    .await;
+    let (mut read, mut write) = peer.stream.split();
+    tokio::io::copy(&mut read, &mut write).await.unwrap();
+}
+
+async fn upgraded(rig: &Arc<Rig>) -> Peered {
+    let stream = TcpStream::connect(gateway(rig.clone()).await).await.unwrap();
+    let mut client = Peered { stream, number: 0 };
+    client.write(ASK).await;
+    let head = client.read().await.to_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(head.contains("upgrade: websocket\r\n"), "{head}");
+    client
+}
+
+#[tokio::test]
+async fn an_upgrade_becomes_a_tunnel_outside_the_groups_limit() {
+    let rig = Arc::new(rig(upstream(echo).await, settings(Protocol::H1)));
+    let mut client = upgraded(&rig).await;
+    client.write(b"ping").await;
+    let mut answer = [0; 4];
+    client.stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"ping");
+    assert_eq!(rig.tunnels.running(), 1);
+    assert_eq!(rig.local.endpoint().load().in_flight(), 1);
+    assert_eq!(rig.group.load(Ordering::Relaxed), 0);
+    drop(client);
+    time::timeout(Duration::from_secs(5), rig.tunnels.drained()).await.unwrap();
+    assert_eq!(rig.local.endpoint().load().in_flight(), 0);
+    assert_eq!(rig.pools.idle(), 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_at_the_deadline_of_the_drain() {
+    let rig = Arc::new(rig(upstream(echo).await, settings(Protocol::H1)));
+    let mut client = upgraded(&rig).await;
+    rig.deadline.send(Some(Instant::now() + Duration::from_millis(20))).unwrap();
+    let ended = time::timeout(Duration::from_secs(5), client.stream.read_u8()).await.unwrap();
+    assert!(ended.is_err());
+    time::timeout(Duration::from_secs(5), rig.tunnels.drained()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
+    let address = upstream(|mut peer| async move {
+        peer.read().await;
+        peer.write(OK).await;
+        peer.read().await;
+    });
+    let rig = Arc::new(rig(address.await, settings(Protocol::H1)));
+    let stream = TcpStream::connect(gateway(rig.clone()).await).await.unwrap();
+    let mut client = Peered { stream, number: 0 };
+    client.write(ASK).await;
+    let answer = client.read().await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"), "{answer}");
+    assert_eq!(rig.tunnels.running(), 0);
+    assert_eq!(rig.pools.idle(), 0);
+}
+
+/// A TLS upstream that offers `alpn` and says what it came to.
+async fn tls_upstream(alpn: &'static [u8]) -> (std::net::SocketAddr, std::path::PathBuf) {
+    let (file, pair) = certificate();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = rustls_pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let address = upstream(move |peer| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(peer.stream).await else { return };
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                    body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+                }
+                return;
+            }
+            let mut seen = [0; 1024];
+            while stream.read(&mut seen).await.is_ok_and(|n| n > 0) {
+                stream.write_all(OK).await.unwrap();
+            }
+        }
+    });
+    (address.await, file)
+}
+
+#[tokio::test]
+async fn over_tls_alpn_chooses_and_is_remembered() {
+    for alpn in [b"h2".as_slice(), b"http/1.1"] {
+        let (address, ca) = tls_upstream(alpn).await;
+        let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+        let rig = rig(address, Settings { tls: Some(tls), ..settings(Protocol::Auto) });
+        let (a, b) = tokio::join!(rig.send(get("/")), rig.send(get("/")));
+        assert_eq!((text(a.unwrap()).await, text(b.unwrap()).await), ("ok".into(), "ok".into()));
+        assert_eq!(rig.text(post("x")).await, "ok");
+        assert_eq!(rig.counted("opened"), if alpn == b"h2" { "1" } else { "2" });
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_nobody_vouches_for_is_refused_and_nothing_was_sent() {
+    let (address, _) = tls_upstream(b"http/1.1").await;
+    let tls = TlsSettings { server_name: None, ca: Some(certificate().0), client: None };
+    let rig = rig(address, Settings { tls: Some(tls), ..settings(Protocol::H1) });
+    let mut error = rig.send(post("x")).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamTls), "{error}");
+    assert!(error.take_unsent().is_some());
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_early_is_not_reused_while_we_still_send() {
+    let address = upstream(|mut peer| async move {
+        peer.stream.read_u8().await.unwrap();
+        peer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await;
+        peer.read().await;
+    });
+    let rig = rig(address.await, settings(Protocol::H1));
+    let endless = futures_util::stream::pending::<Result<Frame<Bytes>>>();
+    let body = Body::boxed(http_body_util::StreamBody::new(endless));
+    let response = rig.send(request(Method::POST, "/", body)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    drop(response);
+    assert_eq!(rig.pools.idle(), 0);
 }

@@ -1,0 +1,311 @@
+//! Groups with a scripted resolver, and the layer over a transport that only notes where it was
+//! sent.
+
+use std::{
+    collections::HashMap, future::Future, net::IpAddr, sync::Arc, task::Poll, time::Duration,
+};
+
+use http::{Method, Version};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time};
+use tower::{Service as _, service_fn};
+
+use super::{
+    dns::{Answer, Lookup, ResolveError, Service},
+    *,
+};
+use crate::{
+    error::{Error, Kind, Result, Sent},
+    http::{self as ours, Body, Context, Peer, Request, Response},
+    telemetry::{metrics::Metrics, task::Spawner},
+    upstream::{Call, Pools, Protocol},
+};
+
+/// What each name resolves to; a name that is not in it cannot be resolved.
+#[derive(Default)]
+struct Script {
+    hosts: Mutex<HashMap<String, Vec<IpAddr>>>,
+    services: Vec<Service>,
+}
+
+impl Script {
+    fn say(&self, host: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        self.hosts.lock().insert(host.to_owned(), addresses);
+    }
+
+    fn fall_silent(&self) {
+        self.hosts.lock().clear();
+    }
+}
+
+impl Resolve for Script {
+    fn addresses<'a>(&'a self, host: &'a str) -> Lookup<'a, IpAddr> {
+        Box::pin(async move {
+            let hosts = self.hosts.lock();
+            let records = hosts.get(host).ok_or_else(|| ResolveError("silent".to_owned()))?;
+            Ok(Answer { records: records.clone(), ttl: Duration::from_mins(10) })
+        })
+    }
+
+    fn services<'a>(&'a self, _: &'a str) -> Lookup<'a, Service> {
+        Box::pin(async move { Ok(Answer { records: self.services.clone(), ttl: Duration::ZERO }) })
+    }
+}
+
+fn settings(sources: &[&str], policy: Policy) -> Settings {
+    let source = |text: &&str| {
+        let address = if let Some(name) = text.strip_prefix("srv:") {
+            SourceAddress::Srv(name.into())
+        } else {
+            let (host, port) = text.rsplit_once(':').unwrap();
+            SourceAddress::Host { host: host.into(), port: port.parse().unwrap() }
+        };
+        Source { address, weight: 1, priority: 0 }
+    };
+    Settings {
+        name: "orders".into(),
+        sources: sources.iter().map(source).collect(),
+        policy,
+        max_in_flight: 4,
+        transport: upstream::Settings {
+            name: "orders".into(),
+            protocol: Protocol::H1,
+            tls: None,
+            connect_timeout: Duration::from_secs(3),
+            max_idle: 128,
+            idle_timeout: Duration::from_secs(55),
+            response_idle_timeout: Duration::from_mins(1),
+            probe_idle_after: Duration::from_secs(1),
+            max_h2_connections: 4,
+        },
+    }
+}
+
+fn group(settings: Settings, previous: Option<&Arc<Group>>, script: &Arc<Script>) -> Arc<Group> {
+    let resolver: Arc<dyn Resolve> = script.clone();
+    Group::new(settings, previous, &resolver).unwrap()
+}
+
+fn handle(group: &Group) -> GroupHandle {
+    let (_, deadline) = watch::channel(None);
+    group.worker(&Pools::new(Metrics::new().thread(), Spawner::new(), deadline))
+}
+
+fn request() -> Request {
+    let peer = Arc::new(Peer {
+        listener: "test".into(),
+        remote: ours::peer::Address::Unix,
+        local: ours::peer::Address::Unix,
+        trusted: false,
+        tls: None,
+    });
+    let parts = http::Request::new(()).into_parts().0;
+    let cx = Context::new(peer, Method::GET, Version::HTTP_11);
+    Request { parts, body: Body::empty(), cx }
+}
+
+/// Sends through a transport that answers with `outcome` and tells which endpoint it was given.
+async fn send(
+    handle: &GroupHandle,
+    request: Request,
+    outcome: impl Fn() -> Result<Response> + Clone + Send + 'static,
+) -> Result<String> {
+    let chosen: Arc<Mutex<String>> = Arc::default();
+    let told = chosen.clone();
+    let transport = service_fn(move |call: Call| {
+        *told.lock() = call.flight.local().label().to_string();
+        let outcome = outcome();
+        async move {
+            drop(call);
+            outcome
+        }
+    });
+    let mut balance = Balance::new(vec![handle.clone()], transport);
+    balance.call(request).await?;
+    let chosen = chosen.lock().clone();
+    Ok(chosen)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "one of the outcomes of a transport")]
+fn ok() -> Result<Response> {
+    Ok(http::Response::new(Body::empty()))
+}
+
+fn addresses(group: &Group) -> Vec<String> {
+    group.snapshot().endpoints.into_iter().map(|endpoint| endpoint.address).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_for_the_first_resolution() {
+    let script = Arc::new(Script::default());
+    script.say("orders.internal", &["10.0.0.1"]);
+    let group = group(settings(&["orders.internal:80"], Policy::P2cEwma), None, &script);
+    assert!(addresses(&group).is_empty());
+    let chosen = send(&handle(&group), request(), ok).await.unwrap();
+    assert_eq!(chosen, "orders/10.0.0.1:80");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_cannot_be_resolved_is_a_dns_failure_and_none_is_none() {
+    let script = Arc::new(Script::default());
+    let silent = group(settings(&["orders.internal:80"], Policy::P2cEwma), None, &script);
+    let mut error = send(&handle(&silent), request(), ok).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamDns), "{error}");
+    assert!(error.take_unsent().is_some());
+
+    let none = group(settings(&[], Policy::P2cEwma), None, &script);
+    let error = send(&handle(&none), request(), ok).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamNone), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_are_resolved_again_and_serve_stale_only_while_the_resolver_errs() {
+    let script = Arc::new(Script::default());
+    script.say("orders.internal", &["10.0.0.1", "10.0.0.2"]);
+    let group = group(settings(&["orders.internal:80"], Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(addresses(&group), ["10.0.0.1:80", "10.0.0.2:80"]);
+    let handle = handle(&group);
+
+    // A TTL of ten minutes is capped at 30 s.
+    script.say("orders.internal", &["10.0.0.3"]);
+    time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(send(&handle, request(), ok).await.unwrap(), "orders/10.0.0.3:80");
+
+    script.fall_silent();
+    time::sleep(Duration::from_mins(4)).await;
+    assert_eq!(send(&handle, request(), ok).await.unwrap(), "orders/10.0.0.3:80");
+    time::sleep(Duration::from_mins(3)).await;
+    let error = send(&handle, request(), ok).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamDns), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn srv_records_bring_ports_weights_and_priorities() {
+    let service =
+        |host: &str, port, priority, weight| Service { host: host.into(), port, priority, weight };
+    let services = vec![service("a", 81, 0, 5), service("b", 82, 1, 0), service("gone", 83, 0, 1)];
+    let script = Arc::new(Script { services, ..Script::default() });
+    script.say("a", &["10.0.0.1"]);
+    script.say("b", &["10.0.0.2"]);
+    let group = group(settings(&["srv:_orders._tcp.internal"], Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_millis(10)).await;
+    let snapshot = group.snapshot();
+    let seen: Vec<_> =
+        snapshot.endpoints.iter().map(|e| (e.address.as_str(), e.weight, e.priority)).collect();
+    assert_eq!(seen, [("10.0.0.1:81", 5, 0), ("10.0.0.2:82", 1, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_keeps_what_was_measured_and_resolved() {
+    let script = Arc::new(Script::default());
+    script.say("orders.internal", &["10.0.0.1"]);
+    let sources = ["orders.internal:80", "10.0.0.9:80"];
+    let old = group(settings(&sources, Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_millis(10)).await;
+    let bad = || Err(Kind::UpstreamReset(Sent::MaybeSeen).into());
+    send(&handle(&old), request(), bad).await.unwrap_err();
+    script.fall_silent();
+    let new = group(settings(&sources, Policy::LeastRequest), Some(&old), &script);
+    assert_eq!(addresses(&new), addresses(&old));
+    let slow = |group: &Group| group.snapshot().endpoints.iter().any(|e| e.ewma_seconds > 4.0);
+    assert!(slow(&old) && slow(&new));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_tried_is_avoided() {
+    let script = Arc::new(Script::default());
+    let mut settings = settings(&["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"], Policy::RoundRobin);
+    settings.sources[2].priority = 1;
+    let handle = handle(&group(settings, None, &script));
+    let asked = request();
+    let again = |cx: &Context| Request { cx: cx.clone(), ..request() };
+    let cx = asked.cx.clone();
+    let mut seen = vec![send(&handle, asked, ok).await.unwrap()];
+    for _ in 0..2 {
+        seen.push(send(&handle, again(&cx), ok).await.unwrap());
+    }
+    // The lower priority only once the higher one has been tried out.
+    assert_eq!(seen[2], "orders/10.0.0.3:80");
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 3);
+    let fourth = send(&handle, again(&cx), ok).await.unwrap();
+    assert_ne!(fourth, "orders/10.0.0.3:80");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_attract_nobody() {
+    let script = Arc::new(Script::default());
+    let handle =
+        handle(&group(settings(&["10.0.0.1:80", "10.0.0.2:80"], Policy::P2cEwma), None, &script));
+    let bad = || {
+        let mut response = http::Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+        Ok(response)
+    };
+    let failed = send(&handle, request(), bad).await.unwrap();
+    for _ in 0..50 {
+        assert_ne!(send(&handle, request(), ok).await.unwrap(), failed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_group_takes_no_more_than_its_limit() {
+    let script = Arc::new(Script::default());
+    let group = group(settings(&["10.0.0.1:80"], Policy::LeastRequest), None, &script);
+    let transport = service_fn(|call: Call| async move {
+        std::future::pending::<()>().await;
+        drop(call);
+        Err::<Response, Error>(Kind::Internal.into())
+    });
+    let mut balance = Balance::new(vec![handle(&group)], transport);
+    let mut held: Vec<_> = (0..4).map(|_| Box::pin(balance.call(request()))).collect();
+    for future in &mut held {
+        let polled = futures_util::poll!(future.as_mut());
+        assert!(matches!(polled, Poll::Pending));
+    }
+    assert_eq!(group.snapshot().in_flight, 4);
+    let error = balance.call(request()).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::ConcurrencyFull), "{error}");
+    drop(held);
+    assert_eq!(group.snapshot().in_flight, 0);
+    assert_eq!(group.snapshot().endpoints[0].in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_value_goes_to_the_same_endpoint() {
+    let script = Arc::new(Script::default());
+    let selector = Selector::parse("header:x-user").unwrap();
+    let sources = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+    let handle = handle(&group(settings(&sources, Policy::Hash(selector)), None, &script));
+    let of = |user: &str| {
+        let mut request = request();
+        request.parts.headers.insert("x-user", user.parse().unwrap());
+        request
+    };
+    let mut seen = Vec::new();
+    for user in ["alice", "bob", "carol", "dave", "erin", "frank"] {
+        let home = send(&handle, of(user), ok).await.unwrap();
+        for _ in 0..5 {
+            assert_eq!(send(&handle, of(user), ok).await.unwrap(), home);
+        }
+        seen.push(home);
+    }
+    seen.sort();
+    seen.dedup();
+    assert!(seen.len() > 1);
+}
+
+/// `Send`, so that the stack also runs on a multi-thread runtime.
+#[tokio::test(start_paused = true)]
+async fn futures_are_send() {
+    fn is_send<F: Future + Send>(future: F) -> F {
+        future
+    }
+    let script = Arc::new(Script::default());
+    let handle = handle(&group(settings(&[], Policy::P2cEwma), None, &script));
+    let mut balance = Balance::new(vec![handle], crate::upstream::Forward::new(false));
+    is_send(balance.call(request())).await.unwrap_err();
+}

@@ -1,0 +1,141 @@
+//! All connections of one worker: who has which, how many are idle, and the one task that closes
+//! those past their time.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::{self, Instant};
+
+use crate::{
+    telemetry::{
+        metrics::Cells,
+        task::{self, Spawner},
+    },
+    upstream::{Endpoint, Local, Transport, TunnelDeadline},
+};
+
+/// Idle connections of one worker to all endpoints together.
+const MAX_IDLE_TOTAL: usize = 1024;
+/// How often idle connections are looked through for those past their time.
+const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
+/// All connections of one worker to all endpoints; outlives reloads.
+pub struct Pools {
+    cells: Cells,
+    tunnels: Spawner,
+    deadline: TunnelDeadline,
+    idle: AtomicUsize,
+    has_janitor: AtomicBool,
+    locals: Mutex<HashMap<Name, Weak<Local>>>,
+}
+
+/// An endpoint's label, and the name it is known by.
+type Name = (Arc<str>, Box<str>);
+
+// === impl Pools ===
+
+impl Pools {
+    /// No connection yet. Tunnels (upgraded connections) run in `tunnels` and end at `deadline` at
+    /// the latest.
+    pub fn new(cells: Cells, tunnels: Spawner, deadline: TunnelDeadline) -> Arc<Self> {
+        Arc::new(Self {
+            cells,
+            tunnels,
+            deadline,
+            idle: AtomicUsize::new(0),
+            has_janitor: AtomicBool::new(false),
+            locals: Mutex::default(),
+        })
+    }
+
+    /// This worker's hold of `endpoint`: the one it has, with its connections, or a new one when
+    /// connections would be made differently.
+    pub(crate) fn local(
+        self: &Arc<Self>,
+        endpoint: &Arc<Endpoint>,
+        transport: &Arc<Transport>,
+        group: &Arc<AtomicUsize>,
+    ) -> Arc<Local> {
+        let key = (endpoint.label().clone(), Box::from(endpoint.host()));
+        let mut locals = self.locals.lock();
+        if let Some(local) = locals.get(&key).and_then(Weak::upgrade)
+            && Arc::ptr_eq(local.endpoint(), endpoint)
+            && Arc::ptr_eq(local.transport(), transport)
+            && Arc::ptr_eq(local.group(), group)
+        {
+            return local;
+        }
+        // Bounded by what is configured: names that are gone leave with their last reference.
+        locals.retain(|_, local| local.strong_count() > 0);
+        let local = Local::new(endpoint.clone(), transport.clone(), group.clone(), self);
+        locals.insert(key, Arc::downgrade(&local));
+        local
+    }
+
+    /// The cells of this worker.
+    pub(crate) fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    pub(crate) fn tunnels(&self) -> &Spawner {
+        &self.tunnels
+    }
+
+    pub(crate) fn tunnel_deadline(&self) -> TunnelDeadline {
+        self.deadline.clone()
+    }
+
+    /// Idle connections, to all endpoints.
+    pub fn idle(&self) -> usize {
+        // Relaxed, like all accesses: a count, exact because every change is one operation.
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.idle() >= MAX_IDLE_TOTAL
+    }
+
+    pub(crate) fn add_idle(&self) {
+        self.idle.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_idle(&self, count: usize) {
+        self.idle.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Started by the first connection that falls idle, so that it runs on the worker's runtime.
+    pub(crate) fn ensure_janitor(self: &Arc<Self>) {
+        if self.has_janitor.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let pools = Arc::downgrade(self);
+        // One timer for all idle connections instead of one for each; ends with the worker's pools.
+        task::spawn("upstream janitor", async move {
+            loop {
+                time::sleep(JANITOR_INTERVAL).await;
+                let Some(pools) = pools.upgrade() else { return };
+                pools.expire(Instant::now());
+            }
+        });
+    }
+
+    fn expire(&self, now: Instant) {
+        let locals: Vec<_> = self.locals.lock().values().filter_map(Weak::upgrade).collect();
+        for local in locals {
+            local.pool().expire(now);
+        }
+    }
+}
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools").field("idle", &self.idle()).finish_non_exhaustive()
+    }
+}
