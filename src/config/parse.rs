@@ -141,11 +141,10 @@ fn has_bare_template(line: &str) -> bool {
     for c in line.chars() {
         match (quote, c) {
             (Some(open), c) if open == c => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(c),
             (None, '{') if before == '/' && depth > 0 => return true,
             (None, '{') => depth += 1,
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
         before = c;
     }

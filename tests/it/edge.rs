@@ -87,7 +87,7 @@ async fn connect_is_405() {
 
 #[tokio::test]
 async fn over_a_hundred_fields_are_431() {
-    let fields: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let fields = "x-many: 1\r\n".repeat(101);
     refused(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), 431, "header-count").await;
 }
 

@@ -77,7 +77,7 @@ impl Process {
             match self.log.recv_timeout(Duration::from_secs(20)) {
                 Ok(line) if line.contains(what) => return line,
                 Ok(line) => seen.push(line),
-                Err(_) => panic!("no line with {what:?} came; these did: {seen:#?}"),
+                Err(error) => panic!("no line with {what:?}: {error}; these came: {seen:#?}"),
             }
         }
     }

@@ -114,7 +114,7 @@ async fn responses_that_are_not_http_are_502() {
 
 #[tokio::test]
 async fn a_response_head_that_is_too_large_is_502() {
-    let fields: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let fields = "x-many: 1\r\n".repeat(101);
     let many = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
     let large =
         format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx: {}\r\n\r\n", "y".repeat(40_000));

@@ -1,3 +1,5 @@
+//! The operator's listener over real sockets.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::StatusCode;

@@ -1,3 +1,5 @@
+//! Properties and tables of the words a configuration is written in.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

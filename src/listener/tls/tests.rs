@@ -1,3 +1,5 @@
+//! Certificates by name, changed files, client certificates, resumption.
+
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};

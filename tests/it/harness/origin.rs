@@ -31,6 +31,8 @@ struct State {
     arrived: Notify,
 }
 
+type Script = Arc<dyn Fn(usize, &Message) -> Reply + Send + Sync>;
+
 /// What the upstream does with a request.
 pub enum Reply {
     /// Writes this and keeps the connection open.
@@ -52,7 +54,7 @@ impl Origin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
-        let script: Arc<dyn Fn(usize, &Message) -> Reply + Send + Sync> = Arc::new(script);
+        let script: Script = Arc::new(script);
         let task = tokio::spawn({
             let state = state.clone();
             async move {
@@ -110,11 +112,7 @@ pub fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    state: Arc<State>,
-    script: Arc<dyn Fn(usize, &Message) -> Reply + Send + Sync>,
-) {
+async fn serve(mut stream: TcpStream, state: Arc<State>, script: Script) {
     let mut buffer = Vec::new();
     while let Some(message) = Message::read_request(&mut stream, &mut buffer).await {
         let number = {

@@ -1,0 +1,63 @@
+//! The one table of metrics: a name, its labels and its sentence stand here and nowhere else.
+
+/// One metric of the table below.
+#[derive(Debug)]
+pub struct Desc {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) kind: DescKind,
+    pub(super) labels: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DescKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! table {
+    ($($(#[$doc:meta])* $id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $($(#[$doc])* #[doc = $help]
+        pub static $id: Desc = Desc {
+            name: $name, help: $help, kind: DescKind::$kind, labels: &[$($label),*],
+        };)*
+    };
+}
+
+table! {
+    REQUESTS = Counter "sluice_requests_total" ["route", "status"]
+        "Requests answered, by route and class of status.";
+    REQUEST_DURATION = Histogram "sluice_request_duration_seconds" ["route"]
+        "From the request head to the end of the response body.";
+    REQUEST_BYTES = Counter "sluice_request_bytes_total" ["route"]
+        "Bytes of request bodies received.";
+    RESPONSE_BYTES = Counter "sluice_response_bytes_total" ["route"]
+        "Bytes of response bodies sent.";
+    REFUSALS = Counter "sluice_refusals_total" ["reason"]
+        "Requests that failed or were refused, by reason.";
+    CONNECTIONS = Counter "sluice_connections_total" ["listener", "outcome"]
+        "Downstream connections, by what became of them.";
+    CONNECTIONS_OPEN = Gauge "sluice_connections_open" ["listener"]
+        "Downstream connections that are open now.";
+    FIELDS_DROPPED = Counter "sluice_fields_dropped_total" ["cause"]
+        "Request fields removed at the edge.";
+    ATTEMPTS = Counter "sluice_attempts_total" ["upstream", "outcome"]
+        "Attempts sent to an upstream, by class of status or reason of failure.";
+    UPSTREAM_CONNECTIONS = Counter "sluice_upstream_connections_total" ["upstream", "outcome"]
+        "Upstream connections: opened, failed, reused, closed while idle.";
+    POOL_RACES = Counter "sluice_pool_races_total" ["upstream"]
+        "Kept-alive connections an upstream closed as a request was written to them.";
+    ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
+        "Access log lines dropped because the writer was behind.";
+    CONFIG_RELOADS = Counter "sluice_config_reloads_total" []
+        "Configurations taken over since the start.";
+    CONFIG_RELOAD_FAILURES = Counter "sluice_config_reload_failures_total" []
+        "Configurations refused since the start.";
+    CONFIG_LOADED = Gauge "sluice_config_loaded_timestamp_seconds" []
+        "When the running configuration was taken over.";
+    ROUTES_UNLABELLED = Gauge "sluice_routes_unlabelled" []
+        "Routes counted as `other`, because only the first 2,000 get labels.";
+    TASKS_DETACHED = Gauge "sluice_tasks_detached" []
+        "Requests that go on without their client.";
+}
