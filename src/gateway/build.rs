@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use http::header;
+
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, Route},
@@ -121,7 +123,10 @@ fn entry(
 ) -> RouteEntry<EachRoute<Balance<Forward>>> {
     let own_groups: Arc<[GroupHandle]> =
         route.upstreams.iter().map(|&index| groups[index].clone()).collect();
-    let balance = Balance::new(own_groups, Forward::new(route.headers.preserve_host));
+    // A Host that the route sets is kept like one that the client sent.
+    let headers = &route.headers;
+    let keeps_host = headers.preserve_host || headers.request.set.contains_key(header::HOST);
+    let balance = Balance::new(own_groups, Forward::new(keeps_host));
     RouteEntry {
         info: Arc::new(RouteInfo {
             name: route.rule.name.clone(),

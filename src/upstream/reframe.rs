@@ -150,7 +150,7 @@ pub(crate) fn list(headers: &HeaderMap, name: header::HeaderName) -> impl Iterat
         .map(str::trim)
 }
 
-/// Refuses what no upstream may answer; then takes the connection's own fields out.
+/// Refuses what no upstream may answer; then takes out what belongs to its connection.
 pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> Result<()> {
     let refuse = |detail: &str| Err(Error::new(Kind::UpstreamBadResponse).with_detail(detail));
     let headers = &parts.headers;
@@ -172,6 +172,8 @@ pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> 
         }
     }
     hop_by_hop::strip(&mut parts.headers);
+    // The client hears our version, not the upstream's (RFC 9110, 6.2).
+    parts.version = Version::HTTP_11;
     Ok(())
 }
 

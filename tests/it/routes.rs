@@ -132,6 +132,18 @@ async fn host_is_the_endpoints_own_unless_preserved() {
 }
 
 #[tokio::test]
+async fn a_host_that_the_route_sets_is_the_one_that_is_sent() {
+    let origin = Origin::ok("fine").await;
+    let yaml = proxy_to(origin.address()).replace(
+        "upstream: origin }",
+        "upstream: origin, request_headers: { set: { host: inner.example } } }",
+    );
+    let gateway = Running::start(&yaml);
+    assert_eq!(gateway.client().await.get("/").await.status(), 200);
+    assert_eq!(origin.requests()[0].all("host"), ["inner.example"]);
+}
+
+#[tokio::test]
 async fn preflights_are_answered_and_refusals_carry_cors() {
     let origin = Origin::ok("fine").await;
     let yaml = format!(

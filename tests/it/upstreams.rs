@@ -128,6 +128,21 @@ async fn a_response_head_that_is_too_large_is_502() {
 }
 
 #[tokio::test]
+async fn an_http_1_0_upstream_is_answered_for_in_our_version() {
+    let origin = Origin::start(|_, _| {
+        Reply::AnswerThenClose(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nold".to_vec())
+    })
+    .await;
+    let gateway = Running::start(&proxy_to(origin.address()));
+    let mut client = gateway.client().await;
+    for _ in 0..2 {
+        let answer = client.get("/").await;
+        assert_eq!(answer.line, "HTTP/1.1 200 OK");
+        assert_eq!(answer.text(), "old");
+    }
+}
+
+#[tokio::test]
 async fn interim_responses_are_dropped() {
     let origin = Origin::start(|_, _| {
         Reply::Answer(
