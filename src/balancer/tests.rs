@@ -306,6 +306,6 @@ async fn futures_are_send() {
     }
     let script = Arc::new(Script::default());
     let handle = handle(&group(settings(&[], Policy::P2cEwma), None, &script));
-    let mut balance = Balance::new(vec![handle], crate::upstream::Forward::new(false));
+    let mut balance = Balance::new(vec![handle], service_fn(|_: Call| async { ok() }));
     is_send(balance.call(request())).await.unwrap_err();
 }
