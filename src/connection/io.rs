@@ -37,7 +37,7 @@ pub(super) struct Io<S> {
 /// task and its streams', and each value is judged for itself.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    running: Counter,
+    running: Arc<Counter>,
     requests: AtomicU64,
     written: AtomicU64,
     head_begun: AtomicBool,

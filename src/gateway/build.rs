@@ -14,7 +14,7 @@ use crate::{
     http::context::RouteInfo,
     middleware::{
         access_log::AccessLogLayer,
-        action, concurrency_limit,
+        action,
         edge::EdgeLayer,
         request_id::RequestIdLayer,
         retry,
@@ -38,12 +38,8 @@ pub(super) struct Plan {
     counters: Counters,
 }
 
-/// What is in flight, by the name of what limits it. The identity across reloads is the name.
-#[derive(Clone, Debug, Default)]
-struct Counters {
-    routes: HashMap<Arc<str>, Counter>,
-    upstreams: HashMap<Arc<str>, Counter>,
-}
+/// What is in flight on each route, by its name: that is its identity across reloads.
+type Counters = HashMap<Arc<str>, Counter>;
 
 // === impl Plan ===
 
@@ -64,7 +60,7 @@ impl Plan {
         Ok(Self {
             table: Arc::new(Table::new(config.routes.iter().map(|r| r.rule.clone()).collect())),
             groups,
-            counters: Counters::of(&config, previous.map(|plan| &plan.counters)),
+            counters: counters(&config, previous.map(|plan| &plan.counters)),
             config: Arc::new(config),
         })
     }
@@ -74,29 +70,14 @@ impl Plan {
     }
 }
 
-// === impl Counters ===
-
-impl Counters {
-    fn of(config: &Config, previous: Option<&Self>) -> Self {
-        let keep = |before: Option<&Counter>| before.cloned().unwrap_or_default();
-        let routes = config.routes.iter().map(|route| {
-            let name = &route.rule.name;
-            (name.clone(), keep(previous.and_then(|counters| counters.routes.get(name))))
-        });
-        let upstreams = config.upstreams.iter().map(|upstream| {
-            let name = &upstream.name;
-            (name.clone(), keep(previous.and_then(|counters| counters.upstreams.get(name))))
-        });
-        Self { routes: routes.collect(), upstreams: upstreams.collect() }
-    }
-
-    fn route(&self, name: &str) -> Counter {
-        self.routes.get(name).cloned().unwrap_or_default()
-    }
-
-    fn upstream(&self, name: &str) -> Counter {
-        self.upstreams.get(name).cloned().unwrap_or_default()
-    }
+/// The counts of `previous` for the routes that are still there, fresh ones for the others.
+fn counters(config: &Config, previous: Option<&Counters>) -> Counters {
+    let routes = config.routes.iter().map(|route| {
+        let name = &route.rule.name;
+        let before = previous.and_then(|counters| counters.get(name));
+        (name.clone(), before.cloned().unwrap_or_default())
+    });
+    routes.collect()
 }
 
 /// One worker's stack.
@@ -137,14 +118,13 @@ fn entry(
 }
 
 fn settings(route: &Route, plan: &Plan) -> RouteSettings {
-    let upstreams = route.upstreams.iter().map(|&index| &plan.config.upstreams[index]);
     RouteSettings {
         ip_filter: route.ip_filter.clone(),
         cors: route.cors.clone(),
         body_limit: route.body_limit.clone(),
         concurrency_limit: route
             .concurrency_limit
-            .map(|limit| (limit, plan.counters.route(&route.rule.name))),
+            .map(|limit| (limit, plan.counters.get(&route.rule.name).cloned().unwrap_or_default())),
         buffer: route.buffer.clone(),
         action: route.action.clone(),
         headers: route.headers.clone(),
@@ -156,11 +136,5 @@ fn settings(route: &Route, plan: &Plan) -> RouteSettings {
                 retry::Settings { attempts: 1 }
             }
         },
-        upstream_limits: upstreams
-            .map(|upstream| {
-                let limit = concurrency_limit::Settings { max_in_flight: upstream.max_in_flight };
-                (limit, plan.counters.upstream(&upstream.name))
-            })
-            .collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! What became of accepted sockets, counted by listener and worker.
 
+use std::sync::Arc;
+
 use crate::{
     listener::Refused,
     telemetry::{
@@ -27,7 +29,7 @@ pub struct Outcomes {
     pub broken: Counter,
     /// Idle, and closed to make room for a new one.
     pub shed: Counter,
-    open: in_flight::Counter,
+    open: Arc<in_flight::Counter>,
     gauge: Gauge,
 }
 
@@ -35,7 +37,7 @@ pub struct Outcomes {
 #[derive(Debug)]
 pub(super) struct Open {
     count: Option<InFlight>,
-    current: in_flight::Counter,
+    current: Arc<in_flight::Counter>,
     gauge: Gauge,
 }
 
@@ -54,7 +56,7 @@ impl Outcomes {
             handshake_timeout: outcome("handshake_timeout"),
             broken: outcome("broken"),
             shed: outcome("shed"),
-            open: in_flight::Counter::default(),
+            open: Arc::default(),
             gauge: cells.gauge(&CONNECTIONS_OPEN, &[listener]),
         }
     }

@@ -1,10 +1,10 @@
 //! `max_in_flight`: refused before anything is paid for.
 //!
-//! Twice in the stack: once for the route, before signatures are checked, and once for the upstream
-//! that `action` chose, around each attempt. Refuses with 503 `concurrency-full`. A request counts
-//! from its call until its response body is over, or until its future is dropped; a tunnel (101)
-//! stops counting with its head. Costs one shared atomic step each way, no lock, no allocation.
-//! The counter is handed in, so that a reload that changes the limit keeps the count.
+//! Refuses with 503 `concurrency-full`. A request counts from its call until its response body is
+//! over, or until its future is dropped; a tunnel (101) stops counting with its head. Costs one
+//! shared atomic step each way, no lock, no allocation. The counter is handed in, so that a reload
+//! that changes the limit keeps the count. It stands before everything that costs: shedding is cheap
+//! only there. (An upstream's own limit is the balancer's, around each attempt.)
 
 use std::{
     future::{self, Future, Ready},
@@ -24,7 +24,7 @@ use crate::{
     telemetry::in_flight::{Counter, InFlight},
 };
 
-/// `routes[].max_in_flight` or `upstreams.*.max_in_flight`.
+/// `routes[].max_in_flight`.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Requests under way, over all workers; 503 above.
@@ -33,12 +33,12 @@ pub struct Settings {
 
 /// Makes [`ConcurrencyLimit`]s.
 #[derive(Clone, Debug)]
-pub struct ConcurrencyLimitLayer(Option<Arc<Limits>>);
+pub struct ConcurrencyLimitLayer(Option<Limit>);
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit<S> {
-    limits: Option<Arc<Limits>>,
+    limit: Option<Limit>,
     inner: S,
 }
 
@@ -53,30 +53,22 @@ pin_project! {
     }
 }
 
-#[derive(Debug)]
-enum Limits {
-    Route(Limit),
-    Upstreams(Box<[Limit]>),
-}
-
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Limit {
     max_in_flight: usize,
-    counter: Counter,
+    /// One `Arc` per worker around the count that all share: see [`Counter`].
+    counter: Arc<Counter>,
 }
 
 // === impl ConcurrencyLimitLayer ===
 
 impl ConcurrencyLimitLayer {
-    /// A limit of the whole route; `None`: no limit.
-    pub fn route(limit: Option<(Settings, Counter)>) -> Self {
-        Self(limit.map(|limit| Arc::new(Limits::Route(limit.into()))))
-    }
-
-    /// A limit for each of the route's upstreams, in the order of the route's list.
-    pub fn upstreams(limits: impl IntoIterator<Item = (Settings, Counter)>) -> Self {
-        let limits = limits.into_iter().map(Limit::from).collect();
-        Self(Some(Arc::new(Limits::Upstreams(limits))))
+    /// A limit that counts with `counter`; `None`: no limit. One layer per worker.
+    pub fn new(limit: Option<(Settings, Counter)>) -> Self {
+        Self(limit.map(|(settings, counter)| Limit {
+            max_in_flight: settings.max_in_flight,
+            counter: Arc::new(counter),
+        }))
     }
 }
 
@@ -84,7 +76,7 @@ impl<S> Layer<S> for ConcurrencyLimitLayer {
     type Service = ConcurrencyLimit<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ConcurrencyLimit { limits: self.0.clone(), inner }
+        ConcurrencyLimit { limit: self.0.clone(), inner }
     }
 }
 
@@ -100,12 +92,12 @@ impl<S: Next> Service<Request> for ConcurrencyLimit<S> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let limit = self.limits.as_ref().and_then(|limits| limits.of(&request.cx));
-        let place = match limit.map(Limit::enter) {
-            Some(None) => {
-                return Either::Right(future::ready(Err(Kind::ConcurrencyFull.into())));
-            }
-            place => place.flatten(),
+        let place = match &self.limit {
+            None => None,
+            Some(limit) => match limit.counter.try_enter(limit.max_in_flight) {
+                Some(place) => Some(place),
+                None => return Either::Right(future::ready(Err(Kind::ConcurrencyFull.into()))),
+            },
         };
         Either::Left(ResponseFuture { inner: self.inner.call(request), place })
     }
@@ -133,31 +125,6 @@ where
     }
 }
 
-// === impl Limits ===
-
-impl Limits {
-    fn of(&self, cx: &crate::http::Context) -> Option<&Limit> {
-        match self {
-            Self::Route(limit) => Some(limit),
-            Self::Upstreams(limits) => limits.get(cx.upstream()),
-        }
-    }
-}
-
-// === impl Limit ===
-
-impl Limit {
-    fn enter(&self) -> Option<InFlight> {
-        self.counter.try_enter(self.max_in_flight)
-    }
-}
-
-impl From<(Settings, Counter)> for Limit {
-    fn from((settings, counter): (Settings, Counter)) -> Self {
-        Self { max_in_flight: settings.max_in_flight, counter }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -172,7 +139,7 @@ mod tests {
     fn limit_of_one() -> (Counter, ConcurrencyLimitLayer) {
         let counter = Counter::default();
         let limit = (Settings { max_in_flight: 1 }, counter.clone());
-        (counter, ConcurrencyLimitLayer::route(Some(limit)))
+        (counter, ConcurrencyLimitLayer::new(Some(limit)))
     }
 
     #[tokio::test]
@@ -222,22 +189,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upstream_is_limited_by_its_own_count() {
-        let counters = [Counter::default(), Counter::default()];
-        let limits = counters.clone().map(|counter| (Settings { max_in_flight: 1 }, counter));
-        let inner = service_fn(async |_: Request| Ok(Response::new(Body::full("x"))));
-        let limited = ConcurrencyLimitLayer::upstreams(limits).layer(inner);
-
-        let second = get("/");
-        second.cx.set_upstream(1);
-        let _open = limited.clone().oneshot(second).await.unwrap();
-        assert_eq!(counters.each_ref().map(Counter::get), [0, 1]);
-        assert!(limited.oneshot(get("/")).await.is_ok(), "the first upstream has room");
-    }
-
-    #[tokio::test]
     async fn without_a_limit_nothing_is_counted() {
         let inner = service_fn(async |_: Request| Ok(Response::new(Body::empty())));
-        assert!(ConcurrencyLimitLayer::route(None).layer(inner).oneshot(get("/")).await.is_ok());
+        assert!(ConcurrencyLimitLayer::new(None).layer(inner).oneshot(get("/")).await.is_ok());
     }
 }

@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_hangs_on_the_body_of_an_answer_to_head_goes_on() {
-        let running = Counter::default();
+        let running = Arc::new(Counter::default());
         let guard = Arc::new(Mutex::new(Some(running.enter())));
         let inner = service_fn(move |_: Request| {
             let mut body = Body::full("hello");

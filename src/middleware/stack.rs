@@ -32,7 +32,7 @@ pub type EveryRequest<R> = RequestId<AccessLog<CatchPanic<Respond<Edge<R>>>>>;
 pub type EachRoute<B> = IpFilter<Cors<BodyLimit<ConcurrencyLimit<Buffer<Action<ToUpstream<B>>>>>>>;
 
 /// The part of a route that only requests for an upstream reach.
-pub type ToUpstream<B> = Headers<Timeout<Retry<Timeout<ConcurrencyLimit<B>>>>>;
+pub type ToUpstream<B> = Headers<Timeout<Retry<Timeout<B>>>>;
 
 /// What one route asks of its layers, in the order of the stack.
 #[derive(Debug)]
@@ -57,8 +57,6 @@ pub struct RouteSettings {
     pub timeout: timeout::Settings,
     /// What may be sent again.
     pub retry: retry::Settings,
-    /// `max_in_flight` of each of the route's upstreams, and what counts it.
-    pub upstream_limits: Vec<(concurrency_limit::Settings, Counter)>,
 }
 
 /// The layers of every request around `routing`.
@@ -83,13 +81,12 @@ pub fn each_route<B>(route: RouteSettings, balance: B) -> EachRoute<B> {
         .layer(IpFilterLayer::new(route.ip_filter)) // cheapest refusal, before anything is read
         .layer(CorsLayer::new(route.cors)) // before auth: a preflight has no credentials
         .layer(BodyLimitLayer::new(&route.body_limit)) // a declared length is refused unread
-        .layer(ConcurrencyLimitLayer::route(route.concurrency_limit)) // shed before paying for more
+        .layer(ConcurrencyLimitLayer::new(route.concurrency_limit)) // shed before paying for more
         .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
         .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
         .layer(RetryLayer::new(route.retry)) // only what was handed back can be sent again
         .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: each attempt anew
-        .layer(ConcurrencyLimitLayer::upstreams(route.upstream_limits)) // each attempt needs a place
         .service(balance)
 }

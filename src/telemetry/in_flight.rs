@@ -6,25 +6,28 @@ use std::sync::{
 };
 
 /// How many of something are under way. Clones share the count.
+///
+/// Who is counted holds an `Arc` around the counter, and that `Arc` belongs to one worker: all
+/// workers write the count itself, but none a reference count of another.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicUsize>);
 
 /// One that is under way, until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Counter);
+pub struct InFlight(Arc<Counter>);
 
 // === impl Counter ===
 
 // Every access is Relaxed: the count orders nothing else, it only has to be exact.
 impl Counter {
     /// Counts one more.
-    pub fn enter(&self) -> InFlight {
+    pub fn enter(self: &Arc<Self>) -> InFlight {
         self.0.fetch_add(1, Ordering::Relaxed);
         InFlight(self.clone())
     }
 
     /// Counts one more unless `limit` are under way already.
-    pub fn try_enter(&self, limit: usize) -> Option<InFlight> {
+    pub fn try_enter(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
         // Judged and entered in one step: of two that race for the last place exactly one gets it.
         let room = |count| (count < limit).then_some(count + 1);
         let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
@@ -41,7 +44,7 @@ impl Counter {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        (self.0).0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -51,7 +54,7 @@ mod tests {
 
     #[test]
     fn exactly_as_many_enter_as_the_limit_says() {
-        let counter = Counter::default();
+        let counter = Arc::new(Counter::default());
         let first = counter.try_enter(2);
         let second = counter.try_enter(2);
         assert!(first.is_some() && second.is_some());

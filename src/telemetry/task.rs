@@ -12,7 +12,7 @@ use crate::telemetry::in_flight::{Counter, InFlight};
 /// duties (a detached request, a tunnel) is spawned here.
 #[derive(Clone, Debug, Default)]
 pub struct Spawner {
-    running: Counter,
+    running: Arc<Counter>,
     idle: Arc<Notify>,
 }
 
