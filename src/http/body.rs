@@ -217,6 +217,9 @@ impl http_body::Body for Body {
             Some(Ok(mut frame)) => {
                 if let Some(fields) = frame.trailers_mut() {
                     trailers::filter(fields);
+                    // Nothing comes after them, and hyper does not ask whether.
+                    this.source = Source::Empty;
+                    this.finish(End::Complete);
                 }
                 if let Some(data) = frame.data_ref() {
                     let len = data.len() as u64;
@@ -332,8 +335,12 @@ fn client_failed(error: hyper::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use ::http::HeaderMap;
     use futures_util::FutureExt;
     use http_body_util::{BodyExt, StreamBody};
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -361,6 +368,28 @@ mod tests {
         let over = dropped.watch().unwrap();
         drop(dropped);
         assert!(over.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_body_that_ends_with_trailers_is_complete() {
+        struct Ended(Arc<Mutex<Option<End>>>);
+        impl Finish for Ended {
+            fn finish(self: Box<Self>, end: End) {
+                *self.0.lock() = Some(end);
+            }
+        }
+        let frames = [Frame::data(Bytes::from_static(b"x")), Frame::trailers(HeaderMap::new())];
+        let frames = futures_util::stream::iter(frames.map(Ok));
+        let mut body = Body::boxed(StreamBody::new(frames));
+        let ended = Arc::new(Mutex::new(None));
+        body.attach(Guard::Upstream(Box::new(Ended(ended.clone()))));
+        body.frame().now_or_never().unwrap().unwrap().unwrap();
+        assert_eq!(*ended.lock(), None);
+        let trailers = body.frame().now_or_never().unwrap().unwrap().unwrap();
+        assert!(trailers.is_trailers());
+        // As hyper does, without asking for the end.
+        drop(body);
+        assert_eq!(*ended.lock(), Some(End::Complete));
     }
 
     #[test]
