@@ -9,7 +9,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, Sent},
     http::{
         self,
         pace::{Pace, Pacing},
@@ -40,6 +40,7 @@ pub struct Body {
     seen: u64,
     pacing: Pacing,
     on_hyper_error: fn(hyper::Error) -> Error,
+    carrier: Carrier,
     received_by: Option<http::Context>,
     guards: SmallVec<[Guard; 3]>,
 }
@@ -49,6 +50,17 @@ enum Source {
     Full(Bytes),
     Incoming(Incoming),
     Boxed(Boxed),
+}
+
+/// What says that a received body has ended and was not cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// hyper: it fails an h1 body that breaks off.
+    H1,
+    /// `END_STREAM`: hyper takes a reset with `NO_ERROR` for an end as well (RFC 9113, 8.1).
+    H2Request,
+    /// As [`Carrier::H2Request`], of a response.
+    H2Response,
 }
 
 /// What has to happen when a body is over. A closed list: who needs something else adds it here.
@@ -115,6 +127,17 @@ impl Body {
         body
     }
 
+    /// It comes from a client over HTTP/2: a stream closed without `END_STREAM` is a client that
+    /// left, not the end of its body.
+    pub fn set_h2_request(&mut self) {
+        self.carrier = Carrier::H2Request;
+    }
+
+    /// It comes from an upstream over HTTP/2: a stream closed without `END_STREAM` was reset.
+    pub fn set_h2_response(&mut self) {
+        self.carrier = Carrier::H2Response;
+    }
+
     /// Any other source of frames.
     pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = Error> + Send + 'static) -> Self {
         Self::from_source(Source::Boxed(Box::pin(body)))
@@ -127,6 +150,7 @@ impl Body {
             seen: 0,
             pacing: Pacing::Off,
             on_hyper_error: client_failed,
+            carrier: Carrier::H1,
             received_by: None,
             guards: SmallVec::new(),
         }
@@ -208,8 +232,10 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        let (source, on_hyper_error) = (&mut this.source, this.on_hyper_error);
-        let polled = match this.pacing.poll(cx, this.seen, |cx| source.poll(on_hyper_error, cx)) {
+        let (source, on_hyper_error, carrier) =
+            (&mut this.source, this.on_hyper_error, this.carrier);
+        let poll = |cx: &mut Context<'_>| source.poll(on_hyper_error, carrier, cx);
+        let polled = match this.pacing.poll(cx, this.seen, poll) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(polled) => polled,
         };
@@ -299,6 +325,7 @@ impl Source {
     fn poll(
         &mut self,
         on_hyper_error: fn(hyper::Error) -> Error,
+        carrier: Carrier,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self {
@@ -309,9 +336,27 @@ impl Source {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Incoming(incoming) => {
-                http_body::Body::poll_frame(Pin::new(incoming), cx).map_err(on_hyper_error)
+                let polled = ready!(http_body::Body::poll_frame(Pin::new(&mut *incoming), cx));
+                Poll::Ready(match polled {
+                    Some(frame) => Some(frame.map_err(on_hyper_error)),
+                    None if http_body::Body::is_end_stream(incoming) => None,
+                    None => carrier.cut_off().map(Err),
+                })
             }
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+}
+
+// === impl Carrier ===
+
+impl Carrier {
+    /// What a body without its mark of the end fails with; `None` where there is no such mark.
+    fn cut_off(self) -> Option<Error> {
+        match self {
+            Self::H1 => None,
+            Self::H2Request => Some(Kind::ClientClosed.into()),
+            Self::H2Response => Some(Kind::UpstreamReset(Sent::MaybeSeen).into()),
         }
     }
 }
