@@ -8,6 +8,7 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -374,8 +375,19 @@ impl Future for Over {
 
 /// A request body that fails is the client's doing: it left, or broke the framing.
 fn client_failed(error: hyper::Error) -> Error {
-    let kind = if error.is_parse() { Kind::BadFraming } else { Kind::ClientClosed };
+    let is_malformed = error.is_parse() || is_decoding(&error);
+    let kind = if is_malformed { Kind::BadFraming } else { Kind::ClientClosed };
     Error::new(kind).with_source(error)
+}
+
+/// Whether the chunked coding was broken: hyper tells what it reads as an `io::Error`, and only
+/// that error's kind sets a malformed body apart from a broken connection.
+fn is_decoding(error: &hyper::Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| {
+            matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        })
 }
 
 #[cfg(test)]
