@@ -10,6 +10,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -23,6 +24,7 @@ use crate::{
     error::{Error, Kind, Sent},
     http::{
         self,
+        identity::Identity,
         pace::{Pace, Pacing},
         trailers,
     },
@@ -43,6 +45,7 @@ pub struct Body {
     on_hyper_error: fn(hyper::Error) -> Error,
     carrier: Carrier,
     received_by: Option<http::Context>,
+    identity: Option<Arc<Identity>>,
     guards: SmallVec<[Guard; 3]>,
 }
 
@@ -153,6 +156,7 @@ impl Body {
             on_hyper_error: client_failed,
             carrier: Carrier::H1,
             received_by: None,
+            identity: None,
             guards: SmallVec::new(),
         }
     }
@@ -166,6 +170,11 @@ impl Body {
     /// the answer to it.
     pub fn count_received(&mut self, cx: http::Context) {
         self.received_by = Some(cx);
+    }
+
+    /// Its trailers do not say what `identity` keeps a client from saying.
+    pub fn guard_identity(&mut self, identity: Arc<Identity>) {
+        self.identity = Some(identity);
     }
 
     /// A peer slower than `pace` makes the body fail. Costs nothing until it is waited for.
@@ -244,6 +253,9 @@ impl http_body::Body for Body {
             Some(Ok(mut frame)) => {
                 if let Some(fields) = frame.trailers_mut() {
                     trailers::filter(fields);
+                    if let Some(identity) = &this.identity {
+                        trailers::filter_identity(fields, identity);
+                    }
                     // Nothing comes after them, and hyper does not ask whether.
                     this.source = Source::Empty;
                     this.finish(End::Complete);
@@ -392,9 +404,7 @@ fn is_decoding(error: &hyper::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use ::http::HeaderMap;
+    use ::http::{HeaderMap, HeaderName, HeaderValue};
     use futures_util::FutureExt;
     use http_body_util::{BodyExt, StreamBody};
     use parking_lot::Mutex;
@@ -447,6 +457,21 @@ mod tests {
         // As hyper does, without asking for the end.
         drop(body);
         assert_eq!(*ended.lock(), Some(End::Complete));
+    }
+
+    #[test]
+    fn trailers_do_not_say_what_the_identity_keeps_a_client_from_saying() {
+        let user = HeaderName::from_static("x-user");
+        let mut fields = HeaderMap::new();
+        for name in [&user, &HeaderName::from_static("x-sum")] {
+            fields.insert(name, HeaderValue::from_static("0"));
+        }
+        let frames = futures_util::stream::iter([Ok(Frame::trailers(fields))]);
+        let mut body = Body::boxed(StreamBody::new(frames));
+        body.guard_identity(Arc::new(Identity::new([user])));
+        let trailers = body.frame().now_or_never().unwrap().unwrap().unwrap();
+        let left: Vec<_> = trailers.trailers_ref().unwrap().keys().collect();
+        assert_eq!(left, ["x-sum"]);
     }
 
     #[test]
