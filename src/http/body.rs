@@ -474,6 +474,14 @@ mod tests {
         assert_eq!(left, ["x-sum"]);
     }
 
+    /// They move through every layer; who makes one larger should know.
+    #[test]
+    fn a_body_and_what_it_is_in_stay_small() {
+        assert_eq!(size_of::<Body>(), 192);
+        assert!(size_of::<http::Request>() <= 424, "{}", size_of::<http::Request>());
+        assert!(size_of::<http::Response>() <= 304, "{}", size_of::<http::Response>());
+    }
+
     #[test]
     fn a_body_in_memory_is_not_worth_watching() {
         assert!(Body::empty().watch().is_none());

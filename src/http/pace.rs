@@ -26,17 +26,27 @@ use tokio::time::{Instant, Sleep};
 use crate::error::{Error, Kind, Sent};
 
 /// How slowly a peer may send its body, and what it is called when it is slower.
+///
+/// Kept small, for it moves with every body: times are whole milliseconds, up to 49 days.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// How long one wait for it may last; `None`: for ever.
-    pub idle: Option<Duration>,
-    /// Bytes per second over all waits together, once they exceed [`Pace::grace`]; 0: off.
-    pub min_rate: u64,
-    /// Waiting that [`Pace::min_rate`] does not judge.
-    pub grace: Duration,
-    /// What the body fails with.
-    pub error: fn() -> Error,
+    /// How long one wait for it may last; [`FOR_EVER`].
+    idle_millis: u32,
+    /// Bytes per second over all waits together, once they exceed the grace; 0: off.
+    min_rate: u32,
+    /// Waiting that the rate does not judge.
+    grace_millis: u32,
+    sender: Sender,
 }
+
+/// Whose body it is: what it fails with when that peer is too slow.
+#[derive(Clone, Copy, Debug)]
+enum Sender {
+    Client,
+    Upstream,
+}
+
+const FOR_EVER: u32 = u32::MAX;
 
 /// A body's pace and, once it has been waited for, the timer that holds the peer to it.
 pub(super) enum Pacing {
@@ -74,35 +84,44 @@ struct Wakeup {
 // === impl Pace ===
 
 impl Pace {
-    /// For a request body: `client-timeout` when the client is slower.
+    /// For a request body: `client-timeout` when the client is slower than `idle` for one wait, or
+    /// than `min_rate` bytes per second (4 GiB/s at most; 0: off) over all waits beyond `grace`.
     pub fn client(idle: Duration, min_rate: u64, grace: Duration) -> Self {
-        Self { idle: Some(idle), min_rate, grace, error: || Kind::ClientTimeout.into() }
+        Self {
+            idle_millis: millis(idle),
+            min_rate: u32::try_from(min_rate).unwrap_or(u32::MAX),
+            grace_millis: millis(grace),
+            sender: Sender::Client,
+        }
     }
 
     /// For a response body: `upstream-timeout-try` when the upstream stands still for `idle`.
     pub fn upstream(idle: Duration) -> Self {
-        Self {
-            idle: Some(idle),
-            min_rate: 0,
-            grace: Duration::ZERO,
-            error: || {
-                Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
-                    .with_detail("the response body stood still")
-            },
-        }
+        Self { idle_millis: millis(idle), min_rate: 0, grace_millis: 0, sender: Sender::Upstream }
+    }
+
+    fn idle(&self) -> Option<Duration> {
+        let millis = Some(self.idle_millis).filter(|&millis| millis != FOR_EVER);
+        millis.map(|millis| Duration::from_millis(millis.into()))
     }
 
     /// How long the next wait may last for a peer that has sent `seen` bytes and was waited for
     /// `waited` before; `None`: for ever.
     fn allowance(&self, waited: Duration, seen: u64) -> Option<Duration> {
         let by_rate = (self.min_rate > 0).then(|| {
-            self.grace.saturating_add(span_of(seen, self.min_rate)).saturating_sub(waited)
+            let grace = Duration::from_millis(self.grace_millis.into());
+            grace.saturating_add(span_of(seen, self.min_rate.into())).saturating_sub(waited)
         });
-        match (self.idle, by_rate) {
+        match (self.idle(), by_rate) {
             (Some(idle), Some(by_rate)) => Some(idle.min(by_rate)),
             (idle, by_rate) => idle.or(by_rate),
         }
     }
+}
+
+/// Rounded up: nobody is given less than was configured.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(FOR_EVER)
 }
 
 /// How long `bytes` take at `rate` bytes per second.
@@ -110,6 +129,18 @@ fn span_of(bytes: u64, rate: u64) -> Duration {
     let nanos = u128::from(bytes % rate) * 1_000_000_000 / u128::from(rate);
     // Less than a second's worth, because of the remainder.
     Duration::new(bytes / rate, u32::try_from(nanos).unwrap_or(0))
+}
+
+// === impl Sender ===
+
+impl Sender {
+    fn too_slow(self) -> Error {
+        match self {
+            Self::Client => Kind::ClientTimeout.into(),
+            Self::Upstream => Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
+                .with_detail("the response body stood still"),
+        }
+    }
 }
 
 // === impl Pacing ===
@@ -154,7 +185,7 @@ impl Timer {
             waker: Waker::from(wakeup.clone()),
             wakeup,
             // Registered by its first poll, reset before that where it stands too late.
-            sleep: tokio::time::sleep_until(pace.idle.map_or(now, |idle| now + idle)),
+            sleep: tokio::time::sleep_until(pace.idle().map_or(now, |idle| now + idle)),
         }
     }
 
@@ -187,7 +218,7 @@ impl Timer {
         loop {
             ready!(this.sleep.as_mut().poll(cx));
             if Instant::now() >= deadline {
-                return Poll::Ready(Some(Err((this.pace.error)())));
+                return Poll::Ready(Some(Err(this.pace.sender.too_slow())));
             }
             // It stood at the end of an earlier wait.
             this.sleep.as_mut().reset(deadline);
@@ -367,9 +398,17 @@ mod tests {
         assert!(matches!(error.kind(), Kind::UpstreamTimeoutTry(Sent::MaybeSeen)));
     }
 
+    #[test]
+    fn a_pace_is_never_stricter_than_it_was_set() {
+        let pace = Pace::upstream(Duration::from_micros(1500));
+        assert_eq!(pace.idle(), Some(Duration::from_millis(2)));
+        assert_eq!(Pace::upstream(Duration::MAX).idle(), None);
+        assert_eq!(Pace::client(SECOND, u64::MAX, SECOND).min_rate, u32::MAX);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn without_idle_timeout_and_rate_a_peer_may_take_for_ever() {
-        let pace = Pace { idle: None, ..Pace::upstream(SECOND) };
+        let pace = Pace { idle_millis: FOR_EVER, ..Pace::upstream(SECOND) };
         assert!(trickle(pace, 1, Duration::from_hours(24), 3).await.is_none());
     }
 
@@ -387,7 +426,7 @@ mod tests {
         fn bytes_earn_time_and_waiting_spends_it(
             rate in 1..u64::MAX, waited in 0..1u64 << 40, seen: u64, more: u64
         ) {
-            let pace = Pace { idle: None, ..Pace::client(SECOND, rate, 5 * SECOND) };
+            let pace = Pace { idle_millis: FOR_EVER, ..Pace::client(SECOND, rate, 5 * SECOND) };
             let waited = Duration::from_millis(waited);
             let before = pace.allowance(waited, seen);
             prop_assert!(pace.allowance(waited, seen.saturating_add(more)) >= before);

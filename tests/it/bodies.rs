@@ -150,7 +150,8 @@ async fn trailers_of_a_request_reach_an_h1_upstream_when_declared() {
     let mut client = gateway.client().await;
     client
         .send(
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: x-sum, x-sluice-attempt, x-forwarded-for, x-real-ip, x-request-id, via, x_sum\r\n\r\n\
              2\r\nhi\r\n0\r\nx-sum: 7\r\ncontent-length: 9\r\nauthorization: evil\r\n\
              x-sluice-attempt: 9\r\nx-forwarded-for: 6.6.6.6\r\nx-real-ip: 6.6.6.6\r\n\
              x-request-id: mine\r\nvia: 1.1 evil\r\nx_sum: 8\r\n\r\n",
