@@ -1,3 +1,5 @@
+//! Connections over in-memory streams on paused time: every timer, limit and ending.
+
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},

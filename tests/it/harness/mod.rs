@@ -99,7 +99,7 @@ impl Running {
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\nHost: {address}\nContent-Length: {length}\n\
-             Connection: close"
+             Content-Type: application/json\nConnection: close"
         );
         client.request(&head, body).await
     }
