@@ -93,13 +93,8 @@ fn handle(group: &Group) -> GroupHandle {
 }
 
 fn request() -> Request {
-    let peer = Arc::new(Peer {
-        listener: "test".into(),
-        remote: ours::peer::Address::Unix,
-        local: ours::peer::Address::Unix,
-        trusted: false,
-        tls: None,
-    });
+    let peer =
+        Arc::new(Peer::new("test".into(), ours::peer::Address::Unix, ours::peer::Address::Unix));
     let parts = http::Request::new(()).into_parts().0;
     let cx = Context::new(peer, Method::GET, Version::HTTP_11);
     Request { parts, body: Body::empty(), cx }

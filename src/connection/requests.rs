@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header::CONNECTION};
+use http::{HeaderValue, StatusCode, Version, header::CONNECTION};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -86,6 +86,9 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
         let (parts, incoming) = request.into_parts();
         let cx = Context::new(self.peer.clone(), parts.method.clone(), parts.version);
         let mut body = Body::from_client(incoming);
+        if parts.version == Version::HTTP_2 {
+            body.set_h2_request();
+        }
         if !http_body::Body::is_end_stream(&body) {
             // A body may be read for longer than the response takes: its bytes are no new head.
             body.attach(Guard::InFlight(self.state.enter()));

@@ -31,6 +31,22 @@ pub enum Dialect {
     Grpc,
 }
 
+// === impl Dialect ===
+
+impl Dialect {
+    /// The dialect of who sent a request with these fields: gRPC for `application/grpc`, alone or
+    /// with `+proto` and the like; not for `application/grpc-web`, whose clients read HTTP statuses.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let rest = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+        match rest {
+            Some([] | [b'+' | b';' | b' ', ..]) => Self::Grpc,
+            _ => Self::Problem,
+        }
+    }
+}
+
 /// The answer to a request that failed with `kind`.
 pub fn response(kind: &Kind, dialect: Dialect, request_id: Option<&HeaderValue>) -> Response {
     let mut response = match dialect {

@@ -8,8 +8,10 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    io,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -19,9 +21,10 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, Sent},
     http::{
         self,
+        identity::Identity,
         pace::{Pace, Pacing},
         trailers,
     },
@@ -40,7 +43,9 @@ pub struct Body {
     seen: u64,
     pacing: Pacing,
     on_hyper_error: fn(hyper::Error) -> Error,
+    carrier: Carrier,
     received_by: Option<http::Context>,
+    identity: Option<Arc<Identity>>,
     guards: SmallVec<[Guard; 3]>,
 }
 
@@ -49,6 +54,17 @@ enum Source {
     Full(Bytes),
     Incoming(Incoming),
     Boxed(Boxed),
+}
+
+/// What says that a received body has ended and was not cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// hyper: it fails an h1 body that breaks off.
+    H1,
+    /// `END_STREAM`: hyper takes a reset with `NO_ERROR` for an end as well (RFC 9113, 8.1).
+    H2Request,
+    /// As [`Carrier::H2Request`], of a response.
+    H2Response,
 }
 
 /// What has to happen when a body is over. A closed list: who needs something else adds it here.
@@ -115,6 +131,17 @@ impl Body {
         body
     }
 
+    /// It comes from a client over HTTP/2: a stream closed without `END_STREAM` is a client that
+    /// left, not the end of its body.
+    pub fn set_h2_request(&mut self) {
+        self.carrier = Carrier::H2Request;
+    }
+
+    /// It comes from an upstream over HTTP/2: a stream closed without `END_STREAM` was reset.
+    pub fn set_h2_response(&mut self) {
+        self.carrier = Carrier::H2Response;
+    }
+
     /// Any other source of frames.
     pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = Error> + Send + 'static) -> Self {
         Self::from_source(Source::Boxed(Box::pin(body)))
@@ -127,7 +154,9 @@ impl Body {
             seen: 0,
             pacing: Pacing::Off,
             on_hyper_error: client_failed,
+            carrier: Carrier::H1,
             received_by: None,
+            identity: None,
             guards: SmallVec::new(),
         }
     }
@@ -141,6 +170,11 @@ impl Body {
     /// the answer to it.
     pub fn count_received(&mut self, cx: http::Context) {
         self.received_by = Some(cx);
+    }
+
+    /// Its trailers do not say what `identity` keeps a client from saying.
+    pub fn guard_identity(&mut self, identity: Arc<Identity>) {
+        self.identity = Some(identity);
     }
 
     /// A peer slower than `pace` makes the body fail. Costs nothing until it is waited for.
@@ -208,8 +242,10 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        let (source, on_hyper_error) = (&mut this.source, this.on_hyper_error);
-        let polled = match this.pacing.poll(cx, this.seen, |cx| source.poll(on_hyper_error, cx)) {
+        let (source, on_hyper_error, carrier) =
+            (&mut this.source, this.on_hyper_error, this.carrier);
+        let poll = |cx: &mut Context<'_>| source.poll(on_hyper_error, carrier, cx);
+        let polled = match this.pacing.poll(cx, this.seen, poll) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(polled) => polled,
         };
@@ -217,6 +253,12 @@ impl http_body::Body for Body {
             Some(Ok(mut frame)) => {
                 if let Some(fields) = frame.trailers_mut() {
                     trailers::filter(fields);
+                    if let Some(identity) = &this.identity {
+                        trailers::filter_identity(fields, identity);
+                    }
+                    // Nothing comes after them, and hyper does not ask whether.
+                    this.source = Source::Empty;
+                    this.finish(End::Complete);
                 }
                 if let Some(data) = frame.data_ref() {
                     let len = data.len() as u64;
@@ -296,6 +338,7 @@ impl Source {
     fn poll(
         &mut self,
         on_hyper_error: fn(hyper::Error) -> Error,
+        carrier: Carrier,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self {
@@ -306,9 +349,27 @@ impl Source {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Incoming(incoming) => {
-                http_body::Body::poll_frame(Pin::new(incoming), cx).map_err(on_hyper_error)
+                let polled = ready!(http_body::Body::poll_frame(Pin::new(&mut *incoming), cx));
+                Poll::Ready(match polled {
+                    Some(frame) => Some(frame.map_err(on_hyper_error)),
+                    None if http_body::Body::is_end_stream(incoming) => None,
+                    None => carrier.cut_off().map(Err),
+                })
             }
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+}
+
+// === impl Carrier ===
+
+impl Carrier {
+    /// What a body without its mark of the end fails with; `None` where there is no such mark.
+    fn cut_off(self) -> Option<Error> {
+        match self {
+            Self::H1 => None,
+            Self::H2Request => Some(Kind::ClientClosed.into()),
+            Self::H2Response => Some(Kind::UpstreamReset(Sent::MaybeSeen).into()),
         }
     }
 }
@@ -326,14 +387,27 @@ impl Future for Over {
 
 /// A request body that fails is the client's doing: it left, or broke the framing.
 fn client_failed(error: hyper::Error) -> Error {
-    let kind = if error.is_parse() { Kind::BadFraming } else { Kind::ClientClosed };
+    let is_malformed = error.is_parse() || is_decoding(&error);
+    let kind = if is_malformed { Kind::BadFraming } else { Kind::ClientClosed };
     Error::new(kind).with_source(error)
+}
+
+/// Whether the chunked coding was broken: hyper tells what it reads as an `io::Error`, and only
+/// that error's kind sets a malformed body apart from a broken connection.
+fn is_decoding(error: &hyper::Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| {
+            matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        })
 }
 
 #[cfg(test)]
 mod tests {
+    use ::http::{HeaderMap, HeaderName, HeaderValue};
     use futures_util::FutureExt;
     use http_body_util::{BodyExt, StreamBody};
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -361,6 +435,43 @@ mod tests {
         let over = dropped.watch().unwrap();
         drop(dropped);
         assert!(over.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_body_that_ends_with_trailers_is_complete() {
+        struct Ended(Arc<Mutex<Option<End>>>);
+        impl Finish for Ended {
+            fn finish(self: Box<Self>, end: End) {
+                *self.0.lock() = Some(end);
+            }
+        }
+        let frames = [Frame::data(Bytes::from_static(b"x")), Frame::trailers(HeaderMap::new())];
+        let frames = futures_util::stream::iter(frames.map(Ok));
+        let mut body = Body::boxed(StreamBody::new(frames));
+        let ended = Arc::new(Mutex::new(None));
+        body.attach(Guard::Upstream(Box::new(Ended(ended.clone()))));
+        body.frame().now_or_never().unwrap().unwrap().unwrap();
+        assert_eq!(*ended.lock(), None);
+        let trailers = body.frame().now_or_never().unwrap().unwrap().unwrap();
+        assert!(trailers.is_trailers());
+        // As hyper does, without asking for the end.
+        drop(body);
+        assert_eq!(*ended.lock(), Some(End::Complete));
+    }
+
+    #[test]
+    fn trailers_do_not_say_what_the_identity_keeps_a_client_from_saying() {
+        let user = HeaderName::from_static("x-user");
+        let mut fields = HeaderMap::new();
+        for name in [&user, &HeaderName::from_static("x-sum")] {
+            fields.insert(name, HeaderValue::from_static("0"));
+        }
+        let frames = futures_util::stream::iter([Ok(Frame::trailers(fields))]);
+        let mut body = Body::boxed(StreamBody::new(frames));
+        body.guard_identity(Arc::new(Identity::new([user])));
+        let trailers = body.frame().now_or_never().unwrap().unwrap().unwrap();
+        let left: Vec<_> = trailers.trailers_ref().unwrap().keys().collect();
+        assert_eq!(left, ["x-sum"]);
     }
 
     #[test]

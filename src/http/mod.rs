@@ -5,6 +5,7 @@ pub mod body;
 pub mod client_ip;
 pub mod context;
 pub mod hop_by_hop;
+pub mod identity;
 pub mod names;
 pub mod pace;
 pub mod peer;

@@ -1,6 +1,12 @@
 //! Who is at the other end of a downstream connection.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
 
 /// An accepted connection, as far as requests need to know it. One per connection, shared by its
 /// requests, never between workers.
@@ -12,10 +18,15 @@ pub struct Peer {
     pub remote: Address,
     /// Our side, after the PROXY protocol.
     pub local: Address,
-    /// The socket's peer is in `trusted_proxies`: its `X-Forwarded-*` and `Forwarded` are believed.
+    /// What it says of its client is believed: `X-Forwarded-*`, `Forwarded`, `X-Request-Id`. The
+    /// socket's peer is in `trusted_proxies`, and after the PROXY protocol `remote` is as well: a
+    /// proxy that speaks it passes bytes on and has not looked at the fields. Judged once, when the
+    /// connection is accepted.
     pub trusted: bool,
     /// What the TLS handshake settled; `None` on plain text.
     pub tls: Option<Tls>,
+    /// Made for the first request that is forwarded.
+    pub words: OnceLock<Words>,
 }
 
 /// A transport address.
@@ -36,4 +47,66 @@ pub struct Tls {
     pub is_h2: bool,
     /// The client's verified certificate, DER.
     pub client_certificate: Option<Arc<[u8]>>,
+}
+
+/// A peer's address in the words of the fields that tell upstreams of it.
+#[derive(Debug)]
+pub struct Words {
+    address: Option<HeaderValue>,
+    forwarded_for: Box<[u8]>,
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// A peer on plain text whose word counts for nothing.
+    pub fn new(listener: Arc<str>, remote: Address, local: Address) -> Self {
+        Self { listener, remote, local, trusted: false, tls: None, words: OnceLock::new() }
+    }
+
+    /// Its address as upstreams are told it; written once per connection.
+    pub fn words(&self) -> &Words {
+        self.words.get_or_init(|| Words::of(self.remote))
+    }
+}
+
+// === impl Address ===
+
+impl Address {
+    /// The IP address, if it has one; IPv4-mapped IPv6 is given as IPv4.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Inet(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
+}
+
+// === impl Words ===
+
+impl Words {
+    fn of(remote: Address) -> Self {
+        let ip = remote.ip();
+        let forwarded_for = match ip {
+            Some(IpAddr::V4(ip)) => format!("for={ip}"),
+            // No token: quoted (RFC 7239, 6).
+            Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
+            None => "for=unknown".to_owned(),
+        };
+        let address = ip.and_then(|ip| {
+            // With an owner its clones, one per request, share it from the start.
+            HeaderValue::from_maybe_shared(Bytes::from_owner(ip.to_string())).ok()
+        });
+        Self { address, forwarded_for: forwarded_for.into_bytes().into() }
+    }
+
+    /// The value of `X-Forwarded-For`; a peer on a unix socket has none.
+    pub fn address(&self) -> Option<&HeaderValue> {
+        self.address.as_ref()
+    }
+
+    /// How an element of `Forwarded` (RFC 7239) begins: `for=` and the address.
+    pub fn forwarded_for(&self) -> &[u8] {
+        &self.forwarded_for
+    }
 }

@@ -2,8 +2,9 @@
 //! 6.5.1).
 
 use http::{HeaderMap, HeaderName, header};
+use smallvec::SmallVec;
 
-use crate::http::names;
+use crate::http::{identity::Identity, names};
 
 /// Framing, routing, authentication and content: read from a trailer by some and not by others,
 /// each of these would make two readers disagree about one message.
@@ -47,6 +48,15 @@ const REFUSED: [HeaderName; 34] = [
 /// Takes out what no trailer may say.
 pub fn filter(trailers: &mut HeaderMap) {
     for name in &REFUSED {
+        trailers.remove(name);
+    }
+}
+
+/// Takes out what a client may not say of itself: after the body as little as before it.
+pub fn filter_identity(trailers: &mut HeaderMap, identity: &Identity) {
+    let refused: SmallVec<[HeaderName; 4]> =
+        trailers.keys().filter(|name| identity.is_refused_in_trailer(name)).cloned().collect();
+    for name in &refused {
         trailers.remove(name);
     }
 }

@@ -79,18 +79,17 @@ async fn shake(
     tls: Option<&Tls>,
 ) -> Result<(Stream, Peer), Refused> {
     let Accepted { mut socket, remote, local } = accepted;
-    let trusted = ip(remote).is_some_and(|ip| settings.trusted_proxies.contains(ip));
+    let trusted = is_trusted(remote, settings);
     let (proxied, read_ahead) = match settings.proxy_protocol {
         ProxyProtocol::Off => (None, Bytes::new()),
         mode => read_header(&mut socket, mode, trusted).await?,
     };
-    let mut peer = Peer {
-        listener: settings.name.clone(),
-        remote: proxied.map_or(remote, |addresses| Address::Inet(addresses.source)),
-        local: proxied.map_or(local, |addresses| Address::Inet(addresses.destination)),
-        trusted,
-        tls: None,
-    };
+    let mut peer = Peer::new(
+        settings.name.clone(),
+        proxied.map_or(remote, |addresses| Address::Inet(addresses.source)),
+        proxied.map_or(local, |addresses| Address::Inet(addresses.destination)),
+    );
+    peer.trusted = trusted && is_trusted(peer.remote, settings);
     if ip(peer.remote).is_some_and(|ip| !permit.claim(ip)) {
         return Err(Refused::PerIp);
     }
@@ -148,6 +147,10 @@ async fn read_header(
             Decoded::Incomplete => {}
         }
     }
+}
+
+fn is_trusted(address: Address, settings: &Settings) -> bool {
+    ip(address).is_some_and(|ip| settings.trusted_proxies.contains(ip))
 }
 
 fn ip(address: Address) -> Option<IpAddr> {

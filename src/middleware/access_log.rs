@@ -152,13 +152,7 @@ mod tests {
     }
 
     fn request(body: Body) -> Request {
-        let peer = Peer {
-            listener: Arc::from("web"),
-            remote: Address::Unix,
-            local: Address::Unix,
-            trusted: false,
-            tls: None,
-        };
+        let peer = Peer::new(Arc::from("web"), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), Method::POST, Version::HTTP_11);
         let parts = http::Request::post("/a").body(()).unwrap().into_parts().0;
         Request { parts, body, cx }

@@ -3,7 +3,7 @@
 //! Touches the streaming bodies of routes that need them whole: they are read to the end, without
 //! their trailers, become one `Bytes`, and only then does the request go on, framed by its true
 //! length. Refuses with 413 `body-too-large` above the limit, before anything was sent anywhere; the
-//! body's own limit and pace hold as well. No body, or one in memory: passed through at no cost.
+//! body's own limit and pace hold as well; 499 when it ends short of its declared length. No body, or one in memory: passed through at no cost.
 //!
 //! Costs one box and one copy of the body; a body of one frame is not copied. It sits behind
 //! everything that may refuse, so that nobody unwelcome fills memory, and before everything that
@@ -76,6 +76,8 @@ struct Reading<S> {
     // `None` once it has gone on.
     request: Option<Request>,
     limit: u64,
+    // What the client said the whole would be.
+    declared: Option<u64>,
     read: Read,
 }
 
@@ -120,7 +122,9 @@ impl<S: Next> Service<Request> for Buffer<S> {
         let state = match self.limit {
             Some(limit) if !request.body.is_in_memory() => {
                 let inner = self.inner.clone();
-                let reading = Reading { inner, request: Some(request), limit, read: Read::Nothing };
+                let declared = request.body.size_hint().exact();
+                let (request, read) = (Some(request), Read::Nothing);
+                let reading = Reading { inner, request, limit, declared, read };
                 State::Reading { reading: Box::new(reading) }
             }
             Some(_) | None => State::Passed { inner: self.inner.call(request) },
@@ -166,6 +170,10 @@ impl<S: Next> Reading<S> {
                 return Poll::Ready(Err(Kind::BodyTooLarge.into()));
             }
             self.read.push(data, expected);
+        }
+        // Whatever the end looked like: half a body does not pass for a whole one.
+        if self.declared.is_some_and(|declared| declared != self.read.len()) {
+            return Poll::Ready(Err(Kind::ClientClosed.into()));
         }
         let Some(mut request) = self.request.take() else {
             return Poll::Ready(Err(Kind::Internal.into()));
@@ -285,6 +293,33 @@ mod tests {
             still_open = Some(feed);
         });
         assert!(matches!(refused.await.unwrap_err().kind(), Kind::BodyTooLarge));
+    }
+
+    /// A body that says it is five bytes, and is three.
+    struct Short(Option<Bytes>);
+
+    impl http_body::Body for Short {
+        type Data = Bytes;
+        type Error = Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+            Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(self.0.as_ref().map_or(2, |_| 5))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_short_of_its_declared_length_is_not_passed_on() {
+        let body = Body::boxed(Short(Some(Bytes::from_static(b"abc"))));
+        let layer = BufferLayer::new(&Settings { bytes: Some(1024) });
+        let call = layer.layer(service_fn(echo)).oneshot(request(Method::POST, "/", body));
+        assert!(matches!(call.await.unwrap_err().kind(), Kind::ClientClosed));
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! Turns a panic into a 500, so that it costs one request and not a connection.
 //!
 //! Touches nothing that works. A panic while the request is handled, in `call` or while its future
-//! is polled, is logged with its message and answered 500 `internal`; the future is dropped and
-//! never polled again. A panic of a response body after its head is hyper's to see: it ends that
-//! connection. Costs nothing.
+//! is polled, is logged with its message and answered 500 `internal`, as `respond` would answer it:
+//! to HEAD without a body, to gRPC with its own status. The future is dropped and never polled
+//! again. A panic of a response body after its head is hyper's to see: it ends that connection.
+//! Costs one look at `Content-Type`.
 //!
 //! Below `access_log`, which is to see the 500; above everything that could panic.
 
@@ -20,11 +21,9 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    error::{
-        Kind,
-        response::{self, Dialect},
-    },
+    error::{Kind, response::Dialect},
     http::{Context, Request, Response},
+    middleware::respond::refuse,
 };
 
 /// Adds [`CatchPanic`].
@@ -45,6 +44,7 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         cx: Context,
+        dialect: Dialect,
     }
 }
 
@@ -74,11 +74,12 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let cx = request.cx.clone();
+        let dialect = Dialect::of(&request.parts.headers);
         // Unwind safe: a layer keeps no state of its own between calls that a panic could leave
         // half written; what is shared is atomics and locks that do not poison.
         let called = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         let inner = called.map_err(|panic| log(&cx, &*panic)).ok();
-        ResponseFuture { inner, cx }
+        ResponseFuture { inner, cx, dialect }
     }
 }
 
@@ -112,8 +113,7 @@ where
                 }
             }
         }
-        this.cx.set_reason(Kind::Internal.reason());
-        Poll::Ready(Ok(response::response(&Kind::Internal, Dialect::Problem, this.cx.request_id())))
+        Poll::Ready(Ok(refuse(&Kind::Internal, this.cx, *this.dialect)))
     }
 }
 
@@ -121,21 +121,23 @@ where
 mod tests {
     use std::{future, sync::Arc};
 
-    use http::{Method, Version};
+    use http::{
+        HeaderValue, Method, Version,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    };
+    use http_body::Body as _;
     use tower::{ServiceExt, service_fn};
 
     use super::*;
     use crate::http::{Body, Peer, peer::Address};
 
     fn request() -> Request {
-        let peer = Peer {
-            listener: Arc::from("web"),
-            remote: Address::Unix,
-            local: Address::Unix,
-            trusted: false,
-            tls: None,
-        };
-        let cx = Context::new(Arc::new(peer), Method::GET, Version::HTTP_11);
+        request_of(Method::GET)
+    }
+
+    fn request_of(method: Method) -> Request {
+        let peer = Peer::new(Arc::from("web"), Address::Unix, Address::Unix);
+        let cx = Context::new(Arc::new(peer), method, Version::HTTP_11);
         let parts = http::Request::new(()).into_parts().0;
         Request { parts, body: Body::empty(), cx }
     }
@@ -149,6 +151,23 @@ mod tests {
         let response = CatchPanicLayer.layer(inner).oneshot(request).await.unwrap();
         assert_eq!(response.status(), 500);
         assert_eq!(cx.reason(), Some("internal"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_as_its_client_can_read_it() {
+        type Never = future::Ready<Result<Response, Infallible>>;
+        let inner = service_fn(|_: Request| -> Never { panic!("in call") });
+        let head = request_of(Method::HEAD);
+        let response = CatchPanicLayer.layer(inner).oneshot(head).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert!(response.body().is_end_stream(), "the answer to HEAD has no body");
+        assert!(response.headers().contains_key(CONTENT_LENGTH));
+
+        let mut grpc = request_of(Method::POST);
+        grpc.parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let response = CatchPanicLayer.layer(inner).oneshot(grpc).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "13");
     }
 
     #[tokio::test]

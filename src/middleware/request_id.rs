@@ -1,6 +1,6 @@
 //! Gives every request an ID, and every answer the same one.
 //!
-//! Touches every request. Keeps the `X-Request-Id` of a trusted peer if it is sane, replaces any
+//! Touches every request. Keeps the `X-Request-Id` of a peer that is believed if it is sane, replaces any
 //! other; writes it to the request, the response and the context. Never refuses. One allocation,
 //! two rounds of SipHash, one addition to a counter of this worker.
 //!
@@ -162,13 +162,7 @@ mod tests {
         trusted: bool,
         given: Option<&'static str>,
     ) -> [HeaderValue; 3] {
-        let peer = Peer {
-            listener: Arc::from("web"),
-            remote: Address::Unix,
-            local: Address::Unix,
-            trusted,
-            tls: None,
-        };
+        let peer = Peer { trusted, ..Peer::new(Arc::from("web"), Address::Unix, Address::Unix) };
         let mut builder = http::Request::get("/");
         if let Some(given) = given {
             builder = builder.header(X_REQUEST_ID, given);

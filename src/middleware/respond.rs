@@ -16,8 +16,8 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderValue, Method,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
+    HeaderValue, Method,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
 use pin_project_lite::pin_project;
@@ -75,20 +75,8 @@ impl<S: Next> Service<Request> for Respond<S> {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let cx = request.cx.clone();
-        let dialect = dialect(&request.parts.headers);
+        let dialect = Dialect::of(&request.parts.headers);
         ResponseFuture { inner: self.inner.call(request), cx, dialect }
-    }
-}
-
-/// `application/grpc`, alone or with `+proto` and the like; not `application/grpc-web`, whose
-/// clients read HTTP statuses.
-fn dialect(headers: &HeaderMap) -> Dialect {
-    let rest = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    match rest {
-        Some([] | [b'+' | b';' | b' ', ..]) => Dialect::Grpc,
-        _ => Dialect::Problem,
     }
 }
 
@@ -104,7 +92,10 @@ where
         let this = self.project();
         let mut response = match ready!(this.inner.poll(task)) {
             Ok(response) => response,
-            Err(error) => refuse(&error, this.cx, *this.dialect),
+            Err(error) => {
+                log(&error, this.cx);
+                return Poll::Ready(Ok(refuse(error.kind(), this.cx, *this.dialect)));
+            }
         };
         if *this.cx.method() == Method::HEAD {
             remove_body(&mut response);
@@ -113,19 +104,26 @@ where
     }
 }
 
-fn refuse(error: &Error, cx: &Context, dialect: Dialect) -> Response {
-    let request_id = cx.request_id();
-    let id = request_id.and_then(|id| id.to_str().ok());
+fn log(error: &Error, cx: &Context) {
+    let id = cx.request_id().and_then(|id| id.to_str().ok());
     if matches!(error.kind(), Kind::Internal) {
         tracing::error!(request_id = id, %error, "a request failed inside the gateway");
     } else {
         // The access log has the reason of every failure; this is for who asks for more.
         tracing::debug!(request_id = id, %error, "a request failed");
     }
-    cx.set_reason(error.kind().reason());
-    let mut response = response::response(error.kind(), dialect, request_id);
+}
+
+/// The whole answer to a request that failed with `kind`, as its client can read it; the reason is
+/// in the context afterwards.
+pub(super) fn refuse(kind: &Kind, cx: &Context, dialect: Dialect) -> Response {
+    cx.set_reason(kind.reason());
+    let mut response = response::response(kind, dialect, cx.request_id());
     if let Some(cors) = cx.cors() {
         response.headers_mut().extend(cors.clone());
+    }
+    if *cx.method() == Method::HEAD {
+        remove_body(&mut response);
     }
     response
 }
@@ -150,7 +148,10 @@ fn remove_body(response: &mut Response) {
 mod tests {
     use std::{future, sync::Arc};
 
-    use http::{StatusCode, Version, header::ACCESS_CONTROL_ALLOW_ORIGIN};
+    use http::{
+        HeaderMap, StatusCode, Version,
+        header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE},
+    };
     use http_body_util::BodyExt;
     use parking_lot::Mutex;
     use tower::{ServiceExt, service_fn};
@@ -162,13 +163,7 @@ mod tests {
     };
 
     fn request(method: Method, content_type: &'static str) -> Request {
-        let peer = Peer {
-            listener: Arc::from("web"),
-            remote: Address::Unix,
-            local: Address::Unix,
-            trusted: false,
-            tls: None,
-        };
+        let peer = Peer::new(Arc::from("web"), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), method.clone(), Version::HTTP_11);
         let builder = http::Request::builder().method(method).header(CONTENT_TYPE, content_type);
         Request { parts: builder.body(()).unwrap().into_parts().0, body: Body::empty(), cx }

@@ -11,10 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     error::Error,
-    http::{
-        Body, Context, Peer, Request, Target,
-        peer::{Address, Tls},
-    },
+    http::{Body, Context, Peer, Request, Target, peer::Address},
 };
 
 /// The other end of a body: each frame sent comes out of it; dropped, the body ends.
@@ -22,13 +19,7 @@ pub(super) type Feed = mpsc::Sender<Frame<Bytes>>;
 
 /// A request for `target`, which its context holds too.
 pub(super) fn request(method: Method, target: &str, body: Body) -> Request {
-    let peer = Peer {
-        listener: "test".into(),
-        remote: Address::Unix,
-        local: Address::Unix,
-        trusted: false,
-        tls: None::<Tls>,
-    };
+    let peer = Peer::new("test".into(), Address::Unix, Address::Unix);
     let cx = Context::new(Arc::new(peer), method.clone(), http::Version::HTTP_11);
     cx.set_target(Target::parse_str(target).unwrap());
     let (mut parts, ()) = http::Request::new(()).into_parts();

@@ -218,13 +218,7 @@ mod tests {
     }
 
     fn request(method: Method, target: &str) -> Request {
-        let peer = Peer {
-            listener: Arc::from("web"),
-            remote: Address::Unix,
-            local: Address::Unix,
-            trusted: false,
-            tls: None,
-        };
+        let peer = Peer::new(Arc::from("web"), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), method.clone(), http::Version::HTTP_11);
         cx.set_host("".into());
         cx.set_target(Target::parse_str(target).unwrap());

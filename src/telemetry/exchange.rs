@@ -173,13 +173,7 @@ mod tests {
         }
 
         fn begin(&self) -> (Context, Box<Exchange>) {
-            let peer = Peer {
-                listener: "web".into(),
-                remote: Address::Unix,
-                local: Address::Unix,
-                trusted: false,
-                tls: None,
-            };
+            let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
             let head = http::Request::get("/a?b=c")
                 .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
                 .body(())

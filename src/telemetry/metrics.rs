@@ -11,6 +11,7 @@ pub use self::table::*;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -67,6 +68,16 @@ enum Cell {
     Counter(Counter),
     Gauge(Gauge),
     Histogram(Histogram),
+    Route(RouteMetrics, RoutePart),
+}
+
+/// Which of the cells of a route.
+#[derive(Clone, Copy, Debug)]
+enum RoutePart {
+    Status(usize),
+    Duration,
+    RequestBytes,
+    ResponseBytes,
 }
 
 /// The cells of one thread that counts.
@@ -78,7 +89,11 @@ pub struct Cells {
 
 /// A number that only grows.
 #[derive(Clone, Debug, Default)]
-pub struct Counter(Arc<AtomicU64>);
+pub struct Counter(Arc<Count>);
+
+/// The cell of a number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
 
 /// A number that is set; the values of all threads add up.
 #[derive(Clone, Debug, Default)]
@@ -88,23 +103,30 @@ pub struct Gauge(Arc<AtomicU64>);
 #[derive(Clone, Debug, Default)]
 pub struct Histogram(Arc<Buckets>);
 
+/// The cells of a histogram.
 #[derive(Debug, Default)]
-struct Buckets {
+pub struct Buckets {
     counts: [AtomicU64; BUCKETS_MICROS.len() + 1],
     micros: AtomicU64,
 }
 
-/// The cells of one route.
-#[derive(Clone, Debug)]
-pub struct RouteMetrics {
+/// The cells of one route. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct RouteMetrics(Arc<RouteCells>);
+
+/// One block per thread and route, which every request of the route writes: on cache lines of its
+/// own, for two because processors fetch them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct RouteCells {
     /// By class of status, 1xx first; anything else counts as 5xx.
-    pub statuses: [Counter; 5],
+    pub statuses: [Count; 5],
     /// [`REQUEST_DURATION`].
-    pub duration: Histogram,
+    pub duration: Buckets,
     /// [`REQUEST_BYTES`].
-    pub request_bytes: Counter,
+    pub request_bytes: Count,
     /// [`RESPONSE_BYTES`].
-    pub response_bytes: Counter,
+    pub response_bytes: Count,
 }
 
 // === impl Metrics ===
@@ -146,7 +168,7 @@ impl Cells {
     pub fn counter(&self, desc: &'static Desc, labels: &[&str]) -> Counter {
         match self.cell(desc, labels, || Cell::Counter(Counter::default())) {
             Cell::Counter(counter) => counter,
-            Cell::Gauge(_) | Cell::Histogram(_) => Counter::default(),
+            Cell::Gauge(_) | Cell::Histogram(_) | Cell::Route(..) => Counter::default(),
         }
     }
 
@@ -154,7 +176,7 @@ impl Cells {
     pub fn gauge(&self, desc: &'static Desc, labels: &[&str]) -> Gauge {
         match self.cell(desc, labels, || Cell::Gauge(Gauge::default())) {
             Cell::Gauge(gauge) => gauge,
-            Cell::Counter(_) | Cell::Histogram(_) => Gauge::default(),
+            Cell::Counter(_) | Cell::Histogram(_) | Cell::Route(..) => Gauge::default(),
         }
     }
 
@@ -162,30 +184,21 @@ impl Cells {
     pub fn histogram(&self, desc: &'static Desc, labels: &[&str]) -> Histogram {
         match self.cell(desc, labels, || Cell::Histogram(Histogram::default())) {
             Cell::Histogram(histogram) => histogram,
-            Cell::Counter(_) | Cell::Gauge(_) => Histogram::default(),
+            Cell::Counter(_) | Cell::Gauge(_) | Cell::Route(..) => Histogram::default(),
         }
     }
 
     /// The cells of the route of this name. Only the first 2,000 names of the process have cells of
     /// their own; the others share those of `other`.
     pub fn route(&self, name: &str) -> RouteMetrics {
-        let label = self.metrics.0.lock().route_label(name);
-        self.labelled(label)
+        let mut registry = self.metrics.0.lock();
+        let label = registry.route_label(name);
+        registry.route(self.thread, label)
     }
 
     /// The cells of requests that no route took.
     pub fn unrouted(&self) -> RouteMetrics {
-        self.labelled(UNROUTED)
-    }
-
-    fn labelled(&self, route: &str) -> RouteMetrics {
-        RouteMetrics {
-            statuses: ["1xx", "2xx", "3xx", "4xx", "5xx"]
-                .map(|class| self.counter(&REQUESTS, &[route, class])),
-            duration: self.histogram(&REQUEST_DURATION, &[route]),
-            request_bytes: self.counter(&REQUEST_BYTES, &[route]),
-            response_bytes: self.counter(&RESPONSE_BYTES, &[route]),
-        }
+        self.metrics.0.lock().route(self.thread, UNROUTED)
     }
 
     fn cell(&self, desc: &'static Desc, labels: &[&str], make: impl FnOnce() -> Cell) -> Cell {
@@ -210,6 +223,23 @@ impl Registry {
             .entry(desc.name)
             .or_insert_with(|| Family { desc, series: HashMap::new() });
         family.series.entry(labels).or_default().entry(thread).or_insert_with(make).clone()
+    }
+
+    /// The block of the route of this label: one, of which every series has its part.
+    fn route(&mut self, thread: usize, label: &str) -> RouteMetrics {
+        let fresh = RouteMetrics::default();
+        let mut part = |desc, labels: &[&str], part| {
+            self.cell(thread, desc, labels, || Cell::Route(fresh.clone(), part))
+        };
+        let Cell::Route(route, _) = part(&REQUEST_DURATION, &[label], RoutePart::Duration) else {
+            return fresh;
+        };
+        for (index, class) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().enumerate() {
+            part(&REQUESTS, &[label, class], RoutePart::Status(index));
+        }
+        part(&REQUEST_BYTES, &[label], RoutePart::RequestBytes);
+        part(&RESPONSE_BYTES, &[label], RoutePart::ResponseBytes);
+        route
     }
 
     fn route_label<'a>(&mut self, name: &'a str) -> &'a str {
@@ -248,8 +278,22 @@ impl Default for Registry {
 
 // === impl Counter ===
 
-// All cells are Relaxed: they order nothing, a scrape may see one of two related counts first.
 impl Counter {
+    /// Counts `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.add(n);
+    }
+
+    /// The count of this thread.
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+// === impl Count ===
+
+// All cells are Relaxed: they order nothing, a scrape may see one of two related counts first.
+impl Count {
     /// Counts `n` more.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
@@ -280,10 +324,29 @@ impl Gauge {
 impl Histogram {
     /// Counts one that took `duration`.
     pub fn record(&self, duration: Duration) {
+        self.0.record(duration);
+    }
+}
+
+// === impl Buckets ===
+
+impl Buckets {
+    /// Counts one that took `duration`.
+    pub fn record(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_MICROS.partition_point(|&bound| bound < micros);
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.0.micros.fetch_add(micros, Ordering::Relaxed);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+// === impl RouteMetrics ===
+
+impl Deref for RouteMetrics {
+    type Target = RouteCells;
+
+    fn deref(&self) -> &RouteCells {
+        &self.0
     }
 }
 
@@ -326,6 +389,27 @@ mod tests {
         cells.counter(&CONFIG_RELOADS, &[]).add(1);
         assert_eq!(cells.counter(&CONFIG_RELOADS, &[]).get(), 2);
         assert_eq!(line(&metrics, "sluice_config_reloads"), ["sluice_config_reloads_total 2"]);
+    }
+
+    #[test]
+    fn a_route_is_one_block_that_shares_no_cache_line() {
+        let metrics = Metrics::new();
+        let cells = metrics.thread();
+        let (one, again) = (cells.route("a"), cells.route("a"));
+        assert!(Arc::ptr_eq(&one.0, &again.0));
+        assert!(!Arc::ptr_eq(&one.0, &cells.route("b").0));
+        assert!(!Arc::ptr_eq(&one.0, &metrics.thread().route("a").0));
+        assert_eq!(align_of::<RouteCells>(), 128);
+        one.request_bytes.add(3);
+        one.response_bytes.add(4);
+        one.statuses[4].add(5);
+        for (series, value) in [
+            ("sluice_request_bytes_total{route=\"a\"} ", "3"),
+            ("sluice_response_bytes_total{route=\"a\"} ", "4"),
+            ("sluice_requests_total{route=\"a\",status=\"5xx\"} ", "5"),
+        ] {
+            assert_eq!(line(&metrics, series), [format!("{series}{value}")]);
+        }
     }
 
     #[test]

@@ -169,6 +169,7 @@ async fn exchange_h2(
         return Ok(Response::from_parts(parts, Body::empty()));
     }
     let mut body = receive(&parts, incoming, &flight);
+    body.set_h2_response();
     body.attach(Guard::Upstream(Box::new(Free { _stream: stream, _flight: flight })));
     Ok(Response::from_parts(parts, body))
 }

@@ -68,13 +68,8 @@ fn rig(address: std::net::SocketAddr, settings: Settings) -> Rig {
 }
 
 fn request(method: Method, path: &str, body: Body) -> Request {
-    let peer = Arc::new(Peer {
-        listener: "test".into(),
-        remote: ours::peer::Address::Unix,
-        local: ours::peer::Address::Unix,
-        trusted: false,
-        tls: None,
-    });
+    let peer =
+        Arc::new(Peer::new("test".into(), ours::peer::Address::Unix, ours::peer::Address::Unix));
     let mut parts = http::Request::new(()).into_parts().0;
     parts.method = method.clone();
     parts.uri = path.parse().unwrap();

@@ -151,12 +151,119 @@ async fn trailers_of_a_request_reach_an_h1_upstream_when_declared() {
     client
         .send(
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
-             2\r\nhi\r\n0\r\nx-sum: 7\r\ncontent-length: 9\r\nauthorization: evil\r\n\r\n",
+             2\r\nhi\r\n0\r\nx-sum: 7\r\ncontent-length: 9\r\nauthorization: evil\r\n\
+             x-sluice-attempt: 9\r\nx-forwarded-for: 6.6.6.6\r\nx-real-ip: 6.6.6.6\r\n\
+             x-request-id: mine\r\nvia: 1.1 evil\r\nx_sum: 8\r\n\r\n",
         )
         .await;
     assert_eq!(client.response("POST").await.status(), 200);
     let seen = &origin.requests()[0];
     assert_eq!(seen.trailers, [("x-sum".to_owned(), "7".to_owned())]);
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_trailers_is_complete() {
+    let origin = Origin::start(|_, _| {
+        Reply::Answer(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
+              2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n"
+                .to_vec(),
+        )
+    })
+    .await;
+    let gateway = Running::start(&format!("workers: 1\n{}", proxy_to(origin.address())));
+    let mut client = gateway.client().await;
+    for _ in 0..3 {
+        let answer = client.request("GET / HTTP/1.1\nHost: a\nTE: trailers", "").await;
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "hi"));
+    }
+    let done = "sluice_requests_total{route=\"all\",status=\"2xx\"}";
+    within("the requests to be counted", async { while gateway.metric(done).await < 3.0 {} }).await;
+    assert!(gateway.metric("sluice_refusals_total{reason=\"client-closed\"}").await < 1.0);
+    assert_eq!(origin.connections(), 1, "the connection is used again");
+}
+
+#[tokio::test]
+async fn a_malformed_chunk_is_400_in_the_middle_of_a_body_too() {
+    let origin = Origin::ok("never").await;
+    let gateway = Running::start(&proxy_to(origin.address()));
+    for chunks in ["zz\r\nhi\r\n", "2\r\nhi\r\nzz\r\n", "2\r\nhiho\r\n"] {
+        let mut client = gateway.client().await;
+        client
+            .send(format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"
+            ))
+            .await;
+        let answer = client.response("POST").await;
+        assert_eq!(answer.status(), 400, "{chunks:?}");
+        assert!(answer.text().contains("bad-framing"), "{chunks:?}: {}", answer.text());
+    }
+    assert!(origin.requests().iter().all(|request| !request.is_complete));
+}
+
+/// Until the end of the connection.
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset is an end as well: what came before it is there.
+    let _end = within("the end", stream.read_to_end(&mut bytes)).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn a_request_stream_reset_without_an_error_is_no_whole_body() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Running::start(&proxy_to(origin.local_addr().unwrap()));
+    let stream = TcpStream::connect(gateway.address()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::post("http://a/").body(()).unwrap();
+    let (_response, mut send) = client.send_request(request, false).unwrap();
+    send.send_data("half".into(), false).unwrap();
+    let (mut upstream, _) = within("a connection", origin.accept()).await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains("half") {
+        seen += &read_some(&mut upstream).await;
+    }
+    send.send_reset(h2::Reason::NO_ERROR);
+    seen += &read_all(&mut upstream).await;
+    assert!(!seen.contains("0\r\n\r\n"), "half a body looked whole: {seen}");
+    driver.abort();
+}
+
+#[tokio::test]
+async fn a_response_stream_reset_without_an_error_is_no_whole_body() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yaml = format!(
+        "upstreams: {{ two: {{ endpoints: [\"{}\"], protocol: h2 }} }}\n\
+         routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: two }}]\n",
+        origin.local_addr().unwrap()
+    );
+    let gateway = Running::start(&yaml);
+    let (half_seen, mut reset_now) = tokio::sync::oneshot::channel::<()>();
+    let upstream = tokio::spawn(async move {
+        let (stream, _) = origin.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+        send.send_data("half".into(), false).unwrap();
+        tokio::select! {
+            _ = &mut reset_now => {}
+            _ = connection.accept() => {}
+        }
+        send.send_reset(h2::Reason::NO_ERROR);
+        while connection.accept().await.is_some() {}
+    });
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut stream = client.into_stream();
+    let mut seen = String::new();
+    while !seen.contains("half") {
+        seen += &read_some(&mut stream).await;
+    }
+    half_seen.send(()).unwrap();
+    seen += &read_all(&mut stream).await;
+    assert!(!seen.contains("0\r\n\r\n"), "half a body looked whole: {seen}");
+    upstream.abort();
 }
 
 async fn read_some(stream: &mut TcpStream) -> String {

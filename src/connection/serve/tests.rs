@@ -116,13 +116,7 @@ impl Served {
 
 fn peer() -> Arc<Peer> {
     let address = Address::Inet(SocketAddr::from(([127, 0, 0, 1], 80)));
-    Arc::new(Peer {
-        listener: "web".into(),
-        remote: address,
-        local: address,
-        trusted: false,
-        tls: None,
-    })
+    Arc::new(Peer::new("web".into(), address, address))
 }
 
 fn empty() -> Response {
@@ -595,11 +589,8 @@ async fn a_response_that_is_left_unread_resets_its_stream_only() {
 fn what_is_spoken_follows_alpn_or_the_listener() {
     let plain = peer();
     let tls = |is_h2| Peer {
-        listener: "web".into(),
-        remote: Address::Unix,
-        local: Address::Unix,
-        trusted: false,
         tls: Some(crate::http::peer::Tls { is_h2, ..Default::default() }),
+        ..Peer::new("web".into(), Address::Unix, Address::Unix)
     };
     assert_eq!(Protocol::of(&plain, true, false), Protocol::H1);
     assert_eq!(Protocol::of(&plain, false, true), Protocol::H2);

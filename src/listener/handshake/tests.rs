@@ -90,10 +90,20 @@ async fn a_trusted_proxys_header_names_both_ends_and_what_follows_is_read() {
         let (mut stream, peer) = shaken.unwrap();
         assert_eq!(peer.remote, inet("192.0.2.1:56324"));
         assert_eq!(peer.local, inet("198.51.100.2:443"));
-        assert!(peer.trusted);
+        assert!(!peer.trusted, "the proxy is, but not whom it speaks for");
         assert_eq!(first_bytes(&mut stream, 5).await, b"GET /");
         assert_eq!(listening.outcomes.accepted.get(), 1);
     }
+}
+
+#[tokio::test]
+async fn whom_a_proxy_header_names_is_believed_only_if_trusted_too() {
+    let both = &["127.0.0.0/8", "192.0.2.0/24"];
+    let mut listening = Listening::new(ProxyProtocol::Require, both);
+    let (_client, shaken) = listening.greet(HEADER).await;
+    assert!(shaken.unwrap().1.trusted);
+    let (_client, shaken) = listening.greet(b"PROXY UNKNOWN\r\nGET /").await;
+    assert!(shaken.unwrap().1.trusted, "it speaks for itself");
 }
 
 #[tokio::test]

@@ -3,11 +3,6 @@
 //! A trusted peer's word is kept and ours comes after it; anybody else's is replaced by ours. Lists
 //! are sent as one line: a reader that looks at the first line only, or the last, sees all of it.
 
-use std::{
-    fmt::{self, Write},
-    net::{IpAddr, SocketAddr},
-};
-
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
@@ -16,9 +11,9 @@ use http::{
 use smallvec::SmallVec;
 
 use crate::http::{
-    Cidrs,
+    identity,
     names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO},
-    peer::{Address, Peer},
+    peer::{Peer, Words},
 };
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -32,34 +27,22 @@ const VIA_2: HeaderValue = HeaderValue::from_static("2 sluice");
 #[derive(Default)]
 struct Line(SmallVec<[u8; 128]>);
 
-/// Whether what `peer` says about its client is believed. After the PROXY protocol its address is
-/// the one it speaks for, and that one has to be trusted as well: such a proxy passes bytes on and
-/// has not looked at the fields.
-pub fn is_believed(peer: &Peer, trusted: &Cidrs) -> bool {
-    peer.trusted && ip(peer.remote).is_none_or(|ip| trusted.contains(ip))
-}
-
 /// Sets the fields that speak of the client of `peer`; `host` is the request's own, and `version`
-/// what the client spoke. What is there already is kept and appended to if it `is_believed`.
-pub fn set(
-    headers: &mut HeaderMap,
-    peer: &Peer,
-    is_believed: bool,
-    host: Option<&HeaderValue>,
-    version: Version,
-) {
+/// what the client spoke. What is there already is kept and appended to if the peer is trusted.
+pub fn set(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, version: Version) {
     let is_secure = peer.tls.is_some();
+    let words = peer.words();
     let via = match version {
         Version::HTTP_10 => VIA_10,
         Version::HTTP_2 => VIA_2,
         _ => VIA_11,
     };
-    if is_believed {
+    if peer.trusted {
         append(headers, VIA, via);
-        if let Some(address) = address(peer.remote) {
-            append(headers, X_FORWARDED_FOR, address);
+        if let Some(address) = words.address() {
+            append(headers, X_FORWARDED_FOR, address.clone());
         }
-        append(headers, FORWARDED, forwarded(peer.remote, host, is_secure));
+        append(headers, FORWARDED, forwarded(words, host, is_secure));
         headers.entry(X_FORWARDED_PROTO).or_insert(if is_secure { HTTPS } else { HTTP });
         if let Some(host) = host {
             headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
@@ -68,10 +51,10 @@ pub fn set(
     }
     remove_claims(headers);
     headers.insert(VIA, via);
-    if let Some(address) = address(peer.remote) {
-        headers.insert(X_FORWARDED_FOR, address);
+    if let Some(address) = words.address() {
+        headers.insert(X_FORWARDED_FOR, address.clone());
     }
-    headers.insert(FORWARDED, forwarded(peer.remote, host, is_secure));
+    headers.insert(FORWARDED, forwarded(words, host, is_secure));
     headers.insert(X_FORWARDED_PROTO, if is_secure { HTTPS } else { HTTP });
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host.clone());
@@ -80,14 +63,8 @@ pub fn set(
 
 /// What an untrusted peer says about itself goes, also in the names only some upstreams read.
 fn remove_claims(headers: &mut HeaderMap) {
-    let claims: SmallVec<[HeaderName; 4]> = headers
-        .keys()
-        .filter(|name| {
-            let name = name.as_str();
-            name == "x-real-ip" || name.starts_with("x-forwarded-")
-        })
-        .cloned()
-        .collect();
+    let claims: SmallVec<[HeaderName; 4]> =
+        headers.keys().filter(|name| identity::speaks_of_client(name)).cloned().collect();
     for name in &claims {
         headers.remove(name);
     }
@@ -108,29 +85,10 @@ fn append(headers: &mut HeaderMap, name: HeaderName, ours: HeaderValue) {
     headers.insert(name, line.into_value());
 }
 
-/// The peer's address as `X-Forwarded-For` has it; a peer on a unix socket has none.
-fn address(remote: Address) -> Option<HeaderValue> {
-    let ip = ip(remote)?;
+/// One element of `Forwarded`. A host with a port is no token: quoted.
+fn forwarded(words: &Words, host: Option<&HeaderValue>, is_secure: bool) -> HeaderValue {
     let mut line = Line::default();
-    put(&mut line, format_args!("{ip}"));
-    Some(line.into_value())
-}
-
-fn ip(remote: Address) -> Option<IpAddr> {
-    match remote {
-        Address::Inet(address) => Some(SocketAddr::ip(&address).to_canonical()),
-        Address::Unix => None,
-    }
-}
-
-/// One element of `Forwarded`. IPv6 addresses and hosts with a port are not tokens: quoted.
-fn forwarded(remote: Address, host: Option<&HeaderValue>, is_secure: bool) -> HeaderValue {
-    let mut line = Line::default();
-    match ip(remote) {
-        Some(IpAddr::V4(ip)) => put(&mut line, format_args!("for={ip}")),
-        Some(IpAddr::V6(ip)) => put(&mut line, format_args!("for=\"[{ip}]\"")),
-        None => line.push(b"for=unknown"),
-    }
+    line.push(words.forwarded_for());
     if let Some(host) = host {
         let is_token = !host.as_bytes().iter().any(|byte| matches!(byte, b':' | b'['));
         let quote: &[u8] = if is_token { b"" } else { b"\"" };
@@ -140,11 +98,6 @@ fn forwarded(remote: Address, host: Option<&HeaderValue>, is_secure: bool) -> He
     }
     line.push(if is_secure { b";proto=https" } else { b";proto=http" });
     line.into_value()
-}
-
-fn put(line: &mut Line, text: fmt::Arguments<'_>) {
-    // Writing to memory cannot fail.
-    line.write_fmt(text).unwrap_or_default();
 }
 
 // === impl Line ===
@@ -161,26 +114,19 @@ impl Line {
     }
 }
 
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.push(text.as_bytes());
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{net::SocketAddr, sync::Arc};
 
     use super::*;
-    use crate::http::peer::Tls;
+    use crate::http::peer::{Address, Tls};
 
-    fn peer(remote: &str) -> Peer {
+    fn peer(remote: &str, trusted: bool) -> Peer {
         let remote = match remote {
             "unix" => Address::Unix,
             address => Address::Inet(SocketAddr::new(address.parse().unwrap(), 4711)),
         };
-        Peer { listener: Arc::from("web"), remote, local: Address::Unix, trusted: true, tls: None }
+        Peer { trusted, ..Peer::new(Arc::from("web"), remote, Address::Unix) }
     }
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -208,7 +154,7 @@ mod tests {
     #[test]
     fn forwarding_fields_of_an_untrusted_peer_are_replaced() {
         let mut headers = map(&CLAIMS);
-        set(&mut headers, &peer("192.0.2.7"), false, Some(&HOST), Version::HTTP_11);
+        set(&mut headers, &peer("192.0.2.7", false), Some(&HOST), Version::HTTP_11);
         let ours = map(&[
             ("via", "1.1 sluice"),
             ("x-forwarded-for", "192.0.2.7"),
@@ -222,7 +168,7 @@ mod tests {
     #[test]
     fn forwarding_fields_of_a_trusted_peer_are_appended_to_or_kept() {
         let mut headers = map(&CLAIMS);
-        set(&mut headers, &peer("192.0.2.7"), true, Some(&HOST), Version::HTTP_2);
+        set(&mut headers, &peer("192.0.2.7", true), Some(&HOST), Version::HTTP_2);
         let both = map(&[
             ("x-forwarded-for", "10.9.9.9, 10.9.9.8, 192.0.2.7"),
             ("forwarded", "for=10.9.9.9;proto=https, for=192.0.2.7;host=shop.example;proto=http"),
@@ -239,9 +185,9 @@ mod tests {
     #[test]
     fn a_trusted_peer_that_says_nothing_is_spoken_for() {
         let mut headers = HeaderMap::new();
-        let mut peer = peer("::ffff:192.0.2.7");
+        let mut peer = peer("::ffff:192.0.2.7", true);
         peer.tls = Some(Tls::default());
-        set(&mut headers, &peer, true, Some(&HOST), Version::HTTP_10);
+        set(&mut headers, &peer, Some(&HOST), Version::HTTP_10);
         assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.7", "IPv4-mapped is given as IPv4");
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
         assert_eq!(headers[VIA], "1.0 sluice");
@@ -251,7 +197,7 @@ mod tests {
     fn addresses_and_hosts_that_are_no_tokens_are_quoted() {
         let mut headers = HeaderMap::new();
         let host = HeaderValue::from_static("shop.example:8080");
-        set(&mut headers, &peer("2001:db8::1"), false, Some(&host), Version::HTTP_11);
+        set(&mut headers, &peer("2001:db8::1", false), Some(&host), Version::HTTP_11);
         assert_eq!(headers[X_FORWARDED_FOR], "2001:db8::1");
         assert_eq!(
             headers[FORWARDED],
@@ -262,18 +208,19 @@ mod tests {
     #[test]
     fn a_unix_peer_has_no_address_to_tell() {
         let mut headers = map(&[("x-forwarded-for", "10.9.9.9")]);
-        set(&mut headers, &peer("unix"), false, None, Version::HTTP_11);
+        set(&mut headers, &peer("unix", false), None, Version::HTTP_11);
         assert!(!headers.contains_key(X_FORWARDED_FOR));
         assert_eq!(headers[FORWARDED], "for=unknown;proto=http");
     }
 
     #[test]
-    fn a_peer_is_believed_only_if_whom_it_speaks_for_is_trusted_too() {
-        let trusted = Cidrs::new(["192.0.2.0/24".parse().unwrap()]);
-        assert!(is_believed(&peer("192.0.2.7"), &trusted));
-        assert!(is_believed(&peer("unix"), &trusted));
-        assert!(!is_believed(&peer("198.51.100.1"), &trusted), "told by a PROXY header");
-        let unknown = Peer { trusted: false, ..peer("192.0.2.7") };
-        assert!(!is_believed(&unknown, &trusted), "accepted before it was trusted");
+    fn the_address_is_written_once_per_connection() {
+        let peer = peer("192.0.2.7", false);
+        let [one, other] = [(); 2].map(|()| {
+            let mut headers = HeaderMap::new();
+            set(&mut headers, &peer, Some(&HOST), Version::HTTP_11);
+            headers.remove(X_FORWARDED_FOR).unwrap()
+        });
+        assert_eq!(one.as_bytes().as_ptr(), other.as_bytes().as_ptr(), "one value, shared");
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::future::{Either, Ready, ready};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{COOKIE, EXPECT, HOST},
     request::Parts,
     uri::PathAndQuery,
@@ -26,7 +26,10 @@ use tower::{Layer, Service};
 
 use crate::{
     error::{Error, Kind, Result},
-    http::{ClientIp, Next, Request, Response, Target, hop_by_hop},
+    http::{
+        ClientIp, Next, Request, Response, Target, hop_by_hop,
+        identity::{Identity, Suspect},
+    },
     middleware::edge::{Settings, forwarded, framing},
     telemetry::metrics::{Cells, Counter, FIELDS_DROPPED},
 };
@@ -50,6 +53,7 @@ pub type ResponseFuture<F> = Either<Ready<Result<Response>>, F>;
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
+    identity: Arc<Identity>,
     underscores: Counter,
     identities: Counter,
 }
@@ -61,7 +65,8 @@ impl EdgeLayer {
     pub fn new(settings: Settings, cells: &Cells) -> Self {
         let underscores = cells.counter(&FIELDS_DROPPED, &["underscore"]);
         let identities = cells.counter(&FIELDS_DROPPED, &["identity"]);
-        Self { shared: Arc::new(Shared { settings, underscores, identities }) }
+        let identity = Arc::new(Identity::new(settings.stripped.clone()));
+        Self { shared: Arc::new(Shared { settings, identity, underscores, identities }) }
     }
 }
 
@@ -96,7 +101,7 @@ impl<S: Next> Service<Request> for Edge<S> {
 
 impl Shared {
     fn clean(&self, request: &mut Request) -> std::result::Result<(), Kind> {
-        let Request { parts: head, cx, .. } = request;
+        let Request { parts: head, body, cx } = request;
         let peer = cx.peer();
         // Found first, and from the fields as they came: a refusal's log line has it too.
         cx.set_client_ip(ClientIp::find(peer, &head.headers, &self.settings.trusted_proxies));
@@ -106,6 +111,9 @@ impl Shared {
         hop_by_hop::strip_request(&mut head.headers, can_upgrade);
         self.remove_identity(&mut head.headers);
         head.headers.remove(EXPECT);
+        if !body.is_in_memory() {
+            body.guard_identity(self.identity.clone());
+        }
 
         let host = settle_host(head);
         cx.set_host(
@@ -114,37 +122,29 @@ impl Shared {
                 .map_or_else(Box::default, |authority| authority.normal_host()),
         );
         let target = to_origin_form(&mut head.uri);
-        cx.set_target(Target::parse(&target).map_err(|_| Kind::BadTarget)?);
+        let target = Target::parse(&target).map_err(|_| Kind::BadTarget)?;
+        if target.is_asterisk() && head.method != Method::OPTIONS {
+            return Err(Kind::BadTarget);
+        }
+        cx.set_target(target);
         if head.version == Version::HTTP_2 {
             join_cookies(&mut head.headers);
         }
-        let is_believed = forwarded::is_believed(peer, &self.settings.trusted_proxies);
-        forwarded::set(&mut head.headers, peer, is_believed, host.as_ref(), head.version);
+        forwarded::set(&mut head.headers, peer, host.as_ref(), head.version);
         Ok(())
     }
 
-    /// What only the gateway may say, and names that some upstreams read as others: CGI and its
-    /// heirs turn `-` into `_`, so `x_user` would arrive as `x-user`.
+    /// What only the gateway may say, and names that some upstreams read as such.
     fn remove_identity(&self, headers: &mut HeaderMap) {
-        let suspect: SmallVec<[HeaderName; 4]> = headers
+        let suspects: SmallVec<[(HeaderName, Suspect); 4]> = headers
             .keys()
-            .filter(|name| {
-                let name = name.as_str();
-                name.starts_with("x-sluice-") || name.as_bytes().contains(&b'_')
-            })
-            .cloned()
+            .filter_map(|name| Some((name.clone(), self.identity.suspect(name)?)))
             .collect();
-        for name in &suspect {
+        for (name, suspect) in &suspects {
             headers.remove(name);
-            if name.as_str().contains('_') {
-                self.underscores.add(1);
-            } else {
-                self.identities.add(1);
-            }
-        }
-        for name in &self.settings.stripped {
-            if headers.remove(name).is_some() {
-                self.identities.add(1);
+            match suspect {
+                Suspect::Underscore => self.underscores.add(1),
+                Suspect::Identity => self.identities.add(1),
             }
         }
     }
@@ -218,13 +218,9 @@ mod tests {
 
         async fn send(&self, builder: http::request::Builder) -> Outcome {
             let head = builder.body(()).unwrap().into_parts().0;
-            let peer = Peer {
-                listener: Arc::from("web"),
-                remote: Address::Inet(SocketAddr::from(([192, 0, 2, 7], 4711))),
-                local: Address::Unix,
-                trusted: self.trusted,
-                tls: None,
-            };
+            let remote = Address::Inet(SocketAddr::from(([192, 0, 2, 7], 4711)));
+            let peer = Peer::new(Arc::from("web"), remote, Address::Unix);
+            let peer = Peer { trusted: self.trusted, ..peer };
             let cx = Context::new(Arc::new(peer), head.method.clone(), head.version);
             let seen = Arc::new(Mutex::new(None));
             let inner = service_fn({
@@ -295,6 +291,14 @@ mod tests {
     #[tokio::test]
     async fn a_target_without_a_normal_form_is_refused() {
         assert_eq!(reason(get("/%00")).await, "bad-target");
+    }
+
+    #[tokio::test]
+    async fn the_asterisk_is_for_options_only() {
+        assert!(Edged::new().send(get("*").method(Method::OPTIONS)).await.is_ok());
+        for method in [Method::GET, Method::HEAD, Method::POST] {
+            assert_eq!(reason(get("*").method(method)).await, "bad-target");
+        }
     }
 
     #[tokio::test]

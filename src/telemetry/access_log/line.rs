@@ -266,13 +266,7 @@ mod tests {
     use crate::http::{Peer, peer::Address};
 
     fn context(method: &str) -> Context {
-        let peer = Peer {
-            listener: "web".into(),
-            remote: Address::Unix,
-            local: Address::Unix,
-            trusted: false,
-            tls: None,
-        };
+        let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         Context::new(Arc::new(peer), method, Version::HTTP_11)
     }

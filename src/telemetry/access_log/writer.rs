@@ -330,13 +330,7 @@ pub(crate) mod tests {
     }
 
     fn write(sink: &Sink, lines: usize) {
-        let peer = Peer {
-            listener: "web".into(),
-            remote: Address::Unix,
-            local: Address::Unix,
-            trusted: false,
-            tls: None,
-        };
+        let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), http::Method::GET, http::Version::HTTP_11);
         let line = Line {
             time: clock::at(Instant::now()),

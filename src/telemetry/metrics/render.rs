@@ -5,10 +5,16 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{BUCKETS_MICROS, Cell, DescKind, Family};
+use super::{BUCKETS_MICROS, Buckets, Cell, DescKind, Family, RoutePart};
 
 /// A value as the text format writes it: Rust's `inf` is not a word there.
 struct Number(f64);
+
+/// What a cell holds.
+enum Value<'a> {
+    Number(f64),
+    Buckets(&'a Buckets),
+}
 
 // === impl Family ===
 
@@ -37,12 +43,11 @@ impl Family {
         let (mut total, mut micros) = (0.0, 0);
         let mut counts = [0; BUCKETS_MICROS.len() + 1];
         for cell in cells {
-            match cell {
-                Cell::Counter(counter) => total += counter.get() as f64,
-                Cell::Gauge(gauge) => total += gauge.get(),
-                Cell::Histogram(histogram) => {
-                    micros += histogram.0.micros.load(Ordering::Relaxed);
-                    for (sum, count) in counts.iter_mut().zip(&histogram.0.counts) {
+            match cell.value() {
+                Value::Number(number) => total += number,
+                Value::Buckets(buckets) => {
+                    micros += buckets.micros.load(Ordering::Relaxed);
+                    for (sum, count) in counts.iter_mut().zip(&buckets.counts) {
                         *sum += count.load(Ordering::Relaxed);
                     }
                 }
@@ -67,6 +72,24 @@ impl Family {
         let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let sum = micros as f64 / 1e6;
         push(out, format_args!("{name}_sum{open} {sum}\n{name}_count{open} {below}\n"));
+    }
+}
+
+// === impl Cell ===
+
+impl Cell {
+    fn value(&self) -> Value<'_> {
+        Value::Number(match self {
+            Self::Counter(counter) => counter.get() as f64,
+            Self::Gauge(gauge) => gauge.get(),
+            Self::Histogram(histogram) => return Value::Buckets(&histogram.0),
+            Self::Route(route, part) => match *part {
+                RoutePart::Duration => return Value::Buckets(&route.duration),
+                RoutePart::Status(class) => route.statuses[class].get() as f64,
+                RoutePart::RequestBytes => route.request_bytes.get() as f64,
+                RoutePart::ResponseBytes => route.response_bytes.get() as f64,
+            },
+        })
     }
 }
 
