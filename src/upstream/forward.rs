@@ -18,6 +18,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::Version;
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tower::Service;
@@ -131,6 +132,9 @@ fn respond_h1(
 ) -> Result<Response> {
     let (mut parts, incoming) = response.into_parts();
     h1.is_reused = true;
+    // From now on hyper says HTTP/1.0 on it, without `chunked`: a body of unknown length would
+    // silently be left out.
+    h1.is_spent = parts.version == Version::HTTP_10;
     let settings = flight.local().transport().settings();
     h1.keep_alive = match reframe::keep_alive(&parts.headers) {
         Some(promised) => promised.min(settings.idle_timeout),

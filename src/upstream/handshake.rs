@@ -55,6 +55,8 @@ pub(crate) struct H1 {
     probe: Probe,
     /// A response has been read from it.
     pub(crate) is_reused: bool,
+    /// It takes no other request.
+    pub(crate) is_spent: bool,
     /// Since the last response ended.
     pub(crate) idle_since: Instant,
     /// How long it may stay idle.
@@ -110,6 +112,7 @@ async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
         meter,
         probe: dialled.probe,
         is_reused: false,
+        is_spent: false,
         idle_since: Instant::now(),
         keep_alive: local.transport().settings().idle_timeout,
     })))
@@ -132,6 +135,7 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
         meter,
         probe: dialled.probe,
         is_reused: false,
+        is_spent: false,
         idle_since: Instant::now(),
         keep_alive: Duration::ZERO,
     }))

@@ -193,7 +193,8 @@ impl Pool {
 
     /// Takes a connection back whose response has been read to its end.
     pub(crate) fn put(&self, local: &Arc<Local>, mut h1: Box<H1>) {
-        if h1.is_ready() {
+        if h1.is_spent {
+        } else if h1.is_ready() {
             self.put_ready(*h1);
         } else if !h1.is_closed() {
             let local = local.clone();

@@ -264,6 +264,42 @@ async fn what_is_said_upstream_is_framed_by_us() {
     );
 }
 
+/// A body of unknown length.
+fn chunks(chunks: &[&'static str]) -> Body {
+    let frames: Vec<Result<_>> =
+        chunks.iter().map(|chunk| Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).collect();
+    Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+#[tokio::test]
+async fn a_connection_that_answered_in_http_1_0_is_not_used_again() {
+    for fields in ["content-length: 2\r\n\r\nok", "content-length: 0\r\n\r\n"] {
+        let (seen, mut heads) = mpsc::channel(4);
+        let address = upstream(move |mut peer| {
+            let seen = seen.clone();
+            async move {
+                loop {
+                    let head = peer.read().await;
+                    if head.is_empty() {
+                        return;
+                    }
+                    seen.send(head).await.unwrap();
+                    let answer = format!("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n{fields}");
+                    peer.write(answer.as_bytes()).await;
+                }
+            }
+        });
+        let rig = rig(address.await, settings(Protocol::H1));
+        rig.text(get("/")).await;
+        assert_eq!(rig.pools.idle(), 0);
+        rig.text(request(Method::POST, "/", chunks(&["abc"]))).await;
+        heads.recv().await.unwrap();
+        let upload = heads.recv().await.unwrap();
+        assert!(upload.ends_with("3\r\nabc\r\n0\r\n\r\n"), "{upload}");
+        assert_eq!(rig.counted("opened"), "2");
+    }
+}
+
 #[tokio::test]
 async fn a_refused_connect_hands_the_request_back() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
