@@ -251,6 +251,54 @@ async fn failures_attract_nobody() {
     }
 }
 
+/// Waits `span` for a transport that never answers, then drops the request, given up for `reason`.
+async fn abandon(
+    handle: &GroupHandle,
+    span: Duration,
+    reason: Option<&'static str>,
+) -> ours::context::Attempt {
+    let transport = service_fn(|call: Call| async move {
+        std::future::pending::<()>().await;
+        drop(call);
+        ok()
+    });
+    let request = request();
+    let cx = request.cx.clone();
+    let mut called = Box::pin(Balance::new(vec![handle.clone()], transport).call(request));
+    time::timeout(span, &mut called).await.unwrap_err();
+    if let Some(reason) = reason {
+        cx.give_up_attempt(reason);
+    }
+    drop(called);
+    cx.with_attempts(|attempts| attempts[0].clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_answers_nobody_attracts_nobody() {
+    let script = Arc::new(Script::default());
+    let group = group(settings(&["10.0.0.1:80"], Policy::P2cEwma), None, &script);
+    let metrics = Metrics::new();
+    let (_, deadline) = watch::channel(None);
+    let handle = group.worker(&Pools::new(metrics.thread(), Spawner::new(), deadline));
+    let expected = || group.snapshot().endpoints[0].ewma_seconds;
+
+    // A client that leaves blames nobody, but so long it has waited.
+    let left = abandon(&handle, Duration::from_secs(2), None).await;
+    assert_eq!((left.took, left.reason), (Some(Duration::from_secs(2)), None));
+    assert!((expected() - 2.0).abs() < 0.01, "{}", expected());
+    abandon(&handle, Duration::from_millis(1), None).await;
+    assert!((expected() - 2.0).abs() < 0.01, "a short wait says nothing");
+    assert!(!metrics.render().contains("upstream-timeout-try"));
+
+    let late = abandon(&handle, Duration::from_millis(1), Some("upstream-timeout-try")).await;
+    assert_eq!(late.reason, Some("upstream-timeout-try"));
+    assert!(late.took.is_some());
+    assert!((expected() - 5.0).abs() < 0.01, "{}", expected());
+    let rendered = metrics.render();
+    let line = rendered.lines().find(|line| line.contains("upstream-timeout-try")).unwrap();
+    assert!(line.ends_with(" 1"), "{line}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_group_takes_no_more_than_its_limit() {
     let script = Arc::new(Script::default());
