@@ -1,5 +1,6 @@
 //! The stream under hyper: counts what is written and read, so that "not one byte of the request
-//! left" is measured and not guessed.
+//! left" is measured and not guessed. Written is what the socket took, below TLS, which keeps back
+//! what it was given; read is what hyper was given, above it.
 //!
 //! A socket is split, not for concurrency but for its handle: hyper's task owns the half it reads
 //! and writes through, the pool keeps the other one to look at the socket (`MSG_PEEK`) without a
@@ -25,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-/// A connected stream and the counts of what passes it.
+/// A connected stream that counts what passes it.
 #[derive(Debug)]
 pub(crate) struct Io {
     stream: Stream,
@@ -43,7 +44,13 @@ pub(crate) enum Stream {
 
 /// A connected socket, as the half that reads; writes go through the socket it refers to.
 #[derive(Debug)]
-pub(crate) enum Plain {
+pub(crate) struct Plain {
+    socket: Socket,
+    meter: Arc<Meter>,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),
 }
@@ -73,7 +80,10 @@ pub(crate) struct Mark {
 
 impl Io {
     pub(crate) fn new(stream: Stream) -> (Self, Arc<Meter>) {
-        let meter = Arc::new(Meter::default());
+        let meter = match &stream {
+            Stream::Plain(plain) => plain.meter.clone(),
+            Stream::Tls(tls) => tls.get_ref().0.meter.clone(),
+        };
         (Self { stream, meter: meter.clone() }, meter)
     }
 }
@@ -102,9 +112,7 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.meter.add_written(written);
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -112,9 +120,7 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.meter.add_written(written);
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -193,13 +199,17 @@ impl Plain {
     /// The two handles of a TCP connection.
     pub(crate) fn tcp(stream: TcpStream) -> (Self, Probe) {
         let (read, write) = stream.into_split();
-        (Self::Tcp(read), Probe::Tcp(Some(write)))
+        (Self::new(Socket::Tcp(read)), Probe::Tcp(Some(write)))
     }
 
     /// The two handles of a unix socket.
     pub(crate) fn unix(stream: UnixStream) -> (Self, Probe) {
         let (read, write) = stream.into_split();
-        (Self::Unix(read), Probe::Unix(Some(write)))
+        (Self::new(Socket::Unix(read)), Probe::Unix(Some(write)))
+    }
+
+    fn new(socket: Socket) -> Self {
+        Self { socket, meter: Arc::default() }
     }
 }
 
@@ -209,9 +219,9 @@ impl AsyncRead for Plain {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
-            Self::Unix(half) => Pin::new(half).poll_read(cx, buf),
+        match &mut self.get_mut().socket {
+            Socket::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            Socket::Unix(half) => Pin::new(half).poll_read(cx, buf),
         }
     }
 }
@@ -223,7 +233,7 @@ macro_rules! poll_until_taken {
             ready!($socket.poll_write_ready($cx))?;
             match $socket.$try($buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                taken => return Poll::Ready(taken),
+                taken => break taken,
             }
         }
     };
@@ -235,10 +245,12 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
-            Self::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
-        }
+        let written = match &self.socket {
+            Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
+            Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
+        }?;
+        self.meter.add_written(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -246,10 +258,12 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
-            Self::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
-        }
+        let written = match &self.socket {
+            Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
+            Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
+        }?;
+        self.meter.add_written(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -262,11 +276,11 @@ impl AsyncWrite for Plain {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(half) => Poll::Ready(
+        match &self.socket {
+            Socket::Tcp(half) => Poll::Ready(
                 SockRef::from(AsRef::<TcpStream>::as_ref(half)).shutdown(Shutdown::Write),
             ),
-            Self::Unix(half) => Poll::Ready(
+            Socket::Unix(half) => Poll::Ready(
                 SockRef::from(AsRef::<UnixStream>::as_ref(half)).shutdown(Shutdown::Write),
             ),
         }

@@ -811,6 +811,18 @@ async fn over_tls_alpn_chooses_and_is_remembered() {
 }
 
 #[tokio::test]
+async fn what_is_counted_as_written_is_what_left_below_tls() {
+    let (address, ca) = tls_upstream(b"http/1.1").await;
+    let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+    let rig = rig(address, Settings { tls: Some(tls), ..settings(Protocol::H1) });
+    let opened = handshake::open(&rig.local).await.unwrap();
+    let handshake::Opened::H1(h1) = opened else { panic!("it speaks h1") };
+    let mark = h1.mark();
+    assert!(mark.written > 0, "our side of the TLS handshake");
+    assert_eq!(mark.read, 0, "of HTTP there was nothing");
+}
+
+#[tokio::test]
 async fn a_certificate_nobody_vouches_for_is_refused_and_nothing_was_sent() {
     let (address, _) = tls_upstream(b"http/1.1").await;
     let tls = TlsSettings { server_name: None, ca: Some(certificate().0), client: None };
