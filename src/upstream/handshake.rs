@@ -57,6 +57,8 @@ pub(crate) struct H1 {
     pub(crate) is_reused: bool,
     /// It takes no other request.
     pub(crate) is_spent: bool,
+    /// It may have been closed by now without our having heard of it.
+    pub(crate) is_doubtful: bool,
     /// Since the last response ended.
     pub(crate) idle_since: Instant,
     /// How long it may stay idle.
@@ -70,6 +72,7 @@ pub(crate) struct H2 {
     /// The peer's limit of streams, as its connection task last saw it.
     limit: Arc<AtomicUsize>,
     idle_since: Mutex<Instant>,
+    is_leaving: AtomicBool,
 }
 
 /// A place on an HTTP/2 connection, taken until this is dropped.
@@ -113,6 +116,7 @@ async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
         probe: dialled.probe,
         is_reused: false,
         is_spent: false,
+        is_doubtful: true,
         idle_since: Instant::now(),
         keep_alive: local.transport().settings().idle_timeout,
     })))
@@ -136,6 +140,7 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
         probe: dialled.probe,
         is_reused: false,
         is_spent: false,
+        is_doubtful: true,
         idle_since: Instant::now(),
         keep_alive: Duration::ZERO,
     }))
@@ -176,7 +181,13 @@ async fn open_h2(local: &Local, dialled: Dialled) -> Result<Opened> {
         }
     });
     let idle_since = Mutex::new(Instant::now());
-    Ok(Opened::H2(Arc::new(H2 { sender, open: AtomicUsize::new(0), limit, idle_since })))
+    Ok(Opened::H2(Arc::new(H2 {
+        sender,
+        open: AtomicUsize::new(0),
+        limit,
+        idle_since,
+        is_leaving: AtomicBool::new(false),
+    })))
 }
 
 fn h1_builder() -> http1::Builder {
@@ -233,7 +244,7 @@ impl fmt::Debug for H1 {
 // beyond the limit by a race of two threads is held back by h2 itself.
 impl H2 {
     pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Takes a place, if one is free.
@@ -259,6 +270,11 @@ impl H2 {
 impl H2Stream {
     pub(crate) fn sender(&self) -> http2::SendRequest<Body> {
         self.h2.sender.clone()
+    }
+
+    /// The peer takes no more streams on this connection: nobody gets another.
+    pub(crate) fn retire_connection(&self) {
+        self.h2.is_leaving.store(true, Ordering::Relaxed);
     }
 }
 

@@ -9,6 +9,7 @@ pub mod load;
 mod pool;
 pub mod pools;
 mod reframe;
+mod spare;
 pub mod upgrade;
 
 pub use self::{

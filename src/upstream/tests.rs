@@ -668,6 +668,110 @@ async fn a_refused_stream_was_not_sent_and_any_other_reset_may_have_been() {
     assert!(matches!(reset.kind(), Kind::UpstreamReset(Sent::MaybeSeen)), "{reset}");
 }
 
+/// Sends `request`, which has to come back unsent, and sends it once more.
+async fn twice(rig: &Rig, request: Request) -> String {
+    let mut error = rig.send(request).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamReset(Sent::Nothing)), "{error}");
+    let request = error.take_unsent().expect("handed back");
+    rig.text(request).await
+}
+
+/// Serves h2 and sends what it processed: method, and body.
+async fn serve_h2(stream: TcpStream, refuses: bool, processed: mpsc::Sender<String>) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let mut is_first = refuses;
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        if std::mem::take(&mut is_first) {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            continue;
+        }
+        let processed = processed.clone();
+        task::spawn("test stream", async move {
+            let (parts, mut body) = request.into_parts();
+            let mut seen = parts.method.to_string();
+            while let Some(Ok(data)) = body.data().await {
+                seen.push_str(std::str::from_utf8(&data).unwrap());
+            }
+            processed.send(seen).await.unwrap();
+            respond.send_response(http::Response::new(()), true).unwrap();
+        });
+    }
+}
+
+/// Greets in h2, reads a request's head and then says that it processed none.
+async fn go_away(stream: &mut TcpStream) {
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    stream.read_exact(&mut [0; 24]).await.unwrap();
+    let mut head = [0; 9];
+    loop {
+        stream.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        if head[3] == 1 {
+            break;
+        }
+    }
+    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    // It stays open: what it has accepted would still be answered.
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_h2_refuses_is_handed_back_and_processed_once() {
+    for refuses in [true, false] {
+        for (asked, seen) in [(get("/"), "GET"), (post("payload"), "POSTpayload")] {
+            let (processed, mut log) = mpsc::channel(4);
+            let address = upstream(move |mut peer| {
+                let processed = processed.clone();
+                async move {
+                    if !refuses && peer.number == 0 {
+                        go_away(&mut peer.stream).await;
+                    } else {
+                        serve_h2(peer.stream, refuses, processed).await;
+                    }
+                }
+            });
+            let rig = rig(address.await, settings(Protocol::H2));
+            twice(&rig, asked).await;
+            assert_eq!(log.try_recv().unwrap(), seen);
+            assert!(log.try_recv().is_err(), "{seen} was processed once");
+            assert_eq!(rig.counted("opened"), if refuses { "1" } else { "2" });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (reset, when) = std::sync::mpsc::channel::<()>();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    // A thread of its own: the reset has to come while our runtime is looking elsewhere.
+    let upstream = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let read = stream.read(&mut [0; 1024]).unwrap();
+        assert!(read > 0);
+        stream.write_all(OK).unwrap();
+        when.recv().unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        done.send(()).unwrap();
+    });
+    let rig = rig(address, settings(Protocol::H1));
+    rig.text(get("/")).await;
+    time::pause();
+    time::advance(Duration::from_millis(6)).await;
+    time::resume();
+    reset.send(()).unwrap();
+    is_done.recv().unwrap();
+    let mut error = rig.send(post("payload")).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamClosedIdle(Sent::Nothing)), "{error}");
+    let request = error.take_unsent().expect("handed back");
+    assert_eq!(request.body.as_full().unwrap(), "payload");
+    upstream.join().unwrap();
+}
+
 /// What the client's side of hyper sees of an upgrade: a server that asks our transport.
 async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
     upstream(move |peer| {
