@@ -198,6 +198,22 @@ async fn srv_records_bring_ports_weights_and_priorities() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_behind_an_srv_record_serves_stale_on_its_own() {
+    let service = |host: &str, port| Service { host: host.into(), port, priority: 0, weight: 1 };
+    let services = vec![service("a", 81), service("b", 82)];
+    let script = Arc::new(Script { services, ..Script::default() });
+    script.say("a", &["10.0.0.1"]);
+    script.say("b", &["10.0.0.2"]);
+    let group = group(settings(&["srv:_orders._tcp.internal"], Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_millis(10)).await;
+    script.hosts.lock().remove("b");
+    time::sleep(Duration::from_mins(4)).await;
+    assert_eq!(addresses(&group), ["10.0.0.1:81", "10.0.0.2:82"]);
+    time::sleep(Duration::from_mins(2)).await;
+    assert_eq!(addresses(&group), ["10.0.0.1:81"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reload_keeps_what_was_measured_and_resolved() {
     let script = Arc::new(Script::default());
     script.say("orders.internal", &["10.0.0.1"]);
@@ -211,6 +227,23 @@ async fn a_reload_keeps_what_was_measured_and_resolved() {
     assert_eq!(addresses(&new), addresses(&old));
     let slow = |group: &Group| group.snapshot().endpoints.iter().any(|e| e.ewma_seconds > 4.0);
     assert!(slow(&old) && slow(&new));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_while_the_resolver_errs_keeps_its_last_answer_for_as_long_as_without() {
+    let script = Arc::new(Script::default());
+    script.say("orders.internal", &["10.0.0.1"]);
+    let sources = ["orders.internal:80"];
+    let old = group(settings(&sources, Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_millis(10)).await;
+    script.fall_silent();
+    time::sleep(Duration::from_mins(3)).await;
+    let new = group(settings(&sources, Policy::P2cEwma), Some(&old), &script);
+    drop(old);
+    time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(addresses(&new), ["10.0.0.1:80"]);
+    time::sleep(Duration::from_mins(2)).await;
+    assert!(addresses(&new).is_empty(), "five minutes, reload or not");
 }
 
 #[tokio::test(start_paused = true)]
