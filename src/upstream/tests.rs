@@ -91,7 +91,7 @@ fn post(body: &'static str) -> Request {
 
 impl Rig {
     async fn send(&self, request: Request) -> Result<Response> {
-        let sent = exchange(Call { request, flight: self.local.enter() }, false);
+        let sent = exchange(Call { request, flight: self.local.enter(usize::MAX).unwrap() }, false);
         time::timeout(Duration::from_secs(10), sent).await.expect("an answer within 10 s")
     }
 
@@ -187,6 +187,25 @@ async fn numbered(mut peer: Peered) {
             format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{number}").as_bytes(),
         )
         .await;
+    }
+}
+
+#[tokio::test]
+async fn of_those_that_race_for_the_last_place_one_gets_it() {
+    let rig = rig(upstream(numbered).await, settings(Protocol::H1));
+    for _ in 0..100 {
+        let start = std::sync::Barrier::new(2);
+        let entered = std::thread::scope(|scope| {
+            let racers = [(); 2].map(|()| {
+                scope.spawn(|| {
+                    start.wait();
+                    rig.local.enter(1)
+                })
+            });
+            // Both are held until both have been judged.
+            racers.map(|racer| racer.join().unwrap())
+        });
+        assert_eq!(entered.iter().flatten().count(), 1);
     }
 }
 
