@@ -7,6 +7,7 @@
 //! lock, a duplicate descriptor or a word with that task.
 
 use std::{
+    future::Future,
     io,
     mem::MaybeUninit,
     net::Shutdown,
@@ -16,6 +17,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::ReadBufCursor;
@@ -23,6 +25,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
+    time::{self, Instant, Sleep},
 };
 use tokio_rustls::client::TlsStream;
 
@@ -31,6 +34,15 @@ use tokio_rustls::client::TlsStream;
 pub(crate) struct Io {
     stream: Stream,
     meter: Arc<Meter>,
+    stall: Stall,
+}
+
+/// How long a write has been pending. Costs a timer once one is.
+#[derive(Debug)]
+struct Stall {
+    timeout: Duration,
+    is_pending: bool,
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// A connected stream.
@@ -79,12 +91,14 @@ pub(crate) struct Mark {
 // === impl Io ===
 
 impl Io {
-    pub(crate) fn new(stream: Stream) -> (Self, Arc<Meter>) {
+    /// A write that is pending for `send_idle_timeout` fails with [`io::ErrorKind::TimedOut`].
+    pub(crate) fn new(stream: Stream, send_idle_timeout: Duration) -> (Self, Arc<Meter>) {
         let meter = match &stream {
             Stream::Plain(plain) => plain.meter.clone(),
             Stream::Tls(tls) => tls.get_ref().0.meter.clone(),
         };
-        (Self { stream, meter: meter.clone() }, meter)
+        let stall = Stall { timeout: send_idle_timeout, is_pending: false, sleep: None };
+        (Self { stream, meter: meter.clone(), stall }, meter)
     }
 }
 
@@ -112,7 +126,8 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.stall.judge(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -120,7 +135,8 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.stall.judge(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -128,11 +144,38 @@ impl hyper::rt::Write for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // TLS takes what it cannot write yet: then it is the flush that is pending.
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.stall.judge(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+// === impl Stall ===
+
+impl Stall {
+    /// Gives `polled` on, the outcome of a write, or fails when writes were pending for too long.
+    fn judge<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            // The timer stays where it is and is moved when it is needed again.
+            self.is_pending = false;
+            return polled;
+        }
+        let Self { timeout, is_pending, sleep } = self;
+        let sleep = sleep.get_or_insert_with(|| Box::pin(time::sleep(*timeout)));
+        if !*is_pending {
+            *is_pending = true;
+            sleep.as_mut().reset(Instant::now() + *timeout);
+        }
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

@@ -10,6 +10,7 @@ mod pool;
 pub mod pools;
 mod reframe;
 mod spare;
+mod timer;
 pub mod upgrade;
 
 pub use self::{
@@ -41,6 +42,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long a response body may stand still; off for upgrades and `text/event-stream`.
     pub response_idle_timeout: Duration,
+    /// How long an upstream may take nothing of what we have for it.
+    pub send_idle_timeout: Duration,
     /// A pooled connection idle for longer is probed before an unsafe method is sent on it.
     pub probe_idle_after: Duration,
     /// h2: connections per endpoint and worker.

@@ -50,6 +50,7 @@ fn settings(protocol: Protocol) -> Settings {
         max_idle: 128,
         idle_timeout: Duration::from_secs(55),
         response_idle_timeout: Duration::from_mins(1),
+        send_idle_timeout: Duration::from_mins(1),
         probe_idle_after: Duration::from_secs(1),
         max_h2_connections: 4,
     }
@@ -791,6 +792,35 @@ async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
     upstream.join().unwrap();
 }
 
+#[tokio::test]
+async fn an_h2_connection_that_fell_silent_is_given_up() {
+    let (asked, mut was_asked) = mpsc::channel(1);
+    let address = upstream(move |mut peer| {
+        let asked = asked.clone();
+        async move {
+            peer.write(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+            // It reads, as a dead peer's kernel does not, and answers neither request nor PING.
+            let mut seen = Vec::new();
+            while peer.stream.read_buf(&mut seen).await.is_ok_and(|n| n > 0) {
+                let _is_first = asked.try_send(());
+            }
+        }
+    });
+    let rig = rig(address.await, settings(Protocol::H2));
+    let call = Call { request: get("/"), flight: rig.local.enter(usize::MAX).unwrap() };
+    let mut sent = Box::pin(exchange(call, false));
+    tokio::select! {
+        answered = &mut sent => panic!("{answered:?}"),
+        asked = was_asked.recv() => asked.unwrap(),
+    }
+    until("it has a stream", || rig.local.pool().h2_open() == [1]).await;
+    time::pause();
+    let start = Instant::now();
+    let error = sent.await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamReset(Sent::MaybeSeen)), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
 /// What the client's side of hyper sees of an upgrade: a server that asks our transport.
 async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
     upstream(move |peer| {
@@ -806,7 +836,7 @@ async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
                     rig.send(request).await
                 }
             });
-            let io = io::Io::new(io::Stream::Plain(io::Plain::tcp(peer.stream).0)).0;
+            let io = io::Io::new(io::Stream::Plain(io::Plain::tcp(peer.stream).0), Duration::from_mins(1)).0;
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(io, service)
                 .with_upgrades();
@@ -886,8 +916,8 @@ async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
     assert_eq!(rig.pools.idle(), 0);
 }
 
-/// A TLS upstream that offers `alpn` and says what it came to.
-async fn tls_upstream(alpn: &'static [u8]) -> (std::net::SocketAddr, std::path::PathBuf) {
+/// Shakes hands for `orders.internal`, offering `alpn`; and the file that vouches for it.
+fn acceptor(alpn: &'static [u8]) -> (tokio_rustls::TlsAcceptor, std::path::PathBuf) {
     let (file, pair) = certificate();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = rustls_pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
@@ -898,7 +928,12 @@ async fn tls_upstream(alpn: &'static [u8]) -> (std::net::SocketAddr, std::path::
         .with_single_cert(vec![pair.cert.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![alpn.to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    (tokio_rustls::TlsAcceptor::from(Arc::new(config)), file)
+}
+
+/// A TLS upstream that offers `alpn` and says what it came to.
+async fn tls_upstream(alpn: &'static [u8]) -> (std::net::SocketAddr, std::path::PathBuf) {
+    let (acceptor, file) = acceptor(alpn);
     let address = upstream(move |peer| {
         let acceptor = acceptor.clone();
         async move {
@@ -931,6 +966,26 @@ async fn over_tls_alpn_chooses_and_is_remembered() {
         assert_eq!(rig.text(post("x")).await, "ok");
         assert_eq!(rig.counted("opened"), if alpn == b"h2" { "1" } else { "2" });
     }
+}
+
+#[tokio::test]
+async fn tls_and_the_h2_greeting_share_the_time_to_connect() {
+    let (acceptor, ca) = acceptor(b"h2");
+    let address = upstream(move |peer| {
+        let acceptor = acceptor.clone();
+        async move {
+            time::sleep(Duration::from_secs(2)).await;
+            let mut stream = acceptor.accept(peer.stream).await.unwrap();
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        }
+    });
+    let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+    let rig = rig(address.await, Settings { tls: Some(tls), ..settings(Protocol::H2) });
+    time::pause();
+    let start = Instant::now();
+    let error = rig.send(get("/")).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamConnect), "{error}");
+    assert_eq!(start.elapsed().as_secs(), 3);
 }
 
 #[tokio::test]
