@@ -16,7 +16,9 @@
 use std::{
     error,
     future::Future,
+    io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -40,6 +42,7 @@ use crate::{
         reframe,
         spare::Spare,
         upgrade,
+        upload::{self, Progress},
     },
 };
 
@@ -57,8 +60,14 @@ struct Return {
 
 /// Frees an h2 stream's place at the end of the body.
 struct Free {
-    _stream: H2Stream,
+    _stream: Streaming,
     _flight: Flight,
+}
+
+/// An h2 stream, which a request body may have a share in.
+enum Streaming {
+    Alone(H2Stream),
+    Shared(Arc<Progress>),
 }
 
 // === impl Forward ===
@@ -169,8 +178,26 @@ async fn exchange_h2(
     let is_tls = local.transport().is_tls();
     reframe::to_h2(&mut parts, &body, local.authority(), preserve_host, is_tls)?;
     let spare = Spare::of(&parts, &body);
-    let sent = stream.sender().try_send_request(http::Request::from_parts(parts, body));
-    let response = match sent.await {
+    let (body, stream) = if body.is_in_memory() {
+        (body, Streaming::Alone(stream))
+    } else {
+        let (body, progress) = upload::watch(body, stream);
+        (body, Streaming::Shared(progress))
+    };
+    let sent = stream.get().sender().try_send_request(http::Request::from_parts(parts, body));
+    let answered = match &stream {
+        Streaming::Alone(_) => sent.await,
+        Streaming::Shared(progress) => tokio::select! {
+            biased;
+            answered = sent => answered,
+            // Dropped, the request resets its stream.
+            () = progress.stalled(local.transport().settings().send_idle_timeout) => {
+                return Err(Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
+                    .with_detail(format!("{}: it takes no more of the body", local.label())));
+            }
+        },
+    };
+    let response = match answered {
         Ok(response) => response,
         Err(failed) => {
             return Err(failed_h2(failed, &stream, spare, cx).with_detail(&**local.label()));
@@ -223,6 +250,8 @@ pub(crate) fn failed_h1(
         Error::new(kind)
     } else if cause.is_parse() {
         Error::new(Kind::UpstreamBadResponse)
+    } else if is_timeout(&cause) {
+        Error::new(Kind::UpstreamTimeoutTry(sent))
     } else if h1.is_reused && now.read == mark.read {
         Error::new(Kind::UpstreamClosedIdle(sent))
     } else {
@@ -233,7 +262,7 @@ pub(crate) fn failed_h1(
 
 fn failed_h2(
     mut failed: Failed,
-    stream: &H2Stream,
+    stream: &Streaming,
     spare: Option<Spare>,
     cx: ours::Context,
 ) -> Error {
@@ -248,10 +277,11 @@ fn failed_h2(
         });
     if is_excluded || unsent.is_some() {
         // hyper learns of the GOAWAY with the next request: that is not to be the one tried again.
-        stream.retire_connection();
+        stream.get().retire_connection();
     }
     let sent = if unsent.is_some() || is_refused { Sent::Nothing } else { Sent::MaybeSeen };
-    let kind = of_body(&cause).unwrap_or_else(|| match find::<h2::Error>(&cause) {
+    let kind = stream.failure().cloned().unwrap_or_else(|| match find::<h2::Error>(&cause) {
+        _ if is_timeout(&cause) => Kind::UpstreamTimeoutTry(sent),
         Some(error) if error.is_library() => Kind::UpstreamBadResponse,
         _ => Kind::UpstreamReset(sent),
     });
@@ -280,6 +310,11 @@ fn of_body(cause: &hyper::Error) -> Option<Kind> {
     find::<Error>(cause).map(|error| error.kind().clone())
 }
 
+/// The upstream took nothing of what we had for it, as our stream or the kernel found.
+fn is_timeout(cause: &hyper::Error) -> bool {
+    find::<io::Error>(cause).is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
 fn find<E: error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut cause = error::Error::source(error);
     while let Some(error) = cause {
@@ -300,6 +335,24 @@ impl Finish for Return {
         if end == End::Complete {
             let local = flight.local();
             local.pool().put(local, h1);
+        }
+    }
+}
+
+// === impl Streaming ===
+
+impl Streaming {
+    fn get(&self) -> &H2Stream {
+        match self {
+            Self::Alone(stream) => stream,
+            Self::Shared(progress) => progress.stream(),
+        }
+    }
+
+    fn failure(&self) -> Option<&Kind> {
+        match self {
+            Self::Alone(_) => None,
+            Self::Shared(progress) => progress.failure(),
         }
     }
 }

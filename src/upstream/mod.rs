@@ -12,6 +12,7 @@ mod reframe;
 mod spare;
 mod timer;
 pub mod upgrade;
+mod upload;
 
 pub use self::{
     connect::{TlsError, Transport},

@@ -599,11 +599,21 @@ async fn a_client_body_that_breaks_off_is_the_clients_doing() {
     let address = upstream(|mut peer| async move {
         peer.read().await;
     });
-    let rig = rig(address.await, settings(Protocol::H1));
-    let frames = [Ok(Frame::data(Bytes::from_static(b"abc"))), Err(Kind::ClientClosed.into())];
-    let body = Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames)));
-    let error = rig.send(request(Method::POST, "/", body)).await.unwrap_err();
-    assert!(matches!(error.kind(), Kind::ClientClosed), "{error}");
+    let (_go, release) = watch::channel(false);
+    let rigs = [
+        rig(address.await, settings(Protocol::H1)),
+        rig(h2_upstream(100, release).await, settings(Protocol::H2)),
+    ];
+    for rig in rigs {
+        let frames = [Ok(Frame::data(Bytes::from_static(b"abc"))), Err(Kind::ClientClosed.into())];
+        let body = Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames)));
+        let error = rig.send(request(Method::POST, "/", body)).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::ClientClosed), "{error}");
+        let mut large = flood();
+        large.set_limit(1);
+        let error = rig.send(request(Method::POST, "/", large)).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::BodyTooLarge), "{error}");
+    }
 }
 
 /// An h2 upstream: answers `hold`-ing requests only when told to, with trailers.
@@ -792,6 +802,106 @@ async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
     upstream.join().unwrap();
 }
 
+/// More than any buffer or window on the way takes.
+fn flood() -> Body {
+    let frame = || Ok::<_, Error>(Frame::data(Bytes::from_static(&[0; 64 * 1024])));
+    let frames = futures_util::stream::repeat_with(frame);
+    Body::boxed(http_body_util::StreamBody::new(frames))
+}
+
+#[tokio::test]
+async fn an_upload_the_upstream_does_not_take_times_out() {
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let address = upstream(move |peer| async move {
+            if protocol == Protocol::H1 {
+                std::future::pending::<()>().await;
+            }
+            // It answers PINGs, and gives the stream no window.
+            let mut connection = h2::server::handshake(peer.stream).await.unwrap();
+            let mut held = Vec::new();
+            while let Some(Ok(accepted)) = connection.accept().await {
+                let _: (_, h2::server::SendResponse<Bytes>) = accepted;
+                held.push(accepted);
+            }
+        });
+        let rig = rig(address.await, settings(protocol));
+        let call = Call {
+            request: request(Method::POST, "/", flood()),
+            flight: rig.local.enter(usize::MAX).unwrap(),
+        };
+        let sent = exchange(call, false);
+        time::pause();
+        let start = Instant::now();
+        let error = sent.await.unwrap_err();
+        let kind = error.kind();
+        assert!(matches!(kind, Kind::UpstreamTimeoutTry(Sent::MaybeSeen)), "{error}");
+        assert_eq!(start.elapsed().as_secs(), 60, "{protocol:?}");
+        time::resume();
+        until("nothing is left", || rig.local.pool().h2_open().iter().all(|&n| n == 0)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_its_upload_is_not_the_upstreams_doing() {
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let (processed, mut log) = mpsc::channel(4);
+        let address = upstream(move |mut peer| {
+            let processed = processed.clone();
+            async move {
+                if protocol == Protocol::H2 {
+                    serve_h2(peer.stream, false, processed).await;
+                } else {
+                    peer.read().await;
+                    processed.send("POSTab".to_owned()).await.unwrap();
+                    peer.write(EMPTY).await;
+                }
+            }
+        });
+        let rig = rig(address.await, settings(protocol));
+        let frames = futures_util::stream::unfold(0, |sent| async move {
+            if sent == 1 {
+                time::sleep(Duration::from_mins(5)).await;
+            }
+            let frame = Frame::data(Bytes::from_static(["a", "b"].get(sent)?.as_bytes()));
+            Some((Ok::<_, Error>(frame), sent + 1))
+        });
+        let body = Body::boxed(http_body_util::StreamBody::new(frames));
+        let call = Call {
+            request: request(Method::POST, "/", body),
+            flight: rig.local.enter(usize::MAX).unwrap(),
+        };
+        time::pause();
+        exchange(call, false).await.unwrap();
+        assert_eq!(log.recv().await.unwrap(), "POSTab");
+        time::resume();
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_does_not_free_the_stream_the_upload_is_in() {
+    let address = upstream(|peer| async move {
+        let mut connection = h2::server::handshake(peer.stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            respond.send_response(http::Response::new(()), true).unwrap();
+            task::spawn("test upload", async move {
+                let mut body = request.into_body();
+                while let Some(Ok(_)) = body.data().await {}
+            });
+        }
+    });
+    let rig = rig(address.await, settings(Protocol::H2));
+    let (feed, frames) = mpsc::channel::<Result<Frame<Bytes>>>(1);
+    let frames = futures_util::stream::unfold(frames, |mut frames| async move {
+        Some((frames.recv().await?, frames))
+    });
+    let body = Body::boxed(http_body_util::StreamBody::new(frames));
+    let response = rig.send(request(Method::POST, "/", body)).await.unwrap();
+    drop(response);
+    assert_eq!(rig.local.pool().h2_open(), [1]);
+    drop(feed);
+    until("the upload is over", || rig.local.pool().h2_open() == [0]).await;
+}
+
 #[tokio::test]
 async fn an_h2_connection_that_fell_silent_is_given_up() {
     let (asked, mut was_asked) = mpsc::channel(1);
@@ -836,7 +946,11 @@ async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
                     rig.send(request).await
                 }
             });
-            let io = io::Io::new(io::Stream::Plain(io::Plain::tcp(peer.stream).0), Duration::from_mins(1)).0;
+            let io = io::Io::new(
+                io::Stream::Plain(io::Plain::tcp(peer.stream).0),
+                Duration::from_mins(1),
+            )
+            .0;
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(io, service)
                 .with_upgrades();
