@@ -1,7 +1,7 @@
 //! The operator's own listener: probes, metrics, what is running, reload, drain, explain.
 //!
 //! [`api`] says who may ask for what and answers it, over the [`Handles`] that the gateway passes
-//! in; [`serve`] is sockets and limits; [`problem`] how a refusal is told. Everything but `/livez`
+//! in; [`mod@serve`] is sockets and limits; [`problem`] how a refusal is told. Everything but `/livez`
 //! and `/readyz` asks for the token, where there is one. None of it is on the way of a request.
 
 pub mod api;

@@ -6,6 +6,7 @@
 //! be reached over IPv6 fails to connect, counts as slow, and IPv4 is chosen.
 
 use std::{
+    collections::HashMap,
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use hickory_resolver::{
     TokioResolver,
     config::LookupIpStrategy,
@@ -31,6 +33,8 @@ const TTL_CAP: Duration = Duration::from_secs(30);
 const STALE: Duration = Duration::from_mins(5);
 /// How long one lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many names behind SRV records are asked for at a time.
+const CONCURRENT_LOOKUPS: usize = 8;
 /// The most SRV records of a name; more are left out.
 const MAX_SERVICES: usize = 256;
 
@@ -85,18 +89,22 @@ pub(crate) struct Resolved {
     pub(crate) priority: u32,
 }
 
+/// What the names behind SRV records resolved to last, and when. At most [`MAX_SERVICES`].
+type Known = HashMap<Box<str>, (Instant, Vec<IpAddr>)>;
+
 /// Resolves `source` for ever and tells `publish` of each change: the addresses, or `None` when
-/// there are none that may be used. Never completes.
+/// there are none that may be used. `answered`: when the addresses that serve meanwhile were given,
+/// if there are any. Never completes.
 pub(crate) async fn follow(
     source: Source,
     resolver: Arc<dyn Resolve>,
+    mut answered: Option<Instant>,
     mut publish: impl FnMut(Option<Vec<Resolved>>),
 ) {
-    let mut answered: Option<Instant> = None;
     let mut failures = 0;
+    let mut known = Known::new();
     loop {
-        let asked = time::timeout(LOOKUP_TIMEOUT, resolve(&source, &*resolver)).await;
-        let pause = match asked.unwrap_or_else(|_| Err(ResolveError("timed out".to_owned()))) {
+        let pause = match resolve(&source, &*resolver, &mut known).await {
             Ok(answer) => {
                 answered = Some(Instant::now());
                 failures = 0;
@@ -119,10 +127,11 @@ pub(crate) async fn follow(
 async fn resolve(
     source: &Source,
     resolver: &dyn Resolve,
+    known: &mut Known,
 ) -> Result<Answer<Resolved>, ResolveError> {
     match &source.address {
         SourceAddress::Host { host, port } => {
-            let answer = resolver.addresses(host).await?;
+            let answer = in_time(resolver.addresses(host)).await?;
             let at = |ip| Resolved {
                 address: SocketAddr::new(ip, *port),
                 host: host.clone(),
@@ -131,38 +140,67 @@ async fn resolve(
             };
             Ok(Answer { records: answer.records.into_iter().map(at).collect(), ttl: answer.ttl })
         }
-        SourceAddress::Srv(name) => resolve_services(name, source, resolver).await,
+        SourceAddress::Srv(name) => resolve_services(name, source, resolver, known).await,
         SourceAddress::Unix(_) => Ok(Answer { records: Vec::new(), ttl: TTL_CAP }),
     }
 }
 
-/// One name behind a record that does not resolve does not take the others away.
+/// The end of a lookup, and of the patience for it.
+async fn in_time<T>(lookup: Lookup<'_, T>) -> Result<Answer<T>, ResolveError> {
+    match time::timeout(LOOKUP_TIMEOUT, lookup).await {
+        Ok(answered) => answered,
+        Err(_) => Err(ResolveError("timed out".to_owned())),
+    }
+}
+
+/// One name behind a record that does not resolve takes neither the others away nor, for as long as
+/// old answers serve, itself.
 async fn resolve_services(
     name: &str,
     source: &Source,
     resolver: &dyn Resolve,
+    known: &mut Known,
 ) -> Result<Answer<Resolved>, ResolveError> {
-    let services = resolver.services(name).await?;
+    let mut services = in_time(resolver.services(name)).await?;
+    services.records.truncate(MAX_SERVICES);
+    let lookups: Vec<_> =
+        services.records.iter().map(|service| in_time(resolver.addresses(&service.host))).collect();
+    // In order, so that records and answers belong together.
+    let answers: Vec<_> = stream::iter(lookups).buffered(CONCURRENT_LOOKUPS).collect().await;
+    let now = Instant::now();
     let mut ttl = services.ttl;
-    let mut records = Vec::new();
     let mut failed = None;
-    for service in services.records.into_iter().take(MAX_SERVICES) {
-        match resolver.addresses(&service.host).await {
+    let mut is_any_fresh = false;
+    let mut fresh = Known::new();
+    let mut records = Vec::new();
+    for (service, answer) in services.records.into_iter().zip(answers) {
+        let (at, addresses) = match answer {
             Ok(answer) => {
                 ttl = ttl.min(answer.ttl);
-                records.extend(answer.records.into_iter().map(|ip| Resolved {
-                    address: SocketAddr::new(ip, service.port),
-                    host: service.host.clone(),
-                    // RFC 2782: weight 0 is "hardly ever", next to others.
-                    weight: source.weight.saturating_mul(u32::from(service.weight).max(1)),
-                    priority: source.priority.saturating_add(u32::from(service.priority)),
-                }));
+                is_any_fresh = true;
+                (now, answer.records)
             }
-            Err(error) => failed = Some(error),
-        }
+            Err(error) => {
+                failed = Some(error);
+                match known.get(&service.host) {
+                    Some((at, addresses)) if now - *at < STALE => (*at, addresses.clone()),
+                    Some(_) | None => continue,
+                }
+            }
+        };
+        records.extend(addresses.iter().map(|ip| Resolved {
+            address: SocketAddr::new(*ip, service.port),
+            host: service.host.clone(),
+            // RFC 2782: weight 0 is "hardly ever", next to others.
+            weight: source.weight.saturating_mul(u32::from(service.weight).max(1)),
+            priority: source.priority.saturating_add(u32::from(service.priority)),
+        }));
+        fresh.insert(service.host, (at, addresses));
     }
+    *known = fresh;
     match failed {
-        Some(error) if records.is_empty() => Err(error),
+        // Nothing new was heard: what serves already is kept for as long as it may be.
+        Some(error) if !is_any_fresh => Err(error),
         _ => Ok(Answer { records, ttl }),
     }
 }

@@ -35,7 +35,7 @@ use crate::{
         metrics::{ATTEMPTS, Cells, Counter},
         task,
     },
-    upstream::{Address, Endpoint, Flight, Local, Pools, TlsError, Transport},
+    upstream::{Address, Endpoint, Flight, Pools, TlsError, Transport},
 };
 
 /// One upstream, shared by all workers and owned by control.
@@ -62,6 +62,8 @@ struct Shared {
 struct Standing {
     members: Vec<Member>,
     lack: Lack,
+    /// When its name was last resolved.
+    answered: Option<Instant>,
 }
 
 struct Handle {
@@ -117,9 +119,11 @@ impl Group {
         let standings = standings.collect();
         *shared.sources.lock() = standings;
         shared.publish();
-        let named = shared.settings.sources.iter().enumerate().filter(|(_, s)| !s.is_fixed());
+        let answered: Vec<_> = shared.sources.lock().iter().map(|s| s.answered).collect();
+        let named = shared.settings.sources.iter().zip(answered).enumerate();
         let tasks = named
-            .map(|(index, source)| {
+            .filter(|(_, (source, _))| !source.is_fixed())
+            .map(|(index, (source, answered))| {
                 let weak = Arc::downgrade(&shared);
                 let publish = move |resolved: Option<Vec<Resolved>>| {
                     if let Some(shared) = weak.upgrade() {
@@ -127,7 +131,8 @@ impl Group {
                     }
                 };
                 // Aborted when the group is dropped: no other end is needed.
-                task::spawn("resolve", dns::follow(source.clone(), resolver.clone(), publish))
+                let resolver = resolver.clone();
+                task::spawn("resolve", dns::follow(source.clone(), resolver, answered, publish))
             })
             .collect();
         Ok(Arc::new(Self { shared, tasks }))
@@ -208,7 +213,7 @@ impl Shared {
             };
             let endpoint = self.endpoint(address, host, port, previous);
             let member = Member { endpoint, weight: source.weight, priority: source.priority };
-            return Standing { members: vec![member], lack: Lack::Nothing };
+            return Standing { members: vec![member], lack: Lack::Nothing, answered: None };
         }
         let before = previous.and_then(|old| {
             let index = old.settings.sources.iter().position(|s| s.address == source.address)?;
@@ -223,7 +228,7 @@ impl Shared {
                 }
                 standing
             }
-            _ => Standing { members: Vec::new(), lack: Lack::Pending },
+            _ => Standing { members: Vec::new(), lack: Lack::Pending, answered: None },
         }
     }
 
@@ -258,9 +263,9 @@ impl Shared {
                 };
                 let members: Vec<_> = resolved.into_iter().map(member).collect();
                 let lack = if members.is_empty() { Lack::Unresolved } else { Lack::Nothing };
-                Standing { members, lack }
+                Standing { members, lack, answered: Some(Instant::now()) }
             }
-            None => Standing { members: Vec::new(), lack: Lack::Unresolved },
+            None => Standing { members: Vec::new(), lack: Lack::Unresolved, answered: None },
         };
         if let Some(source) = self.sources.lock().get_mut(index) {
             *source = standing;
@@ -315,7 +320,10 @@ impl GroupHandle {
         let policy = &shared.settings.policy;
         let local = request.cx.with_attempts(|tried| view.set.pick(policy, request, tried, now));
         match (local, view.set.lack()) {
-            (Some(local), _) => admit(&local, shared.settings.max_in_flight),
+            (Some(local), _) => match local.enter(shared.settings.max_in_flight) {
+                Some(flight) => Picked::Endpoint(flight),
+                None => Picked::Refused(Kind::ConcurrencyFull),
+            },
             (None, Lack::Pending) => Picked::Pending,
             (None, Lack::Unresolved) => Picked::Refused(Kind::UpstreamDns),
             (None, Lack::Nothing) => Picked::Refused(Kind::UpstreamNone),
@@ -343,16 +351,6 @@ impl GroupHandle {
         let attempts = &self.0.attempts;
         attempts.cells.counter(&ATTEMPTS, &[&self.0.name, reason]).add(1);
     }
-}
-
-/// Counts the request at `local` unless its upstream has `limit` under way already.
-fn admit(local: &Arc<Local>, limit: usize) -> Picked {
-    // Entered first and judged afterwards: two that race for the last place cannot both get it.
-    let flight = local.enter();
-    if flight.under_way() > limit {
-        return Picked::Refused(Kind::ConcurrencyFull);
-    }
-    Picked::Endpoint(flight)
 }
 
 impl fmt::Debug for Handle {

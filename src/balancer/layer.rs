@@ -6,9 +6,11 @@
 //! `upstream-dns` when names do not resolve, `concurrency-full` at the upstream's `max_in_flight`;
 //! the request goes back with the error, for nothing was sent. Counts `sluice_attempts_total`.
 //!
-//! A drop gives the attempt up, uncounted: how long it would have taken nobody knows. Costs one
-//! uncontended lock and two references of the worker's own; only a request that has to wait for the
-//! first resolution of a name pays a box.
+//! A drop gives the attempt up. By a timeout, which says so in the context, it is a failure like any
+//! other; by a client that leaves it only tells that the answer takes at least so long. Without both
+//! an endpoint that answers nobody would look like the fastest. Costs one uncontended lock and two
+//! references of the worker's own; only a request that has to wait for the first resolution of a
+//! name pays a box.
 
 use std::{
     future::Future,
@@ -61,6 +63,7 @@ struct Attempt {
     local: Arc<Local>,
     handle: AttemptHandle,
     started: Instant,
+    is_over: bool,
 }
 
 // === impl Balance ===
@@ -118,7 +121,7 @@ where
     let now = Instant::now();
     match group.pick(&request, now) {
         Picked::Endpoint(flight) => {
-            let attempt = Attempt::begin(group, &flight, &request, now);
+            let mut attempt = Attempt::begin(group, &flight, &request, now);
             let result = inner.call(Call { request, flight }).await;
             attempt.end(&result);
             result
@@ -164,10 +167,11 @@ impl Attempt {
     fn begin(group: GroupHandle, flight: &Flight, request: &Request, now: Instant) -> Self {
         let local = flight.local().clone();
         let handle = request.cx.begin_attempt(local.label().clone());
-        Self { group, local, handle, started: now }
+        Self { group, local, handle, started: now, is_over: false }
     }
 
-    fn end(&self, result: &Result<Response>) {
+    fn end(&mut self, result: &Result<Response>) {
+        self.is_over = true;
         let now = Instant::now();
         let load = self.local.endpoint().load();
         match result {
@@ -187,6 +191,22 @@ impl Attempt {
                     load.record(PENALTY, now);
                 }
             }
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let now = Instant::now();
+        let load = self.local.endpoint().load();
+        if let Some(reason) = self.handle.dropped() {
+            self.group.count_failure(reason);
+            load.record(PENALTY, now);
+        } else if (now - self.started).as_secs_f32() > load.expected(now) {
+            load.record(now - self.started, now);
         }
     }
 }

@@ -76,6 +76,7 @@ fn settings(sources: &[&str], policy: Policy) -> Settings {
             max_idle: 128,
             idle_timeout: Duration::from_secs(55),
             response_idle_timeout: Duration::from_mins(1),
+            send_idle_timeout: Duration::from_mins(1),
             probe_idle_after: Duration::from_secs(1),
             max_h2_connections: 4,
         },
@@ -193,6 +194,22 @@ async fn srv_records_bring_ports_weights_and_priorities() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_behind_an_srv_record_serves_stale_on_its_own() {
+    let service = |host: &str, port| Service { host: host.into(), port, priority: 0, weight: 1 };
+    let services = vec![service("a", 81), service("b", 82)];
+    let script = Arc::new(Script { services, ..Script::default() });
+    script.say("a", &["10.0.0.1"]);
+    script.say("b", &["10.0.0.2"]);
+    let group = group(settings(&["srv:_orders._tcp.internal"], Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_millis(10)).await;
+    script.hosts.lock().remove("b");
+    time::sleep(Duration::from_mins(4)).await;
+    assert_eq!(addresses(&group), ["10.0.0.1:81", "10.0.0.2:82"]);
+    time::sleep(Duration::from_mins(2)).await;
+    assert_eq!(addresses(&group), ["10.0.0.1:81"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reload_keeps_what_was_measured_and_resolved() {
     let script = Arc::new(Script::default());
     script.say("orders.internal", &["10.0.0.1"]);
@@ -206,6 +223,23 @@ async fn a_reload_keeps_what_was_measured_and_resolved() {
     assert_eq!(addresses(&new), addresses(&old));
     let slow = |group: &Group| group.snapshot().endpoints.iter().any(|e| e.ewma_seconds > 4.0);
     assert!(slow(&old) && slow(&new));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_while_the_resolver_errs_keeps_its_last_answer_for_as_long_as_without() {
+    let script = Arc::new(Script::default());
+    script.say("orders.internal", &["10.0.0.1"]);
+    let sources = ["orders.internal:80"];
+    let old = group(settings(&sources, Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_millis(10)).await;
+    script.fall_silent();
+    time::sleep(Duration::from_mins(3)).await;
+    let new = group(settings(&sources, Policy::P2cEwma), Some(&old), &script);
+    drop(old);
+    time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(addresses(&new), ["10.0.0.1:80"]);
+    time::sleep(Duration::from_mins(2)).await;
+    assert!(addresses(&new).is_empty(), "five minutes, reload or not");
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,6 +278,54 @@ async fn failures_attract_nobody() {
     for _ in 0..50 {
         assert_ne!(send(&handle, request(), ok).await.unwrap(), failed);
     }
+}
+
+/// Waits `span` for a transport that never answers, then drops the request, given up for `reason`.
+async fn abandon(
+    handle: &GroupHandle,
+    span: Duration,
+    reason: Option<&'static str>,
+) -> ours::context::Attempt {
+    let transport = service_fn(|call: Call| async move {
+        std::future::pending::<()>().await;
+        drop(call);
+        ok()
+    });
+    let request = request();
+    let cx = request.cx.clone();
+    let mut called = Box::pin(Balance::new(vec![handle.clone()], transport).call(request));
+    time::timeout(span, &mut called).await.unwrap_err();
+    if let Some(reason) = reason {
+        cx.give_up_attempt(reason);
+    }
+    drop(called);
+    cx.with_attempts(|attempts| attempts[0].clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_answers_nobody_attracts_nobody() {
+    let script = Arc::new(Script::default());
+    let group = group(settings(&["10.0.0.1:80"], Policy::P2cEwma), None, &script);
+    let metrics = Metrics::new();
+    let (_, deadline) = watch::channel(None);
+    let handle = group.worker(&Pools::new(metrics.thread(), Spawner::new(), deadline));
+    let expected = || group.snapshot().endpoints[0].ewma_seconds;
+
+    // A client that leaves blames nobody, but so long it has waited.
+    let left = abandon(&handle, Duration::from_secs(2), None).await;
+    assert_eq!((left.took, left.reason), (Some(Duration::from_secs(2)), None));
+    assert!((expected() - 2.0).abs() < 0.01, "{}", expected());
+    abandon(&handle, Duration::from_millis(1), None).await;
+    assert!((expected() - 2.0).abs() < 0.01, "a short wait says nothing");
+    assert!(!metrics.render().contains("upstream-timeout-try"));
+
+    let late = abandon(&handle, Duration::from_millis(1), Some("upstream-timeout-try")).await;
+    assert_eq!(late.reason, Some("upstream-timeout-try"));
+    assert!(late.took.is_some());
+    assert!((expected() - 5.0).abs() < 0.01, "{}", expected());
+    let rendered = metrics.render();
+    let line = rendered.lines().find(|line| line.contains("upstream-timeout-try")).unwrap();
+    assert!(line.ends_with(" 1"), "{line}");
 }
 
 #[tokio::test(start_paused = true)]

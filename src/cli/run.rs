@@ -36,7 +36,14 @@ enum Order {
     End(Drain),
 }
 
-/// Serves until it has drained. 0, 1 when it could not start, 78 when the file has problems.
+enum Ended {
+    /// Everything that was under way has ended, or its time was over.
+    Drained,
+    /// By a second signal.
+    AtOnce,
+}
+
+/// Serves until it has drained. 0, 1 when it could not start or was made to leave, 78 when the file has problems.
 pub fn run(args: &Args) -> ExitCode {
     let loaded = match config::load(&args.file.path) {
         Ok(loaded) => loaded,
@@ -55,42 +62,39 @@ pub fn run(args: &Args) -> ExitCode {
     };
     tracing::info!("serving {}", gateway.started());
     match serve(&gateway) {
-        Ok(()) => {
-            gateway.stop();
+        // Leaving `main` ends the process with whatever its threads are doing.
+        Ok(Ended::AtOnce) => ExitCode::FAILURE,
+        Ok(Ended::Drained) if gateway.stop() => {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
+        Ok(Ended::Drained) => cli::failed(&"the control thread died; please report this as a bug"),
         Err(error) => cli::failed(&error),
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn serve(gateway: &Gateway) -> std::io::Result<()> {
+async fn serve(gateway: &Gateway) -> std::io::Result<Ended> {
     let mut signals = Signals::new()?;
     let mut is_draining = false;
     loop {
         // The end and signals are independent; whichever comes first is handled first.
         let order = tokio::select! {
-            () = gateway.stopped() => return Ok(()),
+            () = gateway.stopped() => return Ok(Ended::Drained),
             order = signals.next() => order,
         };
         match order {
-            Order::Reload => reload(gateway).await,
+            Order::Reload => gateway.reload_soon(),
             Order::End(_) if is_draining => {
                 tracing::warn!("second signal: leaving at once");
-                return Ok(());
+                return Ok(Ended::AtOnce);
             }
             Order::End(drain) => {
                 is_draining = true;
-                gateway.drain(drain).await;
+                gateway.drain(drain);
             }
         }
     }
-}
-
-async fn reload(gateway: &Gateway) {
-    // What became of it is logged where it happens.
-    drop(gateway.reload().await);
 }
 
 // === impl Signals ===

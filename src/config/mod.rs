@@ -1,6 +1,6 @@
 //! gateway.yaml to [`Config`].
 //!
-//! [`file`] is what a user may write, [`resolve`] what it means, [`problem`] how it is told what is
+//! [`mod@file`] is what a user may write, [`resolve`] what it means, [`problem`] how it is told what is
 //! wrong with it, [`value`] the words for durations, sizes, rates. Nothing in the request path
 //! imports this folder: it fills the plain `Settings` of the others.
 //!

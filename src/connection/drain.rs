@@ -86,7 +86,8 @@ impl Connections {
     }
 
     /// Asks every connection, and each that comes later, to end in an orderly way: idle ones now,
-    /// others with the response they owe (h1: `Connection: close`; h2: GOAWAY). Idempotent.
+    /// others with the response they owe (h1: `Connection: close`; h2: GOAWAY). An h1 connection
+    /// without a request yet has `discard_timeout` from its beginning to send one. Idempotent.
     pub fn drain(&self) {
         // Relaxed: who registers does so under the lock that is taken next.
         self.0.draining.store(true, Ordering::Relaxed);
@@ -187,7 +188,7 @@ impl Set {
                 && entry.state.idle_since() == since
                 && !entry.state.is_closing()
             {
-                entry.state.ask_to_close();
+                entry.state.make_room();
                 return true;
             }
         }

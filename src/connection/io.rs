@@ -45,6 +45,13 @@ pub(super) struct State {
     read_closed: AtomicBool,
     aborted: AtomicU64,
     closing: AtomicBool,
+    /// Even if it has had no request yet.
+    closing_now: AtomicBool,
+    /// hyper's end is not the stream's.
+    is_parking: AtomicBool,
+    shut_down: AtomicBool,
+    switch_asked: AtomicBool,
+    switch_granted: AtomicBool,
     idle_since: AtomicU64,
     waker: AtomicWaker,
 }
@@ -62,6 +69,8 @@ pub(super) struct Seen {
     pub(super) is_write_pending: bool,
     /// Bytes it took so far.
     pub(super) written: u64,
+    /// The connection is to end.
+    pub(super) is_closing: bool,
 }
 
 // === impl Io ===
@@ -76,9 +85,18 @@ impl<S> Io<S> {
         &mut self.stream
     }
 
-    /// `bytes` were read from the stream already: they are read again first.
+    /// `bytes` were read already: they are read again first.
     pub(super) fn read_again(&mut self, bytes: Bytes) {
-        self.read_ahead = bytes;
+        if self.read_ahead.is_empty() {
+            self.read_ahead = bytes;
+        } else if !bytes.is_empty() {
+            self.read_ahead = [bytes, std::mem::take(&mut self.read_ahead)].concat().into();
+        }
+    }
+
+    /// Something is there to be read again.
+    pub(super) fn has_read_ahead(&self) -> bool {
+        !self.read_ahead.is_empty()
     }
 }
 
@@ -93,6 +111,10 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
             let count = this.read_ahead.len().min(cursor.remaining());
             cursor.put_slice(&this.read_ahead[..count]);
             this.read_ahead.advance(count);
+            if this.read_ahead.is_empty() {
+                // Gives its memory back, which an empty slice of it would hold.
+                this.read_ahead = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let count = ready!(poll_read_into(&mut this.stream, cx, &mut cursor))?;
@@ -151,8 +173,14 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.is_parking.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.state.note_flush(&polled);
+        if polled.is_ready() {
+            self.state.shut_down.store(true, Ordering::Relaxed);
+        }
         polled
     }
 }
@@ -190,8 +218,53 @@ impl State {
         self.waker.wake();
     }
 
+    /// As [`State::ask_to_close`], and one that has had no request yet is not waited for: its place
+    /// is needed.
+    pub(super) fn make_room(&self) {
+        self.closing_now.store(true, Ordering::Relaxed);
+        self.ask_to_close();
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    /// An idle h1 connection is to close at once. One that has just been accepted gets the time to
+    /// send its request, which is on its way.
+    pub(super) fn may_close_idle(&self) -> bool {
+        self.is_closing()
+            && (self.requests.load(Ordering::Relaxed) > 0
+                || self.closing_now.load(Ordering::Relaxed))
+    }
+
+    /// While it is set, a shutdown leaves the stream as it is.
+    pub(super) fn set_parking(&self, is_parking: bool) {
+        self.is_parking.store(is_parking, Ordering::Relaxed);
+    }
+
+    /// The first byte of a head is there, whoever read it.
+    pub(super) fn begin_head(&self) {
+        self.head_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Writing was shut down.
+    pub(super) fn is_shut_down(&self) -> bool {
+        self.shut_down.load(Ordering::Relaxed)
+    }
+
+    /// A 101 is held back until [`State::grant_switch`].
+    pub(super) fn ask_to_switch(&self) {
+        self.switch_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets go of a 101, if there is one that has not been.
+    pub(super) fn grant_switch(&self) -> bool {
+        let is_asked = self.switch_asked.load(Ordering::Relaxed);
+        is_asked && !self.switch_granted.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_switch_granted(&self) -> bool {
+        self.switch_granted.load(Ordering::Relaxed)
     }
 
     /// The client has shut down its side.
@@ -219,6 +292,7 @@ impl State {
             requests: self.requests.load(Ordering::Relaxed),
             is_write_pending: self.write_pending.load(Ordering::Relaxed),
             written: self.written.load(Ordering::Relaxed),
+            is_closing: self.is_closing(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! the one timer of the connection.
 
 mod drain;
+mod h1;
 mod io;
 mod linger;
 mod outcomes;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub send_idle_timeout: Duration,
     /// Until the first byte of the next request.
     pub keepalive_timeout: Duration,
+    /// After so long between two requests an h1 connection gives its buffers back.
+    pub park_after: Duration,
     /// After so many requests (jittered by 10 %) the connection is closed in an orderly way.
     pub requests_per_connection: u64,
     /// After so long (jittered by 10 %) likewise.
@@ -53,6 +56,7 @@ impl Default for Settings {
             header_timeout: Duration::from_secs(10),
             send_idle_timeout: Duration::from_mins(1),
             keepalive_timeout: Duration::from_secs(75),
+            park_after: Duration::from_secs(1),
             requests_per_connection: 10_000,
             connection_max_age: Duration::from_hours(1),
             max_streams: 100,

@@ -1,12 +1,16 @@
 //! How connections end, when it is not the client that ends them; counted by listener and worker.
 
-use std::{error::Error as _, fmt};
+use std::{error::Error as _, fmt, ops::Deref, sync::Arc};
 
 use crate::telemetry::metrics::{CONNECTIONS, Cells, Counter, REFUSALS};
 
-/// One worker's cells for one listener. Clones count into the same cells.
+/// One worker's cells for one listener. Clones count into the same cells; a clone is one reference.
 #[derive(Clone, Debug)]
-pub struct Outcomes {
+pub struct Outcomes(Arc<Counters>);
+
+/// The cells themselves.
+#[derive(Debug)]
+pub struct Counters {
     /// No first byte within `keepalive_timeout`.
     pub keepalive_timeout: Counter,
     /// A head that was not complete within `header_timeout`: 408.
@@ -32,7 +36,7 @@ impl Outcomes {
     pub fn new(cells: &Cells, listener: &str) -> Self {
         let outcome = |outcome| cells.counter(&CONNECTIONS, &[listener, outcome]);
         let refusal = |reason| cells.counter(&REFUSALS, &[reason]);
-        Self {
+        Self(Arc::new(Counters {
             keepalive_timeout: outcome("keepalive_timeout"),
             header_timeout: outcome("header_timeout"),
             send_idle: outcome("send_idle"),
@@ -42,7 +46,7 @@ impl Outcomes {
             refused_timeout: refusal("client-timeout"),
             refused_framing: refusal("bad-framing"),
             refused_size: refusal("header-too-large"),
-        }
+        }))
     }
 
     /// Counts what hyper refused by itself before any request was called.
@@ -62,6 +66,14 @@ impl Outcomes {
     pub(super) fn head_timed_out(&self) {
         self.header_timeout.add(1);
         self.refused_timeout.add(1);
+    }
+}
+
+impl Deref for Outcomes {
+    type Target = Counters;
+
+    fn deref(&self) -> &Counters {
+        &self.0
     }
 }
 

@@ -47,6 +47,8 @@ pin_project! {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
+        // A 101 that waits until the connection is one that can be upgraded.
+        held: Option<Box<hyper::Response<Sending>>>,
     }
 }
 
@@ -100,7 +102,7 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
             _running: running,
         };
         let inner = self.handle.handle(Request { parts, body, cx });
-        ResponseFuture { inner, exchange: Some(exchange) }
+        ResponseFuture { inner, exchange: Some(exchange), held: None }
     }
 }
 
@@ -111,13 +113,29 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        if let Some(held) = this.held.take_if(|held| held.body().exchange.state.is_switch_granted())
+        {
+            return Poll::Ready(Ok(*held));
+        }
+        if this.held.is_some() {
+            return Poll::Pending;
+        }
         let mut response = ready!(this.inner.poll(cx));
         let Some(exchange) = this.exchange.take() else { return Poll::Pending };
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if exchange.progress.is_none() && exchange.state.is_closing() && !is_upgrade {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Poll::Ready(Ok(response.map(|body| Sending { body, exchange })))
+        let is_held = is_upgrade && exchange.progress.is_none();
+        if is_held {
+            exchange.state.ask_to_switch();
+        }
+        let response = response.map(|body| Sending { body, exchange });
+        if is_held {
+            *this.held = Some(Box::new(response));
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(response))
     }
 }
 

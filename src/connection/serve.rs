@@ -15,14 +15,12 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::BytesMut;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -33,20 +31,16 @@ use crate::{
         Connections, Outcomes, Settings,
         drain::Registered,
         io::{Io, State},
-        linger,
         outcomes::Causes,
         requests::Requests,
-        sniff::sniff,
         streams::{ResetLimit, Streams},
         timer::{Expired, Timer},
     },
     http::{Peer, Request, Response},
 };
 
-/// More fields than a request may have, so that a refusal of the 101st is ours and says why.
-const MAX_FIELDS: usize = 128;
 /// What hyper may hold of a body in either direction.
-const BUFFER_BYTES: usize = 64 * 1024;
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const H2_PENDING_ACCEPT_RESETS: usize = 20;
@@ -74,24 +68,26 @@ pub enum Protocol {
 }
 
 /// Looks after one connection while hyper runs it.
-struct Driver {
+pub(super) struct Driver {
     registered: Registered,
-    settings: Arc<Settings>,
-    outcomes: Outcomes,
-    timer: Timer,
+    pub(super) settings: Arc<Settings>,
+    pub(super) outcomes: Outcomes,
+    pub(super) timer: Timer,
     resets: ResetLimit,
     /// h2 only.
     streams: Option<Streams>,
     /// hyper was told to end the connection.
-    is_told: bool,
+    pub(super) is_told: bool,
 }
 
 /// How a connection ended.
-enum Ended {
+pub(super) enum Ended {
     /// hyper is done with it.
     Over(hyper::Result<()>),
     Expired(Expired),
     Resets,
+    /// Not yet: a 101 is about to be sent.
+    Switching,
 }
 
 // === impl Protocol ===
@@ -111,8 +107,9 @@ impl Protocol {
 
 /// Serves one connection until it is over; an upgraded one is over when it is upgraded.
 ///
-/// Dropping the future closes the connection and cancels what runs on it.
-pub async fn serve<S, H>(
+/// Dropping the future closes the connection and cancels what runs on it. It is small, because it
+/// lives as long as the connection does: what only a busy one needs is boxed inside.
+pub fn serve<S, H>(
     stream: S,
     protocol: Protocol,
     peer: Arc<Peer>,
@@ -120,29 +117,42 @@ pub async fn serve<S, H>(
     handle: Arc<H>,
     connections: Connections,
     outcomes: Outcomes,
-) where
+) -> impl Future<Output = ()> + Send
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handle,
 {
     let registered = connections.register(peer.listener.clone());
     let state = registered.state().clone();
-    let mut driver = Driver::new(registered, settings, outcomes);
-    let mut io = Io::new(stream, state.clone());
-    let protocol = match protocol {
-        Protocol::Either => match driver.sniff(&mut io).await {
-            Some(protocol) => protocol,
-            None => return,
-        },
-        settled => settled,
-    };
-    let limit = jittered(driver.settings.requests_per_connection);
-    let mut requests = Requests { handle, peer, state, limit, streams: None };
-    if protocol == Protocol::H2 {
-        let streams = Streams::default();
-        requests.streams = Some(streams.clone());
-        driver.serve_h2(io, requests, streams).await;
-    } else {
-        driver.serve_h1(io, requests).await;
+    let limit = jittered(settings.requests_per_connection);
+    let io = Io::new(stream, state.clone());
+    let requests = Requests { handle, peer, state, limit, streams: None };
+    let driver = Driver::new(registered, settings, outcomes);
+    run_to_end(driver, protocol, Some((io, requests)))
+}
+
+/// `kept` is what the connection consists of while hyper does not have it.
+async fn run_to_end<S, H>(
+    mut driver: Driver,
+    protocol: Protocol,
+    mut kept: Option<(Io<S>, Requests<H>)>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handle,
+{
+    let mut may_be_h2 = protocol == Protocol::Either;
+    while let Some((io, _)) = &mut kept {
+        let is_h2 = protocol == Protocol::H2
+            || match driver.wait(io, may_be_h2).await {
+                Some(began) => began == Protocol::H2,
+                None => return,
+            };
+        may_be_h2 = false;
+        let Some((io, requests)) = kept.take() else { return };
+        if is_h2 {
+            return Box::pin(driver.serve_h2(io, requests)).await;
+        }
+        kept = Box::pin(driver.serve_h1(io, requests)).await;
     }
 }
 
@@ -161,99 +171,18 @@ impl Driver {
         Self { registered, settings, outcomes, timer, resets, streams: None, is_told: false }
     }
 
-    fn state(&self) -> &State {
+    pub(super) fn state(&self) -> &State {
         self.registered.state()
     }
 
-    /// Reads until it is clear whether the HTTP/2 preface comes; hyper reads the bytes again.
-    /// `None`: the connection is over.
-    async fn sniff<S>(&mut self, io: &mut Io<S>) -> Option<Protocol>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let mut read = BytesMut::with_capacity(1024);
-        let sniffed = {
-            let state = self.state_shared();
-            let mut sniffing = pin!(sniff(io.stream_mut(), &mut read, &state));
-            poll_fn(|cx| self.poll_sniffing(cx, sniffing.as_mut())).await
-        };
-        match sniffed {
-            Ok(protocol) => {
-                io.read_again(read.freeze());
-                Some(protocol)
-            }
-            Err(Some(Expired::Header)) => {
-                self.answer_timeout(io).await;
-                None
-            }
-            Err(_) => {
-                linger::close(io.stream_mut(), &self.settings).await;
-                None
-            }
-        }
-    }
-
-    /// `Err`: what ran out, or nothing when the connection is to close.
-    fn poll_sniffing<F>(
-        &mut self,
-        cx: &mut Context<'_>,
-        sniffing: Pin<&mut F>,
-    ) -> Poll<Result<Protocol, Option<Expired>>>
-    where
-        F: Future<Output = io::Result<Protocol>>,
-    {
-        self.state().waker().register(cx.waker());
-        if let Poll::Ready(protocol) = sniffing.poll(cx) {
-            return Poll::Ready(protocol.map_err(|_| None));
-        }
-        match self.poll_timer(cx) {
-            Some(Expired::KeepAlive) => {
-                self.outcomes.keepalive_timeout.add(1);
-                Poll::Ready(Err(Some(Expired::KeepAlive)))
-            }
-            Some(expired) => Poll::Ready(Err(Some(expired))),
-            None if self.state().is_closing() && self.timer.idle_since().is_some() => {
-                Poll::Ready(Err(None))
-            }
-            None => Poll::Pending,
-        }
-    }
-
-    async fn serve_h1<S, H>(mut self, io: Io<S>, requests: Requests<H>)
+    async fn serve_h2<S, H>(&mut self, io: Io<S>, mut requests: Requests<H>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         H: Handle,
     {
-        let mut conn = http1::Builder::new()
-            .header_read_timeout(None)
-            .max_headers(MAX_FIELDS)
-            .max_header_size(self.settings.header_bytes)
-            .max_buf_size(self.settings.header_bytes.max(BUFFER_BYTES))
-            .serve_connection(io, requests)
-            .with_upgrades();
-        let ended =
-            self.run(Pin::new(&mut conn), http1::UpgradeableConnection::graceful_shutdown).await;
-        let has_to_discard = match &ended {
-            // When hyper closes by itself, the client may still be sending what nobody wants.
-            Ended::Over(Ok(())) => !self.is_told,
-            Ended::Over(Err(error)) => error.is_parse(),
-            Ended::Expired(_) | Ended::Resets => false,
-        } && !self.state().is_read_closed();
-        // An upgraded connection has no parts: its tunnel has them.
-        let Some(mut parts) = conn.into_parts() else { return };
-        if matches!(ended, Ended::Expired(Expired::Header)) {
-            self.answer_timeout(&mut parts.io).await;
-        } else if has_to_discard {
-            linger::discard(parts.io.stream_mut(), &self.settings).await;
-        }
-    }
-
-    async fn serve_h2<S, H>(mut self, io: Io<S>, requests: Requests<H>, streams: Streams)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        H: Handle,
-    {
+        let streams = Streams::default();
         self.streams = Some(streams.clone());
+        requests.streams = Some(streams.clone());
         self.timer.ignore_heads();
         let header_list = u32::try_from(self.settings.header_bytes).unwrap_or(u32::MAX);
         let conn = http2::Builder::new(streams)
@@ -275,13 +204,13 @@ impl Driver {
     }
 
     /// Runs hyper's connection until it is over or has to be ended, and counts why.
-    async fn run<C>(&mut self, mut conn: Pin<&mut C>, tell: fn(Pin<&mut C>)) -> Ended
+    pub(super) async fn run<C>(&mut self, mut conn: Pin<&mut C>, tell: fn(Pin<&mut C>)) -> Ended
     where
         C: Future<Output = hyper::Result<()>>,
     {
         let ended = poll_fn(|cx| self.poll_run(cx, conn.as_mut(), tell)).await;
         match &ended {
-            Ended::Over(Ok(())) | Ended::Expired(_) => {}
+            Ended::Over(Ok(())) | Ended::Expired(_) | Ended::Switching => {}
             Ended::Over(Err(error)) => {
                 self.outcomes.failed(error);
                 tracing::debug!(error = %Causes(error), "connection ended");
@@ -312,6 +241,9 @@ impl Driver {
             if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
             }
+            if self.state().grant_switch() {
+                return Poll::Ready(Ended::Switching);
+            }
             match self.poll_timer(cx) {
                 None => {}
                 Some(Expired::Age) => {
@@ -338,12 +270,15 @@ impl Driver {
 
     /// h2 is told at once; h1 when it is idle: until then its responses say it.
     fn may_tell(&self) -> bool {
-        !self.is_told
-            && self.state().is_closing()
-            && (self.streams.is_some() || self.timer.idle_since().is_some())
+        !self.is_told && self.state().is_closing() && (self.streams.is_some() || self.is_to_close())
     }
 
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Option<Expired> {
+    /// Nothing runs on an h1 connection that is to end.
+    pub(super) fn is_to_close(&self) -> bool {
+        self.timer.idle_since().is_some() && self.state().may_close_idle()
+    }
+
+    pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Option<Expired> {
         let Self { registered, settings, outcomes, timer, streams, .. } = self;
         let expired = timer.poll(cx, registered.state().seen(), |now| {
             let (given_up, next) = streams.as_ref()?.sweep(now, settings.send_idle_timeout);
@@ -352,20 +287,6 @@ impl Driver {
         });
         registered.note_idle(timer.idle_since());
         expired
-    }
-
-    /// 408 to a client whose head did not come in time.
-    async fn answer_timeout<S>(&self, io: &mut Io<S>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.outcomes.head_timed_out();
-        tracing::debug!("connection closed: no complete head in time");
-        linger::answer_timeout(io.stream_mut(), &self.settings).await;
-    }
-
-    fn state_shared(&self) -> Arc<State> {
-        self.registered.state().clone()
     }
 }
 

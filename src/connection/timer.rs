@@ -22,12 +22,14 @@ pub(super) enum Expired {
     SendIdle,
     /// `connection_max_age`. Reported once.
     Age,
+    /// `park_after`: idle for that long, with buffers that could be given back.
+    Park,
 }
 
 /// Puts times to what was seen.
 ///
 /// A head counts from the first byte that comes while no request runs. The beginning of a pipelined
-/// head that came in with the request before it is not seen as one: it has `keepalive_timeout`.
+/// head that came in with the request before it is not seen as one until `park_after`.
 #[derive(Debug)]
 pub(super) struct Watch {
     phase: Phase,
@@ -36,8 +38,13 @@ pub(super) struct Watch {
     pending: Option<(Instant, u64)>,
     age_out: Option<Instant>,
     has_heads: bool,
+    is_closing: bool,
+    is_parkable: bool,
+    /// Until then a connection that is to close may still send its first request.
+    first_request_by: Instant,
     header_timeout: Duration,
     keepalive_timeout: Duration,
+    park_after: Duration,
     send_idle_timeout: Duration,
 }
 
@@ -54,7 +61,7 @@ pub(super) struct Timer {
     watch: Watch,
     sleep: Pin<Box<Sleep>>,
     armed: Instant,
-    /// No deadline ever comes up that is nearer than this.
+    /// It looks at least this often, so that whatever is swept has no deadline of its own here.
     horizon: Duration,
 }
 
@@ -69,6 +76,10 @@ impl Watch {
             pending: None,
             age_out: Some(now + jitter(settings.connection_max_age)),
             has_heads: true,
+            is_closing: false,
+            is_parkable: false,
+            first_request_by: now + settings.discard_timeout,
+            park_after: settings.park_after,
             header_timeout: settings.header_timeout,
             keepalive_timeout: settings.keepalive_timeout,
             send_idle_timeout: settings.send_idle_timeout,
@@ -89,6 +100,7 @@ impl Watch {
             self.since = now;
             self.requests = seen.requests;
         }
+        self.is_closing = seen.is_closing;
         self.pending = match self.pending {
             _ if !seen.is_write_pending => None,
             Some((since, written)) if written == seen.written => Some((since, written)),
@@ -106,6 +118,8 @@ impl Watch {
         } else if is_over(self.age_out) {
             self.age_out = None;
             Some(Expired::Age)
+        } else if is_over(self.park_deadline()) {
+            Some(Expired::Park)
         } else {
             None
         }
@@ -113,7 +127,10 @@ impl Watch {
 
     /// The next instant at which something can run out.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.write_deadline(), self.phase_deadline(), self.age_out].into_iter().flatten().min()
+        [self.write_deadline(), self.phase_deadline(), self.age_out, self.park_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Idle: since when.
@@ -123,6 +140,7 @@ impl Watch {
 
     fn begin_closing(&mut self, timeout: Duration, now: Instant) {
         self.keepalive_timeout = timeout;
+        self.is_parkable = false;
         self.since = now;
     }
 
@@ -130,10 +148,18 @@ impl Watch {
         match self.phase {
             // What is still being written is judged by the write alone.
             Phase::Idle if self.pending.is_some() => None,
+            Phase::Idle if self.is_closing && self.has_heads && self.requests == 0 => {
+                Some(self.first_request_by.min(self.since + self.keepalive_timeout))
+            }
             Phase::Idle => Some(self.since + self.keepalive_timeout),
             Phase::Head => Some(self.since + self.header_timeout),
             Phase::Running => None,
         }
+    }
+
+    fn park_deadline(&self) -> Option<Instant> {
+        let is_idle = self.phase == Phase::Idle && self.pending.is_none() && self.requests > 0;
+        (self.is_parkable && is_idle).then(|| self.since + self.park_after)
     }
 
     fn write_deadline(&self) -> Option<Instant> {
@@ -161,6 +187,11 @@ impl Timer {
     /// Bytes of an idle connection are no longer the beginning of a head: h2 has frames of its own.
     pub(super) fn ignore_heads(&mut self) {
         self.watch.has_heads = false;
+    }
+
+    /// Whether [`Expired::Park`] may be reported.
+    pub(super) fn set_parkable(&mut self, is_parkable: bool) {
+        self.watch.is_parkable = is_parkable;
     }
 
     /// The connection was told to end: from now on it is given up when idle for `timeout`.
@@ -221,6 +252,7 @@ mod tests {
         requests: 0,
         is_write_pending: false,
         written: 0,
+        is_closing: false,
     };
 
     fn watch() -> (Watch, Instant) {

@@ -5,17 +5,20 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::header;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tower::Service;
 
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, Route},
     gateway::{StartError, worker::Resources},
-    http::context::RouteInfo,
+    http::{Request, context::RouteInfo},
     middleware::{
         access_log::AccessLogLayer,
         action,
         edge::EdgeLayer,
+        headers,
         request_id::RequestIdLayer,
         retry,
         stack::{EachRoute, EveryRequest, RouteSettings, each_route, every_request},
@@ -105,8 +108,8 @@ fn entry(
     let own_groups: Arc<[GroupHandle]> =
         route.upstreams.iter().map(|&index| groups[index].clone()).collect();
     // A Host that the route sets is kept like one that the client sent.
-    let headers = &route.headers;
-    let keeps_host = headers.preserve_host || headers.request.set.contains_key(header::HOST);
+    let changes = &route.headers;
+    let keeps_host = changes.preserve_host || changes.request.set.contains_key(header::HOST);
     let balance = Balance::new(own_groups, Forward::new(keeps_host));
     RouteEntry {
         info: Arc::new(RouteInfo {
@@ -126,8 +129,8 @@ fn settings(route: &Route, plan: &Plan) -> RouteSettings {
             .concurrency_limit
             .map(|limit| (limit, plan.counters.get(&route.rule.name).cloned().unwrap_or_default())),
         buffer: route.buffer.clone(),
-        action: route.action.clone(),
-        headers: route.headers.clone(),
+        action: own_action(&route.action),
+        headers: own_headers(&route.headers),
         merge_slashes: route.merge_slashes,
         timeout: route.timeout,
         retry: match route.action {
@@ -138,3 +141,47 @@ fn settings(route: &Route, plan: &Plan) -> RouteSettings {
         },
     }
 }
+
+/// A copy that shares no memory with the configuration: a clone of a header value or of a body
+/// counts a reference, once per request, and that count would be every worker's.
+fn own_action(action: &action::Settings) -> action::Settings {
+    match action {
+        action::Settings::Respond { status, headers, body } => action::Settings::Respond {
+            status: *status,
+            headers: own_map(headers),
+            body: Bytes::copy_from_slice(body),
+        },
+        action::Settings::Redirect { .. } | action::Settings::Forward { .. } => action.clone(),
+    }
+}
+
+/// As [`own_action`].
+fn own_headers(settings: &headers::Settings) -> headers::Settings {
+    let own = |changes: &headers::Changes| headers::Changes {
+        set: own_map(&changes.set),
+        add: own_map(&changes.add),
+        remove: changes.remove.clone(),
+    };
+    headers::Settings {
+        request: own(&settings.request),
+        response: own(&settings.response),
+        ..settings.clone()
+    }
+}
+
+fn own_map(map: &HeaderMap) -> HeaderMap {
+    let own = |(name, value): (&HeaderName, &HeaderValue)| {
+        let own_name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        let mut own_value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        own_value.set_sensitive(value.is_sensitive());
+        Some((own_name, own_value))
+    };
+    let mut copy = HeaderMap::with_capacity(map.len());
+    for (name, value) in map.iter().filter_map(own) {
+        copy.append(name, value);
+    }
+    copy
+}
+
+/// A route's future is moved and kept per request: nobody may make it large by accident.
+const _: () = assert!(size_of::<<Stack as Service<Request>>::Future>() <= 4096);

@@ -28,7 +28,7 @@ use crate::{
         operator::Operator,
         reload,
         watch::Files,
-        worker::{Resources, Snapshot, Worker},
+        worker::{Resources, Worker},
     },
     telemetry::{access_log::AccessLog, metrics::Metrics, task},
 };
@@ -48,7 +48,7 @@ pub(super) enum Order {
     /// The time to leave the ports has come.
     Close,
     /// Everything has ended, or its time is over.
-    Stop(oneshot::Sender<()>),
+    Stop,
 }
 
 /// What the control thread holds.
@@ -115,9 +115,11 @@ impl Control {
         }
         for worker in &workers {
             let listeners = prepared.for_worker()?;
+            worker.prepare(listeners).await.map_err(StartError::Thread)?;
+        }
+        for worker in &workers {
             let stack = build::stack(&plan, worker.resources(), &access_log);
-            let snapshot = Snapshot { stack, listeners };
-            worker.apply(snapshot).await.map_err(StartError::Thread)?;
+            worker.commit(stack).await.map_err(StartError::Thread)?;
         }
         let started = Started {
             admin: admin_address,
@@ -162,12 +164,7 @@ impl Control {
                     }
                     Some(Order::Drain(drain)) => self.drain(drain),
                     Some(Order::Close) => self.close().await,
-                    Some(Order::Stop(done)) => {
-                        self.stop().await;
-                        drop(done);
-                        return;
-                    }
-                    None => return self.stop().await,
+                    Some(Order::Stop) | None => return self.stop().await,
                 },
                 () = files.changed() => drop(self.reload_from_file().await),
                 _ = certificates.tick() => self.listeners.refresh_certificates(),
@@ -202,25 +199,24 @@ impl Control {
         if !fixed.is_empty() {
             return Err(ReloadError::NeedsRestart(fixed));
         }
-        // Everything that can fail comes first: until `apply` nothing has changed.
+        // Everything that can fail comes first: until the first `commit` nothing has changed, and a
+        // commit fails only with its worker.
         let prepared = self.listeners.prepare(&config)?;
         let plan = Plan::new(config, Some(&self.plan), &self.resolver)?;
-        self.operator.follow(&plan.config);
-        let snapshots = self
-            .workers
-            .iter()
-            .map(|worker| {
-                let stack = build::stack(&plan, worker.resources(), &self.access_log);
-                Ok(Snapshot { stack, listeners: prepared.for_worker()? })
-            })
-            .collect::<Result<Vec<_>, StartError>>()?;
+        for worker in &self.workers {
+            let listeners = prepared.for_worker()?;
+            worker.prepare(listeners).await.map_err(StartError::Thread)?;
+        }
         let path = &plan.config.telemetry.access_log.path;
         self.access_log.reopen(path).map_err(StartError::AccessLog)?;
         if let Some(log) = &self.options.log {
             log.set_level(plan.config.telemetry.log_level);
         }
-        for (worker, snapshot) in self.workers.iter().zip(snapshots) {
-            worker.apply(snapshot).await.map_err(StartError::Thread)?;
+        self.operator.follow(&plan.config);
+        for worker in &self.workers {
+            let stack = build::stack(&plan, worker.resources(), &self.access_log);
+            // The old stack ends here, not on the worker's time.
+            drop(worker.commit(stack).await.map_err(StartError::Thread)?);
         }
         self.listeners.keep(prepared);
         self.operator.took_over(&plan);
@@ -286,8 +282,7 @@ async fn wind_down(
         let left: usize = workers.iter().map(|worker| worker.tunnels.running()).sum();
         tracing::warn!(left, "closing upgraded connections whose time is over");
     }
-    let (done, _stopped) = oneshot::channel();
-    drop(orders.send(Order::Stop(done)).await);
+    drop(orders.send(Order::Stop).await);
 }
 
 async fn all<'a, F: Future<Output = ()>>(

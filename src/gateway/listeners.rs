@@ -1,6 +1,6 @@
 //! The listeners of the process: which ports are taken, and under which terms.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -8,18 +8,23 @@ use crate::{
     config::Config,
     gateway::{
         StartError,
-        worker::{Listening, Terms},
+        worker::{ListenerId, Listening, Terms},
     },
     http::peer::Address,
-    listener::{BindAddress, Bound, Limits, Refreshed, Tls},
+    listener::{self, BindAddress, Bound, Limits, Refreshed, Tls},
 };
 
-/// What is open now, by name.
+/// What is open now.
 #[derive(Debug, Default)]
-pub(super) struct Listeners(HashMap<Arc<str>, Open>);
+pub(super) struct Listeners {
+    open: Vec<Open>,
+    /// How many ports have been taken so far.
+    taken: u64,
+}
 
 #[derive(Clone, Debug)]
 struct Open {
+    id: ListenerId,
     /// What the file asks for: port 0 stays 0 here, so that asking again is no change.
     asked: BindAddress,
     bound: Arc<Bound>,
@@ -36,56 +41,67 @@ type IsNew = bool;
 
 impl Listeners {
     /// Takes the ports that `config` adds and loads its TLS files. Nothing that is open changes.
-    pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, StartError> {
-        let mut prepared = Vec::with_capacity(config.listeners.len());
+    ///
+    /// A port goes with its address, whatever the listener is called; what a listener remembers of
+    /// its TLS sessions goes with its name.
+    pub(super) fn prepare(&mut self, config: &Config) -> Result<Prepared, StartError> {
+        let mut prepared: Vec<(Open, IsNew)> = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             let settings = &listener.socket;
-            let before = self.0.get(&settings.name);
-            let tls = settings
-                .tls
-                .as_ref()
-                .map(|tls| {
-                    let previous = before.and_then(|open| open.terms.tls.as_deref());
-                    Tls::load(tls, settings.h1, settings.h2, previous)
-                })
-                .transpose()
-                .map_err(|source| StartError::Tls { listener: settings.name.clone(), source })?;
-            let kept = before.filter(|open| open.asked == settings.address);
-            let bound = match kept {
-                Some(open) => open.bound.clone(),
-                None => Arc::new(Bound::open(&settings.address).map_err(|source| {
-                    StartError::Bind { listener: settings.name.clone(), source }
-                })?),
-            };
-            let limits = match kept {
-                Some(open) => open.terms.limits.changed(settings),
-                None => Limits::new(settings),
+            let kept = self.kept(settings, &prepared).cloned();
+            let is_new = kept.is_none();
+            let (id, bound, limits) = if let Some(open) = kept {
+                (open.id, open.bound, open.terms.limits.changed(settings))
+            } else {
+                let bound = Bound::open(&settings.address).map_err(|source| StartError::Bind {
+                    listener: settings.name.clone(),
+                    source,
+                })?;
+                self.taken += 1;
+                (ListenerId(self.taken), Arc::new(bound), Limits::new(settings))
             };
             let terms = Terms {
                 listener: Arc::new(settings.clone()),
                 connection: Arc::new(listener.connection.clone()),
                 limits,
-                tls: tls.map(Arc::new),
+                tls: self.tls(settings)?.map(Arc::new),
             };
-            let asked = settings.address.clone();
-            prepared.push((Open { asked, bound, terms }, kept.is_none()));
+            prepared.push((Open { id, asked: settings.address.clone(), bound, terms }, is_new));
         }
         Ok(Prepared(prepared))
     }
 
+    /// What is open already and serves `settings` on: rather under its own name than under another.
+    fn kept(&self, settings: &listener::Settings, prepared: &[(Open, IsNew)]) -> Option<&Open> {
+        let is_free = |open: &&Open| {
+            open.asked == settings.address && prepared.iter().all(|(other, _)| other.id != open.id)
+        };
+        let mut free = self.open.iter().filter(is_free);
+        let own = free.clone().find(|open| open.terms.listener.name == settings.name);
+        own.or_else(|| free.next())
+    }
+
+    fn tls(&self, settings: &listener::Settings) -> Result<Option<Tls>, StartError> {
+        let Some(tls) = &settings.tls else { return Ok(None) };
+        let before = self.open.iter().find(|open| open.terms.listener.name == settings.name);
+        let previous = before.and_then(|open| open.terms.tls.as_deref());
+        Tls::load(tls, settings.h1, settings.h2, previous)
+            .map(Some)
+            .map_err(|source| StartError::Tls { listener: settings.name.clone(), source })
+    }
+
     /// These are the listeners now.
     pub(super) fn keep(&mut self, prepared: Prepared) {
-        let open = prepared.0.into_iter().map(|(open, _)| (open.terms.listener.name.clone(), open));
-        self.0 = open.collect();
+        self.open = prepared.0.into_iter().map(|(open, _)| open).collect();
     }
 
     /// Serves changed certificates to connections that come from now on.
     pub(super) fn refresh_certificates(&self) {
         let now = Instant::now();
-        for (name, open) in &self.0 {
+        for open in &self.open {
             let Some(tls) = &open.terms.tls else { continue };
             if tls.reload_if_changed(now) == Refreshed::Replaced {
-                tracing::info!(listener = %name, "new certificates");
+                tracing::info!(listener = %open.terms.listener.name, "new certificates");
             }
         }
     }
@@ -101,7 +117,7 @@ impl Prepared {
                 is_new.then(|| open.bound.worker_socket()).transpose().map_err(|source| {
                     StartError::Bind { listener: open.terms.listener.name.clone(), source }
                 })?;
-            Ok(Listening { socket, terms: open.terms.clone() })
+            Ok(Listening { id: open.id, socket, terms: open.terms.clone() })
         };
         self.0.iter().map(share).collect()
     }

@@ -200,10 +200,19 @@ impl Gateway {
         Control::reload(&self.orders).await
     }
 
+    /// As [`Gateway::reload`], for whoever does not wait for the outcome: it is logged and counted.
+    pub fn reload_soon(&self) {
+        let (reply, _unread) = oneshot::channel();
+        if self.orders.try_send(Order::Reload(reply)).is_err() {
+            tracing::warn!("too many orders at once: not reloaded");
+        }
+    }
+
     /// Begins the end; returns at once. A second call changes nothing.
-    pub async fn drain(&self, drain: Drain) {
-        // A gateway that is gone already needs no drain.
-        drop(self.orders.send(Order::Drain(drain)).await);
+    pub fn drain(&self, drain: Drain) {
+        if self.orders.try_send(Order::Drain(drain)).is_err() {
+            tracing::warn!("too many orders at once, or none are taken any more: not draining");
+        }
     }
 
     /// Completes when the gateway has ended. Cancel-safe.
@@ -212,15 +221,13 @@ impl Gateway {
         drop(self.stopped.clone().wait_for(|stopped| *stopped).await);
     }
 
-    /// Ends it now, whatever is under way, and waits for its threads.
-    pub fn stop(self) {
-        let (done, _ended) = oneshot::channel();
-        if self.orders.try_send(Order::Stop(done)).is_err() {
-            tracing::debug!("the control thread is gone already");
-        }
-        if self.thread.join().is_err() {
-            tracing::error!("the control thread panicked");
-        }
+    /// Ends it now, whatever is under way, and waits for its threads. `false`: the control thread
+    /// had died of a bug.
+    pub fn stop(self) -> bool {
+        let Self { orders, thread, .. } = self;
+        // A full inbox is emptied first; a closed one belongs to a gateway that has ended.
+        drop(orders.blocking_send(Order::Stop));
+        thread.join().is_ok()
     }
 }
 

@@ -58,18 +58,17 @@ pub(super) struct Resources {
     pub(super) connections: Connections,
 }
 
-/// All that a worker runs, replaced as a whole.
-pub(super) struct Snapshot {
-    pub(super) stack: Stack,
-    pub(super) listeners: Vec<Listening>,
-}
-
-/// One listener as a worker sees it.
+/// One listener as a worker shall serve it.
 pub(super) struct Listening {
+    pub(super) id: ListenerId,
     /// A socket where this listener is new; else the worker has one already.
     pub(super) socket: Option<Socket>,
     pub(super) terms: Terms,
 }
+
+/// A port that is taken, whatever the listener on it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ListenerId(pub(super) u64);
 
 /// How connections of a listener are treated that are accepted from now on.
 #[derive(Clone, Debug)]
@@ -80,9 +79,12 @@ pub(super) struct Terms {
     pub(super) tls: Option<Arc<Tls>>,
 }
 
+/// A snapshot comes in two steps, so that it is taken over by all workers or by none: `Prepare` may
+/// fail and changes nothing, `Commit` cannot fail.
 enum Order {
-    /// Take this over. The old stack comes back: its end is not the worker's business.
-    Apply(Box<Snapshot>, oneshot::Sender<io::Result<Stack>>),
+    Prepare(Vec<Listening>, oneshot::Sender<io::Result<()>>),
+    /// The old stack comes back: its end is not the worker's business.
+    Commit(Box<Stack>, oneshot::Sender<Option<Stack>>),
     /// Leave all ports; the sender is dropped when that is done.
     Close(oneshot::Sender<()>),
     Stop,
@@ -90,9 +92,18 @@ enum Order {
 
 /// The worker's side.
 struct Serving {
-    handler: Arc<Handler>,
     resources: Resources,
-    listeners: HashMap<Arc<str>, Accepting>,
+    /// `None` until the first commit.
+    handler: Option<Arc<Handler>>,
+    listeners: HashMap<ListenerId, Accepting>,
+    prepared: Vec<Prepared>,
+}
+
+/// A listener that the next commit starts or goes on with.
+struct Prepared {
+    id: ListenerId,
+    acceptor: Option<Acceptor>,
+    terms: Terms,
 }
 
 /// A running accept loop. Dropping `stop` ends it; `stopped` resolves when it has.
@@ -143,11 +154,18 @@ impl Worker {
         &self.resources
     }
 
-    /// Hands a snapshot over and waits until it is in force. Gives the old stack back.
-    pub(super) async fn apply(&self, snapshot: Snapshot) -> io::Result<Option<Stack>> {
+    /// Makes ready what `listeners` need. Nothing changes yet; an error leaves all as it was.
+    pub(super) async fn prepare(&self, listeners: Vec<Listening>) -> io::Result<()> {
         let (done, is_done) = oneshot::channel();
-        self.order(Order::Apply(Box::new(snapshot), done)).await?;
-        is_done.await.map_err(io::Error::other)?.map(Some)
+        self.order(Order::Prepare(listeners, done)).await?;
+        is_done.await.map_err(io::Error::other)?
+    }
+
+    /// Puts `stack` and the prepared listeners in force. Gives the old stack back.
+    pub(super) async fn commit(&self, stack: Stack) -> io::Result<Option<Stack>> {
+        let (done, is_done) = oneshot::channel();
+        self.order(Order::Commit(Box::new(stack), done)).await?;
+        is_done.await.map_err(io::Error::other)
     }
 
     /// Leaves all ports; returns once every connection that was queued has been taken.
@@ -190,10 +208,13 @@ impl Resources {
 }
 
 async fn serve(resources: Resources, mut inbox: mpsc::Receiver<Order>) {
-    let Some(mut serving) = Serving::begin(resources, &mut inbox).await else { return };
+    let mut serving =
+        Serving { resources, handler: None, listeners: HashMap::new(), prepared: Vec::new() };
     while let Some(order) = inbox.recv().await {
+        // Control waits for every answer; when it is gone, so is the inbox.
         match order {
-            Order::Apply(snapshot, done) => drop(done.send(serving.apply(*snapshot))),
+            Order::Prepare(listeners, done) => drop(done.send(serving.prepare(listeners))),
+            Order::Commit(stack, done) => drop(done.send(serving.commit(*stack))),
             Order::Close(done) => {
                 serving.close().await;
                 drop(done);
@@ -206,50 +227,49 @@ async fn serve(resources: Resources, mut inbox: mpsc::Receiver<Order>) {
 // === impl Serving ===
 
 impl Serving {
-    /// Waits for the first snapshot.
-    async fn begin(resources: Resources, inbox: &mut mpsc::Receiver<Order>) -> Option<Self> {
-        let Some(Order::Apply(snapshot, done)) = inbox.recv().await else { return None };
-        let Snapshot { stack, listeners } = *snapshot;
-        // What comes back of the first one is a clone: there is no old stack.
-        let copy = stack.clone();
-        let handler = Arc::new(Handler(Mutex::new(stack)));
-        let mut serving = Self { handler, resources, listeners: HashMap::new() };
-        let listening = serving.listen(listeners);
-        drop(done.send(listening.map(|()| copy)));
-        Some(serving)
+    fn prepare(&mut self, listeners: Vec<Listening>) -> io::Result<()> {
+        self.prepared.clear();
+        for Listening { id, socket, terms } in listeners {
+            let acceptor = socket.map(Acceptor::new).transpose()?;
+            if acceptor.is_none() && !self.listeners.contains_key(&id) {
+                return Err(io::Error::other("a listener came without a socket"));
+            }
+            self.prepared.push(Prepared { id, acceptor, terms });
+        }
+        Ok(())
     }
 
-    fn apply(&mut self, snapshot: Snapshot) -> io::Result<Stack> {
-        let old = std::mem::replace(&mut *self.handler.0.lock(), snapshot.stack);
-        self.listen(snapshot.listeners)?;
-        Ok(old)
+    fn commit(&mut self, stack: Stack) -> Option<Stack> {
+        let old = if let Some(handler) = &self.handler {
+            Some(std::mem::replace(&mut *handler.0.lock(), stack))
+        } else {
+            self.handler = Some(Arc::new(Handler(Mutex::new(stack))));
+            None
+        };
+        self.listen();
+        old
     }
 
-    /// Makes these the listeners: new ones start, those that are known get their new terms, those
-    /// that are missing leave their port.
-    fn listen(&mut self, wanted: Vec<Listening>) -> io::Result<()> {
+    /// Makes the prepared listeners the listeners: new ones start, those that are known get their
+    /// new terms, those that are missing leave their port.
+    fn listen(&mut self) {
+        let Some(handler) = self.handler.clone() else { return };
         let mut before = std::mem::take(&mut self.listeners);
-        for Listening { socket, terms } in wanted {
-            let name = terms.listener.name.clone();
-            let accepting = match (before.remove(&name), socket) {
-                (Some(accepting), None) => {
+        for Prepared { id, acceptor, terms } in self.prepared.drain(..) {
+            let accepting = match (acceptor, before.remove(&id)) {
+                (Some(acceptor), _) => accept(acceptor, terms, handler.clone(), &self.resources),
+                (None, Some(accepting)) => {
                     *accepting.terms.lock() = terms;
                     accepting
                 }
-                // A new address under an old name: `before` stops where it was, below.
-                (Some(old), Some(socket)) => {
-                    drop(old.stop);
-                    self.accept(socket, terms)?
-                }
-                (None, Some(socket)) => self.accept(socket, terms)?,
-                (None, None) => return Err(io::Error::other("a listener came without a socket")),
+                // `prepare` has seen to it that there is one.
+                (None, None) => continue,
             };
-            self.listeners.insert(name, accepting);
+            self.listeners.insert(id, accepting);
         }
         for (_, gone) in before {
             drop(gone.stop);
         }
-        Ok(())
     }
 
     async fn close(&mut self) {
@@ -259,35 +279,40 @@ impl Serving {
             drop(accepting.stopped.await);
         }
     }
+}
 
-    fn accept(&self, socket: Socket, terms: Terms) -> io::Result<Accepting> {
-        let mut acceptor = Acceptor::new(socket)?;
-        let terms = Arc::new(Mutex::new(terms));
-        let (stop, mut is_stopped) = oneshot::channel();
-        let (done, stopped) = oneshot::channel();
-        let name = terms.lock().listener.name.clone();
-        let welcome = Welcome {
-            outcomes: listener::Outcomes::new(&self.resources.cells, &name),
-            ends: connection::Outcomes::new(&self.resources.cells, &name),
-            terms: terms.clone(),
-            handler: self.handler.clone(),
-            resources: self.resources.clone(),
-        };
-        task::spawn("accept", async move {
-            loop {
-                tokio::select! {
-                    accepted = acceptor.accept() => welcome.serve(accepted),
-                    _ = &mut is_stopped => break,
-                }
+/// Starts an accept loop.
+fn accept(
+    mut acceptor: Acceptor,
+    terms: Terms,
+    handler: Arc<Handler>,
+    resources: &Resources,
+) -> Accepting {
+    let name = terms.listener.name.clone();
+    let terms = Arc::new(Mutex::new(terms));
+    let (stop, mut is_stopped) = oneshot::channel();
+    let (done, stopped) = oneshot::channel();
+    let welcome = Welcome {
+        terms: terms.clone(),
+        outcomes: listener::Outcomes::new(&resources.cells, &name),
+        ends: connection::Outcomes::new(&resources.cells, &name),
+        handler,
+        resources: resources.clone(),
+    };
+    task::spawn("accept", async move {
+        loop {
+            tokio::select! {
+                accepted = acceptor.accept() => welcome.serve(accepted),
+                _ = &mut is_stopped => break,
             }
-            match acceptor.close() {
-                Ok(queued) => queued.into_iter().for_each(|accepted| welcome.serve(accepted)),
-                Err(error) => tracing::warn!(%error, "closing a listener"),
-            }
-            drop(done);
-        });
-        Ok(Accepting { terms, stop, stopped })
-    }
+        }
+        match acceptor.close() {
+            Ok(queued) => queued.into_iter().for_each(|accepted| welcome.serve(accepted)),
+            Err(error) => tracing::warn!(%error, "closing a listener"),
+        }
+        drop::<oneshot::Sender<()>>(done);
+    });
+    Accepting { terms, stop, stopped }
 }
 
 /// What an accept loop does with a connection.

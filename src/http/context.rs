@@ -234,6 +234,15 @@ impl Context {
         AttemptHandle { cx: self.clone(), index, started: Instant::now() }
     }
 
+    /// The attempt under way is given up for this reason, by whoever drops it next.
+    pub fn give_up_attempt(&self, reason: &'static str) {
+        if let Some(attempt) = self.0.attempts.lock().last_mut()
+            && attempt.took.is_none()
+        {
+            attempt.reason = Some(reason);
+        }
+    }
+
     /// Calls `read` with the attempts so far, oldest first. The list is locked meanwhile: `read`
     /// must not enter another.
     pub fn with_attempts<R>(&self, read: impl FnOnce(&[Attempt]) -> R) -> R {
@@ -267,6 +276,13 @@ impl AttemptHandle {
     /// The attempt failed for this reason.
     pub fn failed(&self, reason: &'static str) {
         self.write(|attempt| attempt.reason = Some(reason));
+    }
+
+    /// The attempt was dropped before it came to anything: says why, if that was our decision.
+    pub fn dropped(&self) -> Option<&'static str> {
+        let mut reason = None;
+        self.write(|attempt| reason = attempt.reason);
+        reason
     }
 
     /// Its number, from 1.

@@ -14,16 +14,23 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, TcpKeepalive, Type};
 
 use crate::listener::BindAddress;
 
 /// Connections the kernel holds for a worker that is busy; it takes the smaller of this and
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// A client that has vanished without a word is noticed after two minutes of silence, also by a
+/// tunnel, which has no timer of its own.
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 6;
 
 /// An address that is taken: it gives out one listening socket for each worker.
 #[derive(Debug)]
@@ -140,6 +147,12 @@ fn inet_socket(address: SocketAddr, reuse_port: bool) -> io::Result<socket2::Soc
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
+    // Accepted sockets inherit it: no system call for each.
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
@@ -234,6 +247,24 @@ mod tests {
             let Socket::Tcp(socket) = bound.worker_socket().unwrap() else { panic!("not tcp") };
             assert_eq!(socket.local_addr().unwrap(), address);
         }
+    }
+
+    #[test]
+    fn accepted_sockets_notice_a_client_that_has_vanished() {
+        let bound = Bound::open(&loopback()).unwrap();
+        let Socket::Tcp(listener) = bound.worker_socket().unwrap() else { panic!("not tcp") };
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = std::iter::repeat_with(|| listener.accept())
+            .find_map(|accepted| match accepted {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                settled => Some(settled.unwrap().0),
+            })
+            .unwrap();
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
     }
 
     #[test]

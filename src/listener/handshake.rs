@@ -4,7 +4,7 @@
 //! A PROXY header is honoured only from `trusted_proxies`; a connection of anyone else that begins
 //! with one is closed. The limit per address counts the client, so it is judged after the header.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, pin::Pin};
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -49,15 +49,26 @@ pub enum Refused {
 /// Makes a stream of an accepted socket, and finds out who is at the other end.
 ///
 /// Dropping the future closes the connection.
-pub async fn handshake(
+pub fn handshake<'a>(
     accepted: Accepted,
     permit: Permit,
+    settings: &'a Settings,
+    tls: Option<&'a Tls>,
+    outcomes: &'a Outcomes,
+) -> impl Future<Output = Result<(Stream, Peer), Refused>> + Send + 'a {
+    let remote = accepted.remote;
+    // Boxed: a connection's task would keep room for a handshake as long as it lives.
+    let shaken = Box::pin(shake(accepted, permit, settings, tls));
+    judge(shaken, remote, settings, outcomes)
+}
+
+/// Bounds a handshake in time and counts what became of it.
+async fn judge(
+    shaken: Pin<Box<impl Future<Output = Result<(Stream, Peer), Refused>>>>,
+    remote: Address,
     settings: &Settings,
-    tls: Option<&Tls>,
     outcomes: &Outcomes,
 ) -> Result<(Stream, Peer), Refused> {
-    let remote = accepted.remote;
-    let shaken = shake(accepted, permit, settings, tls);
     let result = match time::timeout(settings.handshake_timeout, shaken).await {
         Ok(result) => result,
         Err(_) => Err(Refused::Timeout),
@@ -134,13 +145,13 @@ async fn read_header(
                 return Err(Refused::ProxyHeader("sent by a peer that is not in trusted_proxies"));
             }
             Decoded::Header { length, addresses } => {
-                return Ok((addresses, read.split_off(length).freeze()));
+                return Ok((addresses, rest(&read[length..])));
             }
             Decoded::Malformed => return Err(Refused::ProxyHeader("malformed")),
             Decoded::Absent if mode == ProxyProtocol::Require => {
                 return Err(Refused::ProxyHeader("required and missing"));
             }
-            Decoded::Absent => return Ok((None, read.freeze())),
+            Decoded::Absent => return Ok((None, rest(&read))),
             Decoded::Incomplete if is_over => {
                 return Err(Refused::Io(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -151,6 +162,11 @@ async fn read_header(
 
 fn is_trusted(address: Address, settings: &Settings) -> bool {
     ip(address).is_some_and(|ip| settings.trusted_proxies.contains(ip))
+}
+
+/// What is read again, in memory of its own size; none when there is nothing.
+fn rest(read: &[u8]) -> Bytes {
+    if read.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(read) }
 }
 
 fn ip(address: Address) -> Option<IpAddr> {

@@ -1,6 +1,6 @@
 //! What became of accepted sockets, counted by listener and worker.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use crate::{
     listener::Refused,
@@ -10,9 +10,13 @@ use crate::{
     },
 };
 
-/// One worker's cells for one listener. Clones count into the same cells.
+/// One worker's cells for one listener. Clones count into the same cells; a clone is one reference.
 #[derive(Clone, Debug)]
-pub struct Outcomes {
+pub struct Outcomes(Arc<Counters>);
+
+/// The cells themselves.
+#[derive(Debug)]
+pub struct Counters {
     /// Taken over limits, PROXY header and TLS.
     pub accepted: Counter,
     /// Closed, because `max_connections` was reached and no connection was idle.
@@ -37,8 +41,7 @@ pub struct Outcomes {
 #[derive(Debug)]
 pub(super) struct Open {
     count: Option<InFlight>,
-    current: Arc<in_flight::Counter>,
-    gauge: Gauge,
+    outcomes: Outcomes,
 }
 
 // === impl Outcomes ===
@@ -47,7 +50,7 @@ impl Outcomes {
     /// The cells of this listener in `cells`, which belong to one worker.
     pub fn new(cells: &Cells, listener: &str) -> Self {
         let outcome = |outcome| cells.counter(&CONNECTIONS, &[listener, outcome]);
-        Self {
+        Self(Arc::new(Counters {
             accepted: outcome("accepted"),
             limit: outcome("limit"),
             per_ip_limit: outcome("per_ip_limit"),
@@ -58,7 +61,7 @@ impl Outcomes {
             shed: outcome("shed"),
             open: Arc::default(),
             gauge: cells.gauge(&CONNECTIONS_OPEN, &[listener]),
-        }
+        }))
     }
 
     pub(super) fn refused(&self, refused: &Refused) {
@@ -75,7 +78,15 @@ impl Outcomes {
     pub(super) fn enter(&self) -> Open {
         let count = Some(self.open.enter());
         self.gauge.set(self.open.get() as f64);
-        Open { count, current: self.open.clone(), gauge: self.gauge.clone() }
+        Open { count, outcomes: self.clone() }
+    }
+}
+
+impl Deref for Outcomes {
+    type Target = Counters;
+
+    fn deref(&self) -> &Counters {
+        &self.0
     }
 }
 
@@ -84,6 +95,6 @@ impl Outcomes {
 impl Drop for Open {
     fn drop(&mut self) {
         drop(self.count.take());
-        self.gauge.set(self.current.get() as f64);
+        self.outcomes.gauge.set(self.outcomes.open.get() as f64);
     }
 }

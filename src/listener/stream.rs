@@ -128,6 +128,10 @@ impl AsyncRead for Transport {
             let count = self.read_ahead.len().min(buf.remaining());
             buf.put_slice(&self.read_ahead[..count]);
             self.read_ahead.advance(count);
+            if self.read_ahead.is_empty() {
+                // Gives its memory back, which an empty slice of it would hold.
+                self.read_ahead = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.socket).poll_read(cx, buf)

@@ -6,8 +6,9 @@
 //! body's pace judges that. It stops with the response head; the response body has a pace of its own.
 //!
 //! Costs a timer that is made when the rest of the stack first has to wait, in the future itself,
-//! without an allocation; a streaming body costs one more, for the guard that tells of its end. When
+//! without an allocation, and a reference of the context; a streaming body costs one more, for the guard that tells of its end. When
 //! the time is up, or the future is dropped, everything within is dropped: that cancels the attempt.
+//! That the time was up is written to the attempt before, for its endpoint to be blamed.
 
 use std::{
     future::Future,
@@ -22,7 +23,7 @@ use tower::{Layer, Service};
 
 use crate::{
     error::{Error, Kind, Sent},
-    http::{Next, Request, Response, body::Over},
+    http::{self as ours, Next, Request, Response, body::Over},
 };
 
 /// `routes[].timeout` and `retry.per_attempt_timeout`.
@@ -55,7 +56,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        span: Option<Span>,
+        clock: Option<Clock>,
         // While there is one, the request body is still under way and the clock stands.
         upload: Option<Over>,
         #[pin]
@@ -67,6 +68,13 @@ pin_project! {
 struct Span {
     length: Duration,
     error: fn(Duration) -> Error,
+}
+
+/// A span, and whose attempts end with it.
+#[derive(Debug)]
+struct Clock {
+    span: Span,
+    cx: ours::Context,
 }
 
 // === impl TotalTimeoutLayer ===
@@ -129,7 +137,8 @@ impl<S: Next> Service<Request> for Timeout<S> {
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let upload = self.span.and_then(|_| request.body.watch());
-        ResponseFuture { inner: self.inner.call(request), span: self.span, upload, sleep: None }
+        let clock = self.span.map(|span| Clock { span, cx: request.cx.clone() });
+        ResponseFuture { inner: self.inner.call(request), clock, upload, sleep: None }
     }
 }
 
@@ -146,7 +155,7 @@ where
         if let Poll::Ready(result) = this.inner.poll(cx) {
             return Poll::Ready(result);
         }
-        let Some(span) = this.span else {
+        let Some(Clock { span, cx: exchange }) = this.clock else {
             return Poll::Pending;
         };
         if let Some(upload) = this.upload {
@@ -159,7 +168,9 @@ where
         if let Some(sleep) = this.sleep.as_pin_mut() {
             ready!(sleep.poll(cx));
         }
-        Poll::Ready(Err((span.error)(span.length)))
+        let error = (span.error)(span.length);
+        exchange.give_up_attempt(error.kind().reason());
+        Poll::Ready(Err(error))
     }
 }
 
@@ -215,6 +226,22 @@ mod tests {
 
         let none = AttemptTimeoutLayer::new(settings(SECOND, None));
         assert!(none.layer(answering_after(60 * SECOND)).oneshot(get("/")).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_attempt_is_told_that_its_time_was_up() {
+        let asked = get("/");
+        let cx = asked.cx.clone();
+        let inner = service_fn(async |request: Request| {
+            let attempt = request.cx.begin_attempt("a/b".into());
+            sleep(60 * SECOND).await;
+            attempt.answered(http::StatusCode::OK);
+            Ok(Response::new(Body::empty()))
+        });
+        let layer = TotalTimeoutLayer::new(settings(SECOND, None));
+        layer.layer(inner).oneshot(asked).await.unwrap_err();
+        let reason = cx.with_attempts(|attempts| attempts[0].reason);
+        assert_eq!(reason, Some("upstream-timeout-total"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,10 +9,7 @@ use std::{fmt, fs, io, path::Path, sync::Arc, time::Duration};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::{TcpStream, UnixStream},
-    time,
-};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::{
@@ -99,19 +96,11 @@ impl Transport {
         self.tls.is_some()
     }
 
-    /// Connects to `endpoint` within `connect_timeout`, TLS included. With `h1_only`, HTTP/2 is not
+    /// Connects to `endpoint`, TLS included, however long that takes. With `h1_only`, HTTP/2 is not
     /// offered.
     pub(crate) async fn dial(&self, endpoint: &Endpoint, h1_only: bool) -> Result<Dialled, Error> {
-        let timeout = self.settings.connect_timeout;
-        match time::timeout(timeout, self.dial_untimed(endpoint, h1_only)).await {
-            Ok(dialled) => dialled,
-            Err(_) => Err(Error::new(Kind::UpstreamConnect)
-                .with_detail(format!("{}: no connection in {timeout:?}", endpoint.label()))),
-        }
-    }
-
-    async fn dial_untimed(&self, endpoint: &Endpoint, h1_only: bool) -> Result<Dialled, Error> {
-        let (plain, probe) = open(endpoint.address()).await.map_err(|error| {
+        let opened = open(endpoint.address(), self.settings.send_idle_timeout).await;
+        let (plain, probe) = opened.map_err(|error| {
             Error::new(Kind::UpstreamConnect).with_detail(&**endpoint.label()).with_source(error)
         })?;
         let wants_h2 = self.settings.protocol == Protocol::H2 && !h1_only;
@@ -134,13 +123,19 @@ impl fmt::Debug for Transport {
     }
 }
 
-async fn open(address: &Address) -> io::Result<(Plain, Probe)> {
+async fn open(address: &Address, unanswered: Duration) -> io::Result<(Plain, Probe)> {
     match address {
         Address::Inet(address) => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            SockRef::from(&stream)
-                .set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
+            let socket = SockRef::from(&stream);
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
+            // What the peer neither acknowledges nor takes for so long ends the connection. Not less
+            // than a write may be pending: the kernel counts a full receiver as well.
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(unanswered))?;
+            #[cfg(not(target_os = "linux"))]
+            let _only_on_linux = unanswered;
             Ok(Plain::tcp(stream))
         }
         Address::Unix(path) => Ok(Plain::unix(UnixStream::connect(path).await?)),

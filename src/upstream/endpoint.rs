@@ -187,12 +187,15 @@ impl Local {
         &self.pool
     }
 
-    /// Counts one more request at the endpoint and its upstream.
-    pub fn enter(self: &Arc<Self>) -> Flight {
-        // Relaxed: the counts order nothing else, they only have to be exact.
-        self.group.fetch_add(1, Ordering::Relaxed);
+    /// Counts one more request at the endpoint and its upstream, unless the upstream has `limit`
+    /// under way already.
+    pub fn enter(self: &Arc<Self>, limit: usize) -> Option<Flight> {
+        // Relaxed: the counts order nothing else, they only have to be exact. Each is judged by the
+        // number it got, so that of two that race for the last place one gets it.
+        let before = self.group.fetch_add(1, Ordering::Relaxed);
         self.endpoint.load.enter();
-        Flight { local: self.clone(), is_in_group: true }
+        let flight = Flight { local: self.clone(), is_in_group: true };
+        (before < limit).then_some(flight)
     }
 }
 
@@ -208,11 +211,6 @@ impl Flight {
     /// The endpoint.
     pub fn local(&self) -> &Arc<Local> {
         &self.local
-    }
-
-    /// Requests under way to the whole upstream, this one included.
-    pub(crate) fn under_way(&self) -> usize {
-        self.local.group.load(Ordering::Relaxed)
     }
 
     /// Leaves the count of its upstream, but not that of its endpoint.

@@ -6,18 +6,23 @@
 //!
 //! Fails with `upstream-connect`, `-tls`, `-reset`, `-closed-idle`, `-bad-response`, or
 //! `concurrency-full` when every h2 stream is taken. The error carries the request whenever not one
-//! byte of it left; whether one did is what the connection's meter says.
+//! byte of it left; whether one did is what the connection's meter says, on h2 what the peer says. Of
+//! a streaming body that hyper had begun to read there is nothing left to hand back.
 //!
 //! Costs, on a pooled connection: hyper's channel, one box for this future, and one for the return
-//! of the connection when there is a body.
+//! of the connection when there is a body. A new connection, one idle for a few milliseconds and
+//! every h2 stream pay for a copy of the request's head as well (`spare`).
 
 use std::{
     error,
     future::Future,
+    io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use http::Version;
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tower::Service;
@@ -34,7 +39,10 @@ use crate::{
         handshake::{H1, H2Stream},
         io::Mark,
         pool::{Checkout, Lease},
-        reframe, upgrade,
+        reframe,
+        spare::Spare,
+        upgrade,
+        upload::{self, Progress},
     },
 };
 
@@ -52,8 +60,14 @@ struct Return {
 
 /// Frees an h2 stream's place at the end of the body.
 struct Free {
-    _stream: H2Stream,
+    _stream: Streaming,
     _flight: Flight,
+}
+
+/// An h2 stream, which a request body may have a share in.
+enum Streaming {
+    Alone(H2Stream),
+    Shared(Arc<Progress>),
 }
 
 // === impl Forward ===
@@ -110,12 +124,13 @@ async fn exchange_h1(
 ) -> Result<Response> {
     let Request { mut parts, body, cx } = request;
     reframe::to_h1(&mut parts, &body, flight.local().authority(), preserve_host);
+    let spare = h1.is_doubtful.then(|| Spare::of(&parts, &body)).flatten();
     let mark = h1.mark();
     let sent = h1.sender.try_send_request(http::Request::from_parts(parts, body));
     match sent.await {
         Ok(response) => respond_h1(response, h1, flight),
         Err(failed) => {
-            let error = failed_h1(failed, &h1, mark, cx);
+            let error = failed_h1(failed, &h1, mark, spare, cx);
             if matches!(error.kind(), Kind::UpstreamClosedIdle(_)) {
                 flight.local().pool().count_race();
             }
@@ -131,6 +146,10 @@ fn respond_h1(
 ) -> Result<Response> {
     let (mut parts, incoming) = response.into_parts();
     h1.is_reused = true;
+    h1.is_doubtful = false;
+    // From now on hyper says HTTP/1.0 on it, without `chunked`: a body of unknown length would
+    // silently be left out.
+    h1.is_spent = parts.version == Version::HTTP_10;
     let settings = flight.local().transport().settings();
     h1.keep_alive = match reframe::keep_alive(&parts.headers) {
         Some(promised) => promised.min(settings.idle_timeout),
@@ -158,10 +177,31 @@ async fn exchange_h2(
     let local = flight.local();
     let is_tls = local.transport().is_tls();
     reframe::to_h2(&mut parts, &body, local.authority(), preserve_host, is_tls)?;
-    let sent = stream.sender().try_send_request(http::Request::from_parts(parts, body));
-    let response = match sent.await {
+    let spare = Spare::of(&parts, &body);
+    let (body, stream) = if body.is_in_memory() {
+        (body, Streaming::Alone(stream))
+    } else {
+        let (body, progress) = upload::watch(body, stream);
+        (body, Streaming::Shared(progress))
+    };
+    let sent = stream.get().sender().try_send_request(http::Request::from_parts(parts, body));
+    let answered = match &stream {
+        Streaming::Alone(_) => sent.await,
+        Streaming::Shared(progress) => tokio::select! {
+            biased;
+            answered = sent => answered,
+            // Dropped, the request resets its stream.
+            () = progress.stalled(local.transport().settings().send_idle_timeout) => {
+                return Err(Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
+                    .with_detail(format!("{}: it takes no more of the body", local.label())));
+            }
+        },
+    };
+    let response = match answered {
         Ok(response) => response,
-        Err(failed) => return Err(failed_h2(failed, cx).with_detail(&**local.label())),
+        Err(failed) => {
+            return Err(failed_h2(failed, &stream, spare, cx).with_detail(&**local.label()));
+        }
     };
     let (mut parts, incoming) = response.into_parts();
     reframe::check_response(&mut parts, false)?;
@@ -190,8 +230,15 @@ pub(crate) fn broken_off(error: hyper::Error) -> Error {
 
 type Failed = TrySendError<http::Request<Body>>;
 
-/// What a failed exchange means; with the request in it, if hyper never began it.
-pub(crate) fn failed_h1(mut failed: Failed, h1: &H1, mark: Mark, cx: ours::Context) -> Error {
+/// What a failed exchange means; with the request in it if nothing of it was written: as hyper hands
+/// it back, or else the spare one.
+pub(crate) fn failed_h1(
+    mut failed: Failed,
+    h1: &H1,
+    mark: Mark,
+    spare: Option<Spare>,
+    cx: ours::Context,
+) -> Error {
     let unsent = failed.take_message();
     let cause = failed.into_error();
     let now = h1.mark();
@@ -204,43 +251,69 @@ pub(crate) fn failed_h1(mut failed: Failed, h1: &H1, mark: Mark, cx: ours::Conte
         Error::new(kind)
     } else if cause.is_parse() {
         Error::new(Kind::UpstreamBadResponse)
+    } else if is_timeout(&cause) {
+        Error::new(Kind::UpstreamTimeoutTry(sent))
     } else if h1.is_reused && now.read == mark.read {
         Error::new(Kind::UpstreamClosedIdle(sent))
     } else {
         Error::new(Kind::UpstreamReset(sent))
     };
-    with_unsent(error.with_source(cause), unsent, cx)
+    with_unsent(error.with_source(cause), sent, unsent, spare, cx)
 }
 
-fn failed_h2(mut failed: Failed, cx: ours::Context) -> Error {
+fn failed_h2(
+    mut failed: Failed,
+    stream: &Streaming,
+    spare: Option<Spare>,
+    cx: ours::Context,
+) -> Error {
     let unsent = failed.take_message();
     let cause = failed.into_error();
-    let is_refused = find::<h2::Error>(&cause).is_some_and(|error| {
-        let refused_stream = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        // Of the streams of a connection only those it excludes fail with the remote's GOAWAY.
-        error.is_remote() && (error.is_go_away() || error.is_reset() && refused_stream)
-    });
+    let by_peer = find::<h2::Error>(&cause).filter(|error| error.is_remote());
+    // Of the streams of a connection only those it excludes fail with the remote's GOAWAY.
+    let is_excluded = by_peer.is_some_and(h2::Error::is_go_away);
+    let is_refused = is_excluded
+        || by_peer.is_some_and(|error| {
+            error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+        });
+    if is_excluded || unsent.is_some() {
+        // hyper learns of the GOAWAY with the next request: that is not to be the one tried again.
+        stream.get().retire_connection();
+    }
     let sent = if unsent.is_some() || is_refused { Sent::Nothing } else { Sent::MaybeSeen };
-    let kind = of_body(&cause).unwrap_or_else(|| match find::<h2::Error>(&cause) {
+    let kind = stream.failure().cloned().unwrap_or_else(|| match find::<h2::Error>(&cause) {
+        _ if is_timeout(&cause) => Kind::UpstreamTimeoutTry(sent),
         Some(error) if error.is_library() => Kind::UpstreamBadResponse,
         _ => Kind::UpstreamReset(sent),
     });
-    with_unsent(Error::new(kind).with_source(cause), unsent, cx)
+    with_unsent(Error::new(kind).with_source(cause), sent, unsent, spare, cx)
 }
 
-fn with_unsent(error: Error, unsent: Option<http::Request<Body>>, cx: ours::Context) -> Error {
-    match unsent {
-        Some(request) => {
+fn with_unsent(
+    error: Error,
+    sent: Sent,
+    unsent: Option<http::Request<Body>>,
+    spare: Option<Spare>,
+    cx: ours::Context,
+) -> Error {
+    match (unsent, spare) {
+        (Some(request), _) => {
             let (parts, body) = request.into_parts();
             error.with_unsent(Request { parts, body, cx })
         }
-        None => error,
+        (None, Some(spare)) if sent == Sent::Nothing => error.with_unsent(spare.into_request(cx)),
+        (None, _) => error,
     }
 }
 
 /// The request body's own failure, if that is what ended the exchange: then it is the client's.
 fn of_body(cause: &hyper::Error) -> Option<Kind> {
     find::<Error>(cause).map(|error| error.kind().clone())
+}
+
+/// The upstream took nothing of what we had for it, as our stream or the kernel found.
+fn is_timeout(cause: &hyper::Error) -> bool {
+    find::<io::Error>(cause).is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 fn find<E: error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
@@ -263,6 +336,24 @@ impl Finish for Return {
         if end == End::Complete {
             let local = flight.local();
             local.pool().put(local, h1);
+        }
+    }
+}
+
+// === impl Streaming ===
+
+impl Streaming {
+    fn get(&self) -> &H2Stream {
+        match self {
+            Self::Alone(stream) => stream,
+            Self::Shared(progress) => progress.stream(),
+        }
+    }
+
+    fn failure(&self) -> Option<&Kind> {
+        match self {
+            Self::Alone(_) => None,
+            Self::Shared(progress) => progress.failure(),
         }
     }
 }

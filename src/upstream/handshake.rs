@@ -28,6 +28,7 @@ use crate::{
         Local,
         connect::Dialled,
         io::{Io, Mark, Meter, Probe},
+        timer::Timer,
     },
 };
 
@@ -38,9 +39,14 @@ const MAX_HEAD_BYTES_H2: u32 = 32 * 1024;
 /// hyper's read buffer grows up to this; a head that never ends is refused here.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// What an upstream may send us of one response before we have read it.
-const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-/// The same for all responses of one connection.
-const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all responses of one connection: so many slow readers have to fill their windows
+/// before the others have to wait.
+const H2_CONNECTION_WINDOW: u32 = 64 * H2_STREAM_WINDOW;
+/// While streams are open the peer has to say something at least so often, asked or unasked.
+const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long it may take to answer when asked.
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that speaks HTTP.
 pub(crate) enum Opened {
@@ -55,6 +61,10 @@ pub(crate) struct H1 {
     probe: Probe,
     /// A response has been read from it.
     pub(crate) is_reused: bool,
+    /// It takes no other request.
+    pub(crate) is_spent: bool,
+    /// It may have been closed by now without our having heard of it.
+    pub(crate) is_doubtful: bool,
     /// Since the last response ended.
     pub(crate) idle_since: Instant,
     /// How long it may stay idle.
@@ -68,6 +78,7 @@ pub(crate) struct H2 {
     /// The peer's limit of streams, as its connection task last saw it.
     limit: Arc<AtomicUsize>,
     idle_since: Mutex<Instant>,
+    is_leaving: AtomicBool,
 }
 
 /// A place on an HTTP/2 connection, taken until this is dropped.
@@ -90,13 +101,24 @@ struct Greeting {
 
 /// Connects to an endpoint and shakes hands, all within `connect_timeout`.
 pub(crate) async fn open(local: &Local) -> Result<Opened> {
-    let transport = local.transport();
-    let dialled = transport.dial(local.endpoint(), false).await?;
-    if dialled.is_h2 { open_h2(local, dialled).await } else { open_h1(local, dialled).await }
+    in_time(local, async {
+        let dialled = local.transport().dial(local.endpoint(), false).await?;
+        if dialled.is_h2 { open_h2(local, dialled).await } else { open_h1(local, dialled).await }
+    })
+    .await
+}
+
+async fn in_time<T>(local: &Local, opening: impl Future<Output = Result<T>>) -> Result<T> {
+    let timeout = local.transport().settings().connect_timeout;
+    match time::timeout(timeout, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(Error::new(Kind::UpstreamConnect)
+            .with_detail(format!("{}: no connection in {timeout:?}", local.label()))),
+    }
 }
 
 async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
-    let (io, meter) = Io::new(dialled.stream);
+    let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
     let (sender, connection) =
         h1_builder().handshake(io).await.map_err(|error| refused(local, error))?;
     task::spawn("upstream h1", async move {
@@ -110,6 +132,8 @@ async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
         meter,
         probe: dialled.probe,
         is_reused: false,
+        is_spent: false,
+        is_doubtful: true,
         idle_since: Instant::now(),
         keep_alive: local.transport().settings().idle_timeout,
     })))
@@ -117,8 +141,8 @@ async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
 
 /// An HTTP/1.1 connection of its own for one request that may be upgraded.
 pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
-    let dialled = local.transport().dial(local.endpoint(), true).await?;
-    let (io, meter) = Io::new(dialled.stream);
+    let dialled = in_time(local, local.transport().dial(local.endpoint(), true)).await?;
+    let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
     let (sender, connection) =
         h1_builder().handshake(io).await.map_err(|error| refused(local, error))?;
     let connection = connection.with_upgrades();
@@ -132,6 +156,8 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
         meter,
         probe: dialled.probe,
         is_reused: false,
+        is_spent: false,
+        is_doubtful: true,
         idle_since: Instant::now(),
         keep_alive: Duration::ZERO,
     }))
@@ -140,24 +166,23 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
 /// Waits for the peer's SETTINGS, one round trip: without its limit of streams we would open more
 /// than it takes, and whoever only claims to speak h2 is found out before a request is sent.
 async fn open_h2(local: &Local, dialled: Dialled) -> Result<Opened> {
-    let (io, meter) = Io::new(dialled.stream);
+    let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
     let greeting =
         Arc::new(Greeting { meter, is_over: AtomicBool::new(false), waker: AtomicWaker::new() });
     let mut builder = http2::Builder::new(Spawn { greeting: greeting.clone() });
     builder
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEAD_BYTES_H2);
+        .max_header_list_size(MAX_HEAD_BYTES_H2)
+        .timer(Timer)
+        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_timeout(H2_PING_TIMEOUT);
     let greeted = async {
         let (sender, mut connection) = builder.handshake(io).await?;
         poll_fn(|cx| greeting.poll(cx, &mut connection)).await?;
         Ok((sender, connection))
     };
-    let timeout = local.transport().settings().connect_timeout;
-    let (sender, mut connection) = time::timeout(timeout, greeted)
-        .await
-        .map_err(|_| Error::new(Kind::UpstreamConnect).with_detail("no SETTINGS in time"))?
-        .map_err(|error| refused(local, error))?;
+    let (sender, mut connection) = greeted.await.map_err(|error| refused(local, error))?;
     let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
     let published = limit.clone();
     task::spawn("upstream h2", async move {
@@ -172,7 +197,13 @@ async fn open_h2(local: &Local, dialled: Dialled) -> Result<Opened> {
         }
     });
     let idle_since = Mutex::new(Instant::now());
-    Ok(Opened::H2(Arc::new(H2 { sender, open: AtomicUsize::new(0), limit, idle_since })))
+    Ok(Opened::H2(Arc::new(H2 {
+        sender,
+        open: AtomicUsize::new(0),
+        limit,
+        idle_since,
+        is_leaving: AtomicBool::new(false),
+    })))
 }
 
 fn h1_builder() -> http1::Builder {
@@ -229,7 +260,7 @@ impl fmt::Debug for H1 {
 // beyond the limit by a race of two threads is held back by h2 itself.
 impl H2 {
     pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Takes a place, if one is free.
@@ -255,6 +286,11 @@ impl H2 {
 impl H2Stream {
     pub(crate) fn sender(&self) -> http2::SendRequest<Body> {
         self.h2.sender.clone()
+    }
+
+    /// The peer takes no more streams on this connection: nobody gets another.
+    pub(crate) fn retire_connection(&self) {
+        self.h2.is_leaving.store(true, Ordering::Relaxed);
     }
 }
 

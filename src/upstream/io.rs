@@ -1,11 +1,13 @@
 //! The stream under hyper: counts what is written and read, so that "not one byte of the request
-//! left" is measured and not guessed.
+//! left" is measured and not guessed. Written is what the socket took, below TLS, which keeps back
+//! what it was given; read is what hyper was given, above it.
 //!
 //! A socket is split, not for concurrency but for its handle: hyper's task owns the half it reads
 //! and writes through, the pool keeps the other one to look at the socket (`MSG_PEEK`) without a
 //! lock, a duplicate descriptor or a word with that task.
 
 use std::{
+    future::Future,
     io,
     mem::MaybeUninit,
     net::Shutdown,
@@ -15,6 +17,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::ReadBufCursor;
@@ -22,14 +25,24 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
+    time::{self, Instant, Sleep},
 };
 use tokio_rustls::client::TlsStream;
 
-/// A connected stream and the counts of what passes it.
+/// A connected stream that counts what passes it.
 #[derive(Debug)]
 pub(crate) struct Io {
     stream: Stream,
     meter: Arc<Meter>,
+    stall: Stall,
+}
+
+/// How long a write has been pending. Costs a timer once one is.
+#[derive(Debug)]
+struct Stall {
+    timeout: Duration,
+    is_pending: bool,
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// A connected stream.
@@ -43,7 +56,13 @@ pub(crate) enum Stream {
 
 /// A connected socket, as the half that reads; writes go through the socket it refers to.
 #[derive(Debug)]
-pub(crate) enum Plain {
+pub(crate) struct Plain {
+    socket: Socket,
+    meter: Arc<Meter>,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),
 }
@@ -72,9 +91,14 @@ pub(crate) struct Mark {
 // === impl Io ===
 
 impl Io {
-    pub(crate) fn new(stream: Stream) -> (Self, Arc<Meter>) {
-        let meter = Arc::new(Meter::default());
-        (Self { stream, meter: meter.clone() }, meter)
+    /// A write that is pending for `send_idle_timeout` fails with [`io::ErrorKind::TimedOut`].
+    pub(crate) fn new(stream: Stream, send_idle_timeout: Duration) -> (Self, Arc<Meter>) {
+        let meter = match &stream {
+            Stream::Plain(plain) => plain.meter.clone(),
+            Stream::Tls(tls) => tls.get_ref().0.meter.clone(),
+        };
+        let stall = Stall { timeout: send_idle_timeout, is_pending: false, sleep: None };
+        (Self { stream, meter: meter.clone(), stall }, meter)
     }
 }
 
@@ -102,9 +126,8 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.meter.add_written(written);
-        Poll::Ready(Ok(written))
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.stall.judge(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -112,9 +135,8 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.meter.add_written(written);
-        Poll::Ready(Ok(written))
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.stall.judge(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,11 +144,38 @@ impl hyper::rt::Write for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // TLS takes what it cannot write yet: then it is the flush that is pending.
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.stall.judge(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+// === impl Stall ===
+
+impl Stall {
+    /// Gives `polled` on, the outcome of a write, or fails when writes were pending for too long.
+    fn judge<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            // The timer stays where it is and is moved when it is needed again.
+            self.is_pending = false;
+            return polled;
+        }
+        let Self { timeout, is_pending, sleep } = self;
+        let sleep = sleep.get_or_insert_with(|| Box::pin(time::sleep(*timeout)));
+        if !*is_pending {
+            *is_pending = true;
+            sleep.as_mut().reset(Instant::now() + *timeout);
+        }
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -193,13 +242,17 @@ impl Plain {
     /// The two handles of a TCP connection.
     pub(crate) fn tcp(stream: TcpStream) -> (Self, Probe) {
         let (read, write) = stream.into_split();
-        (Self::Tcp(read), Probe::Tcp(Some(write)))
+        (Self::new(Socket::Tcp(read)), Probe::Tcp(Some(write)))
     }
 
     /// The two handles of a unix socket.
     pub(crate) fn unix(stream: UnixStream) -> (Self, Probe) {
         let (read, write) = stream.into_split();
-        (Self::Unix(read), Probe::Unix(Some(write)))
+        (Self::new(Socket::Unix(read)), Probe::Unix(Some(write)))
+    }
+
+    fn new(socket: Socket) -> Self {
+        Self { socket, meter: Arc::default() }
     }
 }
 
@@ -209,9 +262,9 @@ impl AsyncRead for Plain {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
-            Self::Unix(half) => Pin::new(half).poll_read(cx, buf),
+        match &mut self.get_mut().socket {
+            Socket::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            Socket::Unix(half) => Pin::new(half).poll_read(cx, buf),
         }
     }
 }
@@ -223,7 +276,7 @@ macro_rules! poll_until_taken {
             ready!($socket.poll_write_ready($cx))?;
             match $socket.$try($buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                taken => return Poll::Ready(taken),
+                taken => break taken,
             }
         }
     };
@@ -235,10 +288,12 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
-            Self::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
-        }
+        let written = match &self.socket {
+            Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
+            Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
+        }?;
+        self.meter.add_written(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -246,10 +301,12 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
-            Self::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
-        }
+        let written = match &self.socket {
+            Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
+            Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
+        }?;
+        self.meter.add_written(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -262,11 +319,11 @@ impl AsyncWrite for Plain {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(half) => Poll::Ready(
+        match &self.socket {
+            Socket::Tcp(half) => Poll::Ready(
                 SockRef::from(AsRef::<TcpStream>::as_ref(half)).shutdown(Shutdown::Write),
             ),
-            Self::Unix(half) => Poll::Ready(
+            Socket::Unix(half) => Poll::Ready(
                 SockRef::from(AsRef::<UnixStream>::as_ref(half)).shutdown(Shutdown::Write),
             ),
         }

@@ -15,6 +15,9 @@ use tokio::time::Instant;
 const DECAY: Duration = Duration::from_secs(10);
 /// The estimate of an endpoint nothing is known of; the same in Linkerd.
 const INITIAL: Duration = Duration::from_millis(30);
+/// No answer is expected sooner, in seconds: a cost of nothing would attract everybody, whatever is
+/// under way.
+const FLOOR_SECONDS: f32 = 0.001;
 /// What a failed attempt, a 5xx or a 429 counts as, so that fast failures attract nobody.
 pub const PENALTY: Duration = Duration::from_secs(5);
 
@@ -65,7 +68,10 @@ impl Load {
     /// The latency expected at `now`, in seconds. It decays while nothing is heard, so that an
     /// endpoint that was slow once is tried again.
     pub fn expected(&self, now: Instant) -> f32 {
-        Estimate::unpack(self.latency.load(Ordering::Relaxed)).at(self.millis(now)).seconds
+        Estimate::unpack(self.latency.load(Ordering::Relaxed))
+            .at(self.millis(now))
+            .seconds
+            .max(FLOOR_SECONDS)
     }
 
     /// An answer took `sample`.
@@ -154,7 +160,8 @@ mod tests {
         let load = Load::default();
         let start = Instant::now();
         load.record(PENALTY, start);
-        assert!(load.expected(start + Duration::from_mins(2)) < 0.001);
+        let expected = load.expected(start + Duration::from_mins(5));
+        assert!((expected - FLOOR_SECONDS).abs() < f32::EPSILON, "but it is never free");
     }
 
     proptest! {

@@ -9,7 +9,10 @@ pub mod load;
 mod pool;
 pub mod pools;
 mod reframe;
+mod spare;
+mod timer;
 pub mod upgrade;
+mod upload;
 
 pub use self::{
     connect::{TlsError, Transport},
@@ -40,6 +43,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long a response body may stand still; off for upgrades and `text/event-stream`.
     pub response_idle_timeout: Duration,
+    /// How long an upstream may take nothing of what we have for it.
+    pub send_idle_timeout: Duration,
     /// A pooled connection idle for longer is probed before an unsafe method is sent on it.
     pub probe_idle_after: Duration,
     /// h2: connections per endpoint and worker.

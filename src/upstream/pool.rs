@@ -41,6 +41,9 @@ use crate::{
 
 /// How long a connection whose response has ended may take to get ready for the next request.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection idle for longer may have been closed without our having heard of it; under load they
+/// are used again sooner, and what doubt costs is not paid.
+const DOUBT_AFTER: Duration = Duration::from_millis(5);
 
 /// One worker's connections to one endpoint.
 pub(crate) struct Pool {
@@ -180,9 +183,11 @@ impl Pool {
 
     fn pop_idle(&self, state: &mut State, is_unsafe: bool) -> Option<H1> {
         let now = Instant::now();
-        while let Some(h1) = state.idle.pop() {
+        while let Some(mut h1) = state.idle.pop() {
             self.pools.remove_idle(1);
-            let probe = is_unsafe && now.duration_since(h1.idle_since) > self.probe_idle_after;
+            let idle_for = now.saturating_duration_since(h1.idle_since);
+            let probe = is_unsafe && idle_for > self.probe_idle_after;
+            h1.is_doubtful = idle_for > DOUBT_AFTER;
             if !h1.is_expired(now) && h1.is_ready() && (!probe || h1.is_quiet()) {
                 return Some(h1);
             }
@@ -193,7 +198,8 @@ impl Pool {
 
     /// Takes a connection back whose response has been read to its end.
     pub(crate) fn put(&self, local: &Arc<Local>, mut h1: Box<H1>) {
-        if h1.is_ready() {
+        if h1.is_spent {
+        } else if h1.is_ready() {
             self.put_ready(*h1);
         } else if !h1.is_closed() {
             let local = local.clone();

@@ -50,6 +50,7 @@ fn settings(protocol: Protocol) -> Settings {
         max_idle: 128,
         idle_timeout: Duration::from_secs(55),
         response_idle_timeout: Duration::from_mins(1),
+        send_idle_timeout: Duration::from_mins(1),
         probe_idle_after: Duration::from_secs(1),
         max_h2_connections: 4,
     }
@@ -86,7 +87,7 @@ fn post(body: &'static str) -> Request {
 
 impl Rig {
     async fn send(&self, request: Request) -> Result<Response> {
-        let sent = exchange(Call { request, flight: self.local.enter() }, false);
+        let sent = exchange(Call { request, flight: self.local.enter(usize::MAX).unwrap() }, false);
         time::timeout(Duration::from_secs(10), sent).await.expect("an answer within 10 s")
     }
 
@@ -186,6 +187,25 @@ async fn numbered(mut peer: Peered) {
 }
 
 #[tokio::test]
+async fn of_those_that_race_for_the_last_place_one_gets_it() {
+    let rig = rig(upstream(numbered).await, settings(Protocol::H1));
+    for _ in 0..100 {
+        let start = std::sync::Barrier::new(2);
+        let entered = std::thread::scope(|scope| {
+            let racers = [(); 2].map(|()| {
+                scope.spawn(|| {
+                    start.wait();
+                    rig.local.enter(1)
+                })
+            });
+            // Both are held until both have been judged.
+            racers.map(|racer| racer.join().unwrap())
+        });
+        assert_eq!(entered.iter().flatten().count(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_connection_is_used_again() {
     let rig = rig(upstream(numbered).await, settings(Protocol::H1));
     for _ in 0..3 {
@@ -257,6 +277,42 @@ async fn what_is_said_upstream_is_framed_by_us() {
         head.contains("transfer-encoding: chunked") && head.ends_with("3\r\nabc\r\n0\r\n\r\n"),
         "{head}"
     );
+}
+
+/// A body of unknown length.
+fn chunks(chunks: &[&'static str]) -> Body {
+    let frames: Vec<Result<_>> =
+        chunks.iter().map(|chunk| Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).collect();
+    Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+#[tokio::test]
+async fn a_connection_that_answered_in_http_1_0_is_not_used_again() {
+    for fields in ["content-length: 2\r\n\r\nok", "content-length: 0\r\n\r\n"] {
+        let (seen, mut heads) = mpsc::channel(4);
+        let address = upstream(move |mut peer| {
+            let seen = seen.clone();
+            async move {
+                loop {
+                    let head = peer.read().await;
+                    if head.is_empty() {
+                        return;
+                    }
+                    seen.send(head).await.unwrap();
+                    let answer = format!("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n{fields}");
+                    peer.write(answer.as_bytes()).await;
+                }
+            }
+        });
+        let rig = rig(address.await, settings(Protocol::H1));
+        rig.text(get("/")).await;
+        assert_eq!(rig.pools.idle(), 0);
+        rig.text(request(Method::POST, "/", chunks(&["abc"]))).await;
+        heads.recv().await.unwrap();
+        let upload = heads.recv().await.unwrap();
+        assert!(upload.ends_with("3\r\nabc\r\n0\r\n\r\n"), "{upload}");
+        assert_eq!(rig.counted("opened"), "2");
+    }
 }
 
 #[tokio::test]
@@ -538,11 +594,21 @@ async fn a_client_body_that_breaks_off_is_the_clients_doing() {
     let address = upstream(|mut peer| async move {
         peer.read().await;
     });
-    let rig = rig(address.await, settings(Protocol::H1));
-    let frames = [Ok(Frame::data(Bytes::from_static(b"abc"))), Err(Kind::ClientClosed.into())];
-    let body = Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames)));
-    let error = rig.send(request(Method::POST, "/", body)).await.unwrap_err();
-    assert!(matches!(error.kind(), Kind::ClientClosed), "{error}");
+    let (_go, release) = watch::channel(false);
+    let rigs = [
+        rig(address.await, settings(Protocol::H1)),
+        rig(h2_upstream(100, release).await, settings(Protocol::H2)),
+    ];
+    for rig in rigs {
+        let frames = [Ok(Frame::data(Bytes::from_static(b"abc"))), Err(Kind::ClientClosed.into())];
+        let body = Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames)));
+        let error = rig.send(request(Method::POST, "/", body)).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::ClientClosed), "{error}");
+        let mut large = flood();
+        large.set_limit(1);
+        let error = rig.send(request(Method::POST, "/", large)).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::BodyTooLarge), "{error}");
+    }
 }
 
 /// An h2 upstream: answers `hold`-ing requests only when told to, with trailers.
@@ -627,6 +693,239 @@ async fn a_refused_stream_was_not_sent_and_any_other_reset_may_have_been() {
     assert!(matches!(reset.kind(), Kind::UpstreamReset(Sent::MaybeSeen)), "{reset}");
 }
 
+/// Sends `request`, which has to come back unsent, and sends it once more.
+async fn twice(rig: &Rig, request: Request) -> String {
+    let mut error = rig.send(request).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamReset(Sent::Nothing)), "{error}");
+    let request = error.take_unsent().expect("handed back");
+    rig.text(request).await
+}
+
+/// Serves h2 and sends what it processed: method, and body.
+async fn serve_h2(stream: TcpStream, refuses: bool, processed: mpsc::Sender<String>) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let mut is_first = refuses;
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        if std::mem::take(&mut is_first) {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            continue;
+        }
+        let processed = processed.clone();
+        task::spawn("test stream", async move {
+            let (parts, mut body) = request.into_parts();
+            let mut seen = parts.method.to_string();
+            while let Some(Ok(data)) = body.data().await {
+                seen.push_str(std::str::from_utf8(&data).unwrap());
+            }
+            processed.send(seen).await.unwrap();
+            respond.send_response(http::Response::new(()), true).unwrap();
+        });
+    }
+}
+
+/// Greets in h2, reads a request's head and then says that it processed none.
+async fn go_away(stream: &mut TcpStream) {
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    stream.read_exact(&mut [0; 24]).await.unwrap();
+    let mut head = [0; 9];
+    loop {
+        stream.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        if head[3] == 1 {
+            break;
+        }
+    }
+    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    // It stays open: what it has accepted would still be answered.
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_h2_refuses_is_handed_back_and_processed_once() {
+    for refuses in [true, false] {
+        for (asked, seen) in [(get("/"), "GET"), (post("payload"), "POSTpayload")] {
+            let (processed, mut log) = mpsc::channel(4);
+            let address = upstream(move |mut peer| {
+                let processed = processed.clone();
+                async move {
+                    if !refuses && peer.number == 0 {
+                        go_away(&mut peer.stream).await;
+                    } else {
+                        serve_h2(peer.stream, refuses, processed).await;
+                    }
+                }
+            });
+            let rig = rig(address.await, settings(Protocol::H2));
+            twice(&rig, asked).await;
+            assert_eq!(log.try_recv().unwrap(), seen);
+            assert!(log.try_recv().is_err(), "{seen} was processed once");
+            assert_eq!(rig.counted("opened"), if refuses { "1" } else { "2" });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (reset, when) = std::sync::mpsc::channel::<()>();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    // A thread of its own: the reset has to come while our runtime is looking elsewhere.
+    let upstream = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let read = stream.read(&mut [0; 1024]).unwrap();
+        assert!(read > 0);
+        stream.write_all(OK).unwrap();
+        when.recv().unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        done.send(()).unwrap();
+    });
+    let rig = rig(address, settings(Protocol::H1));
+    rig.text(get("/")).await;
+    time::pause();
+    time::advance(Duration::from_millis(6)).await;
+    time::resume();
+    reset.send(()).unwrap();
+    is_done.recv().unwrap();
+    let mut error = rig.send(post("payload")).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamClosedIdle(Sent::Nothing)), "{error}");
+    let request = error.take_unsent().expect("handed back");
+    assert_eq!(request.body.as_full().unwrap(), "payload");
+    upstream.join().unwrap();
+}
+
+/// More than any buffer or window on the way takes.
+fn flood() -> Body {
+    let frame = || Ok::<_, Error>(Frame::data(Bytes::from_static(&[0; 64 * 1024])));
+    let frames = futures_util::stream::repeat_with(frame);
+    Body::boxed(http_body_util::StreamBody::new(frames))
+}
+
+#[tokio::test]
+async fn an_upload_the_upstream_does_not_take_times_out() {
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let address = upstream(move |peer| async move {
+            if protocol == Protocol::H1 {
+                std::future::pending::<()>().await;
+            }
+            // It answers PINGs, and gives the stream no window.
+            let mut connection = h2::server::handshake(peer.stream).await.unwrap();
+            let mut held = Vec::new();
+            while let Some(Ok(accepted)) = connection.accept().await {
+                let _: (_, h2::server::SendResponse<Bytes>) = accepted;
+                held.push(accepted);
+            }
+        });
+        let rig = rig(address.await, settings(protocol));
+        let call = Call {
+            request: request(Method::POST, "/", flood()),
+            flight: rig.local.enter(usize::MAX).unwrap(),
+        };
+        let sent = exchange(call, false);
+        time::pause();
+        let start = Instant::now();
+        let error = sent.await.unwrap_err();
+        let kind = error.kind();
+        assert!(matches!(kind, Kind::UpstreamTimeoutTry(Sent::MaybeSeen)), "{error}");
+        assert_eq!(start.elapsed().as_secs(), 60, "{protocol:?}");
+        time::resume();
+        until("nothing is left", || rig.local.pool().h2_open().iter().all(|&n| n == 0)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_its_upload_is_not_the_upstreams_doing() {
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let (processed, mut log) = mpsc::channel(4);
+        let address = upstream(move |mut peer| {
+            let processed = processed.clone();
+            async move {
+                if protocol == Protocol::H2 {
+                    serve_h2(peer.stream, false, processed).await;
+                } else {
+                    peer.read().await;
+                    processed.send("POSTab".to_owned()).await.unwrap();
+                    peer.write(EMPTY).await;
+                }
+            }
+        });
+        let rig = rig(address.await, settings(protocol));
+        let frames = futures_util::stream::unfold(0, |sent| async move {
+            if sent == 1 {
+                time::sleep(Duration::from_mins(5)).await;
+            }
+            let frame = Frame::data(Bytes::from_static(["a", "b"].get(sent)?.as_bytes()));
+            Some((Ok::<_, Error>(frame), sent + 1))
+        });
+        let body = Body::boxed(http_body_util::StreamBody::new(frames));
+        let call = Call {
+            request: request(Method::POST, "/", body),
+            flight: rig.local.enter(usize::MAX).unwrap(),
+        };
+        time::pause();
+        exchange(call, false).await.unwrap();
+        assert_eq!(log.recv().await.unwrap(), "POSTab");
+        time::resume();
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_does_not_free_the_stream_the_upload_is_in() {
+    let address = upstream(|peer| async move {
+        let mut connection = h2::server::handshake(peer.stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            respond.send_response(http::Response::new(()), true).unwrap();
+            task::spawn("test upload", async move {
+                let mut body = request.into_body();
+                while let Some(Ok(_)) = body.data().await {}
+            });
+        }
+    });
+    let rig = rig(address.await, settings(Protocol::H2));
+    let (feed, frames) = mpsc::channel::<Result<Frame<Bytes>>>(1);
+    let frames = futures_util::stream::unfold(frames, |mut frames| async move {
+        Some((frames.recv().await?, frames))
+    });
+    let body = Body::boxed(http_body_util::StreamBody::new(frames));
+    let response = rig.send(request(Method::POST, "/", body)).await.unwrap();
+    drop(response);
+    assert_eq!(rig.local.pool().h2_open(), [1]);
+    drop(feed);
+    until("the upload is over", || rig.local.pool().h2_open() == [0]).await;
+}
+
+#[tokio::test]
+async fn an_h2_connection_that_fell_silent_is_given_up() {
+    let (asked, mut was_asked) = mpsc::channel(1);
+    let address = upstream(move |mut peer| {
+        let asked = asked.clone();
+        async move {
+            peer.write(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+            // It reads, as a dead peer's kernel does not, and answers neither request nor PING.
+            let mut seen = Vec::new();
+            while peer.stream.read_buf(&mut seen).await.is_ok_and(|n| n > 0) {
+                let _is_first = asked.try_send(());
+            }
+        }
+    });
+    let rig = rig(address.await, settings(Protocol::H2));
+    let call = Call { request: get("/"), flight: rig.local.enter(usize::MAX).unwrap() };
+    let mut sent = Box::pin(exchange(call, false));
+    tokio::select! {
+        answered = &mut sent => panic!("{answered:?}"),
+        asked = was_asked.recv() => asked.unwrap(),
+    }
+    until("it has a stream", || rig.local.pool().h2_open() == [1]).await;
+    time::pause();
+    let start = Instant::now();
+    let error = sent.await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamReset(Sent::MaybeSeen)), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
 /// What the client's side of hyper sees of an upgrade: a server that asks our transport.
 async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
     upstream(move |peer| {
@@ -642,7 +941,11 @@ async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
                     rig.send(request).await
                 }
             });
-            let io = io::Io::new(io::Stream::Plain(io::Plain::tcp(peer.stream).0)).0;
+            let io = io::Io::new(
+                io::Stream::Plain(io::Plain::tcp(peer.stream).0),
+                Duration::from_mins(1),
+            )
+            .0;
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(io, service)
                 .with_upgrades();
@@ -722,8 +1025,8 @@ async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
     assert_eq!(rig.pools.idle(), 0);
 }
 
-/// A TLS upstream that offers `alpn` and says what it came to.
-async fn tls_upstream(alpn: &'static [u8]) -> (std::net::SocketAddr, std::path::PathBuf) {
+/// Shakes hands for `orders.internal`, offering `alpn`; and the file that vouches for it.
+fn acceptor(alpn: &'static [u8]) -> (tokio_rustls::TlsAcceptor, std::path::PathBuf) {
     let (file, pair) = certificate();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = rustls_pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
@@ -734,7 +1037,12 @@ async fn tls_upstream(alpn: &'static [u8]) -> (std::net::SocketAddr, std::path::
         .with_single_cert(vec![pair.cert.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![alpn.to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    (tokio_rustls::TlsAcceptor::from(Arc::new(config)), file)
+}
+
+/// A TLS upstream that offers `alpn` and says what it came to.
+async fn tls_upstream(alpn: &'static [u8]) -> (std::net::SocketAddr, std::path::PathBuf) {
+    let (acceptor, file) = acceptor(alpn);
     let address = upstream(move |peer| {
         let acceptor = acceptor.clone();
         async move {
@@ -767,6 +1075,38 @@ async fn over_tls_alpn_chooses_and_is_remembered() {
         assert_eq!(rig.text(post("x")).await, "ok");
         assert_eq!(rig.counted("opened"), if alpn == b"h2" { "1" } else { "2" });
     }
+}
+
+#[tokio::test]
+async fn tls_and_the_h2_greeting_share_the_time_to_connect() {
+    let (acceptor, ca) = acceptor(b"h2");
+    let address = upstream(move |peer| {
+        let acceptor = acceptor.clone();
+        async move {
+            time::sleep(Duration::from_secs(2)).await;
+            let mut stream = acceptor.accept(peer.stream).await.unwrap();
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        }
+    });
+    let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+    let rig = rig(address.await, Settings { tls: Some(tls), ..settings(Protocol::H2) });
+    time::pause();
+    let start = Instant::now();
+    let error = rig.send(get("/")).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamConnect), "{error}");
+    assert_eq!(start.elapsed().as_secs(), 3);
+}
+
+#[tokio::test]
+async fn what_is_counted_as_written_is_what_left_below_tls() {
+    let (address, ca) = tls_upstream(b"http/1.1").await;
+    let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+    let rig = rig(address, Settings { tls: Some(tls), ..settings(Protocol::H1) });
+    let opened = handshake::open(&rig.local).await.unwrap();
+    let handshake::Opened::H1(h1) = opened else { panic!("it speaks h1") };
+    let mark = h1.mark();
+    assert!(mark.written > 0, "our side of the TLS handshake");
+    assert_eq!(mark.read, 0, "of HTTP there was nothing");
 }
 
 #[tokio::test]

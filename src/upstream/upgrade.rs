@@ -108,7 +108,7 @@ pub(crate) async fn exchange(
     let response = match sent.await {
         Ok(response) => response,
         Err(failed) => {
-            let mut error = failed_h1(failed, &h1, mark, cx).with_detail(&**local.label());
+            let mut error = failed_h1(failed, &h1, mark, None, cx).with_detail(&**local.label());
             return match error.take_unsent() {
                 Some(mut request) => {
                     asked.restore(&mut request.parts);

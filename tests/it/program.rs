@@ -199,7 +199,7 @@ fn a_second_signal_leaves_at_once() {
     process.line("draining");
     let before = std::time::SystemTime::now();
     process.signal("-TERM");
-    assert_eq!(process.exit_code(), Some(0));
+    assert_eq!(process.exit_code(), Some(1));
     assert!(before.elapsed().unwrap() < Duration::from_secs(4));
 }
 

@@ -51,7 +51,7 @@ struct Found {
     fault: Fault,
 }
 
-/// The configuration in `text`; see [`super::parse`].
+/// The configuration in `text`; see [`parse`](fn@super::parse).
 pub fn resolve(
     text: &str,
     name: &str,

@@ -1,3 +1,5 @@
+//! The listener's side of a connection that is not one yet: PROXY headers, TLS, deadlines.
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{

@@ -1,6 +1,6 @@
 //! The access log: one line per request, written off the request path.
 //!
-//! [`line`] is what a line says, [`writer`] how it gets out.
+//! [`mod@line`] is what a line says, [`writer`] how it gets out.
 
 pub mod line;
 pub mod writer;

@@ -99,7 +99,7 @@ impl Running {
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\nHost: {address}\nContent-Length: {length}\n\
-             Connection: close"
+             Content-Type: application/json\nConnection: close"
         );
         client.request(&head, body).await
     }
@@ -121,7 +121,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(gateway) = self.gateway.take() {
-            gateway.stop();
+            // On a thread of its own: a test's runtime must not be blocked.
+            let stopped = std::thread::spawn(|| gateway.stop()).join();
+            assert!(stopped.is_ok_and(|clean| clean) || std::thread::panicking());
         }
     }
 }

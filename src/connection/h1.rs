@@ -1,0 +1,220 @@
+//! HTTP/1 on one connection: hyper while there is something to do, the bare stream while there is
+//! not.
+//!
+//! hyper's connection is made at the first byte of a head. When it has been idle for `park_after` it
+//! is taken apart again, so that an idle connection holds neither its two buffers of 8 KiB nor its
+//! state; that costs a request after a long pause one copy of its first bytes. Whether hyper is idle
+//! it says itself: told to shut down, an idle one ends at the next poll with nothing unwritten, a
+//! busy one does not and goes on to its end.
+//!
+//! hyper gives the stream of a connection that can be upgraded away at its end if any request asked
+//! for an upgrade, refused or not, and what was not yet written with it. So a connection is made one
+//! that can be upgraded only when a 101 is about to be sent.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use hyper::server::conn::http1::{self, Connection, Parts, UpgradeableConnection};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::connection::{
+    Handle, Protocol,
+    io::Io,
+    linger,
+    requests::Requests,
+    serve::{BUFFER_BYTES, Driver, Ended},
+    sniff::poll_first,
+    timer::Expired,
+};
+
+/// How waiting for the first byte ended.
+enum Waited {
+    /// The first bytes are there.
+    Began(Protocol),
+    /// A head has begun and did not go on.
+    Late,
+    /// The client left, or the connection is to close.
+    Over,
+}
+
+// === impl Driver ===
+
+impl Driver {
+    /// Waits for the first bytes of a head; hyper reads them again. `None`: the connection is over.
+    pub(super) async fn wait<S>(&mut self, io: &mut Io<S>, may_be_h2: bool) -> Option<Protocol>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        if io.has_read_ahead() {
+            return Some(Protocol::H1);
+        }
+        self.timer.set_parkable(false);
+        let mut read = BytesMut::new();
+        match poll_fn(|cx| self.poll_wait(cx, io, &mut read, may_be_h2)).await {
+            Waited::Began(protocol) => {
+                io.read_again(read.freeze());
+                Some(protocol)
+            }
+            Waited::Late => {
+                Box::pin(self.answer_timeout(io)).await;
+                None
+            }
+            Waited::Over => {
+                Box::pin(linger::close(io.stream_mut(), &self.settings)).await;
+                None
+            }
+        }
+    }
+
+    fn poll_wait<S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io<S>,
+        read: &mut BytesMut,
+        may_be_h2: bool,
+    ) -> Poll<Waited>
+    where
+        S: AsyncRead + Unpin,
+    {
+        // Before anything is looked at: whoever asks from now on wakes this task again.
+        self.state().waker().register(cx.waker());
+        let first: Poll<io::Result<_>> =
+            poll_first(io.stream_mut(), cx, read, may_be_h2, self.state());
+        if let Poll::Ready(first) = first {
+            return Poll::Ready(first.ok().flatten().map_or(Waited::Over, Waited::Began));
+        }
+        loop {
+            match self.poll_timer(cx) {
+                Some(Expired::Header) => return Poll::Ready(Waited::Late),
+                Some(Expired::Age) => self.state().ask_to_close(),
+                Some(Expired::KeepAlive) => {
+                    if !self.state().is_closing() {
+                        self.outcomes.keepalive_timeout.add(1);
+                    }
+                    return Poll::Ready(Waited::Over);
+                }
+                Some(Expired::SendIdle) => return Poll::Ready(Waited::Over),
+                Some(Expired::Park) => {}
+                None if self.is_to_close() => return Poll::Ready(Waited::Over),
+                None => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Runs hyper until the connection is over, or idle: then it is given back.
+    pub(super) async fn serve_h1<S, H>(
+        &mut self,
+        io: Io<S>,
+        requests: Requests<H>,
+    ) -> Option<(Io<S>, Requests<H>)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        H: Handle,
+    {
+        self.timer.set_parkable(true);
+        let mut conn = http1::Builder::new()
+            .header_read_timeout(None)
+            .max_header_size(self.settings.header_bytes)
+            .max_buf_size(self.settings.header_bytes.max(BUFFER_BYTES))
+            .serve_connection(io, requests);
+        let mut ended = self.run(Pin::new(&mut conn), Connection::graceful_shutdown).await;
+        if matches!(ended, Ended::Expired(Expired::Park)) {
+            match poll_fn(|cx| Poll::Ready(self.poll_park(cx, &mut conn))).await {
+                Poll::Ready(Ok(())) => return Some(self.take_back(conn.into_parts())),
+                Poll::Ready(result) => ended = Ended::Over(result),
+                Poll::Pending => {
+                    self.timer.set_parkable(false);
+                    ended = self.run(Pin::new(&mut conn), Connection::graceful_shutdown).await;
+                }
+            }
+        }
+        if matches!(ended, Ended::Switching) {
+            return Box::pin(self.switch(conn.with_upgrades())).await;
+        }
+        if matches!(ended, Ended::Over(Ok(()))) && !self.state().is_shut_down() {
+            // An upgrade that was refused made hyper stop short of its shutdown. It has forgotten
+            // it now.
+            ended = self.run(Pin::new(&mut conn), Connection::graceful_shutdown).await;
+        }
+        self.finish(conn.into_parts().io, &ended).await;
+        None
+    }
+
+    /// Sends a 101. An upgraded connection has no parts: its tunnel has them.
+    async fn switch<S, H>(
+        &mut self,
+        mut conn: UpgradeableConnection<Io<S>, Requests<H>>,
+    ) -> Option<(Io<S>, Requests<H>)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        H: Handle,
+    {
+        self.timer.set_parkable(false);
+        let tell = UpgradeableConnection::graceful_shutdown;
+        let ended = self.run(Pin::new(&mut conn), tell).await;
+        if let Some(parts) = conn.into_parts() {
+            self.finish(parts.io, &ended).await;
+        }
+        None
+    }
+
+    /// Ready when hyper was idle: it is done then, and the stream as it was.
+    fn poll_park<S, H>(
+        &self,
+        cx: &mut Context<'_>,
+        conn: &mut Connection<Io<S>, Requests<H>>,
+    ) -> Poll<hyper::Result<()>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        H: Handle,
+    {
+        self.state().set_parking(true);
+        Pin::new(&mut *conn).graceful_shutdown();
+        let polled = Pin::new(conn).poll(cx);
+        self.state().set_parking(false);
+        polled
+    }
+
+    /// What hyper has read of a next head is read again; its buffers and its state go.
+    fn take_back<S, H>(&self, parts: Parts<Io<S>, Requests<H>>) -> (Io<S>, Requests<H>) {
+        let Parts { mut io, read_buf, service, .. } = parts;
+        if !read_buf.is_empty() {
+            self.state().begin_head();
+            io.read_again(read_buf);
+        }
+        (io, service)
+    }
+
+    /// The last words, where there are any, and the end of the stream.
+    async fn finish<S>(&self, mut io: Io<S>, ended: &Ended)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let has_to_discard = match ended {
+            // When hyper closes by itself, the client may still be sending what nobody wants.
+            Ended::Over(Ok(())) => !self.is_told,
+            Ended::Over(Err(error)) => error.is_parse(),
+            Ended::Expired(_) | Ended::Resets | Ended::Switching => false,
+        } && !self.state().is_read_closed();
+        if matches!(ended, Ended::Expired(Expired::Header)) {
+            self.answer_timeout(&mut io).await;
+        } else if has_to_discard {
+            linger::discard(io.stream_mut(), &self.settings).await;
+        }
+    }
+
+    /// 408 to a client whose head did not come in time.
+    async fn answer_timeout<S>(&self, io: &mut Io<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.outcomes.head_timed_out();
+        tracing::debug!("connection closed: no complete head in time");
+        linger::answer_timeout(io.stream_mut(), &self.settings).await;
+    }
+}
