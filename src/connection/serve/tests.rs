@@ -722,6 +722,23 @@ async fn a_drain_sends_goaway_and_lets_streams_finish() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_reset_without_an_error_is_a_client_that_left() {
+    let (bodies, mut body) = tokio::sync::mpsc::channel(1);
+    let served = Served::new(Settings::default(), Protocol::H2, move |request: Request| {
+        bodies.try_send(request.body).unwrap();
+        std::future::pending()
+    });
+    let (mut sender, _task) = h2_client(served.client).await;
+    let (_response, mut stream) = sender.send_request(get(), false).unwrap();
+    stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+    let mut body = body.recv().await.unwrap();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+    stream.send_reset(h2::Reason::NO_ERROR);
+    let error = body.frame().await.expect("not the end").unwrap_err();
+    assert_eq!(error.kind().reason(), "client-closed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_many_reset_streams_close_the_connection() {
     let settings = Settings { max_resets: 30, ..Settings::default() };
     let served = Served::new(settings, Protocol::H2, never);
