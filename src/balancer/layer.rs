@@ -166,7 +166,7 @@ where
 impl Attempt {
     fn begin(group: GroupHandle, flight: &Flight, request: &Request, now: Instant) -> Self {
         let local = flight.local().clone();
-        let handle = request.cx.begin_attempt(local.label().clone());
+        let handle = request.cx.begin_attempt(local.label().clone(), now);
         Self { group, local, handle, started: now, is_over: false }
     }
 
@@ -177,14 +177,14 @@ impl Attempt {
         match result {
             Ok(response) => {
                 let status = response.status();
-                self.handle.answered(status);
+                self.handle.answered(status, now);
                 self.group.count_answer(status);
                 let is_bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
                 load.record(if is_bad { PENALTY } else { now - self.started }, now);
             }
             Err(error) => {
                 let reason = error.kind().reason();
-                self.handle.failed(reason);
+                self.handle.failed(reason, now);
                 self.group.count_failure(reason);
                 // What the client or we did says nothing about the endpoint.
                 if error.kind().side() == crate::error::Side::Upstream {
@@ -202,7 +202,7 @@ impl Drop for Attempt {
         }
         let now = Instant::now();
         let load = self.local.endpoint().load();
-        if let Some(reason) = self.handle.dropped() {
+        if let Some(reason) = self.handle.dropped(now) {
             self.group.count_failure(reason);
             load.record(PENALTY, now);
         } else if (now - self.started).as_secs_f32() > load.expected(now) {

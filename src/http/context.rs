@@ -226,12 +226,13 @@ impl Context {
         self.0.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Enters a new attempt at `endpoint` that begins now.
-    pub fn begin_attempt(&self, endpoint: Arc<str>) -> AttemptHandle {
+    /// Enters a new attempt at `endpoint` that begins `now`, which is the time its endpoint was
+    /// chosen with: a reading of the clock is not free.
+    pub fn begin_attempt(&self, endpoint: Arc<str>, now: Instant) -> AttemptHandle {
         let mut attempts = self.0.attempts.lock();
         let index = attempts.len();
         attempts.push(Attempt { endpoint, took: None, status: None, reason: None });
-        AttemptHandle { cx: self.clone(), index, started: Instant::now() }
+        AttemptHandle { cx: self.clone(), index, started: now }
     }
 
     /// The attempt under way is given up for this reason, by whoever drops it next.
@@ -269,19 +270,19 @@ impl fmt::Debug for Context {
 
 impl AttemptHandle {
     /// The attempt was answered with this status.
-    pub fn answered(&self, status: StatusCode) {
-        self.write(|attempt| attempt.status = Some(status));
+    pub fn answered(&self, status: StatusCode, now: Instant) {
+        self.write(now, |attempt| attempt.status = Some(status));
     }
 
     /// The attempt failed for this reason.
-    pub fn failed(&self, reason: &'static str) {
-        self.write(|attempt| attempt.reason = Some(reason));
+    pub fn failed(&self, reason: &'static str, now: Instant) {
+        self.write(now, |attempt| attempt.reason = Some(reason));
     }
 
     /// The attempt was dropped before it came to anything: says why, if that was our decision.
-    pub fn dropped(&self) -> Option<&'static str> {
+    pub fn dropped(&self, now: Instant) -> Option<&'static str> {
         let mut reason = None;
-        self.write(|attempt| reason = attempt.reason);
+        self.write(now, |attempt| reason = attempt.reason);
         reason
     }
 
@@ -295,10 +296,27 @@ impl AttemptHandle {
         self.started.elapsed()
     }
 
-    fn write(&self, write: impl FnOnce(&mut Attempt)) {
+    fn write(&self, now: Instant, write: impl FnOnce(&mut Attempt)) {
         if let Some(attempt) = self.cx.0.attempts.lock().get_mut(self.index) {
-            attempt.took = Some(self.started.elapsed());
+            attempt.took = Some(now.saturating_duration_since(self.started));
             write(attempt);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::peer::Address;
+
+    #[test]
+    fn an_attempt_took_what_its_two_readings_of_the_clock_say() {
+        let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
+        let cx = Context::new(Arc::new(peer), Method::GET, http::Version::HTTP_11);
+        let start = Instant::now();
+        let attempt = cx.begin_attempt("a/b".into(), start);
+        attempt.answered(StatusCode::OK, start + Duration::from_secs(5));
+        let took = cx.with_attempts(|attempts| attempts[0].took);
+        assert_eq!(took, Some(Duration::from_secs(5)));
     }
 }

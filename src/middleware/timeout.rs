@@ -233,9 +233,9 @@ mod tests {
         let asked = get("/");
         let cx = asked.cx.clone();
         let inner = service_fn(async |request: Request| {
-            let attempt = request.cx.begin_attempt("a/b".into());
+            let attempt = request.cx.begin_attempt("a/b".into(), Instant::now());
             sleep(60 * SECOND).await;
-            attempt.answered(http::StatusCode::OK);
+            attempt.answered(http::StatusCode::OK, Instant::now());
             Ok(Response::new(Body::empty()))
         });
         let layer = TotalTimeoutLayer::new(settings(SECOND, None));

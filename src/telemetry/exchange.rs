@@ -268,7 +268,8 @@ mod tests {
     async fn a_request_that_is_never_answered_logs_one_line_499() {
         let setup = Setup::new();
         let (cx, exchange) = setup.begin();
-        cx.begin_attempt("orders/127.0.0.1:1".into()).failed("upstream-connect");
+        let now = cx.started();
+        cx.begin_attempt("orders/127.0.0.1:1".into(), now).failed("upstream-connect", now);
         drop(exchange);
         let line = setup.line();
         assert_eq!(line["status"], 499);

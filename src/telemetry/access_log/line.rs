@@ -331,15 +331,17 @@ mod tests {
     #[test]
     fn attempts_are_listed_when_one_failed() {
         let cx = context("GET");
-        cx.begin_attempt("orders/a:1".into()).answered(StatusCode::OK);
+        let now = cx.started();
+        cx.begin_attempt("orders/a:1".into(), now).answered(StatusCode::OK, now);
         let value = json_of(&line(&cx, None), false);
         assert_eq!(value["upstream"], "orders/a:1");
         assert!(value["upstream_ms"].is_number());
         assert_eq!(value.get("attempts"), None, "one that worked is no list");
 
         let cx = context("GET");
-        cx.begin_attempt("orders/a:1".into()).failed("upstream-connect");
-        cx.begin_attempt("orders/b:1".into()).answered(StatusCode::OK);
+        let now = cx.started();
+        cx.begin_attempt("orders/a:1".into(), now).failed("upstream-connect", now);
+        cx.begin_attempt("orders/b:1".into(), now).answered(StatusCode::OK, now);
         let value = json_of(&line(&cx, None), false);
         assert_eq!(value["upstream"], "orders/b:1");
         assert_eq!(value["attempts"][0]["reason"], "upstream-connect");
