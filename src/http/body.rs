@@ -56,14 +56,12 @@ enum Source {
     Boxed(Boxed),
 }
 
-/// What says that a received body has ended and was not cut off.
+/// What says that a received body has ended and was not cut off: on h1 hyper does; on h2 only
+/// `END_STREAM`, for hyper takes a reset with `NO_ERROR` for an end as well (RFC 9113, 8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carrier {
-    /// hyper: it fails an h1 body that breaks off.
     H1,
-    /// `END_STREAM`: hyper takes a reset with `NO_ERROR` for an end as well (RFC 9113, 8.1).
     H2Request,
-    /// As [`Carrier::H2Request`], of a response.
     H2Response,
 }
 
@@ -385,21 +383,16 @@ impl Future for Over {
     }
 }
 
-/// A request body that fails is the client's doing: it left, or broke the framing.
+/// A request body that fails is the client's doing: it left, or broke the framing. What its decoder
+/// refuses hyper tells as an `io::Error`, as it does a broken connection: only the kind differs.
 fn client_failed(error: hyper::Error) -> Error {
-    let is_malformed = error.is_parse() || is_decoding(&error);
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+    let is_refused = cause.map(io::Error::kind).is_some_and(|kind| {
+        matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+    });
+    let is_malformed = error.is_parse() || is_refused;
     let kind = if is_malformed { Kind::BadFraming } else { Kind::ClientClosed };
     Error::new(kind).with_source(error)
-}
-
-/// Whether the chunked coding was broken: hyper tells what it reads as an `io::Error`, and only
-/// that error's kind sets a malformed body apart from a broken connection.
-fn is_decoding(error: &hyper::Error) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|error| {
-            matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
-        })
 }
 
 #[cfg(test)]
