@@ -263,7 +263,11 @@ impl Driver {
                 return Poll::Pending;
             }
             self.is_told = true;
-            self.timer.begin_closing(self.settings.discard_timeout);
+            // h2 may still have to write what its streams have left it with.
+            self.timer.begin_closing(match self.streams {
+                Some(_) => self.settings.send_idle_timeout,
+                None => self.settings.discard_timeout,
+            });
             tell(conn.as_mut());
         }
     }

@@ -726,6 +726,25 @@ async fn a_drain_sends_goaway_and_lets_streams_finish() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_what_h2_has_still_to_write() {
+    let served = Served::new(Settings::default(), Protocol::H2, |_| async {
+        Response::new(Body::full(vec![b'x'; 100_000]))
+    });
+    let (mut sender, _task) = h2_client(served.client).await;
+    let mut body = sender.send_request(get(), true).unwrap().0.await.unwrap().into_body();
+    served.connections.drain();
+    // The stream's window holds 65,535 bytes; hyper has handed over the rest long ago.
+    time::sleep(Duration::from_secs(20)).await;
+    let mut read = 0;
+    while let Some(data) = body.data().await {
+        let count = data.unwrap().len();
+        read += count;
+        body.flow_control().release_capacity(count).unwrap();
+    }
+    assert_eq!(read, 100_000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_many_reset_streams_close_the_connection() {
     let settings = Settings { max_resets: 30, ..Settings::default() };
     let served = Served::new(settings, Protocol::H2, never);
