@@ -125,7 +125,7 @@ where
     let registered = connections.register(peer.listener.clone());
     let state = registered.state().clone();
     let limit = jittered(settings.requests_per_connection);
-    let io = Io::new(stream, state.clone());
+    let io = Io::new(stream, peer.tls.is_none(), state.clone());
     let requests = Requests { handle, peer, state, limit, streams: None };
     let driver = Driver::new(registered, settings, outcomes);
     run_to_end(driver, protocol, Some((io, requests)))
