@@ -36,7 +36,7 @@ use crate::{
         streams::{ResetLimit, Streams},
         timer::{Expired, Timer},
     },
-    http::{Peer, Request, Response},
+    http::{Abort, Peer, Request, Response},
 };
 
 /// What hyper may hold of a body in either direction.
@@ -55,6 +55,11 @@ pub trait Handle: Send + Sync + 'static {
     /// Answers one request. Never fails: below `respond` every failure has become a response.
     fn handle(&self, request: Request) -> Self::Future;
 }
+
+/// What a connection is served over.
+pub trait Transport: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
+
+impl<S> Transport for S where S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +124,7 @@ pub fn serve<S, H>(
     outcomes: Outcomes,
 ) -> impl Future<Output = ()> + Send
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Transport,
     H: Handle,
 {
     let registered = connections.register(peer.listener.clone());
@@ -137,7 +142,7 @@ async fn run_to_end<S, H>(
     protocol: Protocol,
     mut kept: Option<(Io<S>, Requests<H>)>,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Transport,
     H: Handle,
 {
     let mut may_be_h2 = protocol == Protocol::Either;
@@ -177,7 +182,7 @@ impl Driver {
 
     async fn serve_h2<S, H>(&mut self, io: Io<S>, mut requests: Requests<H>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Transport,
         H: Handle,
     {
         let streams = Streams::default();

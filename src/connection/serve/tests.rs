@@ -343,6 +343,39 @@ async fn what_is_discarded_has_bounds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_response_that_breaks_off_is_no_orderly_end() {
+    use futures_util::stream;
+    for (breaks, reads, expected) in [(false, true, 0), (true, true, 1), (false, false, 1)] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let aborted = Arc::new(AtomicUsize::new(0));
+        let answer = move |_: Request| {
+            let chunk = Bytes::from(vec![b'x'; 10_000]);
+            let end = breaks.then(|| Err(crate::error::Kind::Internal.into()));
+            let frames = std::iter::once(Ok(http_body::Frame::data(chunk))).chain(end);
+            let body = http_body_util::StreamBody::new(stream::iter(frames));
+            let response = Response::new(Body::boxed(body));
+            async { response }.boxed()
+        };
+        let served = serve(
+            Probe { inner: server, asked: Arc::default(), aborted: aborted.clone() },
+            Protocol::H1,
+            peer(),
+            Arc::new(Settings::default()),
+            Arc::new(Answers { called: AtomicUsize::new(0), answer: Box::new(answer) }),
+            Connections::new(),
+            Outcomes::new(&Metrics::new().thread(), "web"),
+        );
+        let task = task::spawn("served", served);
+        client.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await.unwrap();
+        if reads {
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+        task.await.unwrap();
+        assert_eq!(aborted.load(Ordering::Relaxed), expected, "{breaks} {reads}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_cancels_its_request() {
     struct OnDrop(tokio::sync::mpsc::Sender<()>);
     impl Drop for OnDrop {
@@ -425,10 +458,17 @@ async fn an_upgrade_that_is_refused_ends_like_any_other_request() {
 
 // --- parking
 
-/// Notes how much was asked for at the last read.
+/// Notes how much was asked for at the last read, and that it was aborted.
 struct Probe {
     inner: DuplexStream,
     asked: Arc<AtomicUsize>,
+    aborted: Arc<AtomicUsize>,
+}
+
+impl Abort for Probe {
+    fn abort(&mut self) {
+        self.aborted.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl AsyncRead for Probe {
@@ -465,7 +505,7 @@ async fn an_idle_connection_holds_no_buffers_of_hyper() {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
     let asked = Arc::new(AtomicUsize::new(0));
     let served = serve(
-        Probe { inner: server, asked: asked.clone() },
+        Probe { inner: server, asked: asked.clone(), aborted: Arc::default() },
         Protocol::H1,
         peer(),
         Arc::new(Settings::default()),
