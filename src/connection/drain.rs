@@ -143,7 +143,7 @@ impl Connections {
         }
     }
 
-    pub(super) fn register(&self, listener: Arc<str>) -> Registered {
+    pub(super) fn register(self, listener: Arc<str>) -> Registered {
         let state = Arc::new(State::default());
         let mut set = self.0.set.lock();
         if self.is_draining() {
@@ -152,7 +152,8 @@ impl Connections {
         let id = set.next_id;
         set.next_id += 1;
         set.open.insert(id, Entry { listener, state: state.clone() });
-        Registered { connections: self.clone(), id, state }
+        drop(set);
+        Registered { connections: self, id, state }
     }
 }
 
@@ -194,7 +195,7 @@ impl Set {
                 && entry.state.idle_since() == since
                 && !entry.state.is_closing()
             {
-                entry.state.make_room();
+                entry.state.close_now();
                 return true;
             }
         }
@@ -228,7 +229,7 @@ mod tests {
     async fn the_oldest_idle_connection_that_has_not_stirred_goes_first() {
         let connections = Connections::new();
         let start = Instant::now();
-        let open: Vec<_> = (0..4).map(|_| connections.register("web".into())).collect();
+        let open: Vec<_> = (0..4).map(|_| connections.clone().register("web".into())).collect();
         for (connection, secs) in open.iter().zip([3, 1, 2]) {
             connection.note_idle(Some(start + Duration::from_secs(secs)));
         }
@@ -251,7 +252,7 @@ mod tests {
         let connections = Connections::new();
         let start = Instant::now();
         let count = CANDIDATES * 2 + 5;
-        let open: Vec<_> = (0..count).map(|_| connections.register("web".into())).collect();
+        let open: Vec<_> = (0..count).map(|_| connections.clone().register("web".into())).collect();
         // 5 and the count have no common divisor: every place once, in no order.
         let place = |n: usize| n * 5 % count;
         for (n, connection) in open.iter().enumerate() {
@@ -272,7 +273,7 @@ mod tests {
     async fn a_connection_that_comes_while_draining_is_asked_at_once() {
         let connections = Connections::new();
         connections.drain();
-        let late = connections.register("web".into());
+        let late = connections.clone().register("web".into());
         assert!(late.state().is_closing());
         let dropping = async {
             tokio::time::sleep(Duration::from_secs(3)).await;

@@ -67,6 +67,7 @@ pub(super) struct State {
 
 /// What the timer looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each was seen for itself")]
 pub(super) struct Seen {
     /// A request runs, or its body or its response's is not over.
     pub(super) is_running: bool,
@@ -259,9 +260,8 @@ impl State {
         self.waker.wake();
     }
 
-    /// As [`State::ask_to_close`], and one that has had no request yet is not waited for: its place
-    /// is needed.
-    pub(super) fn make_room(&self) {
+    /// As [`State::ask_to_close`], and a first request is not waited for.
+    pub(super) fn close_now(&self) {
         self.closing_now.store(true, Ordering::Relaxed);
         self.ask_to_close();
     }

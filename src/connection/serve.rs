@@ -132,32 +132,25 @@ where
     let limit = jittered(settings.requests_per_connection);
     let io = Io::new(stream, peer.tls.is_none(), state.clone());
     let requests = Requests { handle, peer, state, limit, streams: None };
-    let driver = Driver::new(registered, settings, outcomes);
-    run_to_end(driver, protocol, Some((io, requests)))
-}
-
-/// `kept` is what the connection consists of while hyper does not have it.
-async fn run_to_end<S, H>(
-    mut driver: Driver,
-    protocol: Protocol,
-    mut kept: Option<(Io<S>, Requests<H>)>,
-) where
-    S: Transport,
-    H: Handle,
-{
+    let mut driver = Driver::new(registered, settings, outcomes);
     let mut may_be_h2 = protocol == Protocol::Either;
-    while let Some((io, _)) = &mut kept {
-        let is_h2 = protocol == Protocol::H2
-            || match driver.wait(io, may_be_h2).await {
-                Some(began) => began == Protocol::H2,
-                None => return,
-            };
-        may_be_h2 = false;
-        let Some((io, requests)) = kept.take() else { return };
-        if is_h2 {
-            return Box::pin(driver.serve_h2(io, requests)).await;
+    // While hyper does not have it. A block, not a function: that would have room for its arguments
+    // and once more for what it does with them.
+    let mut kept = Some((io, requests));
+    async move {
+        while let Some((io, _)) = &mut kept {
+            let is_h2 = protocol == Protocol::H2
+                || match driver.wait(io, may_be_h2).await {
+                    Some(began) => began == Protocol::H2,
+                    None => return,
+                };
+            may_be_h2 = false;
+            let Some((io, requests)) = kept.take() else { return };
+            if is_h2 {
+                return Box::pin(driver.serve_h2(io, requests)).await;
+            }
+            kept = Box::pin(driver.serve_h1(io, requests)).await;
         }
-        kept = Box::pin(driver.serve_h1(io, requests)).await;
     }
 }
 
@@ -257,7 +250,7 @@ impl Driver {
                 }
                 Some(Expired::KeepAlive) if !self.is_told => {
                     self.outcomes.keepalive_timeout.add(1);
-                    self.state().ask_to_close();
+                    self.state().close_now();
                 }
                 Some(expired) => return Poll::Ready(Ended::Expired(expired)),
             }

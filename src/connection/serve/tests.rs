@@ -1,3 +1,6 @@
+//! One connection over an in-memory pipe, on paused time: its timers, its ends, what is parked, and
+//! what hyper decides by itself.
+
 use std::{
     io,
     net::SocketAddr,

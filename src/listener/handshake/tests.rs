@@ -1,3 +1,5 @@
+//! Real sockets on port 0: the PROXY header in pieces, the limits, and what becomes of a stream.
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
