@@ -24,6 +24,9 @@ use crate::connection::io::State;
 const CANDIDATES: usize = 64;
 /// When none was idle, how long until it is worth another look.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// So many times as long as a look took passes before the next: looking stays below a tenth of the
+/// worker's time, however many connections are open.
+const LOOK_SHARE: u32 = 10;
 
 /// The open connections of one worker. Clones are the same set.
 #[derive(Clone, Debug)]
@@ -116,13 +119,16 @@ impl Connections {
         if set.close_candidate() {
             return true;
         }
-        let now = Instant::now();
-        if set.candidates.not_before.is_some_and(|at| now < at) {
+        let started = Instant::now();
+        if set.candidates.not_before.is_some_and(|at| started < at) {
             return false;
         }
         set.look();
         let is_closed = set.close_candidate();
-        set.candidates.not_before = (!is_closed).then(|| now + LOOK_AGAIN);
+        let now = Instant::now();
+        let pause = (now - started) * LOOK_SHARE;
+        set.candidates.not_before =
+            Some(now + if is_closed { pause } else { pause.max(LOOK_AGAIN) });
         is_closed
     }
 
@@ -137,7 +143,7 @@ impl Connections {
         }
     }
 
-    pub(super) fn register(&self, listener: Arc<str>) -> Registered {
+    pub(super) fn register(self, listener: Arc<str>) -> Registered {
         let state = Arc::new(State::default());
         let mut set = self.0.set.lock();
         if self.is_draining() {
@@ -146,7 +152,8 @@ impl Connections {
         let id = set.next_id;
         set.next_id += 1;
         set.open.insert(id, Entry { listener, state: state.clone() });
-        Registered { connections: self.clone(), id, state }
+        drop(set);
+        Registered { connections: self, id, state }
     }
 }
 
@@ -188,7 +195,7 @@ impl Set {
                 && entry.state.idle_since() == since
                 && !entry.state.is_closing()
             {
-                entry.state.make_room();
+                entry.state.close_now();
                 return true;
             }
         }
@@ -205,8 +212,11 @@ impl Set {
             .map(|(&id, entry)| (entry.state.idle_since(), id))
             .filter(|&(since, _)| since != 0)
             .collect();
+        if idle.len() > CANDIDATES {
+            idle.select_nth_unstable(CANDIDATES);
+            idle.truncate(CANDIDATES);
+        }
         idle.sort_unstable();
-        idle.truncate(CANDIDATES);
         self.candidates.oldest = idle.into();
     }
 }
@@ -219,7 +229,7 @@ mod tests {
     async fn the_oldest_idle_connection_that_has_not_stirred_goes_first() {
         let connections = Connections::new();
         let start = Instant::now();
-        let open: Vec<_> = (0..4).map(|_| connections.register("web".into())).collect();
+        let open: Vec<_> = (0..4).map(|_| connections.clone().register("web".into())).collect();
         for (connection, secs) in open.iter().zip([3, 1, 2]) {
             connection.note_idle(Some(start + Duration::from_secs(secs)));
         }
@@ -238,10 +248,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn many_go_oldest_first_and_a_used_up_look_is_followed_by_another() {
+        let connections = Connections::new();
+        let start = Instant::now();
+        let count = CANDIDATES * 2 + 5;
+        let open: Vec<_> = (0..count).map(|_| connections.clone().register("web".into())).collect();
+        // 5 and the count have no common divisor: every place once, in no order.
+        let place = |n: usize| n * 5 % count;
+        for (n, connection) in open.iter().enumerate() {
+            let secs = u64::try_from(place(n)).unwrap();
+            connection.note_idle(Some(start + Duration::from_secs(secs)));
+        }
+        for closed in 1..=count {
+            while !connections.close_oldest_idle("web") {
+                tokio::time::advance(LOOK_AGAIN).await;
+            }
+            for (n, connection) in open.iter().enumerate() {
+                assert_eq!(connection.state().is_closing(), place(n) < closed);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_that_comes_while_draining_is_asked_at_once() {
         let connections = Connections::new();
         connections.drain();
-        let late = connections.register("web".into());
+        let late = connections.clone().register("web".into());
         assert!(late.state().is_closing());
         let dropping = async {
             tokio::time::sleep(Duration::from_secs(3)).await;

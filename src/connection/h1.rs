@@ -20,14 +20,13 @@ use std::{
 
 use bytes::BytesMut;
 use hyper::server::conn::http1::{self, Connection, Parts, UpgradeableConnection};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{
     Handle, Protocol,
     io::Io,
     linger,
     requests::Requests,
-    serve::{BUFFER_BYTES, Driver, Ended},
+    serve::{BUFFER_BYTES, Driver, Ended, Transport},
     sniff::poll_first,
     timer::Expired,
 };
@@ -48,7 +47,7 @@ impl Driver {
     /// Waits for the first bytes of a head; hyper reads them again. `None`: the connection is over.
     pub(super) async fn wait<S>(&mut self, io: &mut Io<S>, may_be_h2: bool) -> Option<Protocol>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
+        S: Transport,
     {
         if io.has_read_ahead() {
             return Some(Protocol::H1);
@@ -79,7 +78,7 @@ impl Driver {
         may_be_h2: bool,
     ) -> Poll<Waited>
     where
-        S: AsyncRead + Unpin,
+        S: Transport,
     {
         // Before anything is looked at: whoever asks from now on wakes this task again.
         self.state().waker().register(cx.waker());
@@ -113,7 +112,7 @@ impl Driver {
         requests: Requests<H>,
     ) -> Option<(Io<S>, Requests<H>)>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Transport,
         H: Handle,
     {
         self.timer.set_parkable(true);
@@ -151,7 +150,7 @@ impl Driver {
         mut conn: UpgradeableConnection<Io<S>, Requests<H>>,
     ) -> Option<(Io<S>, Requests<H>)>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Transport,
         H: Handle,
     {
         self.timer.set_parkable(false);
@@ -170,7 +169,7 @@ impl Driver {
         conn: &mut Connection<Io<S>, Requests<H>>,
     ) -> Poll<hyper::Result<()>>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Transport,
         H: Handle,
     {
         self.state().set_parking(true);
@@ -193,7 +192,7 @@ impl Driver {
     /// The last words, where there are any, and the end of the stream.
     async fn finish<S>(&self, mut io: Io<S>, ended: &Ended)
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Transport,
     {
         let has_to_discard = match ended {
             // When hyper closes by itself, the client may still be sending what nobody wants.
@@ -201,7 +200,15 @@ impl Driver {
             Ended::Over(Err(error)) => error.is_parse(),
             Ended::Expired(_) | Ended::Resets | Ended::Switching => false,
         } && !self.state().is_read_closed();
-        if matches!(ended, Ended::Expired(Expired::Header)) {
+        let is_broken_off = match ended {
+            Ended::Over(Err(error)) => error.is_user(),
+            Ended::Expired(expired) => *expired == Expired::SendIdle,
+            _ => false,
+        };
+        if is_broken_off {
+            // Where the end of the connection is that of the response, it would look complete.
+            io.stream_mut().abort();
+        } else if matches!(ended, Ended::Expired(Expired::Header)) {
             self.answer_timeout(&mut io).await;
         } else if has_to_discard {
             linger::discard(io.stream_mut(), &self.settings).await;
@@ -211,7 +218,7 @@ impl Driver {
     /// 408 to a client whose head did not come in time.
     async fn answer_timeout<S>(&self, io: &mut Io<S>)
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Transport,
     {
         self.outcomes.head_timed_out();
         tracing::debug!("connection closed: no complete head in time");

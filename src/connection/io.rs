@@ -7,10 +7,11 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -22,11 +23,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::telemetry::in_flight::{Counter, InFlight};
 
+/// Head and body together, up to this size, are copied and written as one: a plain send costs the
+/// kernel less than a gathering one. 0 is off.
+const COALESCED: usize = 4096;
+
 /// What hyper reads from and writes to. After an upgrade the tunnel has it.
 #[derive(Debug)]
 pub(super) struct Io<S> {
     stream: S,
     read_ahead: Bytes,
+    /// A write is a system call.
+    is_plain: bool,
     state: Arc<State>,
 }
 
@@ -37,7 +44,9 @@ pub(super) struct Io<S> {
 /// task and its streams', and each value is judged for itself.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    running: Arc<Counter>,
+    exchanges: AtomicUsize,
+    /// Of requests.
+    bodies: Arc<Counter>,
     requests: AtomicU64,
     written: AtomicU64,
     head_begun: AtomicBool,
@@ -58,6 +67,7 @@ pub(super) struct State {
 
 /// What the timer looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each was seen for itself")]
 pub(super) struct Seen {
     /// A request runs, or its body or its response's is not over.
     pub(super) is_running: bool,
@@ -76,8 +86,9 @@ pub(super) struct Seen {
 // === impl Io ===
 
 impl<S> Io<S> {
-    pub(super) fn new(stream: S, state: Arc<State>) -> Self {
-        Self { stream, read_ahead: Bytes::new(), state }
+    /// `is_plain`: there is no TLS, which gathers what it writes itself.
+    pub(super) fn new(stream: S, is_plain: bool, state: Arc<State>) -> Self {
+        Self { stream, read_ahead: Bytes::new(), is_plain, state }
     }
 
     /// The stream itself, for reads and writes that hyper does not do.
@@ -157,6 +168,10 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if self.is_plain && bufs.len() > 1 && total <= COALESCED {
+            return self.poll_write_coalesced(cx, bufs);
+        }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.state.note_write(&polled);
         polled
@@ -185,20 +200,47 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Io<S> {
+    fn poll_write_coalesced(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut room = [MaybeUninit::uninit(); COALESCED];
+        let mut whole = ReadBuf::uninit(&mut room);
+        for buf in bufs {
+            whole.put_slice(buf);
+        }
+        let polled = Pin::new(&mut self.stream).poll_write(cx, whole.filled());
+        self.state.note_write(&polled);
+        polled
+    }
+}
+
 // === impl State ===
 
 impl State {
-    /// A request begins. Gives its number, from 1, and what counts it as running.
-    pub(super) fn begin_request(&self) -> (u64, InFlight) {
+    /// A request begins, and runs until [`State::end_request`]. Gives its number, from 1.
+    pub(super) fn begin_request(&self) -> u64 {
         self.head_begun.store(false, Ordering::Relaxed);
         let number = self.requests.load(Ordering::Relaxed) + 1;
         self.requests.store(number, Ordering::Relaxed);
-        (number, self.running.enter())
+        self.exchanges.fetch_add(1, Ordering::Relaxed);
+        number
     }
 
-    /// Counts something that belongs to a request as running.
-    pub(super) fn enter(&self) -> InFlight {
-        self.running.enter()
+    /// A request and its response are over.
+    pub(super) fn end_request(&self) {
+        self.exchanges.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts the body of a request as running.
+    pub(super) fn begin_body(&self) -> InFlight {
+        self.bodies.enter()
+    }
+
+    fn is_running(&self) -> bool {
+        self.exchanges.load(Ordering::Relaxed) > 0 || self.bodies.get() > 0
     }
 
     /// A request or its response was dropped before its end.
@@ -218,9 +260,8 @@ impl State {
         self.waker.wake();
     }
 
-    /// As [`State::ask_to_close`], and one that has had no request yet is not waited for: its place
-    /// is needed.
-    pub(super) fn make_room(&self) {
+    /// As [`State::ask_to_close`], and a first request is not waited for.
+    pub(super) fn close_now(&self) {
         self.closing_now.store(true, Ordering::Relaxed);
         self.ask_to_close();
     }
@@ -287,7 +328,7 @@ impl State {
 
     pub(super) fn seen(&self) -> Seen {
         Seen {
-            is_running: self.running.get() > 0,
+            is_running: self.is_running(),
             has_head_begun: self.head_begun.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
             is_write_pending: self.write_pending.load(Ordering::Relaxed),
@@ -300,7 +341,7 @@ impl State {
     pub(super) fn note_read(&self, count: usize) {
         if count == 0 {
             self.read_closed.store(true, Ordering::Relaxed);
-        } else if self.running.get() == 0 {
+        } else if !self.is_running() {
             self.head_begun.store(true, Ordering::Relaxed);
         }
     }
@@ -316,5 +357,65 @@ impl State {
 
     fn note_flush(&self, polled: &Poll<io::Result<()>>) {
         self.write_pending.store(polled.is_pending(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use hyper::rt::Write as _;
+
+    use super::*;
+
+    /// Notes the pieces it is given, one entry a call.
+    #[derive(Debug, Default)]
+    struct Pieces(Vec<Vec<usize>>);
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(vec![buf.len()]);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(bufs.iter().map(|buf| buf.len()).collect());
+            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn small_pieces_are_written_as_one_where_a_write_is_a_system_call() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let body = [0; COALESCED];
+        for (is_plain, body, expected) in [
+            (true, &body[..COALESCED - 100], vec![COALESCED]),
+            (true, &body[..], vec![100, COALESCED]),
+            (false, &body[..10], vec![100, 10]),
+        ] {
+            let state = Arc::new(State::default());
+            let mut io = Io::new(Pieces::default(), is_plain, state.clone());
+            let bufs = [IoSlice::new(&[0; 100]), IoSlice::new(body)];
+            let polled = Pin::new(&mut io).poll_write_vectored(&mut cx, &bufs);
+            assert!(matches!(polled, Poll::Ready(Ok(count)) if count == 100 + body.len()));
+            assert_eq!(io.stream_mut().0, [expected]);
+            assert_eq!(state.seen().written, 100 + body.len() as u64);
+        }
     }
 }

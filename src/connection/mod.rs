@@ -15,7 +15,7 @@ mod timer;
 pub use self::{
     drain::Connections,
     outcomes::Outcomes,
-    serve::{Handle, Protocol, serve},
+    serve::{Handle, Protocol, Transport, serve},
 };
 
 use std::time::Duration;

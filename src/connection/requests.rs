@@ -26,7 +26,6 @@ use crate::{
         streams::{Progress, Streams},
     },
     http::{Body, Context, Peer, Request, Response, body::Guard},
-    telemetry::in_flight::InFlight,
 };
 
 /// Answers the requests of one connection.
@@ -70,7 +69,6 @@ struct Exchange {
     state: Arc<State>,
     progress: Option<Arc<Progress>>,
     is_complete: bool,
-    _running: InFlight,
 }
 
 // === impl Requests ===
@@ -81,7 +79,7 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
     type Future = ResponseFuture<H::Future>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
-        let (number, running) = self.state.begin_request();
+        let number = self.state.begin_request();
         if number >= self.limit {
             self.state.ask_to_close();
         }
@@ -93,13 +91,12 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
         }
         if !http_body::Body::is_end_stream(&body) {
             // A body may be read for longer than the response takes: its bytes are no new head.
-            body.attach(Guard::InFlight(self.state.enter()));
+            body.attach(Guard::InFlight(self.state.begin_body()));
         }
         let exchange = Exchange {
             state: self.state.clone(),
             progress: self.streams.as_ref().map(Streams::called),
             is_complete: false,
-            _running: running,
         };
         let inner = self.handle.handle(Request { parts, body, cx });
         ResponseFuture { inner, exchange: Some(exchange), held: None }
@@ -186,6 +183,7 @@ impl Drop for Sending {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.state.end_request();
         let Some(progress) = &self.progress else { return };
         progress.end();
         if !self.is_complete {

@@ -36,7 +36,7 @@ use crate::{
         streams::{ResetLimit, Streams},
         timer::{Expired, Timer},
     },
-    http::{Peer, Request, Response},
+    http::{Abort, Peer, Request, Response},
 };
 
 /// What hyper may hold of a body in either direction.
@@ -55,6 +55,11 @@ pub trait Handle: Send + Sync + 'static {
     /// Answers one request. Never fails: below `respond` every failure has become a response.
     fn handle(&self, request: Request) -> Self::Future;
 }
+
+/// What a connection is served over.
+pub trait Transport: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
+
+impl<S> Transport for S where S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,40 +124,33 @@ pub fn serve<S, H>(
     outcomes: Outcomes,
 ) -> impl Future<Output = ()> + Send
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Transport,
     H: Handle,
 {
     let registered = connections.register(peer.listener.clone());
     let state = registered.state().clone();
     let limit = jittered(settings.requests_per_connection);
-    let io = Io::new(stream, state.clone());
+    let io = Io::new(stream, peer.tls.is_none(), state.clone());
     let requests = Requests { handle, peer, state, limit, streams: None };
-    let driver = Driver::new(registered, settings, outcomes);
-    run_to_end(driver, protocol, Some((io, requests)))
-}
-
-/// `kept` is what the connection consists of while hyper does not have it.
-async fn run_to_end<S, H>(
-    mut driver: Driver,
-    protocol: Protocol,
-    mut kept: Option<(Io<S>, Requests<H>)>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Handle,
-{
+    let mut driver = Driver::new(registered, settings, outcomes);
     let mut may_be_h2 = protocol == Protocol::Either;
-    while let Some((io, _)) = &mut kept {
-        let is_h2 = protocol == Protocol::H2
-            || match driver.wait(io, may_be_h2).await {
-                Some(began) => began == Protocol::H2,
-                None => return,
-            };
-        may_be_h2 = false;
-        let Some((io, requests)) = kept.take() else { return };
-        if is_h2 {
-            return Box::pin(driver.serve_h2(io, requests)).await;
+    // While hyper does not have it. A block, not a function: that would have room for its arguments
+    // and once more for what it does with them.
+    let mut kept = Some((io, requests));
+    async move {
+        while let Some((io, _)) = &mut kept {
+            let is_h2 = protocol == Protocol::H2
+                || match driver.wait(io, may_be_h2).await {
+                    Some(began) => began == Protocol::H2,
+                    None => return,
+                };
+            may_be_h2 = false;
+            let Some((io, requests)) = kept.take() else { return };
+            if is_h2 {
+                return Box::pin(driver.serve_h2(io, requests)).await;
+            }
+            kept = Box::pin(driver.serve_h1(io, requests)).await;
         }
-        kept = Box::pin(driver.serve_h1(io, requests)).await;
     }
 }
 
@@ -177,7 +175,7 @@ impl Driver {
 
     async fn serve_h2<S, H>(&mut self, io: Io<S>, mut requests: Requests<H>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Transport,
         H: Handle,
     {
         let streams = Streams::default();
@@ -252,7 +250,7 @@ impl Driver {
                 }
                 Some(Expired::KeepAlive) if !self.is_told => {
                     self.outcomes.keepalive_timeout.add(1);
-                    self.state().ask_to_close();
+                    self.state().close_now();
                 }
                 Some(expired) => return Poll::Ready(Ended::Expired(expired)),
             }
@@ -263,7 +261,11 @@ impl Driver {
                 return Poll::Pending;
             }
             self.is_told = true;
-            self.timer.begin_closing(self.settings.discard_timeout);
+            // h2 may still have to write what its streams have left it with.
+            self.timer.begin_closing(match self.streams {
+                Some(_) => self.settings.send_idle_timeout,
+                None => self.settings.discard_timeout,
+            });
             tell(conn.as_mut());
         }
     }

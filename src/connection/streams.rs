@@ -9,7 +9,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,7 +26,16 @@ pub(super) struct Progress {
     /// Milliseconds from `origin`, plus one, at which a frame was handed over after which no other
     /// has been asked for; 0 while the body itself has nothing.
     waiting: AtomicU64,
-    is_over: AtomicBool,
+    task: Mutex<Running>,
+}
+
+/// A stream's task. The handle keeps the task's memory, so it goes with the stream's end.
+#[derive(Debug, Default)]
+enum Running {
+    #[default]
+    NotYet,
+    Now(AbortHandle),
+    Over,
 }
 
 /// The streams, and the executor that starts them.
@@ -37,13 +46,7 @@ pub(super) struct Streams(Arc<Mutex<Inner>>);
 struct Inner {
     /// Of the call that was made last, until its stream is executed.
     called: Option<Arc<Progress>>,
-    running: Vec<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    progress: Arc<Progress>,
-    task: AbortHandle,
+    running: Vec<Arc<Progress>>,
 }
 
 /// Exact: more than `max` resets in any `window`. Holds at most `max + 1` instants.
@@ -57,10 +60,10 @@ pub(super) struct ResetLimit {
 
 // === impl Progress ===
 
-// Every access is Relaxed: one value, judged for itself.
+// Every access to `waiting` is Relaxed: one value, judged for itself.
 impl Progress {
     fn new() -> Self {
-        Self { origin: Instant::now(), waiting: AtomicU64::new(0), is_over: AtomicBool::new(false) }
+        Self { origin: Instant::now(), waiting: AtomicU64::new(0), task: Mutex::default() }
     }
 
     /// The reader asks for a frame.
@@ -76,7 +79,22 @@ impl Progress {
 
     /// Request and response are over, however they ended.
     pub(super) fn end(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
+        let ended = std::mem::replace(&mut *self.task.lock(), Running::Over);
+        // After the lock: a task that is over is freed here.
+        drop(ended);
+    }
+
+    fn begin(&self, task: AbortHandle) {
+        let mut running = self.task.lock();
+        if let Running::NotYet = *running {
+            *running = Running::Now(task);
+        }
+    }
+
+    fn abort(&self) {
+        if let Running::Now(task) = &*self.task.lock() {
+            task.abort();
+        }
     }
 
     fn waiting_since(&self) -> Option<Instant> {
@@ -87,7 +105,7 @@ impl Progress {
     }
 
     fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+        matches!(*self.task.lock(), Running::Over)
     }
 }
 
@@ -106,15 +124,15 @@ impl Streams {
     pub(super) fn sweep(&self, now: Instant, timeout: Duration) -> (u64, Option<Instant>) {
         let mut given_up = 0;
         let mut next: Option<Instant> = None;
-        self.0.lock().running.retain(|stream| {
-            if stream.progress.is_over() {
+        self.0.lock().running.retain(|progress| {
+            if progress.is_over() {
                 return false;
             }
-            let Some(since) = stream.progress.waiting_since() else { return true };
+            let Some(since) = progress.waiting_since() else { return true };
             let deadline = since + timeout;
             if deadline <= now {
                 given_up += 1;
-                stream.task.abort();
+                progress.abort();
                 return false;
             }
             next = Some(next.map_or(deadline, |next| next.min(deadline)));
@@ -135,9 +153,10 @@ where
         // Those that ended are cleared away when the list would grow: it stays within twice the
         // streams a client may have open.
         if inner.running.len() == inner.running.capacity() {
-            inner.running.retain(|stream| !stream.progress.is_over());
+            inner.running.retain(|progress| !progress.is_over());
         }
-        inner.running.push(Running { progress, task });
+        progress.begin(task);
+        inner.running.push(progress);
     }
 }
 
@@ -171,6 +190,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_is_over_leaves_nothing_of_its_task() {
+        let streams = Streams::default();
+        let progress = streams.called();
+        let over = progress.clone();
+        hyper::rt::Executor::execute(&streams, async move { over.end() });
+        assert!(matches!(*progress.task.lock(), Running::Now(_)));
+        tokio::task::yield_now().await;
+        assert!(matches!(*progress.task.lock(), Running::Over), "without a sweep");
+        assert_eq!(streams.sweep(Instant::now(), Duration::ZERO), (0, None));
+        assert!(streams.0.lock().running.is_empty());
+    }
 
     #[tokio::test]
     async fn resets_count_in_any_window_and_not_before_it() {

@@ -101,6 +101,10 @@ impl Watch {
             self.requests = seen.requests;
         }
         self.is_closing = seen.is_closing;
+        if self.pending.is_some() && !seen.is_write_pending && phase == Phase::Head {
+            // Only now is the head read on.
+            self.since = now;
+        }
         self.pending = match self.pending {
             _ if !seen.is_write_pending => None,
             Some((since, written)) if written == seen.written => Some((since, written)),
@@ -147,7 +151,7 @@ impl Watch {
     fn phase_deadline(&self) -> Option<Instant> {
         match self.phase {
             // What is still being written is judged by the write alone.
-            Phase::Idle if self.pending.is_some() => None,
+            Phase::Idle | Phase::Head if self.pending.is_some() => None,
             Phase::Idle if self.is_closing && self.has_heads && self.requests == 0 => {
                 Some(self.first_request_by.min(self.since + self.keepalive_timeout))
             }
@@ -297,6 +301,39 @@ mod tests {
         assert_eq!(watch.expired(start + secs(119)), Some(Expired::SendIdle));
         watch.observe(Seen { written: 3, ..IDLE }, start + secs(119));
         assert_eq!(watch.expired(start + secs(119)), Some(Expired::KeepAlive));
+    }
+
+    #[tokio::test]
+    async fn a_head_is_not_late_while_the_response_before_it_is_being_written() {
+        let (mut watch, start) = watch();
+        let head = Seen { has_head_begun: true, requests: 1, ..IDLE };
+        watch.observe(Seen { is_write_pending: true, ..head }, start);
+        assert_eq!(watch.expired(start + secs(50)), None);
+        watch.observe(head, start + secs(50));
+        assert_eq!(watch.expired(start + secs(59)), None);
+        assert_eq!(watch.expired(start + secs(60)), Some(Expired::Header));
+    }
+
+    #[tokio::test]
+    async fn only_what_has_been_idle_after_a_request_is_parked() {
+        let (mut watch, start) = watch();
+        watch.is_parkable = true;
+        let idle = Seen { requests: 1, ..IDLE };
+        for busy in [
+            IDLE,
+            Seen { is_running: true, ..idle },
+            Seen { has_head_begun: true, ..idle },
+            Seen { is_write_pending: true, ..idle },
+        ] {
+            watch.observe(busy, start);
+            assert_eq!(watch.expired(start + secs(5)), None, "{busy:?}");
+        }
+        watch.observe(idle, start + secs(5));
+        assert_eq!(watch.expired(start + secs(6)), Some(Expired::Park));
+        // A request that came and went begins the time anew.
+        watch.observe(Seen { requests: 2, ..IDLE }, start + secs(6));
+        assert_eq!(watch.expired(start + secs(6)), None);
+        assert_eq!(watch.deadline(), Some(start + secs(7)));
     }
 
     #[tokio::test]

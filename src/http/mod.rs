@@ -1,6 +1,7 @@
 //! The words everything else is written in: one [`Request`], one [`Response`], one [`Body`], one
 //! [`Context`], one [`Next`]; and the pure rules of HTTP that more than one folder needs.
 
+pub mod abort;
 pub mod body;
 pub mod client_ip;
 pub mod context;
@@ -16,6 +17,7 @@ pub mod target;
 pub mod trailers;
 
 pub use self::{
+    abort::Abort,
     body::Body,
     client_ip::{Cidrs, ClientIp},
     context::Context,

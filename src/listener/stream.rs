@@ -6,16 +6,18 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::listener::limit::Permit;
+use crate::{http::Abort, listener::limit::Permit};
 
 /// A connection that requests can be read from. It holds the connection's place in the limits,
 /// wherever it is handed on to.
@@ -62,6 +64,20 @@ impl Stream {
 
     pub(super) fn tls(stream: TlsStream<Transport>) -> Self {
         Self(Layer::Tls(Box::new(stream)))
+    }
+}
+
+impl Abort for Stream {
+    fn abort(&mut self) {
+        let transport = match &self.0 {
+            Layer::Plain(transport) => transport,
+            Layer::Tls(tls) => tls.get_ref().0,
+        };
+        let Connected::Tcp(socket) = &transport.socket else { return };
+        // A socket that is closed with no time to linger is reset.
+        if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a connection that broke off is closed like a complete one");
+        }
     }
 }
 

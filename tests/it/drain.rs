@@ -35,14 +35,38 @@ async fn readiness_fails_first_and_the_listener_closes_later() {
 }
 
 #[tokio::test]
+async fn a_client_that_connects_late_is_answered_however_long_it_thinks() {
+    let mut slow = options();
+    slow.drain.before_close = Duration::from_secs(2);
+    let yaml = "routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n";
+    let gateway = Running::start_with(config(yaml), slow);
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    let mut late = gateway.client().await;
+    within("the connection to be accepted", async {
+        let series = "sluice_connections_total{listener=\"web\",outcome=\"accepted\"}";
+        while gateway.metric(series).await < 1.0 {}
+    })
+    .await;
+    let answer = late.get("/a").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.field("connection"), Some("close"));
+    late.closed().await;
+}
+
+#[tokio::test]
 async fn requests_under_way_end_and_idle_connections_close() {
-    let origin = Origin::start(|_, _| Reply::Hang).await;
+    let hang_from_the_second = |number, _: &_| match number {
+        0 => Reply::Answer(origin::ok("")),
+        _ => Reply::Hang,
+    };
+    let origin = Origin::start(hang_from_the_second).await;
     let gateway = Running::start_with(config(&proxy_to(origin.address())), options());
     let address = gateway.address();
     let mut idle = gateway.client().await;
+    assert_eq!(idle.get("/").await.status(), 200);
     let mut busy = gateway.client().await;
     busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    origin.wait_for(1).await;
+    origin.wait_for(2).await;
     assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
     idle.closed().await;
     eventually("the listener to close", || std::net::TcpStream::connect(address).is_err()).await;

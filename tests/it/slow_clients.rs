@@ -58,6 +58,22 @@ async fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_parked_after_every_request_loses_nothing() {
+    let mut config = crate::harness::config(RESPOND);
+    config.listeners[0].connection.park_after = Duration::ZERO;
+    let gateway = Running::start_with(config, sluicegate::gateway::Options::default());
+    let mut client = gateway.client().await;
+    let head = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+    // A whole request and the beginning of the next, then its rest.
+    for split in 1..head.len() {
+        client.send(&[head, &head[..split]].concat()).await;
+        assert_eq!(client.response("GET").await.text(), "a");
+        client.send(&head[split..]).await;
+        assert_eq!(client.response("GET").await.text(), "a");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_stops_is_408() {
     let origin = Origin::start(|_, _| Reply::Hang).await;
     let yaml = format!("limits: {{ body_idle_timeout: 100ms }}\n{}", proxy_to(origin.address()));

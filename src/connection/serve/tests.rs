@@ -1,4 +1,5 @@
-//! Connections over in-memory streams on paused time: every timer, limit and ending.
+//! One connection over an in-memory pipe, on paused time: its timers, its ends, what is parked, and
+//! what hyper decides by itself.
 
 use std::{
     io,
@@ -339,6 +340,39 @@ async fn what_is_discarded_has_bounds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_response_that_breaks_off_is_no_orderly_end() {
+    use futures_util::stream;
+    for (breaks, reads, expected) in [(false, true, 0), (true, true, 1), (false, false, 1)] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let aborted = Arc::new(AtomicUsize::new(0));
+        let answer = move |_: Request| {
+            let chunk = Bytes::from(vec![b'x'; 10_000]);
+            let end = breaks.then(|| Err(crate::error::Kind::Internal.into()));
+            let frames = std::iter::once(Ok(http_body::Frame::data(chunk))).chain(end);
+            let body = http_body_util::StreamBody::new(stream::iter(frames));
+            let response = Response::new(Body::boxed(body));
+            async { response }.boxed()
+        };
+        let served = serve(
+            Probe { inner: server, asked: Arc::default(), aborted: aborted.clone() },
+            Protocol::H1,
+            peer(),
+            Arc::new(Settings::default()),
+            Arc::new(Answers { called: AtomicUsize::new(0), answer: Box::new(answer) }),
+            Connections::new(),
+            Outcomes::new(&Metrics::new().thread(), "web"),
+        );
+        let task = task::spawn("served", served);
+        client.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await.unwrap();
+        if reads {
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+        task.await.unwrap();
+        assert_eq!(aborted.load(Ordering::Relaxed), expected, "{breaks} {reads}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_cancels_its_request() {
     struct OnDrop(tokio::sync::mpsc::Sender<()>);
     impl Drop for OnDrop {
@@ -421,10 +455,17 @@ async fn an_upgrade_that_is_refused_ends_like_any_other_request() {
 
 // --- parking
 
-/// Notes how much was asked for at the last read.
+/// Notes how much was asked for at the last read, and that it was aborted.
 struct Probe {
     inner: DuplexStream,
     asked: Arc<AtomicUsize>,
+    aborted: Arc<AtomicUsize>,
+}
+
+impl Abort for Probe {
+    fn abort(&mut self) {
+        self.aborted.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl AsyncRead for Probe {
@@ -461,7 +502,7 @@ async fn an_idle_connection_holds_no_buffers_of_hyper() {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
     let asked = Arc::new(AtomicUsize::new(0));
     let served = serve(
-        Probe { inner: server, asked: asked.clone() },
+        Probe { inner: server, asked: asked.clone(), aborted: Arc::default() },
         Protocol::H1,
         peer(),
         Arc::new(Settings::default()),
@@ -736,6 +777,25 @@ async fn a_body_reset_without_an_error_is_a_client_that_left() {
     stream.send_reset(h2::Reason::NO_ERROR);
     let error = body.frame().await.expect("not the end").unwrap_err();
     assert_eq!(error.kind().reason(), "client-closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_what_h2_has_still_to_write() {
+    let served = Served::new(Settings::default(), Protocol::H2, |_| async {
+        Response::new(Body::full(vec![b'x'; 100_000]))
+    });
+    let (mut sender, _task) = h2_client(served.client).await;
+    let mut body = sender.send_request(get(), true).unwrap().0.await.unwrap().into_body();
+    served.connections.drain();
+    // The stream's window holds 65,535 bytes; hyper has handed over the rest long ago.
+    time::sleep(Duration::from_secs(20)).await;
+    let mut read = 0;
+    while let Some(data) = body.data().await {
+        let count = data.unwrap().len();
+        read += count;
+        body.flow_control().release_capacity(count).unwrap();
+    }
+    assert_eq!(read, 100_000);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The listener's side of a connection that is not one yet: PROXY headers, TLS, deadlines.
+//! Real sockets on port 0: the PROXY header in pieces, the limits, and what becomes of a stream.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    http::Cidrs,
+    http::{Abort as _, Cidrs},
     listener::{Acceptor, BindAddress, Bound, CertificateFiles, ClientAuth, Limits, TlsSettings},
     telemetry::metrics::Metrics,
 };
@@ -76,6 +76,25 @@ async fn first_bytes(stream: &mut Stream, count: usize) -> Vec<u8> {
     bytes
 }
 
+#[tokio::test]
+async fn a_stream_that_is_aborted_is_reset() {
+    let mut listening = Listening::new(ProxyProtocol::Off, &[]);
+    for is_aborted in [false, true] {
+        let (mut client, shaken) = listening.greet(b"").await;
+        let (mut stream, _) = shaken.unwrap();
+        stream.write_all(b"half").await.unwrap();
+        let mut read = [0; 4];
+        client.read_exact(&mut read).await.unwrap();
+        if is_aborted {
+            stream.abort();
+        }
+        drop(stream);
+        let end = client.read(&mut read).await;
+        assert_eq!(end.err().map(|error| error.kind()), is_aborted.then_some(RESET));
+    }
+}
+
+const RESET: io::ErrorKind = io::ErrorKind::ConnectionReset;
 const HEADER: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\nGET /";
 
 fn inet(address: &str) -> Address {
