@@ -77,6 +77,7 @@ fn settings(sources: &[&str], policy: Policy) -> Settings {
             idle_timeout: Duration::from_secs(55),
             response_idle_timeout: Duration::from_mins(1),
             send_idle_timeout: Duration::from_mins(1),
+            half_close_timeout: Duration::from_mins(1),
             probe_idle_after: Duration::from_secs(1),
             max_h2_connections: 4,
         },

@@ -213,7 +213,8 @@ async fn exchange_h2(
     Ok(Response::from_parts(parts, body))
 }
 
-fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
+/// The body of a response, held to the upstream's pace.
+pub(crate) fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
     let mut body = Body::from_incoming(incoming, broken_off);
     if !reframe::is_event_stream(&parts.headers) {
         let timeout = flight.local().transport().settings().response_idle_timeout;
@@ -223,7 +224,7 @@ fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -
 }
 
 /// What a failure of a response body means: hyper fails it only when the connection did.
-pub(crate) fn broken_off(error: hyper::Error) -> Error {
+fn broken_off(error: hyper::Error) -> Error {
     Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error)
 }
 

@@ -51,6 +51,7 @@ fn settings(protocol: Protocol) -> Settings {
         idle_timeout: Duration::from_secs(55),
         response_idle_timeout: Duration::from_mins(1),
         send_idle_timeout: Duration::from_mins(1),
+        half_close_timeout: Duration::from_mins(1),
         probe_idle_after: Duration::from_secs(1),
         max_h2_connections: 4,
     }
@@ -1028,6 +1029,68 @@ async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"), "{answer}");
     assert_eq!(rig.tunnels.running(), 0);
     assert_eq!(rig.pools.idle(), 0);
+}
+
+/// What a client gets that asks for an upgrade and is answered with `answer`, on `rig`.
+async fn asked(answer: &'static str, settings: Settings) -> (String, Arc<Rig>) {
+    let address = upstream(move |mut peer| async move {
+        peer.read().await;
+        peer.write(answer.as_bytes()).await;
+        peer.read().await;
+    });
+    let rig = Arc::new(rig(address.await, settings));
+    let stream = TcpStream::connect(gateway(rig.clone()).await).await.unwrap();
+    let mut client = Peered { stream, number: 0 };
+    client.write(ASK).await;
+    let read = time::timeout(Duration::from_secs(5), client.read()).await;
+    (read.expect("an answer or an end within 5 s"), rig)
+}
+
+#[tokio::test]
+async fn a_declined_upgrade_that_stands_still_times_out() {
+    let settings =
+        Settings { response_idle_timeout: Duration::from_millis(30), ..settings(Protocol::H1) };
+    let stuck = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+    let (answer, rig) = asked(stuck, settings).await;
+    assert!(answer.ends_with("half"), "{answer}");
+    until("the request is over", || rig.group.load(Ordering::Relaxed) == 0).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_to_what_was_not_asked_for_is_refused() {
+    for chosen in ["smtp", "websocket, smtp"] {
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {chosen}\r\n\r\n"
+        );
+        let (answer, rig) = asked(answer.leak(), settings(Protocol::H1)).await;
+        assert!(!answer.contains("101"), "{answer}");
+        assert_eq!(rig.tunnels.running(), 0);
+    }
+    let other_case =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n";
+    let (answer, _) = asked(other_case, settings(Protocol::H1)).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_some_time_after_one_side_has_ended() {
+    let address = upstream(|mut peer| async move {
+        peer.read().await;
+        peer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        )
+        .await;
+        // Its side stays open for ever.
+        peer.stream.read_to_end(&mut Vec::new()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let rig = Arc::new(rig(address.await, settings(Protocol::H1)));
+    let mut client = upgraded(&rig).await;
+    client.stream.shutdown().await.unwrap();
+    time::pause();
+    let start = Instant::now();
+    rig.tunnels.drained().await;
+    assert_eq!(start.elapsed().as_secs(), 60);
 }
 
 /// Shakes hands for `orders.internal`, offering `alpn`; and the file that vouches for it.
