@@ -36,9 +36,9 @@ use crate::{
     },
     upstream::{
         Call, Flight,
+        checkout::{Checkout, Lease},
         handshake::{H1, H2Stream},
         io::Mark,
-        pool::{Checkout, Lease},
         reframe,
         spare::Spare,
         upgrade,
@@ -99,7 +99,8 @@ pub async fn exchange(call: Call, preserve_host: bool) -> Result<Response> {
     let Call { mut request, flight } = call;
     let local = flight.local();
     if let Some(asked) = upgrade::Asked::take(&mut request.parts, local.transport().settings()) {
-        return upgrade::exchange(request, asked, flight, preserve_host).await;
+        // In a box, so that the future of all others need not be as large.
+        return Box::pin(upgrade::exchange(request, asked, flight, preserve_host)).await;
     }
     let is_unsafe = !request.parts.method.is_idempotent();
     let lease = match local.pool().checkout(local, is_unsafe) {

@@ -65,7 +65,7 @@ fn rig(address: std::net::SocketAddr, settings: Settings) -> Rig {
     let endpoint = Endpoint::new("orders", Address::Inet(address), "orders.internal", Some(80));
     let transport = Transport::new(settings, None).unwrap();
     let group = Arc::default();
-    let local = pools.local(&Arc::new(endpoint), &transport, &group);
+    let local = pools.local(&Arc::new(endpoint), &transport, &group, 0);
     Rig { local, pools, metrics, deadline, tunnels, group }
 }
 
@@ -558,6 +558,55 @@ async fn idle_connections_are_closed_after_their_time() {
 }
 
 #[tokio::test]
+async fn what_another_hold_took_over_from_keeps_no_connections() {
+    let rig = rig(upstream(numbered).await, settings(Protocol::H1));
+    rig.text(get("/")).await;
+    let held = rig.send(get("/")).await.unwrap();
+    rig.text(get("/")).await;
+    assert_eq!(rig.pools.idle(), 1);
+    let again = |generation, transport: &Arc<Transport>| {
+        rig.pools.local(rig.local.endpoint(), transport, &rig.group, generation)
+    };
+    assert!(Arc::ptr_eq(&again(1, rig.local.transport()), &rig.local), "made the same way");
+    let changed = Settings { max_idle: 7, ..settings(Protocol::H1) };
+    let changed = Transport::new(changed, None).unwrap();
+    let new = again(2, &changed);
+    assert!(!Arc::ptr_eq(&new, &rig.local));
+    time::pause();
+    time::advance(Duration::from_secs(2)).await;
+    time::resume();
+    until("the janitor came", || rig.pools.idle() == 0).await;
+    text(held).await;
+    rig.text(get("/")).await;
+    assert_eq!(rig.pools.idle(), 0, "nothing comes back to the old one");
+    assert!(!Arc::ptr_eq(&again(1, rig.local.transport()), &new));
+    assert!(Arc::ptr_eq(&again(2, &changed), &new), "the latest stays");
+}
+
+#[test]
+fn a_dial_that_breaks_off_is_not_waited_for() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Never accepted, the connection waits for the end of its TLS handshake.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let tls = TlsSettings { server_name: None, ca: Some(certificate().0), client: None };
+    let settings = Settings { tls: Some(tls), ..settings(Protocol::H1) };
+    let dialling = runtime();
+    let entered = dialling.enter();
+    let rig = rig(listener.local_addr().unwrap(), settings);
+    drop(entered);
+    let call = Call { request: get("/"), flight: rig.local.enter(usize::MAX).unwrap() };
+    let mut sent = Box::pin(exchange(call, false));
+    dialling.block_on(async {
+        assert!(futures_util::poll!(&mut sent).is_pending());
+        tokio::task::yield_now().await;
+    });
+    drop(dialling);
+    let answered = runtime().block_on(async { time::timeout(Duration::from_secs(5), sent).await });
+    let error = answered.expect("an answer, although the dial is gone").unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamConnect), "{error}");
+}
+
+#[tokio::test]
 async fn a_dial_survives_the_request_that_started_it() {
     let rig = rig(upstream(numbered).await, settings(Protocol::H1));
     {
@@ -687,6 +736,70 @@ async fn at_the_stream_limit_another_connection_is_made_and_at_the_last_the_requ
         request.await.unwrap();
     }
     assert_eq!(rig.counted("opened"), "2");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_connection_takes_a_stream_that_becomes_free() {
+    let (go, release) = watch::channel(false);
+    let served = h2_upstream(1, release);
+    let served = served.await;
+    // The second connection is accepted, and never greets.
+    let address = upstream(move |mut peer| async move {
+        if peer.number > 0 {
+            std::future::pending::<()>().await;
+        }
+        let mut onward = TcpStream::connect(served).await.unwrap();
+        drop(tokio::io::copy_bidirectional(&mut peer.stream, &mut onward).await);
+    });
+    let rig = Arc::new(rig(address.await, settings(Protocol::H2)));
+    rig.send(get("/refuse")).await.unwrap_err();
+    let held = {
+        let rig = rig.clone();
+        task::spawn("test request", async move { rig.text(get("/")).await })
+    };
+    until("it is under way", || rig.local.pool().h2_open() == [1]).await;
+    let mut waiting = Box::pin(rig.text(get("/")));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    go.send(true).unwrap();
+    let start = Instant::now();
+    assert_eq!(waiting.await, "0");
+    assert!(start.elapsed() < Duration::from_secs(3), "not by the end of the dial");
+    held.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endpoint_that_turns_to_h2_gets_no_more_connections_than_there_may_be() {
+    let (h1, ca) = acceptor(b"http/1.1");
+    let mut config = (**h1.config()).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let h2 = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let address = upstream(move |peer| {
+        let (h1, h2) = (h1.clone(), h2.clone());
+        async move {
+            if peer.number == 0 {
+                let mut stream = h1.accept(peer.stream).await.unwrap();
+                assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+                let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                return;
+            }
+            let stream = h2.accept(peer.stream).await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_response(http::Response::new(()), true).unwrap();
+            }
+        }
+    });
+    let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+    let settings = Settings { tls: Some(tls), max_h2_connections: 2, ..settings(Protocol::Auto) };
+    let rig = rig(address.await, settings);
+    rig.text(get("/")).await;
+    let answers = futures_util::future::join_all((0..6).map(|_| rig.send(get("/")))).await;
+    for answer in answers {
+        answer.unwrap();
+    }
+    until("all dials are over", || rig.counted("opened") == "7").await;
+    assert_eq!(rig.local.pool().h2_open(), [0, 0]);
 }
 
 #[tokio::test]
