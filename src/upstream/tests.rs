@@ -888,8 +888,8 @@ async fn what_h2_refuses_is_handed_back_and_processed_once() {
 async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (reset, when) = std::sync::mpsc::channel::<()>();
-    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let (reset, when) = std::sync::mpsc::sync_channel::<()>(1);
+    let (done, is_done) = std::sync::mpsc::sync_channel::<()>(1);
     // A thread of its own: the reset has to come while our runtime is looking elsewhere.
     let upstream = std::thread::spawn(move || {
         use std::io::{Read, Write};
@@ -918,7 +918,7 @@ async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
 
 /// More than any buffer or window on the way takes.
 fn flood() -> Body {
-    let frame = || Ok::<_, Error>(Frame::data(Bytes::from_static(&[0; 64 * 1024])));
+    let frame = || Ok::<_, Error>(Frame::data(Bytes::from_static(&[0; 16 * 1024])));
     let frames = futures_util::stream::repeat_with(frame);
     Body::boxed(http_body_util::StreamBody::new(frames))
 }
