@@ -195,20 +195,29 @@ async fn numbered(mut peer: Peered) {
 #[tokio::test]
 async fn of_those_that_race_for_the_last_place_one_gets_it() {
     let rig = rig(upstream(numbered).await, settings(Protocol::H1));
-    for _ in 0..100 {
-        let start = std::sync::Barrier::new(2);
-        let entered = std::thread::scope(|scope| {
-            let racers = [(); 2].map(|()| {
-                scope.spawn(|| {
-                    start.wait();
-                    rig.local.enter(1)
-                })
+    const ROUNDS: usize = 2000;
+    let (arrived, admitted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // Spinning, so that both are let go at the same moment.
+    let meet = |meeting: usize| {
+        arrived.fetch_add(1, Ordering::SeqCst);
+        while arrived.load(Ordering::SeqCst) < 2 * meeting {
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    meet(2 * round + 1);
+                    let flight = rig.local.enter(1);
+                    admitted.fetch_add(usize::from(flight.is_some()), Ordering::SeqCst);
+                    // Held until both have been judged.
+                    meet(2 * round + 2);
+                }
             });
-            // Both are held until both have been judged.
-            racers.map(|racer| racer.join().unwrap())
-        });
-        assert_eq!(entered.iter().flatten().count(), 1);
-    }
+        }
+    });
+    assert_eq!(admitted.into_inner(), ROUNDS);
 }
 
 #[tokio::test]
@@ -842,21 +851,20 @@ async fn serve_h2(stream: TcpStream, refuses: bool, processed: mpsc::Sender<Stri
     }
 }
 
-/// Greets in h2, reads a request's head and then says that it processed none.
+/// Greets in h2, reads the heads of two requests, and then says that it looks at the first only.
 async fn go_away(stream: &mut TcpStream) {
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
     stream.read_exact(&mut [0; 24]).await.unwrap();
     let mut head = [0; 9];
-    loop {
+    let mut requests = 0;
+    while requests < 2 {
         stream.read_exact(&mut head).await.unwrap();
         let length = usize::from(head[1]) << 8 | usize::from(head[2]);
         stream.read_exact(&mut vec![0; length]).await.unwrap();
-        if head[3] == 1 {
-            break;
-        }
+        requests += usize::from(head[3] == 1);
     }
-    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
-    // It stays open: what it has accepted would still be answered.
+    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+    // It stays open for what it has accepted.
     stream.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
@@ -875,11 +883,22 @@ async fn what_h2_refuses_is_handed_back_and_processed_once() {
                     }
                 }
             });
-            let rig = rig(address.await, settings(Protocol::H2));
+            let rig = Arc::new(rig(address.await, settings(Protocol::H2)));
+            let accepted = (!refuses).then(|| {
+                let rig = rig.clone();
+                task::spawn("test request", async move { drop(rig.send(get("/")).await) })
+            });
+            if accepted.is_some() {
+                until("one is under way", || rig.local.pool().h2_open() == [1]).await;
+            }
             twice(&rig, asked).await;
             assert_eq!(log.try_recv().unwrap(), seen);
             assert!(log.try_recv().is_err(), "{seen} was processed once");
             assert_eq!(rig.counted("opened"), if refuses { "1" } else { "2" });
+            if let Some(accepted) = accepted {
+                assert!(!accepted.is_finished(), "it is still waited for");
+                accepted.abort();
+            }
         }
     }
 }
