@@ -51,6 +51,8 @@ pub struct GroupHandle(Arc<Handle>);
 struct Shared {
     settings: Settings,
     transport: Arc<Transport>,
+    /// Counts the groups of this name, one for each configuration.
+    generation: u64,
     in_flight: Arc<AtomicUsize>,
     /// What each source, in the order of the settings, stands for now.
     sources: Mutex<Vec<Standing>>,
@@ -110,6 +112,7 @@ impl Group {
             Transport::new(settings.transport.clone(), previous.map(|old| &old.transport))?;
         let shared = Arc::new(Shared {
             transport,
+            generation: previous.map_or(0, |old| old.generation + 1),
             in_flight: previous.map_or_else(Arc::default, |old| old.in_flight.clone()),
             sources: Mutex::default(),
             set: watch::Sender::new(Arc::default()),
@@ -296,7 +299,7 @@ impl Shared {
     }
 
     fn worker_set(&self, set: Arc<Set>, pools: &Arc<Pools>) -> WorkerSet {
-        WorkerSet::new(set, pools, &self.transport, &self.in_flight, Rng::new())
+        WorkerSet::new(set, pools, &self.transport, &self.in_flight, self.generation, Rng::new())
     }
 }
 

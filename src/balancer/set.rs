@@ -152,10 +152,12 @@ impl WorkerSet {
         pools: &Arc<Pools>,
         transport: &Arc<Transport>,
         group: &Arc<AtomicUsize>,
+        generation: u64,
         rng: Rng,
     ) -> Self {
-        let locals =
-            set.members.iter().map(|m| pools.local(&m.endpoint, transport, group)).collect();
+        let hold = |member: &Member| pools.local(&member.endpoint, transport, group, generation);
+        let locals = set.members.iter().map(hold).collect();
+        pools.prune();
         let all = set.tiers.last().map_or(Vec::new(), |last| (0..last.members.end).collect());
         Self { set, locals, all, turns: RoundRobin::default(), rng }
     }

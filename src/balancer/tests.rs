@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind, Result, Sent},
     http::{self as ours, Body, Context, Peer, Request, Response},
     telemetry::{metrics::Metrics, task::Spawner},
-    upstream::{Call, Pools, Protocol},
+    upstream::{Call, Pools},
 };
 
 /// What each name resolves to; a name that is not in it cannot be resolved.
@@ -70,13 +70,14 @@ fn settings(sources: &[&str], policy: Policy) -> Settings {
         max_in_flight: 4,
         transport: upstream::Settings {
             name: "orders".into(),
-            protocol: Protocol::H1,
+            protocol: upstream::Protocol::H1,
             tls: None,
             connect_timeout: Duration::from_secs(3),
             max_idle: 128,
             idle_timeout: Duration::from_secs(55),
             response_idle_timeout: Duration::from_mins(1),
             send_idle_timeout: Duration::from_mins(1),
+            half_close_timeout: Duration::from_mins(1),
             probe_idle_after: Duration::from_secs(1),
             max_h2_connections: 4,
         },

@@ -36,9 +36,9 @@ use crate::{
     },
     upstream::{
         Call, Flight,
+        checkout::{Checkout, Lease},
         handshake::{H1, H2Stream},
         io::Mark,
-        pool::{Checkout, Lease},
         reframe,
         spare::Spare,
         upgrade,
@@ -99,7 +99,8 @@ pub async fn exchange(call: Call, preserve_host: bool) -> Result<Response> {
     let Call { mut request, flight } = call;
     let local = flight.local();
     if let Some(asked) = upgrade::Asked::take(&mut request.parts, local.transport().settings()) {
-        return upgrade::exchange(request, asked, flight, preserve_host).await;
+        // In a box, so that the future of all others need not be as large.
+        return Box::pin(upgrade::exchange(request, asked, flight, preserve_host)).await;
     }
     let is_unsafe = !request.parts.method.is_idempotent();
     let lease = match local.pool().checkout(local, is_unsafe) {
@@ -214,7 +215,8 @@ async fn exchange_h2(
     Ok(Response::from_parts(parts, body))
 }
 
-fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
+/// The body of a response, held to the upstream's pace.
+pub(crate) fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
     let mut body = Body::from_incoming(incoming, broken_off);
     if !reframe::is_event_stream(&parts.headers) {
         let timeout = flight.local().transport().settings().response_idle_timeout;
@@ -224,7 +226,7 @@ fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -
 }
 
 /// What a failure of a response body means: hyper fails it only when the connection did.
-pub(crate) fn broken_off(error: hyper::Error) -> Error {
+fn broken_off(error: hyper::Error) -> Error {
     Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error)
 }
 

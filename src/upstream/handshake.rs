@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -73,6 +73,7 @@ pub(crate) struct H1 {
 
 /// An HTTP/2 connection: many requests at a time. Dropping it lets its streams end, then closes it.
 pub(crate) struct H2 {
+    local: Weak<Local>,
     sender: http2::SendRequest<Body>,
     open: AtomicUsize,
     /// The peer's limit of streams, as its connection task last saw it.
@@ -100,7 +101,7 @@ struct Greeting {
 }
 
 /// Connects to an endpoint and shakes hands, all within `connect_timeout`.
-pub(crate) async fn open(local: &Local) -> Result<Opened> {
+pub(crate) async fn open(local: &Arc<Local>) -> Result<Opened> {
     in_time(local, async {
         let dialled = local.transport().dial(local.endpoint(), false).await?;
         if dialled.is_h2 { open_h2(local, dialled).await } else { open_h1(local, dialled).await }
@@ -165,7 +166,7 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
 
 /// Waits for the peer's SETTINGS, one round trip: without its limit of streams we would open more
 /// than it takes, and whoever only claims to speak h2 is found out before a request is sent.
-async fn open_h2(local: &Local, dialled: Dialled) -> Result<Opened> {
+async fn open_h2(local: &Arc<Local>, dialled: Dialled) -> Result<Opened> {
     let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
     let greeting =
         Arc::new(Greeting { meter, is_over: AtomicBool::new(false), waker: AtomicWaker::new() });
@@ -198,6 +199,7 @@ async fn open_h2(local: &Local, dialled: Dialled) -> Result<Opened> {
     });
     let idle_since = Mutex::new(Instant::now());
     Ok(Opened::H2(Arc::new(H2 {
+        local: Arc::downgrade(local),
         sender,
         open: AtomicUsize::new(0),
         limit,
@@ -265,9 +267,10 @@ impl H2 {
 
     /// Takes a place, if one is free.
     pub(crate) fn try_stream(self: &Arc<Self>) -> Option<H2Stream> {
-        let stream = H2Stream { h2: self.clone() };
-        let before = self.open.fetch_add(1, Ordering::Relaxed);
-        (before < self.limit.load(Ordering::Relaxed)).then_some(stream)
+        let limit = self.limit.load(Ordering::Relaxed);
+        let one_more = |open| (open < limit).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(H2Stream { h2: self.clone() })
     }
 
     #[cfg(test)]
@@ -296,8 +299,15 @@ impl H2Stream {
 
 impl Drop for H2Stream {
     fn drop(&mut self) {
-        if self.h2.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let before = self.h2.open.fetch_sub(1, Ordering::Relaxed);
+        if before == 1 {
             *self.h2.idle_since.lock() = Instant::now();
+        }
+        // Only then somebody may be waiting for it.
+        if before >= self.h2.limit.load(Ordering::Relaxed)
+            && let Some(local) = self.h2.local.upgrade()
+        {
+            local.pool().freed_stream();
         }
     }
 }

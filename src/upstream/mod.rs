@@ -1,5 +1,6 @@
 //! Endpoint and request to response: connections, pools, re-framing.
 
+mod checkout;
 pub mod connect;
 pub mod endpoint;
 pub mod forward;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub response_idle_timeout: Duration,
     /// How long an upstream may take nothing of what we have for it.
     pub send_idle_timeout: Duration,
+    /// How long a tunnel goes on after one side has said its last.
+    pub half_close_timeout: Duration,
     /// A pooled connection idle for longer is probed before an unsafe method is sent on it.
     pub probe_idle_after: Duration,
     /// h2: connections per endpoint and worker.

@@ -11,14 +11,7 @@
 //!
 //! A checkout costs one uncontended lock, shared with nobody outside this worker.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -35,6 +28,7 @@ use crate::{
     },
     upstream::{
         Local, Pools, Protocol, Transport,
+        checkout::{Checkout, Lease, Waiting},
         handshake::{self, H1, H2, H2Stream, Opened},
     },
 };
@@ -59,13 +53,22 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct State {
     /// Oldest first.
-    idle: Vec<H1>,
+    #[expect(clippy::vec_box, reason = "boxed for life: in and out moves a pointer")]
+    idle: Vec<Box<H1>>,
     h2: SmallVec<[Arc<H2>; 4]>,
     /// Longest waiting first.
     waiters: VecDeque<oneshot::Sender<Result<Lease>>>,
     dialling: usize,
     /// What the endpoint speaks; with `auto` unknown until the first connection.
     speaks: Option<Speaks>,
+    /// Another hold of the endpoint has taken over: nothing is kept any more.
+    is_retired: bool,
+}
+
+/// A dial under way, counted until it is over.
+struct Dial {
+    local: Arc<Local>,
+    is_over: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,26 +84,6 @@ struct Counters {
     reused: Counter,
     closed_idle: Counter,
     races: Counter,
-}
-
-/// A connection, or a stream of one, for one request.
-pub(crate) enum Lease {
-    H1(Box<H1>),
-    H2(H2Stream),
-}
-
-/// What a checkout finds.
-pub(crate) enum Checkout {
-    Ready(Lease),
-    Wait(Waiting),
-    /// Every stream of every connection we may have is taken.
-    Full,
-}
-
-/// Waits for a connection. Dropped, it leaves what it was given to the pool.
-pub(crate) struct Waiting {
-    lease: oneshot::Receiver<Result<Lease>>,
-    local: Arc<Local>,
 }
 
 // === impl Pool ===
@@ -140,13 +123,13 @@ impl Pool {
     /// A connection for a request; `is_unsafe`: its method must not be sent twice.
     pub(crate) fn checkout(&self, local: &Arc<Local>, is_unsafe: bool) -> Checkout {
         let mut state = self.state.lock();
-        match state.speaks {
+        let dials = match state.speaks {
             Some(Speaks::H1) => {
                 if let Some(h1) = self.pop_idle(&mut state, is_unsafe) {
                     self.counters.reused.add(1);
-                    return Checkout::Ready(Lease::H1(Box::new(h1)));
+                    return Checkout::Ready(Lease::H1(h1));
                 }
-                Self::dial(&mut state, local);
+                true
             }
             Some(Speaks::H2) => {
                 if let Some(stream) = state.h2_stream() {
@@ -156,23 +139,25 @@ impl Pool {
                 if state.h2.len() >= self.max_h2 {
                     return Checkout::Full;
                 }
-                if state.dialling == 0 {
-                    Self::dial(&mut state, local);
-                }
+                state.dialling == 0
             }
-            None if state.dialling == 0 => Self::dial(&mut state, local),
-            None => {}
-        }
+            None => state.dialling == 0,
+        };
         let (sender, lease) = oneshot::channel();
         state.waiters.push_back(sender);
-        Checkout::Wait(Waiting { lease, local: local.clone() })
+        state.dialling += usize::from(dials);
+        drop(state);
+        if dials {
+            dial(local);
+        }
+        Checkout::Wait(Waiting::new(lease, local))
     }
 
     /// Whether no idle connection has anything to read; `None` without one.
     #[cfg(test)]
     pub(crate) fn idle_are_quiet(&self) -> Option<bool> {
         let state = self.state.lock();
-        (!state.idle.is_empty()).then(|| state.idle.iter().all(H1::is_quiet))
+        (!state.idle.is_empty()).then(|| state.idle.iter().all(|h1| h1.is_quiet()))
     }
 
     /// The streams open on each h2 connection.
@@ -181,7 +166,7 @@ impl Pool {
         self.state.lock().h2.iter().map(|h2| h2.open()).collect()
     }
 
-    fn pop_idle(&self, state: &mut State, is_unsafe: bool) -> Option<H1> {
+    fn pop_idle(&self, state: &mut State, is_unsafe: bool) -> Option<Box<H1>> {
         let now = Instant::now();
         while let Some(mut h1) = state.idle.pop() {
             self.pools.remove_idle(1);
@@ -200,27 +185,27 @@ impl Pool {
     pub(crate) fn put(&self, local: &Arc<Local>, mut h1: Box<H1>) {
         if h1.is_spent {
         } else if h1.is_ready() {
-            self.put_ready(*h1);
+            self.put_ready(h1);
         } else if !h1.is_closed() {
             let local = local.clone();
             // Rare: the request's body is still being written, or another thread runs the task.
             task::spawn("upstream settle", async move {
                 if time::timeout(SETTLE_TIMEOUT, h1.ready()).await.is_ok_and(|ready| ready) {
-                    local.pool().put_ready(*h1);
+                    local.pool().put_ready(h1);
                 }
             });
         }
     }
 
-    fn put_ready(&self, mut h1: H1) {
+    fn put_ready(&self, mut h1: Box<H1>) {
         let mut state = self.state.lock();
         while let Some(waiter) = state.waiters.pop_front() {
-            match waiter.send(Ok(Lease::H1(Box::new(h1)))) {
-                Err(Ok(Lease::H1(unclaimed))) => h1 = *unclaimed,
+            match waiter.send(Ok(Lease::H1(h1))) {
+                Err(Ok(Lease::H1(unclaimed))) => h1 = unclaimed,
                 Ok(()) | Err(Ok(Lease::H2(_)) | Err(_)) => return,
             }
         }
-        if state.idle.len() >= self.max_idle || self.pools.is_full() {
+        if state.is_retired || state.idle.len() >= self.max_idle || self.pools.is_full() {
             return;
         }
         h1.idle_since = Instant::now();
@@ -231,29 +216,12 @@ impl Pool {
     }
 
     /// Takes back what a request was given and did not use.
-    fn put_unused(&self, local: &Arc<Local>, lease: Lease) {
+    pub(crate) fn put_unused(&self, local: &Arc<Local>, lease: Lease) {
         match lease {
             // Not yet polled by its task it is not ready: `put` waits for that.
             Lease::H1(h1) => self.put(local, h1),
             Lease::H2(stream) => drop(stream),
         }
-    }
-
-    /// Starts a dial, which `state` counts.
-    fn dial(state: &mut State, local: &Arc<Local>) {
-        state.dialling += 1;
-        let local = local.clone();
-        // A task, so that a request that gives up does not take the connection with it.
-        task::spawn("upstream dial", async move {
-            let opened = handshake::open(&local).await;
-            let pool = local.pool();
-            pool.count_opened(opened.is_ok());
-            match opened {
-                Ok(Opened::H1(h1)) => pool.opened_h1(&local, h1),
-                Ok(Opened::H2(h2)) => pool.opened_h2(&local, h2),
-                Err(error) => pool.failed(&error),
-            }
-        });
     }
 
     fn opened_h1(&self, local: &Arc<Local>, h1: Box<H1>) {
@@ -269,10 +237,12 @@ impl Pool {
             unclaimed = waiter.send(Ok(lease)).err().and_then(Result::ok);
         }
         // Those who waited to learn what is spoken share no connection: each needs its own.
-        while state.dialling < state.waiters.len() {
-            Self::dial(&mut state, local);
-        }
+        let missing = state.waiters.len().saturating_sub(state.dialling);
+        state.dialling += missing;
         drop(state);
+        for _ in 0..missing {
+            dial(local);
+        }
         if let Some(lease) = unclaimed {
             self.put_unused(local, lease);
         }
@@ -282,23 +252,50 @@ impl Pool {
         let mut state = self.state.lock();
         state.dialling -= 1;
         state.speaks = Some(Speaks::H2);
-        state.h2.push(h2);
-        while !state.waiters.is_empty() {
-            let Some(stream) = state.h2_stream() else { break };
-            let Some(waiter) = state.waiters.pop_front() else { break };
-            // Unclaimed, the stream frees its place by being dropped.
-            drop(waiter.send(Ok(Lease::H2(stream))));
+        state.h2.retain(|h2| !h2.is_closed());
+        // Dials for h1 connections may come back as more h2 ones than there may be.
+        if state.h2.len() < self.max_h2 {
+            state.h2.push(h2);
         }
+        state.serve_streams();
+        let mut dials = false;
         if state.waiters.is_empty() || state.dialling > 0 {
         } else if state.h2.len() < self.max_h2 {
-            Self::dial(&mut state, local);
+            dials = true;
+            state.dialling += 1;
         } else {
             for waiter in state.waiters.drain(..) {
                 drop(waiter.send(Err(Kind::ConcurrencyFull.into())));
             }
         }
+        if state.is_retired {
+            // Streams hold the connection they are on.
+            state.h2.clear();
+        }
         drop(state);
+        if dials {
+            dial(local);
+        }
         self.pools.ensure_janitor();
+    }
+
+    /// A stream of a connection that had no other has become free.
+    pub(crate) fn freed_stream(&self) {
+        // If it is locked, streams are being given out: the one of that loop that nobody wanted is
+        // the one that was freed.
+        if let Some(mut state) = self.state.try_lock() {
+            state.serve_streams();
+        }
+    }
+
+    /// Lets go of all that is idle, and keeps nothing any more.
+    pub(crate) fn retire(&self) {
+        let mut state = self.state.lock();
+        state.is_retired = true;
+        let idle = std::mem::take(&mut state.idle);
+        state.h2.clear();
+        drop(state);
+        self.pools.remove_idle(idle.len());
     }
 
     fn failed(&self, error: &Error) {
@@ -330,6 +327,23 @@ impl Pool {
     }
 }
 
+/// Starts a dial, which is counted already. Not under the lock: who is dropped at once tells of it.
+fn dial(local: &Arc<Local>) {
+    let mut dial = Dial { local: local.clone(), is_over: false };
+    // A task, so that a request that gives up does not take the connection with it.
+    task::spawn("upstream dial", async move {
+        let opened = handshake::open(&dial.local).await;
+        dial.is_over = true;
+        let pool = dial.local.pool();
+        pool.count_opened(opened.is_ok());
+        match opened {
+            Ok(Opened::H1(h1)) => pool.opened_h1(&dial.local, h1),
+            Ok(Opened::H2(h2)) => pool.opened_h2(&dial.local, h2),
+            Err(error) => pool.failed(&error),
+        }
+    });
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         self.pools.remove_idle(self.state.get_mut().idle.len());
@@ -343,6 +357,16 @@ impl State {
     fn h2_stream(&mut self) -> Option<H2Stream> {
         self.h2.retain(|h2| !h2.is_closed());
         self.h2.iter().find_map(H2::try_stream)
+    }
+
+    /// Gives those who wait the streams that are free.
+    fn serve_streams(&mut self) {
+        while !self.waiters.is_empty() {
+            let Some(stream) = self.h2_stream() else { return };
+            let Some(waiter) = self.waiters.pop_front() else { return };
+            // Unclaimed, the stream frees its place by being dropped.
+            drop(waiter.send(Ok(Lease::H2(stream))));
+        }
     }
 }
 
@@ -361,24 +385,13 @@ impl Counters {
     }
 }
 
-// === impl Waiting ===
+// === impl Dial ===
 
-impl Future for Waiting {
-    type Output = Result<Lease>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.lease).poll(cx).map(|received| {
-            // Only the end of the runtime drops a dial before it has answered.
-            received.unwrap_or_else(|_| Err(Kind::UpstreamConnect.into()))
-        })
-    }
-}
-
-impl Drop for Waiting {
+impl Drop for Dial {
     fn drop(&mut self) {
-        self.lease.close();
-        if let Ok(Ok(lease)) = self.lease.try_recv() {
-            self.local.pool().put_unused(&self.local, lease);
+        // It panicked, or its runtime has ended.
+        if !self.is_over {
+            self.local.pool().failed(&Error::new(Kind::UpstreamConnect).with_detail("broken off"));
         }
     }
 }

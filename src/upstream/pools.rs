@@ -26,6 +26,7 @@ use crate::{
 const MAX_IDLE_TOTAL: usize = 1024;
 /// How often idle connections are looked through for those past their time.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
+
 /// All connections of one worker to all endpoints; outlives reloads.
 pub struct Pools {
     cells: Cells,
@@ -33,7 +34,17 @@ pub struct Pools {
     deadline: TunnelDeadline,
     idle: AtomicUsize,
     has_janitor: AtomicBool,
-    locals: Mutex<HashMap<Name, Weak<Local>>>,
+    locals: Mutex<Locals>,
+}
+
+/// Bounded by what is configured: names that are gone leave when a set of endpoints is made.
+#[derive(Default)]
+struct Locals {
+    /// And by which generation of the configuration each is used.
+    current: HashMap<Name, (Weak<Local>, u64)>,
+    /// Those another hold of their endpoint took over from: their connections go with the next round
+    /// of the janitor, by when the requests come the new way.
+    superseded: Vec<Weak<Local>>,
 }
 
 /// An endpoint's label, and the name it is known by.
@@ -56,27 +67,49 @@ impl Pools {
     }
 
     /// This worker's hold of `endpoint`: the one it has, with its connections, or a new one when
-    /// connections would be made differently.
+    /// connections would be made differently. The latest `generation` that asks decides how: an older
+    /// one, whose last requests are still under way, gets a hold that keeps no connections.
     pub(crate) fn local(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
         transport: &Arc<Transport>,
         group: &Arc<AtomicUsize>,
+        generation: u64,
     ) -> Arc<Local> {
         let key = (endpoint.label().clone(), Box::from(endpoint.host()));
         let mut locals = self.locals.lock();
-        if let Some(local) = locals.get(&key).and_then(Weak::upgrade)
-            && Arc::ptr_eq(local.endpoint(), endpoint)
-            && Arc::ptr_eq(local.transport(), transport)
-            && Arc::ptr_eq(local.group(), group)
-        {
+        let known = locals.current.get(&key);
+        let latest = known.map_or(generation, |(_, latest)| generation.max(*latest));
+        let known = known.and_then(|(local, _)| local.upgrade());
+        let is_same = |local: &Arc<Local>| {
+            Arc::ptr_eq(local.endpoint(), endpoint)
+                && Arc::ptr_eq(local.transport(), transport)
+                && Arc::ptr_eq(local.group(), group)
+        };
+        let local = match &known {
+            Some(known) if is_same(known) => known.clone(),
+            Some(_) | None => Local::new(endpoint.clone(), transport.clone(), group.clone(), self),
+        };
+        if generation < latest {
+            if known.is_none_or(|known| !Arc::ptr_eq(&known, &local)) {
+                local.pool().retire();
+            }
             return local;
         }
-        // Bounded by what is configured: names that are gone leave with their last reference.
-        locals.retain(|_, local| local.strong_count() > 0);
-        let local = Local::new(endpoint.clone(), transport.clone(), group.clone(), self);
-        locals.insert(key, Arc::downgrade(&local));
+        if let Some(known) = known
+            && !Arc::ptr_eq(&known, &local)
+        {
+            locals.superseded.push(Arc::downgrade(&known));
+        }
+        locals.current.insert(key, (Arc::downgrade(&local), latest));
         local
+    }
+
+    /// Forgets the holds nobody has any more.
+    pub(crate) fn prune(&self) {
+        let mut locals = self.locals.lock();
+        locals.current.retain(|_, (local, _)| local.strong_count() > 0);
+        locals.superseded.retain(|local| local.strong_count() > 0);
     }
 
     /// The cells of this worker.
@@ -127,8 +160,15 @@ impl Pools {
     }
 
     fn expire(&self, now: Instant) {
-        let locals: Vec<_> = self.locals.lock().values().filter_map(Weak::upgrade).collect();
-        for local in locals {
+        let mut locals = self.locals.lock();
+        let superseded = std::mem::take(&mut locals.superseded);
+        let current: Vec<_> =
+            locals.current.values().filter_map(|(local, _)| local.upgrade()).collect();
+        drop(locals);
+        for local in superseded.iter().filter_map(Weak::upgrade) {
+            local.pool().retire();
+        }
+        for local in current {
             local.pool().expire(now);
         }
     }

@@ -51,6 +51,7 @@ fn settings(protocol: Protocol) -> Settings {
         idle_timeout: Duration::from_secs(55),
         response_idle_timeout: Duration::from_mins(1),
         send_idle_timeout: Duration::from_mins(1),
+        half_close_timeout: Duration::from_mins(1),
         probe_idle_after: Duration::from_secs(1),
         max_h2_connections: 4,
     }
@@ -64,7 +65,7 @@ fn rig(address: std::net::SocketAddr, settings: Settings) -> Rig {
     let endpoint = Endpoint::new("orders", Address::Inet(address), "orders.internal", Some(80));
     let transport = Transport::new(settings, None).unwrap();
     let group = Arc::default();
-    let local = pools.local(&Arc::new(endpoint), &transport, &group);
+    let local = pools.local(&Arc::new(endpoint), &transport, &group, 0);
     Rig { local, pools, metrics, deadline, tunnels, group }
 }
 
@@ -189,20 +190,33 @@ async fn numbered(mut peer: Peered) {
 #[tokio::test]
 async fn of_those_that_race_for_the_last_place_one_gets_it() {
     let rig = rig(upstream(numbered).await, settings(Protocol::H1));
-    for _ in 0..100 {
-        let start = std::sync::Barrier::new(2);
-        let entered = std::thread::scope(|scope| {
-            let racers = [(); 2].map(|()| {
-                scope.spawn(|| {
-                    start.wait();
-                    rig.local.enter(1)
-                })
+    const ROUNDS: usize = 20_000;
+    let (arrived, admitted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // Spinning, so that both are let go at the same moment.
+    let meet = |meeting: usize| {
+        arrived.fetch_add(1, Ordering::SeqCst);
+        for turn in 0.. {
+            if arrived.load(Ordering::SeqCst) >= 2 * meeting {
+                return;
+            }
+            // Alone on a core, whoever spins keeps the other one away.
+            if turn % 1000 == 999 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    meet(2 * round + 1);
+                    let flight = rig.local.enter(1);
+                    admitted.fetch_add(usize::from(flight.is_some()), Ordering::SeqCst);
+                    // Held until both have been judged.
+                    meet(2 * round + 2);
+                }
             });
-            // Both are held until both have been judged.
-            racers.map(|racer| racer.join().unwrap())
-        });
-        assert_eq!(entered.iter().flatten().count(), 1);
-    }
+        }
+    });
+    assert_eq!(admitted.into_inner(), ROUNDS);
 }
 
 #[tokio::test]
@@ -552,6 +566,55 @@ async fn idle_connections_are_closed_after_their_time() {
 }
 
 #[tokio::test]
+async fn what_another_hold_took_over_from_keeps_no_connections() {
+    let rig = rig(upstream(numbered).await, settings(Protocol::H1));
+    rig.text(get("/")).await;
+    let held = rig.send(get("/")).await.unwrap();
+    rig.text(get("/")).await;
+    assert_eq!(rig.pools.idle(), 1);
+    let again = |generation, transport: &Arc<Transport>| {
+        rig.pools.local(rig.local.endpoint(), transport, &rig.group, generation)
+    };
+    assert!(Arc::ptr_eq(&again(1, rig.local.transport()), &rig.local), "made the same way");
+    let changed = Settings { max_idle: 7, ..settings(Protocol::H1) };
+    let changed = Transport::new(changed, None).unwrap();
+    let new = again(2, &changed);
+    assert!(!Arc::ptr_eq(&new, &rig.local));
+    time::pause();
+    time::advance(Duration::from_secs(2)).await;
+    time::resume();
+    until("the janitor came", || rig.pools.idle() == 0).await;
+    text(held).await;
+    rig.text(get("/")).await;
+    assert_eq!(rig.pools.idle(), 0, "nothing comes back to the old one");
+    assert!(!Arc::ptr_eq(&again(1, rig.local.transport()), &new));
+    assert!(Arc::ptr_eq(&again(2, &changed), &new), "the latest stays");
+}
+
+#[test]
+fn a_dial_that_breaks_off_is_not_waited_for() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Never accepted, the connection waits for the end of its TLS handshake.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let tls = TlsSettings { server_name: None, ca: Some(certificate().0), client: None };
+    let settings = Settings { tls: Some(tls), ..settings(Protocol::H1) };
+    let dialling = runtime();
+    let entered = dialling.enter();
+    let rig = rig(listener.local_addr().unwrap(), settings);
+    drop(entered);
+    let call = Call { request: get("/"), flight: rig.local.enter(usize::MAX).unwrap() };
+    let mut sent = Box::pin(exchange(call, false));
+    dialling.block_on(async {
+        assert!(futures_util::poll!(&mut sent).is_pending());
+        tokio::task::yield_now().await;
+    });
+    drop(dialling);
+    let answered = runtime().block_on(async { time::timeout(Duration::from_secs(5), sent).await });
+    let error = answered.expect("an answer, although the dial is gone").unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamConnect), "{error}");
+}
+
+#[tokio::test]
 async fn a_dial_survives_the_request_that_started_it() {
     let rig = rig(upstream(numbered).await, settings(Protocol::H1));
     {
@@ -684,6 +747,70 @@ async fn at_the_stream_limit_another_connection_is_made_and_at_the_last_the_requ
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_connection_takes_a_stream_that_becomes_free() {
+    let (go, release) = watch::channel(false);
+    let served = h2_upstream(1, release);
+    let served = served.await;
+    // The second connection is accepted, and never greets.
+    let address = upstream(move |mut peer| async move {
+        if peer.number > 0 {
+            std::future::pending::<()>().await;
+        }
+        let mut onward = TcpStream::connect(served).await.unwrap();
+        drop(tokio::io::copy_bidirectional(&mut peer.stream, &mut onward).await);
+    });
+    let rig = Arc::new(rig(address.await, settings(Protocol::H2)));
+    rig.send(get("/refuse")).await.unwrap_err();
+    let held = {
+        let rig = rig.clone();
+        task::spawn("test request", async move { rig.text(get("/")).await })
+    };
+    until("it is under way", || rig.local.pool().h2_open() == [1]).await;
+    let mut waiting = Box::pin(rig.text(get("/")));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    go.send(true).unwrap();
+    let start = Instant::now();
+    assert_eq!(waiting.await, "0");
+    assert!(start.elapsed() < Duration::from_secs(3), "not by the end of the dial");
+    held.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endpoint_that_turns_to_h2_gets_no_more_connections_than_there_may_be() {
+    let (h1, ca) = acceptor(b"http/1.1");
+    let mut config = (**h1.config()).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let h2 = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let address = upstream(move |peer| {
+        let (h1, h2) = (h1.clone(), h2.clone());
+        async move {
+            if peer.number == 0 {
+                let mut stream = h1.accept(peer.stream).await.unwrap();
+                assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+                let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                return;
+            }
+            let stream = h2.accept(peer.stream).await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_response(http::Response::new(()), true).unwrap();
+            }
+        }
+    });
+    let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+    let settings = Settings { tls: Some(tls), max_h2_connections: 2, ..settings(Protocol::Auto) };
+    let rig = rig(address.await, settings);
+    rig.text(get("/")).await;
+    let answers = futures_util::future::join_all((0..6).map(|_| rig.send(get("/")))).await;
+    for answer in answers {
+        answer.unwrap();
+    }
+    until("all dials are over", || rig.counted("opened") == "7").await;
+    assert_eq!(rig.local.pool().h2_open(), [0, 0]);
+}
+
+#[tokio::test]
 async fn a_refused_stream_was_not_sent_and_any_other_reset_may_have_been() {
     let (_go, release) = watch::channel(true);
     let rig = rig(h2_upstream(100, release).await, settings(Protocol::H2));
@@ -723,21 +850,20 @@ async fn serve_h2(stream: TcpStream, refuses: bool, processed: mpsc::Sender<Stri
     }
 }
 
-/// Greets in h2, reads a request's head and then says that it processed none.
+/// Greets in h2, reads the heads of two requests, and then says that it looks at the first only.
 async fn go_away(stream: &mut TcpStream) {
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
     stream.read_exact(&mut [0; 24]).await.unwrap();
     let mut head = [0; 9];
-    loop {
+    let mut requests = 0;
+    while requests < 2 {
         stream.read_exact(&mut head).await.unwrap();
         let length = usize::from(head[1]) << 8 | usize::from(head[2]);
         stream.read_exact(&mut vec![0; length]).await.unwrap();
-        if head[3] == 1 {
-            break;
-        }
+        requests += usize::from(head[3] == 1);
     }
-    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
-    // It stays open: what it has accepted would still be answered.
+    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+    // It stays open for what it has accepted.
     stream.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
@@ -756,11 +882,22 @@ async fn what_h2_refuses_is_handed_back_and_processed_once() {
                     }
                 }
             });
-            let rig = rig(address.await, settings(Protocol::H2));
+            let rig = Arc::new(rig(address.await, settings(Protocol::H2)));
+            let accepted = (!refuses).then(|| {
+                let rig = rig.clone();
+                task::spawn("test request", async move { drop(rig.send(get("/")).await) })
+            });
+            if accepted.is_some() {
+                until("one is under way", || rig.local.pool().h2_open() == [1]).await;
+            }
             twice(&rig, asked).await;
             assert_eq!(log.try_recv().unwrap(), seen);
             assert!(log.try_recv().is_err(), "{seen} was processed once");
             assert_eq!(rig.counted("opened"), if refuses { "1" } else { "2" });
+            if let Some(accepted) = accepted {
+                assert!(!accepted.is_finished(), "it is still waited for");
+                accepted.abort();
+            }
         }
     }
 }
@@ -769,8 +906,8 @@ async fn what_h2_refuses_is_handed_back_and_processed_once() {
 async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (reset, when) = std::sync::mpsc::channel::<()>();
-    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let (reset, when) = std::sync::mpsc::sync_channel::<()>(1);
+    let (done, is_done) = std::sync::mpsc::sync_channel::<()>(1);
     // A thread of its own: the reset has to come while our runtime is looking elsewhere.
     let upstream = std::thread::spawn(move || {
         use std::io::{Read, Write};
@@ -799,7 +936,7 @@ async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
 
 /// More than any buffer or window on the way takes.
 fn flood() -> Body {
-    let frame = || Ok::<_, Error>(Frame::data(Bytes::from_static(&[0; 64 * 1024])));
+    let frame = || Ok::<_, Error>(Frame::data(Bytes::from_static(&[0; 16 * 1024])));
     let frames = futures_util::stream::repeat_with(frame);
     Body::boxed(http_body_util::StreamBody::new(frames))
 }
@@ -827,7 +964,7 @@ async fn an_upload_the_upstream_does_not_take_times_out() {
         let sent = exchange(call, false);
         time::pause();
         let start = Instant::now();
-        let error = sent.await.unwrap_err();
+        let error = time::timeout(Duration::from_mins(5), sent).await.unwrap().unwrap_err();
         let kind = error.kind();
         assert!(matches!(kind, Kind::UpstreamTimeoutTry(Sent::MaybeSeen)), "{error}");
         assert_eq!(start.elapsed().as_secs(), 60, "{protocol:?}");
@@ -921,7 +1058,7 @@ async fn an_h2_connection_that_fell_silent_is_given_up() {
     until("it has a stream", || rig.local.pool().h2_open() == [1]).await;
     time::pause();
     let start = Instant::now();
-    let error = sent.await.unwrap_err();
+    let error = time::timeout(Duration::from_mins(5), sent).await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamReset(Sent::MaybeSeen)), "{error}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
@@ -1023,6 +1160,68 @@ async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"), "{answer}");
     assert_eq!(rig.tunnels.running(), 0);
     assert_eq!(rig.pools.idle(), 0);
+}
+
+/// What a client gets that asks for an upgrade and is answered with `answer`, on `rig`.
+async fn asked(answer: &'static str, settings: Settings) -> (String, Arc<Rig>) {
+    let address = upstream(move |mut peer| async move {
+        peer.read().await;
+        peer.write(answer.as_bytes()).await;
+        peer.read().await;
+    });
+    let rig = Arc::new(rig(address.await, settings));
+    let stream = TcpStream::connect(gateway(rig.clone()).await).await.unwrap();
+    let mut client = Peered { stream, number: 0 };
+    client.write(ASK).await;
+    let read = time::timeout(Duration::from_secs(5), client.read()).await;
+    (read.expect("an answer or an end within 5 s"), rig)
+}
+
+#[tokio::test]
+async fn a_declined_upgrade_that_stands_still_times_out() {
+    let settings =
+        Settings { response_idle_timeout: Duration::from_millis(30), ..settings(Protocol::H1) };
+    let stuck = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+    let (answer, rig) = asked(stuck, settings).await;
+    assert!(answer.ends_with("half"), "{answer}");
+    until("the request is over", || rig.group.load(Ordering::Relaxed) == 0).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_to_what_was_not_asked_for_is_refused() {
+    for chosen in ["smtp", "websocket, smtp"] {
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {chosen}\r\n\r\n"
+        );
+        let (answer, rig) = asked(answer.leak(), settings(Protocol::H1)).await;
+        assert!(!answer.contains("101"), "{answer}");
+        assert_eq!(rig.tunnels.running(), 0);
+    }
+    let other_case =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n";
+    let (answer, _) = asked(other_case, settings(Protocol::H1)).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_some_time_after_one_side_has_ended() {
+    let address = upstream(|mut peer| async move {
+        peer.read().await;
+        peer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        )
+        .await;
+        // Its side stays open for ever.
+        peer.stream.read_to_end(&mut Vec::new()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let rig = Arc::new(rig(address.await, settings(Protocol::H1)));
+    let mut client = upgraded(&rig).await;
+    client.stream.shutdown().await.unwrap();
+    time::pause();
+    let start = Instant::now();
+    time::timeout(Duration::from_mins(5), rig.tunnels.drained()).await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 60);
 }
 
 /// Shakes hands for `orders.internal`, offering `alpn`; and the file that vouches for it.

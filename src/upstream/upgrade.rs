@@ -3,24 +3,27 @@
 //! The request goes out with its `Upgrade` on an HTTP/1.1 connection that never enters the pool. A
 //! 101 goes back to the client and both sides are joined in a task of the worker's drained spawner,
 //! which counts tunnels apart from requests; any other answer is an ordinary one. A tunnel has two
-//! buffers of 8 KiB and reads from one side only what the other takes. It ends with either side, or
-//! at the deadline the drain sets.
+//! buffers of 8 KiB and reads from one side only what the other takes. It ends when both sides have
+//! said their last, when either fails, `half_close_timeout` after the first one's end, or at the
+//! deadline the drain sets.
 
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use http::{HeaderValue, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 use hyper::{
     rt::{Read, Write},
     upgrade::{OnUpgrade, Upgraded},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional},
-    sync::watch,
-    time::{Instant, sleep_until},
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -31,7 +34,7 @@ use crate::{
     },
     upstream::{
         Flight, Protocol, Settings,
-        forward::{broken_off, failed_h1},
+        forward::{failed_h1, receive},
         handshake::{self, H1},
         reframe,
     },
@@ -53,7 +56,11 @@ struct Close {
 }
 
 /// hyper's upgraded stream as tokio's.
-struct Adapted(Upgraded);
+struct Adapted {
+    io: Upgraded,
+    /// Told when nothing more is written to it, because the other side has ended.
+    ended: Arc<Notify>,
+}
 
 // === impl Asked ===
 
@@ -73,6 +80,14 @@ impl Asked {
         }
         let protocol = parts.headers.remove(header::UPGRADE)?;
         Some(Self { protocol, client })
+    }
+
+    /// Whether `upgrade` is nothing but what was asked for.
+    fn covers(&self, upgrade: &HeaderMap) -> bool {
+        let asked = self.protocol.to_str().unwrap_or_default();
+        reframe::list(upgrade, header::UPGRADE).all(|chosen| {
+            asked.split(',').any(|protocol| protocol.trim().eq_ignore_ascii_case(chosen))
+        })
     }
 
     /// Puts it back, for another attempt.
@@ -123,7 +138,7 @@ pub(crate) async fn exchange(
         return switch(parts, asked, flight);
     }
     reframe::check_response(&mut parts, true)?;
-    let mut body = Body::from_incoming(incoming, broken_off);
+    let mut body = receive(&parts, incoming, &flight);
     body.attach(Guard::Upstream(Box::new(Close { _h1: h1, _flight: flight })));
     Ok(Response::from_parts(parts, body))
 }
@@ -133,6 +148,9 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
     let Some(upstream) = parts.extensions.remove::<OnUpgrade>() else {
         return refuse("101 without an upgrade");
     };
+    if !asked.covers(&parts.headers) {
+        return refuse("101 to a protocol that was not asked for");
+    }
     let Some(protocol) = parts.headers.remove(header::UPGRADE) else {
         return refuse("101 without `Upgrade`");
     };
@@ -143,24 +161,36 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
     flight.leave_group();
     let pools = flight.local().pool().pools().clone();
     let deadline = pools.tunnel_deadline();
+    let half_close_timeout = flight.local().transport().settings().half_close_timeout;
     pools.tunnels().spawn("tunnel", async move {
-        if let Err(error) = tunnel(asked.client, upstream, deadline).await {
+        if let Err(error) = tunnel(asked.client, upstream, half_close_timeout, deadline).await {
             tracing::debug!(endpoint = %flight.local().label(), %error, "tunnel ended");
         }
     });
     Ok(Response::from_parts(parts, Body::empty()))
 }
 
-async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, deadline: TunnelDeadline) -> Result<()> {
+async fn tunnel(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    half_close_timeout: Duration,
+    deadline: TunnelDeadline,
+) -> Result<()> {
     let reset =
         |error: hyper::Error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error);
-    let mut client = Adapted(client.await.map_err(reset)?);
-    let mut upstream = Adapted(upstream.await.map_err(reset)?);
+    let ended = Arc::new(Notify::new());
+    let mut client = Adapted { io: client.await.map_err(reset)?, ended: ended.clone() };
+    let mut upstream = Adapted { io: upstream.await.map_err(reset)?, ended: ended.clone() };
+    let overdue = async {
+        ended.notified().await;
+        sleep(half_close_timeout).await;
+    };
     tokio::select! {
-        // Both borrow their streams only while they run; what is lost at the deadline is meant to be.
+        // The streams are borrowed only while they run; what is lost by the others is meant to be.
         copied = copy_bidirectional(&mut client, &mut upstream) => {
             copied.map(drop).map_err(|error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error))
         }
+        () = overdue => Err(Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_detail("half-closed")),
         () = reached(deadline) => Err(Kind::Draining.into()),
     }
 }
@@ -194,7 +224,7 @@ impl AsyncRead for Adapted {
     ) -> Poll<io::Result<()>> {
         // The copy's buffer is initialised by the first read and stays so: no zeroing after it.
         let mut read = hyper::rt::ReadBuf::new(buf.initialize_unfilled());
-        ready!(Pin::new(&mut self.0).poll_read(cx, read.unfilled()))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, read.unfilled()))?;
         let filled = read.filled().len();
         buf.advance(filled);
         Poll::Ready(Ok(()))
@@ -207,14 +237,15 @@ impl AsyncWrite for Adapted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        self.ended.notify_one();
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -36,6 +36,7 @@ const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 const DEFAULT_RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const DEFAULT_MAX_IN_FLIGHT: usize = 1024;
 const SEND_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_mins(1);
 const PROBE_IDLE_AFTER: Duration = Duration::from_secs(1);
 const MAX_H2_CONNECTIONS: usize = 4;
 /// Sums of weights stay far from overflow.
@@ -111,6 +112,7 @@ impl Resolver<'_> {
             response_idle_timeout: self
                 .positive(written.response_idle_timeout.as_ref(), DEFAULT_RESPONSE_IDLE_TIMEOUT),
             send_idle_timeout: SEND_IDLE_TIMEOUT,
+            half_close_timeout: HALF_CLOSE_TIMEOUT,
             probe_idle_after: PROBE_IDLE_AFTER,
             max_h2_connections: MAX_H2_CONNECTIONS,
         };
