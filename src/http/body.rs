@@ -5,10 +5,7 @@
 //! none. Guards run exactly once: when the body ends, fails or is dropped, whichever comes first.
 
 use std::{
-    convert::Infallible,
-    fmt,
-    future::Future,
-    io,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -28,8 +25,9 @@ use crate::{
         pace::{Pace, Pacing},
         trailers,
     },
-    telemetry::{exchange::Exchange, in_flight::InFlight},
 };
+
+pub use crate::http::guard::{End, Finish, Guard, Over};
 
 type Boxed = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error> + Send>>;
 
@@ -63,39 +61,6 @@ enum Carrier {
     H1,
     H2Request,
     H2Response,
-}
-
-/// What has to happen when a body is over. A closed list: who needs something else adds it here.
-pub enum Guard {
-    /// Something counted as in flight until now.
-    InFlight(InFlight),
-    /// The access log line and the metrics of the whole exchange.
-    Exchange(Box<Exchange>),
-    /// An upstream connection that may be used again once the body has been read.
-    Upstream(Box<dyn Finish>),
-    /// Someone who waits for the end, see [`Body::watch`].
-    Watched(oneshot::Sender<Infallible>),
-}
-
-/// Completes when a body is over, whatever way. Cancel-safe.
-#[derive(Debug)]
-pub struct Over(oneshot::Receiver<Infallible>);
-
-/// Takes the end of a body. Called once.
-pub trait Finish: Send {
-    /// The body is over.
-    fn finish(self: Box<Self>, end: End);
-}
-
-/// How a body ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// All of it was handed on.
-    Complete,
-    /// Its source failed, for this reason.
-    Failed(&'static str),
-    /// The reader went away before the end.
-    Dropped,
 }
 
 // === impl Body ===
@@ -374,25 +339,20 @@ impl Carrier {
 
 // === impl Over ===
 
-impl Future for Over {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Nothing is ever sent: the guard is dropped when the body is over.
-        Pin::new(&mut self.0).poll(cx).map(|_| ())
-    }
+/// A request body that fails is the client's doing: it left, or broke the framing.
+fn client_failed(error: hyper::Error) -> Error {
+    let kind = if is_malformed(&error) { Kind::BadFraming } else { Kind::ClientClosed };
+    Error::new(kind).with_source(error)
 }
 
-/// A request body that fails is the client's doing: it left, or broke the framing. What its decoder
+/// Whether a body failed for what was in it, not for the connection under it. What its decoder
 /// refuses hyper tells as an `io::Error`, as it does a broken connection: only the kind differs.
-fn client_failed(error: hyper::Error) -> Error {
-    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+pub fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
     let is_refused = cause.map(io::Error::kind).is_some_and(|kind| {
         matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
     });
-    let is_malformed = error.is_parse() || is_refused;
-    let kind = if is_malformed { Kind::BadFraming } else { Kind::ClientClosed };
-    Error::new(kind).with_source(error)
+    error.is_parse() || is_refused
 }
 
 #[cfg(test)]

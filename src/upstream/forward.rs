@@ -31,7 +31,7 @@ use crate::{
     error::{Error, Kind, Result, Sent},
     http::{
         self as ours, Body, Request, Response,
-        body::{End, Finish, Guard},
+        body::{End, Finish, Guard, is_malformed},
         pace::Pace,
     },
     upstream::{
@@ -227,7 +227,12 @@ pub(crate) fn receive(parts: &http::response::Parts, incoming: Incoming, flight:
 
 /// What a failure of a response body means: hyper fails it only when the connection did.
 fn broken_off(error: hyper::Error) -> Error {
-    Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error)
+    let kind = if is_malformed(&error) {
+        Kind::UpstreamBadResponse
+    } else {
+        Kind::UpstreamReset(Sent::MaybeSeen)
+    };
+    Error::new(kind).with_source(error)
 }
 
 type Failed = TrySendError<http::Request<Body>>;
