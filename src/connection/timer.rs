@@ -3,7 +3,8 @@
 //! [`Watch`] is pure: it is shown what the wrapper saw after each poll, with the time, and says what
 //! has run out. [`Timer`] is one `Sleep` that is moved forward only when something could run out
 //! earlier than it would fire; otherwise it fires, looks, and sleeps again. So a request that flows
-//! costs one reading of the clock and no registration.
+//! costs one reading of the clock; a busy connection is registered once in `park_after`, however many
+//! requests that are.
 
 use std::{future::Future as _, pin::Pin, task::Context, time::Duration};
 
