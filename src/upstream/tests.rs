@@ -194,8 +194,8 @@ async fn numbered(mut peer: Peered) {
 
 #[tokio::test]
 async fn of_those_that_race_for_the_last_place_one_gets_it() {
-    let rig = rig(upstream(numbered).await, settings(Protocol::H1));
     const ROUNDS: usize = 20_000;
+    let rig = rig(upstream(numbered).await, settings(Protocol::H1));
     let (arrived, admitted) = (AtomicUsize::new(0), AtomicUsize::new(0));
     // Spinning, so that both are let go at the same moment.
     let meet = |meeting: usize| {

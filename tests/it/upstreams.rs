@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Origin, Reply, Running, eventually, origin, proxy_to, within};
+use crate::harness::{Message, Origin, Reply, Running, eventually, origin, proxy_to, within};
 
 #[tokio::test]
 async fn one_connection_serves_requests_that_follow_each_other() {
@@ -152,7 +152,7 @@ async fn an_upload_of_unknown_length_reaches_an_http_1_0_upstream_that_keeps_con
     for _ in 0..3 {
         assert_eq!(client.request(upload, "3\r\nabc\r\n0\r\n\r\n").await.status(), 200);
     }
-    let seen: Vec<_> = origin.requests().iter().map(|request| request.text()).collect();
+    let seen: Vec<_> = origin.requests().iter().map(Message::text).collect();
     assert_eq!(seen, ["abc", "abc", "abc"]);
     assert_eq!(origin.connections(), 3);
 }
