@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Origin, Reply, Running, eventually, origin, proxy_to, within};
+use crate::harness::{Message, Origin, Reply, Running, eventually, origin, proxy_to, within};
 
 #[tokio::test]
 async fn one_connection_serves_requests_that_follow_each_other() {
@@ -139,6 +139,44 @@ async fn an_http_1_0_upstream_is_answered_for_in_our_version() {
         let answer = client.get("/").await;
         assert_eq!(answer.line, "HTTP/1.1 200 OK");
         assert_eq!(answer.text(), "old");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_of_unknown_length_reaches_an_http_1_0_upstream_that_keeps_connections() {
+    let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+    let origin = Origin::start(move |_, _| Reply::Answer(old.into())).await;
+    let gateway = Running::start(&one_worker(&proxy_to(origin.address())));
+    let mut client = gateway.client().await;
+    let upload = "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked";
+    for _ in 0..3 {
+        assert_eq!(client.request(upload, "3\r\nabc\r\n0\r\n\r\n").await.status(), 200);
+    }
+    let seen: Vec<_> = origin.requests().iter().map(Message::text).collect();
+    assert_eq!(seen, ["abc", "abc", "abc"]);
+    assert_eq!(origin.connections(), 3);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_nobody_is_left_alone() {
+    let (fine, hole) = (Origin::ok("fine").await, Origin::start(|_, _| Reply::Hang).await);
+    let yaml = format!(
+        "upstreams: {{ two: {{ endpoints: [\"{}\", \"{}\"] }} }}\n\
+         routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: two, timeout: 100ms }}]\n",
+        fine.address(),
+        hole.address()
+    );
+    let gateway = Running::start(&one_worker(&yaml));
+    let mut client = gateway.client().await;
+    let mut late = 0;
+    for _ in 0..40 {
+        late += usize::from(client.get("/").await.status() == 504);
+    }
+    assert!(late <= 1, "{late} of 40 requests went where nobody answers");
+    assert_eq!(hole.requests().len(), late);
+    let counted = "sluice_attempts_total{upstream=\"two\",outcome=\"upstream-timeout-total\"}";
+    if late > 0 {
+        assert!((gateway.metric(counted).await - 1.0).abs() < f64::EPSILON);
     }
 }
 
