@@ -16,6 +16,7 @@ mod build;
 mod control;
 mod explain;
 mod listeners;
+mod memory;
 mod operator;
 mod reload;
 mod watch;
