@@ -29,5 +29,5 @@ pub(super) async fn give_back() {
 )]
 fn collect() {
     // SAFETY: see the reason above.
-    unsafe { libmimalloc_sys::mi_collect(false) }
+    unsafe { libmimalloc_sys::mi_collect(true) }
 }
