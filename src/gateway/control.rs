@@ -100,10 +100,10 @@ impl Control {
         let metrics = Metrics::new();
         metrics.set_route_labels(config.telemetry.route_labels);
         let resolver = dns::system();
-        let admin = bind_admin(&config).await?;
-        let admin_address = admin.local_addr().map_err(StartError::Thread)?;
         let mut listeners = Listeners::default();
         let prepared = listeners.prepare(&config)?;
+        let admin = bind_admin(&config).await?;
+        let admin_address = admin.local_addr().map_err(StartError::Thread)?;
         let access_log =
             AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
         let plan = Plan::new(config, None, &resolver)?;

@@ -98,7 +98,7 @@ pub enum StartError {
         source: listener::BindError,
     },
     /// The admin listener's address.
-    #[error("admin: cannot listen on {address}: {source}")]
+    #[error("admin: cannot listen on {address}: {source}{}", hint(.source))]
     Admin {
         /// `admin.address`.
         address: SocketAddr,
@@ -151,6 +151,14 @@ pub enum Drain {
     Announced,
     /// Listeners close at once: SIGINT.
     Prompt,
+}
+
+/// What to do about an admin address that cannot be had.
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => " (is sluice running already?)",
+        _ => "",
+    }
 }
 
 // === impl Gateway ===
