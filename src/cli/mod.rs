@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod explain;
+mod memory;
 pub mod run;
 pub mod schema;
 

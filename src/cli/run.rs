@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    cli::{self, ConfigFile},
+    cli::{self, ConfigFile, memory},
     config,
     gateway::{Drain, Gateway, Options},
     telemetry::logging,
@@ -54,6 +54,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(log) => Some(log),
         Err(error) => return cli::failed(&error),
     };
+    memory::give_back_at_once();
     let source = Some(args.file.path.clone());
     let options = Options { source, log, ..Options::default() };
     let gateway = match Gateway::start(loaded.config, options) {

@@ -16,7 +16,6 @@ mod build;
 mod control;
 mod explain;
 mod listeners;
-mod memory;
 mod operator;
 mod reload;
 mod watch;

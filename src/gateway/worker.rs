@@ -22,7 +22,7 @@ use tower::Service;
 
 use crate::{
     connection::{self, Connections, Handle},
-    gateway::{build::Stack, memory},
+    gateway::build::Stack,
     http::{Request, Response},
     listener::{self, Accepted, Acceptor, Limits, Socket, Tls},
     telemetry::{
@@ -142,7 +142,6 @@ impl Worker {
                 let resources = Resources::new(cells, deadline);
                 // Control waits for it; if control is gone, so is the inbox.
                 drop(report.send(Ok(resources.clone())));
-                task::spawn("give memory back", memory::give_back());
                 serve(resources, inbox).await;
             });
         })?;

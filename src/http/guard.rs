@@ -19,7 +19,7 @@ pub enum Guard {
     Exchange(Box<Exchange>),
     /// An upstream connection that may be used again once the body has been read.
     Upstream(Box<dyn Finish>),
-    /// Someone who waits for the end, see [`Body::watch`].
+    /// Someone who waits for the end, see [`Body::watch`](crate::http::Body::watch).
     Watched(oneshot::Sender<Infallible>),
 }
 
