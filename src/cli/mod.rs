@@ -6,6 +6,8 @@ mod memory;
 pub mod run;
 pub mod schema;
 
+pub use self::memory::Allocator;
+
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
