@@ -99,7 +99,7 @@ fn request() -> Request {
         Arc::new(Peer::new("test".into(), ours::peer::Address::Unix, ours::peer::Address::Unix));
     let parts = http::Request::new(()).into_parts().0;
     let cx = Context::new(peer, Method::GET, Version::HTTP_11);
-    Request { parts, body: Body::empty(), cx }
+    Request::new(parts, Body::empty(), cx)
 }
 
 /// Sends through a transport that answers with `outcome` and tells which endpoint it was given.

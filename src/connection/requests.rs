@@ -98,7 +98,7 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
             progress: self.streams.as_ref().map(Streams::called),
             is_complete: false,
         };
-        let inner = self.handle.handle(Request { parts, body, cx });
+        let inner = self.handle.handle(Request::new(parts, body, cx));
         ResponseFuture { inner, exchange: Some(exchange), held: None }
     }
 }

@@ -32,15 +32,22 @@ use tower::Service;
 
 use crate::error::Error;
 
-/// A request on its way from the client to an upstream.
+/// A request on its way from the client to an upstream. Three pointers wide: each layer moves it.
 #[derive(Debug)]
 pub struct Request {
     /// Method, target, version, fields. `extensions` carries only what hyper puts there.
-    pub parts: http::request::Parts,
+    pub parts: Box<http::request::Parts>,
     /// The body, read once and never wrapped.
     pub body: Body,
     /// What is known about this exchange; shared with the access log.
     pub cx: Context,
+}
+
+impl Request {
+    /// A request of these.
+    pub fn new(parts: http::request::Parts, body: Body, cx: Context) -> Self {
+        Self { parts: Box::new(parts), body, cx }
+    }
 }
 
 /// A response on its way back.

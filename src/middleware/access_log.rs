@@ -155,7 +155,7 @@ mod tests {
         let peer = Peer::new(Arc::from("web"), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), Method::POST, Version::HTTP_11);
         let parts = http::Request::post("/a").body(()).unwrap().into_parts().0;
-        Request { parts, body, cx }
+        Request::new(parts, body, cx)
     }
 
     #[tokio::test]

@@ -139,7 +139,7 @@ mod tests {
         let peer = Peer::new(Arc::from("web"), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), method, Version::HTTP_11);
         let parts = http::Request::new(()).into_parts().0;
-        Request { parts, body: Body::empty(), cx }
+        Request::new(parts, Body::empty(), cx)
     }
 
     #[tokio::test]

@@ -178,7 +178,7 @@ mod tests {
             response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static("upstream's"));
             Ok(response)
         });
-        let request = Request { parts, body: Body::empty(), cx: cx.clone() };
+        let request = Request::new(parts, Body::empty(), cx.clone());
         let response = layer.layer(inner).oneshot(request).await.unwrap();
         let of = |name| {
             let mut values = response.headers().get_all(name).iter();

@@ -166,7 +166,7 @@ mod tests {
         let peer = Peer::new(Arc::from("web"), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), method.clone(), Version::HTTP_11);
         let builder = http::Request::builder().method(method).header(CONTENT_TYPE, content_type);
-        Request { parts: builder.body(()).unwrap().into_parts().0, body: Body::empty(), cx }
+        Request::new(builder.body(()).unwrap().into_parts().0, Body::empty(), cx)
     }
 
     async fn refused(request: Request) -> Response {

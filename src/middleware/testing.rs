@@ -25,7 +25,7 @@ pub(super) fn request(method: Method, target: &str, body: Body) -> Request {
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = method;
     parts.uri = target.parse().unwrap();
-    Request { parts, body, cx }
+    Request::new(parts, body, cx)
 }
 
 /// A request for `target` without a body.

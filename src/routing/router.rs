@@ -224,7 +224,7 @@ mod tests {
         cx.set_target(Target::parse_str(target).unwrap());
         let mut parts = http::Request::new(()).into_parts().0;
         parts.method = method;
-        Request { parts, body: Body::empty(), cx }
+        Request::new(parts, Body::empty(), cx)
     }
 
     /// The route's name and bound values, or the failure.

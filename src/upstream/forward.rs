@@ -127,7 +127,7 @@ async fn exchange_h1(
     reframe::to_h1(&mut parts, &body, flight.local().authority(), preserve_host);
     let spare = h1.is_doubtful.then(|| Spare::of(&parts, &body)).flatten();
     let mark = h1.mark();
-    let sent = h1.sender.try_send_request(http::Request::from_parts(parts, body));
+    let sent = h1.sender.try_send_request(http::Request::from_parts(*parts, body));
     match sent.await {
         Ok(response) => respond_h1(response, h1, flight),
         Err(failed) => {
@@ -185,7 +185,7 @@ async fn exchange_h2(
         let (body, progress) = upload::watch(body, stream);
         (body, Streaming::Shared(progress))
     };
-    let sent = stream.get().sender().try_send_request(http::Request::from_parts(parts, body));
+    let sent = stream.get().sender().try_send_request(http::Request::from_parts(*parts, body));
     let answered = match &stream {
         Streaming::Alone(_) => sent.await,
         Streaming::Shared(progress) => tokio::select! {
@@ -306,7 +306,7 @@ fn with_unsent(
     match (unsent, spare) {
         (Some(request), _) => {
             let (parts, body) = request.into_parts();
-            error.with_unsent(Request { parts, body, cx })
+            error.with_unsent(Request::new(parts, body, cx))
         }
         (None, Some(spare)) if sent == Sent::Nothing => error.with_unsent(spare.into_request(cx)),
         (None, _) => error,

@@ -32,6 +32,6 @@ impl Spare {
 
     /// The request again.
     pub(crate) fn into_request(self, cx: Context) -> Request {
-        Request { parts: self.parts, body: Body::full(self.body), cx }
+        Request::new(self.parts, Body::full(self.body), cx)
     }
 }

@@ -75,7 +75,7 @@ fn request(method: Method, path: &str, body: Body) -> Request {
     let mut parts = http::Request::new(()).into_parts().0;
     parts.method = method.clone();
     parts.uri = path.parse().unwrap();
-    Request { parts, body, cx: Context::new(peer, method, Version::HTTP_11) }
+    Request::new(parts, body, Context::new(peer, method, Version::HTTP_11))
 }
 
 fn get(path: &str) -> Request {
@@ -1073,7 +1073,7 @@ async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
                 async move {
                     let (parts, body) = incoming.into_parts();
                     let mut request = get("/");
-                    request.parts = parts;
+                    *request.parts = parts;
                     request.body = Body::from_client(body);
                     rig.send(request).await
                 }

@@ -119,7 +119,7 @@ pub(crate) async fn exchange(
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(header::UPGRADE, asked.protocol.clone());
     let mark = h1.mark();
-    let sent = h1.sender.try_send_request(http::Request::from_parts(parts, body));
+    let sent = h1.sender.try_send_request(http::Request::from_parts(*parts, body));
     let response = match sent.await {
         Ok(response) => response,
         Err(failed) => {

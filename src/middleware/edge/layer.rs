@@ -226,12 +226,12 @@ mod tests {
             let inner = service_fn({
                 let seen = seen.clone();
                 move |request: Request| {
-                    *seen.lock() = Some((request.parts, request.cx));
+                    *seen.lock() = Some((*request.parts, request.cx));
                     ready(Ok(Response::new(Body::empty())))
                 }
             });
             let layer = EdgeLayer::new(self.settings.clone(), &self.metrics.thread());
-            let request = Request { parts: head, body: Body::empty(), cx };
+            let request = Request::new(head, Body::empty(), cx);
             match layer.layer(inner).oneshot(request).await {
                 Ok(_) => Ok(seen.lock().take().unwrap()),
                 Err(error) => Err(error.kind().clone()),
