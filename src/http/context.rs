@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
-    http::{ClientIp, Peer, Target},
+    http::{ClientIp, Peer, Principal, Target},
     telemetry::metrics::RouteMetrics,
 };
 
@@ -39,6 +39,7 @@ struct Cells {
     target: OnceLock<Target>,
     route: OnceLock<Arc<RouteInfo>>,
     params: OnceLock<Params>,
+    principal: OnceLock<Arc<Principal>>,
     upstream: OnceLock<usize>,
     cors: OnceLock<Box<HeaderMap>>,
     reason: OnceLock<&'static str>,
@@ -96,6 +97,7 @@ impl Context {
             target: OnceLock::new(),
             route: OnceLock::new(),
             params: OnceLock::new(),
+            principal: OnceLock::new(),
             upstream: OnceLock::new(),
             cors: OnceLock::new(),
             reason: OnceLock::new(),
@@ -183,6 +185,16 @@ impl Context {
     /// Written by routing, for templates only.
     pub fn set_params(&self, params: Params) {
         set(&self.0.params, params);
+    }
+
+    /// Who was authenticated; `None` on a route without auth.
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.0.principal.get()
+    }
+
+    /// Written by `auth`.
+    pub fn set_principal(&self, principal: Arc<Principal>) {
+        set(&self.0.principal, principal);
     }
 
     /// Which of the route's upstreams `split` chose: an index into the route's list, 0 without one.

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod names;
 pub mod pace;
 pub mod peer;
+pub mod principal;
 pub mod query;
 pub mod secret;
 pub mod selector;
@@ -24,6 +25,7 @@ pub use self::{
     context::Context,
     pace::Pace,
     peer::Peer,
+    principal::Principal,
     secret::Secret,
     target::Target,
 };

@@ -185,6 +185,7 @@ impl Part {
 impl<'a> Input<'a> {
     /// What a request's head and its context say; the rest is for the caller to add.
     pub fn new(parts: &'a request::Parts, cx: &'a Context) -> Self {
+        let principal = cx.principal();
         Self {
             method: cx.method(),
             headers: &parts.headers,
@@ -192,8 +193,8 @@ impl<'a> Input<'a> {
             host: cx.host(),
             client_ip: cx.client_ip(),
             params: cx.params(),
-            principal: None,
-            claims: None,
+            principal: principal.map(|principal| &*principal.name),
+            claims: principal.map(|principal| &principal.claims),
             body: None,
             response_headers: None,
             response_body: None,

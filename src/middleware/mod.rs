@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod action;
+pub mod auth;
 pub mod body_limit;
 pub mod buffer;
 pub mod catch_panic;

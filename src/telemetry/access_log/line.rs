@@ -48,6 +48,9 @@ impl Line<'_> {
         if let Some(route) = self.cx.route() {
             text(out, "route", route.name.as_bytes());
         }
+        if let Some(principal) = self.principal() {
+            text(out, "principal", principal.as_bytes());
+        }
         number(out, "status", self.status.as_u16().into());
         number(out, "bytes_in", self.cx.received());
         number(out, "bytes_out", self.sent);
@@ -105,6 +108,10 @@ impl Line<'_> {
             out.extend_from_slice(b" route=");
             plain(out, route.name.as_bytes());
         }
+        if let Some(principal) = self.principal() {
+            out.extend_from_slice(b" principal=");
+            plain(out, principal.as_bytes());
+        }
         self.cx.with_attempts(|attempts| {
             for attempt in attempts {
                 out.extend_from_slice(b" upstream=");
@@ -127,6 +134,10 @@ impl Line<'_> {
     fn path(&self) -> Option<&str> {
         let normalised = self.cx.target().map(Target::path);
         normalised.or_else(|| self.target.map(PathAndQuery::path))
+    }
+
+    fn principal(&self) -> Option<&str> {
+        self.cx.principal().map(|principal| &*principal.name).filter(|name| !name.is_empty())
     }
 
     fn query(&self, is_asked: bool) -> Option<&str> {
@@ -263,7 +274,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::http::{Peer, peer::Address};
+    use crate::http::{Peer, Principal, peer::Address};
 
     fn context(method: &str) -> Context {
         let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
@@ -301,13 +312,14 @@ mod tests {
         cx.set_client_ip(ClientIp::Ip(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))));
         cx.set_host("shop.example".into());
         cx.set_target(Target::parse(&target).unwrap());
+        cx.set_principal(Arc::new(Principal::named("shop:al\"ice")));
         cx.add_received(7);
         assert_eq!(
             json_of(&line(&cx, Some(&target)), false),
             json!({
                 "time": "2025-12-31T23:59:59.500Z", "request_id": "id-1",
                 "client_ip": "192.0.2.7", "method": "POST", "host": "shop.example", "path": "/b",
-                "protocol": "HTTP/1.1", "status": 404, "bytes_in": 7, "bytes_out": 42,
+                "protocol": "HTTP/1.1", "principal": "shop:al\"ice", "status": 404, "bytes_in": 7, "bytes_out": 42,
                 "duration_ms": 1234.056, "reason": "route-none",
             })
         );

@@ -1,0 +1,22 @@
+//! Who a request comes from, once a credential of it has been verified.
+
+use serde_json::Value;
+
+/// Somebody who was authenticated. Shared by the requests of one worker, never between workers.
+#[derive(Debug)]
+pub struct Principal {
+    /// `<issuer name>:<sub>` for a JWT, `<set>:<id>` for an API key; for a client certificate its
+    /// SPIFFE ID, else SAN, else subject. Empty when the credential names nobody.
+    pub name: Box<str>,
+    /// The claims of the verified token; `Null` for a credential that has none.
+    pub claims: Value,
+}
+
+// === impl Principal ===
+
+impl Principal {
+    /// Somebody of this name without claims.
+    pub fn named(name: impl Into<Box<str>>) -> Self {
+        Self { name: name.into(), claims: Value::Null }
+    }
+}
