@@ -28,7 +28,8 @@ pub use self::problem::{Problem, Problems};
 use crate::{
     admin, balancer, connection, listener,
     middleware::{
-        action, body_limit, buffer, concurrency_limit, cors, edge, headers, ip_filter, timeout,
+        action, body_limit, buffer, concurrency_limit, cors, edge, headers, ip_filter, rate_limit,
+        timeout,
     },
     routing::Rule,
     telemetry,
@@ -45,6 +46,8 @@ pub struct Config {
     pub admin: admin::Settings,
     /// What holds for every request.
     pub edge: edge::Settings,
+    /// In the order of the file.
+    pub rate_limits: Vec<rate_limit::Settings>,
     /// In the order of the file.
     pub upstreams: Vec<balancer::Settings>,
     /// In the order of the file.
@@ -95,6 +98,8 @@ pub struct Route {
     pub body_limit: body_limit::Settings,
     /// `max_in_flight`.
     pub concurrency_limit: Option<concurrency_limit::Settings>,
+    /// `rate_limit`: indexes into [`Config::rate_limits`].
+    pub rate_limits: Vec<usize>,
     /// Whether the whole body is needed, and how much of it may be.
     pub buffer: buffer::Settings,
     /// What happens.

@@ -33,6 +33,9 @@ pub(super) fn effective(tree: &Tree) -> Value {
             fill(tls, &json!({ "client_auth": { "mode": "off" }, "min_version": "1.2" }));
         }
     });
+    each(&mut shown, "rate_limits", |limit| {
+        fill(limit, &json!({ "mode": "enforce", "max_keys": 1_000_000 }));
+    });
     each(&mut shown, "upstreams", |upstream| fill(upstream, &of_upstream()));
     each(&mut shown, "routes", |route| {
         fill(route, &of_route());

@@ -27,6 +27,8 @@ pub enum Kind {
     ClientClosed,
     /// The client's address is not allowed here.
     IpDenied,
+    /// A rate limit has no room for this request.
+    RateLimited(Exceeded),
     /// `max_in_flight` of the route or the upstream is reached, or every h2 stream is taken.
     ConcurrencyFull,
     /// The upstream has no endpoint at all.
@@ -58,6 +60,15 @@ pub enum Kind {
 pub struct Method405 {
     /// Comma-separated methods, as the header wants them.
     pub allow: HeaderValue,
+}
+
+/// What a 429 says.
+#[derive(Clone, Debug)]
+pub struct Exceeded {
+    /// Until all of the limits have room for one more.
+    pub retry_after: Duration,
+    /// The names of the limits that had none.
+    pub policies: Box<[Box<str>]>,
 }
 
 /// Whose doing a failure is.
@@ -109,6 +120,10 @@ impl Kind {
             Self::ClientTimeout,
             Self::ClientClosed,
             Self::IpDenied,
+            Self::RateLimited(Exceeded {
+                retry_after: Duration::from_secs(1),
+                policies: Box::default(),
+            }),
             Self::ConcurrencyFull,
             Self::UpstreamNone,
             Self::UpstreamDns,
@@ -135,6 +150,7 @@ impl Kind {
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ClientClosed => client_closed_request(),
             Self::IpDenied => StatusCode::FORBIDDEN,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::ConcurrencyFull | Self::UpstreamNone | Self::UpstreamDns | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -161,6 +177,7 @@ impl Kind {
             Self::ClientTimeout => "client-timeout",
             Self::ClientClosed => "client-closed",
             Self::IpDenied => "ip-denied",
+            Self::RateLimited(_) => "rate-limited",
             Self::ConcurrencyFull => "concurrency-full",
             Self::UpstreamNone => "upstream-none",
             Self::UpstreamDns => "upstream-dns",
@@ -189,6 +206,7 @@ impl Kind {
             Self::ClientTimeout => "The request did not arrive in time.",
             Self::ClientClosed => "The client closed the request.",
             Self::IpDenied => "This client address is not allowed here.",
+            Self::RateLimited(_) => "The quota of these requests is used up; try again later.",
             Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
             Self::UpstreamNone => "No service is configured behind this route.",
             Self::UpstreamDns => "The service's name does not resolve at the moment.",
@@ -217,7 +235,8 @@ impl Kind {
             | Self::BodyTooLarge
             | Self::ClientTimeout
             | Self::ClientClosed
-            | Self::IpDenied => Side::Downstream,
+            | Self::IpDenied
+            | Self::RateLimited(_) => Side::Downstream,
             Self::ConcurrencyFull | Self::UpstreamNone | Self::Draining | Self::Internal => {
                 Side::Gateway
             }
@@ -254,6 +273,7 @@ impl Kind {
             | Self::ClientTimeout
             | Self::ClientClosed
             | Self::IpDenied
+            | Self::RateLimited(_)
             | Self::ConcurrencyFull
             | Self::UpstreamNone
             | Self::UpstreamDns
@@ -266,6 +286,7 @@ impl Kind {
     /// When a client should come back, for the refusals that pass.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::RateLimited(exceeded) => Some(exceeded.retry_after),
             Self::ConcurrencyFull | Self::UpstreamNone | Self::UpstreamDns | Self::Draining => {
                 Some(Duration::from_secs(1))
             }

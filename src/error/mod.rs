@@ -7,7 +7,7 @@
 mod kind;
 pub mod response;
 
-pub use self::kind::{Kind, Method405, RetryClass, Sent, Side};
+pub use self::kind::{Exceeded, Kind, Method405, RetryClass, Sent, Side};
 
 use std::{error, fmt};
 

@@ -18,6 +18,8 @@ use crate::{
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// draft-ietf-httpapi-ratelimit-headers, "Problem Types".
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -73,7 +75,8 @@ fn problem(kind: &Kind, request_id: Option<&HeaderValue>) -> Response {
     // Titles and reasons are ours and need no escaping; writing to a String cannot fail.
     write!(
         body,
-        r#"{{"type":"about:blank","title":"{}","status":{},"code":"{}""#,
+        r#"{{"type":"{}","title":"{}","status":{},"code":"{}""#,
+        problem_type(kind),
         kind.title(),
         status.as_u16(),
         kind.reason(),
@@ -82,11 +85,29 @@ fn problem(kind: &Kind, request_id: Option<&HeaderValue>) -> Response {
     if let Some(id) = request_id.and_then(|id| id.to_str().ok()).filter(|id| is_plain(id)) {
         write!(body, r#","request_id":"{id}""#).unwrap_or_default();
     }
+    if let Kind::RateLimited(exceeded) = kind {
+        push_policies(&exceeded.policies, &mut body);
+    }
     body.push_str("}\n");
     let mut response = Response::new(Body::full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
     response
+}
+
+/// The problem type, where there is a registered one.
+fn problem_type(kind: &Kind) -> &'static str {
+    if matches!(kind, Kind::RateLimited(_)) { QUOTA_EXCEEDED } else { "about:blank" }
+}
+
+/// Names of policies are plain: letters, digits, `_`, `-`, `.`.
+fn push_policies(policies: &[Box<str>], body: &mut String) {
+    body.push_str(r#","violated-policies":["#);
+    for (index, policy) in policies.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        write!(body, r#"{comma}"{policy}""#).unwrap_or_default();
+    }
+    body.push(']');
 }
 
 /// Whether a JSON string may hold it as it is.
@@ -133,7 +154,7 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         | Kind::BodyTooLarge
         | Kind::ClientTimeout
         | Kind::ClientClosed => "http_request_error",
-        Kind::IpDenied => "http_request_denied",
+        Kind::IpDenied | Kind::RateLimited(_) => "http_request_denied",
         Kind::ConcurrencyFull => "connection_limit_reached",
         Kind::UpstreamNone => "destination_unavailable",
         Kind::UpstreamDns => "dns_error",
@@ -160,7 +181,9 @@ fn grpc_status(kind: &Kind) -> &'static str {
         Kind::ClientClosed => CANCELLED,
         Kind::RouteNotFound | Kind::MethodNotAllowed(_) => UNIMPLEMENTED,
         Kind::BadFraming | Kind::BadTarget | Kind::Internal => INTERNAL,
-        Kind::HeaderTooLarge | Kind::HeaderCount | Kind::BodyTooLarge => RESOURCE_EXHAUSTED,
+        Kind::HeaderTooLarge | Kind::HeaderCount | Kind::BodyTooLarge | Kind::RateLimited(_) => {
+            RESOURCE_EXHAUSTED
+        }
         Kind::ClientTimeout | Kind::UpstreamTimeoutTry(_) | Kind::UpstreamTimeoutTotal => {
             DEADLINE_EXCEEDED
         }
@@ -183,7 +206,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::error::Method405;
+    use crate::error::{Exceeded, Method405};
 
     async fn json_of(response: Response) -> Value {
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -246,6 +269,19 @@ mod tests {
         let id = HeaderValue::from_static("a\"b");
         let body = json_of(response(&Kind::Internal, Dialect::Problem, Some(&id))).await;
         assert_eq!(body.get("request_id"), None);
+    }
+
+    #[tokio::test]
+    async fn a_429_says_which_policies_were_broken() {
+        let kind = Kind::RateLimited(Exceeded {
+            retry_after: Duration::from_millis(1_200),
+            policies: ["per-user".into(), "per-client".into()].into(),
+        });
+        let response = response(&kind, Dialect::Problem, None);
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+        let body = json_of(response).await;
+        assert_eq!(body["type"], QUOTA_EXCEEDED);
+        assert_eq!(body["violated-policies"], json!(["per-user", "per-client"]));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
         action,
         edge::EdgeLayer,
         headers,
+        rate_limit::{self, Policy},
         request_id::RequestIdLayer,
         retry,
         stack::{EachRoute, EveryRequest, RouteSettings, each_route, every_request},
@@ -38,6 +39,8 @@ pub(super) struct Plan {
     pub(super) table: Arc<Table>,
     /// In the order of [`Config::upstreams`].
     pub(super) groups: Vec<Arc<Group>>,
+    /// In the order of [`Config::rate_limits`].
+    pub(super) limits: Arc<[Arc<Policy>]>,
     counters: Counters,
 }
 
@@ -63,6 +66,7 @@ impl Plan {
         Ok(Self {
             table: Arc::new(Table::new(config.routes.iter().map(|r| r.rule.clone()).collect())),
             groups,
+            limits: limits(&config, previous.map_or(&[], |plan| &plan.limits)),
             counters: counters(&config, previous.map(|plan| &plan.counters)),
             config: Arc::new(config),
         })
@@ -81,6 +85,11 @@ fn counters(config: &Config, previous: Option<&Counters>) -> Counters {
         (name.clone(), before.cloned().unwrap_or_default())
     });
     routes.collect()
+}
+
+/// The rate limits, with the buckets that those of `previous` had.
+fn limits(config: &Config, previous: &[Arc<Policy>]) -> Arc<[Arc<Policy>]> {
+    config.rate_limits.iter().map(|limit| Policy::new(limit.clone(), previous)).collect()
 }
 
 /// One worker's stack.
@@ -116,11 +125,15 @@ fn entry(
             name: route.rule.name.clone(),
             metrics: worker.cells.route(&route.rule.name),
         }),
-        stack: each_route(settings(route, plan), balance),
+        stack: each_route(settings(route, plan, worker), balance),
     }
 }
 
-fn settings(route: &Route, plan: &Plan) -> RouteSettings {
+fn settings(route: &Route, plan: &Plan, worker: &Resources) -> RouteSettings {
+    let rate_limit = |after_auth| {
+        let named = route.rate_limits.iter().map(|&index| &plan.limits[index]);
+        rate_limit::Limits::new(named, after_auth, &worker.cells)
+    };
     RouteSettings {
         ip_filter: route.ip_filter.clone(),
         cors: route.cors.clone(),
@@ -128,6 +141,8 @@ fn settings(route: &Route, plan: &Plan) -> RouteSettings {
         concurrency_limit: route
             .concurrency_limit
             .map(|limit| (limit, plan.counters.get(&route.rule.name).cloned().unwrap_or_default())),
+        rate_limit_by_address: rate_limit(false),
+        rate_limit_by_principal: rate_limit(true),
         buffer: route.buffer.clone(),
         action: own_action(&route.action),
         headers: own_headers(&route.headers),

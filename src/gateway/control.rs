@@ -30,11 +30,14 @@ use crate::{
         watch::Files,
         worker::{Resources, Worker},
     },
+    middleware::rate_limit::layer::nanos,
     telemetry::{access_log::AccessLog, metrics::Metrics, task},
 };
 
 /// How often certificate files are looked at.
 const CERTIFICATES: Duration = Duration::from_millis(250);
+/// How often the memory of rate limits that became idle is given back.
+const IDLE_KEYS: Duration = Duration::from_mins(1);
 /// How long the access log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -155,6 +158,7 @@ impl Control {
     async fn serve(mut self, mut inbox: mpsc::Receiver<Order>) {
         let mut files = Files::new(self.options.source.iter().cloned().collect());
         let mut certificates = interval(CERTIFICATES);
+        let mut idle_keys = interval(IDLE_KEYS);
         loop {
             tokio::select! {
                 order = inbox.recv() => match order {
@@ -167,8 +171,16 @@ impl Control {
                     Some(Order::Stop) | None => return self.stop().await,
                 },
                 () = files.changed() => drop(self.reload_from_file().await),
+                _ = idle_keys.tick() => self.forget_idle_keys(),
                 _ = certificates.tick() => self.listeners.refresh_certificates(),
             }
+        }
+    }
+
+    fn forget_idle_keys(&self) {
+        let now = nanos(Instant::now());
+        for limit in &*self.plan.limits {
+            limit.store().sweep(now);
         }
     }
 

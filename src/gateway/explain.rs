@@ -1,16 +1,18 @@
 //! What the gateway would do with a request, told and not done: the matched route and why the
 //! others lost, then each policy in the order of the stack.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use tokio::time::Instant;
 
 use crate::{
     balancer::{Group, Policy, Source, SourceAddress},
     config::{Config, Route},
-    http::{Target, context::Params},
+    http::{ClientIp, Target, context::Params, selector::Input},
     middleware::{
         action,
+        rate_limit::{self, Mode, Policy as RateLimit},
         template::{Template, Values},
     },
     routing::{
@@ -27,6 +29,8 @@ pub struct Asked {
     host: String,
     target: Target,
     headers: HeaderMap,
+    client: Option<ClientIp>,
+    principal: Option<String>,
 }
 
 // === impl Asked ===
@@ -57,7 +61,13 @@ impl Asked {
         let target = Target::parse_str(path)
             .map_err(|error| format!("400 bad-target: `{path}`: {error}"))?;
         let host = host.host().trim_end_matches('.').to_ascii_lowercase();
-        Ok(Self { method, host, target, headers })
+        Ok(Self { method, host, target, headers, client: None, principal: None })
+    }
+
+    /// Who asks: the address requests would be attributed to, and the principal `auth` would find.
+    #[must_use]
+    pub fn by(self, client: Option<IpAddr>, principal: Option<String>) -> Self {
+        Self { client: client.map(|ip| ClientIp::Ip(ip.to_canonical())), principal, ..self }
     }
 }
 
@@ -76,11 +86,20 @@ fn parse_headers<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<HeaderM
     Ok(headers)
 }
 
-/// Explains `asked` under `config`. `groups` are the running upstreams, where there are any.
+/// What runs under the configuration that is explained.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningState<'a> {
+    /// In the order of [`Config::upstreams`].
+    pub groups: &'a [Arc<Group>],
+    /// In the order of [`Config::rate_limits`].
+    pub limits: &'a [Arc<RateLimit>],
+}
+
+/// Explains `asked` under `config`, and under the `running` state where there is one.
 pub fn explain(
     config: &Config,
     table: &Table,
-    groups: Option<&[Arc<Group>]>,
+    running: Option<RunningState<'_>>,
     asked: &Asked,
 ) -> Explanation {
     let head = Head {
@@ -98,7 +117,7 @@ pub fn explain(
             .iter()
             .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
             .collect();
-        explanation.steps = Told { config, groups, asked, route, params: &params }.steps();
+        explanation.steps = Told { config, running, asked, route, params: &params }.steps();
     }
     explanation
 }
@@ -106,7 +125,7 @@ pub fn explain(
 /// A matched request about to be told policy by policy.
 struct Told<'a> {
     config: &'a Config,
-    groups: Option<&'a [Arc<Group>]>,
+    running: Option<RunningState<'a>>,
     asked: &'a Asked,
     route: &'a Route,
     params: &'a Params,
@@ -139,9 +158,13 @@ impl Told<'_> {
     /// What may refuse the request before anything is done with it.
     fn filters(&self, steps: &mut Vec<Step>) {
         let route = self.route;
-        if route.ip_filter.is_some() {
-            let why = "by the client's address, which is not part of the question";
-            steps.push(step("allow_ips, deny_ips", "depends", why));
+        if let Some(filter) = &route.ip_filter {
+            let policy = "allow_ips, deny_ips";
+            steps.push(match self.asked.client {
+                Some(client) if filter.admits(client) => step(policy, "pass", client.to_string()),
+                Some(client) => step(policy, "refuse", format!("403 ip-denied: {client}")),
+                None => step(policy, "depends", "on the client's address, which is not given"),
+            });
         }
         if let Some(cors) = &route.cors {
             steps.push(self.cors(&cors.origins));
@@ -152,9 +175,56 @@ impl Told<'_> {
             let limit = format!("up to {} requests in flight", limit.max_in_flight);
             steps.push(step("max_in_flight", "pass", limit));
         }
+        for &index in &route.rate_limits {
+            steps.push(self.rate_limit(index));
+        }
         if let Some(bytes) = route.buffer.bytes {
             let why = format!("the whole body is read first, up to {bytes} bytes");
             steps.push(step("buffer", "pass", why));
+        }
+    }
+
+    /// Asked, not charged. Without a gateway, and for a key that the question leaves open, only what
+    /// is configured is told.
+    fn rate_limit(&self, index: usize) -> Step {
+        let limit = &self.config.rate_limits[index];
+        let (burst, key) = (limit.quota.burst_size(), limit.key.written());
+        let interval = limit.quota.replenish_interval();
+        let described = format!("`{}`: {burst} at once, one per {interval:?}", limit.name);
+        let shadow = if limit.mode == Mode::Shadow { ", in shadow" } else { "" };
+        let policy = self.running.and_then(|running| running.limits.get(index));
+        let input = self.input();
+        let is_known = limit.key.parts().iter().all(|part| part.extract(&input).is_some());
+        let Some(policy) = policy.filter(|_| is_known) else {
+            let detail = format!("{described}, for each `{key}`{shadow}");
+            return step("rate_limit", "limit", detail);
+        };
+        let now = rate_limit::layer::nanos(Instant::now());
+        let standing = policy.standing(policy.fingerprint(&input), now);
+        let (remaining, reset) = (standing.remaining, standing.reset);
+        let outcome = match (remaining, limit.mode) {
+            (0, Mode::Enforce) => "refuse",
+            (0, Mode::Shadow) | (_, Mode::Enforce | Mode::Shadow) => "pass",
+        };
+        let key = limit.key.told(&input);
+        let state = format!("{remaining} of {burst} left for {key}, all of them in {reset:.1?}");
+        step("rate_limit", outcome, format!("{described}{shadow}; {state}"))
+    }
+
+    /// What limits and balancers may look at.
+    fn input(&self) -> Input<'_> {
+        Input {
+            method: &self.asked.method,
+            headers: &self.asked.headers,
+            query: self.asked.target.query(),
+            host: Some(&self.asked.host),
+            client_ip: self.asked.client,
+            params: self.params,
+            principal: self.asked.principal.as_deref(),
+            claims: None,
+            body: None,
+            response_headers: None,
+            response_body: None,
         }
     }
 
@@ -191,8 +261,8 @@ impl Told<'_> {
                 Policy::RoundRobin => "round_robin",
                 Policy::Hash(_) => "hash",
             };
-            let candidates = match self.groups.and_then(|groups| groups.get(index)) {
-                Some(group) => running(group),
+            let candidates = match self.running.and_then(|running| running.groups.get(index)) {
+                Some(group) => endpoints(group),
                 None => upstream.sources.iter().map(source).collect::<Vec<_>>().join(", "),
             };
             let detail = format!("`{}` by {policy}: {candidates}", upstream.name);
@@ -219,7 +289,7 @@ impl Told<'_> {
     }
 }
 
-fn running(group: &Group) -> String {
+fn endpoints(group: &Group) -> String {
     let endpoints = group.snapshot().endpoints;
     if endpoints.is_empty() {
         return "no address at the moment".to_owned();

@@ -21,7 +21,7 @@ mod reload;
 mod watch;
 mod worker;
 
-pub use self::explain::{Asked, explain};
+pub use self::explain::{Asked, RunningState, explain};
 
 use std::{
     fmt,

@@ -1,8 +1,11 @@
 //! What the admin listener shows and does.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use http::StatusCode;
@@ -20,10 +23,13 @@ use crate::{
         build::Plan,
         control::{Control, Order},
     },
+    middleware::rate_limit::Policy,
     routing::Table,
     telemetry::{
         clock,
-        metrics::{CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Metrics},
+        metrics::{
+            CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Metrics, RATE_LIMIT_KEYS,
+        },
     },
 };
 
@@ -43,6 +49,7 @@ struct Live {
     config: Arc<Config>,
     table: Arc<Table>,
     groups: Arc<[Arc<Group>]>,
+    limits: Arc<[Arc<Policy>]>,
     loaded_at: std::time::SystemTime,
 }
 
@@ -99,6 +106,10 @@ impl admin::Handles for Operator {
     }
 
     fn metrics(&self) -> String {
+        for limit in &*self.live.lock().limits.clone() {
+            let gauge = self.cells.gauge(&RATE_LIMIT_KEYS, &[&limit.settings().name]);
+            gauge.set(limit.store().keys() as f64);
+        }
         self.metrics.render()
     }
 
@@ -148,13 +159,15 @@ impl admin::Handles for Operator {
     }
 
     fn explain(&self, call: Value) -> Result<Value, admin::Problem> {
-        let asked: Call = serde_json::from_value(call)
+        let Call { method, url, headers, client_ip, principal } = serde_json::from_value(call)
             .map_err(|error| admin::Problem::bad_request(error.to_string()))?;
-        let headers = asked.headers.iter().map(String::as_str);
-        let asked = Asked::parse(&asked.method, &asked.url, headers)
-            .map_err(admin::Problem::bad_request)?;
+        let headers = headers.iter().map(String::as_str);
+        let asked = Asked::parse(&method, &url, headers)
+            .map_err(admin::Problem::bad_request)?
+            .by(client_ip, principal);
         let live = self.live.lock().clone();
-        let told = gateway::explain(&live.config, &live.table, Some(&live.groups), &asked);
+        let running = gateway::RunningState { groups: &live.groups, limits: &live.limits };
+        let told = gateway::explain(&live.config, &live.table, Some(running), &asked);
         serde_json::to_value(told).map_err(|error| {
             let title = "The gateway failed to explain this request.";
             admin::Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", title)
@@ -172,6 +185,10 @@ struct Call {
     /// `name: value` lines.
     #[serde(default)]
     headers: Vec<String>,
+    /// Whose address it would come from.
+    client_ip: Option<IpAddr>,
+    /// Who `auth` would find it to be.
+    principal: Option<String>,
 }
 
 fn problem(error: ReloadError) -> admin::Problem {
@@ -200,6 +217,7 @@ impl Live {
             config: plan.config.clone(),
             table: plan.table.clone(),
             groups: plan.groups.clone().into(),
+            limits: plan.limits.clone(),
             loaded_at: clock::now(),
         }
     }

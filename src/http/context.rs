@@ -42,6 +42,7 @@ struct Cells {
     principal: OnceLock<Arc<Principal>>,
     upstream: OnceLock<usize>,
     cors: OnceLock<Box<HeaderMap>>,
+    rate_limits: [OnceLock<Box<RateLimitFields>>; 2],
     reason: OnceLock<&'static str>,
     received: AtomicU64,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
@@ -59,6 +60,15 @@ pub struct RouteInfo {
 /// What the path template bound: the template's own names and the segments they took, decoded as
 /// the normalised target has them.
 pub type Params = SmallVec<[(Arc<str>, Box<str>); 2]>;
+
+/// What every answer says of the limits of one phase: before or after `auth`.
+#[derive(Clone, Debug)]
+pub struct RateLimitFields {
+    /// `RateLimit-Policy`.
+    pub policy: HeaderValue,
+    /// `RateLimit`.
+    pub state: HeaderValue,
+}
 
 /// One try of a request.
 #[derive(Clone, Debug)]
@@ -100,6 +110,7 @@ impl Context {
             principal: OnceLock::new(),
             upstream: OnceLock::new(),
             cors: OnceLock::new(),
+            rate_limits: [const { OnceLock::new() }; 2],
             reason: OnceLock::new(),
             received: AtomicU64::new(0),
             attempts: Mutex::new(SmallVec::new()),
@@ -215,6 +226,17 @@ impl Context {
     /// Written by `cors`.
     pub fn set_cors(&self, headers: HeaderMap) {
         set(&self.0.cors, Box::new(headers));
+    }
+
+    /// What every answer to this request says of the limits it passed or broke.
+    pub fn rate_limits(&self) -> impl Iterator<Item = &RateLimitFields> {
+        self.0.rate_limits.iter().filter_map(|cell| cell.get().map(AsRef::as_ref))
+    }
+
+    /// Written by `rate_limit`, at most once before `auth` and once after it.
+    pub fn add_rate_limit(&self, fields: RateLimitFields) {
+        let [first, second] = &self.0.rate_limits;
+        set(if first.get().is_none() { first } else { second }, Box::new(fields));
     }
 
     /// Why the request failed, one of the reason words.

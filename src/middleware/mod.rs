@@ -11,6 +11,7 @@ pub mod cors;
 pub mod edge;
 pub mod headers;
 pub mod ip_filter;
+pub mod rate_limit;
 pub mod request_id;
 pub mod respond;
 pub mod retry;

@@ -2,7 +2,8 @@
 //!
 //! Touches every request. An error becomes the response that `error::response` makes of it, with the
 //! route's CORS fields, so that a browser may read why; its reason goes to the context and its
-//! details to the process's log. The answer to HEAD loses its body here, whoever made it. Costs one
+//! details to the process's log. Every answer gets the fields of the limits it passed, whoever made
+//! it. The answer to HEAD loses its body here. Costs a look at two cells and one
 //! look at `Content-Type`.
 //!
 //! Above `edge`, whose refusals it answers; below `catch_panic`, which answers for it. Dropped, it
@@ -16,7 +17,7 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Method,
+    HeaderMap, HeaderValue, Method,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
@@ -28,7 +29,10 @@ use crate::{
         Error, Kind, Result,
         response::{self, Dialect},
     },
-    http::{Body, Context, Next, Request, Response},
+    http::{
+        Body, Context, Next, Request, Response,
+        names::{RATELIMIT, RATELIMIT_POLICY},
+    },
 };
 
 /// Adds [`Respond`].
@@ -97,6 +101,7 @@ where
                 return Poll::Ready(Ok(refuse(error.kind(), this.cx, *this.dialect)));
             }
         };
+        tell_limits(this.cx, response.headers_mut());
         if *this.cx.method() == Method::HEAD {
             remove_body(&mut response);
         }
@@ -122,10 +127,19 @@ pub(super) fn refuse(kind: &Kind, cx: &Context, dialect: Dialect) -> Response {
     if let Some(cors) = cx.cors() {
         response.headers_mut().extend(cors.clone());
     }
+    tell_limits(cx, response.headers_mut());
     if *cx.method() == Method::HEAD {
         remove_body(&mut response);
     }
     response
+}
+
+/// What the request's limits say of themselves, beside what an upstream may say of its own.
+fn tell_limits(cx: &Context, headers: &mut HeaderMap) {
+    for fields in cx.rate_limits() {
+        headers.append(RATELIMIT_POLICY, fields.policy.clone());
+        headers.append(RATELIMIT, fields.state.clone());
+    }
 }
 
 /// The answer to HEAD says how long the body would have been and has none (RFC 9110, 9.3.2).

@@ -17,6 +17,7 @@ use crate::{
         edge::{Edge, EdgeLayer},
         headers::{self, Headers, HeadersLayer},
         ip_filter::{self, IpFilter, IpFilterLayer},
+        rate_limit::{self, RateLimit, RateLimitLayer},
         request_id::{RequestId, RequestIdLayer},
         respond::{Respond, RespondLayer},
         retry::{self, Retry, RetryLayer},
@@ -29,7 +30,11 @@ use crate::{
 pub type EveryRequest<R> = RequestId<AccessLog<CatchPanic<Respond<Edge<R>>>>>;
 
 /// What the requests of one route pass, around the balancer.
-pub type EachRoute<B> = IpFilter<Cors<BodyLimit<ConcurrencyLimit<Buffer<Action<ToUpstream<B>>>>>>>;
+pub type EachRoute<B> =
+    IpFilter<Cors<BodyLimit<ConcurrencyLimit<RateLimit<AfterAuth<ToUpstream<B>>>>>>>;
+
+/// What follows once it is known who asks.
+pub type AfterAuth<U> = RateLimit<Buffer<Action<U>>>;
 
 /// The part of a route that only requests for an upstream reach.
 pub type ToUpstream<B> = Headers<Timeout<Retry<Timeout<B>>>>;
@@ -45,6 +50,10 @@ pub struct RouteSettings {
     pub body_limit: body_limit::Settings,
     /// `max_in_flight`, and what counts it over all workers and reloads.
     pub concurrency_limit: Option<(concurrency_limit::Settings, Counter)>,
+    /// `rate_limit`, by what every request has.
+    pub rate_limit_by_address: Option<rate_limit::Limits>,
+    /// `rate_limit`, by what `auth` finds out.
+    pub rate_limit_by_principal: Option<rate_limit::Limits>,
     /// Whether the whole body is needed first.
     pub buffer: buffer::Settings,
     /// What happens.
@@ -82,6 +91,8 @@ pub fn each_route<B>(route: RouteSettings, balance: B) -> EachRoute<B> {
         .layer(CorsLayer::new(route.cors)) // before auth: a preflight has no credentials
         .layer(BodyLimitLayer::new(&route.body_limit)) // a declared length is refused unread
         .layer(ConcurrencyLimitLayer::new(route.concurrency_limit)) // shed before paying for more
+        .layer(RateLimitLayer::new(route.rate_limit_by_address)) // a flood pays for no signature
+        .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
         .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
         .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see

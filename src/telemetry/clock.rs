@@ -29,6 +29,12 @@ pub fn at(instant: Instant) -> SystemTime {
     }
 }
 
+/// How long `instant` is after the first look at this clock, for who counts time and does not tell
+/// it; nothing if it is before.
+pub fn elapsed(instant: Instant) -> Duration {
+    instant.saturating_duration_since(anchor().instant)
+}
+
 /// Since 1970-01-01T00:00:00Z, leap seconds not counted.
 pub fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()

@@ -15,6 +15,7 @@ mod edge;
 mod errors;
 mod forwarding;
 mod program;
+mod rate_limits;
 mod reload;
 mod routes;
 mod slow_clients;

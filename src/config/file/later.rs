@@ -7,17 +7,15 @@ use http::{HeaderName, StatusCode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Selector, block, word_or};
+use super::{block, word_or};
 use crate::config::{
-    value::{Name, Percent, Rate, SecretReference, Text, words},
+    value::{Name, Percent, SecretReference, Text, words},
     written::{Nothing, Placed, Shape, Written, expected},
 };
 
 words! {
     /// When an issuer's keys are fetched first.
     OnStart { "lazy" = Lazy, "require" = Require }
-    /// Whether a limit denies, or only counts.
-    LimitMode { "enforce" = Enforce, "shadow" = Shadow }
     /// What is done about a key whose outcome is unknown.
     OnUncertain { "hold" = Hold, "resend" = Resend }
     /// Trace headers.
@@ -59,19 +57,6 @@ block! {
         file: Written<Text>,
         /// The field that carries the key.
         header: Option<Written<HeaderName>>,
-    }
-    /// A token bucket for each key.
-    RateLimit {
-        /// Who is limited: a selector or a list.
-        key: Selector,
-        /// `100/s`
-        rate: Written<Rate>,
-        /// How many at once.
-        burst: Written<u32>,
-        /// Default: enforce.
-        mode: Option<Written<LimitMode>>,
-        /// Keys that are remembered. Default: 1000000.
-        max_keys: Option<Written<u64>>,
     }
     /// Active probes: of a path, a gRPC service or a port.
     HealthCheck {

@@ -6,6 +6,7 @@
 pub mod events;
 pub mod later;
 pub mod route;
+pub mod traffic;
 pub mod upstream;
 
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub struct File {
     /// Files of API keys.
     pub api_keys: Option<Entries<Name, later::ApiKeys>>,
     /// Named token buckets.
-    pub rate_limits: Option<Entries<Name, later::RateLimit>>,
+    pub rate_limits: Option<Entries<Name, Placed<traffic::RateLimit>>>,
     /// Named groups of endpoints that requests are sent to.
     pub upstreams: Option<Entries<Name, Placed<Upstream>>>,
     /// Which requests go where. The order of match is priority, host, path, number of predicates,

@@ -8,6 +8,7 @@ mod files;
 mod limits;
 mod listeners;
 mod policies;
+mod rate_limits;
 mod routes;
 mod unsupported;
 mod upstreams;
@@ -41,6 +42,12 @@ struct Resolver<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     found: Vec<Found>,
     watched: Vec<PathBuf>,
+}
+
+/// What routes refer to by name.
+struct Named<'a> {
+    upstreams: &'a mut upstreams::Upstreams,
+    rate_limits: &'a mut rate_limits::RateLimits,
 }
 
 /// A problem, before its path and its source lines are looked up.
@@ -78,14 +85,16 @@ impl Resolver<'_> {
         let listeners = self.listeners(&file.listeners, &limits, &trusted_proxies);
         self.check_admin_address(file, &admin);
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
-        let routes =
-            self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut upstreams);
+        let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
+        let mut named = Named { upstreams: &mut upstreams, rate_limits: &mut rate_limits };
+        let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
         let upstreams = self.warn_unused(upstreams);
         Config {
             workers: self.or(file.workers.as_ref(), Workers(None)).0,
             listeners,
             admin,
             edge: edge::Settings { trusted_proxies, ..edge::Settings::default() },
+            rate_limits: self.warn_unused_limits(rate_limits),
             upstreams,
             routes,
             telemetry: self.telemetry(file.telemetry.as_ref()),

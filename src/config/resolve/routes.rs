@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use http::Method;
 use regex::Regex;
 
-use super::{Resolver, limits::Limits, upstreams::Upstreams};
+use super::{Named, Resolver, limits::Limits};
 use crate::{
     config::{
         Route,
@@ -33,11 +33,10 @@ impl Resolver<'_> {
         &mut self,
         written: &[Placed<file::Route>],
         limits: &Limits,
-        upstreams: &mut Upstreams,
+        named: &mut Named<'_>,
     ) -> Vec<Route> {
         self.unique_names("routes", written.iter().map(|route| &route.value.name));
-        let routes: Vec<_> =
-            written.iter().map(|route| self.route(route, limits, upstreams)).collect();
+        let routes: Vec<_> = written.iter().map(|route| self.route(route, limits, named)).collect();
         self.warn_shadowed(written, &routes);
         routes
     }
@@ -46,14 +45,14 @@ impl Resolver<'_> {
         &mut self,
         written: &Placed<file::Route>,
         limits: &Limits,
-        upstreams: &mut Upstreams,
+        named: &mut Named<'_>,
     ) -> Route {
         let Placed { value: route, .. } = written;
         let rule = self.rule(route);
         let params = params(&rule.path);
-        let (action, used) = self.action(written, &params, upstreams);
+        let (action, used) = self.action(written, &params, named.upstreams);
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
-        let reads_body = used.iter().any(|index| upstreams.reads_body(*index));
+        let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index));
         let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
         let max_in_flight = self.count(route.max_in_flight.as_ref(), DEFAULT_MAX_IN_FLIGHT);
         Route {
@@ -61,6 +60,7 @@ impl Resolver<'_> {
             ip_filter: self.ip_filter(route),
             cors: route.cors.as_ref().map(|cors| self.cors(cors, rule.methods.as_deref())),
             body_limit,
+            rate_limits: self.route_limits_named(route, &params, named.rate_limits),
             concurrency_limit: Some(concurrency_limit::Settings { max_in_flight }),
             buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes) },
             action,

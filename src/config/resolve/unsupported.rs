@@ -11,10 +11,9 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 27] = [
+const LATER: [&str; 25] = [
     "issuers",
     "api_keys",
-    "rate_limits",
     "events_api",
     "queue",
     "topics",
@@ -31,7 +30,6 @@ const LATER: [&str; 27] = [
     "routes[].match.claims",
     "routes[].auth",
     "routes[].claim_headers",
-    "routes[].rate_limit",
     "routes[].retry",
     "routes[].idempotency",
     "routes[].mirror",
@@ -42,8 +40,7 @@ const LATER: [&str; 27] = [
 ];
 
 /// Of these, maps by name: an empty one asks for nothing. Others are switched on by `{}`.
-const NAMED: [&str; 6] =
-    ["issuers", "api_keys", "rate_limits", "topics", "claims", "claim_headers"];
+const NAMED: [&str; 5] = ["issuers", "api_keys", "topics", "claims", "claim_headers"];
 
 impl Resolver<'_> {
     pub(super) fn refuse_later_keys(&mut self, tree: &Tree) {

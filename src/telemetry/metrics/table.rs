@@ -48,6 +48,12 @@ table! {
         "Upstream connections: opened, failed, reused, closed while idle.";
     POOL_RACES = Counter "sluice_pool_races_total" ["upstream"]
         "Kept-alive connections an upstream closed as a request was written to them.";
+    RATE_LIMIT_DECISIONS = Counter "sluice_rate_limit_decisions_total" ["policy", "decision"]
+        "What rate limits said to requests: admitted, denied, shadow-denied.";
+    RATE_LIMIT_OVERFLOW = Counter "sluice_rate_limit_overflow_total" ["policy"]
+        "Decisions on the bucket that keys beyond `max_keys` share.";
+    RATE_LIMIT_KEYS = Gauge "sluice_rate_limit_keys" ["policy"]
+        "Keys a rate limit remembers.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
         "Access log lines dropped because the writer was behind.";
     CONFIG_RELOADS = Counter "sluice_config_reloads_total" []

@@ -1,0 +1,194 @@
+//! What one bucket says to one request: governor's GCRA, decided apart from taking effect.
+//!
+//! Pure: the time is an argument. governor asks its state store to measure and replace in one step;
+//! the store it gets here only notes what it would replace the state with, so that several buckets
+//! can be asked before any of them is charged. Costs a few arithmetic steps, no lock, no allocation.
+
+use std::{cell::Cell, num::NonZeroU32, time::Duration};
+
+pub use governor::nanos::Nanos;
+use governor::{
+    Quota, RateLimiter,
+    clock::Clock,
+    middleware::StateInformationMiddleware,
+    state::{NotKeyed, StateStore},
+};
+
+/// What a bucket says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// There is room.
+    Pass {
+        /// The state after this request, if it is charged: when the bucket will be full again (the
+        /// theoretical arrival time).
+        next: Nanos,
+        /// How many more would pass right after it.
+        remaining: u32,
+    },
+    /// There is none.
+    Deny {
+        /// Until there is room for one.
+        wait: Duration,
+        /// The state as it is.
+        full_at: Nanos,
+    },
+}
+
+/// A state store of one state, which is read and never written.
+struct Staged {
+    now: Option<Nanos>,
+    next: Cell<Option<Nanos>>,
+}
+
+/// A clock that says what it was told.
+struct Told(Cell<Nanos>);
+
+/// Asks a bucket of this quota, whose state is `full_at`, about one request `now`. Times count from
+/// any one moment. A bucket without a state is full.
+///
+/// A state that says more than an empty bucket would comes from another quota, before a reload: it
+/// counts as an empty bucket of this one.
+pub fn judge(quota: Quota, full_at: Option<Nanos>, now: Nanos) -> Judgement {
+    let empty = now + Nanos::from(quota.burst_size_replenished_in());
+    let state = full_at.map(|full_at| full_at.min(empty));
+    let staged = Staged { now: state, next: Cell::new(None) };
+    // Made anew for each request: it is a few words, and takes its start from the clock.
+    let told = Told(Cell::new(Nanos::default()));
+    let limiter = RateLimiter::<_, _, _, StateInformationMiddleware>::new(quota, staged, told);
+    limiter.clock().0.set(now);
+    match limiter.check() {
+        Ok(snapshot) => Judgement::Pass {
+            // governor stages the next state with every pass.
+            next: limiter.into_state_store().next.get().unwrap_or(now),
+            remaining: snapshot.remaining_burst_capacity(),
+        },
+        Err(not_until) => {
+            Judgement::Deny { wait: not_until.wait_time_from(now), full_at: state.unwrap_or(now) }
+        }
+    }
+}
+
+/// A quota of `count` in `per`, and at most `burst` at once. `None` if one takes less than a
+/// microsecond (the interval is kept in whole nanoseconds, and shall be exact to a thousandth), or
+/// if a burst takes longer than a year to come back.
+pub fn quota(count: u64, per: Duration, burst: NonZeroU32) -> Option<Quota> {
+    const LEAST: u128 = 1_000;
+    const YEAR: u128 = 366 * 86_400 * 1_000_000_000;
+    let count = u128::from(count.max(1));
+    let interval = (per.as_nanos() + count / 2) / count;
+    if interval < LEAST || interval * u128::from(burst.get()) > YEAR {
+        return None;
+    }
+    let interval = Duration::from_nanos(u64::try_from(interval).ok()?);
+    Quota::with_period(interval).map(|quota| quota.allow_burst(burst))
+}
+
+// === impl Staged ===
+
+impl StateStore for Staged {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let (outcome, next) = measure(self.now)?;
+        self.next.set(Some(next));
+        Ok(outcome)
+    }
+}
+
+// === impl Told ===
+
+impl Clock for Told {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.0.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::{clock::FakeRelativeClock, state::InMemoryState};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn per_second(count: u64, burst: u32) -> Quota {
+        quota(count, Duration::from_secs(1), NonZeroU32::new(burst).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_one_per_interval() {
+        let quota = per_second(10, 3);
+        let mut state = None;
+        let start = Nanos::from(5_000_000_000);
+        for remaining in [2, 1, 0] {
+            let Judgement::Pass { next, remaining: told } = judge(quota, state, start) else {
+                panic!("denied within the burst")
+            };
+            assert_eq!(told, remaining);
+            state = Some(next);
+        }
+        let denied = judge(quota, state, start);
+        let full_at = Nanos::from(5_300_000_000);
+        assert_eq!(denied, Judgement::Deny { wait: Duration::from_millis(100), full_at });
+        let later = start + Duration::from_millis(100);
+        assert!(matches!(judge(quota, state, later), Judgement::Pass { remaining: 0, .. }));
+    }
+
+    #[test]
+    fn a_state_of_a_slower_quota_is_at_most_an_empty_bucket() {
+        let now = Nanos::from(1_000_000_000);
+        let hours_ahead = Some(now + Duration::from_hours(5));
+        let Judgement::Deny { wait, .. } = judge(per_second(10, 3), hours_ahead, now) else {
+            panic!("an empty bucket let one through")
+        };
+        assert_eq!(wait, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn quotas_that_cannot_be_kept_are_none() {
+        let one = NonZeroU32::MIN;
+        assert!(quota(1_000_001, Duration::from_secs(1), one).is_some());
+        assert!(quota(2_000_000, Duration::from_secs(1), one).is_none());
+        assert!(quota(1, Duration::from_hours(24), NonZeroU32::new(366).unwrap()).is_some());
+        assert!(quota(1, Duration::from_hours(24), NonZeroU32::MAX).is_none());
+        let interval = per_second(7_000, 1).replenish_interval();
+        assert_eq!(interval, Duration::from_nanos(142_857));
+    }
+
+    proptest! {
+        /// With every pass charged at once, the outcome is what governor's own limiter comes to.
+        #[test]
+        fn agrees_with_governor(
+            count in 1_u64..5_000,
+            burst in 1_u32..50,
+            steps in prop::collection::vec(0_u64..3_000_000, 1..200),
+        ) {
+            let quota = per_second(count, burst);
+            let clock = FakeRelativeClock::default();
+            let theirs = RateLimiter::<_, _, _, StateInformationMiddleware>::new(
+                quota,
+                InMemoryState::default(),
+                clock.clone(),
+            );
+            let (mut state, mut now) = (None, Nanos::default());
+            for step in steps {
+                clock.advance(Duration::from_nanos(step));
+                now = now + Nanos::from(step);
+                match (judge(quota, state, now), theirs.check()) {
+                    (Judgement::Pass { next, remaining }, Ok(snapshot)) => {
+                        prop_assert_eq!(remaining, snapshot.remaining_burst_capacity());
+                        state = Some(next);
+                    }
+                    (Judgement::Deny { wait, .. }, Err(not_until)) => {
+                        prop_assert_eq!(wait, not_until.wait_time_from(now));
+                    }
+                    (ours, theirs) => prop_assert!(false, "{ours:?} beside {theirs:?}"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! The buckets of one policy: bounded, sharded, in slots of 16 bytes.
+//!
+//! Invariants, each tested under the same words:
+//! - A key that is idle (its bucket is full again) and a key that was never seen are the same to
+//!   GCRA, so idle keys are forgotten without a trace: their slots are taken over in passing, and
+//!   when a shard has no room it is swept.
+//! - At most `max_keys` are remembered (one more for each thread that races for the last place).
+//!   Those beyond share one overflow bucket: stricter, never laxer.
+//! - Memory never exceeds [`Store::max_bytes`], is taken shard by shard as keys come, at most
+//!   doubling one shard at a time, and given back by [`Store::sweep`].
+//! - Whoever locks several shards does so by store, then by shard, the overflow bucket last; so
+//!   nobody waits in a circle.
+//!
+//! A shard is an open-addressed table with linear probing, at most 4/5 full. A lookup is a lock and
+//! on average a few neighbouring slots; nothing is allocated. A sweep looks at one shard's slots (at
+//! the default a few thousand, some ten microseconds), and a full shard is swept so seldom that
+//! sweeping takes at most about one part in a hundred of the time.
+
+use std::{
+    fmt,
+    hash::RandomState,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{gcra::Nanos, key::Fingerprint};
+
+/// Keys per shard that a store of many keys aims for.
+const KEYS_PER_SHARD: usize = 4096;
+/// Enough for the locks of as many workers as there are to seldom meet.
+const MIN_SHARDS: usize = 16;
+const MAX_SHARDS: usize = 4096;
+/// The first table of a shard.
+const FIRST_SLOTS: usize = 16;
+/// A full shard is not swept again until so long after, for each of its slots: a hundred times what
+/// looking at a slot takes.
+const SWEEP_PAUSE_NANOS: u64 = 500;
+/// Other shards that a key without room may have swept for it.
+const OTHERS_SWEPT: usize = 16;
+
+/// The buckets of one policy.
+pub struct Store {
+    /// Unique in the process, so that there is one order of all stores whatever a configuration says.
+    id: u64,
+    seed: RandomState,
+    max_keys: AtomicUsize,
+    /// Slots in use, those of idle keys included.
+    used: AtomicUsize,
+    /// The shard that is swept next for the sake of another.
+    hand: AtomicUsize,
+    shards: Box<[Shard]>,
+    overflow: Line<Mutex<Option<Nanos>>>,
+}
+
+/// What `Store` is made of; on cache lines of its own, two because processors fetch pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+type Shard = Line<Mutex<Table>>;
+
+#[derive(Debug, Default)]
+struct Table {
+    slots: Box<[Slot]>,
+    used: usize,
+    swept_at: Nanos,
+}
+
+/// `key` is 0 in an empty slot; fingerprints are not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    key: u64,
+    full_at: Nanos,
+}
+
+/// A key's bucket, locked.
+#[derive(Debug)]
+pub struct Bucket<'a> {
+    store: &'a Store,
+    place: Place<'a>,
+}
+
+#[derive(Debug)]
+enum Place<'a> {
+    /// The key has this slot.
+    Known { table: MutexGuard<'a, Table>, index: usize },
+    /// The key can have this slot.
+    Vacant { table: MutexGuard<'a, Table>, index: usize, key: u64 },
+    /// There is no room for the key.
+    Overflow(MutexGuard<'a, Option<Nanos>>),
+}
+
+// === impl Store ===
+
+impl Store {
+    /// No key yet, and room for `max_keys`.
+    pub fn new(max_keys: usize) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let shards = (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS);
+        Self {
+            // Relaxed: nothing is published by it.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            seed: RandomState::new(),
+            max_keys: AtomicUsize::new(max_keys),
+            used: AtomicUsize::new(0),
+            hand: AtomicUsize::new(0),
+            shards: (0..shards).map(|_| Shard::default()).collect(),
+            overflow: Line::default(),
+        }
+    }
+
+    /// Its place in the order of locking.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What its fingerprints are made with.
+    pub fn seed(&self) -> &RandomState {
+        &self.seed
+    }
+
+    /// Room for so many keys from now on. What is there beyond it goes as it becomes idle.
+    pub fn set_max_keys(&self, max_keys: usize) {
+        // Relaxed, as all accesses of the counts: each is judged by itself, the slots are locked.
+        self.max_keys.store(max_keys, Ordering::Relaxed);
+    }
+
+    /// Keys that are remembered, those that became idle since their shard was last looked at
+    /// included.
+    pub fn keys(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the tables now.
+    pub fn bytes(&self) -> usize {
+        let slots: usize = self.shards.iter().map(|shard| shard.0.lock().slots.len()).sum();
+        slots * size_of::<Slot>() + self.shards.len() * size_of::<Shard>()
+    }
+
+    /// What [`bytes`](Self::bytes) never exceeds.
+    pub fn max_bytes(&self) -> usize {
+        self.shards.len() * (self.max_slots() * size_of::<Slot>() + size_of::<Shard>())
+    }
+
+    /// The bucket of `key`. Locks it until it is dropped: see the module for the order of locking.
+    pub fn bucket(&self, key: Fingerprint, now: Nanos) -> Bucket<'_> {
+        let key = key.get();
+        let mut table = self.shard(key).0.lock();
+        let mut found = table.find(key, now);
+        if let Err(index) = found
+            && self.lacks_room(&table, index)
+        {
+            self.make_room(&mut table, now);
+            found = table.find(key, now);
+            if table.has_room() {
+                self.make_room_elsewhere(now);
+            }
+        }
+        let place = match found {
+            Ok(index) => Place::Known { table, index },
+            Err(Some(index)) if !self.lacks_room(&table, Some(index)) => {
+                Place::Vacant { table, index, key }
+            }
+            Err(_) => {
+                drop(table);
+                Place::Overflow(self.overflow.0.lock())
+            }
+        };
+        Bucket { store: self, place }
+    }
+
+    /// The state of `key`, without making room for it; `None` if its bucket is full.
+    pub fn peek(&self, key: Fingerprint, now: Nanos) -> Option<Nanos> {
+        let table = self.shard(key.get()).0.lock();
+        let index = table.find(key.get(), now).ok()?;
+        Some(table.slots[index].full_at)
+    }
+
+    /// Forgets the idle keys of all shards and gives memory back that is not needed any more.
+    pub fn sweep(&self, now: Nanos) {
+        for shard in &self.shards {
+            let mut table = shard.0.lock();
+            if !table.slots.is_empty() {
+                let freed = table.rebuild(now, self.max_slots());
+                self.used.fetch_sub(freed, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn make_room(&self, table: &mut Table, now: Nanos) {
+        let freed = table.make_room(now, self.max_slots());
+        self.used.fetch_sub(freed, Ordering::Relaxed);
+    }
+
+    /// While as many keys as may be are remembered: idle ones of other shards go. A shard that is
+    /// locked is passed over, for its lock might come before one that is held.
+    fn make_room_elsewhere(&self, now: Nanos) {
+        for _ in 0..OTHERS_SWEPT.min(self.shards.len()) {
+            if self.keys() < self.max_keys.load(Ordering::Relaxed) {
+                return;
+            }
+            let next = self.hand.fetch_add(1, Ordering::Relaxed) & (self.shards.len() - 1);
+            if let Some(mut table) = self.shards[next].0.try_lock() {
+                self.make_room(&mut table, now);
+            }
+        }
+    }
+
+    fn shard(&self, key: u64) -> &Shard {
+        // The low bits choose the shard, the high ones the slot.
+        let low = usize::try_from(key & (MAX_SHARDS as u64 - 1)).unwrap_or(0);
+        &self.shards[low & (self.shards.len() - 1)]
+    }
+
+    /// Slots of a full shard: keys fall to shards at random, so some have more than their part. At
+    /// six standard deviations a shard of `max_keys` evenly hashed keys has room nevertheless.
+    fn max_slots(&self) -> usize {
+        let mean = self.max_keys.load(Ordering::Relaxed).div_ceil(self.shards.len());
+        (mean + 6 * mean.isqrt()) * 5 / 4 + FIRST_SLOTS
+    }
+
+    /// Whether a key that would have this slot needs more room than there is.
+    fn lacks_room(&self, table: &Table, index: Option<usize>) -> bool {
+        // The slot of an idle key is taken over: nothing grows.
+        match index {
+            Some(index) if table.slots[index].key != 0 => false,
+            Some(_) => {
+                !table.has_room()
+                    || self.used.load(Ordering::Relaxed) >= self.max_keys.load(Ordering::Relaxed)
+            }
+            None => true,
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("id", &self.id)
+            .field("keys", &self.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// The slot of `key`, or else the one it can have: that of an idle key or an empty one. `None`
+    /// in a table without slots.
+    fn find(&self, key: u64, now: Nanos) -> Result<usize, Option<usize>> {
+        let mut idle = None;
+        for index in self.probes(key) {
+            let slot = self.slots[index];
+            if slot.key == key {
+                return Ok(index);
+            }
+            if slot.key == 0 {
+                return Err(idle.or(Some(index)));
+            }
+            if idle.is_none() && slot.full_at <= now {
+                idle = Some(index);
+            }
+        }
+        Err(idle)
+    }
+
+    /// The slots a key may be in, in order; all slots, so it ends.
+    fn probes(&self, key: u64) -> impl Iterator<Item = usize> + use<> {
+        let slots = self.slots.len();
+        // The high half, scaled to the number of slots: below it, and fits what that fits.
+        let home = usize::try_from(((key >> 32) * slots as u64) >> 32).unwrap_or(0);
+        (home..slots).chain(0..home)
+    }
+
+    /// Whether one more empty slot may be filled: one in five stays empty, so that probes are short.
+    fn has_room(&self) -> bool {
+        (self.used + 1) * 5 <= self.slots.len() * 4
+    }
+
+    /// Forgets idle keys, and grows if that is not enough; nothing if it did so just now and can grow
+    /// no more. How many were forgotten.
+    fn make_room(&mut self, now: Nanos, max_slots: usize) -> usize {
+        let pause = Nanos::from(self.slots.len() as u64 * SWEEP_PAUSE_NANOS);
+        let is_grown = self.slots.len() >= max_slots || self.has_room();
+        if is_grown && now.saturating_sub(self.swept_at) < pause {
+            return 0;
+        }
+        self.rebuild(now, max_slots)
+    }
+
+    fn rebuild(&mut self, now: Nanos, max_slots: usize) -> usize {
+        let is_live = |slot: &&Slot| slot.key != 0 && slot.full_at > now;
+        let live = self.slots.iter().filter(is_live).count();
+        let fresh = Self::with_slots(slots_for(live, self.slots.len(), max_slots));
+        let old = std::mem::replace(self, fresh);
+        for slot in old.slots.iter().filter(is_live) {
+            if let Err(Some(index)) = self.find(slot.key, Nanos::default()) {
+                self.slots[index] = *slot;
+                self.used += 1;
+            }
+        }
+        self.swept_at = now;
+        old.used - self.used
+    }
+
+    fn with_slots(slots: usize) -> Self {
+        Self {
+            slots: vec![Slot::default(); slots].into_boxed_slice(),
+            used: 0,
+            swept_at: Nanos::default(),
+        }
+    }
+}
+
+/// How many slots a table of `slots` gets, of which `live` are needed: twice as many when over half
+/// are, fewer when few are.
+fn slots_for(live: usize, slots: usize, max_slots: usize) -> usize {
+    let wanted = if live * 2 >= slots { slots * 2 } else { slots.min(live * 4) };
+    // Whatever the most is now: those that are there stay.
+    wanted.max(FIRST_SLOTS).min(max_slots.max(live * 5 / 4 + 1))
+}
+
+// === impl Bucket ===
+
+impl Bucket<'_> {
+    /// When it is full again; `None`: it is.
+    pub fn full_at(&self) -> Option<Nanos> {
+        match &self.place {
+            Place::Known { table, index } => Some(table.slots[*index].full_at),
+            Place::Vacant { .. } => None,
+            Place::Overflow(full_at) => **full_at,
+        }
+    }
+
+    /// Whether it is the one that keys without room share.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self.place, Place::Overflow(_))
+    }
+
+    /// Writes the new state and unlocks it.
+    pub fn commit(self, next: Nanos) {
+        match self.place {
+            Place::Known { mut table, index } => table.slots[index].full_at = next,
+            Place::Vacant { mut table, index, key } => {
+                if table.slots[index].key == 0 {
+                    table.used += 1;
+                    self.store.used.fetch_add(1, Ordering::Relaxed);
+                }
+                table.slots[index] = Slot { key, full_at: next };
+            }
+            Place::Overflow(mut full_at) => *full_at = Some(next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(n: u64) -> Fingerprint {
+        // Splitmix: spreads small numbers over all bits, as a hash does.
+        let mut bits = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Fingerprint::from_bits(bits ^ (bits >> 31))
+    }
+
+    fn at(micros: u64) -> Nanos {
+        Nanos::from(micros * 1_000)
+    }
+
+    /// Whether `key` got a slot of its own.
+    fn put(store: &Store, n: u64, now: Nanos, full_at: Nanos) -> bool {
+        let bucket = store.bucket(key(n), now);
+        let is_own = !bucket.is_overflow();
+        bucket.commit(full_at);
+        is_own
+    }
+
+    #[test]
+    fn what_is_not_committed_leaves_no_trace() {
+        let store = Store::new(100);
+        assert_eq!(store.bucket(key(1), at(1)).full_at(), None);
+        assert_eq!(store.keys(), 0);
+        store.bucket(key(1), at(1)).commit(at(9));
+        assert_eq!(store.bucket(key(1), at(2)).full_at(), Some(at(9)));
+        assert_eq!(store.peek(key(1), at(2)), Some(at(9)));
+        assert_eq!(store.peek(key(2), at(2)), None);
+        assert_eq!(store.keys(), 1);
+    }
+
+    #[test]
+    fn at_most_max_keys_are_remembered_and_the_others_share_a_bucket() {
+        let store = Store::new(1000);
+        for n in 0..1000 {
+            assert!(put(&store, n, at(1), at(1_000_000)), "{n} of 1000 found no room");
+        }
+        for n in 1000..5000 {
+            assert!(!put(&store, n, at(2), at(7)), "{n} got a place beyond the bound");
+        }
+        assert_eq!(store.keys(), 1000);
+        assert_eq!(store.bucket(key(9_999), at(3)).full_at(), Some(at(7)), "one bucket for all");
+        for n in 0..1000 {
+            assert_eq!(store.peek(key(n), at(3)), Some(at(1_000_000)), "{n} was forgotten");
+        }
+        assert!(store.bytes() <= store.max_bytes());
+    }
+
+    #[test]
+    fn idle_keys_make_room() {
+        let store = Store::new(1000);
+        for round in 0..20_u64 {
+            let now = at(1 + round * 1_000_000);
+            for n in 0..900 {
+                let is_own = put(&store, round * 900 + n, now, now + at(10));
+                assert!(is_own, "{n} of round {round} found no room beside idle keys");
+            }
+        }
+        assert!(store.keys() <= 1000);
+        assert!(store.bytes() <= store.max_bytes());
+    }
+
+    #[test]
+    fn memory_comes_with_keys_and_goes_with_them() {
+        let store = Store::new(1_000_000);
+        let empty = store.bytes();
+        assert!(empty <= 64 * 1024, "{empty} bytes before the first key");
+        for n in 0..200_000 {
+            put(&store, n, at(1), at(1_000));
+        }
+        let full = store.bytes();
+        assert!(full <= 200_000 * 16 * 4, "{full} bytes for 200,000 keys");
+        store.sweep(at(2));
+        assert_eq!(store.keys(), 200_000, "none is idle yet");
+        store.sweep(at(2_000));
+        assert_eq!(store.keys(), 0);
+        assert!(store.bytes() <= empty + 256 * FIRST_SLOTS * 16, "{} bytes kept", store.bytes());
+    }
+
+    #[test]
+    fn a_larger_bound_holds_from_then_on() {
+        let store = Store::new(100);
+        for n in 0..1000 {
+            put(&store, n, at(1), at(1_000_000));
+        }
+        assert_eq!(store.keys(), 100);
+        store.set_max_keys(1000);
+        for n in 0..1000 {
+            put(&store, n, at(100_000), at(1_000_000));
+        }
+        assert_eq!(store.keys(), 1000);
+    }
+
+    #[test]
+    fn a_slot_is_16_bytes() {
+        assert_eq!(size_of::<Slot>(), 16);
+    }
+
+    proptest! {
+        /// Under its bound a store is a map that forgets what is idle.
+        #[test]
+        fn is_a_map_that_forgets_idle_keys(
+            steps in prop::collection::vec((0_u64..300, 0_u64..50, 0_u64..2_000), 1..2_000),
+        ) {
+            let store = Store::new(300);
+            let mut model: HashMap<u64, Nanos> = HashMap::new();
+            let mut now = at(1);
+            for (n, step, lasts) in steps {
+                now = now + at(step);
+                let bucket = store.bucket(key(n), now);
+                prop_assert!(!bucket.is_overflow());
+                let known = bucket.full_at().filter(|full_at| *full_at > now);
+                let expected = model.get(&n).copied().filter(|full_at| *full_at > now);
+                prop_assert_eq!(known, expected);
+                bucket.commit(now + at(lasts));
+                model.insert(n, now + at(lasts));
+            }
+            prop_assert!(store.bytes() <= store.max_bytes());
+        }
+    }
+}
