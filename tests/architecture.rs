@@ -81,6 +81,13 @@ const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[];
 /// Files that may be longer, each with the reason.
 const LONG_FILES: &[(&str, &str)] = &[];
 
+/// Who may copy a request's head, each with the reason: a copy could be sent a second time, and
+/// nothing unsafe is.
+const COPIES: &[(&str, &str)] = &[
+    ("upstream/spare.rs", "handed back only when the meter says that not one byte left"),
+    ("middleware/retry/resend.rs", "sent only with the leave of the types in it"),
+];
+
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] =
     &["utils", "util", "helpers", "helper", "common", "misc", "shared", "prelude"];
@@ -154,6 +161,7 @@ fn check(source: &Source) -> Vec<String> {
         check_imports(source, &mut report);
         check_length(source, &mut report);
         check_functions(source, &mut report);
+        check_copies(source, &mut report);
     }
     check_names(source, &mut report);
     check_words(source, &mut report);
@@ -257,6 +265,23 @@ fn check_functions(source: &Source, report: &mut impl FnMut(usize, &str)) {
         }
         if length <= FUNCTION_LINES && is_listed {
             report(line, &format!("`{name}` is short now; take it off LONG_FUNCTIONS"));
+        }
+    }
+}
+
+fn check_copies(source: &Source, report: &mut impl FnMut(usize, &str)) {
+    if COPIES.iter().any(|(path, reason)| *path == source.path && !reason.is_empty()) {
+        return;
+    }
+    for (line, text) in lines(&source.production) {
+        let tight: String = text.split_whitespace().collect();
+        if ["parts", "head"].iter().any(|name| tight.contains(&format!("{name}.clone()"))) {
+            report(
+                line,
+                "a copy of a message's head; a request that is copied could be sent twice: see \
+                 `middleware::retry::resend`, or list the file with a reason in COPIES of \
+                 tests/architecture.rs",
+            );
         }
     }
 }
@@ -716,6 +741,7 @@ fn what_is_never_done_is_found() {
         ("middleware/common/mod.rs", "", "`common` says nothing"),
         ("http/a.rs", "// TODO: later", "TODO; do it"),
         ("http/a.rs", "/* FIXME */", "FIXME; do it"),
+        ("http/a.rs", "fn f() { let copy = request.parts.clone(); }", "a copy of a message's head"),
         ("http/a.rs", "#[allow(dead_code)]\nfn f() {}", "`allow` never expires"),
         ("http/a.rs", "#![ allow( dead_code )]", "`allow` never expires"),
     ] {

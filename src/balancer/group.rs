@@ -333,6 +333,11 @@ impl GroupHandle {
         }
     }
 
+    /// Whether it has one endpoint now.
+    pub fn is_alone(&self) -> bool {
+        self.0.shared.set.borrow().members.len() == 1
+    }
+
     /// Waits until the first names are resolved, at most `connect_timeout`.
     pub(crate) async fn resolved(&self) -> Result<()> {
         let shared = &self.0.shared;

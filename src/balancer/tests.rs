@@ -149,7 +149,7 @@ async fn a_name_that_cannot_be_resolved_is_a_dns_failure_and_none_is_none() {
     let silent = group(settings(&["orders.internal:80"], Policy::P2cEwma), None, &script);
     let mut error = send(&handle(&silent), request(), ok).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamDns), "{error}");
-    assert!(error.take_unsent().is_some());
+    assert!(error.take_unsent().is_some_and(|unsent| unsent.into_request().is_some()));
 
     let none = group(settings(&[], Policy::P2cEwma), None, &script);
     let error = send(&handle(&none), request(), ok).await.unwrap_err();

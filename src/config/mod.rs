@@ -29,7 +29,7 @@ use crate::{
     admin, balancer, connection, listener,
     middleware::{
         action, body_limit, buffer, concurrency_limit, cors, edge, headers, ip_filter, rate_limit,
-        timeout,
+        retry, timeout,
     },
     routing::Rule,
     telemetry,
@@ -50,6 +50,8 @@ pub struct Config {
     pub rate_limits: Vec<rate_limit::Settings>,
     /// In the order of the file.
     pub upstreams: Vec<balancer::Settings>,
+    /// What retries draw from, one for each of `upstreams`.
+    pub retry_budgets: Vec<retry::budget::Settings>,
     /// In the order of the file.
     pub routes: Vec<Route>,
     /// Logs.
@@ -110,6 +112,8 @@ pub struct Route {
     pub headers: headers::Settings,
     /// Deadlines.
     pub timeout: timeout::Settings,
+    /// What is sent again; `None`: only what was not sent.
+    pub retry: Option<retry::Settings>,
 }
 
 /// Reads gateway.yaml, the environment and the files it names.

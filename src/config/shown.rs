@@ -39,6 +39,9 @@ pub(super) fn effective(tree: &Tree) -> Value {
     each(&mut shown, "upstreams", |upstream| fill(upstream, &of_upstream()));
     each(&mut shown, "routes", |route| {
         fill(route, &of_route());
+        if let Some(retry) = route.get_mut("retry").filter(|retry| retry.is_object()) {
+            fill(retry, &of_retry());
+        }
         for fields in FIELDS {
             if let Some(Value::Object(fields)) = route.pointer_mut(fields) {
                 redact(fields);
@@ -94,6 +97,7 @@ fn of_upstream() -> Value {
         "pool": { "max_idle": 128, "idle_timeout": "55s" },
         "response_idle_timeout": "60s",
         "max_in_flight": 1024,
+        "retry_budget": { "ratio": "20%", "window": "10s", "min_per_second": 10 },
         "adaptive_concurrency": "off",
     })
 }
@@ -106,6 +110,14 @@ fn of_route() -> Value {
         "encoded_separators": "reject",
         "timeout": "30s",
         "max_in_flight": 1024,
+    })
+}
+
+fn of_retry() -> Value {
+    json!({
+        "attempts": 2,
+        "per_attempt_timeout": "10s",
+        "on": ["connect", "reset", 502, 503, 504],
     })
 }
 

@@ -49,6 +49,8 @@ pub enum Kind {
     UpstreamTimeoutTotal,
     /// The endpoint answered with something that is not an acceptable HTTP response.
     UpstreamBadResponse,
+    /// This failed an attempt, and the upstream's budget has no retry left.
+    RetryBudget(Box<Kind>),
     /// The process is draining.
     Draining,
     /// A bug: a panic, or an invariant that did not hold.
@@ -106,6 +108,9 @@ pub enum RetryClass {
 // === impl Kind ===
 
 impl Kind {
+    /// The reason of [`Kind::RetryBudget`], for an answer that is passed on as it is.
+    pub const RETRY_BUDGET: &'static str = "retry-budget";
+
     /// One of each, for what has to cover them all: documentation, tests.
     pub fn all() -> Vec<Self> {
         let allow = HeaderValue::from_static("GET");
@@ -134,6 +139,7 @@ impl Kind {
             Self::UpstreamTimeoutTry(Sent::MaybeSeen),
             Self::UpstreamTimeoutTotal,
             Self::UpstreamBadResponse,
+            Self::RetryBudget(Box::new(Self::UpstreamReset(Sent::MaybeSeen))),
             Self::Draining,
             Self::Internal,
         ]
@@ -160,6 +166,7 @@ impl Kind {
             | Self::UpstreamClosedIdle(_)
             | Self::UpstreamBadResponse => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeoutTry(_) | Self::UpstreamTimeoutTotal => StatusCode::GATEWAY_TIMEOUT,
+            Self::RetryBudget(last) => last.status(),
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -188,6 +195,7 @@ impl Kind {
             Self::UpstreamTimeoutTry(_) => "upstream-timeout-try",
             Self::UpstreamTimeoutTotal => "upstream-timeout-total",
             Self::UpstreamBadResponse => "upstream-bad-response",
+            Self::RetryBudget(_) => Self::RETRY_BUDGET,
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -218,6 +226,7 @@ impl Kind {
                 "The service did not answer in time."
             }
             Self::UpstreamBadResponse => "The service sent an invalid response.",
+            Self::RetryBudget(last) => last.title(),
             Self::Draining => "The gateway is shutting down; try again.",
             Self::Internal => "The gateway failed to handle this request.",
         }
@@ -248,6 +257,7 @@ impl Kind {
             | Self::UpstreamTimeoutTry(_)
             | Self::UpstreamTimeoutTotal
             | Self::UpstreamBadResponse => Side::Upstream,
+            Self::RetryBudget(last) => last.side(),
         }
     }
 
@@ -278,6 +288,7 @@ impl Kind {
             | Self::UpstreamNone
             | Self::UpstreamDns
             | Self::UpstreamTimeoutTotal
+            | Self::RetryBudget(_)
             | Self::Draining
             | Self::Internal => RetryClass::Final,
         }
@@ -308,6 +319,7 @@ impl Kind {
             | Self::UpstreamTimeoutTotal
             | Self::UpstreamBadResponse
             | Self::Internal => None,
+            Self::RetryBudget(last) => last.retry_after(),
         }
     }
 

@@ -31,6 +31,11 @@ struct Inner {
     unsent: Mutex<Option<Request>>,
 }
 
+/// That not one byte of a request left. Only an error that says so gives one out: with the types of
+/// `middleware::retry` that is how "nothing unsafe is sent twice" is held.
+#[derive(Debug)]
+pub struct Unsent(Option<Request>);
+
 /// `Result` with the crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -56,18 +61,23 @@ impl Error {
         self
     }
 
-    /// Hands the request back: not one byte of it left. Only whoever counted the bytes may say so,
-    /// and only a request that was handed back can be sent again: that is how "nothing unsafe is
-    /// sent twice" is a type.
+    /// Hands the request back: not one byte of it left. Only whoever counted the bytes may say so.
     #[must_use]
     pub fn with_unsent(mut self, request: Request) -> Self {
         *self.0.unsent.get_mut() = Some(request);
         self
     }
 
-    /// The request, if it was handed back.
-    pub fn take_unsent(&mut self) -> Option<Request> {
-        self.0.unsent.get_mut().take()
+    /// That not one byte of the request left, if this is such a failure, and the request, if it was
+    /// handed back. The kind has the last word: of what may have been seen nothing comes back.
+    pub fn take_unsent(&mut self) -> Option<Unsent> {
+        let request = self.0.unsent.get_mut().take();
+        match self.0.kind.retry_class() {
+            RetryClass::NotSent => Some(Unsent(request)),
+            RetryClass::MaybeSeen => None,
+            // Refused before it could be sent, if whoever refused it says so.
+            RetryClass::Final => request.map(|request| Unsent(Some(request))),
+        }
     }
 
     /// What happened.
@@ -80,6 +90,17 @@ impl Error {
         self.0.detail.as_deref()
     }
 }
+
+// === impl Unsent ===
+
+impl Unsent {
+    /// The request, unless whoever sent it had begun to read its body and lost it.
+    pub fn into_request(self) -> Option<Request> {
+        self.0
+    }
+}
+
+// === impl Error ===
 
 impl From<Kind> for Error {
     fn from(kind: Kind) -> Self {

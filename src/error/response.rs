@@ -163,6 +163,7 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         Kind::UpstreamReset(_) | Kind::UpstreamClosedIdle(_) => "connection_terminated",
         Kind::UpstreamTimeoutTry(_) | Kind::UpstreamTimeoutTotal => "http_response_timeout",
         Kind::UpstreamBadResponse => "http_protocol_error",
+        Kind::RetryBudget(last) => return proxy_error(last),
         Kind::Draining | Kind::Internal => "proxy_internal_error",
     })
 }
@@ -197,6 +198,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
         | Kind::UpstreamClosedIdle(_)
         | Kind::UpstreamBadResponse
         | Kind::Draining => UNAVAILABLE,
+        Kind::RetryBudget(last) => grpc_status(last),
     }
 }
 

@@ -12,7 +12,7 @@ use tower::Service;
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, Route},
-    gateway::{StartError, worker::Resources},
+    gateway::{StartError, control::worker_count, worker::Resources},
     http::{Request, context::RouteInfo},
     middleware::{
         access_log::AccessLogLayer,
@@ -99,6 +99,7 @@ pub(super) fn stack(plan: &Plan, worker: &Resources, access_log: &AccessLog) -> 
     let recorder = Arc::new(Recorder::new(&worker.cells, sink));
     let groups: Vec<GroupHandle> =
         plan.groups.iter().map(|group| group.worker(&worker.pools)).collect();
+    worker.budgets.retain(|name| plan.group(name).is_some());
     let routes = config.routes.iter().map(|settings| entry(settings, plan, worker, &groups));
     every_request(
         RequestIdLayer::new(),
@@ -125,11 +126,33 @@ fn entry(
             name: route.rule.name.clone(),
             metrics: worker.cells.route(&route.rule.name),
         }),
-        stack: each_route(settings(route, plan, worker), balance),
+        stack: each_route(settings(route, plan, worker, groups), balance),
     }
 }
 
-fn settings(route: &Route, plan: &Plan, worker: &Resources) -> RouteSettings {
+/// What the retries of a route count in and draw from.
+fn retried(
+    route: &Route,
+    plan: &Plan,
+    worker: &Resources,
+    groups: &[GroupHandle],
+) -> Box<[retry::Upstream]> {
+    let workers = worker_count(&plan.config);
+    let upstream = |&index: &usize| {
+        let group = groups[index].clone();
+        let name = group.name().clone();
+        let budget = worker.budgets.of(&name, plan.config.retry_budgets[index], workers);
+        retry::Upstream::new(&name, budget, move || group.is_alone(), &worker.cells)
+    };
+    route.upstreams.iter().map(upstream).collect()
+}
+
+fn settings(
+    route: &Route,
+    plan: &Plan,
+    worker: &Resources,
+    groups: &[GroupHandle],
+) -> RouteSettings {
     let rate_limit = |after_auth| {
         let named = route.rate_limits.iter().map(|&index| &plan.limits[index]);
         rate_limit::Limits::new(named, after_auth, &worker.cells)
@@ -148,12 +171,7 @@ fn settings(route: &Route, plan: &Plan, worker: &Resources) -> RouteSettings {
         headers: own_headers(&route.headers),
         merge_slashes: route.merge_slashes,
         timeout: route.timeout,
-        retry: match route.action {
-            action::Settings::Forward { .. } => retry::Settings::default(),
-            action::Settings::Respond { .. } | action::Settings::Redirect { .. } => {
-                retry::Settings { attempts: 1 }
-            }
-        },
+        retry: (route.retry.clone(), retried(route, plan, worker, groups)),
     }
 }
 

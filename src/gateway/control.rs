@@ -306,7 +306,8 @@ async fn all<'a, F: Future<Output = ()>>(
     }
 }
 
-fn worker_count(config: &Config) -> usize {
+/// How many workers `config` asks for.
+pub(super) fn worker_count(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.workers.unwrap_or_else(cores)
 }

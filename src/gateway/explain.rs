@@ -13,6 +13,7 @@ use crate::{
     middleware::{
         action,
         rate_limit::{self, Mode, Policy as RateLimit},
+        retry::resend::Repeatable,
         template::{Template, Values},
     },
     routing::{
@@ -252,8 +253,7 @@ impl Told<'_> {
         steps.push(step("rewrite", "send", self.target()));
         let timeout = format!("{:?} for all attempts", route.timeout.total);
         steps.push(step("timeout", "limit", timeout));
-        let once = "one more attempt, only if no byte of the request was sent";
-        steps.push(step("retry", "limit", once));
+        steps.push(self.retry());
         for (upstream, &index) in upstreams.zip(&route.upstreams) {
             let policy = match &upstream.policy {
                 Policy::P2cEwma => "p2c_ewma",
@@ -268,6 +268,30 @@ impl Told<'_> {
             let detail = format!("`{}` by {policy}: {candidates}", upstream.name);
             steps.push(step("upstream", "send", detail));
         }
+    }
+
+    fn retry(&self) -> Step {
+        let Some(retry) = &self.route.retry else {
+            let once = "one more attempt, only if no byte of the request was sent";
+            return step("retry", "limit", once);
+        };
+        let retries = match retry.attempts.saturating_sub(1) {
+            0 => return step("retry", "limit", "one attempt and no other"),
+            1 => "one more attempt".to_owned(),
+            more => format!("up to {more} more attempts"),
+        };
+        let method = &self.asked.method;
+        let after = if Repeatable::by_method(method).is_some() {
+            let reset = retry.on.reset.then(|| "reset".to_owned());
+            let statuses = retry.on.statuses.iter().map(|status| status.as_str().to_owned());
+            let words: Vec<_> =
+                std::iter::once("connect".to_owned()).chain(reset).chain(statuses).collect();
+            format!("after {}", words.join(", "))
+        } else {
+            format!("only if no byte of the request was sent: {method} is not repeated")
+        };
+        let each = self.route.timeout.per_attempt.map(|each| format!("; {each:?} for each"));
+        step("retry", "limit", format!("{retries}, {after}{}", each.unwrap_or_default()))
     }
 
     fn target(&self) -> String {

@@ -25,6 +25,7 @@ use crate::{
     gateway::build::Stack,
     http::{Request, Response},
     listener::{self, Accepted, Acceptor, Limits, Socket, Tls},
+    middleware::retry::Budgets,
     telemetry::{
         metrics::Cells,
         task::{self, Spawner},
@@ -50,6 +51,8 @@ pub(super) struct Resources {
     pub(super) cells: Cells,
     /// Its upstream connections.
     pub(super) pools: Arc<Pools>,
+    /// What its retries draw from.
+    pub(super) budgets: Arc<Budgets>,
     /// Its downstream connections, handshakes included.
     pub(super) tasks: Spawner,
     /// Its tunnels.
@@ -200,6 +203,7 @@ impl Resources {
         Self {
             pools: Pools::new(cells.clone(), tunnels.clone(), deadline),
             cells,
+            budgets: Arc::default(),
             tasks: Spawner::new(),
             tunnels,
             connections: Connections::new(),

@@ -44,6 +44,7 @@ struct Cells {
     cors: OnceLock<Box<HeaderMap>>,
     rate_limits: [OnceLock<Box<RateLimitFields>>; 2],
     reason: OnceLock<&'static str>,
+    deadline: OnceLock<Instant>,
     received: AtomicU64,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
@@ -112,6 +113,7 @@ impl Context {
             cors: OnceLock::new(),
             rate_limits: [const { OnceLock::new() }; 2],
             reason: OnceLock::new(),
+            deadline: OnceLock::new(),
             received: AtomicU64::new(0),
             attempts: Mutex::new(SmallVec::new()),
         }))
@@ -247,6 +249,17 @@ impl Context {
     /// The first reason holds.
     pub fn set_reason(&self, reason: &'static str) {
         self.0.reason.get_or_init(|| reason);
+    }
+
+    /// When all attempts have to be over; `None` as long as the clock does not run, for the request
+    /// body is under way or nobody has had to wait.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline.get().copied()
+    }
+
+    /// Written by `timeout`, when its clock starts. The first one holds.
+    pub fn set_deadline(&self, deadline: Instant) {
+        self.0.deadline.get_or_init(|| deadline);
     }
 
     /// Bytes of the request body that were read so far.

@@ -64,8 +64,8 @@ pub struct RouteSettings {
     pub merge_slashes: bool,
     /// Deadlines.
     pub timeout: timeout::Settings,
-    /// What may be sent again.
-    pub retry: retry::Settings,
+    /// What is sent again, and what its retries draw from.
+    pub retry: (Option<retry::Settings>, Box<[retry::Upstream]>),
 }
 
 /// The layers of every request around `routing`.
@@ -97,7 +97,7 @@ pub fn each_route<B>(route: RouteSettings, balance: B) -> EachRoute<B> {
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
         .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
-        .layer(RetryLayer::new(route.retry)) // only what was handed back can be sent again
+        .layer(RetryLayer::new(route.retry.0, route.retry.1)) // whoever sends again has leave to
         .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: each attempt anew
         .service(balance)
 }

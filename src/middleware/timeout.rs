@@ -8,7 +8,8 @@
 //! Costs a timer that is made when the rest of the stack first has to wait, in the future itself,
 //! without an allocation, and a reference of the context; a streaming body costs one more, for the guard that tells of its end. When
 //! the time is up, or the future is dropped, everything within is dropped: that cancels the attempt.
-//! That the time was up is written to the attempt before, for its endpoint to be blamed.
+//! That the time was up is written to the attempt before, for its endpoint to be blamed. When all
+//! attempts have to be over is written to the context, for whoever thinks of beginning another.
 
 use std::{
     future::Future,
@@ -67,6 +68,7 @@ pin_project! {
 #[derive(Clone, Copy, Debug)]
 struct Span {
     length: Duration,
+    is_total: bool,
     error: fn(Duration) -> Error,
 }
 
@@ -84,6 +86,7 @@ impl TotalTimeoutLayer {
     pub fn new(settings: Settings) -> Self {
         Self(Span {
             length: settings.total,
+            is_total: true,
             error: |length| {
                 Error::new(Kind::UpstreamTimeoutTotal)
                     .with_detail(format!("no response head within {length:?}"))
@@ -107,6 +110,7 @@ impl AttemptTimeoutLayer {
     pub fn new(settings: Settings) -> Self {
         Self(settings.per_attempt.map(|length| Span {
             length,
+            is_total: false,
             error: |length| {
                 // What the upstream has seen by now is not known here: the worse is assumed.
                 Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
@@ -163,7 +167,11 @@ where
             *this.upload = None;
         }
         if this.sleep.is_none() {
-            this.sleep.set(Some(tokio::time::sleep(span.length)));
+            let sleep = tokio::time::sleep(span.length);
+            if span.is_total {
+                exchange.set_deadline(sleep.deadline());
+            }
+            this.sleep.set(Some(sleep));
         }
         if let Some(sleep) = this.sleep.as_pin_mut() {
             ready!(sleep.poll(cx));

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{forward::exchange, *};
 use crate::{
-    error::{Error, Kind, Result, Sent},
+    error::{Error, Kind, Result, Sent, Unsent},
     http::{self as ours, Body, Context, Peer, Request, Response},
     telemetry::{
         metrics::Metrics,
@@ -337,7 +337,7 @@ async fn a_refused_connect_hands_the_request_back() {
     let rig = rig(address, settings(Protocol::H1));
     let mut error = rig.send(post("payload")).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamConnect), "{error}");
-    let request = error.take_unsent().expect("handed back");
+    let request = error.take_unsent().and_then(Unsent::into_request).expect("handed back");
     assert_eq!(request.body.as_full().unwrap(), "payload");
     assert_eq!(rig.counted("failed"), "1");
     assert_eq!(rig.group.load(Ordering::Relaxed), 0);
@@ -641,7 +641,7 @@ async fn a_dial_that_takes_too_long_fails() {
     let rig = rig(address, settings);
     let mut error = rig.send(get("/")).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamConnect), "{error}");
-    assert!(error.take_unsent().is_some());
+    assert!(error.take_unsent().is_some_and(|unsent| unsent.into_request().is_some()));
 }
 
 /// A self-signed certificate for `orders.internal` in a file, and the pair itself.
@@ -824,7 +824,7 @@ async fn a_refused_stream_was_not_sent_and_any_other_reset_may_have_been() {
 async fn twice(rig: &Rig, request: Request) -> String {
     let mut error = rig.send(request).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamReset(Sent::Nothing)), "{error}");
-    let request = error.take_unsent().expect("handed back");
+    let request = error.take_unsent().and_then(Unsent::into_request).expect("handed back");
     rig.text(request).await
 }
 
@@ -929,7 +929,7 @@ async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
     is_done.recv().unwrap();
     let mut error = rig.send(post("payload")).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamClosedIdle(Sent::Nothing)), "{error}");
-    let request = error.take_unsent().expect("handed back");
+    let request = error.take_unsent().and_then(Unsent::into_request).expect("handed back");
     assert_eq!(request.body.as_full().unwrap(), "payload");
     upstream.join().unwrap();
 }
@@ -1315,7 +1315,7 @@ async fn a_certificate_nobody_vouches_for_is_refused_and_nothing_was_sent() {
     let rig = rig(address, Settings { tls: Some(tls), ..settings(Protocol::H1) });
     let mut error = rig.send(post("x")).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamTls), "{error}");
-    assert!(error.take_unsent().is_some());
+    assert!(error.take_unsent().is_some_and(|unsent| unsent.into_request().is_some()));
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    error::{Error, Kind, Result, Sent},
+    error::{Error, Kind, Result, Sent, Unsent},
     http::{
         Body, Request, Response,
         body::{End, Finish, Guard},
@@ -124,7 +124,7 @@ pub(crate) async fn exchange(
         Ok(response) => response,
         Err(failed) => {
             let mut error = failed_h1(failed, &h1, mark, None, cx).with_detail(&**local.label());
-            return match error.take_unsent() {
+            return match error.take_unsent().and_then(Unsent::into_request) {
                 Some(mut request) => {
                     asked.restore(&mut request.parts);
                     Err(error.with_unsent(request))

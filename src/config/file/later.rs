@@ -105,15 +105,6 @@ block! {
         /// Default: 60s.
         max_wait: Option<Written<Duration>>,
     }
-    /// How many retries requests may cause.
-    RetryBudget {
-        /// Default: 20%.
-        ratio: Option<Written<Percent>>,
-        /// Default: 10s.
-        window: Option<Written<Duration>>,
-        /// Default: 10.
-        min_per_second: Option<Written<u32>>,
-    }
     /// A limit that follows latency.
     AdaptiveMap {
         /// Default: 20.
@@ -167,15 +158,6 @@ block! {
         request_headers: Option<Vec<Written<HeaderName>>>,
         /// Fields of its answer that go upstream.
         response_headers: Option<Vec<Written<HeaderName>>>,
-    }
-    /// Further attempts.
-    Retry {
-        /// All attempts. Default: 2.
-        attempts: Option<Written<u32>>,
-        /// Default: 10s.
-        per_attempt_timeout: Option<Written<Duration>>,
-        /// `connect`, `reset`, statuses. Default: `[connect, reset, 502, 503, 504]`.
-        on: Option<Vec<Written<Text>>>,
     }
     /// Requests with a key are done once.
     Idempotency {

@@ -5,6 +5,7 @@
 
 pub mod events;
 pub mod later;
+pub mod retry;
 pub mod route;
 pub mod traffic;
 pub mod upstream;

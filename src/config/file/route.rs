@@ -8,7 +8,7 @@ use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{events, later, word_or};
+use super::{events, later, retry, word_or};
 use crate::{
     config::{
         value::{ByteSize, Name, Origin, Text, Value, words},
@@ -71,7 +71,7 @@ pub struct Route {
     /// Limits of its own, instead of those for all.
     pub limits: Option<RouteLimits>,
     /// Further attempts after a failure.
-    pub retry: Option<later::Retry>,
+    pub retry: Option<Placed<retry::Retry>>,
     /// Requests with a key are done once.
     pub idempotency: Option<later::Idempotency>,
     /// Requests under way, over all workers. Default: 1024.

@@ -6,7 +6,7 @@ use rustls_pki_types::ServerName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{later, word_or};
+use super::{later, retry, word_or};
 use crate::{
     balancer::SourceAddress,
     config::{
@@ -45,7 +45,7 @@ pub struct Upstream {
     /// How long a recovered or added endpoint takes to its full share. Default: 30s.
     pub slow_start: Option<Written<Duration>>,
     /// How many retries its requests may cause.
-    pub retry_budget: Option<later::RetryBudget>,
+    pub retry_budget: Option<retry::RetryBudget>,
     /// Requests under way, over all workers. Default: 1024.
     pub max_in_flight: Option<Written<usize>>,
     /// A limit that follows latency. Default: off.

@@ -9,6 +9,7 @@ mod limits;
 mod listeners;
 mod policies;
 mod rate_limits;
+mod retry;
 mod routes;
 mod unsupported;
 mod upstreams;
@@ -88,6 +89,7 @@ impl Resolver<'_> {
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
         let mut named = Named { upstreams: &mut upstreams, rate_limits: &mut rate_limits };
         let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
+        let retry_budgets = upstreams.retry_budgets();
         let upstreams = self.warn_unused(upstreams);
         Config {
             workers: self.or(file.workers.as_ref(), Workers(None)).0,
@@ -96,6 +98,7 @@ impl Resolver<'_> {
             edge: edge::Settings { trusted_proxies, ..edge::Settings::default() },
             rate_limits: self.warn_unused_limits(rate_limits),
             upstreams,
+            retry_budgets,
             routes,
             telemetry: self.telemetry(file.telemetry.as_ref()),
             hash,

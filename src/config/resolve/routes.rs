@@ -16,7 +16,7 @@ use crate::{
         value::{Fault, Name, ParamName, Value as _, path_template},
         written::{OneOrMany, Placed, Written},
     },
-    middleware::{buffer, concurrency_limit, timeout},
+    middleware::{buffer, concurrency_limit},
     routing::{
         Rule,
         route::{HeaderPredicate, Path, Segment},
@@ -54,6 +54,7 @@ impl Resolver<'_> {
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
         let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index));
         let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
+        let (retry, timeout) = self.retry(route, total);
         let max_in_flight = self.count(route.max_in_flight.as_ref(), DEFAULT_MAX_IN_FLIGHT);
         Route {
             merge_slashes: self.or(route.merge_slashes.as_ref(), true),
@@ -66,7 +67,8 @@ impl Resolver<'_> {
             action,
             upstreams: used,
             headers: self.headers(route, &params),
-            timeout: timeout::Settings { total, per_attempt: None },
+            timeout,
+            retry,
             rule,
         }
     }

@@ -11,7 +11,7 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 25] = [
+const LATER: [&str; 23] = [
     "issuers",
     "api_keys",
     "events_api",
@@ -25,12 +25,10 @@ const LATER: [&str; 25] = [
     "upstreams.*.breaker",
     "upstreams.*.panic_threshold",
     "upstreams.*.slow_start",
-    "upstreams.*.retry_budget",
     "upstreams.*.adaptive_concurrency",
     "routes[].match.claims",
     "routes[].auth",
     "routes[].claim_headers",
-    "routes[].retry",
     "routes[].idempotency",
     "routes[].mirror",
     "routes[].fault",

@@ -14,6 +14,7 @@ use crate::{
         written::{Entries, OneOrMany, Place, Placed, Written},
     },
     http::selector::{self, Selector},
+    middleware::retry::budget,
     upstream::{self, Protocol},
 };
 
@@ -28,6 +29,7 @@ struct Entry {
     place: Place,
     is_used: bool,
     settings: balancer::Settings,
+    retry_budget: budget::Settings,
 }
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,6 +57,11 @@ impl Upstreams {
         Err(Fault { message: format!("no upstream named `{name}`"), help })
     }
 
+    /// What retries draw from, in the order of the file.
+    pub(super) fn retry_budgets(&self) -> Vec<budget::Settings> {
+        self.entries.iter().map(|entry| entry.retry_budget).collect()
+    }
+
     /// Whether the choice of an endpoint reads the request body.
     pub(super) fn reads_body(&self, index: usize) -> bool {
         let policy = self.entries.get(index).map(|entry| &entry.settings.policy);
@@ -73,11 +80,13 @@ impl Resolver<'_> {
         let mut upstreams = Upstreams::default();
         for (name, upstream) in written.into_iter().flat_map(Entries::iter) {
             let settings = self.upstream(name, &upstream.value);
+            let retry_budget = self.retry_budget(upstream.value.retry_budget.as_ref());
             upstreams.entries.push(Entry {
                 name: name.text.clone(),
                 place: upstream.place,
                 is_used: false,
                 settings,
+                retry_budget,
             });
         }
         upstreams

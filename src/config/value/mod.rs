@@ -5,6 +5,7 @@ mod address;
 mod http;
 mod pattern;
 mod reference;
+mod retry;
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -14,6 +15,7 @@ pub use self::{
     address::{AdminAddress, Origin},
     pattern::{Name, ParamName, path_template, selector_part, template},
     reference::{Reference, SecretReference},
+    retry::RetryOn,
 };
 
 /// What a scalar can be.

@@ -1,18 +1,23 @@
-//! Sends a request again if it was handed back unsent.
+//! Sends a request again where that cannot do harm, and where it is asked for and allowed.
 //!
-//! Touches requests whose attempt failed before a byte of them left (class A: no connection, no TLS
-//! session, a kept-alive connection found dead). The upstream layer then hands the whole request
-//! back inside the error, and only what was handed back can be sent again: class B and C are not
-//! refused here, they cannot be expressed. Which endpoint is next is the balancer's choice, which
-//! avoids those in the context's list of attempts.
+//! Touches every request for an upstream. Without `retry` one that was handed back unsent is sent
+//! once more, at once. With it: class A whatever the method, B and C of methods that may come twice
+//! (the module's documentation), after a random wait or what `Retry-After` asks for; not begun when
+//! it cannot fit before the deadline, nor when the upstream's budget is spent, except the first of
+//! class A: then the failure is the answer, with the reason `retry-budget`. Which endpoint is next is
+//! the balancer's choice, which avoids those in the context's list of attempts. Writes
+//! `x-sluice-attempt`; counts `sluice_retries_total` and `sluice_retry_budget_exhausted_total`.
 //!
-//! Costs a clone of the inner service per request, nothing else: no box, no lock, no copy of the
-//! body. It sits within the total timeout, which bounds all attempts, and around the timeout of one.
-//! A drop cancels the attempt under way and starts no other.
+//! Costs a clone of the inner service and a reference per request; with `retry` a copy of the head,
+//! one box and a deposit as well (and what `replay` says of the body). It sits within the total
+//! timeout, which bounds all attempts and waits, and around the timeout of one. A drop cancels the
+//! attempt or the wait under way and starts no other.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -21,27 +26,47 @@ use tower::{Layer, Service};
 
 use super::{
     Settings,
-    classify::{Verdict, judge},
+    budget::Budget,
+    pause::Pause,
+    resend::{Kept, Resend, set_number},
+    tries::{Next as Step, Tries},
 };
 use crate::{
-    error::Error,
+    error::{Error, Result},
     http::{Next, Request, Response},
+    telemetry::metrics::{Cells, Counter, RETRIES, RETRY_BUDGET_EXHAUSTED},
 };
 
 /// Makes [`Retry`]s.
-#[derive(Clone, Copy, Debug)]
-pub struct RetryLayer(Settings);
+#[derive(Clone, Debug)]
+pub struct RetryLayer(Arc<Shared>);
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
-    settings: Settings,
+    shared: Arc<Shared>,
     inner: S,
+}
+
+/// What the retries of one upstream count in and draw from, this worker's own.
+pub struct Upstream {
+    name: Arc<str>,
+    budget: Arc<Budget>,
+    is_alone: Box<dyn Fn() -> bool + Send + Sync>,
+    exhausted: Counter,
+    cells: Cells,
+}
+
+/// What a route asks for, and its upstreams in the order `Context::upstream` counts.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    has_retry: bool,
+    pub(super) upstreams: Box<[Upstream]>,
 }
 
 pin_project! {
     /// The response of the attempt that was answered, or the failure of the last one.
-    #[derive(Debug)]
     pub struct ResponseFuture<S>
     where
         S: Service<Request>,
@@ -49,18 +74,28 @@ pin_project! {
         #[pin]
         attempt: S::Future,
         inner: S,
-        attempts: u32,
-        // Attempts begun, the one under way included.
-        tried: u32,
+        tries: Tries,
+        // What only a route with `retry` has.
+        armed: Option<Box<Armed>>,
     }
+}
+
+/// What another attempt is made of, and the wait for it.
+struct Armed {
+    kept: Kept,
+    pause: Option<Pin<Box<Pause>>>,
 }
 
 // === impl RetryLayer ===
 
 impl RetryLayer {
-    /// A layer of these settings.
-    pub fn new(settings: Settings) -> Self {
-        Self(settings)
+    /// A layer for the requests to `upstreams`; `None`: a route without `retry`.
+    pub fn new(settings: Option<Settings>, upstreams: impl Into<Box<[Upstream]>>) -> Self {
+        Self(Arc::new(Shared {
+            has_retry: settings.is_some(),
+            settings: settings.unwrap_or(Settings::NOT_SENT),
+            upstreams: upstreams.into(),
+        }))
     }
 }
 
@@ -68,7 +103,48 @@ impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Retry { settings: self.0, inner }
+        Retry { shared: self.0.clone(), inner }
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// The upstream of this name, whose retries draw from `budget`; `is_alone` tells whether it has
+    /// one endpoint now.
+    pub fn new(
+        name: &str,
+        budget: Arc<Budget>,
+        is_alone: impl Fn() -> bool + Send + Sync + 'static,
+        cells: &Cells,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            budget,
+            is_alone: Box::new(is_alone),
+            exhausted: cells.counter(&RETRY_BUDGET_EXHAUSTED, &[name]),
+            cells: cells.clone(),
+        }
+    }
+
+    /// Takes a retry out of the budget.
+    pub(super) fn withdraw(&self) -> bool {
+        self.budget.withdraw((self.is_alone)())
+    }
+
+    pub(super) fn count_exhausted(&self) {
+        self.exhausted.add(1);
+    }
+
+    /// One more retry, after a failure of this word: a reason or a listed status.
+    pub(super) fn count_retry(&self, reason: &str) {
+        self.cells.counter(&RETRIES, &[&self.name, reason]).add(1);
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -79,136 +155,68 @@ impl<S: Next> Service<Request> for Retry<S> {
     type Error = Error;
     type Future = ResponseFuture<S>;
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let shared = self.shared.clone();
+        let armed = shared.has_retry.then(|| {
+            if let Some(upstream) = shared.upstreams.get(request.cx.upstream()) {
+                upstream.budget.deposit();
+            }
+            Box::new(Armed { kept: Kept::of(&mut request), pause: None })
+        });
+        set_number(&mut request.parts.headers, 1);
         let mut inner = self.inner.clone();
         let attempt = inner.call(request);
-        ResponseFuture { attempt, inner, attempts: self.settings.attempts, tried: 1 }
+        ResponseFuture { attempt, inner, tries: Tries::new(shared), armed }
     }
 }
 
 // === impl ResponseFuture ===
 
 impl<S: Next> Future for ResponseFuture<S> {
-    type Output = Result<Response, Error>;
+    type Output = Result<Response>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let mut error = match ready!(this.attempt.as_mut().poll(cx)) {
-                Ok(response) => return Poll::Ready(Ok(response)),
-                Err(error) => error,
+            let pause = this.armed.as_mut().and_then(|armed| armed.pause.as_mut());
+            let resend: Resend = if let Some(pause) = pause {
+                let Some(resend) = ready!(pause.as_mut().poll(cx)) else { return Poll::Pending };
+                resend
+            } else {
+                let outcome = ready!(this.attempt.as_mut().poll(cx));
+                let kept = this.armed.as_ref().map(|armed| &armed.kept);
+                match this.tries.after(outcome, kept) {
+                    Step::Done(outcome) => return Poll::Ready(outcome),
+                    Step::Now(resend) => resend,
+                    Step::Later(pause) => {
+                        if let Some(armed) = this.armed {
+                            armed.pause = Some(Box::pin(pause));
+                        }
+                        continue;
+                    }
+                }
             };
-            if judge(error.kind(), *this.tried, *this.attempts) == Verdict::Stop {
-                return Poll::Ready(Err(error));
+            if let Some(armed) = this.armed {
+                armed.pause = None;
             }
-            let Some(request) = error.take_unsent() else {
-                return Poll::Ready(Err(error));
-            };
-            *this.tried += 1;
-            this.attempt.set(this.inner.call(request));
+            let number = this.tries.begin();
+            this.attempt.set(this.inner.call(resend.into_request(number)));
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    };
-
-    use http::Method;
-    use tower::{ServiceExt, service_fn};
-
-    use super::*;
-    use crate::{
-        error::{Kind, Sent},
-        http::Body,
-        middleware::testing::{read, request},
-    };
-
-    /// What an attempt comes to; the number is how many there were before it.
-    type Outcome = fn(u32, Request) -> Result<Response, Error>;
-
-    /// Retries with `attempts`; gives the answer and how often the inner service was called.
-    async fn tried(attempts: u32, outcome: Outcome) -> (Result<Response, Error>, u32) {
-        let calls = Arc::new(AtomicU32::new(0));
-        let inner = service_fn({
-            let calls = calls.clone();
-            move |request: Request| {
-                let outcome = outcome(calls.fetch_add(1, Ordering::Relaxed), request);
-                async move {
-                    tokio::task::yield_now().await;
-                    outcome
-                }
-            }
-        });
-        let post = request(Method::POST, "/orders", Body::full("order"));
-        let retry = RetryLayer::new(Settings { attempts }).layer(inner);
-        (retry.oneshot(post).await, calls.load(Ordering::Relaxed))
-    }
-
-    fn handed_back(request: Request) -> Result<Response, Error> {
-        Err(Error::new(Kind::UpstreamConnect).with_unsent(request))
-    }
-
-    #[tokio::test]
-    async fn an_unsafe_request_that_was_handed_back_is_sent_again_as_it_was() {
-        let (answer, calls) = tried(2, |before, request| {
-            if before == 0 {
-                return handed_back(request);
-            }
-            assert_eq!(request.parts.method, Method::POST);
-            Ok(Response::new(request.body))
-        })
-        .await;
-        assert_eq!(read(answer.unwrap().into_body()).await.unwrap(), "order");
-        assert_eq!(calls, 2);
-    }
-
-    #[tokio::test]
-    async fn the_last_failure_is_the_answer() {
-        let (answer, calls) = tried(3, |before, request| {
-            let kind = if before < 2 { Kind::UpstreamConnect } else { Kind::UpstreamTls };
-            Err(Error::new(kind).with_unsent(request))
-        })
-        .await;
-        assert!(matches!(answer.unwrap_err().kind(), Kind::UpstreamTls));
-        assert_eq!(calls, 3);
-    }
-
-    #[tokio::test]
-    async fn what_may_have_been_seen_is_never_sent_twice() {
-        let maybe_seen: Outcome = |_, request| {
-            drop(request);
-            Err(Kind::UpstreamReset(Sent::MaybeSeen).into())
-        };
-        let (answer, calls) = tried(5, maybe_seen).await;
-        assert!(matches!(answer.unwrap_err().kind(), Kind::UpstreamReset(Sent::MaybeSeen)));
-        assert_eq!(calls, 1);
-
-        let contradictory: Outcome =
-            |_, request| Err(Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_unsent(request));
-        assert_eq!(tried(5, contradictory).await.1, 1, "the kind has the last word");
-    }
-
-    #[tokio::test]
-    async fn what_was_not_handed_back_cannot_be_sent_again() {
-        let kept: Outcome = |_, request| {
-            drop(request);
-            Err(Kind::UpstreamConnect.into())
-        };
-        assert_eq!(tried(2, kept).await.1, 1);
-    }
-
-    #[tokio::test]
-    async fn one_attempt_is_no_retry() {
-        let (answer, calls) = tried(1, |_, request| handed_back(request)).await;
-        assert!(answer.unwrap_err().take_unsent().is_some(), "the request is still in the error");
-        assert_eq!(calls, 1);
+impl<S> fmt::Debug for ResponseFuture<S>
+where
+    S: Service<Request>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("tries", &self.tries).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,24 +1,44 @@
-//! Trying again what provably never reached an upstream.
+//! Trying again (semantics 4), and never twice what an upstream may have acted on.
 //!
-//! [`classify`] is the pure decision, [`layer`] sends again.
+//! [`resend`] has the invariant and the types that hold it. [`classify`] and [`backoff`] are the pure
+//! decisions, [`budget`] bounds them, `replay` keeps request bodies, `tries` puts them together,
+//! `pause` is the wait between two attempts, [`layer`] sends again.
 
+pub mod backoff;
+pub mod budget;
 pub mod classify;
 pub mod layer;
+mod pause;
+mod replay;
+pub mod resend;
+mod tries;
 
-pub use self::layer::{Retry, RetryLayer};
+pub use self::{
+    budget::Budgets,
+    classify::On,
+    layer::{Retry, RetryLayer, Upstream},
+    resend::MAX_ATTEMPTS,
+};
 
-/// How often a request is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `routes[].retry`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Every try counts: 2 is one retry, 1 is none.
+    /// Every try counts: 2 is one retry, 1 is none. At most [`MAX_ATTEMPTS`].
     pub attempts: u32,
+    /// After what.
+    pub on: On,
 }
 
 // === impl Settings ===
 
-impl Default for Settings {
+impl Settings {
     /// What holds for a route without `retry`.
+    pub const NOT_SENT: Self = Self { attempts: 2, on: On::NOT_SENT };
+}
+
+impl Default for Settings {
+    /// What `retry: {}` is.
     fn default() -> Self {
-        Self { attempts: 2 }
+        Self { attempts: 2, on: On::default() }
     }
 }

@@ -54,6 +54,10 @@ table! {
         "Decisions on the bucket that keys beyond `max_keys` share.";
     RATE_LIMIT_KEYS = Gauge "sluice_rate_limit_keys" ["policy"]
         "Keys a rate limit remembers.";
+    RETRIES = Counter "sluice_retries_total" ["upstream", "reason"]
+        "Attempts after the first, by what the one before failed with: a reason or a status.";
+    RETRY_BUDGET_EXHAUSTED = Counter "sluice_retry_budget_exhausted_total" ["upstream"]
+        "Retries that were not made because the upstream's budget was spent.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
         "Access log lines dropped because the writer was behind.";
     CONFIG_RELOADS = Counter "sluice_config_reloads_total" []

@@ -1,0 +1,176 @@
+//! How many retries the requests to an upstream may cause, so that retries never are what keeps it
+//! down.
+//!
+//! tower's [`TpsBudget`]: every request on a route with `retry` deposits, every retry withdraws.
+//! Per upstream and worker, so that no counter is shared between workers; [`Budgets`] keeps them
+//! across reloads. Time is tokio's, so that a paused test pauses it too. Costs an uncontended lock
+//! per request of such a route.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tower::retry::budget::{Budget as _, TpsBudget};
+
+/// Retries per second that an upstream of one endpoint gets beside its share: they all go to the
+/// endpoint that has just failed.
+const ALONE_PER_SECOND: u32 = 3;
+
+/// `upstreams.*.retry_budget`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Retries per request, 0 to 1.
+    pub ratio: f32,
+    /// How long a request counts; 1 to 60 s, which [`TpsBudget`] asks for.
+    pub window: Duration,
+    /// Retries per second whatever the traffic, over all workers.
+    pub min_per_second: u32,
+}
+
+/// The budget of one upstream on one worker.
+pub struct Budget {
+    base: TpsBudget,
+    /// What more than one endpoint adds.
+    extra: TpsBudget,
+}
+
+/// One worker's budgets by the upstream's name; outlives reloads.
+#[derive(Default)]
+pub struct Budgets(Mutex<HashMap<Box<str>, Known>>);
+
+/// A budget, and what it was made of.
+type Known = (Settings, Arc<Budget>);
+
+// === impl Settings ===
+
+impl Default for Settings {
+    /// Finagle's and Linkerd's.
+    fn default() -> Self {
+        Self { ratio: 0.2, window: Duration::from_secs(10), min_per_second: 10 }
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// The part one of `workers` has. Their parts are rounded up: none is without a retry.
+    pub fn new(settings: Settings, workers: usize) -> Self {
+        let Settings { ratio, window, min_per_second } = settings;
+        let workers = u32::try_from(workers.max(1)).unwrap_or(u32::MAX);
+        let all = min_per_second.div_ceil(workers);
+        let alone = min_per_second.min(ALONE_PER_SECOND).div_ceil(workers);
+        Self {
+            base: TpsBudget::new(window, alone, ratio),
+            extra: TpsBudget::new(window, all.saturating_sub(alone), 0.0),
+        }
+    }
+
+    /// A request begins.
+    pub fn deposit(&self) {
+        self.base.deposit();
+    }
+
+    /// Takes a retry out; `is_alone`: the upstream has one endpoint now.
+    pub fn withdraw(&self, is_alone: bool) -> bool {
+        self.base.withdraw() || (!is_alone && self.extra.withdraw())
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget").finish_non_exhaustive()
+    }
+}
+
+// === impl Budgets ===
+
+impl Budgets {
+    /// The budget of the upstream of this name: the one there is, if its settings are the same.
+    pub fn of(&self, upstream: &str, settings: Settings, workers: usize) -> Arc<Budget> {
+        let mut budgets = self.0.lock();
+        match budgets.get(upstream) {
+            Some((before, budget)) if *before == settings => budget.clone(),
+            Some(_) | None => {
+                let budget = Arc::new(Budget::new(settings, workers));
+                budgets.insert(upstream.into(), (settings, budget.clone()));
+                budget
+            }
+        }
+    }
+
+    /// Forgets the upstreams of which `is_known` does not hold.
+    pub fn retain(&self, is_known: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|name, _| is_known(name));
+    }
+}
+
+impl fmt::Debug for Budgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budgets").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn taken(budget: &Budget, is_alone: bool) -> usize {
+        (0..10_000).take_while(|_| budget.withdraw(is_alone)).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fifth_of_the_requests_and_ten_a_second_beside_them() {
+        let budget = Budget::new(Settings::default(), 1);
+        for _ in 0..1000 {
+            budget.deposit();
+        }
+        assert_eq!(taken(&budget, false), 200 + 10 * 10);
+        assert!(!budget.withdraw(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_endpoint_gets_three_a_second() {
+        let budget = Budget::new(Settings::default(), 1);
+        assert_eq!(taken(&budget, true), 3 * 10);
+        assert_eq!(taken(&budget, false), 7 * 10, "another endpoint brings the rest");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_spent_comes_back_after_the_window() {
+        let budget = Budget::new(Settings::default(), 1);
+        assert_eq!(taken(&budget, true), 30);
+        advance(Duration::from_secs(5)).await;
+        assert_eq!(taken(&budget, true), 0);
+        // The clock moves in tenths of the window, and the last of them has to be over.
+        advance(Duration::from_secs(5)).await;
+        budget.deposit();
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(taken(&budget, true), 30);
+    }
+
+    #[test]
+    fn workers_divide_the_rate_and_none_is_left_without() {
+        let per_second = |workers| {
+            let budget = Budget::new(Settings { ratio: 0.0, ..Settings::default() }, workers);
+            (taken(&budget, true) / 10, taken(&budget, false) / 10)
+        };
+        assert_eq!(per_second(1), (3, 7));
+        assert_eq!(per_second(2), (2, 3));
+        assert_eq!(per_second(64), (1, 0));
+        let none = Settings { ratio: 0.0, min_per_second: 0, ..Settings::default() };
+        assert!(!Budget::new(none, 1).withdraw(false), "0% and 0 a second is no retry");
+    }
+
+    #[test]
+    fn a_reload_keeps_the_budget_unless_it_changes_it() {
+        let budgets = Budgets::default();
+        let settings = Settings::default();
+        let before = budgets.of("orders", settings, 2);
+        assert!(Arc::ptr_eq(&before, &budgets.of("orders", settings, 2)));
+        let other = Settings { ratio: 0.5, ..settings };
+        assert!(!Arc::ptr_eq(&before, &budgets.of("orders", other, 2)));
+        budgets.retain(|name| name != "orders");
+        assert!(budgets.0.lock().is_empty());
+    }
+}

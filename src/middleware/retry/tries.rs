@@ -1,0 +1,185 @@
+//! The attempts of one request: how many there were, and what follows the one that is over.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::header;
+use tokio::time::Instant;
+
+use super::{
+    backoff,
+    classify::{Class, Verdict, judge},
+    layer::{Shared, Upstream},
+    pause::Pause,
+    resend::{Kept, Resend},
+};
+use crate::{
+    error::{Error, Kind, Result, Unsent},
+    http::Response,
+    telemetry::clock,
+};
+
+/// The attempts of one request.
+pub(super) struct Tries {
+    shared: Arc<Shared>,
+    /// Begun, the one under way included.
+    begun: u32,
+    /// Class A had its one retry that no budget is asked for.
+    has_had_free: bool,
+}
+
+/// What follows an attempt.
+pub(super) enum Next {
+    /// This is what came of the request.
+    Done(Result<Response>),
+    /// Another attempt, at once.
+    Now(Resend),
+    /// Another attempt, after a wait.
+    Later(Pause),
+}
+
+/// A failure that asks for another attempt.
+struct Failure {
+    class: Class,
+    /// What `Retry-After` asks for.
+    wait: Duration,
+}
+
+// === impl Tries ===
+
+impl Tries {
+    /// The first one is under way.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, begun: 1, has_had_free: false }
+    }
+
+    /// One more begins; its number.
+    pub(super) fn begin(&mut self) -> u32 {
+        self.begun += 1;
+        self.begun
+    }
+
+    /// What follows `outcome`. `kept` is there on a route with `retry`.
+    pub(super) fn after(&mut self, outcome: Result<Response>, kept: Option<&Kept>) -> Next {
+        let Some(failure) = self.failure(&outcome) else {
+            return done(outcome, kept);
+        };
+        let settings = &self.shared.settings;
+        if judge(&settings.on, failure.class, self.begun, settings.attempts) == Verdict::Stop {
+            return done(outcome, kept);
+        }
+        match kept {
+            Some(kept) => self.armed(outcome, &failure, kept),
+            None => self.unarmed(outcome),
+        }
+    }
+
+    fn failure(&self, outcome: &Result<Response>) -> Option<Failure> {
+        match outcome {
+            Err(error) => {
+                let class = Class::of_failure(error.kind())?;
+                Some(Failure { class, wait: Duration::ZERO })
+            }
+            Ok(response) => {
+                let after = response.headers().get(header::RETRY_AFTER);
+                let is_listed = self.shared.settings.on.lists(response.status(), after.is_some());
+                let wait = || after.and_then(|value| backoff::retry_after(value, clock::now()));
+                is_listed
+                    .then(|| Failure { class: Class::Answered, wait: wait().unwrap_or_default() })
+            }
+        }
+    }
+
+    /// Without `retry`: only what was handed back, and at once.
+    fn unarmed(&self, outcome: Result<Response>) -> Next {
+        let mut error = match outcome {
+            Err(error) => error,
+            Ok(response) => return Next::Done(Ok(response)),
+        };
+        let unsent = error.take_unsent().and_then(|unsent| Resend::unsent(unsent, None));
+        let Some(resend) = unsent else { return Next::Done(Err(error)) };
+        if let Some(upstream) = self.upstream(resend.cx().upstream()) {
+            upstream.count_retry(error.kind().reason());
+        }
+        Next::Now(resend)
+    }
+
+    fn armed(&mut self, mut outcome: Result<Response>, failure: &Failure, kept: &Kept) -> Next {
+        let may_be_sent = match failure.class {
+            Class::NotSent => true,
+            Class::MaybeSeen | Class::Answered => kept.is_repeatable(),
+        };
+        let delay = backoff::delay(self.begun, fastrand::u64(..)).max(failure.wait);
+        let is_in_time = backoff::fits(Instant::now(), delay, kept.cx().deadline());
+        if !may_be_sent || !kept.is_whole() || !is_in_time {
+            return done(outcome, kept.into());
+        }
+        if !self.is_affordable(failure.class, kept) {
+            return done(exhausted(outcome, kept), kept.into());
+        }
+        let resend = match failure.class {
+            Class::NotSent => unsent(&mut outcome).and_then(|it| Resend::unsent(it, Some(kept))),
+            Class::MaybeSeen | Class::Answered => Resend::repeat(kept),
+        };
+        let Some(resend) = resend else { return done(outcome, kept.into()) };
+        if let Some(upstream) = self.upstream(kept.cx().upstream()) {
+            match &outcome {
+                Ok(response) => upstream.count_retry(response.status().as_str()),
+                Err(error) => upstream.count_retry(error.kind().reason()),
+            }
+        }
+        let rest = outcome.ok().map(Response::into_body);
+        Next::Later(Pause::new(delay, rest, resend))
+    }
+
+    /// Whether the budget has a retry left, or this one needs none.
+    fn is_affordable(&mut self, class: Class, kept: &Kept) -> bool {
+        let Some(upstream) = self.upstream(kept.cx().upstream()) else { return true };
+        if upstream.withdraw() {
+            return true;
+        }
+        // What never left has cost the upstream nothing.
+        if class == Class::NotSent && !self.has_had_free {
+            self.has_had_free = true;
+            return true;
+        }
+        upstream.count_exhausted();
+        false
+    }
+
+    fn upstream(&self, index: usize) -> Option<&Upstream> {
+        self.shared.upstreams.get(index)
+    }
+}
+
+/// The end of it: the copy is of no use any more.
+fn done(outcome: Result<Response>, kept: Option<&Kept>) -> Next {
+    if let Some(kept) = kept {
+        kept.release();
+    }
+    Next::Done(outcome)
+}
+
+fn unsent(outcome: &mut Result<Response>) -> Option<Unsent> {
+    outcome.as_mut().err().and_then(Error::take_unsent)
+}
+
+/// The failure as it is told when only the budget kept it from being tried again.
+fn exhausted(outcome: Result<Response>, kept: &Kept) -> Result<Response> {
+    match outcome {
+        Ok(response) => {
+            // The answer is the upstream's and stays as it is; the log says why it was not the last.
+            kept.cx().set_reason(Kind::RETRY_BUDGET);
+            Ok(response)
+        }
+        Err(error) => {
+            let kind = Kind::RetryBudget(Box::new(error.kind().clone()));
+            Err(Error::new(kind).with_source(error))
+        }
+    }
+}
+
+impl fmt::Debug for Tries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tries").field("begun", &self.begun).finish_non_exhaustive()
+    }
+}
