@@ -5,7 +5,6 @@
 //! and `/readyz` asks for the token, where there is one. None of it is on the way of a request.
 
 pub mod api;
-mod io;
 pub mod problem;
 pub mod serve;
 

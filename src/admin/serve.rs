@@ -15,8 +15,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Handles, Settings, api, io::Io};
-use crate::{http::Secret, telemetry::task};
+use super::{Handles, Settings, api};
+use crate::{
+    http::{Secret, io::Io},
+    telemetry::task,
+};
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;

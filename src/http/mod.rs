@@ -8,6 +8,7 @@ pub mod context;
 pub mod guard;
 pub mod hop_by_hop;
 pub mod identity;
+pub mod io;
 pub mod names;
 pub mod pace;
 pub mod peer;

@@ -1,4 +1,5 @@
-//! A tokio stream as hyper wants it. Copies each read once, which the admin API can afford.
+//! A tokio stream as hyper wants it. Copies each read once, which whatever is not on the path of
+//! requests can afford.
 
 use std::{
     io,
@@ -13,7 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const READ: usize = 4096;
 
 /// The stream of one connection.
-pub(super) struct Io<T>(pub(super) T);
+#[derive(Debug)]
+pub struct Io<T>(pub T);
 
 // === impl Io ===
 
