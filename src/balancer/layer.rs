@@ -4,7 +4,8 @@
 //! enters the attempt there, calls the transport, and tells the endpoint how long the response head
 //! took; failures, 5xx and 429 count as five seconds. Answers `upstream-none` without an endpoint,
 //! `upstream-dns` when names do not resolve, `concurrency-full` at the upstream's `max_in_flight`;
-//! the request goes back with the error, for nothing was sent. Counts `sluice_attempts_total`.
+//! the request goes back with the error, for nothing was sent. Counts `sluice_attempts_total`. Where
+//! the request is sampled, its `traceparent` names the attempt.
 //!
 //! A drop gives the attempt up. By a timeout, which says so in the context, it is a failure like any
 //! other; by a client that leaves it only tells that the answer takes at least so long. Without both
@@ -28,6 +29,7 @@ use crate::{
     balancer::{GroupHandle, group::Picked},
     error::{Error, Kind, Result},
     http::{Request, Response, context::AttemptHandle},
+    telemetry::tracing::Outgoing,
     upstream::{Call, Flight, Local, load::PENALTY},
 };
 
@@ -90,14 +92,14 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let Some(group) = self.groups.get(request.cx.upstream()) else {
             return ResponseFuture::refused(Error::new(Kind::UpstreamNone).with_unsent(request));
         };
         let now = Instant::now();
         match group.pick(&request, now) {
             Picked::Endpoint(flight) => {
-                let attempt = Attempt::begin(group.clone(), &flight, &request, now);
+                let attempt = Attempt::begin(group.clone(), &flight, &mut request, now);
                 let inner = self.inner.call(Call { request, flight });
                 ResponseFuture { state: State::Calling { attempt, inner } }
             }
@@ -111,7 +113,7 @@ where
 }
 
 /// Waits for the first resolution, then does what `call` does.
-async fn wait<S>(group: GroupHandle, mut inner: S, request: Request) -> Result<Response>
+async fn wait<S>(group: GroupHandle, mut inner: S, mut request: Request) -> Result<Response>
 where
     S: Service<Call, Response = Response, Error = Error>,
 {
@@ -121,7 +123,7 @@ where
     let now = Instant::now();
     match group.pick(&request, now) {
         Picked::Endpoint(flight) => {
-            let mut attempt = Attempt::begin(group, &flight, &request, now);
+            let mut attempt = Attempt::begin(group, &flight, &mut request, now);
             let result = inner.call(Call { request, flight }).await;
             attempt.end(&result);
             result
@@ -164,9 +166,14 @@ where
 // === impl Attempt ===
 
 impl Attempt {
-    fn begin(group: GroupHandle, flight: &Flight, request: &Request, now: Instant) -> Self {
+    fn begin(group: GroupHandle, flight: &Flight, request: &mut Request, now: Instant) -> Self {
         let local = flight.local().clone();
         let handle = request.cx.begin_attempt(local.label().clone(), now);
+        if let Some(trace) = request.cx.trace().filter(|trace| trace.is_sampled()) {
+            trace.stamp(&mut request.parts.headers, handle.number());
+            let is_tls = local.transport().is_tls();
+            handle.describe(Box::new(Outgoing::of(&request.parts, is_tls)));
+        }
         Self { group, local, handle, started: now, is_over: false }
     }
 

@@ -25,6 +25,9 @@ const FIELDS: [&str; 6] = [
 pub(super) fn effective(tree: &Tree) -> Value {
     let mut shown = tree.to_json();
     fill(&mut shown, &of_file());
+    if let Some(tracing) = shown.pointer_mut("/telemetry/tracing").filter(|it| it.is_object()) {
+        fill(tracing, &json!({ "sample": "1%", "propagate": ["w3c"] }));
+    }
     each(&mut shown, "listeners", |listener| {
         let has_tls = listener.get("tls").is_some_and(|tls| !tls.is_null());
         let protocols = if has_tls { ["h1", "h2"] } else { ["h1", "h2c"] };

@@ -25,7 +25,7 @@ use crate::{
         stack::{EachRoute, EveryRequest, RouteSettings, each_route, every_request},
     },
     routing::{RouteEntry, Router, Table},
-    telemetry::{access_log::AccessLog, exchange::Recorder, in_flight::Counter},
+    telemetry::{access_log::AccessLog, exchange::Recorder, in_flight::Counter, tracing::Exporter},
     upstream::Forward,
 };
 
@@ -93,10 +93,16 @@ fn limits(config: &Config, previous: &[Arc<Policy>]) -> Arc<[Arc<Policy>]> {
 }
 
 /// One worker's stack.
-pub(super) fn stack(plan: &Plan, worker: &Resources, access_log: &AccessLog) -> Stack {
+pub(super) fn stack(
+    plan: &Plan,
+    worker: &Resources,
+    access_log: &AccessLog,
+    exporter: &Exporter,
+) -> Stack {
     let config = &plan.config;
     let sink = access_log.sink(&config.telemetry.access_log, &worker.cells);
-    let recorder = Arc::new(Recorder::new(&worker.cells, sink));
+    let tracer = exporter.tracer(config.telemetry.tracing.as_ref(), &worker.cells);
+    let recorder = Arc::new(Recorder::new(&worker.cells, sink).with_tracer(tracer));
     let groups: Vec<GroupHandle> =
         plan.groups.iter().map(|group| group.worker(&worker.pools)).collect();
     worker.budgets.retain(|name| plan.group(name).is_some());
@@ -124,6 +130,7 @@ fn entry(
     RouteEntry {
         info: Arc::new(RouteInfo {
             name: route.rule.name.clone(),
+            path: route.rule.path.to_string().into(),
             metrics: worker.cells.route(&route.rule.name),
         }),
         stack: each_route(settings(route, plan, worker, groups), balance),

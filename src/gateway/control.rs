@@ -31,7 +31,7 @@ use crate::{
         worker::{Resources, Worker},
     },
     middleware::rate_limit::layer::nanos,
-    telemetry::{access_log::AccessLog, metrics::Metrics, task},
+    telemetry::{access_log::AccessLog, metrics::Metrics, task, tracing::Exporter},
 };
 
 /// How often certificate files are looked at.
@@ -40,6 +40,8 @@ const CERTIFICATES: Duration = Duration::from_millis(250);
 const IDLE_KEYS: Duration = Duration::from_mins(1);
 /// How long the access log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// How long the collector may take to take the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// What the control thread may be asked to do.
 #[derive(Debug)]
@@ -60,6 +62,7 @@ pub(super) struct Control {
     orders: mpsc::Sender<Order>,
     resolver: Arc<dyn Resolve>,
     access_log: AccessLog,
+    exporter: Exporter,
     plan: Plan,
     listeners: Listeners,
     workers: Vec<Worker>,
@@ -110,6 +113,8 @@ impl Control {
         let access_log =
             AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
         let plan = Plan::new(config, None, &resolver)?;
+        let exporter = Exporter::start(&metrics.thread());
+        exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         let (tunnels, deadline) = channel::channel(None);
         let mut workers = Vec::new();
         for number in 0..worker_count(&plan.config) {
@@ -121,7 +126,7 @@ impl Control {
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
         for worker in &workers {
-            let stack = build::stack(&plan, worker.resources(), &access_log);
+            let stack = build::stack(&plan, worker.resources(), &access_log, &exporter);
             worker.commit(stack).await.map_err(StartError::Thread)?;
         }
         let started = Started {
@@ -137,6 +142,7 @@ impl Control {
             orders,
             resolver,
             access_log,
+            exporter,
             plan,
             listeners,
             workers,
@@ -225,8 +231,9 @@ impl Control {
             log.set_level(plan.config.telemetry.log_level);
         }
         self.operator.follow(&plan.config);
+        self.exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         for worker in &self.workers {
-            let stack = build::stack(&plan, worker.resources(), &self.access_log);
+            let stack = build::stack(&plan, worker.resources(), &self.access_log, &self.exporter);
             // The old stack ends here, not on the worker's time.
             drop(worker.commit(stack).await.map_err(StartError::Thread)?);
         }
@@ -268,6 +275,7 @@ impl Control {
         for worker in self.workers {
             worker.stop().await;
         }
+        self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
             tracing::warn!("the last lines of the access log are lost");
         }

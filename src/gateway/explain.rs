@@ -21,6 +21,7 @@ use crate::{
         explain::{Explanation, Outcome, Step, explain as explain_route},
         matcher::Head,
     },
+    telemetry::tracing::propagation::TraceParent,
 };
 
 /// A request somebody asks about.
@@ -137,6 +138,7 @@ struct Told<'a> {
 impl Told<'_> {
     fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
+        self.tracing(&mut steps);
         if self.asked.target.has_encoded_separator() && !self.route.rule.pass_encoded_separators {
             let why = "the path holds %2F or %5C and the route has encoded_separators: reject";
             steps.push(step("encoded_separators", "refuse", format!("400 bad-target: {why}")));
@@ -154,6 +156,21 @@ impl Told<'_> {
             action::Settings::Forward { weights } => self.forward(weights, &mut steps),
         }
         steps
+    }
+
+    fn tracing(&self, steps: &mut Vec<Step>) {
+        let Some(tracing) = &self.config.telemetry.tracing else { return };
+        steps.push(match TraceParent::of(&self.asked.headers) {
+            Some(parent) if parent.is_sampled() => {
+                step("tracing", "sample", "its traceparent says so")
+            }
+            Some(_) => step("tracing", "pass", "its traceparent says that it is not sampled"),
+            None => {
+                let share = tracing.sample * 100.0;
+                let why = format!("it begins a trace, of which {share}% are sampled");
+                step("tracing", "depends", why)
+            }
+        });
     }
 
     /// What may refuse the request before anything is done with it.

@@ -21,7 +21,10 @@ use tokio::time::Instant;
 
 use crate::{
     http::{ClientIp, Peer, Principal, Target},
-    telemetry::metrics::RouteMetrics,
+    telemetry::{
+        metrics::RouteMetrics,
+        tracing::{Outgoing, Trace},
+    },
 };
 
 /// Shared knowledge about one exchange. Cloning counts a reference.
@@ -34,6 +37,7 @@ struct Cells {
     method: Method,
     version: http::Version,
     request_id: OnceLock<HeaderValue>,
+    trace: OnceLock<Trace>,
     client_ip: OnceLock<ClientIp>,
     host: OnceLock<Box<str>>,
     target: OnceLock<Target>,
@@ -54,6 +58,8 @@ struct Cells {
 pub struct RouteInfo {
     /// `routes[].name`.
     pub name: Arc<str>,
+    /// Its pattern for the path, as it is written.
+    pub path: Arc<str>,
     /// This worker's cells for it.
     pub metrics: RouteMetrics,
 }
@@ -76,6 +82,10 @@ pub struct RateLimitFields {
 pub struct Attempt {
     /// `upstream/address`, for the operator.
     pub endpoint: Arc<str>,
+    /// When the endpoint was chosen.
+    pub started: Instant,
+    /// What it is sent, of a sampled request only.
+    pub outgoing: Option<Box<Outgoing>>,
     /// From the choice of the endpoint to the response head or the failure.
     pub took: Option<Duration>,
     /// The status it was answered with.
@@ -103,6 +113,7 @@ impl Context {
             method,
             version,
             request_id: OnceLock::new(),
+            trace: OnceLock::new(),
             client_ip: OnceLock::new(),
             host: OnceLock::new(),
             target: OnceLock::new(),
@@ -147,6 +158,16 @@ impl Context {
     /// Written by `request_id`.
     pub fn set_request_id(&self, id: HeaderValue) {
         set(&self.0.request_id, id);
+    }
+
+    /// The trace it belongs to, where traces are configured.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.0.trace.get()
+    }
+
+    /// Written when the exchange begins.
+    pub fn set_trace(&self, trace: Trace) {
+        set(&self.0.trace, trace);
     }
 
     /// The client's address, once `edge` has found it.
@@ -278,7 +299,14 @@ impl Context {
     pub fn begin_attempt(&self, endpoint: Arc<str>, now: Instant) -> AttemptHandle {
         let mut attempts = self.0.attempts.lock();
         let index = attempts.len();
-        attempts.push(Attempt { endpoint, took: None, status: None, reason: None });
+        attempts.push(Attempt {
+            endpoint,
+            started: now,
+            outgoing: None,
+            took: None,
+            status: None,
+            reason: None,
+        });
         AttemptHandle { cx: self.clone(), index, started: now }
     }
 
@@ -316,6 +344,13 @@ impl fmt::Debug for Context {
 // === impl AttemptHandle ===
 
 impl AttemptHandle {
+    /// Notes what the attempt is sent.
+    pub fn describe(&self, outgoing: Box<Outgoing>) {
+        if let Some(attempt) = self.cx.0.attempts.lock().get_mut(self.index) {
+            attempt.outgoing = Some(outgoing);
+        }
+    }
+
     /// The attempt was answered with this status.
     pub fn answered(&self, status: StatusCode, now: Instant) {
         self.write(now, |attempt| attempt.status = Some(status));

@@ -23,8 +23,17 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// An escape that is none stands for itself; bytes that are not UTF-8 become U+FFFD.
+/// `text` without its `%XX` escapes; a `+` stays one.
+pub fn unescape(text: &str) -> Cow<'_, str> {
+    replace(text, b'+')
+}
+
 fn decode(text: &str) -> Cow<'_, str> {
+    replace(text, b' ')
+}
+
+/// An escape that is none stands for itself; bytes that are not UTF-8 become U+FFFD.
+fn replace(text: &str, plus: u8) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
     }
@@ -34,7 +43,7 @@ fn decode(text: &str) -> Cow<'_, str> {
     while let Some(&byte) = bytes.get(at) {
         let escaped = if byte == b'%' { escape(bytes.get(at + 1..at + 3)) } else { None };
         at += if escaped.is_some() { 3 } else { 1 };
-        out.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        out.push(escaped.unwrap_or(if byte == b'+' { plus } else { byte }));
     }
     Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
@@ -62,6 +71,11 @@ mod tests {
         assert_eq!(all("a&b=&&a=b=c", "a"), ["", "b=c"]);
         assert_eq!(all("a=%&a=%4&a=%zz&a=%ff", "a"), ["%", "%4", "%zz", "\u{fffd}"]);
         assert!(all("", "").is_empty());
+    }
+
+    #[test]
+    fn a_plus_is_a_space_in_forms_only() {
+        assert_eq!(unescape("Basic%20YQ+/=="), "Basic YQ+/==");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! Touches every request. Begins an [`Exchange`], counts the request body as it is read, and hands
 //! the exchange to the response body, whose end, failure or drop writes the one line and the
-//! metrics. Dropped before there is a response, the client has left: 499 `client-closed`, written by
-//! the exchange's own drop. Never refuses. Costs one allocation.
+//! metrics. Where traces are configured, the request has one sane `traceparent` from here on, and a
+//! sampled one becomes spans with the same end. Dropped before there is a response, the client has
+//! left: 499 `client-closed`, written by the exchange's own drop. Never refuses. Costs one
+//! allocation, and one for the value of `traceparent` where the client sent none.
 //!
 //! Above everything that can fail or replace a response, so that it sees the final one; below
 //! `request_id`, whose ID is in the line.
@@ -82,7 +84,8 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let exchange = Exchange::begin(self.recorder.clone(), request.cx.clone(), &request.parts);
+        let (recorder, cx) = (self.recorder.clone(), request.cx.clone());
+        let exchange = Exchange::begin(recorder, cx, &mut request.parts);
         if !request.body.is_end_stream() {
             request.body.count_received(request.cx.clone());
         }

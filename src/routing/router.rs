@@ -232,7 +232,11 @@ mod tests {
         let cells = Metrics::new().thread();
         let table = Arc::new(table());
         let entries = table.rules().iter().map(|rule| RouteEntry {
-            info: Arc::new(RouteInfo { name: rule.name.clone(), metrics: cells.route(&rule.name) }),
+            info: Arc::new(RouteInfo {
+                name: rule.name.clone(),
+                path: rule.path.to_string().into(),
+                metrics: cells.route(&rule.name),
+            }),
             stack: service_fn(|request: Request| async move {
                 let bound: Vec<String> =
                     request.cx.params().iter().map(|(n, v)| format!("{n}={v}")).collect();

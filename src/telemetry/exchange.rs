@@ -4,12 +4,16 @@
 //! the access log's future, then by the response body. It is written down exactly once: by
 //! [`Exchange::finish`], or when it is dropped before that, which only a client that left can do.
 //!
+//! Where traces are configured, the request's trace is found or begun with it, and what a sampled one
+//! was goes to the exporter at its end.
+//!
 //! Cost: one allocation per request; counting is a few additions to this worker's own cells; the
 //! one lock, of the reasons, is taken for failed requests only.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::{StatusCode, request::Parts, uri::PathAndQuery};
+use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 
 use crate::{
@@ -19,7 +23,7 @@ use crate::{
         access_log::{Line, Sink},
         clock,
         metrics::{Cells, Counter, REFUSALS, RouteMetrics},
-        trace_id::TraceId,
+        tracing::{Finished, Noted, Tracer, propagation::TraceParent},
     },
 };
 
@@ -29,6 +33,7 @@ pub struct Recorder {
     sink: Sink,
     cells: Cells,
     unrouted: RouteMetrics,
+    tracer: Option<Tracer>,
     /// One entry per reason word, a closed list; made when the first request fails for it.
     refusals: Mutex<HashMap<&'static str, Counter>>,
 }
@@ -40,6 +45,8 @@ pub struct Exchange {
     cx: Context,
     target: Option<PathAndQuery>,
     trace_id: Option<TraceId>,
+    /// Of a sampled request.
+    noted: Option<Box<Noted>>,
     status: Option<StatusCode>,
     is_written: bool,
 }
@@ -53,8 +60,15 @@ impl Recorder {
             sink,
             cells: cells.clone(),
             unrouted: cells.unrouted(),
+            tracer: None,
             refusals: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// Follows traces with `tracer`, the worker's own.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     fn count(&self, cx: &Context, status: StatusCode, sent: u64, took: Duration) {
@@ -75,13 +89,21 @@ impl Recorder {
 // === impl Exchange ===
 
 impl Exchange {
-    /// A request with this head has come in.
-    pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &Parts) -> Box<Self> {
+    /// A request with this head has come in. Where traces are configured the head says from now on
+    /// which one it belongs to.
+    pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &mut Parts) -> Box<Self> {
+        let tracer = recorder.tracer.as_ref();
+        let noted = tracer.and_then(|tracer| tracer.begin(&cx, &mut head.headers));
+        let trace_id = match cx.trace() {
+            Some(trace) => Some(trace.id()),
+            None => TraceParent::of(&head.headers).map(|parent| parent.trace_id),
+        };
         Box::new(Self {
             recorder,
             cx,
             target: head.uri.path_and_query().cloned(),
-            trace_id: TraceId::of(&head.headers),
+            trace_id,
+            noted,
             status: None,
             is_written: false,
         })
@@ -107,8 +129,9 @@ impl Exchange {
             End::Failed(reason) => Some(reason),
             End::Dropped => Some(client_closed.reason()),
         });
-        let status = self.status.unwrap_or_else(|| client_closed.status());
         let took = self.cx.started().elapsed();
+        self.trace(took, end, reason);
+        let status = self.status.unwrap_or_else(|| client_closed.status());
         self.recorder.count(&self.cx, status, sent, took);
         if let Some(reason) = reason {
             self.recorder.count_refusal(reason);
@@ -123,6 +146,25 @@ impl Exchange {
             took,
             reason,
         });
+    }
+
+    /// Hands a sampled request to the exporter.
+    fn trace(&mut self, took: Duration, end: End, reason: Option<&'static str>) {
+        if let Some(noted) = self.noted.take()
+            && let Some(tracer) = &self.recorder.tracer
+            && let Some(trace) = self.cx.trace()
+        {
+            tracer.finish(Finished {
+                cx: self.cx.clone(),
+                trace: *trace,
+                noted,
+                target: self.target.clone(),
+                status: self.status,
+                took,
+                reason,
+                is_broken_off: matches!(end, End::Failed(_)),
+            });
+        }
     }
 }
 
@@ -174,7 +216,7 @@ mod tests {
 
         fn begin(&self) -> (Context, Box<Exchange>) {
             let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
-            let head = http::Request::get("/a?b=c")
+            let mut head = http::Request::get("/a?b=c")
                 .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
                 .body(())
                 .unwrap()
@@ -183,8 +225,8 @@ mod tests {
             let cx = Context::new(Arc::new(peer), head.method.clone(), head.version);
             cx.set_request_id(HeaderValue::from_static("id-1"));
             let metrics = self.metrics.thread().route("orders");
-            cx.set_route(Arc::new(RouteInfo { name: "orders".into(), metrics }));
-            (cx.clone(), Exchange::begin(self.recorder.clone(), cx, &head))
+            cx.set_route(Arc::new(RouteInfo { name: "orders".into(), path: "/a".into(), metrics }));
+            (cx.clone(), Exchange::begin(self.recorder.clone(), cx, &mut head))
         }
 
         fn response(&self, body: Body) -> (Context, Body) {

@@ -8,7 +8,7 @@ pub mod in_flight;
 pub mod logging;
 pub mod metrics;
 pub mod task;
-pub mod trace_id;
+pub mod tracing;
 
 use std::path::PathBuf;
 
@@ -18,9 +18,11 @@ pub struct Settings {
     /// `access_log`.
     pub access_log: AccessLogSettings,
     /// `log_level`.
-    pub log_level: tracing::Level,
+    pub log_level: ::tracing::Level,
     /// `metrics.route_labels`: routes get labels of their own.
     pub route_labels: bool,
+    /// `tracing`.
+    pub tracing: Option<tracing::Settings>,
 }
 
 /// `telemetry.access_log`.

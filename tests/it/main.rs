@@ -20,5 +20,6 @@ mod reload;
 mod routes;
 mod slow_clients;
 mod tls;
+mod traces;
 mod upgrades;
 mod upstreams;

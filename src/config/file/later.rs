@@ -18,8 +18,6 @@ words! {
     OnStart { "lazy" = Lazy, "require" = Require }
     /// What is done about a key whose outcome is unknown.
     OnUncertain { "hold" = Hold, "resend" = Resend }
-    /// Trace headers.
-    Propagation { "w3c" = W3c }
 }
 
 block! {
@@ -197,15 +195,6 @@ block! {
         percent: Written<Percent>,
         /// With which status.
         status: Written<StatusCode>,
-    }
-    /// Traces by OTLP.
-    Tracing {
-        /// The collector.
-        otlp: Written<Text>,
-        /// Default: 1%.
-        sample: Option<Written<Percent>>,
-        /// Default: `[w3c]`.
-        propagate: Option<Vec<Written<Propagation>>>,
     }
 }
 

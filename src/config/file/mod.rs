@@ -24,7 +24,10 @@ use super::{
     },
     written::{Entries, OneOrMany, Placed, Written},
 };
-use crate::listener::{BindAddress, ProxyProtocol};
+use crate::{
+    listener::{BindAddress, ProxyProtocol},
+    telemetry::tracing::Collector,
+};
 
 /// A selector, or a list of them joined.
 type Selector = OneOrMany<Written<Text>>;
@@ -112,6 +115,8 @@ words! {
     TlsVersion { "1.2" = Tls12, "1.3" = Tls13 }
     /// How access log lines look.
     AccessLogFormat { "json" = Json }
+    /// Which fields tell of traces.
+    Propagation { "w3c" = W3c }
     /// The least severe lines that are logged.
     LogLevel { "error" = Error, "warn" = Warn, "info" = Info, "debug" = Debug, "trace" = Trace }
 }
@@ -204,7 +209,7 @@ pub struct Telemetry {
     /// Metrics.
     pub metrics: Option<Metrics>,
     /// Traces by OTLP. Default: off.
-    pub tracing: Option<later::Tracing>,
+    pub tracing: Option<Tracing>,
 }
 
 /// One line for each request.
@@ -227,6 +232,25 @@ pub struct AccessLog {
 pub struct Metrics {
     /// Whether routes get labels of their own. Default: true.
     pub route_labels: Option<Written<bool>>,
+}
+
+/// Traces by OTLP. With it every request carries W3C `traceparent`; a request that has none or an
+/// invalid one begins a trace. Without it what clients send of them passes through untouched.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// The URL of the collector. With a path it is OTLP over HTTP, to exactly that path
+    /// (`http://127.0.0.1:4318/v1/traces`). Without one it is gRPC (`http://127.0.0.1:4317`), but on
+    /// port 4318, where collectors listen for HTTP, it is HTTP to `/v1/traces`. `https` is TLS, port
+    /// 443 unless it says another. Fields to send with each export, credentials for example, are
+    /// taken from the environment: `OTEL_EXPORTER_OTLP_HEADERS`.
+    pub otlp: Written<Reference<Collector>>,
+    /// The share of the traces that begin here of which spans are made; requests that bring a trace
+    /// are sampled as its flag says. Decided by the trace ID, so all who use the same share choose
+    /// the same traces. Default: 1%.
+    pub sample: Option<Written<Percent>>,
+    /// Which fields tell of traces. Default: `[w3c]`.
+    pub propagate: Option<Placed<Vec<Written<Propagation>>>>,
 }
 
 /// The schema of `word`, or what `T` is.

@@ -11,6 +11,7 @@ mod policies;
 mod rate_limits;
 mod retry;
 mod routes;
+mod tracing;
 mod unsupported;
 mod upstreams;
 
@@ -143,11 +144,11 @@ impl Resolver<'_> {
             self.value(format);
         }
         let log_level = match self.or(telemetry.log_level.as_ref(), LogLevel::Info) {
-            LogLevel::Error => tracing::Level::ERROR,
-            LogLevel::Warn => tracing::Level::WARN,
-            LogLevel::Info => tracing::Level::INFO,
-            LogLevel::Debug => tracing::Level::DEBUG,
-            LogLevel::Trace => tracing::Level::TRACE,
+            LogLevel::Error => ::tracing::Level::ERROR,
+            LogLevel::Warn => ::tracing::Level::WARN,
+            LogLevel::Info => ::tracing::Level::INFO,
+            LogLevel::Debug => ::tracing::Level::DEBUG,
+            LogLevel::Trace => ::tracing::Level::TRACE,
         };
         let labels = telemetry.metrics.as_ref().and_then(|metrics| metrics.route_labels.as_ref());
         telemetry::Settings {
@@ -158,6 +159,7 @@ impl Resolver<'_> {
             },
             log_level,
             route_labels: self.or(labels, true),
+            tracing: telemetry.tracing.as_ref().and_then(|tracing| self.tracing(tracing)),
         }
     }
 

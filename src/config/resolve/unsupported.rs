@@ -11,14 +11,13 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 23] = [
+const LATER: [&str; 22] = [
     "issuers",
     "api_keys",
     "events_api",
     "queue",
     "topics",
     "subscriptions",
-    "telemetry.tracing",
     "admin.allow_faults",
     "upstreams.*.health_check",
     "upstreams.*.outlier",

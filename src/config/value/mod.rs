@@ -2,6 +2,7 @@
 //! then typed. Pure: nothing is looked up, read or resolved here.
 
 mod address;
+mod collector;
 mod http;
 mod pattern;
 mod reference;
@@ -13,6 +14,7 @@ use schemars::{Schema, json_schema};
 
 pub use self::{
     address::{AdminAddress, Origin},
+    collector::GRPC_PORT,
     pattern::{Name, ParamName, path_template, selector_part, template},
     reference::{Reference, SecretReference},
     retry::RetryOn,

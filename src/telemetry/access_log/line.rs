@@ -9,10 +9,11 @@ use std::{
 };
 
 use http::{StatusCode, Version, uri::PathAndQuery};
+use opentelemetry::trace::TraceId;
 
 use crate::{
     http::{ClientIp, Context, Target, context::Attempt},
-    telemetry::{clock, trace_id::TraceId},
+    telemetry::{clock, tracing::propagation::trace_digits},
 };
 
 /// One finished exchange.
@@ -24,7 +25,7 @@ pub struct Line<'a> {
     pub cx: &'a Context,
     /// The target as the client sent it: the query, and the path where none was normalised.
     pub target: Option<&'a PathAndQuery>,
-    /// The client's trace.
+    /// The trace it belongs to.
     pub trace_id: Option<TraceId>,
     /// What it was answered with; 499 when the client left before.
     pub status: StatusCode,
@@ -67,7 +68,7 @@ impl Line<'_> {
             text(out, "request_id", id.as_bytes());
         }
         if let Some(trace_id) = self.trace_id {
-            text(out, "trace_id", trace_id.as_bytes());
+            text(out, "trace_id", &trace_digits(trace_id));
         }
         if let Some(ip) = self.cx.client_ip() {
             key(out, "client_ip");

@@ -60,6 +60,10 @@ table! {
         "Retries that were not made because the upstream's budget was spent.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
         "Access log lines dropped because the writer was behind.";
+    SPANS_EXPORTED = Counter "sluice_spans_exported_total" []
+        "Spans that the collector has taken.";
+    SPANS_LOST = Counter "sluice_spans_lost_total" ["cause"]
+        "Spans dropped: the queue was full, the export failed, or the collector rejected them.";
     CONFIG_RELOADS = Counter "sluice_config_reloads_total" []
         "Configurations taken over since the start.";
     CONFIG_RELOAD_FAILURES = Counter "sluice_config_reload_failures_total" []

@@ -1,0 +1,404 @@
+//! Spans to the collector, in batches, from the control thread.
+//!
+//! Workers put finished requests into a bounded queue and never wait for it. One task takes them
+//! out, makes their spans, and sends those one batch after another: a batch that cannot be sent is
+//! tried again for a while, then it is lost and counted, and so is what finds the queue full
+//! meanwhile. A collector that is gone costs one warning a minute and nothing else.
+//!
+//! The task ends with [`Exporter::finish`], which sends what is left within its time.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use opentelemetry_proto::{
+    tonic::collector::trace::v1::ExportTraceServiceRequest,
+    transform::{
+        common::tonic::ResourceAttributesWithSchema,
+        trace::tonic::group_spans_by_resource_and_scope,
+    },
+};
+use prost::Message;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+use super::{
+    Settings,
+    otlp::{Client, Failure},
+    resource,
+    tracer::{Finished, Tracer},
+};
+use crate::telemetry::{
+    metrics::{Cells, Counter, SPANS_EXPORTED, SPANS_LOST},
+    task,
+};
+
+/// Requests that wait for the exporter; each keeps about a KiB.
+const QUEUE: usize = 4096;
+/// Requests in one batch: with all their spans below the 4 MiB that gRPC servers take.
+const BATCH: usize = 256;
+/// How long a batch gathers.
+const GATHER: Duration = Duration::from_secs(1);
+/// How often it is looked whether it is full by then. Nobody is woken for a single request.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often one batch is tried.
+const TRIES: u32 = 5;
+/// Before the second try, doubled each time.
+const BACKOFF: Duration = Duration::from_secs(1);
+/// What a collector may ask us to wait.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Between two complaints about the same trouble.
+const COMPLAINTS: Duration = Duration::from_mins(1);
+
+/// Control's side of the exporter.
+pub struct Exporter {
+    queue: mpsc::Sender<Finished>,
+    orders: mpsc::Sender<Order>,
+}
+
+enum Order {
+    /// From now on to this collector.
+    Follow(Box<Settings>),
+    /// Send what is left by then, and end.
+    Finish(Instant, oneshot::Sender<()>),
+}
+
+/// The task's side.
+struct Exporting {
+    queue: mpsc::Receiver<Finished>,
+    resource: ResourceAttributesWithSchema,
+    client: Option<Client>,
+    /// What is being gathered.
+    batch: Vec<Finished>,
+    /// What is being sent.
+    pending: Option<Pending>,
+    exported: Counter,
+    failed: Counter,
+    rejected: Counter,
+    /// When it was last complained, while the trouble lasts.
+    complained: Option<Instant>,
+}
+
+/// An encoded batch.
+struct Pending {
+    message: Bytes,
+    spans: u64,
+    tries: u32,
+    not_before: Instant,
+}
+
+// === impl Exporter ===
+
+impl Exporter {
+    /// Starts the task on the current runtime; it exports nothing until it is told where to.
+    /// `cells` are this thread's.
+    pub fn start(cells: &Cells) -> Self {
+        let (queue, out) = mpsc::channel(QUEUE);
+        let (orders, inbox) = mpsc::channel(1);
+        let exporting = Exporting {
+            queue: out,
+            resource: (&resource::detect()).into(),
+            client: None,
+            batch: Vec::new(),
+            pending: None,
+            exported: cells.counter(&SPANS_EXPORTED, &[]),
+            failed: cells.counter(&SPANS_LOST, &["export-failed"]),
+            rejected: cells.counter(&SPANS_LOST, &["rejected"]),
+            complained: None,
+        };
+        task::spawn("spans", exporting.run(inbox));
+        Self { queue, orders }
+    }
+
+    /// Exports as these settings say from now on. Without any, what is still on its way goes where
+    /// it would have gone.
+    pub async fn follow(&self, settings: Option<&Settings>) {
+        if let Some(settings) = settings {
+            // The task ends with its runtime or in `finish` only.
+            drop(self.orders.send(Order::Follow(Box::new(settings.clone()))).await);
+        }
+    }
+
+    /// A tracer for a worker under these settings, if there are any. `cells` are the worker's.
+    pub fn tracer(&self, settings: Option<&Settings>, cells: &Cells) -> Option<Tracer> {
+        settings.map(|settings| Tracer::new(settings.sample, self.queue.clone(), cells))
+    }
+
+    /// Sends what is left, by this deadline; what is not sent then is counted as lost. For the end
+    /// of the process, when no request is under way any more.
+    pub async fn finish(self, deadline: Instant) {
+        let (done, is_done) = oneshot::channel();
+        if self.orders.send(Order::Finish(deadline, done)).await.is_ok() {
+            // An error means that the task is gone, and with it all there was.
+            drop(is_done.await);
+        }
+    }
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.queue.max_capacity() - self.queue.capacity();
+        f.debug_struct("Exporter").field("waiting", &waiting).finish_non_exhaustive()
+    }
+}
+
+// === impl Exporting ===
+
+impl Exporting {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            // Biased: an order is not kept waiting by a collector that is slow. The batch under way
+            // stays in `pending`, so nothing is lost by dropping the work.
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Follow(settings)) => self.follow(*settings),
+                    Some(Order::Finish(deadline, done)) => {
+                        self.finish(deadline).await;
+                        // Whoever asked may have left.
+                        return done.send(()).unwrap_or_default();
+                    }
+                    None => return,
+                },
+                () = self.work() => {}
+            }
+        }
+    }
+
+    fn follow(&mut self, settings: Settings) {
+        if self.client.as_ref().is_some_and(|client| client.fits(&settings)) {
+            return;
+        }
+        let collector = settings.collector.to_string();
+        match Client::new(settings) {
+            Ok(client) => self.client = Some(client),
+            Err(error) => tracing::error!(%collector, "spans cannot be exported: {error}"),
+        }
+        self.complained = None;
+    }
+
+    /// One step: gathers a batch, or tries to send it. Cancel-safe: what it has got is in `self`.
+    async fn work(&mut self) {
+        if self.pending.is_none() {
+            self.gather().await;
+            self.encode();
+        }
+        let Some(pending) = &self.pending else { return };
+        sleep_until(pending.not_before).await;
+        self.send().await;
+    }
+
+    async fn gather(&mut self) {
+        if self.batch.is_empty() && self.queue.recv_many(&mut self.batch, BATCH).await == 0 {
+            // All senders are gone: only an order can come now.
+            return std::future::pending().await;
+        }
+        let due = Instant::now() + GATHER;
+        while self.batch.len() < BATCH && Instant::now() < due {
+            sleep(LOOK).await;
+            self.take();
+        }
+    }
+
+    /// Fills the batch with what waits.
+    fn take(&mut self) {
+        while self.batch.len() < BATCH
+            && let Ok(finished) = self.queue.try_recv()
+        {
+            self.batch.push(finished);
+        }
+    }
+
+    fn encode(&mut self) {
+        let mut spans = Vec::with_capacity(self.batch.len() * 2);
+        for finished in self.batch.drain(..) {
+            finished.push_spans(&mut spans);
+        }
+        if spans.is_empty() {
+            return;
+        }
+        let count = spans.len() as u64;
+        let resource_spans = group_spans_by_resource_and_scope(spans, &self.resource);
+        let message = ExportTraceServiceRequest { resource_spans }.encode_to_vec().into();
+        self.pending =
+            Some(Pending { message, spans: count, tries: 0, not_before: Instant::now() });
+    }
+
+    /// Tries to send what is pending, once.
+    async fn send(&mut self) {
+        let (Some(pending), Some(client)) = (&mut self.pending, &mut self.client) else {
+            return self.lose();
+        };
+        let failure = match client.export(&pending.message).await {
+            Ok(rejected) => return self.sent(rejected),
+            Err(failure) => failure,
+        };
+        pending.tries += 1;
+        let after = match &failure {
+            Failure::Refused(_) => None,
+            Failure::Later { after, .. } => Some(after.unwrap_or_default()),
+            Failure::Broken(_) => Some(Duration::ZERO),
+        };
+        let after = after.filter(|_| pending.tries < TRIES);
+        if let Some(after) = after {
+            let backoff = BACKOFF * 2_u32.pow(pending.tries - 1);
+            pending.not_before = Instant::now() + backoff.max(after).min(MAX_BACKOFF);
+        } else {
+            self.lose();
+        }
+        self.complain(&failure);
+    }
+
+    fn sent(&mut self, rejected: u64) {
+        let Some(pending) = self.pending.take() else { return };
+        let rejected = rejected.min(pending.spans);
+        self.exported.add(pending.spans - rejected);
+        self.rejected.add(rejected);
+        if self.complained.take().is_some() {
+            tracing::info!(lost = self.failed.get(), "spans are exported again");
+        }
+    }
+
+    /// Gives up what is pending.
+    fn lose(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.failed.add(pending.spans);
+        }
+    }
+
+    fn complain(&mut self, failure: &Failure) {
+        let now = Instant::now();
+        if self.complained.is_none_or(|last| now - last >= COMPLAINTS) {
+            self.complained = Some(now);
+            tracing::warn!(lost = self.failed.get(), "spans cannot be exported: {failure}");
+        }
+    }
+
+    /// Each batch is tried once more: whoever does not take it now will not take the next either.
+    async fn finish(&mut self, deadline: Instant) {
+        let before = self.failed.get();
+        loop {
+            if self.pending.is_none() {
+                self.take();
+                self.encode();
+            }
+            if self.pending.is_none() {
+                break;
+            }
+            // The time being over is told by what is left.
+            drop(timeout_at(deadline, self.send()).await);
+            if self.pending.is_some() || Instant::now() >= deadline {
+                self.lose();
+                self.give_up();
+            }
+        }
+        let lost = self.failed.get() - before;
+        if lost > 0 {
+            tracing::warn!(lost, "the last spans are lost");
+        }
+    }
+
+    fn give_up(&mut self) {
+        while let Ok(finished) = self.queue.try_recv() {
+            self.failed.add(finished.spans());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{HeaderMap, Method, StatusCode, Version};
+
+    use super::*;
+    use crate::{
+        http::{Context, Peer, peer::Address},
+        telemetry::{
+            metrics::Metrics,
+            tracing::{Collector, Protocol},
+        },
+    };
+
+    /// Where nobody listens.
+    async fn settings() -> Settings {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let collector =
+            Collector { protocol: Protocol::Grpc, is_tls: false, host: "127.0.0.1".into(), port };
+        Settings { sample: 1.0, collector, headers: Vec::new(), timeout: Duration::from_secs(10) }
+    }
+
+    fn request(tracer: &Tracer) {
+        let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
+        let cx = Context::new(Arc::new(peer), Method::GET, Version::HTTP_11);
+        let noted = tracer.begin(&cx, &mut HeaderMap::new()).unwrap();
+        tracer.finish(Finished {
+            trace: *cx.trace().unwrap(),
+            cx,
+            noted,
+            target: None,
+            status: Some(StatusCode::OK),
+            took: Duration::ZERO,
+            reason: None,
+            is_broken_off: false,
+        });
+    }
+
+    async fn started(metrics: &Metrics) -> (Exporter, Tracer) {
+        let settings = settings().await;
+        let cells = metrics.thread();
+        let exporter = Exporter::start(&cells);
+        exporter.follow(Some(&settings)).await;
+        let tracer = exporter.tracer(Some(&settings), &cells).unwrap();
+        (exporter, tracer)
+    }
+
+    fn lost(metrics: &Metrics, cause: &str) -> u64 {
+        metrics.thread().counter(&SPANS_LOST, &[cause]);
+        let rendered = metrics.render();
+        let series = format!("sluice_spans_lost_total{{cause=\"{cause}\"}} ");
+        let value = rendered.lines().find_map(|line| line.strip_prefix(&series));
+        value.and_then(|value| value.parse().ok()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_tried_for_a_while_and_then_lost() {
+        let metrics = Metrics::new();
+        let (_exporter, tracer) = started(&metrics).await;
+        let begun = Instant::now();
+        for _ in 0..3 {
+            request(&tracer);
+        }
+        while lost(&metrics, "export-failed") < 3 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        // Gathering, and 1 + 2 + 4 + 8 s between five tries.
+        assert!(begun.elapsed() >= Duration::from_secs(16), "{:?}", begun.elapsed());
+        assert_eq!(lost(&metrics, "export-failed"), 3);
+        assert_eq!(lost(&metrics, "queue-full"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_finds_the_queue_full_is_lost_at_once() {
+        let metrics = Metrics::new();
+        let (exporter, tracer) = started(&metrics).await;
+        for _ in 0..QUEUE + 7 {
+            request(&tracer);
+        }
+        assert_eq!(lost(&metrics, "queue-full"), 7);
+        assert_eq!(lost(&metrics, "export-failed"), 0);
+        // The end does not try one batch after another where the first has failed.
+        exporter.finish(Instant::now() + Duration::from_mins(1)).await;
+        assert_eq!(lost(&metrics, "export-failed"), QUEUE as u64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_collector_the_end_comes_at_once() {
+        let exporter = Exporter::start(&Metrics::new().thread());
+        let begun = Instant::now();
+        exporter.finish(begun + Duration::from_mins(1)).await;
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+}

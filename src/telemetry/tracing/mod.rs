@@ -1,0 +1,65 @@
+//! Traces: W3C Trace Context in and out of every request, and the spans of sampled ones to a
+//! collector by OTLP.
+//!
+//! [`propagation`] reads and writes the header fields (pure); [`tracer`] decides for each request on
+//! its worker; [`span`] says what a span is called and has in it; [`exporter`] sends batches of them
+//! from the control thread, over [`otlp`].
+//!
+//! Where no `tracing` is configured the fields pass through as they came. The SDK's own tracer and
+//! batch processor are not used: they make a span object for each request, have a thread of their
+//! own, and tell nobody how many spans they dropped.
+
+pub mod exporter;
+pub mod otlp;
+pub mod propagation;
+mod resource;
+pub mod span;
+pub mod tracer;
+
+pub use self::{
+    exporter::Exporter,
+    span::Outgoing,
+    tracer::{Finished, Noted, Trace, Tracer},
+};
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+/// `telemetry.tracing`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The share of the traces that begin here, 0 to 1. Others are sampled as their callers say.
+    pub sample: f64,
+    /// Where spans go.
+    pub collector: Collector,
+    /// Sent with each export: `OTEL_EXPORTER_OTLP_HEADERS`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// For one export: `OTEL_EXPORTER_OTLP_TIMEOUT`.
+    pub timeout: Duration,
+}
+
+/// An OTLP receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// How spans get there.
+    pub protocol: Protocol,
+    /// Over TLS, checked against the system's authorities.
+    pub is_tls: bool,
+    /// A name or an address; IPv6 without brackets.
+    pub host: Box<str>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// OTLP over what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC, on HTTP/2.
+    Grpc,
+    /// Protobuf in the body of a POST, on HTTP/1.1, to this path.
+    Http {
+        /// With a leading slash.
+        path: Box<str>,
+    },
+}

@@ -1,0 +1,366 @@
+//! One worker's part: which trace a request belongs to, whether it is sampled, and the way to the
+//! exporter.
+//!
+//! A request that is not sampled has its IDs and nothing else: no span is made, and what it costs is
+//! the reading of `traceparent`, or the making of one if there is none. The spans of a sampled one
+//! are made by the exporter from what its [`Context`] knows; the worker hands that over through a
+//! bounded queue and never waits for a place in it.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, uri::PathAndQuery};
+use opentelemetry::trace::{SpanId, TraceId};
+use tokio::sync::mpsc;
+
+use super::propagation::{SAMPLED, TRACEPARENT, TRACESTATE, TraceParent, is_valid_state};
+use crate::{
+    http::Context,
+    telemetry::metrics::{Cells, Counter, SPANS_LOST},
+};
+
+/// One worker's part of tracing under one configuration.
+#[derive(Debug)]
+pub struct Tracer {
+    ratio: Ratio,
+    queue: mpsc::Sender<Finished>,
+    lost: Counter,
+}
+
+/// The trace one request belongs to, and its place in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    id: TraceId,
+    /// The caller's span, if it named one.
+    parent: Option<SpanId>,
+    /// Our own; of a request that is not sampled only a number.
+    span: SpanId,
+    flags: u8,
+}
+
+/// What of a sampled request its context does not keep.
+#[derive(Debug)]
+pub struct Noted {
+    pub(super) user_agent: Option<HeaderValue>,
+    pub(super) state: Option<HeaderValue>,
+}
+
+/// A sampled request that is over: all that its spans are made of.
+#[derive(Debug)]
+pub struct Finished {
+    /// What became known about it.
+    pub cx: Context,
+    /// Its trace.
+    pub trace: Trace,
+    /// What was noted when it began.
+    pub noted: Box<Noted>,
+    /// The target as the client sent it.
+    pub target: Option<PathAndQuery>,
+    /// What it was answered with; `None` when the client left before.
+    pub status: Option<StatusCode>,
+    /// To the end of the response body.
+    pub took: Duration,
+    /// Why it failed.
+    pub reason: Option<&'static str>,
+    /// The response body failed after its head had been sent.
+    pub is_broken_off: bool,
+}
+
+/// A share of all traces, by their IDs: who else decides like this decides the same.
+#[derive(Clone, Copy, Debug)]
+struct Ratio(u64);
+
+// === impl Tracer ===
+
+impl Tracer {
+    pub(super) fn new(sample: f64, queue: mpsc::Sender<Finished>, cells: &Cells) -> Self {
+        Self { ratio: Ratio::new(sample), queue, lost: cells.counter(&SPANS_LOST, &["queue-full"]) }
+    }
+
+    /// Finds or begins the trace of a request with these fields, writes it to `cx`, and makes the
+    /// fields say it. Something is noted of a sampled request only.
+    pub fn begin(&self, cx: &Context, headers: &mut HeaderMap) -> Option<Box<Noted>> {
+        let trace = self.trace(headers);
+        cx.set_trace(trace);
+        trace.is_sampled().then(|| {
+            Box::new(Noted {
+                user_agent: headers.get(http::header::USER_AGENT).cloned(),
+                state: headers.get(TRACESTATE).cloned(),
+            })
+        })
+    }
+
+    fn trace(&self, headers: &mut HeaderMap) -> Trace {
+        let parent = TraceParent::of(headers);
+        // Without a valid `traceparent` nothing is said by `tracestate` (W3C, 2.3 and 4.3).
+        if headers.contains_key(TRACESTATE) && (parent.is_none() || !is_valid_state(headers)) {
+            headers.remove(TRACESTATE);
+        }
+        let trace = match parent {
+            Some(parent) => Trace {
+                id: parent.trace_id,
+                parent: Some(parent.span_id),
+                span: fastrand::u64(1..).into(),
+                flags: parent.flags,
+            },
+            None => self.fresh(),
+        };
+        // An unsampled one of the client's goes on as it came: a span that is never exported in the
+        // place of its own would break the chain for whoever records below.
+        if trace.is_sampled() || trace.parent.is_none() {
+            headers.insert(TRACEPARENT, trace.as_parent(trace.span).encode());
+        }
+        trace
+    }
+
+    fn fresh(&self) -> Trace {
+        let id = TraceId::from(fastrand::u128(1..));
+        let flags = if self.ratio.takes(id) { SAMPLED } else { 0 };
+        Trace { id, parent: None, span: fastrand::u64(1..).into(), flags }
+    }
+
+    /// Hands a sampled request over, or counts its spans as lost when the exporter is behind.
+    pub fn finish(&self, finished: Finished) {
+        if let Err(refused) = self.queue.try_send(finished) {
+            self.lost.add(refused.into_inner().spans());
+        }
+    }
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// The whole trace's ID.
+    pub fn id(&self) -> TraceId {
+        self.id
+    }
+
+    /// Whether spans are made of it.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// Tells an upstream: its parent is the span of this attempt, counted from 1. Where the route
+    /// removes the field it stays away.
+    pub fn stamp(&self, headers: &mut HeaderMap, attempt: usize) {
+        if self.is_sampled()
+            && let Some(value) = headers.get_mut(TRACEPARENT)
+        {
+            *value = self.as_parent(self.attempt(attempt)).encode();
+        }
+    }
+
+    pub(super) fn span(&self) -> SpanId {
+        self.span
+    }
+
+    pub(super) fn parent(&self) -> Option<SpanId> {
+        self.parent
+    }
+
+    /// The span of the attempt of this number: derived, so that nothing has to be kept.
+    pub(super) fn attempt(&self, number: usize) -> SpanId {
+        // The finaliser of splitmix64 (Steele, Lea, Flood 2014): distinct for distinct numbers.
+        let step = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = u64::from_be_bytes(self.span.to_bytes()).wrapping_add(step);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        SpanId::from((mixed ^ (mixed >> 31)).max(1))
+    }
+
+    fn as_parent(&self, span_id: SpanId) -> TraceParent {
+        TraceParent { trace_id: self.id, span_id, flags: self.flags }
+    }
+}
+
+// === impl Finished ===
+
+impl Finished {
+    /// How many spans it is.
+    pub(super) fn spans(&self) -> u64 {
+        1 + self.cx.with_attempts(<[_]>::len) as u64
+    }
+}
+
+// === impl Ratio ===
+
+impl Ratio {
+    fn new(share: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of 2^63 is in range"
+        )]
+        Self((share.clamp(0.0, 1.0) * (1_u64 << 63) as f64) as u64)
+    }
+
+    /// As `TraceIdRatioBased` of the OpenTelemetry SDKs: by the low 63 of the right-most 64 bits.
+    fn takes(self, id: TraceId) -> bool {
+        let mut low = [0; 8];
+        low.copy_from_slice(&id.to_bytes()[8..]);
+        u64::from_be_bytes(low) >> 1 < self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::Method;
+    use opentelemetry::trace::SpanKind;
+    use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        http::{Peer, peer::Address},
+        telemetry::metrics::Metrics,
+    };
+
+    const SAMPLED_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const UNSAMPLED_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+    fn tracer(sample: f64, places: usize) -> (Tracer, mpsc::Receiver<Finished>) {
+        let (queue, out) = mpsc::channel(places);
+        (Tracer::new(sample, queue, &Metrics::new().thread()), out)
+    }
+
+    fn context() -> Context {
+        let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
+        Context::new(Arc::new(peer), Method::GET, http::Version::HTTP_11)
+    }
+
+    fn begin(sample: f64, fields: &[(&'static str, &str)]) -> (Trace, HeaderMap, bool) {
+        let (tracer, _out) = tracer(sample, 1);
+        let cx = context();
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        let noted = tracer.begin(&cx, &mut headers);
+        (*cx.trace().unwrap(), headers, noted.is_some())
+    }
+
+    fn said(headers: &HeaderMap) -> TraceParent {
+        TraceParent::of(headers).expect("one valid traceparent")
+    }
+
+    #[test]
+    fn a_request_without_a_trace_begins_one() {
+        for (sample, is_sampled) in [(0.0, false), (1.0, true)] {
+            let (trace, headers, is_noted) = begin(sample, &[]);
+            assert_eq!(said(&headers), trace.as_parent(trace.span()));
+            assert_eq!(said(&headers).is_sampled(), is_sampled);
+            assert_eq!(is_noted, is_sampled, "nothing is kept of an unsampled one");
+            assert_eq!(trace.parent(), None);
+        }
+    }
+
+    #[test]
+    fn the_callers_flag_decides() {
+        let (trace, headers, is_noted) = begin(0.0, &[("traceparent", SAMPLED_PARENT)]);
+        assert!(is_noted);
+        assert_eq!(trace.parent().unwrap().to_string(), "b7ad6b7169203331");
+        assert_eq!(said(&headers).trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(said(&headers).span_id, trace.span(), "below, the parent is ours");
+        let (_, headers, is_noted) = begin(1.0, &[("traceparent", UNSAMPLED_PARENT)]);
+        assert!(!is_noted);
+        assert_eq!(headers["traceparent"], UNSAMPLED_PARENT, "handed on as it came");
+    }
+
+    #[test]
+    fn what_is_invalid_is_begun_anew_and_never_half_believed() {
+        for invalid in ["nonsense", &SAMPLED_PARENT.to_uppercase(), &SAMPLED_PARENT[..54]] {
+            let (trace, headers, _) =
+                begin(0.0, &[("traceparent", invalid), ("tracestate", "a=1")]);
+            assert_eq!(trace.parent(), None);
+            assert_eq!(said(&headers).trace_id, trace.id());
+            assert!(!headers.contains_key("tracestate"), "it spoke of another trace");
+        }
+        let twice = [("traceparent", SAMPLED_PARENT), ("traceparent", UNSAMPLED_PARENT)];
+        let (trace, headers, _) = begin(0.0, &twice);
+        assert_eq!(trace.parent(), None);
+        assert_eq!(headers.get_all("traceparent").iter().count(), 1);
+        let (_, headers, _) = begin(0.0, &[("tracestate", "a=1")]);
+        assert!(!headers.contains_key("tracestate"));
+    }
+
+    #[test]
+    fn a_valid_tracestate_goes_on_and_an_invalid_one_goes_alone() {
+        for parent in [SAMPLED_PARENT, UNSAMPLED_PARENT] {
+            let fields = [("traceparent", parent), ("tracestate", "a=1"), ("tracestate", "b=2")];
+            let (_, headers, _) = begin(0.0, &fields);
+            assert_eq!(headers.get_all("tracestate").iter().count(), 2);
+            let fields = [("traceparent", parent), ("tracestate", "a=1"), ("tracestate", "a=2")];
+            let (trace, headers, _) = begin(0.0, &fields);
+            assert!(!headers.contains_key("tracestate"));
+            assert!(trace.parent().is_some());
+        }
+    }
+
+    #[test]
+    fn each_attempt_is_the_parent_of_what_it_calls() {
+        let (trace, mut headers, _) = begin(0.0, &[("traceparent", SAMPLED_PARENT)]);
+        let mut seen = vec![trace.span()];
+        for number in 1..=4 {
+            trace.stamp(&mut headers, number);
+            let span = said(&headers).span_id;
+            assert_eq!(span, trace.attempt(number));
+            assert!(!seen.contains(&span));
+            seen.push(span);
+        }
+        headers.remove("traceparent");
+        trace.stamp(&mut headers, 5);
+        assert!(headers.is_empty(), "a route that removes it is obeyed");
+        let (trace, mut headers, _) = begin(0.0, &[]);
+        trace.stamp(&mut headers, 1);
+        assert_eq!(said(&headers).span_id, trace.span(), "unsampled: ours, as it stands");
+    }
+
+    #[test]
+    fn the_share_is_decided_as_every_sdk_decides_it() {
+        for share in [0.0, 0.01, 0.25, 0.5, 0.999, 1.0] {
+            let sampler = Sampler::TraceIdRatioBased(share);
+            let mut taken = 0;
+            for _ in 0..2_000 {
+                let id = TraceId::from(fastrand::u128(1..));
+                let theirs = sampler.should_sample(None, id, "", &SpanKind::Server, &[], &[]);
+                let is_taken = theirs.decision == SamplingDecision::RecordAndSample;
+                assert_eq!(Ratio::new(share).takes(id), is_taken, "{share} {id}");
+                taken += u32::from(is_taken);
+            }
+            assert!((f64::from(taken) / 2_000.0 - share).abs() < 0.06, "{taken} of {share}");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_loses_spans_and_counts_them() {
+        let metrics = Metrics::new();
+        let (queue, mut out) = mpsc::channel(1);
+        let tracer = Tracer::new(1.0, queue, &metrics.thread());
+        let finished = || {
+            let cx = context();
+            let noted = tracer.begin(&cx, &mut HeaderMap::new()).unwrap();
+            let now = Instant::now();
+            cx.begin_attempt("a/b".into(), now).failed("upstream-connect", now);
+            cx.begin_attempt("a/c".into(), now).answered(StatusCode::OK, now);
+            Finished {
+                trace: *cx.trace().unwrap(),
+                cx,
+                noted,
+                target: None,
+                status: Some(StatusCode::OK),
+                took: Duration::ZERO,
+                reason: None,
+                is_broken_off: false,
+            }
+        };
+        for _ in 0..3 {
+            tracer.finish(finished());
+        }
+        assert!(out.try_recv().is_ok());
+        assert!(out.try_recv().is_err());
+        let lost = "sluice_spans_lost_total{cause=\"queue-full\"} 6";
+        let rendered = metrics.render();
+        assert!(rendered.lines().any(|line| line == lost), "{rendered}");
+    }
+}

@@ -1,0 +1,570 @@
+//! Semantics 11: W3C Trace Context in and out of every request, spans of sampled ones to a real OTLP
+//! receiver, and a collector that is in trouble harms no request.
+
+use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value},
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
+};
+use parking_lot::Mutex;
+use prost::Message as _;
+use sluicegate::{
+    config::{self, Config},
+    gateway::{Drain, DrainSettings, Options},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+
+use crate::harness::{Message, Origin, Reply, Running, eventually, parse, proxy_to, within};
+
+const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+/// What an OTLP receiver was sent, export by export.
+type Exports = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
+
+/// A configuration that sends spans to `otlp`, on top of `yaml`.
+fn traced(otlp: &str, sample: &str, yaml: &str) -> Config {
+    parse(&text(otlp, sample, yaml))
+}
+
+fn text(otlp: &str, sample: &str, yaml: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
+         admin: {{ address: 127.0.0.1:0 }}\n\
+         telemetry:\n  access_log: {{ path: off }}\n  \
+         tracing: {{ otlp: \"{otlp}\", sample: {sample} }}\n{yaml}"
+    )
+}
+
+fn start(config: Config) -> Running {
+    let drain = DrainSettings {
+        before_close: Duration::ZERO,
+        requests: Duration::from_secs(1),
+        upgrades: Duration::ZERO,
+    };
+    Running::start_with(config, Options { drain, ..Options::default() })
+}
+
+async fn get(gateway: &Running, fields: &str) -> Message {
+    let fields = if fields.is_empty() { String::new() } else { format!("\n{fields}") };
+    let head = format!("GET /orders/7?token=secret HTTP/1.1\nHost: shop.example{fields}");
+    gateway.client().await.request(&head, "").await
+}
+
+/// A collector that speaks gRPC; takes everything.
+async fn grpc_collector() -> (SocketAddr, Exports) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let exports = Exports::default();
+    let kept = exports.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve_grpc(stream, kept.clone()));
+        }
+    });
+    (address, exports)
+}
+
+async fn serve_grpc(stream: TcpStream, exports: Exports) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let exports = exports.clone();
+        tokio::spawn(async move {
+            let (head, mut body) = request.into_parts();
+            assert_eq!(
+                head.uri.path(),
+                "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+            );
+            assert_eq!(head.headers["content-type"], "application/grpc");
+            assert_eq!(head.headers["te"], "trailers");
+            let mut message = BytesMut::new();
+            while let Some(piece) = body.data().await {
+                let piece = piece.unwrap();
+                body.flow_control().release_capacity(piece.len()).unwrap();
+                message.put(piece);
+            }
+            let length = u32::from_be_bytes(message[1..5].try_into().unwrap());
+            assert_eq!((message[0], length as usize), (0, message.len() - 5));
+            exports.lock().push(ExportTraceServiceRequest::decode(&message[5..]).unwrap());
+            let head = http::Response::new(());
+            let mut stream = respond.send_response(head, false).unwrap();
+            stream.send_data(Bytes::from_static(&[0; 5]), false).unwrap();
+            let ok = http::HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                http::HeaderValue::from_static("0"),
+            )]);
+            stream.send_trailers(ok).unwrap();
+        });
+    }
+}
+
+/// A collector that speaks HTTP and answers each export with this status and message.
+async fn http_collector(
+    answer: impl Fn(usize) -> (u16, Vec<u8>) + Send + Sync + 'static,
+) -> Origin {
+    Origin::start(move |number, _| {
+        let (status, body) = answer(number);
+        let head = format!(
+            "HTTP/1.1 {status} X\r\ncontent-type: application/x-protobuf\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        Reply::Answer([head.into_bytes(), body].concat())
+    })
+    .await
+}
+
+async fn willing() -> Origin {
+    http_collector(|_| (200, Vec::new())).await
+}
+
+fn url(collector: &Origin) -> String {
+    format!("http://{}/v1/traces", collector.address())
+}
+
+fn exported(collector: &Origin) -> Vec<Span> {
+    let exports = collector.requests().into_iter();
+    let exports = exports.map(|it| ExportTraceServiceRequest::decode(&*it.body).unwrap());
+    exports.flat_map(spans).collect()
+}
+
+fn spans(export: ExportTraceServiceRequest) -> Vec<Span> {
+    let scopes = export.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+    scopes.flat_map(|scope| scope.spans).collect()
+}
+
+fn words(attributes: &[KeyValue]) -> HashMap<String, String> {
+    let word = |attribute: &KeyValue| {
+        let value = match attribute.value.clone().unwrap().value.unwrap() {
+            any_value::Value::StringValue(text) => text,
+            any_value::Value::IntValue(number) => number.to_string(),
+            other => panic!("{other:?}"),
+        };
+        (attribute.key.clone(), value)
+    };
+    attributes.iter().map(word).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+fn is_error(span: &Span) -> bool {
+    span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error)
+}
+
+/// The parts of the `traceparent` that the upstream saw: trace, parent, flags.
+fn seen(request: &Message) -> [String; 3] {
+    let values = request.all("traceparent");
+    assert_eq!(values.len(), 1, "{values:?}");
+    let parts: Vec<_> = values[0].split('-').collect();
+    assert_eq!((parts.len(), parts[0]), (4, "00"), "{values:?}");
+    assert_eq!((parts[1].len(), parts[2].len()), (32, 16), "{values:?}");
+    [parts[1].to_owned(), parts[2].to_owned(), parts[3].to_owned()]
+}
+
+/// Two endpoints of which the first is not there: half of the requests need another attempt.
+fn half_dead(dead: SocketAddr, origin: &Origin) -> String {
+    format!(
+        "upstreams:\n  orders:\n    endpoints: [\"{dead}\", \"{}\"]\n    balance: round_robin\n\
+         routes: [{{ name: order, match: {{ path: \"/orders/{{id}}\" }}, upstream: orders, \
+         rewrite: {{ path: \"/v2{{path}}\" }} }}]\n",
+        origin.address()
+    )
+}
+
+async fn dead_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// What became of a request whose first attempt found nobody, as a gRPC collector was told.
+struct Retried {
+    gateway: Running,
+    origin: Origin,
+    dead: SocketAddr,
+    exports: Exports,
+    all: Vec<Span>,
+    server: Span,
+    first: Span,
+    second: Span,
+}
+
+impl Retried {
+    async fn new() -> Self {
+        let (collector, exports) = grpc_collector().await;
+        let origin = Origin::ok("hello").await;
+        let dead = dead_address().await;
+        let yaml = half_dead(dead, &origin);
+        let gateway = start(traced(&format!("http://{collector}"), "0%", &yaml));
+        for _ in 0..2 {
+            let fields =
+                format!("traceparent: {SAMPLED}\ntracestate: congo=t61\nUser-Agent: tester");
+            assert_eq!(get(&gateway, &fields).await.status(), 200);
+        }
+        let all = || exports.lock().iter().cloned().flat_map(spans).collect::<Vec<_>>();
+        let is_server = |it: &&Span| it.kind() == SpanKind::Server;
+        eventually("two servers", || all().iter().filter(is_server).count() == 2).await;
+        let all = all();
+        let first = all.iter().find(|span| is_error(span)).expect("one attempt failed").clone();
+        let server = all.iter().find(|it| it.span_id == first.parent_span_id).unwrap().clone();
+        let of_server = |it: &&Span| it.parent_span_id == server.span_id;
+        let second = all.iter().filter(of_server).find(|span| !is_error(span)).unwrap().clone();
+        assert_eq!(all.iter().filter(of_server).count(), 2);
+        Self { gateway, origin, dead, exports, all, server, first, second }
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_collector_receives_the_server_and_its_attempts() {
+    let Retried { gateway, origin, all, server, first, second, .. } = Retried::new().await;
+    assert!(all.iter().all(|span| hex(&span.trace_id) == SAMPLED[3..35]));
+    assert!(all.iter().all(|span| span.trace_state == "congo=t61"));
+    assert_eq!(hex(&server.parent_span_id), SAMPLED[36..52]);
+    assert_eq!((server.kind(), first.kind()), (SpanKind::Server, SpanKind::Client));
+    assert_eq!((&*server.name, &*first.name), ("GET /orders/{id}", "GET"));
+    assert!(!is_error(&server), "the client got its answer");
+    assert!(server.start_time_unix_nano <= first.start_time_unix_nano);
+    assert!(first.end_time_unix_nano <= second.end_time_unix_nano);
+    assert!(second.end_time_unix_nano <= server.end_time_unix_nano);
+
+    // What the upstream saw is the attempt that reached it, each time another.
+    let parents: Vec<_> = origin.requests().iter().map(seen).collect();
+    let second = hex(&second.span_id);
+    assert!(parents.iter().any(|[_, parent, flags]| *parent == second && flags == "01"));
+    assert_ne!(parents[0][1], parents[1][1]);
+    assert_eq!(origin.requests()[0].field("tracestate"), Some("congo=t61"));
+    within("the count of exported spans", async {
+        while gateway.metric("sluice_spans_exported_total").await < all.len() as f64 {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn spans_say_what_the_conventions_ask_for() {
+    let Retried { gateway, dead, exports, all, server, first, second, .. } = Retried::new().await;
+    let port = gateway.address().port().to_string();
+    let told = words(&server.attributes);
+    for (name, value) in [
+        ("http.request.method", "GET"),
+        ("http.route", "/orders/{id}"),
+        ("url.path", "/orders/7"),
+        ("url.scheme", "http"),
+        ("server.address", "shop.example"),
+        ("server.port", &port),
+        ("client.address", "127.0.0.1"),
+        ("network.peer.address", "127.0.0.1"),
+        ("network.protocol.version", "1.1"),
+        ("user_agent.original", "tester"),
+        ("http.response.status_code", "200"),
+        ("sluice.route", "order"),
+    ] {
+        assert_eq!(told.get(name).map(String::as_str), Some(value), "{name} of {told:#?}");
+    }
+    assert!(!told.contains_key("error.type"));
+    assert!(!format!("{all:?}").contains("secret"), "the query is nobody's business");
+
+    let told = words(&first.attributes);
+    assert_eq!(told["error.type"], "upstream-connect");
+    assert_eq!(told["server.address"], "127.0.0.1");
+    assert_eq!(told["server.port"], dead.port().to_string());
+    assert_eq!(told["url.full"], format!("http://{dead}/v2/orders/7"));
+    assert_eq!(told["sluice.upstream"], "orders");
+    assert!(!told.contains_key("http.request.resend_count"));
+    let told = words(&second.attributes);
+    assert_eq!(told["http.request.resend_count"], "1");
+    assert_eq!(told["sluice.retry.reason"], "upstream-connect");
+    assert_eq!(told["http.response.status_code"], "200");
+    assert!(!told.contains_key("error.type"));
+
+    let resource = exports.lock()[0].resource_spans[0].clone();
+    assert_eq!(resource.scope_spans[0].scope.as_ref().unwrap().name, "sluice");
+    let told = words(&resource.resource.unwrap().attributes);
+    assert_eq!(told["service.name"], "sluice");
+    assert_eq!(told["service.version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(told["service.instance.id"].len(), 36);
+    assert!(told.contains_key("host.name"));
+}
+
+#[tokio::test]
+async fn an_http_collector_receives_spans_with_the_fields_of_the_environment() {
+    let collector = willing().await;
+    let origin = Origin::start(|_, _| {
+        Reply::Answer(b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n".to_vec())
+    })
+    .await;
+    let yaml = text(&url(&collector), "100%", &proxy_to(origin.address()));
+    let env = |name: &str| {
+        (name == "OTEL_EXPORTER_OTLP_HEADERS").then(|| "x-api-key=a%20b+c, x-team=edge".to_owned())
+    };
+    let (config, _) = config::parse(&yaml, "test.yaml", Path::new("."), &env).unwrap();
+    let gateway = start(config);
+    assert_eq!(get(&gateway, "").await.status(), 503);
+    eventually("the spans", || exported(&collector).len() >= 2).await;
+    let request = &collector.requests()[0];
+    assert_eq!(request.target(), "/v1/traces");
+    assert_eq!(request.field("content-type"), Some("application/x-protobuf"));
+    assert_eq!(request.field("x-api-key"), Some("a b+c"));
+    assert_eq!(request.field("x-team"), Some("edge"));
+    let spans = exported(&collector);
+    assert!(spans.iter().all(is_error));
+    assert!(spans[0].parent_span_id.is_empty(), "the trace begins here");
+    assert_eq!(spans[1].parent_span_id, spans[0].span_id);
+    assert_eq!(words(&spans[0].attributes)["error.type"], "503");
+    assert_eq!(words(&spans[1].attributes)["error.type"], "503");
+    assert_eq!(seen(&origin.requests()[0])[1], hex(&spans[1].span_id));
+    // A refusal is no failure of the server's, but it has its word.
+    let refused = gateway.client().await.request("GET /x HTTP/1.1\nHost: a b", "").await;
+    assert_eq!(refused.status(), 400);
+    eventually("the span of the refusal", || exported(&collector).len() >= 3).await;
+    let span = exported(&collector).pop().unwrap();
+    assert!(!is_error(&span));
+    assert_eq!(words(&span.attributes)["sluice.reason"], "bad-framing");
+}
+
+#[tokio::test]
+async fn unsampled_requests_send_nothing_and_still_carry_a_trace() {
+    let collector = willing().await;
+    let origin = Origin::ok("").await;
+    let gateway = start(traced(&url(&collector), "0%", &proxy_to(origin.address())));
+    for _ in 0..20 {
+        assert_eq!(get(&gateway, "").await.status(), 200);
+        let fields = format!("traceparent: {UNSAMPLED}\ntracestate: a=1");
+        assert_eq!(get(&gateway, &fields).await.status(), 200);
+    }
+    get(&gateway, &format!("traceparent: {}", SAMPLED.replace("b7ad", "0123"))).await;
+    eventually("the sampled one", || !exported(&collector).is_empty()).await;
+    let parents: Vec<_> = exported(&collector).iter().map(|it| hex(&it.parent_span_id)).collect();
+    assert_eq!(parents.len(), 2);
+    assert!(parents.contains(&"01236b7169203331".to_owned()), "{parents:?}");
+    let requests = origin.requests();
+    for pair in requests[..40].chunks(2) {
+        let [trace, _, flags] = seen(&pair[0]);
+        assert_eq!(flags, "00", "its trace is not sampled: {trace}");
+        assert_eq!(pair[1].field("traceparent"), Some(UNSAMPLED), "as it came");
+        assert_eq!(pair[1].field("tracestate"), Some("a=1"));
+    }
+    assert_ne!(seen(&requests[0])[0], seen(&requests[2])[0]);
+}
+
+#[tokio::test]
+async fn without_tracing_the_fields_pass_through_untouched() {
+    let origin = Origin::ok("").await;
+    let gateway = Running::start(&proxy_to(origin.address()));
+    for fields in [
+        "",
+        "traceparent: nonsense\ntracestate: A=A=A",
+        &format!("traceparent: {SAMPLED}\ntracestate: a=1"),
+    ] {
+        assert_eq!(get(&gateway, fields).await.status(), 200);
+        let request = origin.requests().pop().unwrap();
+        let wanted = fields.lines().map(|line| line.split_once(": ").unwrap());
+        let wanted: HashMap<_, _> = wanted.collect();
+        assert_eq!(request.field("traceparent"), wanted.get("traceparent").copied());
+        assert_eq!(request.field("tracestate"), wanted.get("tracestate").copied());
+    }
+}
+
+#[tokio::test]
+async fn a_hostile_traceparent_is_restarted_and_nothing_of_it_believed() {
+    let collector = willing().await;
+    let origin = Origin::ok("").await;
+    let gateway = start(traced(&url(&collector), "0%", &proxy_to(origin.address())));
+    let long = "a".repeat(8000);
+    let upper = SAMPLED.to_uppercase();
+    let zero_trace = SAMPLED.replace(&SAMPLED[3..35], &"0".repeat(32));
+    let zero_parent = SAMPLED.replace(&SAMPLED[36..52], &"0".repeat(16));
+    let later = SAMPLED.replacen("00-", "ff-", 1);
+    let longer = format!("{SAMPLED}-00");
+    let two = format!("{SAMPLED}\ntraceparent: {SAMPLED}");
+    let list = format!("{SAMPLED}, {SAMPLED}");
+    for hostile in [
+        "",
+        "-",
+        "00",
+        "00--",
+        &SAMPLED[..54],
+        &long,
+        &upper,
+        &zero_trace,
+        &zero_parent,
+        &later,
+        &longer,
+        &two,
+        &list,
+        "\u{fffd}\u{1f4a9}",
+    ] {
+        let fields = format!("traceparent: {hostile}\ntracestate: a=1");
+        assert_eq!(get(&gateway, &fields).await.status(), 200, "{hostile}");
+        let request = origin.requests().pop().unwrap();
+        let [trace, parent, flags] = seen(&request);
+        assert_ne!(trace, SAMPLED[3..35], "{hostile}");
+        assert_ne!(parent, SAMPLED[36..52], "{hostile}");
+        assert_eq!(flags, "00", "{hostile}");
+        assert_eq!(request.field("tracestate"), None, "{hostile}");
+    }
+    for hostile in ["a", "=", "a=1,a=2", "A=1", "a=1=1", &long, &"k=v,".repeat(40)] {
+        let fields = format!("traceparent: {SAMPLED}\ntracestate: {hostile}");
+        assert_eq!(get(&gateway, &fields).await.status(), 200, "{hostile}");
+        let request = origin.requests().pop().unwrap();
+        assert_eq!(seen(&request)[0], SAMPLED[3..35], "{hostile}");
+        assert_eq!(request.field("tracestate"), None, "{hostile}");
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_names_the_trace_that_began_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let origin = Origin::ok("").await;
+    let collector = willing().await;
+    let yaml = text(&url(&collector), "100%", &proxy_to(origin.address()));
+    let gateway = start(parse(&yaml.replace("path: off", &format!("path: {}", log.display()))));
+    get(&gateway, "").await;
+    let line = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("the line", || line().ends_with('\n')).await;
+    let line: serde_json::Value = serde_json::from_str(&line()).unwrap();
+    assert_eq!(line["trace_id"], seen(&origin.requests()[0])[0]);
+    eventually("the spans", || !exported(&collector).is_empty()).await;
+    assert_eq!(line["trace_id"], hex(&exported(&collector)[0].trace_id));
+    let id = words(&exported(&collector)[0].attributes)["sluice.request_id"].clone();
+    assert_eq!(line["request_id"], id);
+}
+
+async fn counted(gateway: &Running, series: &str, count: u64) {
+    let value = gateway.metric(series).await;
+    assert!((value - count as f64).abs() < 0.5, "{series} is {value}, not {count}");
+}
+
+/// Waits until so many spans were lost for this cause.
+async fn lost(gateway: &Running, cause: &str, count: f64) {
+    let series = format!("sluice_spans_lost_total{{cause=\"{cause}\"}}");
+    within("the count of lost spans", async { while gateway.metric(&series).await < count {} })
+        .await;
+}
+
+#[tokio::test]
+async fn what_a_collector_does_not_take_is_counted() {
+    let origin = Origin::ok("").await;
+    let refusing = http_collector(|_| (400, Vec::new())).await;
+    let gateway = start(traced(&url(&refusing), "100%", &proxy_to(origin.address())));
+    assert_eq!(get(&gateway, "").await.status(), 200);
+    lost(&gateway, "export-failed", 2.0).await;
+    assert_eq!(refusing.requests().len(), 1, "what is refused is not sent again");
+
+    // One of two, as an `ExportTracePartialSuccess`.
+    let choosy = http_collector(|_| (200, vec![0x0a, 0x02, 0x08, 0x01])).await;
+    let gateway = start(traced(&url(&choosy), "100%", &proxy_to(origin.address())));
+    get(&gateway, "").await;
+    lost(&gateway, "rejected", 1.0).await;
+    counted(&gateway, "sluice_spans_exported_total", 1).await;
+}
+
+#[tokio::test]
+async fn a_collector_that_was_away_for_a_moment_gets_everything() {
+    let origin = Origin::ok("").await;
+    let collector =
+        http_collector(|number| (if number == 0 { 503 } else { 200 }, Vec::new())).await;
+    let gateway = start(traced(&url(&collector), "100%", &proxy_to(origin.address())));
+    get(&gateway, "").await;
+    eventually("the second try", || collector.requests().len() >= 2).await;
+    let requests = collector.requests();
+    assert_eq!(requests[0].body, requests[1].body);
+    within("the count of exported spans", async {
+        while gateway.metric("sluice_spans_exported_total").await < 2.0 {}
+    })
+    .await;
+    counted(&gateway, "sluice_spans_lost_total{cause=\"export-failed\"}", 0).await;
+}
+
+#[tokio::test]
+async fn a_dead_or_slow_collector_delays_no_request_and_no_end() {
+    let origin = Origin::ok("").await;
+    let slow = Origin::start(|_, _| Reply::Hang).await;
+    for otlp in [
+        format!("http://{}", dead_address().await),
+        format!("http://{}/v1/traces", dead_address().await),
+        url(&slow),
+        // It speaks no HTTP/2.
+        format!("http://{}", origin.address()),
+    ] {
+        let gateway = start(traced(&otlp, "100%", &proxy_to(origin.address())));
+        let begun = Instant::now();
+        for _ in 0..50 {
+            assert_eq!(get(&gateway, "").await.status(), 200, "{otlp}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{otlp}: {:?}", begun.elapsed());
+        let begun = Instant::now();
+        gateway.gateway().drain(Drain::Prompt);
+        within("the end", gateway.gateway().stopped()).await;
+        assert!(begun.elapsed() < Duration::from_secs(9), "{otlp}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_drain_exports_what_is_left() {
+    let (collector, exports) = grpc_collector().await;
+    let origin = Origin::ok("").await;
+    let yaml = proxy_to(origin.address());
+    let gateway = start(traced(&format!("http://{collector}"), "100%", &yaml));
+    for _ in 0..300 {
+        get(&gateway, "").await;
+    }
+    gateway.gateway().drain(Drain::Prompt);
+    within("the end", gateway.gateway().stopped()).await;
+    let count: usize = exports.lock().iter().cloned().map(|it| spans(it).len()).sum();
+    assert_eq!(count, 600);
+}
+
+#[tokio::test]
+async fn a_reload_changes_the_share_and_the_collector() {
+    let origin = Origin::ok("").await;
+    let (one, other) = (willing().await, willing().await);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.yaml");
+    let write = |otlp: &str, sample: &str| {
+        std::fs::write(&path, text(otlp, sample, &proxy_to(origin.address()))).unwrap();
+    };
+    write(&url(&one), "0%");
+    let config = config::load(&path).unwrap().config;
+    let options = Options { source: Some(path.clone()), ..Options::default() };
+    let gateway = Running::start_with(config, options);
+    get(&gateway, "").await;
+    write(&url(&one), "100%");
+    gateway.gateway().reload().await.unwrap();
+    get(&gateway, "").await;
+    eventually("spans at the first", || exported(&one).len() == 2).await;
+    write(&url(&other), "100%");
+    gateway.gateway().reload().await.unwrap();
+    get(&gateway, "").await;
+    eventually("spans at the other", || exported(&other).len() == 2).await;
+    let untraced = text("", "", &proxy_to(origin.address()));
+    let untraced = untraced.lines().filter(|line| !line.contains("tracing:"));
+    std::fs::write(&path, untraced.collect::<Vec<_>>().join("\n")).unwrap();
+    gateway.gateway().reload().await.unwrap();
+    get(&gateway, "").await;
+    assert_eq!(origin.requests().pop().unwrap().field("traceparent"), None);
+    assert_eq!((exported(&one).len(), exported(&other).len()), (2, 2));
+}
+
+#[tokio::test]
+async fn explain_tells_whether_a_request_is_sampled() {
+    let gateway = start(traced("http://127.0.0.1:1", "25%", &proxy_to(dead_address().await)));
+    for (fields, outcome) in [
+        (format!("[\"traceparent: {SAMPLED}\"]"), "sample"),
+        (format!("[\"traceparent: {UNSAMPLED}\"]"), "pass"),
+        ("[\"traceparent: nonsense\"]".to_owned(), "depends"),
+    ] {
+        let call = format!("{{\"method\":\"GET\",\"url\":\"/a\",\"headers\":{fields}}}");
+        let told = gateway.admin_with("POST", "/v1/explain", &call).await;
+        let told: serde_json::Value = serde_json::from_slice(&told.body).unwrap();
+        assert_eq!(told["steps"][0]["policy"], "tracing", "{told}");
+        assert_eq!(told["steps"][0]["outcome"], outcome, "{told}");
+    }
+}
