@@ -42,6 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "upstream::Settings",
             "upstream::TlsError",
             "upstream::Transport",
+            "upstream::check",
             "upstream::load::PENALTY",
         ],
     ),

@@ -2,14 +2,17 @@
 //!
 //! Touches every request that is proxied. Picks an endpoint of the upstream the context names,
 //! enters the attempt there, calls the transport, and tells the endpoint how long the response head
-//! took; failures, 5xx and 429 count as five seconds. Answers `upstream-none` without an endpoint,
-//! `upstream-dns` when names do not resolve, `concurrency-full` at the upstream's `max_in_flight`;
-//! the request goes back with the error, for nothing was sent. Counts `sluice_attempts_total`. Where
-//! the request is sampled, its `traceparent` names the attempt.
+//! took; failures, 5xx and 429 count as five seconds. What came of it is also told to the endpoint's
+//! outlier detection and breaker, for which a 429 is no failure, nor a connection that closed while
+//! idle. Answers `upstream-none` without an endpoint, `upstream-dns` when names do not resolve,
+//! `breaker-open` when every breaker is open, `concurrency-full` at the upstream's `max_in_flight`;
+//! the request goes back with the error, for nothing was sent. Counts `sluice_attempts_total`.
+//! Where the request is sampled, its `traceparent` names the attempt.
 //!
 //! A drop gives the attempt up. By a timeout, which says so in the context, it is a failure like any
 //! other; by a client that leaves it only tells that the answer takes at least so long. Without both
-//! an endpoint that answers nobody would look like the fastest. Costs one uncontended lock and two
+//! an endpoint that answers nobody would look like the fastest. A breaker's probe that is dropped
+//! gives its place to the next request. Costs one uncontended lock and two
 //! references of the worker's own; only a request that has to wait for the first resolution of a
 //! name pays a box.
 
@@ -26,11 +29,15 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::{
-    balancer::{GroupHandle, group::Picked},
+    balancer::{
+        GroupHandle,
+        handle::{Picked, Ticket},
+        standing::Outcome,
+    },
     error::{Error, Kind, Result},
     http::{Request, Response, context::AttemptHandle},
     telemetry::tracing::Outgoing,
-    upstream::{Call, Flight, Local, load::PENALTY},
+    upstream::{Call, load::PENALTY},
 };
 
 /// Chooses an endpoint of the route's upstream and calls the transport with it.
@@ -61,8 +68,7 @@ type Waiting = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
 /// What has to be told when an attempt ends.
 struct Attempt {
-    group: GroupHandle,
-    local: Arc<Local>,
+    ticket: Ticket,
     handle: AttemptHandle,
     started: Instant,
     is_over: bool,
@@ -98,8 +104,8 @@ where
         };
         let now = Instant::now();
         match group.pick(&request, now) {
-            Picked::Endpoint(flight) => {
-                let attempt = Attempt::begin(group.clone(), &flight, &mut request, now);
+            Picked::Endpoint(flight, ticket) => {
+                let attempt = Attempt::begin(ticket, &mut request, now);
                 let inner = self.inner.call(Call { request, flight });
                 ResponseFuture { state: State::Calling { attempt, inner } }
             }
@@ -122,8 +128,8 @@ where
     }
     let now = Instant::now();
     match group.pick(&request, now) {
-        Picked::Endpoint(flight) => {
-            let mut attempt = Attempt::begin(group, &flight, &mut request, now);
+        Picked::Endpoint(flight, ticket) => {
+            let mut attempt = Attempt::begin(ticket, &mut request, now);
             let result = inner.call(Call { request, flight }).await;
             attempt.end(&result);
             result
@@ -166,39 +172,58 @@ where
 // === impl Attempt ===
 
 impl Attempt {
-    fn begin(group: GroupHandle, flight: &Flight, request: &mut Request, now: Instant) -> Self {
-        let local = flight.local().clone();
+    fn begin(ticket: Ticket, request: &mut Request, now: Instant) -> Self {
+        let local = ticket.local();
         let handle = request.cx.begin_attempt(local.label().clone(), now);
         if let Some(trace) = request.cx.trace().filter(|trace| trace.is_sampled()) {
             trace.stamp(&mut request.parts.headers, handle.number());
             let is_tls = local.transport().is_tls();
             handle.describe(Box::new(Outgoing::of(&request.parts, is_tls)));
         }
-        Self { group, local, handle, started: now, is_over: false }
+        Self { ticket, handle, started: now, is_over: false }
     }
 
     fn end(&mut self, result: &Result<Response>) {
         self.is_over = true;
         let now = Instant::now();
-        let load = self.local.endpoint().load();
+        let load = self.ticket.local().endpoint().load();
         match result {
             Ok(response) => {
                 let status = response.status();
                 self.handle.answered(status, now);
-                self.group.count_answer(status);
+                self.ticket.group().count_answer(status);
                 let is_bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
                 load.record(if is_bad { PENALTY } else { now - self.started }, now);
             }
             Err(error) => {
                 let reason = error.kind().reason();
                 self.handle.failed(reason, now);
-                self.group.count_failure(reason);
+                self.ticket.group().count_failure(reason);
                 // What the client or we did says nothing about the endpoint.
                 if error.kind().side() == crate::error::Side::Upstream {
                     load.record(PENALTY, now);
                 }
             }
         }
+        self.ticket.tell(outcome(result), now);
+    }
+}
+
+/// What it says about the endpoint.
+fn outcome(result: &Result<Response>) -> Outcome {
+    match result.as_ref().map_err(Error::kind) {
+        Ok(response) if response.status().is_server_error() => Outcome::Failed,
+        Ok(_) => Outcome::Success,
+        Err(Kind::UpstreamBadResponse) => Outcome::Failed,
+        Err(
+            Kind::UpstreamConnect
+            | Kind::UpstreamTls
+            | Kind::UpstreamReset(_)
+            | Kind::UpstreamTimeoutTry(_)
+            | Kind::UpstreamTimeoutTotal,
+        ) => Outcome::Unreached,
+        // That a service closes idle connections is its right.
+        Err(_) => Outcome::Nothing,
     }
 }
 
@@ -208,10 +233,11 @@ impl Drop for Attempt {
             return;
         }
         let now = Instant::now();
-        let load = self.local.endpoint().load();
+        let load = self.ticket.local().endpoint().load();
         if let Some(reason) = self.handle.dropped(now) {
-            self.group.count_failure(reason);
+            self.ticket.group().count_failure(reason);
             load.record(PENALTY, now);
+            self.ticket.tell(Outcome::Unreached, now);
         } else if (now - self.started).as_secs_f32() > load.expected(now) {
             load.record(now - self.started, now);
         }

@@ -28,6 +28,10 @@ pub(crate) struct Member<'a> {
     pub(crate) weight: u32,
 }
 
+/// What is left of the value that is hashed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key(u64);
+
 struct Turn {
     index: u16,
     offset: usize,
@@ -67,13 +71,13 @@ impl Table {
     /// `share` which part of all requests it should have, 0 to 1. `None` when nobody may.
     pub(crate) fn pick(
         &self,
-        key: &[u8],
+        key: Key,
         may: impl Fn(u16) -> bool,
         load: impl Fn(u16) -> usize,
         total: usize,
         share: impl Fn(u16) -> f64,
     ) -> Option<u16> {
-        let start = slot(xxh3_64(key));
+        let start = slot(key.0);
         let mut seen = Vec::new();
         let mut fallback = None;
         for step in 0..SLOTS {
@@ -100,6 +104,20 @@ impl Table {
 #[expect(clippy::cast_possible_truncation, reason = "a remainder of SLOTS fits")]
 fn slot(hash: u64) -> usize {
     (hash % SLOTS as u64) as usize
+}
+
+// === impl Key ===
+
+impl Key {
+    pub(crate) fn new(value: &[u8]) -> Self {
+        Self(xxh3_64(value))
+    }
+
+    /// Where it is between 0 and 1, of which its slot tells nothing (Fibonacci hashing).
+    pub(crate) fn fraction(self) -> f64 {
+        // 53 bits, exact in an `f64`.
+        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
 
 // === impl Turn ===
@@ -150,7 +168,7 @@ mod tests {
 
     fn idle(table: &Table, key: &str) -> u16 {
         let share = 1.0 / table.members as f64;
-        table.pick(key.as_bytes(), |_| true, |_| 0, 0, |_| share).unwrap()
+        table.pick(Key::new(key.as_bytes()), |_| true, |_| 0, 0, |_| share).unwrap()
     }
 
     #[test]
@@ -181,7 +199,13 @@ mod tests {
         let table = table(&["a", "b", "c", "d"], &[1; 4]);
         let home = idle(&table, "hot");
         let pick = |load: usize| {
-            table.pick(b"hot", |_| true, |m| if m == home { load } else { 0 }, load, |_| 0.25)
+            table.pick(
+                Key::new(b"hot"),
+                |_| true,
+                |m| if m == home { load } else { 0 },
+                load,
+                |_| 0.25,
+            )
         };
         assert_eq!(pick(0), Some(home));
         let overflow = pick(100).unwrap();
@@ -192,7 +216,7 @@ mod tests {
     #[test]
     fn who_may_not_is_not_chosen() {
         let table = table(&["a", "b"], &[1; 2]);
-        let pick = |may: fn(u16) -> bool| table.pick(b"x", may, |_| 0, 0, |_| 0.5);
+        let pick = |may: fn(u16) -> bool| table.pick(Key::new(b"x"), may, |_| 0, 0, |_| 0.5);
         assert_eq!(pick(|m| m == 1), Some(1));
         assert_eq!(pick(|_| false), None);
     }

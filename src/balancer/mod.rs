@@ -1,21 +1,30 @@
 //! A group of endpoints to one of them.
 
+pub mod breaker;
+mod check;
 pub mod dns;
 pub mod group;
+pub mod handle;
+pub mod health;
 pub mod layer;
 mod maglev;
+pub mod outlier;
 mod pick;
+mod roster;
 mod set;
 pub mod snapshot;
+mod standing;
+mod tend;
 
 pub use self::{
     dns::{Hickory, Resolve},
-    group::{Group, GroupHandle},
+    group::Group,
+    handle::GroupHandle,
     layer::Balance,
     snapshot::{EndpointSnapshot, GroupSnapshot},
 };
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{http::selector::Selector, upstream};
 
@@ -30,6 +39,16 @@ pub struct Settings {
     pub policy: Policy,
     /// Requests under way to the whole group, over all workers.
     pub max_in_flight: usize,
+    /// Active health checks; off without.
+    pub health_check: Option<Arc<health::Settings>>,
+    /// Ejection of those that fail live requests.
+    pub outlier: outlier::Settings,
+    /// A circuit breaker for each; off without.
+    pub breaker: Option<breaker::Settings>,
+    /// With a smaller share of healthy ones, 0 to 1, health checks are ignored.
+    pub panic_threshold: f64,
+    /// How long one that has recovered or was added takes to its full share.
+    pub slow_start: Duration,
     /// How they are spoken with.
     pub transport: upstream::Settings,
 }

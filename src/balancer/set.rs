@@ -1,11 +1,9 @@
 //! The endpoints of a group as they are now, and one worker's choice among them.
 //!
-//! Control publishes a [`Set`]; each worker turns it into a [`WorkerSet`] of its own holds once it
-//! sees a new one.
-//!
-//! Order of judgement: priority group, active health, outlier ejection, breaker, and of those left
-//! what the policy chooses. `pick` is the one place that says who may be chosen at all; without
-//! health checks, ejection and breakers that is whoever this request has not tried yet.
+//! A [`Board`] is published: the endpoints, and the [`Roster`] of those who may be chosen. Each
+//! worker turns it into a [`WorkerSet`] of its own holds once it sees a new one, and takes over the
+//! roster alone when only that has changed. So the way of a request has nobody's health to look at:
+//! it chooses by the policy from a list that is ready, of those it has not tried yet.
 
 use std::{
     ops::Range,
@@ -19,8 +17,10 @@ use tokio::time::Instant;
 use crate::{
     balancer::{
         Policy,
-        maglev::{self, Table},
+        maglev::{self, Key, Table},
         pick::{self, RoundRobin},
+        roster::{self, Roster},
+        standing::{FULL_SHARE, Standing},
     },
     http::{
         Request,
@@ -42,6 +42,13 @@ pub(crate) struct Set {
     pub(crate) lack: Lack,
 }
 
+/// What workers are told: the endpoints, and who of them may be chosen.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    pub(crate) set: Arc<Set>,
+    pub(crate) roster: Roster,
+}
+
 /// Why a set has no more members than it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Lack {
@@ -58,6 +65,7 @@ pub(crate) enum Lack {
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) weight: u32,
     pub(crate) priority: u32,
 }
@@ -66,23 +74,37 @@ pub(crate) struct Member {
 #[derive(Debug)]
 struct Tier {
     members: Range<u16>,
-    weight: f64,
     table: Option<Table>,
 }
 
 /// One worker's holds of the members of a set, and the state of its choices.
 #[derive(Debug)]
 pub(crate) struct WorkerSet {
-    set: Arc<Set>,
-    locals: Vec<Arc<Local>>,
-    all: Vec<u16>,
+    board: Arc<Board>,
+    seats: Vec<Arc<Seat>>,
     turns: RoundRobin,
     rng: Rng,
 }
 
-/// One choice: by which rule, for what.
-struct Choice<'a> {
-    set: &'a Set,
+/// One worker's hold of a member: requests count references of it, never of what is shared.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) index: u16,
+    pub(crate) local: Arc<Local>,
+    pub(crate) standing: Arc<Standing>,
+}
+
+/// Who was chosen.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) seat: Arc<Seat>,
+    /// It goes through an open breaker, whose place for a probe it has.
+    pub(crate) is_probe: bool,
+}
+
+/// One choice by the policy: by which rule, for what.
+struct Chooser<'a> {
+    board: &'a Board,
     turns: &'a mut RoundRobin,
     rng: &'a mut Rng,
     policy: &'a Policy,
@@ -90,7 +112,7 @@ struct Choice<'a> {
     now: Instant,
 }
 
-type Candidates = SmallVec<[u16; 8]>;
+type Candidates = SmallVec<[u16; 16]>;
 
 // === impl Set ===
 
@@ -109,7 +131,6 @@ impl Set {
             let is_hashed = matches!(policy, Policy::Hash(_));
             tiers.push(Tier {
                 members: start..end,
-                weight: chunk.iter().map(|member| f64::from(member.weight.max(1))).sum(),
                 table: is_hashed.then(|| table(chunk, start)).flatten(),
             });
             start = end;
@@ -117,8 +138,18 @@ impl Set {
         Self { members, tiers, lack }
     }
 
-    fn member(&self, index: u16) -> &Member {
+    pub(crate) fn member(&self, index: u16) -> &Member {
         &self.members[usize::from(index)]
+    }
+
+    /// Whether both are of the same endpoints.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.lack == other.lack && self.members == other.members
+    }
+
+    /// The members of each priority.
+    pub(crate) fn tiers(&self) -> Vec<Range<u16>> {
+        self.tiers.iter().map(|tier| tier.members.clone()).collect()
     }
 }
 
@@ -148,93 +179,169 @@ impl PartialEq for Member {
 
 impl WorkerSet {
     pub(crate) fn new(
-        set: Arc<Set>,
+        board: Arc<Board>,
         pools: &Arc<Pools>,
         transport: &Arc<Transport>,
         group: &Arc<AtomicUsize>,
         generation: u64,
         rng: Rng,
     ) -> Self {
-        let hold = |member: &Member| pools.local(&member.endpoint, transport, group, generation);
-        let locals = set.members.iter().map(hold).collect();
+        let hold = |(index, member): (u16, &Member)| {
+            Arc::new(Seat {
+                index,
+                local: pools.local(&member.endpoint, transport, group, generation),
+                standing: member.standing.clone(),
+            })
+        };
+        let seats = (0..).zip(&board.set.members).map(hold).collect();
         pools.prune();
-        let all = set.tiers.last().map_or(Vec::new(), |last| (0..last.members.end).collect());
-        Self { set, locals, all, turns: RoundRobin::default(), rng }
+        Self { board, seats, turns: RoundRobin::default(), rng }
     }
 
-    pub(crate) fn lack(&self) -> Lack {
-        self.set.lack
+    /// Takes the roster over from `board`, if it is of the same endpoints.
+    pub(crate) fn follow(&mut self, board: &Arc<Board>) -> bool {
+        let is_same = Arc::ptr_eq(&self.board.set, &board.set);
+        if is_same {
+            self.board = board.clone();
+        }
+        is_same
     }
 
-    /// An endpoint for `request`; `None` only when there is none at all. Those `tried` by it before
-    /// are avoided as long as another exists, in a lower priority if need be.
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// An endpoint for `request`; `None` when there is none, or every breaker is open. Those `tried`
+    /// by it before are avoided as long as another may be chosen, of a lower priority if need be.
     pub(crate) fn pick(
         &mut self,
         policy: &Policy,
         request: &Request,
         tried: &[Attempt],
         now: Instant,
-    ) -> Option<Arc<Local>> {
-        let Self { set, locals, all, turns, rng } = self;
-        let mut choice = Choice { set, turns, rng, policy, request, now };
-        if tried.is_empty() {
-            // The common way looks at no names and builds no list.
-            let tier = set.tiers.first()?;
-            let all = &all[usize::from(tier.members.start)..usize::from(tier.members.end)];
-            return choice.among(tier, all).map(|index| locals[usize::from(index)].clone());
-        }
-        let untried = |index: &u16| {
+    ) -> Option<Choice> {
+        let Self { board, seats, turns, rng } = self;
+        let (set, roster) = (&board.set, &board.roster);
+        let is_untried = |index: &u16| {
             let label = set.member(*index).endpoint.label();
             !tried.iter().any(|attempt| attempt.endpoint == *label)
         };
-        let tier = set
-            .tiers
-            .iter()
-            .map(|tier| (tier, tier.members.clone().filter(untried).collect::<Candidates>()))
-            .find(|(_, candidates)| !candidates.is_empty());
-        let (tier, candidates) = match tier {
-            Some(found) => found,
-            // All tried: the first priority again.
-            None => set.tiers.first().map(|tier| (tier, tier.members.clone().collect()))?,
-        };
-        choice.among(tier, &candidates).map(|index| locals[usize::from(index)].clone())
+        let mut due = roster.probes.iter().map(|index| &seats[usize::from(*index)]);
+        if let Some(seat) = due.find(|seat| is_untried(&seat.index) && seat.standing.try_probe(now))
+        {
+            return Some(Choice { seat: seat.clone(), is_probe: true });
+        }
+        let chooser = Chooser { board, turns, rng, policy, request, now };
+        let index = if tried.is_empty() {
+            // The common way looks at no names and builds no list.
+            chooser.first()
+        } else {
+            let mut tiers = roster.tiers.iter().enumerate();
+            let untried = tiers.find_map(|(tier, listed)| {
+                let untried = listed.ready.iter().copied().filter(is_untried);
+                let untried: Candidates = untried.collect();
+                (!untried.is_empty()).then_some((tier, untried))
+            });
+            match untried {
+                Some((tier, candidates)) => {
+                    let key = chooser.key();
+                    chooser.among(tier, &candidates, key)
+                }
+                None => chooser.first(),
+            }
+        }?;
+        Some(Choice { seat: seats[usize::from(index)].clone(), is_probe: false })
     }
 }
 
-// === impl Choice ===
+// === impl Chooser ===
 
-impl Choice<'_> {
-    fn among(&mut self, tier: &Tier, candidates: &[u16]) -> Option<u16> {
-        let Self { set, ref mut turns, ref mut rng, policy, request, now } = *self;
+impl Chooser<'_> {
+    /// One for a request that has tried nobody, or all of them.
+    fn first(self) -> Option<u16> {
+        let key = self.key();
+        let at = || match &key {
+            // The same value goes to the same priority.
+            Some(key) => key.fraction(),
+            None => self.rng.f64(),
+        };
+        let board = self.board;
+        let tier = board.roster.tier(at)?;
+        self.among(tier, &board.roster.tiers[tier].ready, key)
+    }
+
+    /// What `hash` goes by; `None` with other policies, and when the request has nothing of it.
+    fn key(&self) -> Option<Key> {
+        let Policy::Hash(selector) = self.policy else { return None };
+        let input = Input::new(&self.request.parts, &self.request.cx);
+        let body = json_body(selector, self.request);
+        let input = Input { body: body.as_ref(), ..input };
+        Some(Key::new(selector.extract(&input)?.as_bytes()))
+    }
+
+    fn among(self, tier: usize, candidates: &[u16], key: Option<Key>) -> Option<u16> {
+        let Self { board, turns, rng, policy, now, .. } = self;
+        let Board { set, roster } = board;
         let in_flight = |index| set.member(index).endpoint.load().in_flight();
         let least = |index| pick::least_cost(in_flight(index), set.member(index).weight);
+        if let (Some(key), Some(table)) = (key, set.tiers.get(tier).and_then(|t| t.table.as_ref()))
+        {
+            let listed = roster.tiers.get(tier)?;
+            return hashed(key, table, set, listed, candidates);
+        }
+        if matches!(policy, Policy::RoundRobin) {
+            return turns.next(candidates, |index| {
+                set.member(index).weight.saturating_mul(u32::from(roster.share(index)))
+            });
+        }
+        let warm;
+        let candidates = if roster.shares.is_empty() {
+            candidates
+        } else {
+            warm = thinned(candidates, roster, rng);
+            &warm
+        };
         match policy {
             Policy::P2cEwma => pick::two_choices(candidates, rng, |index| {
                 let member = set.member(index);
                 let expected = member.endpoint.load().expected(now);
                 pick::ewma_cost(expected, in_flight(index), member.weight)
             }),
-            Policy::LeastRequest => pick::two_choices(candidates, rng, least),
-            Policy::RoundRobin => turns.next(candidates, |index| set.member(index).weight),
-            Policy::Hash(selector) => {
-                let input = Input::new(&request.parts, &request.cx);
-                let body = json_body(selector, request);
-                let input = Input { body: body.as_ref(), ..input };
-                let (Some(key), Some(table)) = (selector.extract(&input), &tier.table) else {
-                    // Nothing to hash: anyone may serve it.
-                    return pick::two_choices(candidates, rng, least);
-                };
-                let total = tier.members.clone().map(in_flight).sum();
-                table.pick(
-                    key.as_bytes(),
-                    |index| candidates.contains(&index),
-                    in_flight,
-                    total,
-                    |index| f64::from(set.member(index).weight.max(1)) / tier.weight,
-                )
+            // With nothing to hash anyone may serve it.
+            Policy::LeastRequest | Policy::RoundRobin | Policy::Hash(_) => {
+                pick::two_choices(candidates, rng, least)
             }
         }
     }
+}
+
+fn hashed(
+    key: Key,
+    table: &Table,
+    set: &Set,
+    listed: &roster::Tier,
+    candidates: &[u16],
+) -> Option<u16> {
+    let in_flight = |index| set.member(index).endpoint.load().in_flight();
+    let weight = |index| f64::from(set.member(index).weight.max(1));
+    // The share of who is left: the others' requests are theirs now.
+    let total_weight: f64 = listed.ready.iter().copied().map(weight).sum();
+    let is_all = candidates.len() == listed.ready.len();
+    table.pick(
+        key,
+        |index| if is_all { listed.is_ready(index) } else { candidates.contains(&index) },
+        in_flight,
+        listed.ready.iter().copied().map(in_flight).sum(),
+        |index| weight(index) / total_weight,
+    )
+}
+
+/// Who stands for choice while somebody warms up: each as often as its share says. The cost of an
+/// endpoint would not do for that, under little load the dearest is never chosen at all.
+fn thinned(candidates: &[u16], roster: &Roster, rng: &mut Rng) -> Candidates {
+    let mut is_in = |index: &u16| rng.u8(..FULL_SHARE) < roster.share(*index);
+    let thinned: Candidates = candidates.iter().copied().filter(|index| is_in(index)).collect();
+    if thinned.is_empty() { candidates.into() } else { thinned }
 }
 
 /// The body as JSON, if the selector looks into it; only a buffered body can be looked into.

@@ -68,6 +68,11 @@ fn settings(sources: &[&str], policy: Policy) -> Settings {
         sources: sources.iter().map(source).collect(),
         policy,
         max_in_flight: 4,
+        health_check: None,
+        outlier: outlier::Settings::default(),
+        breaker: None,
+        panic_threshold: 0.5,
+        slow_start: Duration::from_secs(30),
         transport: upstream::Settings {
             name: "orders".into(),
             protocol: upstream::Protocol::H1,
@@ -86,7 +91,7 @@ fn settings(sources: &[&str], policy: Policy) -> Settings {
 
 fn group(settings: Settings, previous: Option<&Arc<Group>>, script: &Arc<Script>) -> Arc<Group> {
     let resolver: Arc<dyn Resolve> = script.clone();
-    Group::new(settings, previous, &resolver).unwrap()
+    Group::new(settings, previous, &resolver, &Metrics::new().thread()).unwrap()
 }
 
 fn handle(group: &Group) -> GroupHandle {
@@ -386,4 +391,238 @@ async fn futures_are_send() {
     let handle = handle(&group(settings(&[], Policy::P2cEwma), None, &script));
     let mut balance = Balance::new(vec![handle], service_fn(|_: Call| async { ok() }));
     is_send(balance.call(request())).await.unwrap_err();
+}
+
+/// Sends, with an answer that depends on the endpoint; which one that was.
+async fn ask(
+    handle: &GroupHandle,
+    answer: impl Fn(&str) -> Result<Response> + Clone + Send + 'static,
+) -> (String, Result<Response>) {
+    let chosen: Arc<Mutex<String>> = Arc::default();
+    let told = chosen.clone();
+    let transport = service_fn(move |call: Call| {
+        let label = call.flight.local().label().to_string();
+        let answer = answer(&label);
+        *told.lock() = label;
+        async move {
+            drop(call);
+            answer
+        }
+    });
+    let answered = Balance::new(vec![handle.clone()], transport).call(request()).await;
+    let chosen = chosen.lock().clone();
+    (chosen, answered)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "one of the outcomes of a transport")]
+fn status(status: u16) -> Result<Response> {
+    let mut response = http::Response::new(Body::empty());
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    Ok(response)
+}
+
+/// How many of `times` requests went to an endpoint that ends in `to`.
+async fn went(
+    handle: &GroupHandle,
+    times: usize,
+    to: &str,
+    answer: impl Fn(&str) -> Result<Response> + Clone + Send + 'static,
+) -> usize {
+    let mut went = 0;
+    for _ in 0..times {
+        went += usize::from(ask(handle, answer.clone()).await.0.ends_with(to));
+    }
+    went
+}
+
+fn three(policy: Policy) -> Settings {
+    settings(&["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"], policy)
+}
+
+fn states(group: &Group) -> Vec<&'static str> {
+    group.snapshot().endpoints.iter().map(|endpoint| endpoint.state).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_failures_in_a_row_eject_and_it_comes_back_slowly() {
+    let group = group(three(Policy::RoundRobin), None, &Arc::default());
+    let handle = handle(&group);
+    let bad = |label: &str| status(if label.ends_with("1:80") { 500 } else { 200 });
+    assert_eq!(went(&handle, 15, "1:80", bad).await, 5);
+    assert_eq!(went(&handle, 30, "1:80", bad).await, 0, "ejected");
+    let out = &group.snapshot().endpoints[0];
+    assert_eq!((out.state, out.takes_requests, out.ejections), ("ejected", false, 1));
+    assert!(out.why.as_ref().unwrap().contains("5 failures"), "{out:?}");
+    assert!(out.since.is_some() && out.until > out.since);
+
+    time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(went(&handle, 30, "1:80", |_| status(200)).await, 0, "not yet");
+    time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(states(&group), ["ready"; 3]);
+    assert!(group.snapshot().endpoints[0].slow_start_share.unwrap() < 0.2);
+    let slow = went(&handle, 300, "1:80", |_| status(200)).await;
+    assert!((5..40).contains(&slow), "{slow} of 300 with about a tenth of its weight");
+    time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(went(&handle, 300, "1:80", |_| status(200)).await, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_all_eject_only_as_many_as_may_be_out() {
+    let group = group(three(Policy::RoundRobin), None, &Arc::default());
+    let handle = handle(&group);
+    went(&handle, 60, "", |_| status(503)).await;
+    let ejected = states(&group).iter().filter(|state| **state == "ejected").count();
+    assert_eq!(ejected, 1);
+
+    let one = self::group(settings(&["10.0.0.1:80"], Policy::P2cEwma), None, &Arc::default());
+    let single = self::handle(&one);
+    assert_eq!(went(&single, 30, "1:80", |_| status(500)).await, 30, "never the only one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_and_successes_between_eject_nobody() {
+    let group = group(three(Policy::RoundRobin), None, &Arc::default());
+    let handle = handle(&group);
+    went(&handle, 60, "", |_| status(429)).await;
+    for _ in 0..10 {
+        went(&handle, 12, "", |_| status(500)).await;
+        went(&handle, 3, "", |_| status(200)).await;
+    }
+    assert_eq!(states(&group), ["ready"; 3]);
+    // Answers and silence are counted apart, and an answer, good or bad, ends a silence.
+    let lost = |_: &str| Err(Kind::UpstreamConnect.into());
+    for _ in 0..10 {
+        went(&handle, 12, "", lost).await;
+        went(&handle, 3, "", |_| status(404)).await;
+    }
+    assert_eq!(states(&group), ["ready"; 3]);
+    went(&handle, 15, "", lost).await;
+    assert_eq!(states(&group).iter().filter(|state| **state == "ejected").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejection_outlives_a_reload_and_late_failures_of_the_old_stack_are_heard() {
+    let old = group(three(Policy::RoundRobin), None, &Arc::default());
+    let old_handle = handle(&old);
+    let bad = |label: &str| status(if label.ends_with("1:80") { 500 } else { 200 });
+    let new = group(three(Policy::RoundRobin), Some(&old), &Arc::default());
+    let new_handle = handle(&new);
+    went(&old_handle, 15, "1:80", bad).await;
+    // The task of the new group hears of it.
+    time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(went(&new_handle, 30, "1:80", bad).await, 0);
+    let newest = group(three(Policy::LeastRequest), Some(&new), &Arc::default());
+    assert_eq!(states(&newest), ["ejected", "ready", "ready"]);
+    assert_eq!(went(&handle(&newest), 30, "1:80", bad).await, 0);
+}
+
+fn with_breaker(sources: &[&str]) -> Settings {
+    let outlier = outlier::Settings { max_ejected: 0.0, ..outlier::Settings::default() };
+    let breaker = Some(breaker::Settings::default());
+    Settings { outlier, breaker, ..settings(sources, Policy::RoundRobin) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_is_not_picked_and_one_probe_closes_it() {
+    let group = group(with_breaker(&["10.0.0.1:80", "10.0.0.2:80"]), None, &Arc::default());
+    let handle = handle(&group);
+    let bad = |label: &str| status(if label.ends_with("1:80") { 500 } else { 200 });
+    let failed = went(&handle, 40, "1:80", bad).await;
+    assert_eq!(failed, 5, "five samples, none of them good");
+    assert_eq!(states(&group), ["breaker-open", "ready"]);
+    assert_eq!(group.snapshot().endpoints[0].breaker, "open");
+    time::sleep(Duration::from_millis(1501)).await;
+    assert_eq!(group.snapshot().endpoints[0].breaker, "probing");
+    assert_eq!(went(&handle, 20, "1:80", bad).await, 1, "one probe, which fails");
+    time::sleep(Duration::from_millis(3001)).await;
+    assert_eq!(ask(&handle, |_| status(200)).await.0, "orders/10.0.0.1:80");
+    assert_eq!(states(&group), ["ready"; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_breakers_open_is_503_with_a_time_to_come_back() {
+    let group = group(with_breaker(&["10.0.0.1:80"]), None, &Arc::default());
+    let handle = handle(&group);
+    for _ in 0..5 {
+        ask(&handle, |_| status(500)).await.1.unwrap();
+    }
+    let (_, refused) = ask(&handle, |_| status(200)).await;
+    let mut error = refused.unwrap_err();
+    assert!(matches!(error.kind(), Kind::BreakerOpen(_)), "{error}");
+    assert!(error.kind().retry_after().unwrap() >= Duration::from_secs(1));
+    assert!(error.take_unsent().is_some());
+    time::sleep(Duration::from_millis(1501)).await;
+    ask(&handle, |_| status(200)).await.1.unwrap();
+    ask(&handle, |_| status(200)).await.1.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_client_leaves_gives_its_place_to_the_next() {
+    let group = group(with_breaker(&["10.0.0.1:80"]), None, &Arc::default());
+    let handle = handle(&group);
+    went(&handle, 5, "", |_| status(500)).await;
+    time::sleep(Duration::from_millis(1501)).await;
+    let hung = service_fn(|call: Call| async move {
+        std::future::pending::<()>().await;
+        drop(call);
+        ok()
+    });
+    let mut probe = Box::pin(Balance::new(vec![handle.clone()], hung).call(request()));
+    assert!(matches!(futures_util::poll!(probe.as_mut()), Poll::Pending));
+    let (_, refused) = ask(&handle, |_| status(200)).await;
+    assert!(matches!(refused.unwrap_err().kind(), Kind::BreakerOpen(_)), "one probe at a time");
+    drop(probe);
+    ask(&handle, |_| status(200)).await.1.unwrap();
+    assert_eq!(states(&group), ["ready"]);
+    assert_eq!(group.snapshot().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_added_starts_slowly_but_none_does_at_the_start() {
+    let script = Arc::new(Script::default());
+    script.say("orders.internal", &["10.0.0.1", "10.0.0.2"]);
+    let group = group(settings(&["orders.internal:80"], Policy::RoundRobin), None, &script);
+    time::sleep(Duration::from_secs(1)).await;
+    let shares = |group: &Group| {
+        let share = |endpoint: &EndpointSnapshot| endpoint.slow_start_share;
+        group.snapshot().endpoints.iter().map(share).collect::<Vec<_>>()
+    };
+    assert_eq!(shares(&group), [None, None]);
+    script.say("orders.internal", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(shares(&group), [None, None, Some(0.1)]);
+    let few = went(&handle(&group), 210, "3:80", |_| status(200)).await;
+    assert!((5..20).contains(&few), "{few} of 210");
+    let later = self::group(three(Policy::P2cEwma), Some(&group), &script);
+    assert_eq!(shares(&later), [None, None, Some(0.1)], "a reload goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hash_keeps_its_mapping_while_one_is_out() {
+    let selector = Selector::parse("header:x-user").unwrap();
+    let group = group(three(Policy::Hash(selector)), None, &Arc::default());
+    let handle = handle(&group);
+    let home = async |user: &str, answer: u16| {
+        let mut request = request();
+        request.parts.headers.insert("x-user", user.parse().unwrap());
+        send(&handle, request, move || status(answer)).await.unwrap()
+    };
+    let users: Vec<String> = (0..60).map(|user| format!("user-{user}")).collect();
+    let mut before = Vec::new();
+    for user in &users {
+        before.push(home(user, 200).await);
+    }
+    let failing = before[0].clone();
+    for _ in 0..5 {
+        assert_eq!(home(&users[0], 500).await, failing);
+    }
+    for (user, before) in users.iter().zip(&before) {
+        let now = home(user, 200).await;
+        assert_ne!(now, failing);
+        assert!(before == &failing || &now == before, "{user} moved without need");
+    }
+    time::sleep(Duration::from_secs(13)).await;
+    for (user, before) in users.iter().zip(&before) {
+        assert_eq!(&home(user, 200).await, before, "all are home again");
+    }
 }

@@ -33,6 +33,8 @@ pub enum Kind {
     ConcurrencyFull,
     /// The upstream has no endpoint at all.
     UpstreamNone,
+    /// The circuit breaker of every endpoint is open; the first lets a probe through after so long.
+    BreakerOpen(Duration),
     /// No address for an upstream's name, and none that is fresh enough to go on with.
     UpstreamDns,
     /// No connection to the endpoint: refused, unreachable or not in time.
@@ -131,6 +133,7 @@ impl Kind {
             }),
             Self::ConcurrencyFull,
             Self::UpstreamNone,
+            Self::BreakerOpen(Duration::from_secs(1)),
             Self::UpstreamDns,
             Self::UpstreamConnect,
             Self::UpstreamTls,
@@ -157,9 +160,11 @@ impl Kind {
             Self::ClientClosed => client_closed_request(),
             Self::IpDenied => StatusCode::FORBIDDEN,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::ConcurrencyFull | Self::UpstreamNone | Self::UpstreamDns | Self::Draining => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ConcurrencyFull
+            | Self::UpstreamNone
+            | Self::BreakerOpen(_)
+            | Self::UpstreamDns
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamConnect
             | Self::UpstreamTls
             | Self::UpstreamReset(_)
@@ -187,6 +192,7 @@ impl Kind {
             Self::RateLimited(_) => "rate-limited",
             Self::ConcurrencyFull => "concurrency-full",
             Self::UpstreamNone => "upstream-none",
+            Self::BreakerOpen(_) => "breaker-open",
             Self::UpstreamDns => "upstream-dns",
             Self::UpstreamConnect => "upstream-connect",
             Self::UpstreamTls => "upstream-tls",
@@ -217,6 +223,7 @@ impl Kind {
             Self::RateLimited(_) => "The quota of these requests is used up; try again later.",
             Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
             Self::UpstreamNone => "No service is configured behind this route.",
+            Self::BreakerOpen(_) => "The service is failing; try again shortly.",
             Self::UpstreamDns => "The service's name does not resolve at the moment.",
             Self::UpstreamConnect => "The service cannot be reached.",
             Self::UpstreamTls => "No secure connection to the service could be made.",
@@ -246,9 +253,11 @@ impl Kind {
             | Self::ClientClosed
             | Self::IpDenied
             | Self::RateLimited(_) => Side::Downstream,
-            Self::ConcurrencyFull | Self::UpstreamNone | Self::Draining | Self::Internal => {
-                Side::Gateway
-            }
+            Self::ConcurrencyFull
+            | Self::UpstreamNone
+            | Self::BreakerOpen(_)
+            | Self::Draining
+            | Self::Internal => Side::Gateway,
             Self::UpstreamDns
             | Self::UpstreamConnect
             | Self::UpstreamTls
@@ -286,6 +295,7 @@ impl Kind {
             | Self::RateLimited(_)
             | Self::ConcurrencyFull
             | Self::UpstreamNone
+            | Self::BreakerOpen(_)
             | Self::UpstreamDns
             | Self::UpstreamTimeoutTotal
             | Self::RetryBudget(_)
@@ -301,6 +311,7 @@ impl Kind {
             Self::ConcurrencyFull | Self::UpstreamNone | Self::UpstreamDns | Self::Draining => {
                 Some(Duration::from_secs(1))
             }
+            Self::BreakerOpen(after) => Some(*after),
             Self::RouteNotFound
             | Self::MethodNotAllowed(_)
             | Self::BadFraming

@@ -156,7 +156,7 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         | Kind::ClientClosed => "http_request_error",
         Kind::IpDenied | Kind::RateLimited(_) => "http_request_denied",
         Kind::ConcurrencyFull => "connection_limit_reached",
-        Kind::UpstreamNone => "destination_unavailable",
+        Kind::UpstreamNone | Kind::BreakerOpen(_) => "destination_unavailable",
         Kind::UpstreamDns => "dns_error",
         Kind::UpstreamConnect => "connection_refused",
         Kind::UpstreamTls => "tls_protocol_error",
@@ -191,6 +191,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
         Kind::IpDenied => PERMISSION_DENIED,
         Kind::ConcurrencyFull
         | Kind::UpstreamNone
+        | Kind::BreakerOpen(_)
         | Kind::UpstreamDns
         | Kind::UpstreamConnect
         | Kind::UpstreamTls

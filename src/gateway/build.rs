@@ -25,7 +25,10 @@ use crate::{
         stack::{EachRoute, EveryRequest, RouteSettings, each_route, every_request},
     },
     routing::{RouteEntry, Router, Table},
-    telemetry::{access_log::AccessLog, exchange::Recorder, in_flight::Counter, tracing::Exporter},
+    telemetry::{
+        access_log::AccessLog, exchange::Recorder, in_flight::Counter, metrics::Cells,
+        tracing::Exporter,
+    },
     upstream::Forward,
 };
 
@@ -52,16 +55,18 @@ type Counters = HashMap<Arc<str>, Counter>;
 impl Plan {
     /// The plan of `config`; what `previous` had under the same identity lives on in it.
     ///
-    /// Called on the control runtime: names are resolved there.
+    /// Called on the control runtime: names are resolved and endpoints checked there. What happens to
+    /// endpoints is counted in `cells`.
     pub(super) fn new(
         config: Config,
         previous: Option<&Self>,
         resolver: &Arc<dyn Resolve>,
+        cells: &Cells,
     ) -> Result<Self, StartError> {
         let mut groups = Vec::with_capacity(config.upstreams.len());
         for settings in &config.upstreams {
             let before = previous.and_then(|plan| plan.group(&settings.name));
-            groups.push(Group::new(settings.clone(), before, resolver)?);
+            groups.push(Group::new(settings.clone(), before, resolver, cells)?);
         }
         Ok(Self {
             table: Arc::new(Table::new(config.routes.iter().map(|r| r.rule.clone()).collect())),

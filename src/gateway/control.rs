@@ -112,7 +112,7 @@ impl Control {
         let admin_address = admin.local_addr().map_err(StartError::Thread)?;
         let access_log =
             AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
-        let plan = Plan::new(config, None, &resolver)?;
+        let plan = Plan::new(config, None, &resolver, &metrics.thread())?;
         let exporter = Exporter::start(&metrics.thread());
         exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         let (tunnels, deadline) = channel::channel(None);
@@ -220,7 +220,7 @@ impl Control {
         // Everything that can fail comes first: until the first `commit` nothing has changed, and a
         // commit fails only with its worker.
         let prepared = self.listeners.prepare(&config)?;
-        let plan = Plan::new(config, Some(&self.plan), &self.resolver)?;
+        let plan = Plan::new(config, Some(&self.plan), &self.resolver, self.operator.cells())?;
         for worker in &self.workers {
             let listeners = prepared.for_worker()?;
             worker.prepare(listeners).await.map_err(StartError::Thread)?;

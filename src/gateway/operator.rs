@@ -82,6 +82,11 @@ impl Operator {
         self.metrics.set_route_labels(config.telemetry.route_labels);
     }
 
+    /// The cells of the control thread.
+    pub(super) fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
     /// Counts a reload.
     pub(super) fn reloaded(&self, is_ok: bool) {
         let desc = if is_ok { &CONFIG_RELOADS } else { &CONFIG_RELOAD_FAILURES };

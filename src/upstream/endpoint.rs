@@ -110,6 +110,11 @@ impl Endpoint {
         &self.host
     }
 
+    /// The `Host` field of what is sent to it.
+    pub(crate) fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+
     /// What is measured of it.
     pub fn load(&self) -> &Load {
         &self.load

@@ -83,6 +83,12 @@ impl Load {
         });
     }
 
+    /// Forgets what was measured: `seconds` are expected, until an answer says otherwise.
+    pub fn expect(&self, seconds: f32, now: Instant) {
+        let estimate = Estimate { seconds, at_millis: self.millis(now) };
+        self.latency.store(estimate.pack(), Ordering::Relaxed);
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 is meant")]
     fn millis(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.epoch).as_millis() as u32

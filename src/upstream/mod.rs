@@ -1,5 +1,6 @@
 //! Endpoint and request to response: connections, pools, re-framing.
 
+pub(crate) mod check;
 mod checkout;
 pub mod connect;
 pub mod endpoint;

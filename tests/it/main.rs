@@ -14,6 +14,7 @@ mod drain;
 mod edge;
 mod errors;
 mod forwarding;
+mod health;
 mod program;
 mod rate_limits;
 mod reload;

@@ -56,53 +56,6 @@ block! {
         /// The field that carries the key.
         header: Option<Written<HeaderName>>,
     }
-    /// Active probes: of a path, a gRPC service or a port.
-    HealthCheck {
-        /// The path asked for.
-        path: Option<Written<Text>>,
-        /// The gRPC service asked for.
-        grpc: Option<Written<Text>>,
-        /// Only a connection is made.
-        tcp: Option<Written<bool>>,
-        /// Default: 5s.
-        interval: Option<Written<Duration>>,
-        /// Default: 2s.
-        timeout: Option<Written<Duration>>,
-        /// Failures until it is down. Default: 3.
-        fall: Option<Written<u32>>,
-        /// Successes until it is up. Default: 2.
-        rise: Option<Written<u32>>,
-        /// Statuses and ranges that are a success. Default: `[200-299]`.
-        expect: Option<Vec<Written<Text>>>,
-    }
-    /// Ejection of endpoints that fail live requests.
-    Outlier {
-        /// Default: 5.
-        consecutive_failures: Option<Written<u32>>,
-        /// Default: 10s.
-        interval: Option<Written<Duration>>,
-        /// Default: 10s.
-        base_ejection: Option<Written<Duration>>,
-        /// Default: 300s.
-        max_ejection: Option<Written<Duration>>,
-        /// Default: 30%.
-        max_ejected: Option<Written<Percent>>,
-    }
-    /// A circuit breaker.
-    Breaker {
-        /// Default: 7.
-        consecutive_failures: Option<Written<u32>>,
-        /// Default: 80%.
-        success_rate: Option<Written<Percent>>,
-        /// Default: 10s.
-        window: Option<Written<Duration>>,
-        /// Default: 5.
-        min_samples: Option<Written<u32>>,
-        /// Default: 1s.
-        probe_after: Option<Written<Duration>>,
-        /// Default: 60s.
-        max_wait: Option<Written<Duration>>,
-    }
     /// A limit that follows latency.
     AdaptiveMap {
         /// Default: 20.

@@ -4,6 +4,7 @@
 //! judged here: scalars stay text with a place until [`super::resolve`].
 
 pub mod events;
+pub mod health;
 pub mod later;
 pub mod retry;
 pub mod route;

@@ -6,7 +6,7 @@ use rustls_pki_types::ServerName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{later, retry, word_or};
+use super::{health, later, retry, word_or};
 use crate::{
     balancer::SourceAddress,
     config::{
@@ -33,13 +33,13 @@ pub struct Upstream {
     /// Kept connections, per worker.
     pub pool: Option<Pool>,
     /// Probes that tell which endpoints are well. Default: off.
-    pub health_check: Option<later::HealthCheck>,
+    pub health_check: Option<Placed<health::HealthCheck>>,
     /// Ejection of endpoints that fail live requests.
-    pub outlier: Option<later::Outlier>,
+    pub outlier: Option<Placed<health::Outlier>>,
     /// How long a response body may stand still. Default: 60s.
     pub response_idle_timeout: Option<Written<Duration>>,
     /// A circuit breaker for each endpoint. Default: off.
-    pub breaker: Option<later::Breaker>,
+    pub breaker: Option<health::Breaker>,
     /// With fewer healthy endpoints, health checks are ignored. Default: 50%.
     pub panic_threshold: Option<Written<Percent>>,
     /// How long a recovered or added endpoint takes to its full share. Default: 30s.

@@ -5,6 +5,7 @@
 
 mod actions;
 mod files;
+mod health;
 mod limits;
 mod listeners;
 mod policies;

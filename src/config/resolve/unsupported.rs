@@ -11,7 +11,7 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 22] = [
+const LATER: [&str; 17] = [
     "issuers",
     "api_keys",
     "events_api",
@@ -19,11 +19,6 @@ const LATER: [&str; 22] = [
     "topics",
     "subscriptions",
     "admin.allow_faults",
-    "upstreams.*.health_check",
-    "upstreams.*.outlier",
-    "upstreams.*.breaker",
-    "upstreams.*.panic_threshold",
-    "upstreams.*.slow_start",
     "upstreams.*.adaptive_concurrency",
     "routes[].match.claims",
     "routes[].auth",

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Resolver;
+use super::{Resolver, health};
 use crate::{
     balancer::{self, Policy, Source, SourceAddress},
     config::{
@@ -10,7 +10,7 @@ use crate::{
             Upstream,
             upstream::{Balance, BalanceWord, Endpoint, Pool, UpstreamTls},
         },
-        value::{Fault, Name, did_you_mean, selector_part},
+        value::{Fault, Name, Percent, did_you_mean, selector_part},
         written::{Entries, OneOrMany, Place, Placed, Written},
     },
     http::selector::{self, Selector},
@@ -106,7 +106,7 @@ impl Resolver<'_> {
         if written.endpoints.value.is_empty() {
             self.error(written.endpoints.place, Fault::new("there is no endpoint"));
         }
-        let sources =
+        let sources: Vec<Source> =
             written.endpoints.value.iter().filter_map(|endpoint| self.source(endpoint)).collect();
         let no_pool = Pool::default();
         let pool = written.pool.as_ref().unwrap_or(&no_pool);
@@ -125,11 +125,20 @@ impl Resolver<'_> {
             probe_idle_after: PROBE_IDLE_AFTER,
             max_h2_connections: MAX_H2_CONNECTIONS,
         };
+        let policy = self.policy(written.balance.as_ref());
+        self.warn_idle(written, &policy, &sources);
+        let health_check = written.health_check.as_ref();
+        let threshold = Percent(health::DEFAULT_PANIC_THRESHOLD);
         balancer::Settings {
             name,
             sources,
-            policy: self.policy(written.balance.as_ref()),
+            policy,
             max_in_flight: self.count(written.max_in_flight.as_ref(), DEFAULT_MAX_IN_FLIGHT),
+            health_check: health_check.map(|check| self.health_check(check, &transport)),
+            outlier: self.outlier(written.outlier.as_ref().map(|outlier| &outlier.value)),
+            breaker: written.breaker.as_ref().map(|breaker| self.breaker(breaker)),
+            panic_threshold: self.or(written.panic_threshold.as_ref(), threshold).0,
+            slow_start: self.or(written.slow_start.as_ref(), health::DEFAULT_SLOW_START),
             transport,
         }
     }

@@ -1,5 +1,7 @@
 //! Names and values of HTTP, as a user writes them.
 
+use std::ops::RangeInclusive;
+
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::{Regex, RegexBuilder};
 use schemars::{Schema, json_schema};
@@ -8,6 +10,26 @@ use super::{Fault, Value, number};
 
 /// A compiled expression may take so much memory; a pattern of a gateway needs a few KiB.
 const REGEX_BYTES: usize = 1 << 20;
+
+/// A status or a range of them: `204`, `200-299`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusRange(pub RangeInclusive<u16>);
+
+impl Value for StatusRange {
+    fn schema() -> Schema {
+        json_schema!({ "type": ["integer", "string"], "pattern": "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$" })
+    }
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let status = |text: &str| number(text.trim(), 100_u16..=599);
+        match (status(first), status(last)) {
+            (Ok(first), Ok(last)) if first <= last => Ok(Self(first..=last)),
+            _ => Err(Fault::new(format!("`{text}` is not a range of statuses"))
+                .help("like `200-299` or `204`")),
+        }
+    }
+}
 
 impl Value for HeaderName {
     fn schema() -> Schema {

@@ -15,6 +15,7 @@ use schemars::{Schema, json_schema};
 pub use self::{
     address::{AdminAddress, Origin},
     collector::GRPC_PORT,
+    http::StatusRange,
     pattern::{Name, ParamName, path_template, selector_part, template},
     reference::{Reference, SecretReference},
     retry::RetryOn,

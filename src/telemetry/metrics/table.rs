@@ -58,6 +58,16 @@ table! {
         "Attempts after the first, by what the one before failed with: a reason or a status.";
     RETRY_BUDGET_EXHAUSTED = Counter "sluice_retry_budget_exhausted_total" ["upstream"]
         "Retries that were not made because the upstream's budget was spent.";
+    ENDPOINTS = Gauge "sluice_endpoints" ["upstream", "state"]
+        "Endpoints of an upstream, by state: ready, down, ejected, breaker-open.";
+    EJECTIONS = Counter "sluice_ejections_total" ["upstream", "endpoint"]
+        "Endpoints put aside by outlier detection.";
+    BREAKER_TRANSITIONS = Counter "sluice_breaker_transitions_total" ["upstream", "endpoint", "to"]
+        "Circuit breakers that opened or closed.";
+    HEALTH_TRANSITIONS = Counter "sluice_health_transitions_total" ["upstream", "endpoint", "to"]
+        "Endpoints that health checks found up or down.";
+    PANIC = Gauge "sluice_panic" ["upstream"]
+        "1 while so few endpoints are healthy that health checks are ignored.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
         "Access log lines dropped because the writer was behind.";
     SPANS_EXPORTED = Counter "sluice_spans_exported_total" []

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ pub enum Reply {
     Close,
     /// Resets the connection without a word.
     Reset,
+    /// Writes this after so long and keeps the connection open.
+    After(Duration, Vec<u8>),
     /// Says nothing and keeps the connection open.
     Hang,
 }
@@ -123,6 +126,12 @@ async fn serve(mut stream: TcpStream, state: Arc<State>, script: Script) {
         state.arrived.notify_waiters();
         match script(number, &message) {
             Reply::Answer(bytes) => {
+                if stream.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            Reply::After(pause, bytes) => {
+                tokio::time::sleep(pause).await;
                 if stream.write_all(&bytes).await.is_err() {
                     return;
                 }

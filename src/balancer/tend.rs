@@ -1,0 +1,305 @@
+//! Keeps the roster of a group in step with how its endpoints stand.
+//!
+//! Whoever causes a change makes the new roster on the spot, so that it holds for the next request of
+//! every worker. What changes by the passing of time - the end of an ejection, a breaker that is due,
+//! the steps of slow start - one task on control does, which sleeps until the next of them.
+//!
+//! Endpoints outlive a reload, and for a while two configurations have them: each change rings a bell
+//! that the tasks of both hear.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
+
+use crate::{
+    balancer::{
+        group::Shared,
+        health,
+        outlier::Census,
+        roster::{Roster, STATES},
+        set::{Board, Member, Set},
+        standing::{Outcome, Standing, Turned},
+    },
+    telemetry::metrics::{
+        BREAKER_TRANSITIONS, Cells, Desc, EJECTIONS, ENDPOINTS, Gauge, HEALTH_TRANSITIONS, PANIC,
+    },
+};
+
+/// Nothing is due: looked at all the same.
+const IDLE: Duration = Duration::from_hours(1);
+/// Endpoints of one upstream that get a label of their own in a process's life; the others are
+/// counted as `other`.
+const MAX_LABELLED: usize = 256;
+
+/// What the groups of one name share, from one configuration to the next.
+#[derive(Debug)]
+pub(super) struct Desk {
+    /// Rung when an endpoint stands otherwise than before.
+    bell: Notify,
+    cells: Cells,
+    upstream: Arc<str>,
+    /// At most [`MAX_LABELLED`].
+    labelled: Mutex<HashSet<Box<str>>>,
+    /// Held while somebody is ejected: of two that want the last place one gets it.
+    ejecting: Mutex<()>,
+    /// [`ENDPOINTS`], in the order of [`STATES`].
+    states: [Gauge; STATES.len()],
+    /// [`PANIC`].
+    panic: Gauge,
+}
+
+/// What a look at all endpoints gives.
+struct Assessed {
+    roster: Roster,
+    /// When it changes by itself.
+    next: Option<Instant>,
+    /// Who came back from an ejection just now.
+    back: Vec<Member>,
+    /// How many are in each state.
+    counts: [u32; STATES.len()],
+}
+
+/// Makes rosters as time passes. Never completes before the group ends.
+pub(super) async fn tend(desk: Arc<Desk>, group: Weak<Shared>) {
+    loop {
+        let mut bell = std::pin::pin!(desk.bell.notified());
+        // Heard from now on: what changes while we look is looked at again.
+        bell.as_mut().enable();
+        let Some(shared) = group.upgrade() else { return };
+        let next = shared.reassess(Instant::now());
+        drop(shared);
+        let next = next.unwrap_or_else(|| Instant::now() + IDLE);
+        tokio::select! {
+            () = bell => {}
+            () = time::sleep_until(next) => {}
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// What an attempt said about its endpoint.
+    pub(super) fn observe(
+        &self,
+        standing: &Arc<Standing>,
+        outcome: Outcome,
+        is_probe: bool,
+        now: Instant,
+    ) {
+        let told = standing.observe(outcome, is_probe, &self.settings, now);
+        if told.is_outlier {
+            self.eject(standing, now);
+        }
+        if let Some(turned) = told.breaker {
+            self.turned(standing, turned);
+        }
+        if told.breaker.is_some() || told.is_probe_over {
+            self.changed(now);
+        }
+    }
+
+    /// A probe of a health check has ended.
+    pub(super) fn checked(
+        &self,
+        member: &Member,
+        result: Result<(), Box<str>>,
+        settings: &Arc<health::Settings>,
+        now: Instant,
+    ) {
+        let mut record = member.standing.record();
+        let was_down = record.health.state() == health::State::Down;
+        let turned = record.health.record(result, settings, now, fastrand::f64());
+        let reason = record.health.reason().unwrap_or_default().to_owned();
+        if turned == Some(health::State::Up) && was_down {
+            record.warm_up(now);
+        }
+        drop(record);
+        let endpoint = member.endpoint.label();
+        let to = match turned {
+            Some(health::State::Down) => {
+                tracing::warn!(%endpoint, %reason, "endpoint is down");
+                "down"
+            }
+            Some(health::State::Up) => {
+                tracing::info!(%endpoint, "endpoint is up");
+                "up"
+            }
+            Some(health::State::Unknown) | None => return,
+        };
+        self.desk.count(&HEALTH_TRANSITIONS, member, &[to]);
+        if was_down && to == "up" {
+            self.believe(member, now);
+        }
+        self.changed(now);
+    }
+
+    fn changed(&self, now: Instant) {
+        self.reassess(now);
+        self.desk.bell.notify_waiters();
+    }
+
+    /// Puts the endpoint aside, if the group can spare it.
+    fn eject(&self, standing: &Arc<Standing>, now: Instant) {
+        let settings = &self.settings.outlier;
+        let board = self.board.borrow().clone();
+        let found = board.set.members.iter().find(|m| Arc::ptr_eq(&m.standing, standing));
+        let Some(member) = found else { return };
+        let _ejecting = self.desk.ejecting.lock();
+        let census = board.set.members.iter().fold(Census::default(), |census, member| {
+            let record = member.standing.record();
+            let is_ejected = record.ejection.current().is_some_and(|span| span.until > now);
+            let is_sound = !is_ejected && record.health.state() != health::State::Down;
+            census.with(is_ejected, is_sound)
+        });
+        let mut record = standing.record();
+        // It has failed live requests all the same, where it is down or put aside already.
+        let is_asked = record.ejection.current().is_none()
+            && record.health.state() != health::State::Down
+            && census.may_eject(settings.max_ejected, self.settings.panic_threshold);
+        if !is_asked {
+            return;
+        }
+        let until = record.ejection.eject(settings, now, fastrand::f64());
+        drop(record);
+        tracing::warn!(endpoint = %member.endpoint.label(), seconds = (until - now).as_secs_f32(),
+            "endpoint ejected: too many failures in a row");
+        self.desk.count(&EJECTIONS, member, &[]);
+        self.changed(now);
+    }
+
+    fn turned(&self, standing: &Arc<Standing>, turned: Turned) {
+        let board = self.board.borrow().clone();
+        let found = board.set.members.iter().find(|m| Arc::ptr_eq(&m.standing, standing));
+        let Some(member) = found else { return };
+        let endpoint = member.endpoint.label();
+        let to = match turned {
+            Turned::Opened => {
+                tracing::warn!(%endpoint, "circuit breaker opened");
+                "open"
+            }
+            Turned::Closed => {
+                tracing::info!(%endpoint, "circuit breaker closed");
+                self.believe(member, Instant::now());
+                "closed"
+            }
+        };
+        self.desk.count(&BREAKER_TRANSITIONS, member, &[to]);
+    }
+
+    /// Expects of an endpoint that has recovered what is expected of the others: what was measured
+    /// of it while it failed would keep requests away long after.
+    fn believe(&self, recovered: &Member, now: Instant) {
+        let board = self.board.borrow().clone();
+        let others =
+            board.set.members.iter().filter(|m| !Arc::ptr_eq(&m.standing, &recovered.standing));
+        let expected = others.map(|member| member.endpoint.load().expected(now));
+        if let Some(least) = expected.min_by(f32::total_cmp) {
+            recovered.endpoint.load().expect(least, now);
+        }
+    }
+
+    /// Makes the roster anew and publishes it, if it is another. When it changes by itself.
+    pub(super) fn reassess(&self, now: Instant) -> Option<Instant> {
+        self.publish_with(None, now)
+    }
+
+    /// As [`Shared::reassess`], with a set that takes the place of the one there is, if it differs.
+    pub(super) fn publish_with(&self, set: Option<Set>, now: Instant) -> Option<Instant> {
+        let mut made = None;
+        let mut turned = None;
+        self.board.send_if_modified(|current| {
+            let set = match set {
+                Some(set) if !set.is_same(&current.set) => Arc::new(set),
+                Some(_) | None => current.set.clone(),
+            };
+            let Assessed { roster, next, back, counts } = self.assess(&set, now);
+            made = Some((next, back, counts));
+            if Arc::ptr_eq(&set, &current.set) && roster == current.roster {
+                return false;
+            }
+            turned = (roster.is_panic != current.roster.is_panic).then_some(roster.is_panic);
+            *current = Arc::new(Board { set, roster });
+            true
+        });
+        let (next, back, counts) = made?;
+        for member in &back {
+            tracing::info!(endpoint = %member.endpoint.label(), "endpoint is back from its ejection");
+            self.believe(member, now);
+        }
+        if let Some(is_panic) = turned {
+            self.tell_panic(is_panic);
+        }
+        for (gauge, count) in self.desk.states.iter().zip(counts) {
+            gauge.set(f64::from(count));
+        }
+        next
+    }
+
+    fn tell_panic(&self, is_panic: bool) {
+        let upstream = &self.settings.name;
+        if is_panic {
+            tracing::warn!(%upstream, "panic: too few healthy endpoints, health checks are ignored");
+        } else {
+            tracing::info!(%upstream, "panic is over: health checks hold again");
+        }
+        self.desk.panic.set(f64::from(u8::from(is_panic)));
+    }
+
+    fn assess(&self, set: &Set, now: Instant) -> Assessed {
+        let mut next: Option<Instant> = None;
+        let mut back = Vec::new();
+        let mut counts = [0; STATES.len()];
+        let mut seen = Vec::with_capacity(set.members.len());
+        for member in &set.members {
+            let settled = member.standing.settle(&self.settings, now);
+            next = next.into_iter().chain(settled.next).min();
+            if settled.is_back {
+                back.push(member.clone());
+            }
+            counts[settled.seen.state() as usize] += 1;
+            seen.push(settled.seen);
+        }
+        let roster = Roster::new(&set.tiers(), &seen, self.settings.panic_threshold);
+        Assessed { roster, next, back, counts }
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    pub(super) fn new(upstream: &Arc<str>, cells: &Cells) -> Arc<Self> {
+        let panic = cells.gauge(&PANIC, &[upstream]);
+        panic.set(0.0);
+        Arc::new(Self {
+            bell: Notify::new(),
+            states: STATES.map(|state| cells.gauge(&ENDPOINTS, &[upstream, state.word()])),
+            panic,
+            cells: cells.clone(),
+            upstream: upstream.clone(),
+            labelled: Mutex::default(),
+            ejecting: Mutex::default(),
+        })
+    }
+
+    /// Counts one more in `desc`, whose labels are upstream, endpoint and `rest`.
+    fn count(&self, desc: &'static Desc, member: &Member, rest: &[&str]) {
+        let address = member.endpoint.address().to_string();
+        let mut labelled = self.labelled.lock();
+        let is_labelled = labelled.contains(&*address)
+            || labelled.len() < MAX_LABELLED && labelled.insert(address.as_str().into());
+        drop(labelled);
+        let endpoint = if is_labelled { &*address } else { "other" };
+        let labels: Vec<&str> =
+            [&*self.upstream, endpoint].into_iter().chain(rest.iter().copied()).collect();
+        self.cells.counter(desc, &labels).add(1);
+    }
+}
