@@ -16,14 +16,16 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     balancer::{
-        GroupHandle, GroupSnapshot, Resolve, Settings, Source, SourceAddress, check,
+        GroupHandle, GroupSnapshot, Preview, Resolve, Settings, Source, SourceAddress, check,
         dns::{self, Resolved},
+        preview,
         roster::Roster,
         set::{Board, Lack, Member, Set},
         snapshot,
         standing::Standing,
         tend::{self, Desk},
     },
+    http::selector::Input,
     telemetry::{metrics::Cells, task},
     upstream::{Address, Endpoint, Pools, TlsError, Transport},
 };
@@ -123,6 +125,11 @@ impl Group {
     /// would be made the same way now.
     pub fn worker(&self, pools: &Arc<Pools>) -> GroupHandle {
         GroupHandle::new(self.shared.clone(), pools)
+    }
+
+    /// Which endpoint a request would get now of which `input` is known.
+    pub fn preview(&self, input: &Input<'_>) -> Preview {
+        preview::of(&self.shared, input, Instant::now())
     }
 
     /// Its state now.

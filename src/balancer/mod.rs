@@ -10,6 +10,7 @@ pub mod layer;
 mod maglev;
 pub mod outlier;
 mod pick;
+pub mod preview;
 mod roster;
 mod set;
 pub mod snapshot;
@@ -21,6 +22,7 @@ pub use self::{
     group::Group,
     handle::GroupHandle,
     layer::Balance,
+    preview::Preview,
     snapshot::{EndpointSnapshot, GroupSnapshot},
 };
 

@@ -7,7 +7,7 @@
 use fastrand::Rng;
 
 /// So many are all looked at.
-const FULL_SCAN: usize = 3;
+pub(crate) const FULL_SCAN: usize = 3;
 
 /// Smooth weighted round robin, as nginx has it: `{5, 1, 1}` gives `a a b a c a a`, not `a a a a a`.
 #[derive(Debug, Default)]

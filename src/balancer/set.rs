@@ -142,6 +142,11 @@ impl Set {
         &self.members[usize::from(index)]
     }
 
+    /// The table of a priority, with `hash`.
+    pub(crate) fn table(&self, tier: usize) -> Option<&Table> {
+        self.tiers.get(tier)?.table.as_ref()
+    }
+
     /// Whether both are of the same endpoints.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.lack == other.lack && self.members == other.members
@@ -284,8 +289,7 @@ impl Chooser<'_> {
         let Board { set, roster } = board;
         let in_flight = |index| set.member(index).endpoint.load().in_flight();
         let least = |index| pick::least_cost(in_flight(index), set.member(index).weight);
-        if let (Some(key), Some(table)) = (key, set.tiers.get(tier).and_then(|t| t.table.as_ref()))
-        {
+        if let (Some(key), Some(table)) = (key, set.table(tier)) {
             let listed = roster.tiers.get(tier)?;
             return hashed(key, table, set, listed, candidates);
         }
@@ -315,7 +319,8 @@ impl Chooser<'_> {
     }
 }
 
-fn hashed(
+/// The member of `candidates`, who are in `listed`, that `key` belongs to.
+pub(crate) fn hashed(
     key: Key,
     table: &Table,
     set: &Set,

@@ -303,3 +303,12 @@ impl Desk {
         self.cells.counter(desc, &labels).add(1);
     }
 }
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // The upstream is gone.
+        for gauge in self.states.iter().chain([&self.panic]) {
+            gauge.set(0.0);
+        }
+    }
+}

@@ -284,6 +284,9 @@ impl Told<'_> {
             };
             let detail = format!("`{}` by {policy}: {candidates}", upstream.name);
             steps.push(step("upstream", "send", detail));
+            if let Some(group) = self.running.and_then(|running| running.groups.get(index)) {
+                steps.push(self.endpoint(group));
+            }
         }
     }
 
@@ -311,6 +314,17 @@ impl Told<'_> {
         step("retry", "limit", format!("{retries}, {after}{}", each.unwrap_or_default()))
     }
 
+    /// Who of a running upstream would get it.
+    fn endpoint(&self, group: &Group) -> Step {
+        let told = group.preview(&self.input());
+        let outcome = if told.is_refused { "refuse" } else { "choose" };
+        let detail = match told.endpoint {
+            Some(endpoint) => format!("{endpoint}, {}", told.why),
+            None => told.why,
+        };
+        step("endpoint", outcome, detail)
+    }
+
     fn target(&self) -> String {
         let forwarded = self.asked.target.path_and_query(self.route.merge_slashes);
         match &self.route.headers.rewrite {
@@ -336,9 +350,15 @@ fn endpoints(group: &Group) -> String {
         return "no address at the moment".to_owned();
     }
     let told = endpoints.iter().map(|endpoint| {
-        let expected = endpoint.ewma_seconds * 1000.0;
-        let flying = endpoint.in_flight;
-        format!("{} ({}, {flying} in flight, {expected:.1} ms)", endpoint.address, endpoint.state)
+        let state = std::iter::once(endpoint.state.to_owned());
+        let until = endpoint.until.as_ref().map(|until| format!("until {until}"));
+        let share = endpoint.slow_start_share;
+        let share = share.map(|share| format!("slow start {:.0}%", share * 100.0));
+        let flying = format!("{} in flight", endpoint.in_flight);
+        let expected = format!("{:.1} ms", endpoint.ewma_seconds * 1000.0);
+        let words = state.chain(endpoint.why.clone()).chain(until).chain(share);
+        let words: Vec<_> = words.chain([flying, expected]).collect();
+        format!("{} ({})", endpoint.address, words.join(", "))
     });
     told.collect::<Vec<_>>().join(", ")
 }

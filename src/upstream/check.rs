@@ -7,7 +7,11 @@
 use std::{future::Future, pin::pin};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header::HOST, uri};
+use http::{
+    HeaderMap, HeaderValue, StatusCode, Uri,
+    header::{CONNECTION, HOST},
+    uri,
+};
 use http_body_util::{BodyExt, Limited};
 use hyper::{
     body::Incoming,
@@ -72,6 +76,7 @@ pub(crate) async fn ask(
         beside(connection, exchange(sender.send_request(request), read)).await
     } else {
         request.headers_mut().insert(HOST, endpoint.authority().clone());
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let mut builder = http1::Builder::new();
         builder.max_header_size(MAX_HEAD_BYTES);
         let (mut sender, connection) = builder.handshake(io).await.map_err(broken)?;

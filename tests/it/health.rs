@@ -3,15 +3,17 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::harness::{Origin, Reply, Running, origin, within};
+use crate::harness::{Client, Message, Origin, Reply, Running, eventually, origin, within};
 
 /// One route to an upstream of these endpoints, with these keys.
 fn yaml(endpoints: &[&Origin], keys: &str) -> String {
@@ -122,6 +124,68 @@ async fn checks_have_a_connection_of_their_own_and_say_who_asks() {
     assert_eq!(seen.field("host"), Some(origin.address().to_string().as_str()));
     assert!(origin.connections() >= 3);
     drop(gateway);
+}
+
+/// A gRPC server over prior-knowledge HTTP/2 that has this state; what it was asked for.
+async fn grpc(serving: Arc<AtomicUsize>) -> (std::net::SocketAddr, Arc<Mutex<Vec<Bytes>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked: Arc<Mutex<Vec<Bytes>>> = Arc::default();
+    let told = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (serving, asked) = (serving.clone(), told.clone());
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                    assert_eq!(request.headers()["content-type"], "application/grpc");
+                    assert_eq!(request.headers()["te"], "trailers");
+                    let (serving, asked) = (serving.clone(), asked.clone());
+                    tokio::spawn(async move {
+                        let message = request.into_body().data().await.unwrap().unwrap();
+                        asked.lock().push(message);
+                        let status = u8::try_from(serving.load(Ordering::SeqCst)).unwrap();
+                        let mut body =
+                            respond.send_response(http::Response::new(()), false).unwrap();
+                        let message = vec![0, 0, 0, 0, 2, 8, status];
+                        body.send_data(Bytes::from(message), false).unwrap();
+                        let mut trailers = http::HeaderMap::new();
+                        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+                        body.send_trailers(trailers).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test]
+async fn the_grpc_health_protocol_is_spoken() {
+    let serving = Arc::new(AtomicUsize::new(1));
+    let (address, asked) = grpc(serving.clone()).await;
+    let text = format!(
+        "upstreams: {{ orders: {{ endpoints: [\"{address}\"], protocol: h2, \
+           health_check: {{ grpc: shop.Orders, interval: 15ms, fall: 2 }} }} }}\n\
+         routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: orders }}]\n"
+    );
+    let gateway = Running::start(&text);
+    let until_health = async |health: &str| {
+        within(&format!("the health {health}"), async {
+            while endpoints(&gateway).await[0]["health"] != health {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    };
+    until_health("up").await;
+    assert_eq!(&asked.lock()[0][..], b"\0\0\0\0\x0d\x0a\x0bshop.Orders");
+    serving.store(2, Ordering::SeqCst);
+    until_health("down").await;
+    assert_eq!(endpoints(&gateway).await[0]["why"], "health check: NOT_SERVING");
+    serving.store(1, Ordering::SeqCst);
+    until_health("up").await;
 }
 
 #[tokio::test]
@@ -262,6 +326,33 @@ async fn an_open_breaker_refuses_at_once_and_one_request_finds_out() {
     }
 }
 
+#[tokio::test]
+async fn explain_says_who_is_out_and_who_would_be_chosen() {
+    let ((well, _), (unwell, switch)) = (switched().await, switched().await);
+    switch.store(false, Ordering::SeqCst);
+    let keys = "balance: least_request, breaker: { consecutive_failures: 9, probe_after: 60s }";
+    let gateway = Running::start(&yaml(&[&well, &unwell], keys));
+    let mut client = gateway.client().await;
+    while endpoint(&gateway, &unwell).await["state"] == "ready" {
+        client.get("/").await;
+    }
+    let asked = r#"{"method": "GET", "url": "http://shop/a"}"#;
+    let told = gateway.admin_with("POST", "/v1/explain", asked).await;
+    let told: Value = serde_json::from_slice(&told.body).unwrap();
+    let steps = told["steps"].as_array().unwrap();
+    let detail = |policy: &str| {
+        let step = steps.iter().find(|step| step["policy"] == policy).unwrap();
+        step["detail"].as_str().unwrap().to_owned()
+    };
+    let upstream = detail("upstream");
+    let out =
+        format!("{} (ejected, outlier detection: 5 failures in a row, until 20", unwell.address());
+    assert!(upstream.contains(&out), "{upstream}");
+    assert!(upstream.contains(&format!("{} (ready, ", well.address())), "{upstream}");
+    let only = format!("{}, the only one that may be chosen", well.address());
+    assert_eq!(detail("endpoint"), only);
+}
+
 /// The latency of each of `count` requests of each of `clients` clients, sorted.
 async fn latencies(gateway: &Running, clients: usize, count: usize) -> Vec<Duration> {
     let clients = (0..clients).map(|_| async {
@@ -296,6 +387,126 @@ async fn one_of_three_that_is_slow_hurts_few_with_p2c_ewma() {
     // Round robin sends every third there, however slow it is.
     assert!(slow_ones[1] > 200, "{slow_ones:?}");
     assert!(slow_ones[0] < 80, "{slow_ones:?}");
+}
+
+/// What a death among three endpoints cost.
+struct Death {
+    /// Requests answered with 200, and otherwise.
+    served: usize,
+    failed: usize,
+    /// From the death until requests no longer went there.
+    out_after: Duration,
+    /// From its return until the first request went there, and until it had its full share.
+    first_after: Duration,
+    full_after: Duration,
+}
+
+impl std::fmt::Display for Death {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { served, failed, out_after, first_after, full_after } = self;
+        write!(f, "{failed} of {} failed, out after {out_after:.2?}; ", served + failed)?;
+        write!(f, "back: first request after {first_after:.2?}, full share after {full_after:.2?}")
+    }
+}
+
+/// Clients that ask one request after the other.
+struct Crowd {
+    is_over: Arc<AtomicBool>,
+    clients: Vec<tokio::task::JoinHandle<(usize, usize)>>,
+}
+
+impl Crowd {
+    fn of(size: usize, gateway: &Running) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let client = |_| {
+            let (address, is_over) = (gateway.address(), is_over.clone());
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                let (mut served, mut failed) = (0, 0);
+                while !is_over.load(Ordering::SeqCst) {
+                    let is_ok = client.get("/").await.status() == 200;
+                    *(if is_ok { &mut served } else { &mut failed }) += 1;
+                }
+                (served, failed)
+            })
+        };
+        let clients = (0..size).map(client).collect();
+        Self { is_over, clients }
+    }
+
+    /// How many requests were served, and how many were not.
+    async fn end(self) -> (usize, usize) {
+        self.is_over.store(true, Ordering::SeqCst);
+        let mut sum = (0, 0);
+        for client in self.clients {
+            let (served, failed) = client.await.unwrap();
+            sum = (sum.0 + served, sum.1 + failed);
+        }
+        sum
+    }
+}
+
+/// Polls the endpoint at this address until it `is` so; how long that took.
+async fn until(gateway: &Running, origin: &Origin, is: impl Fn(&Value) -> bool) -> Duration {
+    let start = Instant::now();
+    let polled = tokio::time::timeout(Duration::from_mins(2), async {
+        while !is(&endpoint(gateway, origin).await) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    polled.await.expect("in two minutes");
+    start.elapsed()
+}
+
+/// Kills one of three endpoints under the load of eight clients, and has it come back.
+async fn one_of_three_dies(keys: &str, route_keys: &str) -> Death {
+    let answer = |_: usize, _: &Message| Reply::After(Duration::from_millis(2), origin::ok("fine"));
+    let three =
+        [Origin::start(answer).await, Origin::start(answer).await, Origin::start(answer).await];
+    let [one, two, dying] = &three;
+    let text = yaml(&[one, two, dying], keys);
+    let text = text.replace("upstream: orders }]", &format!("upstream: orders{route_keys} }}]"));
+    let gateway = Running::start(&text);
+    let crowd = Crowd::of(8, &gateway);
+    eventually("load", || asked(dying) > 200).await;
+    dying.kill();
+    let out_after = until(&gateway, dying, |endpoint| endpoint["takes_requests"] == false).await;
+    let risen = Origin::start_at(dying.address(), answer).await;
+    let rose = Instant::now();
+    until(&gateway, &risen, |_| asked(&risen) > 0).await;
+    let first_after = rose.elapsed();
+    until(&gateway, &risen, |endpoint| {
+        endpoint["state"] == "ready" && endpoint["slow_start_share"].is_null()
+    })
+    .await;
+    let full_after = rose.elapsed();
+    let (served, failed) = crowd.end().await;
+    Death { served, failed, out_after, first_after, full_after }
+}
+
+#[tokio::test]
+async fn one_of_three_that_dies_under_load_costs_no_more_than_what_was_under_way() {
+    let keys = "slow_start: 300ms, outlier: { base_ejection: 100ms }, \
+        health_check: { path: /healthz, interval: 50ms, fall: 2 }";
+    let death = one_of_three_dies(keys, "").await;
+    println!("{death}");
+    assert!(death.served > 500 && death.failed <= 16, "{death}");
+    assert!(death.full_after >= Duration::from_millis(300), "{death}");
+}
+
+/// The same with the numbers that are the default, and for both ways to find out. Takes a minute:
+/// `cargo test --test it -- --ignored --nocapture demo_of_a_death`.
+#[tokio::test]
+#[ignore = "takes a minute, and tells numbers instead of judging them"]
+async fn demo_of_a_death() {
+    for policy in ["p2c_ewma", "round_robin"] {
+        for (name, check) in
+            [("outlier detection", ""), ("and checks", ", health_check: { path: / }")]
+        {
+            let death = one_of_three_dies(&format!("balance: {policy}{check}"), "").await;
+            println!("{policy}, {name}: {death}");
+        }
+    }
 }
 
 #[tokio::test]

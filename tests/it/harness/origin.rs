@@ -14,6 +14,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Notify,
+    task::AbortHandle,
 };
 
 use super::{http1::Message, within};
@@ -30,6 +31,7 @@ struct State {
     connections: AtomicUsize,
     requests: Mutex<Vec<Message>>,
     arrived: Notify,
+    open: Mutex<Vec<AbortHandle>>,
 }
 
 type Script = Arc<dyn Fn(usize, &Message) -> Reply + Send + Sync>;
@@ -54,7 +56,15 @@ impl Origin {
     /// An upstream that asks `script` what to do with each request; it gets the number of the
     /// request, from 0.
     pub async fn start(script: impl Fn(usize, &Message) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), script).await
+    }
+
+    /// As [`Origin::start`], at this address.
+    pub async fn start_at(
+        address: SocketAddr,
+        script: impl Fn(usize, &Message) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
         let script: Script = Arc::new(script);
@@ -63,7 +73,8 @@ impl Origin {
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     state.connections.fetch_add(1, Ordering::SeqCst);
-                    tokio::spawn(serve(stream, state.clone(), script.clone()));
+                    let serving = tokio::spawn(serve(stream, state.clone(), script.clone()));
+                    state.open.lock().push(serving.abort_handle());
                 }
             }
         });
@@ -73,6 +84,14 @@ impl Origin {
     /// An upstream that answers everything with 200 and this body.
     pub async fn ok(body: &'static str) -> Self {
         Self::start(move |_, _| Reply::Answer(ok(body))).await
+    }
+
+    /// Stops at once, and closes every connection: what was under way is broken off.
+    pub fn kill(&self) {
+        self.task.abort();
+        for connection in self.state.open.lock().drain(..) {
+            connection.abort();
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
