@@ -6,6 +6,7 @@
 //! and few other values move. A value whose endpoint has over 1.5 times its share of the requests
 //! under way goes to the next endpoint of the table instead, the same one for all that overflow.
 
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// A prime, well above a hundred times as many endpoints as a group has.
@@ -78,7 +79,7 @@ impl Table {
         share: impl Fn(u16) -> f64,
     ) -> Option<u16> {
         let start = slot(key.0);
-        let mut seen = Vec::new();
+        let mut seen = SmallVec::<[u16; 16]>::new();
         let mut fallback = None;
         for step in 0..SLOTS {
             let member = self.slots[(start + step) % SLOTS];

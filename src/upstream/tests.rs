@@ -1277,6 +1277,41 @@ async fn over_tls_alpn_chooses_and_is_remembered() {
 }
 
 #[tokio::test]
+async fn a_check_goes_over_tls_and_speaks_what_alpn_chooses() {
+    for alpn in [b"h2".as_slice(), b"http/1.1"] {
+        let (address, ca) = tls_upstream(alpn).await;
+        let tls = TlsSettings { server_name: None, ca: Some(ca), client: None };
+        let rig = rig(address, Settings { tls: Some(tls), ..settings(Protocol::Auto) });
+        let (transport, endpoint) = (rig.local.transport(), rig.local.endpoint());
+        let mut request = http::Request::new(Body::empty());
+        *request.uri_mut() = "/healthz".parse().unwrap();
+        let answer = check::ask(transport, endpoint, request, check::Read::Whole).await.unwrap();
+        assert_eq!((answer.status, &answer.body[..]), (http::StatusCode::OK, &b"ok"[..]));
+        check::connect(transport, endpoint).await.unwrap();
+        assert_eq!(rig.counted("opened"), "0", "no connection of the pools");
+    }
+}
+
+#[tokio::test]
+async fn what_a_check_reads_is_bounded() {
+    let address = upstream(|mut peer| async move {
+        let mut seen = [0; 1024];
+        if peer.stream.read(&mut seen).await.is_ok_and(|n| n > 0) {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+            let flood = [head.as_slice(), &vec![b'x'; 100_000]].concat();
+            drop(peer.stream.write_all(&flood).await);
+        }
+        std::future::pending::<()>().await;
+    });
+    let rig = rig(address.await, settings(Protocol::H1));
+    let (transport, endpoint) = (rig.local.transport(), rig.local.endpoint());
+    let asked = |read| check::ask(transport, endpoint, http::Request::new(Body::empty()), read);
+    assert_eq!(asked(check::Read::Head).await.unwrap().status, http::StatusCode::OK);
+    let error = time::timeout(Duration::from_secs(10), asked(check::Read::Whole)).await.unwrap();
+    assert!(matches!(error.unwrap_err().kind(), Kind::UpstreamBadResponse));
+}
+
+#[tokio::test]
 async fn tls_and_the_h2_greeting_share_the_time_to_connect() {
     let (acceptor, ca) = acceptor(b"h2");
     let address = upstream(move |peer| {

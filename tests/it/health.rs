@@ -296,7 +296,7 @@ async fn an_endpoint_that_fails_is_ejected_and_told() {
 async fn an_open_breaker_refuses_at_once_and_one_request_finds_out() {
     let (origin, switch) = switched().await;
     switch.store(false, Ordering::SeqCst);
-    let keys = "breaker: { consecutive_failures: 3, probe_after: 50ms, max_wait: 100ms }";
+    let keys = "breaker: { consecutive_failures: 3, probe_after: 500ms, max_wait: 1s }";
     let gateway = Running::start(&yaml(&[&origin], keys));
     let mut client = gateway.client().await;
     for _ in 0..3 {
@@ -377,11 +377,12 @@ async fn one_of_three_that_is_slow_hurts_few_with_p2c_ewma() {
     let (one, two) = (Origin::ok("fine").await, Origin::ok("fine").await);
     let mut slow_ones = Vec::new();
     for policy in ["p2c_ewma", "round_robin"] {
+        let before = slow.requests().len();
         let gateway = Running::start(&yaml(&[&slow, &one, &two], &format!("balance: {policy}")));
         let took = latencies(&gateway, 8, 100).await;
         let at = |percent: usize| took[took.len() * percent / 100];
-        let delayed = took.iter().filter(|took| **took >= Duration::from_millis(60)).count();
-        println!("{policy}: p50 {:?}, p99 {:?}, {delayed} of 800 slow", at(50), at(99));
+        let delayed = slow.requests().len() - before;
+        println!("{policy}: p50 {:.2?}, p99 {:.2?}, {delayed} of 800 slow", at(50), at(99));
         slow_ones.push(delayed);
     }
     // Round robin sends every third there, however slow it is.
@@ -394,8 +395,9 @@ struct Death {
     /// Requests answered with 200, and otherwise.
     served: usize,
     failed: usize,
-    /// From the death until requests no longer went there.
-    out_after: Duration,
+    /// From the death until nobody was sent there any more by rule; by its latency alone it may have
+    /// been avoided long before.
+    out_after: Option<Duration>,
     /// From its return until the first request went there, and until it had its full share.
     first_after: Duration,
     full_after: Duration,
@@ -409,14 +411,14 @@ impl std::fmt::Display for Death {
     }
 }
 
-/// Clients that ask one request after the other.
+/// Clients that ask again and again, with a pause between.
 struct Crowd {
     is_over: Arc<AtomicBool>,
     clients: Vec<tokio::task::JoinHandle<(usize, usize)>>,
 }
 
 impl Crowd {
-    fn of(size: usize, gateway: &Running) -> Self {
+    fn of(size: usize, gateway: &Running, pause: Duration) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let client = |_| {
             let (address, is_over) = (gateway.address(), is_over.clone());
@@ -426,6 +428,7 @@ impl Crowd {
                 while !is_over.load(Ordering::SeqCst) {
                     let is_ok = client.get("/").await.status() == 200;
                     *(if is_ok { &mut served } else { &mut failed }) += 1;
+                    tokio::time::sleep(pause).await;
                 }
                 (served, failed)
             })
@@ -458,8 +461,11 @@ async fn until(gateway: &Running, origin: &Origin, is: impl Fn(&Value) -> bool) 
     start.elapsed()
 }
 
+/// What was under way at an endpoint that dies may be sent to another, if its method is safe.
+const RETRY: &str = ", retry: { attempts: 3, on: [connect, reset] }";
+
 /// Kills one of three endpoints under the load of eight clients, and has it come back.
-async fn one_of_three_dies(keys: &str, route_keys: &str) -> Death {
+async fn one_of_three_dies(keys: &str, route_keys: &str, pause: Duration) -> Death {
     let answer = |_: usize, _: &Message| Reply::After(Duration::from_millis(2), origin::ok("fine"));
     let three =
         [Origin::start(answer).await, Origin::start(answer).await, Origin::start(answer).await];
@@ -467,10 +473,11 @@ async fn one_of_three_dies(keys: &str, route_keys: &str) -> Death {
     let text = yaml(&[one, two, dying], keys);
     let text = text.replace("upstream: orders }]", &format!("upstream: orders{route_keys} }}]"));
     let gateway = Running::start(&text);
-    let crowd = Crowd::of(8, &gateway);
-    eventually("load", || asked(dying) > 200).await;
+    let crowd = Crowd::of(8, &gateway, pause);
+    eventually("load", || asked(dying) > 100).await;
     dying.kill();
-    let out_after = until(&gateway, dying, |endpoint| endpoint["takes_requests"] == false).await;
+    let out = until(&gateway, dying, |endpoint| endpoint["takes_requests"] == false);
+    let out_after = tokio::time::timeout(Duration::from_secs(10), out).await.ok();
     let risen = Origin::start_at(dying.address(), answer).await;
     let rose = Instant::now();
     until(&gateway, &risen, |_| asked(&risen) > 0).await;
@@ -485,27 +492,31 @@ async fn one_of_three_dies(keys: &str, route_keys: &str) -> Death {
 }
 
 #[tokio::test]
-async fn one_of_three_that_dies_under_load_costs_no_more_than_what_was_under_way() {
+async fn one_of_three_that_dies_under_load_fails_no_get() {
     let keys = "slow_start: 300ms, outlier: { base_ejection: 100ms }, \
         health_check: { path: /healthz, interval: 50ms, fall: 2 }";
-    let death = one_of_three_dies(keys, "").await;
+    let death = one_of_three_dies(keys, RETRY, Duration::from_millis(1)).await;
     println!("{death}");
-    assert!(death.served > 500 && death.failed <= 16, "{death}");
+    assert!(death.served > 100 && death.failed == 0, "{death}");
     assert!(death.full_after >= Duration::from_millis(300), "{death}");
 }
 
-/// The same with the numbers that are the default, and for both ways to find out. Takes a minute:
+/// The same with the numbers that are the default, and for each way to find out. Takes two minutes:
 /// `cargo test --test it -- --ignored --nocapture demo_of_a_death`.
 #[tokio::test]
-#[ignore = "takes a minute, and tells numbers instead of judging them"]
+#[ignore = "takes two minutes, and tells numbers instead of judging them"]
 async fn demo_of_a_death() {
-    for policy in ["p2c_ewma", "round_robin"] {
-        for (name, check) in
-            [("outlier detection", ""), ("and checks", ", health_check: { path: / }")]
-        {
-            let death = one_of_three_dies(&format!("balance: {policy}{check}"), "").await;
-            println!("{policy}, {name}: {death}");
-        }
+    let checked = "health_check: { path: /healthz }";
+    let ways = [
+        "balance: p2c_ewma".to_owned(),
+        format!("balance: p2c_ewma, {checked}"),
+        "balance: round_robin".to_owned(),
+        format!("balance: round_robin, {checked}"),
+        "balance: round_robin, breaker: {}, outlier: { max_ejected: 0% }".to_owned(),
+    ];
+    let deaths = ways.iter().map(|way| one_of_three_dies(way, RETRY, Duration::from_millis(25)));
+    for (way, death) in ways.iter().zip(futures_util::future::join_all(deaths).await) {
+        println!("{way}: {death}");
     }
 }
 
