@@ -150,6 +150,9 @@ impl Shared {
     /// Puts the endpoint aside, if the group can spare it.
     fn eject(&self, standing: &Arc<Standing>, now: Instant) {
         let settings = &self.settings.outlier;
+        if settings.max_ejected <= 0.0 {
+            return;
+        }
         let board = self.board.borrow().clone();
         let found = board.set.members.iter().find(|m| Arc::ptr_eq(&m.standing, standing));
         let Some(member) = found else { return };
