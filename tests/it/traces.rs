@@ -171,9 +171,10 @@ fn seen(request: &Message) -> [String; 3] {
 }
 
 /// Two endpoints of which the first is not there: half of the requests need another attempt.
+/// With one worker: of two, each would begin its turns anew.
 fn half_dead(dead: SocketAddr, origin: &Origin) -> String {
     format!(
-        "upstreams:\n  orders:\n    endpoints: [\"{dead}\", \"{}\"]\n    balance: round_robin\n\
+        "workers: 1\nupstreams:\n  orders:\n    endpoints: [\"{dead}\", \"{}\"]\n    balance: round_robin\n\
          routes: [{{ name: order, match: {{ path: \"/orders/{{id}}\" }}, upstream: orders, \
          rewrite: {{ path: \"/v2{{path}}\" }} }}]\n",
         origin.address()
