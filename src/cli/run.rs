@@ -56,7 +56,9 @@ pub fn run(args: &Args) -> ExitCode {
     };
     memory::give_back_at_once();
     let source = Some(args.file.path.clone());
-    let options = Options { source, log, ..Options::default() };
+    // The first of them is the file itself.
+    let watched = loaded.watched.into_iter().skip(1).collect();
+    let options = Options { source, watched, log, ..Options::default() };
     let gateway = match Gateway::start(loaded.config, options) {
         Ok(gateway) => gateway,
         Err(error) => return cli::failed(&error),

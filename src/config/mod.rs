@@ -28,8 +28,8 @@ pub use self::problem::{Problem, Problems};
 use crate::{
     admin, balancer, connection, listener,
     middleware::{
-        action, body_limit, buffer, concurrency_limit, cors, edge, headers, ip_filter, rate_limit,
-        retry, timeout,
+        action, auth, body_limit, buffer, concurrency_limit, cors, edge, headers, ip_filter,
+        rate_limit, retry, timeout,
     },
     routing::Rule,
     telemetry,
@@ -48,6 +48,10 @@ pub struct Config {
     pub edge: edge::Settings,
     /// In the order of the file.
     pub rate_limits: Vec<rate_limit::Settings>,
+    /// In the order of the file.
+    pub issuers: Vec<auth::settings::Issuer>,
+    /// In the order of the file.
+    pub api_keys: Vec<auth::api_key::Settings>,
     /// In the order of the file.
     pub upstreams: Vec<balancer::Settings>,
     /// What retries draw from, one for each of `upstreams`.
@@ -102,6 +106,10 @@ pub struct Route {
     pub concurrency_limit: Option<concurrency_limit::Settings>,
     /// `rate_limit`: indexes into [`Config::rate_limits`].
     pub rate_limits: Vec<usize>,
+    /// `auth`.
+    pub auth: Option<auth::Settings>,
+    /// `match.claims`, `claim_headers`.
+    pub claims: auth::claims::Settings,
     /// Whether the whole body is needed, and how much of it may be.
     pub buffer: buffer::Settings,
     /// What happens.

@@ -1,11 +1,10 @@
-//! Text to [`File`], and what is wrong with its shape: the first mistake ends the run, since what
+//! Text to a [`File`](super::file::File), and what is wrong with its shape: the first mistake ends the run, since what
 //! follows it may mean anything.
 
 use serde::Deserialize;
 use serde_yaml::Error;
 
 use super::{
-    file::File,
     problem::{Problem, Severity, Source},
     tree::Tree,
     value::{Fault, did_you_mean},
@@ -22,7 +21,10 @@ const MAX_REPEATED: usize = 100_000;
 const MAX_KNOWN: usize = 12;
 
 /// The file, and the same as a tree.
-pub fn parse(source: &Source<'_>, text: &str) -> Result<(Tree, File), Box<Problem>> {
+pub fn parse<T: for<'de> Deserialize<'de>>(
+    source: &Source<'_>,
+    text: &str,
+) -> Result<(Tree, T), Box<Problem>> {
     let tree: Tree = read(text).map_err(|error| Box::new(problem(source, None, error)))?;
     let file = read(text).map_err(|error| Box::new(problem(source, Some(&tree), error)))?;
     Ok((tree, file))

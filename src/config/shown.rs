@@ -39,6 +39,10 @@ pub(super) fn effective(tree: &Tree) -> Value {
     each(&mut shown, "rate_limits", |limit| {
         fill(limit, &json!({ "mode": "enforce", "max_keys": 1_000_000 }));
     });
+    each(&mut shown, "issuers", |issuer| {
+        fill(issuer, &json!({ "clock_skew": "60s", "require": ["exp", "sub"] }));
+    });
+    each(&mut shown, "api_keys", |set| fill(set, &json!({ "header": "x-api-key" })));
     each(&mut shown, "upstreams", |upstream| fill(upstream, &of_upstream()));
     each(&mut shown, "routes", |route| {
         fill(route, &of_route());

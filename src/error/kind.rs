@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+use super::auth::{AuthFault, AuthRefusal};
+
 /// What happened to a request. The payload is what the answer needs to say.
 #[derive(Clone, Debug)]
 pub enum Kind {
@@ -29,6 +31,8 @@ pub enum Kind {
     IpDenied,
     /// A rate limit has no room for this request.
     RateLimited(Exceeded),
+    /// The credential is missing, or not enough.
+    Auth(AuthRefusal),
     /// `max_in_flight` of the route or the upstream is reached, or every h2 stream is taken.
     ConcurrencyFull,
     /// The upstream has no endpoint at all.
@@ -115,8 +119,9 @@ impl Kind {
 
     /// One of each, for what has to cover them all: documentation, tests.
     pub fn all() -> Vec<Self> {
+        let auth = AuthFault::ALL.map(|fault| Self::Auth(AuthRefusal { fault, challenge: None }));
         let allow = HeaderValue::from_static("GET");
-        vec![
+        let mut all = vec![
             Self::RouteNotFound,
             Self::MethodNotAllowed(Method405 { allow }),
             Self::BadFraming,
@@ -145,7 +150,9 @@ impl Kind {
             Self::RetryBudget(Box::new(Self::UpstreamReset(Sent::MaybeSeen))),
             Self::Draining,
             Self::Internal,
-        ]
+        ];
+        all.extend(auth);
+        all
     }
 
     /// The status a client is answered with.
@@ -160,6 +167,7 @@ impl Kind {
             Self::ClientClosed => client_closed_request(),
             Self::IpDenied => StatusCode::FORBIDDEN,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Auth(refusal) => refusal.fault.status(),
             Self::ConcurrencyFull
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
@@ -190,6 +198,7 @@ impl Kind {
             Self::ClientClosed => "client-closed",
             Self::IpDenied => "ip-denied",
             Self::RateLimited(_) => "rate-limited",
+            Self::Auth(refusal) => refusal.fault.reason(),
             Self::ConcurrencyFull => "concurrency-full",
             Self::UpstreamNone => "upstream-none",
             Self::BreakerOpen(_) => "breaker-open",
@@ -221,6 +230,7 @@ impl Kind {
             Self::ClientClosed => "The client closed the request.",
             Self::IpDenied => "This client address is not allowed here.",
             Self::RateLimited(_) => "The quota of these requests is used up; try again later.",
+            Self::Auth(refusal) => refusal.fault.title(),
             Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
             Self::UpstreamNone => "No service is configured behind this route.",
             Self::BreakerOpen(_) => "The service is failing; try again shortly.",
@@ -253,6 +263,7 @@ impl Kind {
             | Self::ClientClosed
             | Self::IpDenied
             | Self::RateLimited(_) => Side::Downstream,
+            Self::Auth(refusal) => refusal.fault.side(),
             Self::ConcurrencyFull
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
@@ -293,6 +304,7 @@ impl Kind {
             | Self::ClientClosed
             | Self::IpDenied
             | Self::RateLimited(_)
+            | Self::Auth(_)
             | Self::ConcurrencyFull
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
@@ -312,6 +324,7 @@ impl Kind {
                 Some(Duration::from_secs(1))
             }
             Self::BreakerOpen(after) => Some(*after),
+            Self::Auth(refusal) => refusal.fault.retry_after(),
             Self::RouteNotFound
             | Self::MethodNotAllowed(_)
             | Self::BadFraming

@@ -4,9 +4,11 @@
 //! it may be tried again, the reason word, the connection's fate - is a total function of it, so
 //! that a new kind cannot be forgotten anywhere. [`response`] alone turns an error into a response.
 
+mod auth;
 mod kind;
 pub mod response;
 
+pub use self::auth::{AuthFault, AuthRefusal};
 pub use self::kind::{Exceeded, Kind, Method405, RetryClass, Sent, Side};
 
 use std::{error, fmt};

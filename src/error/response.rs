@@ -8,11 +8,11 @@ use std::{fmt::Write as _, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use crate::{
-    error::Kind,
+    error::{AuthFault, Kind},
     http::{Body, Response, names::PROXY_STATUS},
 };
 
@@ -62,6 +62,11 @@ pub fn response(kind: &Kind, dialect: Dialect, request_id: Option<&HeaderValue>)
     }
     if let Kind::MethodNotAllowed(method) = kind {
         headers.insert(ALLOW, method.allow.clone());
+    }
+    if let Kind::Auth(refusal) = kind
+        && let Some(challenge) = &refusal.challenge
+    {
+        headers.insert(WWW_AUTHENTICATE, challenge.clone());
     }
     if kind.closes_connection() {
         headers.insert(CONNECTION, CLOSE);
@@ -154,7 +159,7 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         | Kind::BodyTooLarge
         | Kind::ClientTimeout
         | Kind::ClientClosed => "http_request_error",
-        Kind::IpDenied | Kind::RateLimited(_) => "http_request_denied",
+        Kind::IpDenied | Kind::RateLimited(_) | Kind::Auth(_) => "http_request_denied",
         Kind::ConcurrencyFull => "connection_limit_reached",
         Kind::UpstreamNone | Kind::BreakerOpen(_) => "destination_unavailable",
         Kind::UpstreamDns => "dns_error",
@@ -178,6 +183,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
     const UNIMPLEMENTED: &str = "12";
     const INTERNAL: &str = "13";
     const UNAVAILABLE: &str = "14";
+    const UNAUTHENTICATED: &str = "16";
     match kind {
         Kind::ClientClosed => CANCELLED,
         Kind::RouteNotFound | Kind::MethodNotAllowed(_) => UNIMPLEMENTED,
@@ -189,6 +195,11 @@ fn grpc_status(kind: &Kind) -> &'static str {
             DEADLINE_EXCEEDED
         }
         Kind::IpDenied => PERMISSION_DENIED,
+        Kind::Auth(refusal) => match refusal.fault {
+            AuthFault::Scope => PERMISSION_DENIED,
+            AuthFault::KeysUnavailable => UNAVAILABLE,
+            _ => UNAUTHENTICATED,
+        },
         Kind::ConcurrencyFull
         | Kind::UpstreamNone
         | Kind::BreakerOpen(_)

@@ -12,17 +12,26 @@ use tower::Service;
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, Route},
-    gateway::{StartError, control::worker_count, worker::Resources},
+    gateway::{
+        StartError,
+        control::worker_count,
+        credentials::{Credentials, Issuers},
+        worker::Resources,
+    },
     http::{Request, context::RouteInfo},
     middleware::{
         access_log::AccessLogLayer,
         action,
+        auth::claims::{Member, Members},
         edge::EdgeLayer,
         headers,
         rate_limit::{self, Policy},
         request_id::RequestIdLayer,
         retry,
-        stack::{EachRoute, EveryRequest, RouteSettings, each_route, every_request},
+        stack::{
+            AfterAuth, EachRoute, EveryRequest, MemberSettings, RouteSettings, ToUpstream,
+            after_auth, each_route, every_request,
+        },
     },
     routing::{RouteEntry, Router, Table},
     telemetry::{
@@ -44,6 +53,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Arc<Group>>,
     /// In the order of [`Config::rate_limits`].
     pub(super) limits: Arc<[Arc<Policy>]>,
+    /// In the order of [`Config::issuers`].
+    pub(super) issuers: Issuers,
     counters: Counters,
 }
 
@@ -72,6 +83,7 @@ impl Plan {
             table: Arc::new(Table::new(config.routes.iter().map(|r| r.rule.clone()).collect())),
             groups,
             limits: limits(&config, previous.map_or(&[], |plan| &plan.limits)),
+            issuers: Issuers::new(&config, previous.map(|plan| &plan.issuers)),
             counters: counters(&config, previous.map(|plan| &plan.counters)),
             config: Arc::new(config),
         })
@@ -111,7 +123,9 @@ pub(super) fn stack(
     let groups: Vec<GroupHandle> =
         plan.groups.iter().map(|group| group.worker(&worker.pools)).collect();
     worker.budgets.retain(|name| plan.group(name).is_some());
-    let routes = config.routes.iter().map(|settings| entry(settings, plan, worker, &groups));
+    let credentials = Credentials::new(config, &plan.issuers, &worker.verified, &worker.cells);
+    let build = Build { plan, worker, groups: &groups, credentials: &credentials };
+    let routes = (0..config.routes.len()).map(|index| build.entry(index));
     every_request(
         RequestIdLayer::new(),
         AccessLogLayer::new(recorder),
@@ -120,70 +134,92 @@ pub(super) fn stack(
     )
 }
 
-fn entry(
-    route: &Route,
-    plan: &Plan,
-    worker: &Resources,
-    groups: &[GroupHandle],
-) -> RouteEntry<EachRoute<Balance<Forward>>> {
-    let own_groups: Arc<[GroupHandle]> =
-        route.upstreams.iter().map(|&index| groups[index].clone()).collect();
-    // A Host that the route sets is kept like one that the client sent.
-    let changes = &route.headers;
-    let keeps_host = changes.preserve_host || changes.request.set.contains_key(header::HOST);
-    let balance = Balance::new(own_groups, Forward::new(keeps_host));
-    RouteEntry {
-        info: Arc::new(RouteInfo {
-            name: route.rule.name.clone(),
-            path: route.rule.path.to_string().into(),
-            metrics: worker.cells.route(&route.rule.name),
-        }),
-        stack: each_route(settings(route, plan, worker, groups), balance),
+/// What the stacks of one worker's routes are made of.
+struct Build<'a> {
+    plan: &'a Plan,
+    worker: &'a Resources,
+    groups: &'a [GroupHandle],
+    credentials: &'a Credentials,
+}
+
+type Stage = AfterAuth<ToUpstream<Balance<Forward>>>;
+
+// === impl Build ===
+
+impl Build<'_> {
+    /// The route of this index. The first of a claims group speaks for all its members.
+    fn entry(&self, index: usize) -> RouteEntry<EachRoute<Balance<Forward>>> {
+        let route = &self.plan.config.routes[index];
+        let members = self.plan.table.members(index);
+        let members = match members {
+            [first, _, ..] if *first == index => {
+                let all = members.iter().map(|&member| {
+                    let route = &self.plan.config.routes[member];
+                    self.member(route, Some(self.info(route)))
+                });
+                Members::new(all)
+            }
+            _ => Members::new([self.member(route, None)]),
+        };
+        RouteEntry { info: self.info(route), stack: each_route(self.settings(route), members) }
     }
-}
 
-/// What the retries of a route count in and draw from.
-fn retried(
-    route: &Route,
-    plan: &Plan,
-    worker: &Resources,
-    groups: &[GroupHandle],
-) -> Box<[retry::Upstream]> {
-    let workers = worker_count(&plan.config);
-    let upstream = |&index: &usize| {
-        let group = groups[index].clone();
-        let name = group.name().clone();
-        let budget = worker.budgets.of(&name, plan.config.retry_budgets[index], workers);
-        retry::Upstream::new(&name, budget, move || group.is_alone(), &worker.cells)
-    };
-    route.upstreams.iter().map(upstream).collect()
-}
+    fn info(&self, route: &Route) -> Arc<RouteInfo> {
+        let name = route.rule.name.clone();
+        let path = route.rule.path.to_string().into();
+        Arc::new(RouteInfo { metrics: self.worker.cells.route(&name), path, name })
+    }
 
-fn settings(
-    route: &Route,
-    plan: &Plan,
-    worker: &Resources,
-    groups: &[GroupHandle],
-) -> RouteSettings {
-    let rate_limit = |after_auth| {
-        let named = route.rate_limits.iter().map(|&index| &plan.limits[index]);
-        rate_limit::Limits::new(named, after_auth, &worker.cells)
-    };
-    RouteSettings {
-        ip_filter: route.ip_filter.clone(),
-        cors: route.cors.clone(),
-        body_limit: route.body_limit.clone(),
-        concurrency_limit: route
-            .concurrency_limit
-            .map(|limit| (limit, plan.counters.get(&route.rule.name).cloned().unwrap_or_default())),
-        rate_limit_by_address: rate_limit(false),
-        rate_limit_by_principal: rate_limit(true),
-        buffer: route.buffer.clone(),
-        action: own_action(&route.action),
-        headers: own_headers(&route.headers),
-        merge_slashes: route.merge_slashes,
-        timeout: route.timeout,
-        retry: (route.retry.clone(), retried(route, plan, worker, groups)),
+    fn member(&self, route: &Route, info: Option<Arc<RouteInfo>>) -> Member<Stage> {
+        let own_groups: Arc<[GroupHandle]> =
+            route.upstreams.iter().map(|&index| self.groups[index].clone()).collect();
+        // A Host that the route sets is kept like one that the client sent.
+        let changes = &route.headers;
+        let keeps_host = changes.preserve_host || changes.request.set.contains_key(header::HOST);
+        let balance = Balance::new(own_groups, Forward::new(keeps_host));
+        Member::new(&route.claims, info, after_auth(self.member_settings(route), balance))
+    }
+
+    fn settings(&self, route: &Route) -> RouteSettings {
+        let counter = || self.plan.counters.get(&route.rule.name).cloned().unwrap_or_default();
+        RouteSettings {
+            ip_filter: route.ip_filter.clone(),
+            cors: route.cors.clone(),
+            body_limit: route.body_limit.clone(),
+            concurrency_limit: route.concurrency_limit.map(|limit| (limit, counter())),
+            rate_limit_by_address: self.rate_limits(route, false),
+            auth: self.credentials.layer(route.auth.as_ref()),
+        }
+    }
+
+    fn rate_limits(&self, route: &Route, after_auth: bool) -> Option<rate_limit::Limits> {
+        let named = route.rate_limits.iter().map(|&index| &self.plan.limits[index]);
+        rate_limit::Limits::new(named, after_auth, &self.worker.cells)
+    }
+
+    /// What the retries of a route count in and draw from.
+    fn retried(&self, route: &Route) -> Box<[retry::Upstream]> {
+        let Self { plan, worker, groups, .. } = self;
+        let workers = worker_count(&plan.config);
+        let upstream = |&index: &usize| {
+            let group = groups[index].clone();
+            let name = group.name().clone();
+            let budget = worker.budgets.of(&name, plan.config.retry_budgets[index], workers);
+            retry::Upstream::new(&name, budget, move || group.is_alone(), &worker.cells)
+        };
+        route.upstreams.iter().map(upstream).collect()
+    }
+
+    fn member_settings(&self, route: &Route) -> MemberSettings {
+        MemberSettings {
+            rate_limit_by_principal: self.rate_limits(route, true),
+            buffer: route.buffer.clone(),
+            action: own_action(&route.action),
+            headers: own_headers(&route.headers),
+            merge_slashes: route.merge_slashes,
+            timeout: route.timeout,
+            retry: (route.retry.clone(), self.retried(route)),
+        }
     }
 }
 

@@ -162,7 +162,8 @@ impl Control {
     }
 
     async fn serve(mut self, mut inbox: mpsc::Receiver<Order>) {
-        let mut files = Files::new(self.options.source.iter().cloned().collect());
+        let watched = self.options.watched.drain(..);
+        let mut files = Files::new(self.options.source.iter().cloned().chain(watched).collect());
         let mut certificates = interval(CERTIFICATES);
         let mut idle_keys = interval(IDLE_KEYS);
         loop {
@@ -170,13 +171,13 @@ impl Control {
                 order = inbox.recv() => match order {
                     Some(Order::Reload(reply)) => {
                         // Whoever asked may have left; the reload holds all the same.
-                        drop(reply.send(self.reload_from_file().await));
+                        drop(reply.send(self.reload_from_file(&mut files).await));
                     }
                     Some(Order::Drain(drain)) => self.drain(drain),
                     Some(Order::Close) => self.close().await,
                     Some(Order::Stop) | None => return self.stop().await,
                 },
-                () = files.changed() => drop(self.reload_from_file().await),
+                () = files.changed() => drop(self.reload_from_file(&mut files).await),
                 _ = idle_keys.tick() => self.forget_idle_keys(),
                 _ = certificates.tick() => self.listeners.refresh_certificates(),
             }
@@ -191,9 +192,9 @@ impl Control {
     }
 
     /// Takes the file over as a whole, or changes nothing. Logged and counted either way.
-    async fn reload_from_file(&mut self) -> Result<Arc<str>, ReloadError> {
+    async fn reload_from_file(&mut self, files: &mut Files) -> Result<Arc<str>, ReloadError> {
         let outcome = match self.options.source.clone() {
-            Some(path) => self.take_over(path).await,
+            Some(path) => self.take_over(path, files).await,
             None => Err(ReloadError::NoSource),
         };
         match &outcome {
@@ -204,7 +205,11 @@ impl Control {
         outcome
     }
 
-    async fn take_over(&mut self, path: PathBuf) -> Result<Arc<str>, ReloadError> {
+    async fn take_over(
+        &mut self,
+        path: PathBuf,
+        files: &mut Files,
+    ) -> Result<Arc<str>, ReloadError> {
         if self.operator.is_draining() {
             return Err(ReloadError::Stopping);
         }
@@ -238,6 +243,7 @@ impl Control {
             drop(worker.commit(stack).await.map_err(StartError::Thread)?);
         }
         self.listeners.keep(prepared);
+        files.follow(loaded.watched);
         self.operator.took_over(&plan);
         self.plan = plan;
         Ok(self.plan.config.hash.clone())

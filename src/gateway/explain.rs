@@ -1,15 +1,19 @@
 //! What the gateway would do with a request, told and not done: the matched route and why the
 //! others lost, then each policy in the order of the stack.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::{
     balancer::{Group, Policy, Source, SourceAddress},
     config::{Config, Route},
-    http::{ClientIp, Target, context::Params, selector::Input},
+    gateway::{
+        Asked, Issuers,
+        admission::{Admission, admission},
+    },
+    http::{Principal, context::Params, selector::Input},
     middleware::{
         action,
         rate_limit::{self, Mode, Policy as RateLimit},
@@ -24,70 +28,6 @@ use crate::{
     telemetry::tracing::propagation::TraceParent,
 };
 
-/// A request somebody asks about.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    method: Method,
-    host: String,
-    target: Target,
-    headers: HeaderMap,
-    client: Option<ClientIp>,
-    principal: Option<String>,
-}
-
-// === impl Asked ===
-
-impl Asked {
-    /// A request of these words. The error is a sentence for whoever typed them.
-    ///
-    /// `url` may be a path alone; `headers` are `name: value` lines, and `host` among them wins
-    /// over the URL's.
-    pub fn parse<'a>(
-        method: &str,
-        url: &str,
-        headers: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, String> {
-        let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
-            .map_err(|_| format!("`{method}` is not an HTTP method"))?;
-        let uri: Uri = url
-            .parse()
-            .map_err(|_| format!("`{url}` is not a URL; try http://shop.example.com/orders"))?;
-        let headers = parse_headers(headers)?;
-        let host = match headers.get(http::header::HOST) {
-            Some(host) => host.to_str().map_err(|_| "Host is not text".to_owned())?.to_owned(),
-            None => uri.authority().map_or_else(|| "localhost".to_owned(), ToString::to_string),
-        };
-        let host: http::uri::Authority =
-            host.parse().map_err(|_| format!("`{host}` is not a host"))?;
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let target = Target::parse_str(path)
-            .map_err(|error| format!("400 bad-target: `{path}`: {error}"))?;
-        let host = host.host().trim_end_matches('.').to_ascii_lowercase();
-        Ok(Self { method, host, target, headers, client: None, principal: None })
-    }
-
-    /// Who asks: the address requests would be attributed to, and the principal `auth` would find.
-    #[must_use]
-    pub fn by(self, client: Option<IpAddr>, principal: Option<String>) -> Self {
-        Self { client: client.map(|ip| ClientIp::Ip(ip.to_canonical())), principal, ..self }
-    }
-}
-
-fn parse_headers<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
-    for line in lines {
-        let parsed = line.split_once(':').and_then(|(name, value)| {
-            let name: HeaderName = name.trim().parse().ok()?;
-            let value: HeaderValue = value.trim().parse().ok()?;
-            Some((name, value))
-        });
-        let (name, value) =
-            parsed.ok_or_else(|| format!("`{line}` is not a header; write 'name: value'"))?;
-        headers.append(name, value);
-    }
-    Ok(headers)
-}
-
 /// What runs under the configuration that is explained.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningState<'a> {
@@ -95,6 +35,8 @@ pub struct RunningState<'a> {
     pub groups: &'a [Arc<Group>],
     /// In the order of [`Config::rate_limits`].
     pub limits: &'a [Arc<RateLimit>],
+    /// Who signs tokens, with the keys they have now.
+    pub issuers: &'a Issuers,
 }
 
 /// Explains `asked` under `config`, and under the `running` state where there is one.
@@ -119,7 +61,9 @@ pub fn explain(
             .iter()
             .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
             .collect();
-        explanation.steps = Told { config, running, asked, route, params: &params }.steps();
+        let members = table.members(*index);
+        let told = Told { config, running, asked, route, params: &params, principal: None };
+        explanation.steps = told.steps(members);
     }
     explanation
 }
@@ -131,12 +75,13 @@ struct Told<'a> {
     asked: &'a Asked,
     route: &'a Route,
     params: &'a Params,
+    principal: Option<Arc<Principal>>,
 }
 
 // === impl Told ===
 
 impl Told<'_> {
-    fn steps(&self) -> Vec<Step> {
+    fn steps(mut self, members: &[usize]) -> Vec<Step> {
         let mut steps = Vec::new();
         self.tracing(&mut steps);
         if self.asked.target.has_encoded_separator() && !self.route.rule.pass_encoded_separators {
@@ -145,6 +90,12 @@ impl Told<'_> {
             return steps;
         }
         self.filters(&mut steps);
+        self.rate_limits(false, &mut steps);
+        if !self.auth(&mut steps) || !self.choose(members, &mut steps) {
+            return steps;
+        }
+        self.rate_limits(true, &mut steps);
+        self.buffer(&mut steps);
         match &self.route.action {
             action::Settings::Respond { status, .. } => {
                 steps.push(step("respond", "answer", status.to_string()));
@@ -193,13 +144,65 @@ impl Told<'_> {
             let limit = format!("up to {} requests in flight", limit.max_in_flight);
             steps.push(step("max_in_flight", "pass", limit));
         }
-        for &index in &route.rate_limits {
-            steps.push(self.rate_limit(index));
+    }
+
+    /// The limits of one phase: before `auth`, or after it.
+    fn rate_limits(&self, after_auth: bool, steps: &mut Vec<Step>) {
+        for &index in &self.route.rate_limits {
+            if self.config.rate_limits[index].key.needs_principal() == after_auth {
+                steps.push(self.rate_limit(index));
+            }
         }
-        if let Some(bytes) = route.buffer.bytes {
+    }
+
+    fn buffer(&self, steps: &mut Vec<Step>) {
+        if let Some(bytes) = self.route.buffer.bytes {
             let why = format!("the whole body is read first, up to {bytes} bytes");
             steps.push(step("buffer", "pass", why));
         }
+    }
+
+    /// `false`: it comes no further.
+    fn auth(&mut self, steps: &mut Vec<Step>) -> bool {
+        if let (Some(principal), true) = (&self.asked.principal, self.route.auth.is_some()) {
+            steps.push(step("auth", "pass", format!("`{principal}`, as the question says")));
+            return true;
+        }
+        let issuers = match self.running {
+            Some(running) => running.issuers.clone(),
+            None => Issuers::new(self.config, None),
+        };
+        let (told, may_go_on) = match admission(self.config, &issuers, self.route, self.asked) {
+            Admission::Open => return true,
+            Admission::Admitted(principal, told) => {
+                self.principal = principal;
+                (step("auth", "pass", told), true)
+            }
+            Admission::Refused(told) => (step("auth", "refuse", told), false),
+            Admission::Depends(told) => (step("auth", "depends", told), true),
+        };
+        steps.push(told);
+        may_go_on
+    }
+
+    /// Goes on with the member of the claims group that takes it. `false`: none does.
+    fn choose(&mut self, members: &[usize], steps: &mut Vec<Step>) -> bool {
+        let routes = || members.iter().map(|&index| &self.config.routes[index]);
+        if routes().all(|route| route.claims.claims.is_empty()) {
+            return true;
+        }
+        let claims = self.principal.as_ref().map(|principal| &principal.claims);
+        let Some(member) = routes().find(|route| route.claims.takes(claims)) else {
+            steps.push(step(
+                "match.claims",
+                "refuse",
+                "404 route-none: no route takes these claims",
+            ));
+            return false;
+        };
+        steps.push(step("match.claims", "choose", format!("route `{}`", member.rule.name)));
+        self.route = member;
+        true
     }
 
     /// Asked, not charged. Without a gateway, and for a key that the question leaves open, only what
@@ -231,6 +234,7 @@ impl Told<'_> {
 
     /// What limits and balancers may look at.
     fn input(&self) -> Input<'_> {
+        let principal = self.principal.as_ref();
         Input {
             method: &self.asked.method,
             headers: &self.asked.headers,
@@ -238,8 +242,10 @@ impl Told<'_> {
             host: Some(&self.asked.host),
             client_ip: self.asked.client,
             params: self.params,
-            principal: self.asked.principal.as_deref(),
-            claims: None,
+            principal: principal
+                .map(|principal| &*principal.name)
+                .or(self.asked.principal.as_deref()),
+            claims: principal.map(|principal| &principal.claims),
             body: None,
             response_headers: None,
             response_body: None,

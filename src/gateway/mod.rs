@@ -12,8 +12,11 @@
 //! upstream; [`reload`] says what of the old configuration lives on; [`worker`] is one worker;
 //! [`control`] keeps them in step.
 
+mod admission;
+mod asked;
 mod build;
 mod control;
+mod credentials;
 mod explain;
 mod listeners;
 mod operator;
@@ -21,7 +24,11 @@ mod reload;
 mod watch;
 mod worker;
 
-pub use self::explain::{Asked, RunningState, explain};
+pub use self::{
+    asked::Asked,
+    credentials::Issuers,
+    explain::{RunningState, explain},
+};
 
 use std::{
     fmt,
@@ -57,6 +64,9 @@ pub struct Gateway {
 pub struct Options {
     /// The file to reload from: on order, and by itself when it changes.
     pub source: Option<PathBuf>,
+    /// Files that the configuration was made from beside it: when one changes, `source` is read
+    /// again.
+    pub watched: Vec<PathBuf>,
     /// How long a drain takes.
     pub drain: DrainSettings,
     /// The process's log, whose level follows `telemetry.log_level`.

@@ -19,7 +19,7 @@ use crate::{
     balancer::Group,
     config::{self, Config},
     gateway::{
-        self, Asked, Drain, ReloadError,
+        self, Asked, Drain, Issuers, ReloadError,
         build::Plan,
         control::{Control, Order},
     },
@@ -50,6 +50,7 @@ struct Live {
     table: Arc<Table>,
     groups: Arc<[Arc<Group>]>,
     limits: Arc<[Arc<Policy>]>,
+    issuers: Issuers,
     loaded_at: std::time::SystemTime,
 }
 
@@ -171,7 +172,11 @@ impl admin::Handles for Operator {
             .map_err(admin::Problem::bad_request)?
             .by(client_ip, principal);
         let live = self.live.lock().clone();
-        let running = gateway::RunningState { groups: &live.groups, limits: &live.limits };
+        let running = gateway::RunningState {
+            groups: &live.groups,
+            limits: &live.limits,
+            issuers: &live.issuers,
+        };
         let told = gateway::explain(&live.config, &live.table, Some(running), &asked);
         serde_json::to_value(told).map_err(|error| {
             let title = "The gateway failed to explain this request.";
@@ -223,6 +228,7 @@ impl Live {
             table: plan.table.clone(),
             groups: plan.groups.clone().into(),
             limits: plan.limits.clone(),
+            issuers: plan.issuers.clone(),
             loaded_at: clock::now(),
         }
     }

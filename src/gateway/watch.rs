@@ -40,6 +40,18 @@ impl Files {
         Self { paths, taken, changed: None }
     }
 
+    /// Watches `paths` instead; those that were watched before, from how they were taken last.
+    pub(super) fn follow(&mut self, paths: Vec<PathBuf>) {
+        let known = |path: &PathBuf| self.paths.iter().position(|known| known == path);
+        let taken = |path: &PathBuf| match known(path) {
+            Some(at) => self.taken[at].clone(),
+            None => Stamp::of(path),
+        };
+        self.taken = paths.iter().map(taken).collect();
+        self.paths = paths;
+        self.changed = None;
+    }
+
     /// Completes when one of them differs from what was taken last and has been still for a
     /// moment. Cancel-safe: what it has seen so far is kept.
     pub(super) async fn changed(&mut self) {
@@ -107,6 +119,23 @@ mod tests {
         assert!(!files.look(start + STILL), "it was written again");
         assert!(files.look(start + STILL * 2));
         assert!(!files.look(start + STILL * 3), "told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_nobody_took_is_not_lost_when_others_are_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        fs::write(&path, "one").unwrap();
+        let mut files = Files::new(vec![path.clone()]);
+        fs::write(&path, "three").unwrap();
+        fs::write(&other, "one").unwrap();
+        files.follow(vec![path, other.clone()]);
+        let start = Instant::now();
+        assert!(!files.look(start));
+        assert!(files.look(start + STILL), "it changed before it was read again");
+        fs::write(&other, "three").unwrap();
+        assert!(!files.look(start + STILL * 2));
+        assert!(files.look(start + STILL * 3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,10 @@ use crate::{
     gateway::build::Stack,
     http::{Request, Response},
     listener::{self, Accepted, Acceptor, Limits, Socket, Tls},
-    middleware::retry::Budgets,
+    middleware::{
+        auth::{VerifiedTokens, verified},
+        retry::Budgets,
+    },
     telemetry::{
         metrics::Cells,
         task::{self, Spawner},
@@ -57,6 +60,8 @@ pub(super) struct Resources {
     pub(super) tasks: Spawner,
     /// Its tunnels.
     pub(super) tunnels: Spawner,
+    /// The tokens it has verified.
+    pub(super) verified: Arc<VerifiedTokens>,
     /// The connections that are past their handshake.
     pub(super) connections: Connections,
 }
@@ -206,6 +211,7 @@ impl Resources {
             budgets: Arc::default(),
             tasks: Spawner::new(),
             tunnels,
+            verified: Arc::new(VerifiedTokens::new(verified::Limits::default())),
             connections: Connections::new(),
         }
     }

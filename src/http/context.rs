@@ -42,6 +42,7 @@ struct Cells {
     host: OnceLock<Box<str>>,
     target: OnceLock<Target>,
     route: OnceLock<Arc<RouteInfo>>,
+    member: OnceLock<Arc<RouteInfo>>,
     params: OnceLock<Params>,
     principal: OnceLock<Arc<Principal>>,
     upstream: OnceLock<usize>,
@@ -118,6 +119,7 @@ impl Context {
             host: OnceLock::new(),
             target: OnceLock::new(),
             route: OnceLock::new(),
+            member: OnceLock::new(),
             params: OnceLock::new(),
             principal: OnceLock::new(),
             upstream: OnceLock::new(),
@@ -201,14 +203,20 @@ impl Context {
         set(&self.0.target, target);
     }
 
-    /// The route, once routing has chosen it.
+    /// The route, once routing has chosen it; of a claims group, the first member until `auth` has
+    /// found out who asks.
     pub fn route(&self) -> Option<&Arc<RouteInfo>> {
-        self.0.route.get()
+        self.0.member.get().or_else(|| self.0.route.get())
     }
 
     /// Written by routing.
     pub fn set_route(&self, route: Arc<RouteInfo>) {
         set(&self.0.route, route);
+    }
+
+    /// Written by a claims group: this member of it.
+    pub fn set_member(&self, route: Arc<RouteInfo>) {
+        set(&self.0.member, route);
     }
 
     /// What the route's path template bound; empty when it has no template.

@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use http::HeaderValue;
 
+use crate::http::Principal;
+
 /// An accepted connection, as far as requests need to know it. One per connection, shared by its
 /// requests, never between workers.
 #[derive(Debug)]
@@ -47,6 +49,17 @@ pub struct Tls {
     pub is_h2: bool,
     /// The client's verified certificate, DER.
     pub client_certificate: Option<Arc<[u8]>>,
+    /// Whom it names; found out for the first request that wants to know. `None`: nobody.
+    pub certified: OnceLock<Option<Certified>>,
+}
+
+/// Whom a client's certificate names.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The first of its names.
+    pub principal: Arc<Principal>,
+    /// All its names.
+    pub names: Vec<Box<str>>,
 }
 
 /// A peer's address in the words of the fields that tell upstreams of it.

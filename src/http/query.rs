@@ -16,6 +16,22 @@ pub fn cookie<'a>(field: &'a str, name: &str) -> Option<&'a str> {
     Some(value.strip_prefix('"').and_then(|open| open.strip_suffix('"')).unwrap_or(value))
 }
 
+/// `query` with the values of these names left out.
+pub fn redacted<'a>(query: &'a str, names: &[Box<str>]) -> Cow<'a, str> {
+    let is_hidden = |pair: &str| {
+        let name = decode(pair.split('=').next().unwrap_or_default());
+        names.iter().any(|hidden| **hidden == *name)
+    };
+    if !query.split('&').any(is_hidden) {
+        return Cow::Borrowed(query);
+    }
+    let shown = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if is_hidden(pair) => Cow::Owned(format!("{name}=[redacted]")),
+        _ => Cow::Borrowed(pair),
+    });
+    Cow::Owned(shown.collect::<Vec<_>>().join("&"))
+}
+
 fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query
         .split('&')
@@ -76,6 +92,15 @@ mod tests {
     #[test]
     fn a_plus_is_a_space_in_forms_only() {
         assert_eq!(unescape("Basic%20YQ+/=="), "Basic YQ+/==");
+    }
+
+    #[test]
+    fn hides_values_however_their_names_are_spelled() {
+        let names = ["token".into()];
+        let shown = |query| redacted(query, &names).into_owned();
+        assert_eq!(shown("a=1&token=x.y&b"), "a=1&token=[redacted]&b");
+        assert_eq!(shown("%74oken=x=y&token&token="), "%74oken=[redacted]&token&token=[redacted]");
+        assert!(matches!(redacted("a=token&tokens=1", &names), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -250,12 +250,12 @@ fn param<'a>(params: &'a [(Arc<str>, Box<str>)], name: &str) -> Option<&'a str> 
 
 /// A claim of the whole name first, since many have dots in theirs (`https://example.com/tenant`);
 /// else each dot goes down one object.
-fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
+pub fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| name.split('.').try_fold(claims, |value, step| value.get(step)))
 }
 
 /// What can be a key: text, a number, a boolean.
-fn scalar(value: &Value) -> Option<Cow<'_, str>> {
+pub fn scalar(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => Some(Cow::Borrowed(text)),
         Value::Number(_) | Value::Bool(_) => Some(Cow::Owned(value.to_string())),

@@ -122,6 +122,7 @@ fn settled(session: &rustls::ServerConnection) -> peer::Tls {
             .peer_certificates()
             .and_then(|chain| chain.first())
             .map(|leaf| leaf.as_ref().into()),
+        ..peer::Tls::default()
     }
 }
 

@@ -142,7 +142,7 @@ mod tests {
             let out = Captured::default();
             let log = access_log::AccessLog::start_with(Box::new(out.clone())).unwrap();
             let path = AccessLogPath::File("unused".into());
-            let settings = AccessLogSettings { path, sample: 1.0, query: false };
+            let settings = AccessLogSettings { path, sample: 1.0, query: false, hidden: [].into() };
             let cells = Metrics::new().thread();
             let recorder = Recorder::new(&cells, log.sink(&settings, &cells));
             Self { log, out, layer: AccessLogLayer::new(Arc::new(recorder)) }

@@ -9,6 +9,7 @@ use crate::{
     middleware::{
         access_log::{AccessLog, AccessLogLayer},
         action::{self, Action, ActionLayer},
+        auth::{Auth, AuthLayer, claims::Members},
         body_limit::{self, BodyLimit, BodyLimitLayer},
         buffer::{self, Buffer, BufferLayer},
         catch_panic::{CatchPanic, CatchPanicLayer},
@@ -31,7 +32,7 @@ pub type EveryRequest<R> = RequestId<AccessLog<CatchPanic<Respond<Edge<R>>>>>;
 
 /// What the requests of one route pass, around the balancer.
 pub type EachRoute<B> =
-    IpFilter<Cors<BodyLimit<ConcurrencyLimit<RateLimit<AfterAuth<ToUpstream<B>>>>>>>;
+    IpFilter<Cors<BodyLimit<ConcurrencyLimit<RateLimit<Auth<Members<AfterAuth<ToUpstream<B>>>>>>>>>;
 
 /// What follows once it is known who asks.
 pub type AfterAuth<U> = RateLimit<Buffer<Action<U>>>;
@@ -39,7 +40,8 @@ pub type AfterAuth<U> = RateLimit<Buffer<Action<U>>>;
 /// The part of a route that only requests for an upstream reach.
 pub type ToUpstream<B> = Headers<Timeout<Retry<Timeout<B>>>>;
 
-/// What one route asks of its layers, in the order of the stack.
+/// What one route asks of its layers until it is known who asks, in the order of the stack. The same
+/// for all members of a claims group.
 #[derive(Debug)]
 pub struct RouteSettings {
     /// `allow_ips`, `deny_ips`.
@@ -52,6 +54,13 @@ pub struct RouteSettings {
     pub concurrency_limit: Option<(concurrency_limit::Settings, Counter)>,
     /// `rate_limit`, by what every request has.
     pub rate_limit_by_address: Option<rate_limit::Limits>,
+    /// `auth`.
+    pub auth: AuthLayer,
+}
+
+/// What one route asks of its layers once it is known who asks, in the order of the stack.
+#[derive(Debug)]
+pub struct MemberSettings {
     /// `rate_limit`, by what `auth` finds out.
     pub rate_limit_by_principal: Option<rate_limit::Limits>,
     /// Whether the whole body is needed first.
@@ -84,14 +93,24 @@ pub fn every_request<R>(
         .service(routing)
 }
 
-/// The layers of one route around `balance`.
-pub fn each_route<B>(route: RouteSettings, balance: B) -> EachRoute<B> {
+/// The layers of one route, or of the members of a claims group, around what follows `auth`.
+pub fn each_route<B>(
+    route: RouteSettings,
+    members: Members<AfterAuth<ToUpstream<B>>>,
+) -> EachRoute<B> {
     ServiceBuilder::new()
         .layer(IpFilterLayer::new(route.ip_filter)) // cheapest refusal, before anything is read
         .layer(CorsLayer::new(route.cors)) // before auth: a preflight has no credentials
         .layer(BodyLimitLayer::new(&route.body_limit)) // a declared length is refused unread
         .layer(ConcurrencyLimitLayer::new(route.concurrency_limit)) // shed before paying for more
         .layer(RateLimitLayer::new(route.rate_limit_by_address)) // a flood pays for no signature
+        .layer(route.auth) // everything below is done for somebody
+        .service(members)
+}
+
+/// The layers of one route, behind `auth`, around `balance`.
+pub fn after_auth<B>(route: MemberSettings, balance: B) -> AfterAuth<ToUpstream<B>> {
+    ServiceBuilder::new()
         .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
         .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once

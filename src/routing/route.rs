@@ -233,6 +233,9 @@ impl fmt::Display for Rule {
         for (name, value) in &self.query {
             write!(f, " ?{name}={value}")?;
         }
+        for (name, value) in &self.claims {
+            write!(f, " claim:{name}={value}")?;
+        }
         Ok(())
     }
 }

@@ -208,6 +208,7 @@ mod tests {
                 path: AccessLogPath::File("unused".into()),
                 sample: 1.0,
                 query: true,
+                hidden: [].into(),
             };
             let cells = metrics.thread();
             let recorder = Arc::new(Recorder::new(&cells, log.sink(&settings, &cells)));

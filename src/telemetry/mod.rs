@@ -34,6 +34,8 @@ pub struct AccessLogSettings {
     pub sample: f64,
     /// Whether the query is written too.
     pub query: bool,
+    /// Query parameters whose values are never written: they carry credentials.
+    pub hidden: Box<[Box<str>]>,
 }
 
 /// Where access log lines go.

@@ -14,6 +14,7 @@ use sluicegate::config::{self, Config, Problem, Problems};
 fn env(name: &str) -> Option<String> {
     match name {
         "SLUICE_ADMIN_TOKEN" => Some("s3cr3t-from-the-environment".to_owned()),
+        "JWT_SECRET" => Some("s3cr3t-that-is-long-enough-to-be-good".to_owned()),
         "ORDERS_ADDRESS" => Some("10.9.8.7:9001".to_owned()),
         "NOT_AN_ADDRESS" => Some("s3cr3t-but-no-address".to_owned()),
         _ => None,
@@ -34,6 +35,7 @@ fn certificates() -> tempfile::TempDir {
     let made =
         rcgen::generate_simple_self_signed(["shop.example.com".to_owned()]).expect("a certificate");
     fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("written");
+    fs::write(folder.path().join("api-keys.yaml"), "[]\n").expect("written");
     fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
     folder
 }
@@ -115,7 +117,7 @@ fn the_whole_reference_has_a_shape() {
         assert!(problem.message.ends_with("is not in this version"), "{problem}");
     }
     let told: Vec<_> = problems.0.iter().map(|problem| problem.path.as_ref()).collect();
-    for path in ["issuers", "routes[0].publish"] {
+    for path in ["issuers.shop.jwks.url", "routes[0].publish"] {
         assert!(told.contains(&path), "{path} is not refused: {told:?}");
     }
 }

@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod auth;
 mod bodies;
 mod config;
 mod drain;

@@ -211,7 +211,17 @@ impl Retried {
         }
         let all = || exports.lock().iter().cloned().flat_map(spans).collect::<Vec<_>>();
         let is_server = |it: &&Span| it.kind() == SpanKind::Server;
-        eventually("two servers", || all().iter().filter(is_server).count() == 2).await;
+        // Workers export on their own: what belongs together may come apart.
+        let is_whole = |all: &[Span]| {
+            let retried = all.iter().filter(|span| is_error(span));
+            let mut servers = retried.map(|failed| &failed.parent_span_id);
+            all.iter().filter(is_server).count() == 2
+                && servers.any(|server| {
+                    all.iter().any(|span| span.span_id == *server)
+                        && all.iter().filter(|span| span.parent_span_id == *server).count() == 2
+                })
+        };
+        eventually("two servers and a retry", || is_whole(&all())).await;
         let all = all();
         let first = all.iter().find(|span| is_error(span)).expect("one attempt failed").clone();
         let server = all.iter().find(|it| it.span_id == first.parent_span_id).unwrap().clone();

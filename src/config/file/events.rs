@@ -6,7 +6,7 @@ use http::{HeaderName, StatusCode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Selector, block, later::Auth, word_or};
+use super::{Selector, auth::Auth, block, word_or};
 use crate::{
     config::{
         value::{

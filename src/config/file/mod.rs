@@ -3,6 +3,7 @@
 //! The doc comments are the descriptions in the JSON Schema that `sluice schema` prints. Nothing is
 //! judged here: scalars stay text with a place until [`super::resolve`].
 
+pub mod auth;
 pub mod events;
 pub mod health;
 pub mod later;
@@ -62,9 +63,9 @@ pub struct File {
     /// How large and how slow requests and connections may be.
     pub limits: Option<Limits>,
     /// Who signs JWTs.
-    pub issuers: Option<Entries<Name, later::Issuer>>,
+    pub issuers: Option<Entries<Name, Placed<auth::Issuer>>>,
     /// Files of API keys.
-    pub api_keys: Option<Entries<Name, later::ApiKeys>>,
+    pub api_keys: Option<Entries<Name, auth::ApiKeys>>,
     /// Named token buckets.
     pub rate_limits: Option<Entries<Name, Placed<traffic::RateLimit>>>,
     /// Named groups of endpoints that requests are sent to.

@@ -8,7 +8,7 @@ use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{events, later, retry, word_or};
+use super::{auth, events, later, retry, word_or};
 use crate::{
     config::{
         value::{ByteSize, Name, Origin, Text, Value, words},
@@ -41,7 +41,7 @@ pub struct Route {
     pub enqueue: Option<Placed<events::Enqueue>>,
 
     /// Who may come, by credential.
-    pub auth: Option<later::Auth>,
+    pub auth: Option<Placed<auth::Auth>>,
     /// Claims passed on as headers; copies that clients send are removed.
     pub claim_headers: Option<Entries<HeaderName, Written<Text>>>,
     /// Names of `rate_limits`; all of them must pass.

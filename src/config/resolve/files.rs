@@ -96,7 +96,8 @@ impl Resolver<'_> {
         value
     }
 
-    fn read(&mut self, place: Place, path: &Path) -> Option<Vec<u8>> {
+    /// The bytes of a file, which is watched from now on.
+    pub(super) fn read(&mut self, place: Place, path: &Path) -> Option<Vec<u8>> {
         let full = self.base.join(path);
         let read = std::fs::read(&full);
         self.watched.push(full);

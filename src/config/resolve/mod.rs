@@ -4,8 +4,11 @@
 //! result is thrown away when anything was reported.
 
 mod actions;
+mod api_keys;
+mod auth;
 mod files;
 mod health;
+mod issuers;
 mod limits;
 mod listeners;
 mod policies;
@@ -17,17 +20,21 @@ mod unsupported;
 mod upstreams;
 
 use std::{
+    collections::BTreeSet,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use http::HeaderName;
+
+use self::auth::Credentials;
 use super::{
-    Config, Loaded, Problems,
+    Config, Loaded, Problems, Route,
     file::{self, File, LogLevel},
     parse,
-    problem::{Severity, Source},
+    problem::{Problem, Severity, Source},
     shown,
     tree::Tree,
     value::{Fault, Percent, Value, Workers},
@@ -39,11 +46,20 @@ use crate::{
     telemetry::{self, AccessLogPath, AccessLogSettings},
 };
 
+/// Fields that carry verified claims: nobody else's word.
+fn stripped(routes: &[Route]) -> Vec<HeaderName> {
+    let names = routes.iter().flat_map(|route| &route.claims.headers).map(|(name, _)| name);
+    let unique: BTreeSet<&str> = names.map(HeaderName::as_str).collect();
+    unique.into_iter().filter_map(|name| name.parse().ok()).collect()
+}
+
 /// Where the run stands: what the configuration may refer to, and what was found wrong.
 struct Resolver<'a> {
     base: &'a Path,
     env: &'a dyn Fn(&str) -> Option<String>,
     found: Vec<Found>,
+    /// Problems of other files.
+    elsewhere: Vec<Problem>,
     watched: Vec<PathBuf>,
 }
 
@@ -51,6 +67,7 @@ struct Resolver<'a> {
 struct Named<'a> {
     upstreams: &'a mut upstreams::Upstreams,
     rate_limits: &'a mut rate_limits::RateLimits,
+    credentials: &'a Credentials,
 }
 
 /// A problem, before its path and its source lines are looked up.
@@ -69,8 +86,10 @@ pub fn resolve(
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Problems> {
     let source = Source::new(name, text);
-    let (tree, file) = parse::parse(&source, text).map_err(|problem| Problems(vec![*problem]))?;
-    let mut resolver = Resolver { base, env, found: Vec::new(), watched: Vec::new() };
+    let (tree, file) =
+        parse::parse::<File>(&source, text).map_err(|problem| Problems(vec![*problem]))?;
+    let mut resolver =
+        Resolver { base, env, found: Vec::new(), elsewhere: Vec::new(), watched: Vec::new() };
     resolver.refuse_later_keys(&tree);
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
     let config = resolver.config(&file, hash.into(), Arc::new(shown::effective(&tree)));
@@ -87,22 +106,30 @@ impl Resolver<'_> {
         let admin = self.admin(file.admin.as_ref());
         let listeners = self.listeners(&file.listeners, &limits, &trusted_proxies);
         self.check_admin_address(file, &admin);
+        let known = Credentials {
+            issuers: self.issuers(file.issuers.as_ref()),
+            api_keys: self.api_keys(file.api_keys.as_ref()),
+        };
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
-        let mut named = Named { upstreams: &mut upstreams, rate_limits: &mut rate_limits };
+        let mut named =
+            Named { upstreams: &mut upstreams, rate_limits: &mut rate_limits, credentials: &known };
         let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
         let retry_budgets = upstreams.retry_budgets();
         let upstreams = self.warn_unused(upstreams);
+        let telemetry = self.telemetry(file.telemetry.as_ref(), &routes);
         Config {
             workers: self.or(file.workers.as_ref(), Workers(None)).0,
             listeners,
             admin,
-            edge: edge::Settings { trusted_proxies, ..edge::Settings::default() },
+            edge: edge::Settings { stripped: stripped(&routes), trusted_proxies },
             rate_limits: self.warn_unused_limits(rate_limits),
+            issuers: known.issuers,
+            api_keys: known.api_keys,
             upstreams,
             retry_budgets,
             routes,
-            telemetry: self.telemetry(file.telemetry.as_ref()),
+            telemetry,
             hash,
             shown,
         }
@@ -110,7 +137,8 @@ impl Resolver<'_> {
 
     fn finish(self, config: Config, source: &Source<'_>, tree: &Tree) -> Result<Loaded, Problems> {
         // Beside errors a warning is noise: it may come from what stands in for a wrong value.
-        let is_valid = self.found.iter().all(|found| found.severity == Severity::Warning);
+        let is_valid = self.elsewhere.is_empty()
+            && self.found.iter().all(|found| found.severity == Severity::Warning);
         let mut problems: Vec<_> = self
             .found
             .into_iter()
@@ -124,6 +152,7 @@ impl Resolver<'_> {
             })
             .collect();
         problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems.extend(self.elsewhere);
         if is_valid {
             Ok(Loaded { config, warnings: problems, watched: self.watched })
         } else {
@@ -131,7 +160,11 @@ impl Resolver<'_> {
         }
     }
 
-    fn telemetry(&mut self, telemetry: Option<&file::Telemetry>) -> telemetry::Settings {
+    fn telemetry(
+        &mut self,
+        telemetry: Option<&file::Telemetry>,
+        routes: &[Route],
+    ) -> telemetry::Settings {
         let none = file::Telemetry::default();
         let telemetry = telemetry.unwrap_or(&none);
         let no_log = file::AccessLog::default();
@@ -157,6 +190,7 @@ impl Resolver<'_> {
                 path,
                 sample: self.or(log.sample.as_ref(), Percent(1.0)).0,
                 query: self.or(log.query.as_ref(), false),
+                hidden: auth::token_parameters(routes),
             },
             log_level,
             route_labels: self.or(labels, true),

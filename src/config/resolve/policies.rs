@@ -25,7 +25,7 @@ use crate::{
 
 const DEFAULT_MAX_AGE: Duration = Duration::from_mins(10);
 /// Framing belongs to the connection: the gateway writes these itself.
-const FRAMING: [HeaderName; 8] = [
+pub(super) const FRAMING: [HeaderName; 8] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,

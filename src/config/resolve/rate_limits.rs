@@ -46,6 +46,14 @@ impl RateLimits {
     }
 }
 
+impl RateLimits {
+    /// Those of `named` that requests are judged by before it is known who they are from.
+    pub(super) fn before_auth(&self, named: &[usize]) -> Vec<usize> {
+        let is_before = |index: &usize| !self.entries[*index].settings.key.needs_principal();
+        named.iter().copied().filter(is_before).collect()
+    }
+}
+
 // === impl Resolver ===
 
 impl Resolver<'_> {

@@ -38,6 +38,7 @@ impl Resolver<'_> {
         self.unique_names("routes", written.iter().map(|route| &route.value.name));
         let routes: Vec<_> = written.iter().map(|route| self.route(route, limits, named)).collect();
         self.warn_shadowed(written, &routes);
+        self.check_groups(written, &routes, named.rate_limits);
         routes
     }
 
@@ -48,7 +49,8 @@ impl Resolver<'_> {
         named: &mut Named<'_>,
     ) -> Route {
         let Placed { value: route, .. } = written;
-        let rule = self.rule(route);
+        let claims = self.claims(route, named.credentials);
+        let rule = Rule { claims: claims.claims.clone(), ..self.rule(route) };
         let params = params(&rule.path);
         let (action, used) = self.action(written, &params, named.upstreams);
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
@@ -63,6 +65,8 @@ impl Resolver<'_> {
             body_limit,
             rate_limits: self.route_limits_named(route, &params, named.rate_limits),
             concurrency_limit: Some(concurrency_limit::Settings { max_in_flight }),
+            auth: self.auth(route.auth.as_ref(), named.credentials),
+            claims,
             buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes) },
             action,
             upstreams: used,
@@ -154,11 +158,11 @@ impl Resolver<'_> {
     fn warn_shadowed(&mut self, written: &[Placed<file::Route>], routes: &[Route]) {
         let mut seen: HashMap<String, &Arc<str>> = HashMap::new();
         for (route, written) in routes.iter().zip(written) {
-            let Rule { name, priority, hosts, path, methods, headers, query, .. } = &route.rule;
-            if written.value.matches.as_ref().is_some_and(|matches| matches.claims.is_some()) {
-                continue;
-            }
-            let asks = format!("{priority} {hosts:?} {path:?} {methods:?} {headers:?} {query:?}");
+            let Rule { name, priority, hosts, path, methods, headers, query, claims, .. } =
+                &route.rule;
+            let asks = format!(
+                "{priority} {hosts:?} {path:?} {methods:?} {headers:?} {query:?} {claims:?}"
+            );
             if let Some(first) = seen.get(&asks) {
                 let fault = Fault::new(format!(
                     "this route never matches: `{first}` takes the same requests"

@@ -12,17 +12,17 @@ use crate::config::{
 
 /// Patterns for [`Tree::find`].
 const LATER: [&str; 17] = [
-    "issuers",
-    "api_keys",
+    "issuers.*.jwks.url",
+    "issuers.*.jwks.discover",
+    "issuers.*.on_start",
     "events_api",
     "queue",
     "topics",
     "subscriptions",
     "admin.allow_faults",
     "upstreams.*.adaptive_concurrency",
-    "routes[].match.claims",
-    "routes[].auth",
-    "routes[].claim_headers",
+    "routes[].auth.forward",
+    "routes[].auth.any_of[].forward",
     "routes[].idempotency",
     "routes[].mirror",
     "routes[].fault",
@@ -32,7 +32,7 @@ const LATER: [&str; 17] = [
 ];
 
 /// Of these, maps by name: an empty one asks for nothing. Others are switched on by `{}`.
-const NAMED: [&str; 5] = ["issuers", "api_keys", "topics", "claims", "claim_headers"];
+const NAMED: [&str; 1] = ["topics"];
 
 impl Resolver<'_> {
     pub(super) fn refuse_later_keys(&mut self, tree: &Tree) {

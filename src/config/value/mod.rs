@@ -7,6 +7,7 @@ mod http;
 mod pattern;
 mod reference;
 mod retry;
+mod time;
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -19,6 +20,7 @@ pub use self::{
     pattern::{Name, ParamName, path_template, selector_part, template},
     reference::{Reference, SecretReference},
     retry::RetryOn,
+    time::Timestamp,
 };
 
 /// What a scalar can be.

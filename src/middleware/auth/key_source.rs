@@ -195,7 +195,7 @@ mod tests {
     fn set(keys: &[(&str, &str)]) -> KeySet {
         let list: Vec<_> = keys
             .iter()
-            .map(|(kid, k)| serde_json::json!({ "kty": "oct", "kid": kid, "k": k }))
+            .map(|(kid, k)| serde_json::json!({ "kty": "oct", "kid": kid, "k": k.repeat(11) }))
             .collect();
         KeySet::parse(serde_json::json!({ "keys": list }).to_string().as_bytes(), HS).unwrap()
     }

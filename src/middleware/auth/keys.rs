@@ -16,14 +16,14 @@ use super::{
 };
 
 /// The keys of one issuer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
     skipped: Vec<Skipped>,
 }
 
 /// A key that verifies signatures.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Key {
     kid: Option<Box<str>>,
     algorithms: Algorithms,

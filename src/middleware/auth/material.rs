@@ -17,12 +17,14 @@ use serde_json::{Map, Value};
 use super::algorithm::{Algorithm, Algorithms};
 
 /// The bytes of a key, and what they can do.
+#[derive(Clone)]
 pub(super) struct Material {
     key: Verifier,
     /// A digest of it: `jsonwebtoken` does not compare its keys.
     identity: [u8; 32],
 }
 
+#[derive(Clone)]
 enum Verifier {
     Known(DecodingKey),
     /// An uncompressed point. `jsonwebtoken` does not have this curve, its provider does.
@@ -66,8 +68,9 @@ impl Material {
             },
             (Some("EC" | "OKP"), _) => Err("its crv is not P-256, P-384, P-521 or Ed25519"),
             (Some("oct"), _) => match bytes(jwk, "k")? {
-                k if k.is_empty() => Err("its k is empty"),
-                k => Ok((Algorithms::HMAC, Self::secret(&k))),
+                // RFC 7518, 3.2: as long as the hash, or longer.
+                k if k.len() < 32 => Err("its k is shorter than 256 bits"),
+                k => Ok((hmac(k.len()), Self::secret(&k))),
             },
             _ => Err("its kty is not RSA, EC, OKP or oct"),
         }
@@ -116,6 +119,12 @@ impl fmt::Debug for Material {
     }
 }
 
+/// What a secret of so many bytes is long enough for.
+fn hmac(length: usize) -> Algorithms {
+    let least = [(Algorithm::Hs256, 32), (Algorithm::Hs384, 48), (Algorithm::Hs512, 64)];
+    least.into_iter().filter(|(_, least)| length >= *least).map(|(hs, _)| hs).collect()
+}
+
 fn rsa(jwk: &Map<String, Value>) -> Result<Material, &'static str> {
     let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
     // Some servers write the sign byte of DER before the modulus.
@@ -129,8 +138,26 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Material, &'static str> {
     if !is_odd || e == [1] || e.len() > 4 {
         return Err("its exponent is 1, even, or over 32 bits");
     }
+    if is_roca(&n) {
+        return Err("its modulus is one that can be factored (ROCA)");
+    }
     let key = Verifier::Known(DecodingKey::from_rsa_raw_components(&n, &e));
     Ok(Material::new(key, &[b"RSA", &n, &e]))
+}
+
+/// Whether `n` has the mark of keys that one line of smart cards made (CVE-2017-15361): modulo every
+/// small prime it is a power of 65537. Of other moduli one in 2^27 has.
+fn is_roca(n: &[u8]) -> bool {
+    const PRIMES: [u64; 17] =
+        [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
+    PRIMES.iter().all(|prime| {
+        let rest = n.iter().fold(0, |rest, byte| (rest * 256 + u64::from(*byte)) % prime);
+        let mut power = 1;
+        (0..*prime).any(|_| {
+            power = power * 65_537 % prime;
+            power == rest
+        })
+    })
 }
 
 /// An uncompressed point of the curve.

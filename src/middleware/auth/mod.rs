@@ -1,10 +1,35 @@
 //! Who may come: by token, key, certificate, or another service's word.
 //!
-//! [`keys`] is what an issuer's signatures are verified with, [`key_source`] how this folder asks for
-//! it; both know nothing of HTTP. [`algorithm`] and [`json`] are the words they are written in.
+//! Read from the inside out: [`algorithm`], [`json`], [`keys`] and [`jwt`] judge a token and know
+//! nothing of HTTP; [`key_source`] is how keys are asked for, [`verified`] what is remembered;
+//! [`issuer`] puts these together. [`api_key`] and [`certificate`] are the other credentials,
+//! [`credential`] where a token is found. [`check`] tries them on a request, [`layer`] is the step of
+//! the stack, [`claims`] the one behind it.
 
 pub mod algorithm;
+pub mod api_key;
+pub mod certificate;
+pub mod check;
+pub mod claims;
+pub mod credential;
+pub mod issuer;
 pub mod json;
+pub mod jwt;
 pub mod key_source;
 pub mod keys;
+pub mod layer;
 mod material;
+pub mod outcomes;
+pub mod settings;
+#[cfg(test)]
+mod testing;
+pub mod verified;
+
+pub use self::{
+    check::{Check, Checks},
+    issuer::{Issuer, Issuers},
+    layer::{Auth, AuthLayer},
+    outcomes::Outcomes,
+    settings::Settings,
+    verified::VerifiedTokens,
+};

@@ -4,6 +4,7 @@
 //! not known is left out.
 
 use std::{
+    borrow::Cow,
     io::Write,
     time::{Duration, SystemTime},
 };
@@ -12,7 +13,7 @@ use http::{StatusCode, Version, uri::PathAndQuery};
 use opentelemetry::trace::TraceId;
 
 use crate::{
-    http::{ClientIp, Context, Target, context::Attempt},
+    http::{ClientIp, Context, Target, context::Attempt, query},
     telemetry::{clock, tracing::propagation::trace_digits},
 };
 
@@ -40,8 +41,9 @@ pub struct Line<'a> {
 // === impl Line ===
 
 impl Line<'_> {
-    /// Appends one JSON object and a newline. With `query` the query is written too.
-    pub fn encode_json(&self, query: bool, out: &mut Vec<u8>) {
+    /// Appends one JSON object and a newline. With `query` the query is written too, but for
+    /// the values of the parameters it names.
+    pub fn encode_json(&self, query: Option<&[Box<str>]>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"time\":\"");
         clock::push_rfc3339(self.time, out);
         out.push(b'"');
@@ -63,7 +65,7 @@ impl Line<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    fn encode_request(&self, query: bool, out: &mut Vec<u8>) {
+    fn encode_request(&self, query: Option<&[Box<str>]>, out: &mut Vec<u8>) {
         if let Some(id) = self.cx.request_id() {
             text(out, "request_id", id.as_bytes());
         }
@@ -90,7 +92,7 @@ impl Line<'_> {
     }
 
     /// Appends one line for a person at a terminal.
-    pub fn encode_human(&self, query: bool, out: &mut Vec<u8>) {
+    pub fn encode_human(&self, query: Option<&[Box<str>]>, out: &mut Vec<u8>) {
         clock::push_rfc3339(self.time, out);
         put(out, format_args!(" {} {} ", self.status.as_u16(), self.cx.method()));
         plain(out, self.cx.host().unwrap_or("-").as_bytes());
@@ -141,8 +143,8 @@ impl Line<'_> {
         self.cx.principal().map(|principal| &*principal.name).filter(|name| !name.is_empty())
     }
 
-    fn query(&self, is_asked: bool) -> Option<&str> {
-        is_asked.then(|| self.target?.query()).flatten()
+    fn query(&self, asked: Option<&[Box<str>]>) -> Option<Cow<'_, str>> {
+        Some(query::redacted(self.target?.query()?, asked?))
     }
 }
 
@@ -296,7 +298,7 @@ mod tests {
         }
     }
 
-    fn json_of(line: &Line<'_>, query: bool) -> Value {
+    fn json_of(line: &Line<'_>, query: Option<&[Box<str>]>) -> Value {
         let mut out = Vec::new();
         line.encode_json(query, &mut out);
         assert_eq!(out.last(), Some(&b'\n'));
@@ -316,7 +318,7 @@ mod tests {
         cx.set_principal(Arc::new(Principal::named("shop:al\"ice")));
         cx.add_received(7);
         assert_eq!(
-            json_of(&line(&cx, Some(&target)), false),
+            json_of(&line(&cx, Some(&target)), None),
             json!({
                 "time": "2025-12-31T23:59:59.500Z", "request_id": "id-1",
                 "client_ip": "192.0.2.7", "method": "POST", "host": "shop.example", "path": "/b",
@@ -330,15 +332,17 @@ mod tests {
     fn the_query_is_written_only_if_asked() {
         let cx = context("GET");
         let target = PathAndQuery::from_static("/a?token=secret");
-        assert_eq!(json_of(&line(&cx, Some(&target)), true)["query"], "token=secret");
-        assert_eq!(json_of(&line(&cx, Some(&target)), false).get("query"), None);
+        let written = |hidden| json_of(&line(&cx, Some(&target)), Some(hidden))["query"].clone();
+        assert_eq!(written(&[]), "token=secret");
+        assert_eq!(written(&["token".into()]), "token=[redacted]");
+        assert_eq!(json_of(&line(&cx, Some(&target)), None).get("query"), None);
     }
 
     #[test]
     fn a_request_refused_early_has_the_path_it_was_sent_with() {
         let cx = context("GET");
         let target = PathAndQuery::from_static("/%00");
-        assert_eq!(json_of(&line(&cx, Some(&target)), false)["path"], "/%00");
+        assert_eq!(json_of(&line(&cx, Some(&target)), None)["path"], "/%00");
     }
 
     #[test]
@@ -346,7 +350,7 @@ mod tests {
         let cx = context("GET");
         let now = cx.started();
         cx.begin_attempt("orders/a:1".into(), now).answered(StatusCode::OK, now);
-        let value = json_of(&line(&cx, None), false);
+        let value = json_of(&line(&cx, None), None);
         assert_eq!(value["upstream"], "orders/a:1");
         assert!(value["upstream_ms"].is_number());
         assert_eq!(value.get("attempts"), None, "one that worked is no list");
@@ -355,7 +359,7 @@ mod tests {
         let now = cx.started();
         cx.begin_attempt("orders/a:1".into(), now).failed("upstream-connect", now);
         cx.begin_attempt("orders/b:1".into(), now).answered(StatusCode::OK, now);
-        let value = json_of(&line(&cx, None), false);
+        let value = json_of(&line(&cx, None), None);
         assert_eq!(value["upstream"], "orders/b:1");
         assert_eq!(value["attempts"][0]["reason"], "upstream-connect");
         assert_eq!(value["attempts"][1]["status"], 200);
@@ -376,7 +380,7 @@ mod tests {
         cx.set_request_id(HeaderValue::from_bytes(b"caf\xe9").unwrap());
         let target = PathAndQuery::from_static("/a?b");
         let mut out = Vec::new();
-        line(&cx, Some(&target)).encode_human(true, &mut out);
+        line(&cx, Some(&target)).encode_human(Some(&[]), &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "2025-12-31T23:59:59.500Z 404 GET shop.example/a?b 1234.1ms in=0 out=42 \

@@ -55,7 +55,8 @@ struct Open {
     buffer: Buffer,
     commands: SyncSender<Command>,
     sample: f64,
-    query: bool,
+    /// `None`: it is not written; else but for the values of these parameters.
+    query: Option<Box<[Box<str>]>>,
     format: Format,
 }
 
@@ -124,7 +125,7 @@ impl AccessLog {
             buffer,
             commands: self.commands.clone(),
             sample: settings.sample,
-            query: settings.query,
+            query: settings.query.then(|| settings.hidden.clone()),
             format: if is_terminal { Format::Human } else { Format::Json },
         };
         Sink { open: Some(open), lost }
@@ -188,8 +189,8 @@ impl Sink {
             return;
         }
         match open.format {
-            Format::Json => line.encode_json(open.query, &mut buffer),
-            Format::Human => line.encode_human(open.query, &mut buffer),
+            Format::Json => line.encode_json(open.query.as_deref(), &mut buffer),
+            Format::Human => line.encode_human(open.query.as_deref(), &mut buffer),
         }
         let after = buffer.len();
         drop(buffer);
@@ -326,7 +327,12 @@ pub(crate) mod tests {
     const WAIT: Duration = Duration::from_secs(10);
 
     fn settings(sample: f64) -> AccessLogSettings {
-        AccessLogSettings { path: AccessLogPath::File("unused".into()), sample, query: false }
+        AccessLogSettings {
+            path: AccessLogPath::File("unused".into()),
+            sample,
+            query: false,
+            hidden: [].into(),
+        }
     }
 
     fn write(sink: &Sink, lines: usize) {

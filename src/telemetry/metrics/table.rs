@@ -68,6 +68,8 @@ table! {
         "Endpoints that health checks found up or down.";
     PANIC = Gauge "sluice_panic" ["upstream"]
         "1 while so few endpoints are healthy that health checks are ignored.";
+    AUTH = Counter "sluice_auth_total" ["scheme", "outcome"]
+        "Requests of routes with auth, by kind of credential and what became of it.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
         "Access log lines dropped because the writer was behind.";
     SPANS_EXPORTED = Counter "sluice_spans_exported_total" []

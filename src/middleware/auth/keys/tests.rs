@@ -15,7 +15,7 @@ fn parse(keys: &Value, allowed: Algorithms) -> KeySet {
 }
 
 fn oct(kid: Option<&str>) -> Value {
-    let mut key = json!({ "kty": "oct", "k": "c2VjcmV0" });
+    let mut key = json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode([7; 64]) });
     if let Some(kid) = kid {
         key["kid"] = kid.into();
     }
@@ -87,7 +87,9 @@ fn what_cannot_be_used_is_left_out_and_told() {
         (with(p256(), "crv", "secp256k1"), "crv"),
         (with(ed25519(), "crv", "Ed448"), "crv"),
         (with(ed25519(), "x", "11qY"), "length"),
-        (json!({ "kty": "oct", "k": "" }), "empty"),
+        (json!({ "kty": "oct", "k": "" }), "256 bits"),
+        (json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode([7; 31]) }), "256 bits"),
+        (json!({ "kty": "oct", "alg": "HS512", "k": URL_SAFE_NO_PAD.encode([7; 63]) }), "kty"),
         (json!({ "kty": "AKP" }), "kty"),
         (json!({}), "kty"),
     ] {

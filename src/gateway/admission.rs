@@ -1,0 +1,71 @@
+//! What `auth` says to a request that somebody asks about: the real checks, on a context of their own.
+
+use std::sync::Arc;
+
+use http::{Version, request::Parts};
+
+use crate::{
+    config::{Config, Route},
+    gateway::{
+        Asked,
+        credentials::{Credentials, Issuers},
+    },
+    http::{Context, Peer, Principal, peer::Address},
+    middleware::auth::{
+        VerifiedTokens,
+        check::{Progress, Step},
+        verified::Limits,
+    },
+    telemetry::metrics::Metrics,
+};
+
+/// What came of it.
+pub(super) enum Admission {
+    /// The route asks for nothing.
+    Open,
+    /// Let in, with a sentence.
+    Admitted(Option<Arc<Principal>>, String),
+    /// Not let in, with a sentence.
+    Refused(String),
+    /// Somebody would have to be asked first.
+    Depends(&'static str),
+}
+
+/// Judges a request by the `auth` of `route`, with the keys that `issuers` have now.
+pub(super) fn admission(
+    config: &Config,
+    issuers: &Issuers,
+    route: &Route,
+    asked: &Asked,
+) -> Admission {
+    let Some(settings) = &route.auth else { return Admission::Open };
+    let verified = Arc::new(VerifiedTokens::new(Limits { entries: 1, bytes: 0 }));
+    let cells = Metrics::new().thread();
+    let checks = Credentials::new(config, issuers, &verified, &cells).checks(settings);
+    let (parts, cx) = request(asked);
+    match checks.step(&parts, &cx, &mut Progress::default()) {
+        Step::Admitted(principal, scheme, _) => {
+            let who = principal.as_ref().map_or("", |principal| &principal.name);
+            let told = format!("`{who}` by {}", scheme.name());
+            Admission::Admitted(principal, told)
+        }
+        Step::Refused(error, ..) => {
+            let kind = error.kind();
+            let (status, reason, title) = (kind.status().as_u16(), kind.reason(), kind.title());
+            Admission::Refused(format!("{status} {reason}: {title}"))
+        }
+        Step::Wait(_) => Admission::Depends("on a key that the issuer would be asked for"),
+        Step::Ask(_) => Admission::Depends("on another service that would be asked"),
+    }
+}
+
+/// As `edge` would leave it; the connection has no certificate.
+fn request(asked: &Asked) -> (Parts, Context) {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = asked.method.clone();
+    parts.headers = asked.headers.clone();
+    let peer = Peer::new("explain".into(), Address::Unix, Address::Unix);
+    let cx = Context::new(Arc::new(peer), asked.method.clone(), Version::HTTP_11);
+    cx.set_target(asked.target.clone());
+    (parts, cx)
+}

@@ -1,0 +1,71 @@
+//! The question behind `explain`: a request in somebody's words.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+
+use crate::http::{ClientIp, Target};
+
+/// A request somebody asks about.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub(super) method: Method,
+    pub(super) host: String,
+    pub(super) target: Target,
+    pub(super) headers: HeaderMap,
+    pub(super) client: Option<ClientIp>,
+    pub(super) principal: Option<String>,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// A request of these words. The error is a sentence for whoever typed them.
+    ///
+    /// `url` may be a path alone; `headers` are `name: value` lines, and `host` among them wins
+    /// over the URL's.
+    pub fn parse<'a>(
+        method: &str,
+        url: &str,
+        headers: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, String> {
+        let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
+            .map_err(|_| format!("`{method}` is not an HTTP method"))?;
+        let uri: Uri = url
+            .parse()
+            .map_err(|_| format!("`{url}` is not a URL; try http://shop.example.com/orders"))?;
+        let headers = parse_headers(headers)?;
+        let host = match headers.get(http::header::HOST) {
+            Some(host) => host.to_str().map_err(|_| "Host is not text".to_owned())?.to_owned(),
+            None => uri.authority().map_or_else(|| "localhost".to_owned(), ToString::to_string),
+        };
+        let host: http::uri::Authority =
+            host.parse().map_err(|_| format!("`{host}` is not a host"))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let target = Target::parse_str(path)
+            .map_err(|error| format!("400 bad-target: `{path}`: {error}"))?;
+        let host = host.host().trim_end_matches('.').to_ascii_lowercase();
+        Ok(Self { method, host, target, headers, client: None, principal: None })
+    }
+
+    /// Who asks: the address requests would be attributed to, and the principal `auth` would find.
+    #[must_use]
+    pub fn by(self, client: Option<IpAddr>, principal: Option<String>) -> Self {
+        Self { client: client.map(|ip| ClientIp::Ip(ip.to_canonical())), principal, ..self }
+    }
+}
+
+fn parse_headers<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let parsed = line.split_once(':').and_then(|(name, value)| {
+            let name: HeaderName = name.trim().parse().ok()?;
+            let value: HeaderValue = value.trim().parse().ok()?;
+            Some((name, value))
+        });
+        let (name, value) =
+            parsed.ok_or_else(|| format!("`{line}` is not a header; write 'name: value'"))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}

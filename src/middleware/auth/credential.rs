@@ -1,0 +1,107 @@
+//! Where a request may carry a token, and how it is found there. Pure.
+//!
+//! What was found is forwarded as it came: a service may look at it again. Whoever wants the gateway
+//! to be the last to see it removes the field (`request_headers: { remove: [authorization] }`) or the
+//! query (`rewrite: { path: "{path}" }`). Of a query parameter that carries a token the access log
+//! writes the name only.
+
+use std::borrow::Cow;
+
+use http::{
+    HeaderMap,
+    header::{AUTHORIZATION, COOKIE},
+};
+
+use crate::{error::AuthFault, http::query};
+
+/// A place for a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `Authorization: Bearer` (RFC 6750, 2.1).
+    Header,
+    /// A cookie of this name.
+    Cookie(Box<str>),
+    /// A query parameter of this name.
+    Query(Box<str>),
+}
+
+/// The token in the first of these places that has one; `None` if none has. Two in one place are
+/// malformed: two readers may each take another one.
+pub fn token<'a>(
+    places: &[Place],
+    headers: &'a HeaderMap,
+    query: Option<&'a str>,
+) -> Result<Option<Cow<'a, str>>, AuthFault> {
+    for place in places {
+        let found = match place {
+            Place::Header => bearer(headers)?.map(Cow::Borrowed),
+            Place::Cookie(name) => single(cookies(headers, name))?.map(Cow::Borrowed),
+            Place::Query(name) => single(query.into_iter().flat_map(|q| query::values(q, name)))?,
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn single<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, AuthFault> {
+    let first = found.next();
+    match found.next() {
+        None => Ok(first),
+        Some(_) => Err(AuthFault::Malformed),
+    }
+}
+
+/// Of another scheme, such as Basic, it is no token at all.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, AuthFault> {
+    let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else { return Ok(None) };
+    let value = value.to_str().map_err(|_| AuthFault::Malformed)?;
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    Ok(scheme.eq_ignore_ascii_case("bearer").then_some(token.trim_matches(' ')))
+}
+
+fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let fields = headers.get_all(COOKIE).iter();
+    fields.filter_map(move |field| query::cookie(std::str::from_utf8(field.as_bytes()).ok()?, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(
+        places: &[Place],
+        fields: &[(&'static str, &'static str)],
+        query: Option<&str>,
+    ) -> Result<Option<String>, AuthFault> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        token(places, &headers, query).map(|found| found.map(Cow::into_owned))
+    }
+
+    #[test]
+    fn the_first_place_that_has_one_is_taken() {
+        let places = [Place::Header, Place::Cookie("sid".into()), Place::Query("t".into())];
+        let found = |fields: &[_], query| find(&places, fields, query).unwrap();
+        assert_eq!(found(&[("authorization", "Bearer a")], Some("t=c")).as_deref(), Some("a"));
+        assert_eq!(found(&[("authorization", "bEARER  a ")], None).as_deref(), Some("a"));
+        assert_eq!(found(&[("cookie", "x=y; sid=b")], Some("t=c")).as_deref(), Some("b"));
+        assert_eq!(found(&[("authorization", "Basic a")], Some("t=%63")).as_deref(), Some("c"));
+        assert_eq!(found(&[("authorization", "Bearer")], None).as_deref(), Some(""));
+        assert_eq!(found(&[("authorization", "Bearera b")], None), None);
+        assert_eq!(find(&places[1..2], &[("authorization", "Bearer a")], Some("t=c")), Ok(None));
+    }
+
+    #[test]
+    fn two_in_one_place_are_malformed() {
+        let twice = [("authorization", "Bearer a"), ("authorization", "Bearer b")];
+        assert_eq!(find(&[Place::Header], &twice, None), Err(AuthFault::Malformed));
+        let query = Some("t=a&t=b");
+        assert_eq!(find(&[Place::Query("t".into())], &[], query), Err(AuthFault::Malformed));
+        let bytes = [("authorization", "Bearer \u{e9}")];
+        assert_eq!(find(&[Place::Header], &bytes, None), Err(AuthFault::Malformed));
+    }
+}

@@ -1,0 +1,156 @@
+//! One worker's view of who signs tokens, and the whole check of a token: cache, keys, claims.
+//!
+//! Synchronous: where a key is missing and may be fetched, the caller gets a future to wait for and
+//! checks again with its answer.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    jwt::{self, Token, Verdict, Verified},
+    key_source::{Answer, KeySource, Missing, View, Waiting},
+    verified::{Grounds, Standing, VerifiedTokens},
+};
+use crate::{error::AuthFault, http::Principal};
+
+/// An issuer, as one worker sees it.
+#[derive(Debug)]
+pub struct Issuer {
+    settings: Arc<jwt::Settings>,
+    /// Another one whenever the settings or the source of its keys are others.
+    identity: u64,
+    keys: View,
+}
+
+/// The issuers that a route accepts, and the worker's verified tokens.
+#[derive(Debug)]
+pub struct Issuers {
+    accepted: Box<[Arc<Issuer>]>,
+    verified: Arc<VerifiedTokens>,
+}
+
+/// Somebody whose token is good.
+#[derive(Debug)]
+pub struct Bearer {
+    /// Who.
+    pub principal: Arc<Principal>,
+    /// Whether its signature had been verified before.
+    pub is_cached: bool,
+}
+
+/// A token that is not good, yet.
+pub enum Stop {
+    /// It is not.
+    Refused(AuthFault),
+    /// Its key is missing: wait for the answer, then check again with it.
+    Wait(Waiting),
+}
+
+// === impl Issuer ===
+
+impl Issuer {
+    /// An issuer of these settings, whose keys come from `source`.
+    pub fn new(settings: Arc<jwt::Settings>, identity: u64, source: Arc<dyn KeySource>) -> Self {
+        Self { settings, identity, keys: View::new(source) }
+    }
+
+    /// Whether the key that `grounds` stand on is still published.
+    fn has(&self, grounds: &mut Grounds) -> bool {
+        if self.keys.changes() == grounds.changes {
+            return true;
+        }
+        self.keys.with(|set, changes| {
+            grounds.changes = changes;
+            set.is_some_and(|set| set.has(grounds.key))
+        })
+    }
+
+    fn check(&self, token: &Token<'_>, now: Duration) -> Result<(Verified, Grounds), Verdict> {
+        self.keys.with(|set, changes| {
+            let verified = token.check(&self.settings, set.ok_or(Verdict::KeyMissing)?, now)?;
+            let grounds = Grounds { issuer: self.identity, key: verified.key, changes };
+            Ok((verified, grounds))
+        })
+    }
+}
+
+// === impl Issuers ===
+
+impl Issuers {
+    /// Accepts tokens of these.
+    pub fn new(
+        accepted: impl IntoIterator<Item = Arc<Issuer>>,
+        verified: Arc<VerifiedTokens>,
+    ) -> Self {
+        Self { accepted: accepted.into_iter().collect(), verified }
+    }
+
+    /// Checks `token` at `now` since 1970. `answer` is what a wait for its key came to.
+    pub fn check(
+        &self,
+        token: &str,
+        now: Duration,
+        answer: Option<Answer>,
+    ) -> Result<Bearer, Stop> {
+        let known = self.verified.get(token, now.as_secs_f64(), |grounds| {
+            match self.accepted.iter().find(|issuer| issuer.identity == grounds.issuer) {
+                Some(issuer) if issuer.has(grounds) => Standing::Holds,
+                Some(_) => Standing::Gone,
+                None => Standing::Elsewhere,
+            }
+        });
+        if let Some(principal) = known {
+            return Ok(Bearer { principal, is_cached: true });
+        }
+        let decoded = Token::decode(token).map_err(Stop::Refused)?;
+        let issuer = match self.verify(&decoded, now) {
+            Ok((Verified { name, claims, until, .. }, grounds)) => {
+                let principal = Arc::new(Principal { name, claims });
+                self.verified.insert(token, grounds, until, principal.clone());
+                return Ok(Bearer { principal, is_cached: false });
+            }
+            Err(Unverified::Refused(fault)) => return Err(Stop::Refused(fault)),
+            Err(Unverified::KeyMissing(issuer)) => issuer,
+        };
+        // After a wait the newest set has just been looked at.
+        match (answer, answer.map_or_else(|| issuer.keys.missing(decoded.kid()), Missing::Now)) {
+            (_, Missing::Wait(waiting)) => Err(Stop::Wait(waiting)),
+            (None, Missing::Now(Answer::Published)) => {
+                self.check(token, now, Some(Answer::Published))
+            }
+            (Some(_), Missing::Now(Answer::Published)) | (_, Missing::Now(Answer::Unknown)) => {
+                Err(Stop::Refused(AuthFault::KidUnknown))
+            }
+            (_, Missing::Now(Answer::Unavailable)) => {
+                Err(Stop::Refused(AuthFault::KeysUnavailable))
+            }
+        }
+    }
+
+    /// By the first issuer that it names and that finds it good; several may have one `iss`.
+    fn verify(
+        &self,
+        token: &Token<'_>,
+        now: Duration,
+    ) -> Result<(Verified, Grounds), Unverified<'_>> {
+        let named = |issuer: &&Arc<Issuer>| token.issuer() == Some(&*issuer.settings.issuer);
+        let mut fault = AuthFault::Issuer;
+        let mut missing = None;
+        for issuer in self.accepted.iter().filter(named) {
+            match issuer.check(token, now) {
+                Ok(verified) => return Ok(verified),
+                Err(Verdict::KeyMissing) => missing = Some(&**issuer),
+                Err(Verdict::Refused(why)) => fault = why,
+            }
+        }
+        Err(missing.map_or(Unverified::Refused(fault), Unverified::KeyMissing))
+    }
+}
+
+/// A token that no issuer found good.
+enum Unverified<'a> {
+    Refused(AuthFault),
+    KeyMissing(&'a Issuer),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! Tokens that were verified, so that a token costs one signature and not one per request.
+//!
+//! One per worker, bounded in entries and in bytes. An entry is found by a seeded hash and believed
+//! only if the whole token is the same. It ends with the token's `exp`, with its key, and with the
+//! settings of its issuer: it carries the [`Grounds`] it stands on, and whoever asks says whether
+//! they still hold. A hit costs one uncontended lock (only this worker takes it), one hash and one
+//! comparison; it allocates nothing. Only verified tokens get in, so strangers evict nobody.
+//!
+//! A set-associative table, made when the first token comes: of the four places a token may have,
+//! it takes a free one, or that of what ended, or that of what was used longest ago.
+
+use std::{hash::BuildHasher as _, sync::Arc};
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+
+use crate::http::Principal;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tokens; rounded up to a power of two.
+    pub entries: usize,
+    /// Bytes, as [`cost`] counts them.
+    pub bytes: usize,
+}
+
+/// The verified tokens of one worker.
+#[derive(Debug)]
+pub struct VerifiedTokens {
+    limits: Limits,
+    hasher: RandomState,
+    table: Mutex<Table>,
+}
+
+/// What an entry stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grounds {
+    /// The identity of the issuer and its settings.
+    pub issuer: u64,
+    /// The generation of its key.
+    pub key: u64,
+    /// How often the issuer's set had changed when the key was last seen in it.
+    pub changes: u64,
+}
+
+/// What has become of an entry's grounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// They hold.
+    Holds,
+    /// They are gone, and the entry with them.
+    Gone,
+    /// They are not for whoever asks; others may ask.
+    Elsewhere,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Empty until the first token comes.
+    places: Box<[Option<Entry>]>,
+    bytes: usize,
+    /// Counts uses: the entry with the lowest was used longest ago.
+    clock: u64,
+    /// Where the next entry is evicted when bytes run out.
+    hand: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hash: u64,
+    token: Box<str>,
+    grounds: Grounds,
+    until: f64,
+    used: u64,
+    principal: Arc<Principal>,
+}
+
+/// Places a token may have.
+const WAYS: usize = 4;
+
+/// What a token is counted with: itself, and its claims, which are a small multiple of it.
+fn cost(token: &str) -> usize {
+    size_of::<Entry>() + token.len() * 4
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { entries: 16 * 1024, bytes: 32 * 1024 * 1024 }
+    }
+}
+
+// === impl VerifiedTokens ===
+
+impl VerifiedTokens {
+    /// None yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, hasher: RandomState::default(), table: Mutex::default() }
+    }
+
+    /// Who `token` was verified to be, unless it has ended at `now` (seconds since 1970) or what it
+    /// stands on has; `standing` judges that, and may bring the grounds up to date.
+    pub fn get(
+        &self,
+        token: &str,
+        now: f64,
+        standing: impl FnOnce(&mut Grounds) -> Standing,
+    ) -> Option<Arc<Principal>> {
+        let hash = self.hasher.hash_one(token);
+        let mut table = self.table.lock();
+        let at = table.find(hash, token)?;
+        let table = &mut *table;
+        let place = &mut table.places[at];
+        let entry = place.as_mut()?;
+        let is_over = now >= entry.until;
+        let standing = if is_over { Standing::Gone } else { standing(&mut entry.grounds) };
+        if standing == Standing::Elsewhere {
+            return None;
+        }
+        if standing == Standing::Gone {
+            table.bytes -= cost(&entry.token);
+            *place = None;
+            return None;
+        }
+        table.clock += 1;
+        entry.used = table.clock;
+        Some(entry.principal.clone())
+    }
+
+    /// `token` is good until then, on these grounds.
+    pub fn insert(&self, token: &str, grounds: Grounds, until: f64, principal: Arc<Principal>) {
+        if cost(token) > self.limits.bytes {
+            return;
+        }
+        let hash = self.hasher.hash_one(token);
+        let mut table = self.table.lock();
+        if table.places.is_empty() {
+            let entries = self.limits.entries.max(WAYS).next_power_of_two();
+            table.places = (0..entries).map(|_| None).collect();
+        }
+        table.clock += 1;
+        let used = table.clock;
+        let entry = Entry { hash, token: token.into(), grounds, until, used, principal };
+        table.put(entry, self.limits.bytes);
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// The first of the places of this hash.
+    fn set(&self, hash: u64) -> usize {
+        let sets = self.places.len() / WAYS;
+        // The low bits; the table is far smaller than usize.
+        (usize::try_from(hash & u64::from(u32::MAX)).unwrap_or(0) & (sets - 1)) * WAYS
+    }
+
+    fn find(&self, hash: u64, token: &str) -> Option<usize> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let set = self.set(hash);
+        (set..set + WAYS).find(|&at| {
+            let entry = self.places[at].as_ref();
+            entry.is_some_and(|entry| entry.hash == hash && *entry.token == *token)
+        })
+    }
+
+    fn put(&mut self, entry: Entry, limit: usize) {
+        let set = self.set(entry.hash);
+        let at = self.find(entry.hash, &entry.token).unwrap_or_else(|| {
+            let rank = |at: &usize| self.places[*at].as_ref().map_or(0, |entry| entry.used);
+            (set..set + WAYS).min_by_key(rank).unwrap_or(set)
+        });
+        self.bytes += cost(&entry.token);
+        if let Some(old) = self.places[at].replace(entry) {
+            self.bytes -= cost(&old.token);
+        }
+        while self.bytes > limit {
+            let hand = self.hand % self.places.len();
+            self.hand = hand + 1;
+            if hand != at
+                && let Some(old) = self.places[hand].take()
+            {
+                self.bytes -= cost(&old.token);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GROUNDS: Grounds = Grounds { issuer: 1, key: 2, changes: 3 };
+
+    fn cache(entries: usize, bytes: usize) -> VerifiedTokens {
+        VerifiedTokens::new(Limits { entries, bytes })
+    }
+
+    fn put(cache: &VerifiedTokens, token: &str, until: f64) {
+        cache.insert(token, GROUNDS, until, Arc::new(Principal::named(token)));
+    }
+
+    fn get(cache: &VerifiedTokens, token: &str, now: f64) -> Option<String> {
+        cache.get(token, now, |_| Standing::Holds).map(|principal| principal.name.to_string())
+    }
+
+    #[test]
+    fn a_token_is_known_until_it_ends() {
+        let cache = cache(64, 1 << 20);
+        assert_eq!(get(&cache, "a", 0.0), None);
+        put(&cache, "a", 10.0);
+        assert_eq!(get(&cache, "a", 9.9).as_deref(), Some("a"));
+        assert_eq!(get(&cache, "b", 9.9), None);
+        assert_eq!(get(&cache, "a", 10.0), None);
+        assert_eq!(get(&cache, "a", 0.0), None, "what ended is gone");
+        assert_eq!(cache.table.lock().bytes, 0);
+    }
+
+    #[test]
+    fn an_entry_ends_with_what_it_stands_on() {
+        let cache = cache(64, 1 << 20);
+        put(&cache, "a", 10.0);
+        let renewed = cache.get("a", 0.0, |grounds| {
+            assert_eq!(*grounds, GROUNDS);
+            grounds.changes = 4;
+            Standing::Holds
+        });
+        assert!(renewed.is_some());
+        assert!(cache.get("a", 0.0, |_| Standing::Elsewhere).is_none());
+        let kept = cache.get("a", 0.0, |grounds| {
+            assert_eq!(grounds.changes, 4);
+            Standing::Holds
+        });
+        assert!(kept.is_some());
+        assert!(cache.get("a", 0.0, |_| Standing::Gone).is_none());
+        assert_eq!(get(&cache, "a", 0.0), None);
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_makes_place() {
+        let cache = cache(WAYS, 1 << 20);
+        for token in ["a", "b", "c", "d"] {
+            put(&cache, token, 10.0);
+        }
+        assert!(get(&cache, "a", 0.0).is_some());
+        put(&cache, "e", 10.0);
+        assert_eq!(get(&cache, "b", 0.0), None);
+        for token in ["a", "c", "d", "e"] {
+            assert!(get(&cache, token, 0.0).is_some(), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_comes_again_has_one_entry() {
+        let cache = cache(WAYS, 1 << 20);
+        put(&cache, "a", 10.0);
+        put(&cache, "a", 20.0);
+        assert_eq!(cache.table.lock().bytes, cost("a"));
+        assert!(get(&cache, "a", 15.0).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn it_stays_within_its_bounds(tokens in proptest::collection::vec("[a-z]{1,300}", 1..200)) {
+            let cache = cache(32, 8 * 1024);
+            for token in &tokens {
+                put(&cache, token, 10.0);
+                prop_assert!(get(&cache, token, 0.0).is_some(), "the newest is there");
+                let table = cache.table.lock();
+                let held: Vec<_> = table.places.iter().flatten().collect();
+                prop_assert!(held.len() <= 32);
+                prop_assert_eq!(table.bytes, held.iter().map(|e| cost(&e.token)).sum::<usize>());
+                prop_assert!(table.bytes <= 8 * 1024);
+            }
+        }
+    }
+}
