@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::auth::{AuthFault, AuthRefusal};
 
@@ -33,6 +33,10 @@ pub enum Kind {
     RateLimited(Exceeded),
     /// The credential is missing, or not enough.
     Auth(AuthRefusal),
+    /// The service of `auth.forward` says no, and this is its answer.
+    AuthDenied(Denial),
+    /// The service of `auth.forward` gave no answer: nobody passes.
+    AuthUnavailable,
     /// `max_in_flight` of the route or the upstream is reached, or every h2 stream is taken.
     ConcurrencyFull,
     /// The upstream has no endpoint at all.
@@ -77,6 +81,15 @@ pub struct Exceeded {
     pub retry_after: Duration,
     /// The names of the limits that had none.
     pub policies: Box<[Box<str>]>,
+}
+
+/// How another service refused a request.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    /// 300 to 599.
+    pub status: StatusCode,
+    /// What the client is told beside our own fields.
+    pub headers: Box<HeaderMap>,
 }
 
 /// Whose doing a failure is.
@@ -136,6 +149,8 @@ impl Kind {
                 retry_after: Duration::from_secs(1),
                 policies: Box::default(),
             }),
+            Self::AuthDenied(Denial { status: StatusCode::FORBIDDEN, headers: Box::default() }),
+            Self::AuthUnavailable,
             Self::ConcurrencyFull,
             Self::UpstreamNone,
             Self::BreakerOpen(Duration::from_secs(1)),
@@ -168,7 +183,9 @@ impl Kind {
             Self::IpDenied => StatusCode::FORBIDDEN,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Auth(refusal) => refusal.fault.status(),
-            Self::ConcurrencyFull
+            Self::AuthDenied(denial) => denial.status,
+            Self::AuthUnavailable
+            | Self::ConcurrencyFull
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
             | Self::UpstreamDns
@@ -199,6 +216,8 @@ impl Kind {
             Self::IpDenied => "ip-denied",
             Self::RateLimited(_) => "rate-limited",
             Self::Auth(refusal) => refusal.fault.reason(),
+            Self::AuthDenied(_) => "auth-denied",
+            Self::AuthUnavailable => "auth-unavailable",
             Self::ConcurrencyFull => "concurrency-full",
             Self::UpstreamNone => "upstream-none",
             Self::BreakerOpen(_) => "breaker-open",
@@ -231,6 +250,8 @@ impl Kind {
             Self::IpDenied => "This client address is not allowed here.",
             Self::RateLimited(_) => "The quota of these requests is used up; try again later.",
             Self::Auth(refusal) => refusal.fault.title(),
+            Self::AuthDenied(_) => "This request was not allowed.",
+            Self::AuthUnavailable => "Who may do this cannot be decided at the moment.",
             Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
             Self::UpstreamNone => "No service is configured behind this route.",
             Self::BreakerOpen(_) => "The service is failing; try again shortly.",
@@ -262,9 +283,11 @@ impl Kind {
             | Self::ClientTimeout
             | Self::ClientClosed
             | Self::IpDenied
-            | Self::RateLimited(_) => Side::Downstream,
+            | Self::RateLimited(_)
+            | Self::AuthDenied(_) => Side::Downstream,
             Self::Auth(refusal) => refusal.fault.side(),
-            Self::ConcurrencyFull
+            Self::AuthUnavailable
+            | Self::ConcurrencyFull
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
             | Self::Draining
@@ -305,6 +328,8 @@ impl Kind {
             | Self::IpDenied
             | Self::RateLimited(_)
             | Self::Auth(_)
+            | Self::AuthDenied(_)
+            | Self::AuthUnavailable
             | Self::ConcurrencyFull
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
@@ -320,11 +345,13 @@ impl Kind {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(exceeded) => Some(exceeded.retry_after),
-            Self::ConcurrencyFull | Self::UpstreamNone | Self::UpstreamDns | Self::Draining => {
-                Some(Duration::from_secs(1))
-            }
             Self::BreakerOpen(after) => Some(*after),
             Self::Auth(refusal) => refusal.fault.retry_after(),
+            Self::AuthUnavailable
+            | Self::ConcurrencyFull
+            | Self::UpstreamNone
+            | Self::UpstreamDns
+            | Self::Draining => Some(Duration::from_secs(1)),
             Self::RouteNotFound
             | Self::MethodNotAllowed(_)
             | Self::BadFraming
@@ -335,6 +362,7 @@ impl Kind {
             | Self::ClientTimeout
             | Self::ClientClosed
             | Self::IpDenied
+            | Self::AuthDenied(_)
             | Self::UpstreamConnect
             | Self::UpstreamTls
             | Self::UpstreamReset(_)

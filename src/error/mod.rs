@@ -9,7 +9,7 @@ mod kind;
 pub mod response;
 
 pub use self::auth::{AuthFault, AuthRefusal};
-pub use self::kind::{Exceeded, Kind, Method405, RetryClass, Sent, Side};
+pub use self::kind::{Denial, Exceeded, Kind, Method405, RetryClass, Sent, Side};
 
 use std::{error, fmt};
 

@@ -68,6 +68,9 @@ pub fn response(kind: &Kind, dialect: Dialect, request_id: Option<&HeaderValue>)
     {
         headers.insert(WWW_AUTHENTICATE, challenge.clone());
     }
+    if let Kind::AuthDenied(denial) = kind {
+        headers.extend((*denial.headers).clone());
+    }
     if kind.closes_connection() {
         headers.insert(CONNECTION, CLOSE);
     }
@@ -159,9 +162,13 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         | Kind::BodyTooLarge
         | Kind::ClientTimeout
         | Kind::ClientClosed => "http_request_error",
-        Kind::IpDenied | Kind::RateLimited(_) | Kind::Auth(_) => "http_request_denied",
+        Kind::IpDenied | Kind::RateLimited(_) | Kind::Auth(_) | Kind::AuthDenied(_) => {
+            "http_request_denied"
+        }
         Kind::ConcurrencyFull => "connection_limit_reached",
-        Kind::UpstreamNone | Kind::BreakerOpen(_) => "destination_unavailable",
+        Kind::UpstreamNone | Kind::BreakerOpen(_) | Kind::AuthUnavailable => {
+            "destination_unavailable"
+        }
         Kind::UpstreamDns => "dns_error",
         Kind::UpstreamConnect => "connection_refused",
         Kind::UpstreamTls => "tls_protocol_error",
@@ -200,6 +207,11 @@ fn grpc_status(kind: &Kind) -> &'static str {
             AuthFault::KeysUnavailable => UNAVAILABLE,
             _ => UNAUTHENTICATED,
         },
+        Kind::AuthDenied(denial) => match denial.status.as_u16() {
+            401 => UNAUTHENTICATED,
+            429 | 502..=504 => UNAVAILABLE,
+            _ => PERMISSION_DENIED,
+        },
         Kind::ConcurrencyFull
         | Kind::UpstreamNone
         | Kind::BreakerOpen(_)
@@ -209,6 +221,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
         | Kind::UpstreamReset(_)
         | Kind::UpstreamClosedIdle(_)
         | Kind::UpstreamBadResponse
+        | Kind::AuthUnavailable
         | Kind::Draining => UNAVAILABLE,
         Kind::RetryBudget(last) => grpc_status(last),
     }

@@ -5,6 +5,7 @@ pub mod abort;
 pub mod body;
 pub mod client_ip;
 pub mod context;
+pub mod fetch;
 pub mod guard;
 pub mod hop_by_hop;
 pub mod identity;

@@ -8,6 +8,7 @@ mod pattern;
 mod reference;
 mod retry;
 mod time;
+mod url;
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -21,6 +22,7 @@ pub use self::{
     reference::{Reference, SecretReference},
     retry::RetryOn,
     time::Timestamp,
+    url::HttpUrl,
 };
 
 /// What a scalar can be.

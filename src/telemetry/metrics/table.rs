@@ -70,6 +70,10 @@ table! {
         "1 while so few endpoints are healthy that health checks are ignored.";
     AUTH = Counter "sluice_auth_total" ["scheme", "outcome"]
         "Requests of routes with auth, by kind of credential and what became of it.";
+    JWKS_FETCHES = Counter "sluice_jwks_fetches_total" ["issuer", "outcome"]
+        "Key sets asked for, by what came of it.";
+    JWKS_AGE = Gauge "sluice_jwks_age_seconds" ["issuer"]
+        "Since the key set that serves was fetched; infinite when there is none.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
         "Access log lines dropped because the writer was behind.";
     SPANS_EXPORTED = Counter "sluice_spans_exported_total" []

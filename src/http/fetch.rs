@@ -1,0 +1,216 @@
+//! Requests of the gateway's own: key sets and the documents that say where they are.
+//!
+//! A trait, because who needs an answer must not know of connections: `gateway` hands over one that
+//! goes through `upstream`, tests hand over a script. Here are its words and the one rule that does
+//! not need a connection: which redirect may be followed.
+
+use std::{future::Future, pin::Pin};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode, Uri,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use tokio::time::Instant;
+
+/// Who makes requests of the gateway's own.
+pub trait Fetch: Send + Sync + 'static {
+    /// Asks once: follows no redirect and tries nothing again. Dropped, the exchange is given up.
+    fn fetch(&self, question: Question) -> Fetching<'_>;
+}
+
+/// A request under way.
+pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Answer, FetchError>> + Send + 'a>>;
+
+/// What is asked. There is never a body.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// GET, nearly always.
+    pub method: Method,
+    /// An absolute `http` or `https` URL.
+    pub url: Uri,
+    /// Further fields; `Host` is made from the URL.
+    pub headers: HeaderMap,
+    /// The most bytes of an answer's body.
+    pub max_bytes: usize,
+    /// When the last byte of it must be here.
+    pub deadline: Instant,
+}
+
+/// The whole answer, whatever its status.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// As it came.
+    pub status: StatusCode,
+    /// As they came.
+    pub headers: HeaderMap,
+    /// At most [`Question::max_bytes`].
+    pub body: Bytes,
+}
+
+/// Why there is no answer. Every message is for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// Not an absolute `http` or `https` URL.
+    #[error("`{0}` is not an http or https URL")]
+    Url(Uri),
+    /// The host has no address.
+    #[error("`{host}` does not resolve: {reason}")]
+    Dns {
+        /// As the URL has it.
+        host: Box<str>,
+        /// What the resolver said.
+        reason: Box<str>,
+    },
+    /// No connection, or no TLS on it.
+    #[error("no connection: {0}")]
+    Connect(Box<str>),
+    /// The deadline passed.
+    #[error("no whole answer in time")]
+    Timeout,
+    /// The body is longer than it may be.
+    #[error("the answer is over {0} bytes")]
+    TooLarge(usize),
+    /// What came was not an HTTP response, or not all of one.
+    #[error("the exchange broke off: {0}")]
+    Broken(Box<str>),
+}
+
+/// Why a redirect is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedirectError {
+    /// There is no `Location`, or it is not a URL.
+    #[error("a redirect without a usable Location")]
+    NoTarget,
+    /// It leads to another host or port, or from https to http.
+    #[error("a redirect to another host")]
+    OtherHost,
+}
+
+/// Where a redirect of `from` leads, if that is the same place: same host, and same scheme and port
+/// or `https` instead of `http`. Whoever can make a server redirect must not choose whom we believe.
+pub fn redirect(from: &Uri, location: Option<&HeaderValue>) -> Result<Uri, RedirectError> {
+    let location = location
+        .and_then(|location| location.to_str().ok())
+        .map(|location| location.split('#').next().unwrap_or_default())
+        .filter(|location| !location.is_empty())
+        .ok_or(RedirectError::NoTarget)?;
+    let scheme = from.scheme().ok_or(RedirectError::NoTarget)?;
+    let absolute = if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') || location.starts_with('?') || !has_scheme(location) {
+        let to = PathAndQuery::try_from(resolve(from.path(), location))
+            .map_err(|_| RedirectError::NoTarget)?;
+        let mut parts = from.clone().into_parts();
+        parts.path_and_query = Some(to);
+        return Uri::from_parts(parts).map_err(|_| RedirectError::NoTarget);
+    } else {
+        location.to_owned()
+    };
+    let to: Uri = absolute.parse().map_err(|_| RedirectError::NoTarget)?;
+    if is_same_place(from, &to) { Ok(to) } else { Err(RedirectError::OtherHost) }
+}
+
+/// The port of a URL: its own, or the scheme's.
+pub fn port(url: &Uri) -> Option<u16> {
+    url.port_u16().or_else(|| match url.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => Some(443),
+        Some(scheme) if *scheme == Scheme::HTTP => Some(80),
+        _ => None,
+    })
+}
+
+/// Whether it names the machine the gateway runs on.
+pub fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+fn has_scheme(location: &str) -> bool {
+    location.split(['/', '?']).next().is_some_and(|first| first.contains(':'))
+}
+
+/// `location` seen from `path`; dot segments are left to the server.
+fn resolve(path: &str, location: &str) -> String {
+    match location.as_bytes().first() {
+        Some(b'/') => location.to_owned(),
+        Some(b'?') => format!("{path}{location}"),
+        _ => format!("{}{location}", &path[..=path.rfind('/').unwrap_or(0)]),
+    }
+}
+
+fn is_same_place(from: &Uri, to: &Uri) -> bool {
+    let has_user =
+        |url: &Uri| url.authority().map(Authority::as_str).is_some_and(|a| a.contains('@'));
+    let (Some(host), Some(other)) = (from.host(), to.host()) else { return false };
+    if !host.eq_ignore_ascii_case(other) || has_user(to) {
+        return false;
+    }
+    if from.scheme() == to.scheme() {
+        return port(from) == port(to);
+    }
+    // From http to https, each on its own port: only safer than what was asked.
+    from.scheme() == Some(&Scheme::HTTP)
+        && to.scheme() == Some(&Scheme::HTTPS)
+        && port(from) == Some(80)
+        && port(to) == Some(443)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redirected(from: &str, location: &str) -> Result<String, RedirectError> {
+        let location = HeaderValue::from_str(location).unwrap();
+        redirect(&from.parse().unwrap(), Some(&location)).map(|uri| uri.to_string())
+    }
+
+    #[test]
+    fn only_redirects_to_the_same_place_are_followed() {
+        let from = "https://id.shop.example/a/jwks.json?x=1";
+        for (location, to) in [
+            ("/keys", "https://id.shop.example/keys"),
+            ("keys?v=2", "https://id.shop.example/a/keys?v=2"),
+            ("?v=2", "https://id.shop.example/a/jwks.json?v=2"),
+            ("https://ID.shop.example/keys#top", "https://ID.shop.example/keys"),
+            ("https://id.shop.example:443/keys", "https://id.shop.example:443/keys"),
+            ("//id.shop.example/keys", "https://id.shop.example/keys"),
+        ] {
+            assert_eq!(redirected(from, location).as_deref(), Ok(to), "{location}");
+        }
+        for location in [
+            "https://evil.example/keys",
+            "//evil.example/keys",
+            "http://id.shop.example/keys",
+            "https://id.shop.example:8443/keys",
+            "https://id.shop.example@evil.example/",
+            "https://user@id.shop.example/",
+            "file:///etc/passwd",
+            "ftp://id.shop.example/keys",
+        ] {
+            assert!(redirected(from, location).is_err(), "{location}");
+        }
+        assert_eq!(redirect(&from.parse().unwrap(), None), Err(RedirectError::NoTarget));
+    }
+
+    #[test]
+    fn a_redirect_to_https_on_the_same_host_is_followed() {
+        let to = "https://id.shop.example/keys";
+        assert_eq!(redirected("http://id.shop.example/keys", to).as_deref(), Ok(to));
+        assert!(redirected("http://id.shop.example:8080/keys", to).is_err());
+    }
+
+    #[test]
+    fn knows_ports_and_the_own_machine() {
+        let url = |text: &str| text.parse::<Uri>().unwrap();
+        assert_eq!(port(&url("https://a/")), Some(443));
+        assert_eq!(port(&url("http://a/")), Some(80));
+        assert_eq!(port(&url("http://a:81/")), Some(81));
+        for own in ["http://localhost:1/", "http://127.0.0.9/", "http://[::1]:80/"] {
+            assert!(is_loopback(&url(own)), "{own}");
+        }
+        assert!(!is_loopback(&url("http://127.0.0.1.example/")));
+    }
+}

@@ -1,0 +1,326 @@
+//! One issuer's keys from the network: fetched on control, read by every worker.
+//!
+//! Control owns the [`KeyCache`] and with it the one task that fetches; workers read what it has
+//! [`Published`]. Only a request that finds no set, or not its key, takes the shared lock, and then
+//! waits at most [`Timing::wait`](super::Timing) and together with at most [`MAX_WAITING`] others.
+//! Dropped, a request just stops waiting: the fetch is not its own.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{
+    Settings,
+    machine::{Ask, Machine},
+    source::{Failure, Fetched, Source},
+};
+use crate::{
+    http::fetch::{Fetch, FetchError},
+    middleware::auth::{
+        algorithm::Algorithms,
+        key_source::{Answer, KeySource, Missing, Published},
+        keys::KeySet,
+    },
+    telemetry::{
+        in_flight::Counter,
+        metrics::{Cells, JWKS_AGE, JWKS_FETCHES},
+        task,
+    },
+};
+
+/// Requests that wait for one issuer's keys at a time; the rest are answered at once.
+const MAX_WAITING: usize = 4096;
+
+/// One issuer's keys, as control has them. Dropped, nothing is fetched any more.
+pub struct KeyCache {
+    settings: Settings,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+    cells: Cells,
+}
+
+/// What control, its task and the workers have of it.
+struct Shared {
+    issuer: Arc<str>,
+    algorithms: Algorithms,
+    machine: Mutex<Machine>,
+    published: Published,
+    /// Changes at the end of each fetch.
+    ended: watch::Sender<Ended>,
+    wake: Notify,
+    waiting: Arc<Counter>,
+    story: Mutex<Story>,
+}
+
+/// The workers' side.
+struct Keys(Arc<Shared>);
+
+/// How the latest fetch ended.
+#[derive(Clone, Copy, Default)]
+struct Ended {
+    /// It brought the issuer's own word, not a cache's: a key that is not in it does not exist.
+    is_proof: bool,
+}
+
+/// What control remembers of the fetches.
+#[derive(Default)]
+struct Story {
+    document: Bytes,
+    failure: Option<String>,
+    has_served: bool,
+}
+
+// === impl KeyCache ===
+
+impl KeyCache {
+    /// The keys of an issuer, fetched from now on, and at once. Call it on the control runtime.
+    pub fn new(settings: Settings, fetch: Arc<dyn Fetch>, cells: &Cells) -> Self {
+        let shared = Arc::new(Shared {
+            issuer: settings.issuer.clone(),
+            algorithms: settings.algorithms,
+            machine: Mutex::new(Machine::new(settings.timing.clone(), Instant::now())),
+            published: Published::default(),
+            ended: watch::Sender::default(),
+            wake: Notify::new(),
+            waiting: Arc::default(),
+            story: Mutex::default(),
+        });
+        // Aborted with the cache: no other end is needed.
+        let following = follow(shared.clone(), settings.source.clone(), fetch, cells.clone());
+        let task = task::spawn("key set", following);
+        Self { settings, shared, task, cells: cells.clone() }
+    }
+
+    /// What it was made from: a reload that does not change it keeps the cache.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What workers read.
+    pub fn source(&self) -> Arc<dyn KeySource> {
+        Arc::new(Keys(self.shared.clone()))
+    }
+
+    /// Why readiness has to wait for the issuer's first keys; `None` once they were here, or where it
+    /// does not wait.
+    pub fn lack(&self) -> Option<String> {
+        let story = self.shared.story.lock();
+        if story.has_served || !self.settings.is_required {
+            return None;
+        }
+        let why = story.failure.as_deref().unwrap_or("it is being fetched");
+        Some(format!("issuer `{}` has no key set yet: {why}", self.shared.issuer))
+    }
+
+    /// Brings the gauge of the age of the set up to date; without a set it is infinite.
+    pub fn report(&self) {
+        let fetched = self.shared.machine.lock().fetched();
+        let age = fetched.map_or(f64::INFINITY, |at| at.elapsed().as_secs_f64());
+        self.cells.gauge(&JWKS_AGE, &[&self.shared.issuer]).set(age);
+    }
+}
+
+impl Drop for KeyCache {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for KeyCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyCache").field("issuer", &self.shared.issuer).finish_non_exhaustive()
+    }
+}
+
+// === impl Keys ===
+
+impl KeySource for Keys {
+    fn published(&self) -> &Published {
+        &self.0.published
+    }
+
+    fn missing(&self, kid: Option<&str>) -> Missing {
+        // Before anything is asked: from here on no end of a fetch is missed.
+        let ended = self.0.ended.subscribe();
+        if let Some(answer) = self.0.ask(kid) {
+            return Missing::Now(answer);
+        }
+        let Some(place) = self.0.waiting.try_enter(MAX_WAITING) else {
+            return Missing::Now(self.0.lack());
+        };
+        let (shared, kid) = (self.0.clone(), kid.map(Box::<str>::from));
+        Missing::Wait(Box::pin(async move {
+            let _place = place;
+            shared.wait(kid.as_deref(), ended).await
+        }))
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Keys").field(&self.0.issuer).finish()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The answer about a key, or `None` when it comes with the end of a fetch.
+    fn ask(&self, kid: Option<&str>) -> Option<Answer> {
+        if self.serves(kid) {
+            return Some(Answer::Published);
+        }
+        match self.machine.lock().ask(kid, Instant::now()) {
+            Ask::Unknown => Some(Answer::Unknown),
+            Ask::Unavailable => Some(Answer::Unavailable),
+            Ask::Wait => {
+                self.wake.notify_one();
+                None
+            }
+        }
+    }
+
+    /// Waits for the end of the fetch that was asked for, and of the one after it where that one
+    /// proves nothing.
+    async fn wait(&self, kid: Option<&str>, mut ended: watch::Receiver<Ended>) -> Answer {
+        let deadline = Instant::now() + self.machine.lock().timing().wait;
+        loop {
+            // An error is the end of the cache: nothing comes any more.
+            if !matches!(timeout_at(deadline, ended.changed()).await, Ok(Ok(()))) {
+                return self.lack();
+            }
+            let Ended { is_proof } = *ended.borrow_and_update();
+            if let Some(kid) = kid
+                && is_proof
+                && !self.serves(Some(kid))
+            {
+                self.machine.lock().missed(kid, Instant::now());
+            }
+            if let Some(answer) = self.ask(kid) {
+                return answer;
+            }
+        }
+    }
+
+    /// Whether there is a set and, where that is what is asked, the key in it.
+    fn serves(&self, kid: Option<&str>) -> bool {
+        self.published.latest().is_some_and(|set| match kid {
+            Some(kid) => set.keys().iter().any(|key| key.kid() == Some(kid)),
+            None => true,
+        })
+    }
+
+    /// What is told to whom nobody can tell more.
+    fn lack(&self) -> Answer {
+        if self.published.latest().is_some() { Answer::Unknown } else { Answer::Unavailable }
+    }
+
+    fn parse(&self, document: &[u8]) -> Result<KeySet, Failure> {
+        let set = KeySet::parse(document, self.algorithms)
+            .map_err(|error| Failure::Invalid(error.to_string().into()))?;
+        if set.keys().is_empty() {
+            // One reason is enough to see what kind of keys these are.
+            let reason = set.skipped().first().map_or("there is none", |skipped| skipped.reason);
+            return Err(Failure::Empty(reason));
+        }
+        Ok(set)
+    }
+
+    /// The set there was is too old.
+    fn expire(&self) {
+        self.story.lock().document = Bytes::new();
+        self.published.withdraw();
+        tracing::error!(
+            issuer = %self.issuer,
+            "the last good key set is too old: its tokens are refused until a new one is here",
+        );
+    }
+
+    fn succeeded(&self, set: KeySet, fetched: Fetched, is_past_caches: bool) {
+        let now = Instant::now();
+        self.machine.lock().succeeded(fetched.max_age, fastrand::f64(), now);
+        let (is_new, was_failing) = {
+            let mut story = self.story.lock();
+            story.has_served = true;
+            let is_new = story.document != fetched.body;
+            story.document = fetched.body;
+            (is_new, story.failure.take().is_some())
+        };
+        // The same document keeps its number, and with it everything that was verified by it.
+        if is_new {
+            self.published.publish(set);
+        }
+        if is_new || was_failing {
+            tracing::info!(issuer = %self.issuer, is_new, "key set fetched");
+        }
+        self.ended.send_replace(Ended { is_proof: is_past_caches });
+    }
+
+    fn failed(&self, failure: &Failure, source: &Source) {
+        let now = Instant::now();
+        let (next, expires) = {
+            let mut machine = self.machine.lock();
+            machine.failed(fastrand::f64(), now);
+            (machine.due().map(|at| at - now), machine.expires().map(|at| at - now))
+        };
+        let serving = match expires {
+            Some(left) => format!("the last good set serves for {} more", hours(left)),
+            None => "there is no set: its tokens are refused".to_owned(),
+        };
+        tracing::warn!(
+            issuer = %self.issuer, %source, outcome = failure.outcome(), again_in = ?next,
+            "no new key set: {failure}; {}; {serving}", failure.help(),
+        );
+        self.story.lock().failure = Some(format!("{failure}; {}", failure.help()));
+        self.ended.send_replace(Ended { is_proof: false });
+    }
+}
+
+/// Fetches whenever the machine says so. Never completes.
+async fn follow(shared: Arc<Shared>, source: Source, fetch: Arc<dyn Fetch>, cells: Cells) {
+    loop {
+        let due = shared.machine.lock().due();
+        match due {
+            // Time has come or somebody asks: either way the machine knows what is to be done.
+            Some(due) => tokio::select! {
+                () = sleep_until(due) => {}
+                () = shared.wake.notified() => {}
+            },
+            None => shared.wake.notified().await,
+        }
+        let now = Instant::now();
+        let (has_expired, begun, limit) = {
+            let mut machine = shared.machine.lock();
+            (machine.expire(now), machine.begin(now), machine.timing().fetch)
+        };
+        if has_expired {
+            shared.expire();
+        }
+        let Some(is_past_caches) = begun else { continue };
+        let deadline = now + limit;
+        let fetching = source.fetch(&*fetch, is_past_caches, deadline);
+        // What does not keep to its own deadline is held to it.
+        let fetched = timeout_at(deadline, fetching)
+            .await
+            .unwrap_or(Err(Failure::Fetch(FetchError::Timeout)));
+        let parsed = fetched.and_then(|fetched| Ok((shared.parse(&fetched.body)?, fetched)));
+        let outcome = parsed.as_ref().map_or_else(Failure::outcome, |_| "ok");
+        cells.counter(&JWKS_FETCHES, &[&shared.issuer, outcome]).add(1);
+        match parsed {
+            Ok((set, fetched)) => shared.succeeded(set, fetched, is_past_caches),
+            Err(failure) => shared.failed(&failure, &source),
+        }
+    }
+}
+
+/// `23 h`, `59 min`.
+fn hours(duration: Duration) -> String {
+    let minutes = duration.as_secs() / 60;
+    if minutes >= 120 { format!("{} h", minutes / 60) } else { format!("{minutes} min") }
+}
