@@ -5,6 +5,8 @@ pub mod explain;
 mod memory;
 pub mod run;
 pub mod schema;
+mod signer;
+pub mod token;
 
 pub use self::memory::Allocator;
 
@@ -32,6 +34,8 @@ enum Command {
     Explain(explain::Args),
     /// Print the JSON Schema of gateway.yaml, for editors
     Schema(schema::Args),
+    /// Sign a token of an issuer whose key is at hand, for tests
+    Token(token::Args),
 }
 
 /// Where the configuration is.
@@ -48,6 +52,7 @@ Examples:
   sluice check -c /etc/sluice/gateway.yaml        is it valid?
   sluice explain POST http://shop.example.com/orders
   sluice schema > gateway.schema.json
+  sluice token --issuer shop --sub alice
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.";
 
@@ -58,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::Token(args) => token::run(&args),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Version, request::Parts};
+use http::{HeaderName, Version, request::Parts};
 
 use crate::{
     config::{Config, Route},
@@ -12,8 +12,9 @@ use crate::{
     },
     http::{Context, Peer, Principal, peer::Address},
     middleware::auth::{
-        VerifiedTokens,
+        Settings, VerifiedTokens,
         check::{Progress, Step},
+        settings::Scheme,
         verified::Limits,
     },
     telemetry::metrics::Metrics,
@@ -28,7 +29,7 @@ pub(super) enum Admission {
     /// Not let in, with a sentence.
     Refused(String),
     /// Somebody would have to be asked first.
-    Depends(&'static str),
+    Depends(String),
 }
 
 /// Judges a request by the `auth` of `route`, with the keys that `issuers` have now.
@@ -41,7 +42,7 @@ pub(super) fn admission(
     let Some(settings) = &route.auth else { return Admission::Open };
     let verified = Arc::new(VerifiedTokens::new(Limits { entries: 1, bytes: 0 }));
     let cells = Metrics::new().thread();
-    let checks = Credentials::new(config, issuers, &verified, &cells).checks(settings);
+    let checks = Credentials::new(config, issuers, &verified, &cells, &[]).checks(settings);
     let (parts, cx) = request(asked);
     match checks.step(&parts, &cx, &mut Progress::default()) {
         Step::Admitted(principal, scheme, _) => {
@@ -54,9 +55,32 @@ pub(super) fn admission(
             let (status, reason, title) = (kind.status().as_u16(), kind.reason(), kind.title());
             Admission::Refused(format!("{status} {reason}: {title}"))
         }
-        Step::Wait(_) => Admission::Depends("on a key that the issuer would be asked for"),
-        Step::Ask(_) => Admission::Depends("on another service that would be asked"),
+        Step::Wait(_) => Admission::Depends("on a key that the issuer would be asked for".into()),
+        Step::Ask(_) => Admission::Depends(question(settings)),
     }
+}
+
+/// What the service of `forward` would be asked, and what its answer would mean.
+fn question(settings: &Settings) -> String {
+    let mut services = settings.any_of.iter().filter_map(|scheme| match scheme {
+        Scheme::Forward(service) => Some(service),
+        Scheme::Jwt { .. } | Scheme::ApiKey { .. } | Scheme::Mtls(_) => None,
+    });
+    let Some(service) = services.next() else { return "on another service".to_owned() };
+    let mut told = format!(
+        "on GET {} within {:?}: 2xx passes, any other status is the answer",
+        service.url, service.timeout
+    );
+    for (names, what) in [
+        (&service.request_headers, "it sees"),
+        (&service.response_headers, "the upstream gets its"),
+    ] {
+        if !names.is_empty() {
+            let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+            told = format!("{told}; {what} {}", names.join(", "));
+        }
+    }
+    told
 }
 
 /// As `edge` would leave it; the connection has no certificate.

@@ -16,6 +16,7 @@ use crate::{
         StartError,
         control::worker_count,
         credentials::{Credentials, Issuers},
+        keys::Keyring,
         worker::Resources,
     },
     http::{Request, context::RouteInfo},
@@ -73,6 +74,7 @@ impl Plan {
         previous: Option<&Self>,
         resolver: &Arc<dyn Resolve>,
         cells: &Cells,
+        keyring: &Keyring,
     ) -> Result<Self, StartError> {
         let mut groups = Vec::with_capacity(config.upstreams.len());
         for settings in &config.upstreams {
@@ -83,7 +85,7 @@ impl Plan {
             table: Arc::new(Table::new(config.routes.iter().map(|r| r.rule.clone()).collect())),
             groups,
             limits: limits(&config, previous.map_or(&[], |plan| &plan.limits)),
-            issuers: Issuers::new(&config, previous.map(|plan| &plan.issuers)),
+            issuers: Issuers::new(&config, previous.map(|plan| &plan.issuers), Some(keyring)),
             counters: counters(&config, previous.map(|plan| &plan.counters)),
             config: Arc::new(config),
         })
@@ -123,7 +125,8 @@ pub(super) fn stack(
     let groups: Vec<GroupHandle> =
         plan.groups.iter().map(|group| group.worker(&worker.pools)).collect();
     worker.budgets.retain(|name| plan.group(name).is_some());
-    let credentials = Credentials::new(config, &plan.issuers, &worker.verified, &worker.cells);
+    let credentials =
+        Credentials::new(config, &plan.issuers, &worker.verified, &worker.cells, &groups);
     let build = Build { plan, worker, groups: &groups, credentials: &credentials };
     let routes = (0..config.routes.len()).map(|index| build.entry(index));
     every_request(

@@ -24,6 +24,7 @@ use crate::{
     gateway::{
         Drain, DrainSettings, Options, ReloadError, StartError, Started,
         build::{self, Plan},
+        keys::Keyring,
         listeners::Listeners,
         operator::Operator,
         reload,
@@ -61,6 +62,7 @@ pub(super) struct Control {
     options: Options,
     orders: mpsc::Sender<Order>,
     resolver: Arc<dyn Resolve>,
+    keyring: Keyring,
     access_log: AccessLog,
     exporter: Exporter,
     plan: Plan,
@@ -106,13 +108,14 @@ impl Control {
         let metrics = Metrics::new();
         metrics.set_route_labels(config.telemetry.route_labels);
         let resolver = dns::system();
+        let keyring = Keyring::new(resolver.clone(), metrics.thread());
         let mut listeners = Listeners::default();
         let prepared = listeners.prepare(&config)?;
         let admin = bind_admin(&config).await?;
         let admin_address = admin.local_addr().map_err(StartError::Thread)?;
         let access_log =
             AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
-        let plan = Plan::new(config, None, &resolver, &metrics.thread())?;
+        let plan = Plan::new(config, None, &resolver, &metrics.thread(), &keyring)?;
         let exporter = Exporter::start(&metrics.thread());
         exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         let (tunnels, deadline) = channel::channel(None);
@@ -141,6 +144,7 @@ impl Control {
             options,
             orders,
             resolver,
+            keyring,
             access_log,
             exporter,
             plan,
@@ -225,7 +229,9 @@ impl Control {
         // Everything that can fail comes first: until the first `commit` nothing has changed, and a
         // commit fails only with its worker.
         let prepared = self.listeners.prepare(&config)?;
-        let plan = Plan::new(config, Some(&self.plan), &self.resolver, self.operator.cells())?;
+        let cells = self.operator.cells();
+        let (previous, keyring) = (Some(&self.plan), &self.keyring);
+        let plan = Plan::new(config, previous, &self.resolver, cells, keyring)?;
         for worker in &self.workers {
             let listeners = prepared.for_worker()?;
             worker.prepare(listeners).await.map_err(StartError::Thread)?;

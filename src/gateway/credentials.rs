@@ -3,20 +3,28 @@
 //! An issuer lives on over a reload that does not change it: its keys, and with its identity every
 //! token that workers have verified. A changed one is another issuer.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
+    balancer::{Balance, GroupHandle},
     config::Config,
+    gateway::keys::Keyring,
     middleware::auth::{
         self, AuthLayer, Check, Checks, Issuer, Issuers as Accepted, Outcomes, VerifiedTokens,
         api_key::ApiKeys,
-        key_source::{Fixed, KeySource},
+        forward,
+        jwks::KeyCache,
+        key_source::{Fixed, KeySource, Missing, Published},
         settings::{self, KeysFrom, Scheme},
     },
     telemetry::metrics::Cells,
+    upstream::Forward,
 };
 
 /// The issuers of a configuration, in its order. Cloning counts references.
@@ -29,7 +37,13 @@ struct Signer {
     jwt: Arc<auth::jwt::Settings>,
     identity: u64,
     source: Arc<dyn KeySource>,
+    /// Where the keys come from the network.
+    cache: Option<Arc<KeyCache>>,
 }
+
+/// Keys on the network, where a configuration is only looked at: nobody fetches them.
+#[derive(Debug, Default)]
+struct Unfetched(Published);
 
 /// What one worker checks credentials with.
 pub(super) struct Credentials {
@@ -37,6 +51,9 @@ pub(super) struct Credentials {
     api_keys: Vec<Arc<ApiKeys>>,
     verified: Arc<VerifiedTokens>,
     outcomes: Outcomes,
+    /// The worker's way to each upstream, for services that decide are among them; empty where
+    /// nobody is asked.
+    groups: Vec<GroupHandle>,
 }
 
 /// Identities given out so far. Relaxed: a number of its own is all that is asked of it.
@@ -45,29 +62,52 @@ static IDENTITIES: AtomicU64 = AtomicU64::new(0);
 // === impl Issuers ===
 
 impl Issuers {
-    /// Those of `config`; one that `previous` has with the same settings is the same one.
-    pub fn new(config: &Config, previous: Option<&Self>) -> Self {
+    /// Those of `config`; one that `previous` has with the same settings is the same one. Keys from
+    /// the network are fetched with `keyring` from now on, or not at all.
+    pub(super) fn new(config: &Config, previous: Option<&Self>, keyring: Option<&Keyring>) -> Self {
         let known = |settings: &settings::Issuer| {
             previous?.0.iter().find(|signer| signer.settings == *settings).cloned()
         };
-        let all = config.issuers.iter();
-        Self(all.map(|settings| known(settings).unwrap_or_else(|| Signer::new(settings))).collect())
+        let signer = |settings| known(settings).unwrap_or_else(|| Signer::new(settings, keyring));
+        Self(config.issuers.iter().map(signer).collect())
+    }
+
+    /// The key sets that come from the network.
+    pub(super) fn caches(&self) -> impl Iterator<Item = &KeyCache> {
+        self.0.iter().filter_map(|signer| signer.cache.as_deref())
     }
 }
 
 // === impl Signer ===
 
 impl Signer {
-    fn new(settings: &settings::Issuer) -> Self {
-        let source: Arc<dyn KeySource> = match &settings.keys {
-            KeysFrom::Here(keys) => Arc::new(Fixed::new((**keys).clone())),
+    fn new(settings: &settings::Issuer, keyring: Option<&Keyring>) -> Self {
+        let (source, cache): (Arc<dyn KeySource>, _) = match &settings.keys {
+            KeysFrom::Here(keys) => (Arc::new(Fixed::new((**keys).clone())), None),
+            KeysFrom::Network(keys) => match keyring.map(|keyring| keyring.cache(keys)) {
+                Some(cache) => (cache.source(), Some(Arc::new(cache))),
+                None => (Arc::<Unfetched>::default(), None),
+            },
         };
         Self {
             settings: settings.clone(),
             jwt: Arc::new(settings.jwt.clone()),
             identity: IDENTITIES.fetch_add(1, Ordering::Relaxed),
             source,
+            cache,
         }
+    }
+}
+
+// === impl Unfetched ===
+
+impl KeySource for Unfetched {
+    fn published(&self) -> &Published {
+        &self.0
+    }
+
+    fn missing(&self, _: Option<&str>) -> Missing {
+        Missing::Wait(Box::pin(future::pending()))
     }
 }
 
@@ -80,6 +120,7 @@ impl Credentials {
         issuers: &Issuers,
         verified: &Arc<VerifiedTokens>,
         cells: &Cells,
+        groups: &[GroupHandle],
     ) -> Self {
         let issuer = |signer: &Signer| {
             Arc::new(Issuer::new(signer.jwt.clone(), signer.identity, signer.source.clone()))
@@ -89,6 +130,7 @@ impl Credentials {
             api_keys: config.api_keys.iter().map(|set| Arc::new(ApiKeys::new(set))).collect(),
             verified: verified.clone(),
             outcomes: Outcomes::new(cells),
+            groups: groups.to_vec(),
         }
     }
 
@@ -117,6 +159,13 @@ impl Credentials {
                 scopes: scopes.clone(),
             },
             Scheme::Mtls(allow) => Check::Mtls(allow.clone()),
+            Scheme::Forward(settings) => {
+                let group: Vec<_> =
+                    self.groups.get(settings.upstream).cloned().into_iter().collect();
+                // It is known by the host of its URL, whatever address that has.
+                let service = Balance::new(group, Forward::new(true));
+                Check::Forward(Arc::new(forward::Forward::new(settings.clone(), service)))
+            }
         }
     }
 }

@@ -170,7 +170,7 @@ impl Told<'_> {
         }
         let issuers = match self.running {
             Some(running) => running.issuers.clone(),
-            None => Issuers::new(self.config, None),
+            None => Issuers::new(self.config, None, None),
         };
         let (told, may_go_on) = match admission(self.config, &issuers, self.route, self.asked) {
             Admission::Open => return true,

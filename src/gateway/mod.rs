@@ -18,6 +18,8 @@ mod build;
 mod control;
 mod credentials;
 mod explain;
+mod fetch;
+mod keys;
 mod listeners;
 mod operator;
 mod reload;

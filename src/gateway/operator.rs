@@ -23,7 +23,7 @@ use crate::{
         build::Plan,
         control::{Control, Order},
     },
-    middleware::rate_limit::Policy,
+    middleware::{auth::jwks::KeyCache, rate_limit::Policy},
     routing::Table,
     telemetry::{
         clock,
@@ -108,7 +108,9 @@ impl Operator {
 
 impl admin::Handles for Operator {
     fn readiness(&self) -> Vec<String> {
-        if self.is_draining() { vec!["draining".to_owned()] } else { Vec::new() }
+        let draining = self.is_draining().then(|| "draining".to_owned());
+        let issuers = self.live.lock().issuers.clone();
+        draining.into_iter().chain(issuers.caches().filter_map(KeyCache::lack)).collect()
     }
 
     fn metrics(&self) -> String {
@@ -116,6 +118,8 @@ impl admin::Handles for Operator {
             let gauge = self.cells.gauge(&RATE_LIMIT_KEYS, &[&limit.settings().name]);
             gauge.set(limit.store().keys() as f64);
         }
+        let issuers = self.live.lock().issuers.clone();
+        issuers.caches().for_each(KeyCache::report);
         self.metrics.render()
     }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::block;
 use crate::config::{
-    value::{Name, SecretReference, Text, words},
+    value::{HttpUrl, Name, SecretReference, Text, words},
     written::{Placed, Written},
 };
 
@@ -37,11 +37,11 @@ block! {
     }
     /// Where keys are: one of these.
     Jwks {
-        /// A key set, fetched.
-        url: Option<Written<Text>>,
+        /// A key set, fetched and refreshed.
+        url: Option<Written<HttpUrl>>,
         /// A key set in a file, which is watched.
         file: Option<Written<Text>>,
-        /// By the issuer's OpenID configuration.
+        /// `true`: where the OpenID configuration of `issuer` says, which must be a URL then.
         discover: Option<Written<bool>>,
         /// One secret, for HS*.
         secret: Option<Written<SecretReference>>,
@@ -100,13 +100,13 @@ block! {
     }
     /// By another service.
     ForwardAuth {
-        /// Who is asked.
-        url: Written<Text>,
-        /// Default: 2s.
+        /// Who is asked, with a GET: 2xx lets the request through, any other status is its answer.
+        url: Written<HttpUrl>,
+        /// How long it may take; without an answer the request is refused. Default: 2s.
         timeout: Option<Written<Duration>>,
-        /// Fields it gets.
+        /// Fields of the request that it gets, beside X-Forwarded-*. Default: none.
         request_headers: Option<Vec<Written<HeaderName>>>,
-        /// Fields of its answer that go upstream.
+        /// Fields of its answer that the upstream gets instead of the client's own. Default: none.
         response_headers: Option<Vec<Written<HeaderName>>>,
     }
 }

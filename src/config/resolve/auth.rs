@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 
-use super::{Resolver, policies::FRAMING, rate_limits::RateLimits};
+use super::{Resolver, policies::FRAMING, rate_limits::RateLimits, upstreams::Upstreams};
 use crate::{
     config::{
         Route,
@@ -37,14 +37,21 @@ impl Resolver<'_> {
         &mut self,
         written: Option<&Placed<Auth>>,
         known: &Credentials,
+        upstreams: &mut Upstreams,
     ) -> Option<Settings> {
         let written = written?;
         let mut any_of = Vec::new();
-        self.schemes(written, known, &mut any_of);
+        self.schemes(written, known, upstreams, &mut any_of);
         Some(Settings { any_of })
     }
 
-    fn schemes(&mut self, written: &Placed<Auth>, known: &Credentials, all: &mut Vec<Scheme>) {
+    fn schemes(
+        &mut self,
+        written: &Placed<Auth>,
+        known: &Credentials,
+        upstreams: &mut Upstreams,
+        all: &mut Vec<Scheme>,
+    ) {
         let Auth { jwt, api_key, mtls, forward, any_of } = &written.value;
         let given = [
             jwt.is_some(),
@@ -80,8 +87,11 @@ impl Resolver<'_> {
             let patterns = allow.value.iter().map(|pattern| Pattern::new(pattern.text.as_str()));
             all.push(Scheme::Mtls(patterns.collect()));
         }
+        if let Some(forward) = forward {
+            all.extend(self.forward_auth(forward, upstreams).map(Scheme::Forward));
+        }
         for one in any_of.iter().flatten() {
-            self.schemes(one, known, all);
+            self.schemes(one, known, upstreams, all);
         }
     }
 
@@ -253,7 +263,7 @@ pub(super) fn token_parameters(routes: &[Route]) -> Box<[Box<str>]> {
     let schemes = routes.iter().filter_map(|route| route.auth.as_ref()).flat_map(|a| &a.any_of);
     let names = schemes.flat_map(|scheme| match scheme {
         Scheme::Jwt { places, .. } => &**places,
-        Scheme::ApiKey { .. } | Scheme::Mtls(_) => &[],
+        Scheme::ApiKey { .. } | Scheme::Mtls(_) | Scheme::Forward(_) => &[],
     });
     let mut hidden: Vec<Box<str>> = vec!["access_token".into()];
     for place in names {

@@ -13,7 +13,7 @@ use crate::{
         algorithm::{Algorithm, Algorithms},
         jwt,
         keys::{KeySet, KeySetError},
-        settings::{self, KeysFrom},
+        settings::{self, AtHand, KeysFrom},
     },
 };
 
@@ -47,7 +47,7 @@ impl Resolver<'_> {
         let range = Duration::ZERO..=MAX_SKEW;
         let clock_skew =
             self.in_range(issuer.clock_skew.as_ref(), DEFAULT_SKEW, range, |_| "at most 1h".into());
-        let keys = self.keys(&issuer.jwks, algorithms);
+        let (keys, at_hand) = self.keys(&name, issuer, algorithms);
         settings::Issuer {
             jwt: jwt::Settings {
                 name,
@@ -58,6 +58,7 @@ impl Resolver<'_> {
                 require,
             },
             keys,
+            at_hand,
         }
     }
 
@@ -79,8 +80,14 @@ impl Resolver<'_> {
         all
     }
 
-    fn keys(&mut self, jwks: &Placed<Jwks>, algorithms: Algorithms) -> KeysFrom {
-        let none = KeysFrom::Here(Arc::default());
+    fn keys(
+        &mut self,
+        name: &Arc<str>,
+        issuer: &Issuer,
+        algorithms: Algorithms,
+    ) -> (KeysFrom, AtHand) {
+        let jwks = &issuer.jwks;
+        let none = (KeysFrom::Here(Arc::default()), AtHand::Nothing);
         let Jwks { url, file, discover, secret } = &jwks.value;
         let places = [
             url.as_ref().map(|url| url.place),
@@ -109,13 +116,24 @@ impl Resolver<'_> {
                     .help("`openssl rand -hex 32` makes a good one");
                 self.warn(secret.place, fault);
             }
-            return KeysFrom::Here(Arc::new(KeySet::secret(value.expose(), algorithms)));
+            let keys = KeysFrom::Here(Arc::new(KeySet::secret(value.expose(), algorithms)));
+            return (keys, AtHand::Secret(value));
         }
         if let Some(file) = file {
             let Some(set) = self.key_file(file, algorithms) else { return none };
-            return KeysFrom::Here(Arc::new(set));
+            let path = self.base.join(&file.text);
+            return (KeysFrom::Here(Arc::new(set)), AtHand::File(path));
         }
-        none
+        if is_symmetric {
+            let fault = Fault::new("HS* secrets are not fetched")
+                .help("whoever can read the key set could sign; use `secret`");
+            self.error(jwks.place, fault);
+            return none;
+        }
+        match self.network_keys(name, issuer, algorithms) {
+            Some(settings) => (KeysFrom::Network(Box::new(settings)), AtHand::Nothing),
+            None => none,
+        }
     }
 
     /// A JWK set in a file.

@@ -13,6 +13,7 @@ mod limits;
 mod listeners;
 mod policies;
 mod rate_limits;
+mod remote;
 mod retry;
 mod routes;
 mod tracing;

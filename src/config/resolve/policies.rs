@@ -126,7 +126,7 @@ impl Resolver<'_> {
         fields
     }
 
-    fn field_name(&mut self, written: &Written<HeaderName>) -> Option<HeaderName> {
+    pub(super) fn field_name(&mut self, written: &Written<HeaderName>) -> Option<HeaderName> {
         let name = self.value(written)?;
         if FRAMING.contains(&name) {
             let fault = Fault::new(format!("`{name}` belongs to the connection"))

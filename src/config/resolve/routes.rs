@@ -65,7 +65,7 @@ impl Resolver<'_> {
             body_limit,
             rate_limits: self.route_limits_named(route, &params, named.rate_limits),
             concurrency_limit: Some(concurrency_limit::Settings { max_in_flight }),
-            auth: self.auth(route.auth.as_ref(), named.credentials),
+            auth: self.auth(route.auth.as_ref(), named.credentials, named.upstreams),
             claims,
             buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes) },
             action,

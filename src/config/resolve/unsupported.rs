@@ -11,18 +11,13 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 17] = [
-    "issuers.*.jwks.url",
-    "issuers.*.jwks.discover",
-    "issuers.*.on_start",
+const LATER: [&str; 12] = [
     "events_api",
     "queue",
     "topics",
     "subscriptions",
     "admin.allow_faults",
     "upstreams.*.adaptive_concurrency",
-    "routes[].auth.forward",
-    "routes[].auth.any_of[].forward",
     "routes[].idempotency",
     "routes[].mirror",
     "routes[].fault",

@@ -10,7 +10,7 @@ use crate::{
             Upstream,
             upstream::{Balance, BalanceWord, Endpoint, Pool, UpstreamTls},
         },
-        value::{Fault, Name, Percent, did_you_mean, selector_part},
+        value::{Fault, HttpUrl, Name, Percent, Value as _, did_you_mean, selector_part},
         written::{Entries, OneOrMany, Place, Placed, Written},
     },
     http::selector::{self, Selector},
@@ -62,11 +62,61 @@ impl Upstreams {
         self.entries.iter().map(|entry| entry.retry_budget).collect()
     }
 
+    /// The index of the upstream that stands for the service at `url`: one for each scheme, host and
+    /// port, with every default.
+    pub(super) fn service(&mut self, url: &HttpUrl, place: Place) -> Result<usize, Fault> {
+        // With characters that no name under `upstreams` has.
+        let scheme = if url.is_https() { "https" } else { "http" };
+        let name = format!("auth {scheme}://{}", url.address());
+        if let Some(index) = self.entries.iter().position(|entry| entry.name == name) {
+            return Ok(index);
+        }
+        let source =
+            Source { address: SourceAddress::parse(&url.address())?, weight: 1, priority: 0 };
+        let tls = upstream::TlsSettings { server_name: None, ca: None, client: None };
+        let settings = service(name.as_str().into(), source, url.is_https().then_some(tls));
+        let retry_budget = budget::Settings::default();
+        self.entries.push(Entry { name, place, is_used: true, settings, retry_budget });
+        Ok(self.entries.len() - 1)
+    }
+
     /// Whether the choice of an endpoint reads the request body.
     pub(super) fn reads_body(&self, index: usize) -> bool {
         let policy = self.entries.get(index).map(|entry| &entry.settings.policy);
         let Some(Policy::Hash(selector)) = policy else { return false };
         selector.parts().iter().any(|part| matches!(part, selector::Part::Json(_)))
+    }
+}
+
+fn service(
+    name: Arc<str>,
+    source: Source,
+    tls: Option<upstream::TlsSettings>,
+) -> balancer::Settings {
+    let transport = upstream::Settings {
+        name: Arc::clone(&name),
+        protocol: Protocol::H1,
+        tls,
+        connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+        max_idle: DEFAULT_MAX_IDLE,
+        idle_timeout: DEFAULT_IDLE_TIMEOUT,
+        response_idle_timeout: DEFAULT_RESPONSE_IDLE_TIMEOUT,
+        send_idle_timeout: SEND_IDLE_TIMEOUT,
+        half_close_timeout: HALF_CLOSE_TIMEOUT,
+        probe_idle_after: PROBE_IDLE_AFTER,
+        max_h2_connections: MAX_H2_CONNECTIONS,
+    };
+    balancer::Settings {
+        name,
+        sources: vec![source],
+        policy: Policy::P2cEwma,
+        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+        health_check: None,
+        outlier: balancer::outlier::Settings::default(),
+        breaker: None,
+        panic_threshold: health::DEFAULT_PANIC_THRESHOLD,
+        slow_start: health::DEFAULT_SLOW_START,
+        transport,
     }
 }
 

@@ -10,7 +10,7 @@
 //! Costs one exchange on this worker's own kept-alive connections, a context of its own, so that the
 //! request's log shows its own attempts only, and a box. Dropped, the question is given up.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts,
@@ -18,6 +18,7 @@ use http::{
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::check::{Decide, Deciding};
 use crate::{
     error::{Denial, Error, Kind, Result, RetryClass},
     http::{
@@ -36,7 +37,7 @@ const ALWAYS_TOLD: [HeaderName; 3] =
     [header::WWW_AUTHENTICATE, header::LOCATION, header::RETRY_AFTER];
 
 /// `auth.forward`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Who is asked: an absolute URL.
     pub url: Uri,
@@ -50,38 +51,30 @@ pub struct Settings {
     pub upstream: usize,
 }
 
-/// Asks one service. Cloning counts references of this worker.
-#[derive(Clone)]
-pub struct Forward {
-    settings: Arc<Settings>,
+/// Asks one service. One per worker and route.
+pub struct Forward<S> {
+    settings: Settings,
     host: HeaderValue,
-    service: Arc<dyn Ask>,
+    service: S,
 }
-
-/// A [`Next`] whose type does not matter: the way to the service.
-trait Ask: Send + Sync {
-    fn ask(&self, request: Request) -> Asking;
-}
-
-type Asking = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
 // === impl Forward ===
 
-impl Forward {
+impl<S: Next + Sync> Forward<S> {
     /// `service` is the way to the host of `settings.url`; it keeps the `Host` it is given.
-    pub fn new(settings: Settings, service: impl Next + Sync) -> Self {
+    pub fn new(settings: Settings, service: S) -> Self {
         let authority = settings.url.authority().map_or("", |authority| authority.as_str());
         Self {
             host: HeaderValue::from_str(authority)
                 .unwrap_or_else(|_| HeaderValue::from_static("localhost")),
-            settings: Arc::new(settings),
-            service: Arc::new(service),
+            settings,
+            service,
         }
     }
 
-    /// Lets the service decide about the request with this head: passes with what the service says
-    /// about it put in, fails with `auth-denied` or `auth-unavailable`.
-    pub async fn decide(&self, parts: &mut Parts, cx: &Context) -> Result<()> {
+    /// Passes with what the service says about the request put in its head, or fails with
+    /// `auth-denied` or `auth-unavailable`.
+    async fn judge(&self, parts: &mut Parts, cx: &Context) -> Result<()> {
         let deadline = Instant::now() + self.settings.timeout;
         let answered = timeout_at(deadline, self.ask(parts, cx)).await;
         let unavailable = || Error::new(Kind::AuthUnavailable);
@@ -106,17 +99,17 @@ impl Forward {
     }
 
     async fn ask(&self, parts: &Parts, cx: &Context) -> Result<Response> {
-        match self.service.ask(self.question(parts, cx)).await {
+        match self.service.clone().call(self.question(parts, cx)).await {
             // A question changes nothing: one that a dying connection took with it is asked again.
             Err(error) if is_stale(error.kind()) => {
-                self.service.ask(self.question(parts, cx)).await
+                self.service.clone().call(self.question(parts, cx)).await
             }
             answered => answered,
         }
     }
 
     fn question(&self, parts: &Parts, cx: &Context) -> Request {
-        let settings = &*self.settings;
+        let settings = &self.settings;
         let (mut question, ()) = http::Request::new(()).into_parts();
         question.method = Method::GET;
         question.uri = settings.url.clone();
@@ -161,9 +154,9 @@ impl Forward {
     }
 }
 
-impl<S: Next + Sync> Ask for S {
-    fn ask(&self, request: Request) -> Asking {
-        Box::pin(self.clone().call(request))
+impl<S: Next + Sync> Decide for Forward<S> {
+    fn decide<'a>(&'a self, parts: &'a mut Parts, cx: &'a Context) -> Deciding<'a> {
+        Box::pin(self.judge(parts, cx))
     }
 }
 
@@ -198,7 +191,7 @@ async fn drain(mut body: Body) {
     }
 }
 
-impl fmt::Debug for Forward {
+impl<S> fmt::Debug for Forward<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forward").field("settings", &self.settings).finish_non_exhaustive()
     }
@@ -206,7 +199,7 @@ impl fmt::Debug for Forward {
 
 #[cfg(test)]
 mod tests {
-    use std::future;
+    use std::{future, sync::Arc};
 
     use parking_lot::Mutex;
     use tower::service_fn;

@@ -1,8 +1,9 @@
 //! `routes[].auth`, `issuers` and `api_keys` as plain values.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use super::{certificate::Pattern, credential::Place, jwt, keys::KeySet};
+use super::{certificate::Pattern, credential::Place, forward, jwks, jwt, keys::KeySet};
+use crate::http::Secret;
 
 /// Who signs tokens, and where the keys are.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +12,8 @@ pub struct Issuer {
     pub jwt: jwt::Settings,
     /// Where its keys are.
     pub keys: KeysFrom,
+    /// What `sluice token` may sign with.
+    pub at_hand: AtHand,
 }
 
 /// Where the keys of an issuer are.
@@ -18,6 +21,19 @@ pub struct Issuer {
 pub enum KeysFrom {
     /// Here: they were in a file, or are one secret.
     Here(Arc<KeySet>),
+    /// On the network.
+    Network(Box<jwks::Settings>),
+}
+
+/// What of an issuer's keys may be private.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AtHand {
+    /// Its one secret.
+    Secret(Secret),
+    /// Perhaps what is in this file.
+    File(PathBuf),
+    /// Nothing: its private keys are its own.
+    Nothing,
 }
 
 /// `routes[].auth`: any of these.
@@ -48,4 +64,6 @@ pub enum Scheme {
     },
     /// `mtls`
     Mtls(Box<[Pattern]>),
+    /// `forward`
+    Forward(forward::Settings),
 }

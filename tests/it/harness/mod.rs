@@ -1,6 +1,7 @@
 //! The real gateway on port 0, against upstreams that count and record what they saw.
 
 pub mod http1;
+pub mod issuer;
 pub mod origin;
 
 use std::{future::Future, net::SocketAddr, path::Path, time::Duration};

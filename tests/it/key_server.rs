@@ -1,0 +1,161 @@
+//! Semantics 7: a key server that does everything wrong costs no valid token its way, and is not
+//! asked more often for it.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use sluicegate::{
+    gateway::Options,
+    middleware::auth::{jwks::Timing, settings::KeysFrom},
+};
+
+use crate::harness::{
+    self, Message, Origin, Running,
+    issuer::{Behaviour, KeyServer, SigningKey, claims, quick, response, set},
+    within,
+};
+
+const ISSUER: &str = "https://id.shop.example";
+
+fn yaml(keys: &str, more: &str) -> String {
+    format!(
+        "workers: 2\n\
+         issuers:\n  shop: {{ issuer: \"{ISSUER}\", audience: [orders], algorithms: [ES256], jwks: {{ {keys} }}{more} }}\n\
+         routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, auth: {{ jwt: {{ issuers: [shop] }} }}, respond: {{ body: in }} }}]\n"
+    )
+}
+
+fn start(yaml: &str, timing: &Timing) -> Running {
+    let mut config = harness::config(yaml);
+    for issuer in &mut config.issuers {
+        if let KeysFrom::Network(keys) = &mut issuer.keys {
+            keys.timing = timing.clone();
+        }
+    }
+    Running::start_with(config, Options::default())
+}
+
+async fn ask(gateway: &Running, token: &str) -> Message {
+    let head = format!("GET / HTTP/1.1\nHost: a\nAuthorization: Bearer {token}");
+    gateway.client().await.request(&head, "").await
+}
+
+/// As many requests at once, on connections of their own.
+async fn ask_all(gateway: &Running, tokens: &[String]) -> Vec<Message> {
+    within("all answers", join_all(tokens.iter().map(|token| ask(gateway, token)))).await
+}
+
+async fn fetches(gateway: &Running, outcome: &str) -> f64 {
+    let series = format!("sluice_jwks_fetches_total{{issuer=\"shop\",outcome=\"{outcome}\"}}");
+    gateway.metric(&series).await
+}
+
+#[tokio::test]
+async fn a_thousand_requests_at_the_start_are_one_fetch() {
+    let key = SigningKey::generate("a");
+    let server = KeyServer::start(Behaviour::Keys(set(&[&key]))).await;
+    let gateway = start(&yaml(&format!("url: \"{}\"", server.url()), ""), &Timing::default());
+    let answers = ask_all(&gateway, &vec![key.token(ISSUER); 1000]).await;
+    for answer in answers {
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    assert_eq!(server.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_thousand_requests_with_random_keys_are_one_fetch() {
+    let key = SigningKey::generate("a");
+    let server = KeyServer::start(Behaviour::Keys(set(&[&key]))).await;
+    let gateway = start(&yaml(&format!("url: \"{}\"", server.url()), ""), &Timing::default());
+    assert_eq!(ask(&gateway, &key.token(ISSUER)).await.status(), 200);
+    let random: Vec<_> =
+        (0..1000).map(|number| key.sign(&format!("random-{number}"), &claims(ISSUER))).collect();
+    for answer in ask_all(&gateway, &random).await {
+        assert_eq!(answer.status(), 401);
+        assert!(answer.text().contains("auth-kid-unknown"), "{}", answer.text());
+    }
+    assert_eq!(server.asked(), 2, "the first fetch, and one for all of them");
+    let last = server.requests().pop().unwrap();
+    assert_eq!(last.field("cache-control"), Some("no-cache"));
+    assert_eq!(ask(&gateway, &key.token(ISSUER)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn whatever_the_key_server_does_valid_tokens_pass() {
+    let key = Arc::new(SigningKey::generate("a"));
+    let elsewhere = Origin::start(|_, _| harness::Reply::Close).await;
+    let server = KeyServer::start(Behaviour::Keys(set(&[&key]))).await;
+    let gateway = start(&yaml(&format!("url: \"{}\"", server.url()), ""), &quick());
+    assert_eq!(ask(&gateway, &key.token(ISSUER)).await.status(), 200);
+
+    let json = "content-type: application/json\r\n";
+    let keys = set(&[&key]).to_string();
+    let huge = " ".repeat(10 << 20);
+    let away = format!("location: http://{}/keys\r\n", elsewhere.address());
+    let truncated = format!("HTTP/1.1 200 OK\r\n{json}content-length: 999\r\n\r\n{keys}");
+    for (outcome, behaviour) in [
+        ("timeout", Behaviour::Hang),
+        ("broken", Behaviour::Reset),
+        ("status", Behaviour::Bytes(response("500 Internal Server Error", json, &keys))),
+        ("redirect", Behaviour::Bytes(response("302 Found", &away, ""))),
+        ("too-large", Behaviour::Bytes(response("200 OK", json, &huge))),
+        ("type", Behaviour::Bytes(response("200 OK", "content-type: text/html\r\n", &keys))),
+        ("invalid", Behaviour::Bytes(response("200 OK", json, &keys[..keys.len() / 2]))),
+        ("invalid", Behaviour::Bytes(response("200 OK", json, "[]"))),
+        ("empty", Behaviour::Bytes(response("200 OK", json, r#"{"keys":[]}"#))),
+        ("broken", Behaviour::Bytes(truncated.into_bytes())),
+        ("broken", Behaviour::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())),
+    ] {
+        let before = fetches(&gateway, outcome).await;
+        server.set(behaviour);
+        // Not the first: that one may have been on its way before.
+        server.suffered(3).await;
+        for _ in 0..5 {
+            let answer = ask(&gateway, &key.token(ISSUER)).await;
+            assert_eq!(answer.status(), 200, "{outcome}: {}", answer.text());
+        }
+        assert!(fetches(&gateway, outcome).await > before, "{outcome}");
+    }
+    assert_eq!(elsewhere.connections(), 0, "nobody followed the redirect");
+
+    // And it is believed again once it comes to its senses.
+    let next = SigningKey::generate("b");
+    server.set(Behaviour::Keys(set(&[&next])));
+    server.suffered(2).await;
+    assert_eq!(ask(&gateway, &next.token(ISSUER)).await.status(), 200);
+    let removed = ask(&gateway, &key.token(ISSUER)).await;
+    assert_eq!(removed.status(), 401, "a key the issuer took back is refused");
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_accepted_with_its_first_token() {
+    let (old, new) = (SigningKey::generate("old"), SigningKey::generate("new"));
+    let server = KeyServer::start(Behaviour::Keys(set(&[&old]))).await;
+    let gateway = start(&yaml(&format!("url: \"{}\"", server.url()), ""), &Timing::default());
+    assert_eq!(ask(&gateway, &old.token(ISSUER)).await.status(), 200);
+    server.set(Behaviour::Keys(set(&[&old, &new])));
+    let answers = ask_all(&gateway, &vec![new.token(ISSUER); 100]).await;
+    assert!(answers.iter().all(|answer| answer.status() == 200));
+    assert_eq!(server.asked(), 2);
+}
+
+#[tokio::test]
+async fn without_any_key_set_requests_are_refused_quickly_and_say_why() {
+    let key = SigningKey::generate("a");
+    let server = KeyServer::start(Behaviour::Reset).await;
+    let gateway =
+        start(&yaml(&format!("url: \"{}\"", server.url()), ", on_start: require"), &quick());
+    server.suffered(1).await;
+    let refused = ask(&gateway, &key.token(ISSUER)).await;
+    assert_eq!(refused.status(), 503, "{}", refused.text());
+    assert!(refused.text().contains("auth-keys-unavailable"), "{}", refused.text());
+    assert!(refused.field("retry-after").is_some());
+    let ready = gateway.admin("GET", "/readyz").await;
+    assert_eq!(ready.status(), 503);
+    assert!(ready.text().contains("issuer `shop` has no key set yet"), "{}", ready.text());
+
+    server.set(Behaviour::Keys(set(&[&key])));
+    within("readiness", async { while gateway.admin("GET", "/readyz").await.status() != 200 {} })
+        .await;
+    assert_eq!(ask(&gateway, &key.token(ISSUER)).await.status(), 200);
+}
