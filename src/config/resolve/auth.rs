@@ -207,6 +207,31 @@ impl Resolver<'_> {
         None
     }
 
+    /// Says which issuers and files of keys no route names.
+    pub(super) fn warn_unused_credentials(&mut self, file: &file::File, routes: &[Route]) {
+        let schemes = || routes.iter().filter_map(|r| r.auth.as_ref()).flat_map(|a| &a.any_of);
+        let names_issuer = |index| {
+            schemes().any(
+                |scheme| matches!(scheme, Scheme::Jwt { issuers, .. } if issuers.contains(&index)),
+            )
+        };
+        let names_set = |index| {
+            schemes().any(
+                |scheme| matches!(scheme, Scheme::ApiKey { sets, .. } if sets.contains(&index)),
+            )
+        };
+        for (index, (name, _)) in file.issuers.iter().flat_map(Entries::iter).enumerate() {
+            if !names_issuer(index) {
+                self.warn(name.place, Fault::new("no route names this issuer"));
+            }
+        }
+        for (index, (name, _)) in file.api_keys.iter().flat_map(Entries::iter).enumerate() {
+            if !names_set(index) {
+                self.warn(name.place, Fault::new("no route names these API keys"));
+            }
+        }
+    }
+
     /// Routes that differ only in their claims are one as far as `auth`.
     pub(super) fn check_groups(
         &mut self,

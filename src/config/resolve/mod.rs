@@ -117,6 +117,7 @@ impl Resolver<'_> {
             Named { upstreams: &mut upstreams, rate_limits: &mut rate_limits, credentials: &known };
         let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
         let retry_budgets = upstreams.retry_budgets();
+        self.warn_unused_credentials(file, &routes);
         let upstreams = self.warn_unused(upstreams);
         let telemetry = self.telemetry(file.telemetry.as_ref(), &routes);
         Config {
