@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
-use crate::harness::{Message, Origin, Running, parse, proxy_to, within};
+use crate::harness::{Message, Origin, Running, eventually, parse, proxy_to, within};
 
 const RESPOND: &str = "routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n";
 
@@ -141,6 +141,51 @@ async fn client_certificates_are_asked_for_as_configured() {
             assert_eq!(served, allowed, "{mode}, stranger: {is_stranger}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_client_certificate_says_who_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = certificate(folder.path(), "shop", "shop.example.com");
+    let client = certificate(folder.path(), "client", "client.example.com");
+    let key = PrivateKeyDer::from_pem_file(folder.path().join("client.key")).unwrap();
+    let log = folder.path().join("access.log");
+    let tls = "certificates: [{ cert: DIR/shop.pem, key: DIR/shop.key }], \
+               client_auth: { mode: request, ca: DIR/client.pem }";
+    let text = format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, protocols: [h1], tls: {{ {} }} }}]\n\
+         admin: {{ address: 127.0.0.1:0 }}\n\
+         telemetry: {{ access_log: {{ path: \"{}\" }} }}\n\
+         routes:\n  \
+         - {{ name: a, match: {{ path: /a }}, auth: {{ mtls: {{ allow: [\"client.*\"] }} }}, respond: {{ body: a }} }}\n  \
+         - {{ name: b, match: {{ path: /b }}, auth: {{ mtls: {{ allow: [\"other.*\"] }} }}, respond: {{ body: b }} }}\n",
+        tls.replace("DIR", &folder.path().display().to_string()),
+        log.display()
+    );
+    let gateway = Running::start_with(parse(&text), Options::default());
+    let open = async |identity| {
+        let trusted = std::slice::from_ref(&shop);
+        connect(gateway.address(), "shop.example.com", trusted, identity, &[]).await.unwrap()
+    };
+    let answer = get(&mut open(None).await).await.unwrap();
+    assert_eq!(answer.status(), 401, "{}", answer.text());
+    assert!(answer.text().contains("auth-missing"));
+    assert_eq!(answer.field("www-authenticate"), Some("ClientCertificate"));
+
+    let mut known = open(Some((client, key))).await;
+    for _ in 0..2 {
+        assert_eq!(get(&mut known).await.unwrap().text(), "a");
+    }
+    known.write_all(b"GET /b HTTP/1.1\r\nHost: shop\r\n\r\n").await.unwrap();
+    let mut buffer = Vec::new();
+    let refused = Message::read_response(&mut known, &mut buffer, "GET");
+    let refused = within("an answer", refused).await.unwrap();
+    assert_eq!(refused.status(), 403);
+    assert!(refused.text().contains("scope-denied"));
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("the log lines", || lines().lines().count() == 4).await;
+    let named = lines().matches("\"principal\":\"client.example.com\"").count();
+    assert_eq!(named, 2, "{}", lines());
 }
 
 #[tokio::test]
