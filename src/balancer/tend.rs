@@ -8,7 +8,7 @@
 //! that the tasks of both hear.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -24,12 +24,13 @@ use crate::{
         group::Shared,
         health,
         outlier::Census,
-        roster::{Roster, STATES},
+        roster::{Roster, STATES, State},
         set::{Board, Member, Set},
         standing::{Outcome, Standing, Turned},
     },
     telemetry::metrics::{
-        BREAKER_TRANSITIONS, Cells, Desc, EJECTIONS, ENDPOINTS, Gauge, HEALTH_TRANSITIONS, PANIC,
+        BREAKER_TRANSITIONS, Cells, Desc, EJECTIONS, ENDPOINT_READY, ENDPOINTS, Gauge,
+        HEALTH_TRANSITIONS, PANIC,
     },
 };
 
@@ -50,6 +51,9 @@ pub(super) struct Desk {
     labelled: Mutex<HashSet<Box<str>>>,
     /// Held while somebody is ejected: of two that want the last place one gets it.
     ejecting: Mutex<()>,
+    /// [`ENDPOINT_READY`] of at most [`MAX_LABELLED`] endpoints that there are. Held while a roster is
+    /// made, published and shown, so that what is shown last is what was published last.
+    shown: Mutex<HashMap<Box<str>, Gauge>>,
     /// [`ENDPOINTS`], in the order of [`STATES`].
     states: [Gauge; STATES.len()],
     /// [`PANIC`].
@@ -63,8 +67,8 @@ struct Assessed {
     next: Option<Instant>,
     /// Who came back from an ejection just now.
     back: Vec<Member>,
-    /// How many are in each state.
-    counts: [u32; STATES.len()],
+    /// The state of each.
+    states: Vec<State>,
 }
 
 /// Makes rosters as time passes. Never completes before the group ends.
@@ -217,6 +221,7 @@ impl Shared {
 
     /// As [`Shared::reassess`], with a set that takes the place of the one there is, if it differs.
     pub(super) fn publish_with(&self, set: Option<Set>, now: Instant) -> Option<Instant> {
+        let mut shown = self.desk.shown.lock();
         let mut made = None;
         let mut turned = None;
         self.board.send_if_modified(|current| {
@@ -224,8 +229,8 @@ impl Shared {
                 Some(set) if !set.is_same(&current.set) => Arc::new(set),
                 Some(_) | None => current.set.clone(),
             };
-            let Assessed { roster, next, back, counts } = self.assess(&set, now);
-            made = Some((next, back, counts));
+            let Assessed { roster, next, back, states } = self.assess(&set, now);
+            made = Some((set.clone(), next, back, states));
             if Arc::ptr_eq(&set, &current.set) && roster == current.roster {
                 return false;
             }
@@ -233,7 +238,7 @@ impl Shared {
             *current = Arc::new(Board { set, roster });
             true
         });
-        let (next, back, counts) = made?;
+        let (set, next, back, states) = made?;
         for member in &back {
             tracing::info!(endpoint = %member.endpoint.label(), "endpoint is back from its ejection");
             self.believe(member, now);
@@ -241,9 +246,7 @@ impl Shared {
         if let Some(is_panic) = turned {
             self.tell_panic(is_panic);
         }
-        for (gauge, count) in self.desk.states.iter().zip(counts) {
-            gauge.set(f64::from(count));
-        }
+        self.desk.show(&mut shown, &set, &states);
         next
     }
 
@@ -260,7 +263,7 @@ impl Shared {
     fn assess(&self, set: &Set, now: Instant) -> Assessed {
         let mut next: Option<Instant> = None;
         let mut back = Vec::new();
-        let mut counts = [0; STATES.len()];
+        let mut states = Vec::with_capacity(set.members.len());
         let mut seen = Vec::with_capacity(set.members.len());
         for member in &set.members {
             let settled = member.standing.settle(&self.settings, now);
@@ -268,11 +271,11 @@ impl Shared {
             if settled.is_back {
                 back.push(member.clone());
             }
-            counts[settled.seen.state() as usize] += 1;
+            states.push(settled.seen.state());
             seen.push(settled.seen);
         }
         let roster = Roster::new(&set.tiers(), &seen, self.settings.panic_threshold);
-        Assessed { roster, next, back, counts }
+        Assessed { roster, next, back, states }
     }
 }
 
@@ -286,11 +289,37 @@ impl Desk {
             bell: Notify::new(),
             states: STATES.map(|state| cells.gauge(&ENDPOINTS, &[upstream, state.word()])),
             panic,
+            shown: Mutex::default(),
             cells: cells.clone(),
             upstream: upstream.clone(),
             labelled: Mutex::default(),
             ejecting: Mutex::default(),
         })
+    }
+
+    /// Sets the gauges to the `states` of the members of `set`.
+    fn show(&self, shown: &mut HashMap<Box<str>, Gauge>, set: &Set, states: &[State]) {
+        for (gauge, state) in self.states.iter().zip(STATES) {
+            gauge.set(states.iter().filter(|is| **is == state).count() as f64);
+        }
+        let there = set.members.iter().map(|member| member.endpoint.address().to_string());
+        let there: HashMap<String, State> = there.zip(states.iter().copied()).collect();
+        shown.retain(|address, _| {
+            let is_there = there.contains_key(&**address);
+            if !is_there {
+                self.cells.forget_gauge(&ENDPOINT_READY, &[&self.upstream, address]);
+            }
+            is_there
+        });
+        for (address, state) in &there {
+            if shown.len() < MAX_LABELLED && !shown.contains_key(&**address) {
+                let gauge = self.cells.gauge(&ENDPOINT_READY, &[&self.upstream, address]);
+                shown.insert(address.as_str().into(), gauge);
+            }
+            if let Some(gauge) = shown.get(&**address) {
+                gauge.set(f64::from(u8::from(*state == State::Ready)));
+            }
+        }
     }
 
     /// Counts one more in `desc`, whose labels are upstream, endpoint and `rest`.
@@ -312,6 +341,9 @@ impl Drop for Desk {
         // The upstream is gone.
         for gauge in self.states.iter().chain([&self.panic]) {
             gauge.set(0.0);
+        }
+        for address in self.shown.get_mut().keys() {
+            self.cells.forget_gauge(&ENDPOINT_READY, &[&self.upstream, address]);
         }
     }
 }

@@ -626,3 +626,34 @@ async fn hash_keeps_its_mapping_while_one_is_out() {
         assert_eq!(&home(user, 200).await, before, "all are home again");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_endpoint_that_there_is_has_a_gauge() {
+    let script = Arc::new(Script::default());
+    script.say("orders.internal", &["10.0.0.1", "10.0.0.2"]);
+    let resolver: Arc<dyn Resolve> = script.clone();
+    let metrics = Metrics::new();
+    let settings = settings(&["orders.internal:80"], Policy::RoundRobin);
+    let group = Group::new(settings, None, &resolver, &metrics.thread()).unwrap();
+    time::sleep(Duration::from_secs(1)).await;
+    let gauges = || {
+        let rendered = metrics.render();
+        let gauge = |line: &str| line.strip_prefix("sluice_endpoint_ready").map(str::to_owned);
+        let mut all: Vec<_> = rendered.lines().filter_map(gauge).collect();
+        all.sort();
+        all
+    };
+    let of = |last: u8, value: u8| {
+        format!("{{upstream=\"orders\",endpoint=\"10.0.0.{last}:80\"}} {value}")
+    };
+    assert_eq!(gauges(), [of(1, 1), of(2, 1)]);
+    let bad = |label: &str| status(if label.ends_with("1:80") { 500 } else { 200 });
+    went(&handle(&group), 20, "", bad).await;
+    assert_eq!(gauges(), [of(1, 0), of(2, 1)]);
+    script.say("orders.internal", &["10.0.0.2"]);
+    time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(gauges(), [of(2, 1)]);
+    drop(group);
+    time::sleep(Duration::from_millis(1)).await;
+    assert!(gauges().is_empty(), "{:?}", gauges());
+}

@@ -201,6 +201,15 @@ impl Cells {
         self.metrics.0.lock().route(self.thread, UNROUTED)
     }
 
+    /// Drops the gauge of these labels: what it told of is gone. Counters never go back, and stay.
+    pub fn forget_gauge(&self, desc: &'static Desc, labels: &[&str]) {
+        debug_assert_eq!(desc.kind, DescKind::Gauge, "{} is no gauge", desc.name);
+        let labels: Box<[Box<str>]> = labels.iter().map(|&label| label.into()).collect();
+        if let Some(family) = self.metrics.0.lock().families.get_mut(desc.name) {
+            family.series.remove(&labels);
+        }
+    }
+
     fn cell(&self, desc: &'static Desc, labels: &[&str], make: impl FnOnce() -> Cell) -> Cell {
         self.metrics.0.lock().cell(self.thread, desc, labels, make)
     }

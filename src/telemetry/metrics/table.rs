@@ -60,6 +60,8 @@ table! {
         "Retries that were not made because the upstream's budget was spent.";
     ENDPOINTS = Gauge "sluice_endpoints" ["upstream", "state"]
         "Endpoints of an upstream, by state: ready, down, ejected, breaker-open.";
+    ENDPOINT_READY = Gauge "sluice_endpoint_ready" ["upstream", "endpoint"]
+        "1 for an endpoint that is well, 0 while it is down, ejected or its breaker is open.";
     EJECTIONS = Counter "sluice_ejections_total" ["upstream", "endpoint"]
         "Endpoints put aside by outlier detection.";
     BREAKER_TRANSITIONS = Counter "sluice_breaker_transitions_total" ["upstream", "endpoint", "to"]
