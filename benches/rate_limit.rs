@@ -40,7 +40,7 @@ fn policy(name: &str, max_keys: usize) -> Arc<Policy> {
     let settings = Settings {
         name: name.into(),
         key: Key::new(Selector::new([Part::ClientIp]), "client_ip"),
-        quota: gcra::quota(100, per, burst).expect("a quota"),
+        limit: gcra::limit(100, per, burst).expect("a limit"),
         per,
         mode: Mode::Enforce,
         max_keys,
@@ -76,14 +76,16 @@ fn fingerprints(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One key that is asked for again and again, and many in turn; each time a microsecond passes.
+/// One key that is asked for again and again, and many in turn. Where 10 ms pass in between each is
+/// admitted, where 10 ns pass nearly all are denied.
 fn checks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("check");
-    for (name, count, keys) in [
-        ("one policy, one key", 1, 1),
-        ("one policy, 100000 keys", 1, KEYS),
-        ("four policies, one key", 4, 1),
-        ("four policies, 100000 keys", 4, KEYS),
+    for (name, count, keys, step) in [
+        ("one policy, admitted", 1, 1, 10_000_000),
+        ("one policy, denied", 1, 1, 10),
+        ("one policy, 100000 keys", 1, KEYS, 10),
+        ("four policies, admitted", 4, 1, 10_000_000),
+        ("four policies, 100000 keys", 4, KEYS, 10),
     ] {
         let policies: Vec<_> = (0..count).map(|n| policy(&n.to_string(), 1_000_000)).collect();
         let mut n = 0;
@@ -91,7 +93,7 @@ fn checks(criterion: &mut Criterion) {
             n += 1;
             let key = Fingerprint::from_bits(spread(n % keys));
             let keys: Keys = policies.iter().map(|_| key).collect();
-            charge(&policies, black_box(&keys), Nanos::from(1_000_000_000 + n * 1_000))
+            charge(&policies, black_box(&keys), Nanos::from(1_000_000_000 + n * step))
         };
         // The tables grow while keys come; then nothing is allocated any more.
         for _ in 0..2 * keys {

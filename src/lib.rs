@@ -15,8 +15,8 @@
 //!  routing       host, path, method, headers, query -> route
 //!    |
 //!  middleware    each route:     ip_filter > cors > body_limit > concurrency_limit > rate_limit
-//!    |                           > auth > rate_limit > buffer > action > headers > timeout > retry
-//!    |                           > timeout
+//!    |                           > auth > rate_limit > buffer > action > fault > mirror > headers
+//!    |                           > timeout > retry > timeout > adaptive
 //!  balancer      a group of endpoints -> one of them
 //!    |
 //!  upstream      a pooled connection; re-framing, upgrades

@@ -28,8 +28,8 @@ pub use self::problem::{Problem, Problems};
 use crate::{
     admin, balancer, connection, listener,
     middleware::{
-        action, auth, body_limit, buffer, concurrency_limit, cors, edge, headers, ip_filter,
-        rate_limit, retry, timeout,
+        action, adaptive, auth, body_limit, buffer, concurrency_limit, cors, edge, fault, headers,
+        ip_filter, mirror, rate_limit, retry, timeout,
     },
     routing::Rule,
     telemetry,
@@ -56,6 +56,8 @@ pub struct Config {
     pub upstreams: Vec<balancer::Settings>,
     /// What retries draw from, one for each of `upstreams`.
     pub retry_budgets: Vec<retry::budget::Settings>,
+    /// `adaptive_concurrency`, in the order of [`Config::upstreams`].
+    pub adaptive: Vec<Option<adaptive::Settings>>,
     /// In the order of the file.
     pub routes: Vec<Route>,
     /// Logs.
@@ -116,12 +118,25 @@ pub struct Route {
     pub action: action::Settings,
     /// Indexes into [`Config::upstreams`], as the weights of [`action::Settings::Forward`].
     pub upstreams: Vec<usize>,
+    /// `mirror`.
+    pub mirror: Option<Mirror>,
+    /// `fault`.
+    pub fault: Option<fault::Settings>,
     /// Header changes and rewrite.
     pub headers: headers::Settings,
     /// Deadlines.
     pub timeout: timeout::Settings,
     /// What is sent again; `None`: only what was not sent.
     pub retry: Option<retry::Settings>,
+}
+
+/// Where copies of a route's requests go.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// An index into [`Config::upstreams`].
+    pub upstream: usize,
+    /// How they are made.
+    pub settings: mirror::Settings,
 }
 
 /// Reads gateway.yaml, the environment and the files it names.

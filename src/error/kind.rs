@@ -39,6 +39,8 @@ pub enum Kind {
     AuthUnavailable,
     /// `max_in_flight` of the route or the upstream is reached, or every h2 stream is taken.
     ConcurrencyFull,
+    /// The upstream's adaptive limit is reached, and no place came free in time.
+    ShedOverload,
     /// The upstream has no endpoint at all.
     UpstreamNone,
     /// The circuit breaker of every endpoint is open; the first lets a probe through after so long.
@@ -61,6 +63,8 @@ pub enum Kind {
     UpstreamBadResponse,
     /// This failed an attempt, and the upstream's budget has no retry left.
     RetryBudget(Box<Kind>),
+    /// `fault` of the route refused it on purpose, with this status.
+    FaultInjected(StatusCode),
     /// The process is draining.
     Draining,
     /// A bug: a panic, or an invariant that did not hold.
@@ -152,6 +156,7 @@ impl Kind {
             Self::AuthDenied(Denial { status: StatusCode::FORBIDDEN, headers: Box::default() }),
             Self::AuthUnavailable,
             Self::ConcurrencyFull,
+            Self::ShedOverload,
             Self::UpstreamNone,
             Self::BreakerOpen(Duration::from_secs(1)),
             Self::UpstreamDns,
@@ -163,6 +168,7 @@ impl Kind {
             Self::UpstreamTimeoutTotal,
             Self::UpstreamBadResponse,
             Self::RetryBudget(Box::new(Self::UpstreamReset(Sent::MaybeSeen))),
+            Self::FaultInjected(StatusCode::SERVICE_UNAVAILABLE),
             Self::Draining,
             Self::Internal,
         ];
@@ -181,11 +187,13 @@ impl Kind {
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ClientClosed => client_closed_request(),
             Self::IpDenied => StatusCode::FORBIDDEN,
+            Self::FaultInjected(status) => *status,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Auth(refusal) => refusal.fault.status(),
             Self::AuthDenied(denial) => denial.status,
             Self::AuthUnavailable
             | Self::ConcurrencyFull
+            | Self::ShedOverload
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
             | Self::UpstreamDns
@@ -219,6 +227,7 @@ impl Kind {
             Self::AuthDenied(_) => "auth-denied",
             Self::AuthUnavailable => "auth-unavailable",
             Self::ConcurrencyFull => "concurrency-full",
+            Self::ShedOverload => "shed-overload",
             Self::UpstreamNone => "upstream-none",
             Self::BreakerOpen(_) => "breaker-open",
             Self::UpstreamDns => "upstream-dns",
@@ -230,6 +239,7 @@ impl Kind {
             Self::UpstreamTimeoutTotal => "upstream-timeout-total",
             Self::UpstreamBadResponse => "upstream-bad-response",
             Self::RetryBudget(_) => Self::RETRY_BUDGET,
+            Self::FaultInjected(_) => "fault-injected",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -253,6 +263,7 @@ impl Kind {
             Self::AuthDenied(_) => "This request was not allowed.",
             Self::AuthUnavailable => "Who may do this cannot be decided at the moment.",
             Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
+            Self::ShedOverload => "The service is overloaded; try again shortly.",
             Self::UpstreamNone => "No service is configured behind this route.",
             Self::BreakerOpen(_) => "The service is failing; try again shortly.",
             Self::UpstreamDns => "The service's name does not resolve at the moment.",
@@ -265,6 +276,7 @@ impl Kind {
             }
             Self::UpstreamBadResponse => "The service sent an invalid response.",
             Self::RetryBudget(last) => last.title(),
+            Self::FaultInjected(_) => "This request was made to fail on purpose.",
             Self::Draining => "The gateway is shutting down; try again.",
             Self::Internal => "The gateway failed to handle this request.",
         }
@@ -288,7 +300,9 @@ impl Kind {
             Self::Auth(refusal) => refusal.fault.side(),
             Self::AuthUnavailable
             | Self::ConcurrencyFull
+            | Self::ShedOverload
             | Self::UpstreamNone
+            | Self::FaultInjected(_)
             | Self::BreakerOpen(_)
             | Self::Draining
             | Self::Internal => Side::Gateway,
@@ -331,11 +345,13 @@ impl Kind {
             | Self::AuthDenied(_)
             | Self::AuthUnavailable
             | Self::ConcurrencyFull
+            | Self::ShedOverload
             | Self::UpstreamNone
             | Self::BreakerOpen(_)
             | Self::UpstreamDns
             | Self::UpstreamTimeoutTotal
             | Self::RetryBudget(_)
+            | Self::FaultInjected(_)
             | Self::Draining
             | Self::Internal => RetryClass::Final,
         }
@@ -349,6 +365,7 @@ impl Kind {
             Self::Auth(refusal) => refusal.fault.retry_after(),
             Self::AuthUnavailable
             | Self::ConcurrencyFull
+            | Self::ShedOverload
             | Self::UpstreamNone
             | Self::UpstreamDns
             | Self::Draining => Some(Duration::from_secs(1)),
@@ -370,6 +387,7 @@ impl Kind {
             | Self::UpstreamTimeoutTry(_)
             | Self::UpstreamTimeoutTotal
             | Self::UpstreamBadResponse
+            | Self::FaultInjected(_)
             | Self::Internal => None,
             Self::RetryBudget(last) => last.retry_after(),
         }

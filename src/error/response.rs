@@ -165,7 +165,7 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         Kind::IpDenied | Kind::RateLimited(_) | Kind::Auth(_) | Kind::AuthDenied(_) => {
             "http_request_denied"
         }
-        Kind::ConcurrencyFull => "connection_limit_reached",
+        Kind::ConcurrencyFull | Kind::ShedOverload => "connection_limit_reached",
         Kind::UpstreamNone | Kind::BreakerOpen(_) | Kind::AuthUnavailable => {
             "destination_unavailable"
         }
@@ -176,6 +176,7 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         Kind::UpstreamTimeoutTry(_) | Kind::UpstreamTimeoutTotal => "http_response_timeout",
         Kind::UpstreamBadResponse => "http_protocol_error",
         Kind::RetryBudget(last) => return proxy_error(last),
+        Kind::FaultInjected(_) => "proxy_internal_response",
         Kind::Draining | Kind::Internal => "proxy_internal_error",
     })
 }
@@ -213,6 +214,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
             _ => PERMISSION_DENIED,
         },
         Kind::ConcurrencyFull
+        | Kind::ShedOverload
         | Kind::UpstreamNone
         | Kind::BreakerOpen(_)
         | Kind::UpstreamDns
@@ -222,6 +224,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
         | Kind::UpstreamClosedIdle(_)
         | Kind::UpstreamBadResponse
         | Kind::AuthUnavailable
+        | Kind::FaultInjected(_)
         | Kind::Draining => UNAVAILABLE,
         Kind::RetryBudget(last) => grpc_status(last),
     }

@@ -11,7 +11,7 @@ use tower::Service;
 
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
-    config::{Config, Route},
+    config::{Config, Mirror, Route},
     gateway::{
         StartError,
         control::worker_count,
@@ -23,15 +23,16 @@ use crate::{
     middleware::{
         access_log::AccessLogLayer,
         action,
+        adaptive::{self, Limiter},
         auth::claims::{Member, Members},
         edge::EdgeLayer,
-        headers,
+        headers, mirror,
         rate_limit::{self, Policy},
         request_id::RequestIdLayer,
         retry,
         stack::{
-            AfterAuth, EachRoute, EveryRequest, MemberSettings, RouteSettings, ToUpstream,
-            after_auth, each_route, every_request,
+            AfterAuth, Copies, EachRoute, EveryRequest, MemberSettings, RouteSettings, ToUpstream,
+            after_auth, copies, each_route, every_request,
         },
     },
     routing::{RouteEntry, Router, Table},
@@ -52,6 +53,8 @@ pub(super) struct Plan {
     pub(super) table: Arc<Table>,
     /// In the order of [`Config::upstreams`].
     pub(super) groups: Vec<Arc<Group>>,
+    /// In the order of [`Config::upstreams`].
+    pub(super) adaptive: Arc<[Option<Arc<Limiter>>]>,
     /// In the order of [`Config::rate_limits`].
     pub(super) limits: Arc<[Arc<Policy>]>,
     /// In the order of [`Config::issuers`].
@@ -84,11 +87,24 @@ impl Plan {
         Ok(Self {
             table: Arc::new(Table::new(config.routes.iter().map(|r| r.rule.clone()).collect())),
             groups,
+            adaptive: adaptive(&config, previous),
             limits: limits(&config, previous.map_or(&[], |plan| &plan.limits)),
             issuers: Issuers::new(&config, previous.map(|plan| &plan.issuers), Some(keyring)),
             counters: counters(&config, previous.map(|plan| &plan.counters)),
             config: Arc::new(config),
         })
+    }
+
+    /// It is in force now: what it shares with the plan before has its bounds from here on.
+    pub(super) fn take_effect(&self) {
+        for policy in &*self.limits {
+            policy.take_effect();
+        }
+        for (limiter, settings) in self.adaptive.iter().zip(&self.config.adaptive) {
+            if let (Some(limiter), Some(settings)) = (limiter, settings) {
+                limiter.set_bounds(*settings);
+            }
+        }
     }
 
     fn group(&self, name: &str) -> Option<&Arc<Group>> {
@@ -104,6 +120,21 @@ fn counters(config: &Config, previous: Option<&Counters>) -> Counters {
         (name.clone(), before.cloned().unwrap_or_default())
     });
     routes.collect()
+}
+
+/// The adaptive limits; those of `previous` go on under the same upstream's name.
+fn adaptive(config: &Config, previous: Option<&Plan>) -> Arc<[Option<Arc<Limiter>>]> {
+    let before = |name: &str| {
+        let plan = previous?;
+        let index = plan.config.upstreams.iter().position(|upstream| *upstream.name == *name)?;
+        plan.adaptive[index].clone()
+    };
+    let limiter = |(index, settings): (usize, &Option<adaptive::Settings>)| {
+        let settings = (*settings)?;
+        let before = before(&config.upstreams[index].name);
+        Some(before.unwrap_or_else(|| Arc::new(Limiter::new(settings))))
+    };
+    config.adaptive.iter().enumerate().map(limiter).collect()
 }
 
 /// The rate limits, with the buckets that those of `previous` had.
@@ -180,7 +211,11 @@ impl Build<'_> {
         let changes = &route.headers;
         let keeps_host = changes.preserve_host || changes.request.set.contains_key(header::HOST);
         let balance = Balance::new(own_groups, Forward::new(keeps_host));
-        Member::new(&route.claims, info, after_auth(self.member_settings(route), balance))
+        Member::new(
+            &route.claims,
+            info,
+            after_auth(self.member_settings(route), self.copier(route), balance),
+        )
     }
 
     fn settings(&self, route: &Route) -> RouteSettings {
@@ -218,12 +253,39 @@ impl Build<'_> {
             rate_limit_by_principal: self.rate_limits(route, true),
             buffer: route.buffer.clone(),
             action: own_action(&route.action),
+            fault: route.fault,
             headers: own_headers(&route.headers),
             merge_slashes: route.merge_slashes,
             timeout: route.timeout,
             retry: (route.retry.clone(), self.retried(route)),
+            adaptive: self.adaptive(route),
         }
     }
+
+    fn adaptive(&self, route: &Route) -> Vec<Option<Arc<Limiter>>> {
+        route.upstreams.iter().map(|&index| self.plan.adaptive[index].clone()).collect()
+    }
+
+    /// Where copies of the route's requests go; they keep the client's `Host` where the requests do.
+    fn copier(&self, route: &Route) -> Option<mirror::Copier<Copies<Balance<Forward>>>> {
+        let Mirror { upstream, settings } = route.mirror.as_ref()?;
+        let group = self.groups[*upstream].clone();
+        let name = group.name().clone();
+        let balance = Balance::new([group], Forward::new(route.headers.preserve_host));
+        let mut changes = own_headers(&route.headers);
+        // What the gateway shows to one upstream is not for another.
+        for fields in [&mut changes.request.set, &mut changes.request.add] {
+            *fields = without_credentials(fields);
+        }
+        let copies = copies(changes, route.merge_slashes, route.timeout, balance);
+        let tasks = self.worker.tasks.clone();
+        Some(mirror::Copier::new(settings.clone(), &name, copies, tasks, &self.worker.cells))
+    }
+}
+
+fn without_credentials(fields: &HeaderMap) -> HeaderMap {
+    let shown = fields.iter().filter(|(_, value)| !value.is_sensitive());
+    shown.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// A copy that shares no memory with the configuration: a clone of a header value or of a body

@@ -250,6 +250,7 @@ impl Control {
         }
         self.listeners.keep(prepared);
         files.follow(loaded.watched);
+        plan.take_effect();
         self.operator.took_over(&plan);
         self.plan = plan;
         Ok(self.plan.config.hash.clone())

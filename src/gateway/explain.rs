@@ -1,10 +1,11 @@
 //! What the gateway would do with a request, told and not done: the matched route and why the
 //! others lost, then each policy in the order of the stack.
 
+mod limits;
+
 use std::sync::Arc;
 
 use http::HeaderValue;
-use tokio::time::Instant;
 
 use crate::{
     balancer::{Group, Policy, Source, SourceAddress},
@@ -13,10 +14,11 @@ use crate::{
         Asked, Issuers,
         admission::{Admission, admission},
     },
-    http::{Principal, context::Params, selector::Input},
+    http::{Principal, context::Params},
     middleware::{
         action,
-        rate_limit::{self, Mode, Policy as RateLimit},
+        adaptive::Limiter,
+        rate_limit::Policy as RateLimit,
         retry::resend::Repeatable,
         template::{Template, Values},
     },
@@ -33,6 +35,8 @@ use crate::{
 pub struct RunningState<'a> {
     /// In the order of [`Config::upstreams`].
     pub groups: &'a [Arc<Group>],
+    /// In the order of [`Config::upstreams`].
+    pub adaptive: &'a [Option<Arc<Limiter>>],
     /// In the order of [`Config::rate_limits`].
     pub limits: &'a [Arc<RateLimit>],
     /// Who signs tokens, with the keys they have now.
@@ -205,53 +209,6 @@ impl Told<'_> {
         true
     }
 
-    /// Asked, not charged. Without a gateway, and for a key that the question leaves open, only what
-    /// is configured is told.
-    fn rate_limit(&self, index: usize) -> Step {
-        let limit = &self.config.rate_limits[index];
-        let (burst, key) = (limit.quota.burst_size(), limit.key.written());
-        let interval = limit.quota.replenish_interval();
-        let described = format!("`{}`: {burst} at once, one per {interval:?}", limit.name);
-        let shadow = if limit.mode == Mode::Shadow { ", in shadow" } else { "" };
-        let policy = self.running.and_then(|running| running.limits.get(index));
-        let input = self.input();
-        let is_known = limit.key.parts().iter().all(|part| part.extract(&input).is_some());
-        let Some(policy) = policy.filter(|_| is_known) else {
-            let detail = format!("{described}, for each `{key}`{shadow}");
-            return step("rate_limit", "limit", detail);
-        };
-        let now = rate_limit::layer::nanos(Instant::now());
-        let standing = policy.standing(policy.fingerprint(&input), now);
-        let (remaining, reset) = (standing.remaining, standing.reset);
-        let outcome = match (remaining, limit.mode) {
-            (0, Mode::Enforce) => "refuse",
-            (0, Mode::Shadow) | (_, Mode::Enforce | Mode::Shadow) => "pass",
-        };
-        let key = limit.key.told(&input);
-        let state = format!("{remaining} of {burst} left for {key}, all of them in {reset:.1?}");
-        step("rate_limit", outcome, format!("{described}{shadow}; {state}"))
-    }
-
-    /// What limits and balancers may look at.
-    fn input(&self) -> Input<'_> {
-        let principal = self.principal.as_ref();
-        Input {
-            method: &self.asked.method,
-            headers: &self.asked.headers,
-            query: self.asked.target.query(),
-            host: Some(&self.asked.host),
-            client_ip: self.asked.client,
-            params: self.params,
-            principal: principal
-                .map(|principal| &*principal.name)
-                .or(self.asked.principal.as_deref()),
-            claims: principal.map(|principal| &principal.claims),
-            body: None,
-            response_headers: None,
-            response_body: None,
-        }
-    }
-
     fn cors(&self, origins: &[HeaderValue]) -> Step {
         let Some(origin) = self.asked.headers.get(http::header::ORIGIN) else {
             return step("cors", "pass", "there is no Origin: not a request of a page");
@@ -273,6 +230,15 @@ impl Told<'_> {
             });
             steps.push(step("split", "choose", shares.collect::<Vec<_>>().join(", ")));
         }
+        if let Some(fault) = &route.fault {
+            steps.push(step("fault", "may fail", limits::told_fault(fault)));
+        }
+        if let Some(mirror) = &route.mirror {
+            let to = &self.config.upstreams[mirror.upstream].name;
+            let share = mirror.settings.share * 100.0;
+            let detail = format!("{share}% to `{to}` as well, if the body is in memory by then");
+            steps.push(step("mirror", "copy", detail));
+        }
         steps.push(step("rewrite", "send", self.target()));
         let timeout = format!("{:?} for all attempts", route.timeout.total);
         steps.push(step("timeout", "limit", timeout));
@@ -288,6 +254,9 @@ impl Told<'_> {
                 Some(group) => endpoints(group),
                 None => upstream.sources.iter().map(source).collect::<Vec<_>>().join(", "),
             };
+            if let Some(settings) = self.config.adaptive[index] {
+                steps.push(self.adaptive(index, settings));
+            }
             let detail = format!("`{}` by {policy}: {candidates}", upstream.name);
             steps.push(step("upstream", "send", detail));
             if let Some(group) = self.running.and_then(|running| running.groups.get(index)) {

@@ -23,12 +23,17 @@ use crate::{
         build::Plan,
         control::{Control, Order},
     },
-    middleware::{auth::jwks::KeyCache, rate_limit::Policy},
+    middleware::{
+        adaptive::{Limiter, limiter::Standing},
+        auth::jwks::KeyCache,
+        rate_limit::Policy,
+    },
     routing::Table,
     telemetry::{
         clock,
         metrics::{
-            CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Metrics, RATE_LIMIT_KEYS,
+            ADAPTIVE_LIMIT, CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Metrics,
+            RATE_LIMIT_KEYS,
         },
     },
 };
@@ -51,6 +56,7 @@ struct Live {
     groups: Arc<[Arc<Group>]>,
     limits: Arc<[Arc<Policy>]>,
     issuers: Issuers,
+    adaptive: Arc<[Option<Arc<Limiter>>]>,
     loaded_at: std::time::SystemTime,
 }
 
@@ -114,12 +120,17 @@ impl admin::Handles for Operator {
     }
 
     fn metrics(&self) -> String {
-        for limit in &*self.live.lock().limits.clone() {
+        let live = self.live.lock().clone();
+        for limit in &*live.limits {
             let gauge = self.cells.gauge(&RATE_LIMIT_KEYS, &[&limit.settings().name]);
             gauge.set(limit.store().keys() as f64);
         }
         let issuers = self.live.lock().issuers.clone();
         issuers.caches().for_each(KeyCache::report);
+        for (group, limiter) in live.limited() {
+            let gauge = self.cells.gauge(&ADAPTIVE_LIMIT, &[group.name()]);
+            gauge.set(limiter.standing().limit as f64);
+        }
         self.metrics.render()
     }
 
@@ -138,19 +149,31 @@ impl admin::Handles for Operator {
             let route = &live.config.routes[index];
             let upstreams =
                 route.upstreams.iter().map(|&index| &*live.config.upstreams[index].name);
-            json!({
+            let mut told = json!({
                 "name": route.rule.name,
                 "match": route.rule.to_string(),
                 "priority": route.rule.priority,
                 "upstreams": upstreams.collect::<Vec<_>>(),
-            })
+            });
+            if route.fault.is_some() {
+                told["warnings"] = json!(["fault: requests of this route fail on purpose"]);
+            }
+            told
         });
         json!({ "routes": routes.collect::<Vec<_>>() })
     }
 
     fn upstreams(&self) -> Value {
-        let groups = self.live.lock().groups.clone();
-        let snapshots: Vec<_> = groups.iter().map(|group| group.snapshot()).collect();
+        let live = self.live.lock().clone();
+        let mut snapshots: Vec<_> =
+            live.groups.iter().map(|group| json!(group.snapshot())).collect();
+        for (snapshot, limiter) in snapshots.iter_mut().zip(&*live.adaptive) {
+            if let Some(limiter) = limiter {
+                let Standing { limit, in_flight, waiting } = limiter.standing();
+                snapshot["adaptive_concurrency"] =
+                    json!({ "limit": limit, "in_flight": in_flight, "waiting": waiting });
+            }
+        }
         json!({ "upstreams": snapshots })
     }
 
@@ -180,6 +203,7 @@ impl admin::Handles for Operator {
             groups: &live.groups,
             limits: &live.limits,
             issuers: &live.issuers,
+            adaptive: &live.adaptive,
         };
         let told = gateway::explain(&live.config, &live.table, Some(running), &asked);
         serde_json::to_value(told).map_err(|error| {
@@ -226,6 +250,12 @@ fn problem(error: ReloadError) -> admin::Problem {
 // === impl Live ===
 
 impl Live {
+    /// The upstreams with an adaptive limit.
+    fn limited(&self) -> impl Iterator<Item = (&Group, &Limiter)> {
+        let all = self.groups.iter().zip(&*self.adaptive);
+        all.filter_map(|(group, limiter)| Some((&**group, &**limiter.as_ref()?)))
+    }
+
     fn of(plan: &Plan) -> Self {
         Self {
             config: plan.config.clone(),
@@ -233,6 +263,7 @@ impl Live {
             groups: plan.groups.clone().into(),
             limits: plan.limits.clone(),
             issuers: plan.issuers.clone(),
+            adaptive: plan.adaptive.clone(),
             loaded_at: clock::now(),
         }
     }

@@ -28,5 +28,7 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 pub const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 /// `X-Request-Id`.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// On a copy that `mirror` sent.
+pub const X_SLUICE_MIRROR: HeaderName = HeaderName::from_static("x-sluice-mirror");
 /// Which try of the request this is, for the upstream.
 pub const X_SLUICE_ATTEMPT: HeaderName = HeaderName::from_static("x-sluice-attempt");

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod action;
+pub mod adaptive;
 pub mod auth;
 pub mod body_limit;
 pub mod buffer;
@@ -9,8 +10,10 @@ pub mod catch_panic;
 pub mod concurrency_limit;
 pub mod cors;
 pub mod edge;
+pub mod fault;
 pub mod headers;
 pub mod ip_filter;
+pub mod mirror;
 pub mod rate_limit;
 pub mod request_id;
 pub mod respond;

@@ -3,12 +3,15 @@
 //! Every layer is always there, with nothing inside where a route does not use it. So all routes
 //! have one stack type, nothing is boxed, and what a route does is data.
 
+use std::sync::Arc;
+
 use tower::ServiceBuilder;
 
 use crate::{
     middleware::{
         access_log::{AccessLog, AccessLogLayer},
         action::{self, Action, ActionLayer},
+        adaptive::{Adaptive, AdaptiveLayer, Limiter},
         auth::{Auth, AuthLayer, claims::Members},
         body_limit::{self, BodyLimit, BodyLimitLayer},
         buffer::{self, Buffer, BufferLayer},
@@ -16,8 +19,10 @@ use crate::{
         concurrency_limit::{self, ConcurrencyLimit, ConcurrencyLimitLayer},
         cors::{self, Cors, CorsLayer},
         edge::{Edge, EdgeLayer},
+        fault::{self, Fault, FaultLayer},
         headers::{self, Headers, HeadersLayer},
         ip_filter::{self, IpFilter, IpFilterLayer},
+        mirror::{Copier, Mirror, MirrorLayer},
         rate_limit::{self, RateLimit, RateLimitLayer},
         request_id::{RequestId, RequestIdLayer},
         respond::{Respond, RespondLayer},
@@ -38,7 +43,10 @@ pub type EachRoute<B> =
 pub type AfterAuth<U> = RateLimit<Buffer<Action<U>>>;
 
 /// The part of a route that only requests for an upstream reach.
-pub type ToUpstream<B> = Headers<Timeout<Retry<Timeout<B>>>>;
+pub type ToUpstream<B> = Fault<Mirror<Copies<B>, Headers<Timeout<Retry<Timeout<Adaptive<B>>>>>>>;
+
+/// What the copies that `mirror` makes pass.
+pub type Copies<B> = Headers<Timeout<B>>;
 
 /// What one route asks of its layers until it is known who asks, in the order of the stack. The same
 /// for all members of a claims group.
@@ -67,6 +75,8 @@ pub struct MemberSettings {
     pub buffer: buffer::Settings,
     /// What happens.
     pub action: action::Settings,
+    /// `fault`.
+    pub fault: Option<fault::Settings>,
     /// Header changes and rewrite.
     pub headers: headers::Settings,
     /// `merge_slashes`.
@@ -75,6 +85,8 @@ pub struct MemberSettings {
     pub timeout: timeout::Settings,
     /// What is sent again, and what its retries draw from.
     pub retry: (Option<retry::Settings>, Box<[retry::Upstream]>),
+    /// The adaptive limits of its upstreams, in their order.
+    pub adaptive: Vec<Option<Arc<Limiter>>>,
 }
 
 /// The layers of every request around `routing`.
@@ -93,6 +105,19 @@ pub fn every_request<R>(
         .service(routing)
 }
 
+/// The steps of a mirrored request: those of a request, less what answers, waits or tries again.
+pub fn copies<B>(
+    headers: headers::Settings,
+    merge_slashes: bool,
+    timeout: timeout::Settings,
+    balance: B,
+) -> Copies<B> {
+    ServiceBuilder::new()
+        .layer(HeadersLayer::new(headers, merge_slashes)) // what the upstream sees, its copy sees
+        .layer(TotalTimeoutLayer::new(timeout)) // an endpoint that hangs is blamed for it
+        .service(balance)
+}
+
 /// The layers of one route, or of the members of a claims group, around what follows `auth`.
 pub fn each_route<B>(
     route: RouteSettings,
@@ -109,14 +134,23 @@ pub fn each_route<B>(
 }
 
 /// The layers of one route, behind `auth`, around `balance`.
-pub fn after_auth<B>(route: MemberSettings, balance: B) -> AfterAuth<ToUpstream<B>> {
+///
+/// `mirror` makes copies of its requests.
+pub fn after_auth<B>(
+    route: MemberSettings,
+    mirror: Option<Copier<Copies<B>>>,
+    balance: B,
+) -> AfterAuth<ToUpstream<B>> {
     ServiceBuilder::new()
         .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
         .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
+        .layer(FaultLayer::new(route.fault)) // fails what would have been sent, and nothing else
+        .layer(MirrorLayer::new(mirror)) // copies what is sent, with changes of its own
         .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
         .layer(RetryLayer::new(route.retry.0, route.retry.1)) // whoever sends again has leave to
         .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: each attempt anew
+        .layer(AdaptiveLayer::new(route.adaptive)) // inside the attempt's deadline: a wait counts
         .service(balance)
 }

@@ -8,7 +8,7 @@ use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{auth, events, later, retry, word_or};
+use super::{auth, events, later, retry, traffic, word_or};
 use crate::{
     config::{
         value::{ByteSize, Name, Origin, Text, Value, words},
@@ -77,9 +77,9 @@ pub struct Route {
     /// Requests under way, over all workers. Default: 1024.
     pub max_in_flight: Option<Written<usize>>,
     /// A share of requests is copied to another upstream.
-    pub mirror: Option<later::Mirror>,
+    pub mirror: Option<Placed<traffic::Mirror>>,
     /// Failures made on purpose; needs `admin.allow_faults`.
-    pub fault: Option<later::Fault>,
+    pub fault: Option<Placed<traffic::Fault>>,
     /// What could not be sent is stored as an event and answered with 202.
     pub spill: Option<events::Spill>,
     /// Events published for its requests.

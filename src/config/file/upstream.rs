@@ -6,7 +6,7 @@ use rustls_pki_types::ServerName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{health, later, retry, word_or};
+use super::{health, retry, traffic, word_or};
 use crate::{
     balancer::SourceAddress,
     config::{
@@ -49,7 +49,7 @@ pub struct Upstream {
     /// Requests under way, over all workers. Default: 1024.
     pub max_in_flight: Option<Written<usize>>,
     /// A limit that follows latency. Default: off.
-    pub adaptive_concurrency: Option<later::Adaptive>,
+    pub adaptive_concurrency: Option<traffic::Adaptive>,
 }
 
 /// An endpoint: its address, or a map.

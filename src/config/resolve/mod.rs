@@ -17,6 +17,7 @@ mod remote;
 mod retry;
 mod routes;
 mod tracing;
+mod traffic;
 mod unsupported;
 mod upstreams;
 
@@ -69,6 +70,10 @@ struct Named<'a> {
     upstreams: &'a mut upstreams::Upstreams,
     rate_limits: &'a mut rate_limits::RateLimits,
     credentials: &'a Credentials,
+    /// `admin.allow_faults`.
+    allow_faults: bool,
+    /// Fields that carry API keys.
+    key_fields: Vec<HeaderName>,
 }
 
 /// A problem, before its path and its source lines are looked up.
@@ -97,6 +102,13 @@ pub fn resolve(
     resolver.finish(config, &source, &tree)
 }
 
+/// The fields in which clients may send API keys: those that are written, and the customary one.
+fn api_key_fields(file: &File) -> Vec<HeaderName> {
+    let sets = file.api_keys.iter().flat_map(|sets| sets.iter());
+    let written = sets.filter_map(|(_, set)| set.header.as_ref()?.text.parse().ok());
+    written.chain([HeaderName::from_static("x-api-key")]).collect()
+}
+
 // === impl Resolver ===
 
 impl Resolver<'_> {
@@ -113,8 +125,14 @@ impl Resolver<'_> {
         };
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
-        let mut named =
-            Named { upstreams: &mut upstreams, rate_limits: &mut rate_limits, credentials: &known };
+        let allow_faults = file.admin.as_ref().and_then(|admin| admin.allow_faults.as_ref());
+        let mut named = Named {
+            upstreams: &mut upstreams,
+            rate_limits: &mut rate_limits,
+            allow_faults: self.or(allow_faults, false),
+            credentials: &known,
+            key_fields: api_key_fields(file),
+        };
         let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
         let retry_budgets = upstreams.retry_budgets();
         self.warn_unused_credentials(file, &routes);
@@ -128,6 +146,7 @@ impl Resolver<'_> {
             rate_limits: self.warn_unused_limits(rate_limits),
             issuers: known.issuers,
             api_keys: known.api_keys,
+            adaptive: self.adaptive_limits(file, upstreams.len()),
             upstreams,
             retry_budgets,
             routes,

@@ -138,7 +138,7 @@ impl Resolver<'_> {
             self.error(limit.place, fault);
         }
         let burst = self.in_range(Some(&written.burst), 1, 1..=u32::MAX, |_| "at least 1".into());
-        let quota = self.quota(&written.rate, burst);
+        let limit = self.bucket(&written.rate, burst);
         let mode = self.or(written.mode.as_ref(), Mode::Enforce);
         let range = 1..=MAX_MAX_KEYS;
         let max_keys = self.in_range(written.max_keys.as_ref(), DEFAULT_MAX_KEYS, range, |_| {
@@ -146,28 +146,24 @@ impl Resolver<'_> {
         });
         // A stand-in after a problem, so that routes that name it are not told of one more.
         let second = Duration::from_secs(1);
-        let stand_in = || gcra::quota(1, second, NonZeroU32::MIN).map(|quota| (quota, second));
-        let (quota, per) = quota.or_else(stand_in)?;
+        let stand_in = || gcra::limit(1, second, NonZeroU32::MIN).map(|limit| (limit, second));
+        let (limit, per) = limit.or_else(stand_in)?;
         let words: Vec<_> = written.key.iter().map(|part| part.text.as_str()).collect();
         let key = Key::new(Selector::new(parts), words.join(", "));
-        Some(Settings { name, key, quota, per, mode, max_keys })
+        Some(Settings { name, key, limit, per, mode, max_keys })
     }
 
-    fn quota(
-        &mut self,
-        written: &Written<Rate>,
-        burst: u32,
-    ) -> Option<(governor::Quota, Duration)> {
+    fn bucket(&mut self, written: &Written<Rate>, burst: u32) -> Option<(gcra::Limit, Duration)> {
         let Rate { count, per } = self.value(written)?;
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-        let quota = gcra::quota(count, per, burst);
-        if quota.is_none() {
+        let limit = gcra::limit(count, per, burst);
+        if limit.is_none() {
             let fault =
                 Fault::new(format!("`{}` with a burst of {burst} cannot be kept", written.text))
                     .help("at most 1000000 in a second, and the burst is back within a year");
             self.error(written.place, fault);
         }
-        quota.map(|quota| (quota, per))
+        limit.map(|limit| (limit, per))
     }
 
     fn limiter_part<T>(&mut self, written: &Written<T>) -> Option<Part> {

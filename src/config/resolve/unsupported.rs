@@ -11,16 +11,12 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 12] = [
+const LATER: [&str; 8] = [
     "events_api",
     "queue",
     "topics",
     "subscriptions",
-    "admin.allow_faults",
-    "upstreams.*.adaptive_concurrency",
     "routes[].idempotency",
-    "routes[].mirror",
-    "routes[].fault",
     "routes[].spill",
     "routes[].publish",
     "routes[].enqueue",

@@ -8,12 +8,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{
     gcra::{Judgement, Nanos, judge},
     key::Fingerprint,
-    policy::{Mode, Policy, Standing, until},
+    policy::{Mode, Policy, Standing},
     store::Bucket,
 };
 
@@ -52,37 +52,58 @@ pub type Keys = SmallVec<[Fingerprint; 4]>;
 /// ascending order of [`Store::id`](super::store::Store::id).
 pub fn charge(policies: &[Arc<Policy>], keys: &[Fingerprint], now: Nanos) -> Verdicts {
     debug_assert!(policies.is_sorted_by(|a, b| a.store().id() < b.store().id()));
-    let mut asked: SmallVec<[(Bucket<'_>, Judgement); 4]> = SmallVec::new();
-    let mut is_denied = false;
-    for (policy, key) in policies.iter().zip(keys) {
-        let bucket = policy.store().bucket(*key, now);
-        let judgement = judge(policy.settings().quota, bucket.full_at(), now);
-        is_denied |= is_refusal(policy, judgement);
-        asked.push((bucket, judgement));
+    if let ([policy], [key]) = (policies, keys) {
+        // The common case needs no list.
+        let (bucket, judgement) = ask(policy, *key, now);
+        let is_denied = is_refusal(policy, judgement);
+        return smallvec![settle(policy, bucket, judgement, is_denied, now)];
     }
-    let settle = |((bucket, judgement), policy): ((Bucket<'_>, Judgement), &Arc<Policy>)| {
-        let is_overflow = bucket.is_overflow();
-        let (outcome, standing) = match judgement {
-            Judgement::Pass { next, remaining } if !is_denied => {
-                bucket.commit(next);
-                (Outcome::Admitted, Standing { remaining, reset: until(next, now) })
-            }
-            Judgement::Pass { remaining, .. } => {
-                let reset = until(bucket.full_at().unwrap_or(now), now);
-                (Outcome::Admitted, Standing { remaining: remaining + 1, reset })
-            }
-            Judgement::Deny { wait, full_at } => {
-                let standing = Standing { remaining: 0, reset: until(full_at, now) };
-                let outcome = match policy.settings().mode {
-                    Mode::Enforce => Outcome::Denied { wait },
-                    Mode::Shadow => Outcome::ShadowDenied,
-                };
-                (outcome, standing)
-            }
-        };
-        Verdict { outcome, standing, is_overflow }
+    let asked: SmallVec<[_; 4]> =
+        policies.iter().zip(keys).map(|(policy, key)| ask(policy, *key, now)).collect();
+    let is_denied =
+        asked.iter().zip(policies).any(|((_, judgement), policy)| is_refusal(policy, *judgement));
+    let settled = asked
+        .into_iter()
+        .zip(policies)
+        .map(|((bucket, judgement), policy)| settle(policy, bucket, judgement, is_denied, now));
+    settled.collect()
+}
+
+/// Locks the bucket of `key` and asks it.
+fn ask(policy: &Policy, key: Fingerprint, now: Nanos) -> (Bucket<'_>, Judgement) {
+    let bucket = policy.store().bucket(key, now);
+    let judgement = judge(policy.settings().limit, bucket.full_at(), now);
+    (bucket, judgement)
+}
+
+/// Charges the bucket, if it has room and nobody denied, and unlocks it.
+fn settle(
+    policy: &Policy,
+    bucket: Bucket<'_>,
+    judgement: Judgement,
+    is_denied: bool,
+    now: Nanos,
+) -> Verdict {
+    let is_overflow = bucket.is_overflow();
+    let (outcome, standing) = match judgement {
+        Judgement::Pass { next, remaining } if !is_denied => {
+            bucket.commit(next);
+            (Outcome::Admitted, Standing { remaining, reset: next.saturating_sub(now) })
+        }
+        Judgement::Pass { remaining, .. } => {
+            let reset = bucket.full_at().unwrap_or(now).saturating_sub(now);
+            (Outcome::Admitted, Standing { remaining: remaining + 1, reset })
+        }
+        Judgement::Deny { wait, full_at } => {
+            let standing = Standing { remaining: 0, reset: full_at.saturating_sub(now) };
+            let outcome = match policy.settings().mode {
+                Mode::Enforce => Outcome::Denied { wait },
+                Mode::Shadow => Outcome::ShadowDenied,
+            };
+            (outcome, standing)
+        }
     };
-    asked.into_iter().zip(policies).map(settle).collect()
+    Verdict { outcome, standing, is_overflow }
 }
 
 fn is_refusal(policy: &Policy, judgement: Judgement) -> bool {
@@ -110,7 +131,7 @@ mod tests {
         let settings = Settings {
             name: name.into(),
             key: Key::new(Selector::new([Part::ClientIp]), "client_ip"),
-            quota: gcra::quota(rate, per, NonZeroU32::new(burst).unwrap()).unwrap(),
+            limit: gcra::limit(rate, per, NonZeroU32::new(burst).unwrap()).unwrap(),
             per,
             mode,
             max_keys: 1000,
@@ -162,7 +183,7 @@ mod tests {
         assert_eq!(policies[1].standing(keys[1], now).remaining, 0, "the other was charged");
         // What the shadow did not admit it was not charged for.
         let standing = policies[0].standing(keys[0], now);
-        assert_eq!(standing.reset, Duration::from_millis(100));
+        assert_eq!(standing.reset, Duration::from_millis(100).into());
     }
 
     /// The accuracy promise: whatever the threads do, those admitted in `t` are at most
@@ -189,10 +210,13 @@ mod tests {
                 }
             });
             let took = clock.into_inner() - 10_000 - START;
+            // A thread that is put aside between its time and its check leaves a gap. A burst is there
+            // to bridge gaps; where there is none, nobody came at the time that is lost.
+            let bridged = if burst > 1 { 1.0 } else { f64::INFINITY };
             let most = f64::from(burst) + rate as f64 * Duration::from_nanos(took).as_secs_f64();
             let admitted = admitted.into_inner() as f64;
             assert!(
-                (admitted - most).abs() <= 1.0,
+                admitted <= most + 1.0 && admitted >= most - bridged,
                 "{admitted} admitted of {most:.2} at {rate}/s, burst {burst}"
             );
         }

@@ -14,6 +14,14 @@ use governor::{
     state::{NotKeyed, StateStore},
 };
 
+/// How large a bucket is and how fast it fills.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    quota: Quota,
+    /// How long an empty bucket takes to be full.
+    window: Nanos,
+}
+
 /// What a bucket says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
@@ -43,13 +51,14 @@ struct Staged {
 /// A clock that says what it was told.
 struct Told(Cell<Nanos>);
 
-/// Asks a bucket of this quota, whose state is `full_at`, about one request `now`. Times count from
+/// Asks a bucket of this limit, whose state is `full_at`, about one request `now`. Times count from
 /// any one moment. A bucket without a state is full.
 ///
-/// A state that says more than an empty bucket would comes from another quota, before a reload: it
+/// A state that says more than an empty bucket would comes from another limit, before a reload: it
 /// counts as an empty bucket of this one.
-pub fn judge(quota: Quota, full_at: Option<Nanos>, now: Nanos) -> Judgement {
-    let empty = now + Nanos::from(quota.burst_size_replenished_in());
+pub fn judge(limit: Limit, full_at: Option<Nanos>, now: Nanos) -> Judgement {
+    let Limit { quota, window } = limit;
+    let empty = now + window;
     let state = full_at.map(|full_at| full_at.min(empty));
     let staged = Staged { now: state, next: Cell::new(None) };
     // Made anew for each request: it is a few words, and takes its start from the clock.
@@ -68,10 +77,10 @@ pub fn judge(quota: Quota, full_at: Option<Nanos>, now: Nanos) -> Judgement {
     }
 }
 
-/// A quota of `count` in `per`, and at most `burst` at once. `None` if one takes less than a
+/// A limit of `count` in `per`, and at most `burst` at once. `None` if one takes less than a
 /// microsecond (the interval is kept in whole nanoseconds, and shall be exact to a thousandth), or
 /// if a burst takes longer than a year to come back.
-pub fn quota(count: u64, per: Duration, burst: NonZeroU32) -> Option<Quota> {
+pub fn limit(count: u64, per: Duration, burst: NonZeroU32) -> Option<Limit> {
     const LEAST: u128 = 1_000;
     const YEAR: u128 = 366 * 86_400 * 1_000_000_000;
     let count = u128::from(count.max(1));
@@ -80,7 +89,27 @@ pub fn quota(count: u64, per: Duration, burst: NonZeroU32) -> Option<Quota> {
         return None;
     }
     let interval = Duration::from_nanos(u64::try_from(interval).ok()?);
-    Quota::with_period(interval).map(|quota| quota.allow_burst(burst))
+    let quota = Quota::with_period(interval)?.allow_burst(burst);
+    Some(Limit { quota, window: quota.burst_size_replenished_in().into() })
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// How many pass at once.
+    pub fn burst(self) -> NonZeroU32 {
+        self.quota.burst_size()
+    }
+
+    /// Until one more passes.
+    pub fn interval(self) -> Duration {
+        self.quota.replenish_interval()
+    }
+
+    /// How long an empty bucket takes to be full.
+    pub fn window(self) -> Duration {
+        self.window.into()
+    }
 }
 
 // === impl Staged ===
@@ -115,27 +144,27 @@ mod tests {
 
     use super::*;
 
-    fn per_second(count: u64, burst: u32) -> Quota {
-        quota(count, Duration::from_secs(1), NonZeroU32::new(burst).unwrap()).unwrap()
+    fn per_second(count: u64, burst: u32) -> Limit {
+        limit(count, Duration::from_secs(1), NonZeroU32::new(burst).unwrap()).unwrap()
     }
 
     #[test]
     fn a_burst_passes_and_then_one_per_interval() {
-        let quota = per_second(10, 3);
+        let limit = per_second(10, 3);
         let mut state = None;
         let start = Nanos::from(5_000_000_000);
         for remaining in [2, 1, 0] {
-            let Judgement::Pass { next, remaining: told } = judge(quota, state, start) else {
+            let Judgement::Pass { next, remaining: told } = judge(limit, state, start) else {
                 panic!("denied within the burst")
             };
             assert_eq!(told, remaining);
             state = Some(next);
         }
-        let denied = judge(quota, state, start);
+        let denied = judge(limit, state, start);
         let full_at = Nanos::from(5_300_000_000);
         assert_eq!(denied, Judgement::Deny { wait: Duration::from_millis(100), full_at });
         let later = start + Duration::from_millis(100);
-        assert!(matches!(judge(quota, state, later), Judgement::Pass { remaining: 0, .. }));
+        assert!(matches!(judge(limit, state, later), Judgement::Pass { remaining: 0, .. }));
     }
 
     #[test]
@@ -149,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn quotas_that_cannot_be_kept_are_none() {
+    fn limits_that_cannot_be_kept_are_none() {
         let one = NonZeroU32::MIN;
-        assert!(quota(1_000_001, Duration::from_secs(1), one).is_some());
-        assert!(quota(2_000_000, Duration::from_secs(1), one).is_none());
-        assert!(quota(1, Duration::from_hours(24), NonZeroU32::new(366).unwrap()).is_some());
-        assert!(quota(1, Duration::from_hours(24), NonZeroU32::MAX).is_none());
-        let interval = per_second(7_000, 1).replenish_interval();
+        assert!(limit(1_000_001, Duration::from_secs(1), one).is_some());
+        assert!(limit(2_000_000, Duration::from_secs(1), one).is_none());
+        assert!(limit(1, Duration::from_hours(24), NonZeroU32::new(366).unwrap()).is_some());
+        assert!(limit(1, Duration::from_hours(24), NonZeroU32::MAX).is_none());
+        let interval = per_second(7_000, 1).interval();
         assert_eq!(interval, Duration::from_nanos(142_857));
     }
 
@@ -167,10 +196,10 @@ mod tests {
             burst in 1_u32..50,
             steps in prop::collection::vec(0_u64..3_000_000, 1..200),
         ) {
-            let quota = per_second(count, burst);
+            let limit = per_second(count, burst);
             let clock = FakeRelativeClock::default();
             let theirs = RateLimiter::<_, _, _, StateInformationMiddleware>::new(
-                quota,
+                limit.quota,
                 InMemoryState::default(),
                 clock.clone(),
             );
@@ -178,7 +207,7 @@ mod tests {
             for step in steps {
                 clock.advance(Duration::from_nanos(step));
                 now = now + Nanos::from(step);
-                match (judge(quota, state, now), theirs.check()) {
+                match (judge(limit, state, now), theirs.check()) {
                     (Judgement::Pass { next, remaining }, Ok(snapshot)) => {
                         prop_assert_eq!(remaining, snapshot.remaining_burst_capacity());
                         state = Some(next);

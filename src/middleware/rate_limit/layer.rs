@@ -160,7 +160,7 @@ impl Limits {
         for (policy, Verdict { standing, .. }) in enforced {
             let comma = if state.is_empty() { "" } else { ", " };
             let name = &policy.settings().name;
-            let (r, t) = (standing.remaining, seconds(standing.reset));
+            let (r, t) = (standing.remaining, seconds(standing.reset.into()));
             // Writing to a string does not fail.
             write!(state, "{comma}\"{name}\";r={r};t={t}").unwrap_or_default();
         }
@@ -197,7 +197,7 @@ impl Limits {
 /// clone of it, one per request, counts a reference.
 fn described(policies: &[Arc<Policy>]) -> Option<HeaderValue> {
     let one = |settings: &Settings| {
-        let burst = settings.quota.burst_size();
+        let burst = settings.limit.burst();
         format!("\"{}\";q={burst};w={}", settings.name, settings.window())
     };
     let told = policies.iter().filter(|policy| policy.is_told());
@@ -268,7 +268,7 @@ mod tests {
         let settings = Settings {
             name: name.into(),
             key: Key::new(Selector::new([Part::parse(part).unwrap()]), part),
-            quota: gcra::quota(2, per, NonZeroU32::new(burst).unwrap()).unwrap(),
+            limit: gcra::limit(2, per, NonZeroU32::new(burst).unwrap()).unwrap(),
             per,
             mode,
             max_keys: 1000,

@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use governor::Quota;
-
 use super::{
-    gcra::{self, Judgement, Nanos},
+    gcra::{Judgement, Limit, Nanos, judge},
     key::{Fingerprint, Key},
     store::Store,
 };
@@ -18,8 +16,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// Who is limited.
     pub key: Key,
-    /// How many, and how many at once; see [`gcra::quota`].
-    pub quota: Quota,
+    /// How many, and how many at once.
+    pub limit: Limit,
     /// What the rate counts in: a second, a minute, an hour, a day.
     pub per: Duration,
     /// What happens to those beyond it.
@@ -49,8 +47,8 @@ pub struct Policy {
 pub struct Standing {
     /// Requests that would pass now.
     pub remaining: u32,
-    /// Until the bucket is full again.
-    pub reset: Duration,
+    /// Nanoseconds until the bucket is full again.
+    pub reset: Nanos,
 }
 
 // === impl Policy ===
@@ -64,13 +62,15 @@ impl Policy {
             *name == settings.name && *key == settings.key && *per == settings.per
         });
         let store = match same {
-            Some(same) => {
-                same.store.set_max_keys(settings.max_keys);
-                same.store.clone()
-            }
+            Some(same) => same.store.clone(),
             None => Arc::new(Store::new(settings.max_keys)),
         };
         Arc::new(Self { settings, store })
+    }
+
+    /// It is in force now: buckets that it went on with have its bound from here on.
+    pub fn take_effect(&self) {
+        self.store.set_max_keys(self.settings.max_keys);
     }
 
     /// What it was made from.
@@ -92,12 +92,13 @@ impl Policy {
     /// found no room it would share the overflow bucket, which this does not look at.
     pub fn standing(&self, key: Fingerprint, now: Nanos) -> Standing {
         let full_at = self.store.peek(key, now);
-        match gcra::judge(self.settings.quota, full_at, now) {
-            Judgement::Pass { remaining, .. } => {
-                Standing { remaining: remaining + 1, reset: until(full_at.unwrap_or(now), now) }
-            }
+        match judge(self.settings.limit, full_at, now) {
+            Judgement::Pass { remaining, .. } => Standing {
+                remaining: remaining + 1,
+                reset: full_at.unwrap_or(now).saturating_sub(now),
+            },
             Judgement::Deny { full_at, .. } => {
-                Standing { remaining: 0, reset: until(full_at, now) }
+                Standing { remaining: 0, reset: full_at.saturating_sub(now) }
             }
         }
     }
@@ -108,13 +109,8 @@ impl Policy {
 impl Settings {
     /// The seconds after which an empty bucket is full, rounded up: `w` of `RateLimit-Policy`.
     pub fn window(&self) -> u64 {
-        seconds(self.quota.burst_size_replenished_in())
+        seconds(self.limit.window())
     }
-}
-
-/// From `now` to `then`.
-pub(super) fn until(then: Nanos, now: Nanos) -> Duration {
-    then.saturating_sub(now).into()
 }
 
 /// Whole seconds, rounded up.
@@ -127,13 +123,16 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::http::selector::{Part, Selector};
+    use crate::{
+        http::selector::{Part, Selector},
+        middleware::rate_limit::gcra::limit,
+    };
 
     fn settings(name: &str, part: &str, count: u64, per: Duration) -> Settings {
         Settings {
             name: name.into(),
             key: Key::new(Selector::new([Part::parse(part).unwrap()]), part),
-            quota: gcra::quota(count, per, NonZeroU32::new(40).unwrap()).unwrap(),
+            limit: limit(count, per, NonZeroU32::new(40).unwrap()).unwrap(),
             per,
             mode: Mode::Enforce,
             max_keys: 100,
@@ -155,13 +154,14 @@ mod tests {
 
     #[test]
     fn a_standing_says_what_would_pass_and_charges_nothing() {
-        let policy = Policy::new(settings("a", "client_ip", 20, Duration::from_secs(1)), &[]);
+        let second = Duration::from_secs(1);
+        let policy = Policy::new(settings("a", "client_ip", 20, second), &[]);
         let (key, now) = (Fingerprint::from_bits(7), Nanos::from(1_000_000_000));
-        let full = Standing { remaining: 40, reset: Duration::ZERO };
+        let full = Standing { remaining: 40, reset: Nanos::default() };
         assert_eq!(policy.standing(key, now), full);
         let half = now + Duration::from_secs(1);
         policy.store().bucket(key, now).commit(half);
-        let standing = Standing { remaining: 20, reset: Duration::from_secs(1) };
+        let standing = Standing { remaining: 20, reset: second.into() };
         assert_eq!(policy.standing(key, now), standing);
         assert_eq!(policy.standing(key, now), standing);
         assert_eq!(policy.standing(key, half), full);

@@ -250,8 +250,10 @@ impl Table {
     /// in a table without slots.
     fn find(&self, key: u64, now: Nanos) -> Result<usize, Option<usize>> {
         let mut idle = None;
-        for index in self.probes(key) {
-            let slot = self.slots[index];
+        let (before, after) = self.slots.split_at(self.home(key));
+        let probes = after.iter().zip(before.len()..).chain(before.iter().zip(0..));
+        // All slots in turn, so it ends.
+        for (slot, index) in probes {
             if slot.key == key {
                 return Ok(index);
             }
@@ -265,12 +267,10 @@ impl Table {
         Err(idle)
     }
 
-    /// The slots a key may be in, in order; all slots, so it ends.
-    fn probes(&self, key: u64) -> impl Iterator<Item = usize> + use<> {
-        let slots = self.slots.len();
+    /// The first slot a key may be in.
+    fn home(&self, key: u64) -> usize {
         // The high half, scaled to the number of slots: below it, and fits what that fits.
-        let home = usize::try_from(((key >> 32) * slots as u64) >> 32).unwrap_or(0);
-        (home..slots).chain(0..home)
+        usize::try_from(((key >> 32) * self.slots.len() as u64) >> 32).unwrap_or(0)
     }
 
     /// Whether one more empty slot may be filled: one in five stays empty, so that probes are short.

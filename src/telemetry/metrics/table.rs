@@ -76,6 +76,10 @@ table! {
         "Key sets asked for, by what came of it.";
     JWKS_AGE = Gauge "sluice_jwks_age_seconds" ["issuer"]
         "Since the key set that serves was fetched; infinite when there is none.";
+    MIRRORED = Counter "sluice_mirrored_total" ["upstream", "outcome"]
+        "Copies of requests: answered, failed, timeout, dropped (too many), not-in-memory.";
+    ADAPTIVE_LIMIT = Gauge "sluice_adaptive_limit" ["upstream"]
+        "Attempts an upstream may have under way, as its latency says.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
         "Access log lines dropped because the writer was behind.";
     SPANS_EXPORTED = Counter "sluice_spans_exported_total" []
