@@ -99,7 +99,7 @@ impl Tracer {
             Some(parent) => Trace {
                 id: parent.trace_id,
                 parent: Some(parent.span_id),
-                span: fastrand::u64(1..).into(),
+                span: fastrand::u64(..).max(1).into(),
                 flags: parent.flags,
             },
             None => self.fresh(),
@@ -113,9 +113,10 @@ impl Tracer {
     }
 
     fn fresh(&self) -> Trace {
-        let id = TraceId::from(fastrand::u128(1..));
+        // Zero is no ID; to exclude it by a range would cost a division of 128 bits.
+        let id = TraceId::from(fastrand::u128(..).max(1));
         let flags = if self.ratio.takes(id) { SAMPLED } else { 0 };
-        Trace { id, parent: None, span: fastrand::u64(1..).into(), flags }
+        Trace { id, parent: None, span: fastrand::u64(..).max(1).into(), flags }
     }
 
     /// Hands a sampled request over, or counts its spans as lost when the exporter is behind.
