@@ -1,4 +1,20 @@
--- Prints what benches/compare/run reads: one line, microseconds.
+-- Prints what benches/compare/run reads: one line, microseconds. With a file of bearer tokens, one a
+-- line, each request carries the next of them.
+local requests, at = {}, 0
+
+function init(args)
+  if not args[1] then return end
+  for token in io.lines(args[1]) do
+    wrk.headers["Authorization"] = "Bearer " .. token
+    requests[#requests + 1] = wrk.format()
+  end
+  -- Made beforehand, so that the load generator does no more than pick one.
+  request = function()
+    at = at % #requests + 1
+    return requests[at]
+  end
+end
+
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format("RESULT %d %d %d %d %d\n", summary.requests, summary.duration,
