@@ -16,7 +16,9 @@ use sluicegate::{
     gateway::{Drain, DrainSettings, Options},
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    sync::Notify,
     time::Instant,
 };
 
@@ -531,6 +533,40 @@ async fn a_drain_exports_what_is_left() {
     within("the end", gateway.gateway().stopped()).await;
     let count: usize = exports.lock().iter().cloned().map(|it| spans(it).len()).sum();
     assert_eq!(count, 600);
+}
+
+#[tokio::test]
+async fn a_drain_lets_an_export_under_way_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let otlp = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+    let (began, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let collector = tokio::spawn({
+        let (began, leave) = (began.clone(), leave.clone());
+        async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut buffer, mut count) = (Vec::new(), 0);
+            while Message::read_request(&mut stream, &mut buffer).await.is_some() {
+                count += 1;
+                began.notify_one();
+                leave.notified().await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+            // Another connection would be another try.
+            (count, listener)
+        }
+    });
+    let origin = Origin::ok("").await;
+    let gateway = start(traced(&otlp, "100%", &proxy_to(origin.address())));
+    let address = gateway.address();
+    get(&gateway, "").await;
+    within("the export", began.notified()).await;
+    gateway.gateway().drain(Drain::Prompt);
+    eventually("the port to be left", || std::net::TcpStream::connect(address).is_err()).await;
+    leave.notify_one();
+    within("the end", gateway.gateway().stopped()).await;
+    let (count, listener) = within("the collector", collector).await.unwrap();
+    assert_eq!(count, 1);
+    assert!(futures_util::poll!(Box::pin(listener.accept())).is_pending());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 //!
 //! The task ends with [`Exporter::finish`], which sends what is left within its time.
 
-use std::{fmt, time::Duration};
+use std::{fmt, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use opentelemetry_proto::{
@@ -36,6 +36,8 @@ use crate::telemetry::{
 
 /// Requests that wait for the exporter; each keeps about a KiB.
 const QUEUE: usize = 4096;
+/// Orders that wait while an export is under way.
+const ORDERS: usize = 4;
 /// Requests in one batch: with all their spans below the 4 MiB that gRPC servers take.
 const BATCH: usize = 256;
 /// How long a batch gathers.
@@ -95,7 +97,7 @@ impl Exporter {
     /// `cells` are this thread's.
     pub fn start(cells: &Cells) -> Self {
         let (queue, out) = mpsc::channel(QUEUE);
-        let (orders, inbox) = mpsc::channel(1);
+        let (orders, inbox) = mpsc::channel(ORDERS);
         let exporting = Exporting {
             queue: out,
             resource: (&resource::detect()).into(),
@@ -148,22 +150,53 @@ impl fmt::Debug for Exporter {
 impl Exporting {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
-            // Biased: an order is not kept waiting by a collector that is slow. The batch under way
-            // stays in `pending`, so nothing is lost by dropping the work.
-            tokio::select! {
+            // Biased: an order goes before more work.
+            let is_over = tokio::select! {
                 biased;
-                order = orders.recv() => match order {
-                    Some(Order::Follow(settings)) => self.follow(*settings),
-                    Some(Order::Finish(deadline, done)) => {
-                        self.finish(deadline).await;
-                        // Whoever asked may have left.
-                        return done.send(()).unwrap_or_default();
-                    }
-                    None => return,
-                },
-                () = self.work() => {}
+                order = orders.recv() => self.obey(order).await,
+                () = self.due() => self.send_beside(&mut orders).await,
+            };
+            if is_over {
+                return;
             }
         }
+    }
+
+    /// Whether that was the end.
+    async fn obey(&mut self, order: Option<Order>) -> bool {
+        match order {
+            Some(Order::Follow(settings)) => {
+                self.follow(*settings);
+                false
+            }
+            Some(Order::Finish(deadline, done)) => {
+                self.finish(deadline).await;
+                // Whoever asked may have left.
+                done.send(()).unwrap_or_default();
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// Sends what is pending. What is under way is let end before an order is obeyed: broken off and
+    /// sent again, the collector would have it twice.
+    async fn send_beside(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
+        let order = {
+            let mut sending = pin!(self.send());
+            let order = tokio::select! {
+                biased;
+                () = &mut sending => return false,
+                order = orders.recv() => order,
+            };
+            match &order {
+                // The time being over is told by what is left.
+                Some(Order::Finish(deadline, _)) => drop(timeout_at(*deadline, sending).await),
+                Some(Order::Follow(_)) | None => sending.await,
+            }
+            order
+        };
+        self.obey(order).await
     }
 
     fn follow(&mut self, settings: Settings) {
@@ -178,15 +211,15 @@ impl Exporting {
         self.complained = None;
     }
 
-    /// One step: gathers a batch, or tries to send it. Cancel-safe: what it has got is in `self`.
-    async fn work(&mut self) {
+    /// Waits until there is a batch whose time has come. Cancel-safe: what it has got is in `self`.
+    async fn due(&mut self) {
         if self.pending.is_none() {
             self.gather().await;
             self.encode();
         }
-        let Some(pending) = &self.pending else { return };
-        sleep_until(pending.not_before).await;
-        self.send().await;
+        if let Some(pending) = &self.pending {
+            sleep_until(pending.not_before).await;
+        }
     }
 
     async fn gather(&mut self) {
