@@ -27,8 +27,8 @@ Examples:
   sluice token --issuer shop --sub alice --claim tenant=acme --key private.pem
   curl -H \"Authorization: Bearer $(sluice token --issuer shop --sub alice)\" http://localhost:8080/
 
-The key is the issuer's `jwks.secret`, a private key in its `jwks.file`, or --key. The token alone is
-printed. Exit codes: 0 done, 1 no key or wrong arguments, 78 bad configuration.")]
+The key is the issuer's `jwks.secret`, a private key in its `jwks.file`, or --key. Only the token
+is printed. Exit codes: 0 done, 1 no key, 2 wrong arguments, 78 bad configuration.")]
 pub(super) struct Args {
     #[command(flatten)]
     file: ConfigFile,

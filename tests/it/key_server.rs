@@ -159,3 +159,73 @@ async fn without_any_key_set_requests_are_refused_quickly_and_say_why() {
         .await;
     assert_eq!(ask(&gateway, &key.token(ISSUER)).await.status(), 200);
 }
+
+/// What the issuer's configuration says about discovery, and where its keys are.
+async fn discovering(
+    document: impl Fn(&str) -> String + Send + Sync + 'static,
+    key: &SigningKey,
+) -> Origin {
+    let keys = set(&[key]).to_string();
+    Origin::start(move |_, message| {
+        let host = message.field("host").unwrap_or_default();
+        let body = match message.target() {
+            "/realm/.well-known/openid-configuration" => document(&format!("http://{host}")),
+            "/realm/keys" => keys.clone(),
+            _ => return harness::Reply::Answer(response("404 Not Found", "", "")),
+        };
+        harness::Reply::Answer(response("200 OK", "content-type: application/json\r\n", &body))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn discovery_finds_the_keys_of_the_issuer_that_says_its_name() {
+    let key = SigningKey::generate("a");
+    for (name, status) in [("/realm", 200), ("/realm/", 503), ("/other", 503)] {
+        let document = move |host: &str| {
+            format!(r#"{{"issuer":"{host}{name}","jwks_uri":"{host}/realm/keys","more":[1]}}"#)
+        };
+        let server = discovering(document, &key).await;
+        let issuer = format!("http://{}/realm", server.address());
+        let yaml = yaml("discover: true", "").replace(ISSUER, &issuer);
+        let gateway = start(&yaml, &Timing::default());
+        let answer = ask(&gateway, &key.token(&issuer)).await;
+        assert_eq!(answer.status(), status, "{name}: {}", answer.text());
+        let expected = if status == 200 { 2 } else { 1 };
+        assert_eq!(server.requests().len(), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_keys_of_an_issuer_that_is_the_same() {
+    let key = SigningKey::generate("a");
+    let server = KeyServer::start(Behaviour::Keys(set(&[&key]))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let write = |audience: &str, body: &str| {
+        let yaml = yaml(&format!("url: \"{}\"", server.url()), "")
+            .replace("[orders]", audience)
+            .replace("body: in", body);
+        let text = format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
+             admin: {{ address: 127.0.0.1:0 }}\n\
+             telemetry: {{ access_log: {{ path: off }} }}\n{yaml}"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("[orders]", "body: one");
+    let config = sluicegate::config::load(&file).unwrap_or_else(|e| panic!("{e}")).config;
+    let options = Options { source: Some(file.clone()), ..Options::default() };
+    let gateway = Running::start_with(config, options);
+    assert_eq!(ask(&gateway, &key.token(ISSUER)).await.text(), "one");
+
+    write("[orders]", "body: two");
+    gateway.gateway().reload().await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(ask(&gateway, &key.token(ISSUER)).await.text(), "two");
+    assert_eq!(server.asked(), 1, "the keys were there");
+
+    write("[orders, more]", "body: three");
+    gateway.gateway().reload().await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(ask(&gateway, &key.token(ISSUER)).await.text(), "three");
+    assert_eq!(server.asked(), 2, "another issuer begins anew");
+}
