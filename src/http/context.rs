@@ -9,7 +9,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,7 @@ struct Cells {
     reason: OnceLock<&'static str>,
     deadline: OnceLock<Instant>,
     received: AtomicU64,
+    is_connecting: AtomicBool,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
 
@@ -128,6 +129,7 @@ impl Context {
             reason: OnceLock::new(),
             deadline: OnceLock::new(),
             received: AtomicU64::new(0),
+            is_connecting: AtomicBool::new(false),
             attempts: Mutex::new(SmallVec::new()),
         }))
     }
@@ -305,6 +307,7 @@ impl Context {
     /// Enters a new attempt at `endpoint` that begins `now`, which is the time its endpoint was
     /// chosen with: a reading of the clock is not free.
     pub fn begin_attempt(&self, endpoint: Arc<str>, now: Instant) -> AttemptHandle {
+        self.set_connecting(false);
         let mut attempts = self.0.attempts.lock();
         let index = attempts.len();
         attempts.push(Attempt {
@@ -316,6 +319,17 @@ impl Context {
             reason: None,
         });
         AttemptHandle { cx: self.clone(), index, started: now }
+    }
+
+    /// Whether the attempt under way still waits for its connection, so that nothing of it was sent.
+    pub fn is_connecting(&self) -> bool {
+        self.0.is_connecting.load(Ordering::Relaxed)
+    }
+
+    /// Written by the transport, where it has to wait for a connection.
+    pub fn set_connecting(&self, is_connecting: bool) {
+        // Relaxed, as the read: both happen in the polls of one future.
+        self.0.is_connecting.store(is_connecting, Ordering::Relaxed);
     }
 
     /// The attempt under way is given up for this reason, by whoever drops it next.

@@ -69,7 +69,7 @@ pin_project! {
 struct Span {
     length: Duration,
     is_total: bool,
-    error: fn(Duration) -> Error,
+    error: fn(Duration, &ours::Context) -> Error,
 }
 
 /// A span, and whose attempts end with it.
@@ -87,7 +87,7 @@ impl TotalTimeoutLayer {
         Self(Span {
             length: settings.total,
             is_total: true,
-            error: |length| {
+            error: |length, _| {
                 Error::new(Kind::UpstreamTimeoutTotal)
                     .with_detail(format!("no response head within {length:?}"))
             },
@@ -111,9 +111,11 @@ impl AttemptTimeoutLayer {
         Self(settings.per_attempt.map(|length| Span {
             length,
             is_total: false,
-            error: |length| {
-                // What the upstream has seen by now is not known here: the worse is assumed.
-                Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
+            error: |length, cx| {
+                // What the upstream has seen by now is not known here: the worse is assumed, unless
+                // there was no connection to see it on.
+                let sent = if cx.is_connecting() { Sent::Nothing } else { Sent::MaybeSeen };
+                Error::new(Kind::UpstreamTimeoutTry(sent))
                     .with_detail(format!("no response head within {length:?} of this attempt"))
             },
         }))
@@ -176,7 +178,7 @@ where
         if let Some(sleep) = this.sleep.as_pin_mut() {
             ready!(sleep.poll(cx));
         }
-        let error = (span.error)(span.length);
+        let error = (span.error)(span.length, exchange);
         exchange.give_up_attempt(error.kind().reason());
         Poll::Ready(Err(error))
     }
@@ -234,6 +236,18 @@ mod tests {
 
         let none = AttemptTimeoutLayer::new(settings(SECOND, None));
         assert!(none.layer(answering_after(60 * SECOND)).oneshot(get("/")).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_never_had_a_connection_was_not_sent() {
+        let layer = AttemptTimeoutLayer::new(settings(30 * SECOND, Some(SECOND)));
+        let inner = service_fn(async |request: Request| {
+            request.cx.set_connecting(true);
+            sleep(60 * SECOND).await;
+            Ok(Response::new(Body::empty()))
+        });
+        let error = layer.layer(inner).oneshot(get("/")).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::UpstreamTimeoutTry(Sent::Nothing)));
     }
 
     #[tokio::test(start_paused = true)]

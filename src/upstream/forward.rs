@@ -105,10 +105,15 @@ pub async fn exchange(call: Call, preserve_host: bool) -> Result<Response> {
     let is_unsafe = !request.parts.method.is_idempotent();
     let lease = match local.pool().checkout(local, is_unsafe) {
         Checkout::Ready(lease) => lease,
-        Checkout::Wait(waiting) => match waiting.await {
-            Ok(lease) => lease,
-            Err(error) => return Err(error.with_unsent(request)),
-        },
+        Checkout::Wait(waiting) => {
+            request.cx.set_connecting(true);
+            let waited = waiting.await;
+            request.cx.set_connecting(false);
+            match waited {
+                Ok(lease) => lease,
+                Err(error) => return Err(error.with_unsent(request)),
+            }
+        }
         Checkout::Full => return Err(Error::new(Kind::ConcurrencyFull).with_unsent(request)),
     };
     match lease {

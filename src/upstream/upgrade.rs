@@ -105,7 +105,9 @@ pub(crate) async fn exchange(
     preserve_host: bool,
 ) -> Result<Response> {
     let local = flight.local();
+    request.cx.set_connecting(true);
     let opened = handshake::open_for_upgrade(local).await;
+    request.cx.set_connecting(false);
     local.pool().count_opened(opened.is_ok());
     let mut h1 = match opened {
         Ok(h1) => h1,
