@@ -10,6 +10,7 @@ mod harness;
 
 mod auth;
 mod bodies;
+mod client_gone;
 mod config;
 mod drain;
 mod edge;
@@ -24,6 +25,9 @@ mod overload;
 mod program;
 mod rate_limits;
 mod reload;
+mod retries;
+mod retry_campaign;
+mod retry_matrix;
 mod routes;
 mod slow_clients;
 mod tls;

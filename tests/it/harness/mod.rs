@@ -1,5 +1,6 @@
 //! The real gateway on port 0, against upstreams that count and record what they saw.
 
+pub mod cutter;
 pub mod http1;
 pub mod issuer;
 pub mod origin;
