@@ -79,6 +79,8 @@ impl Tries {
                 let class = Class::of_failure(error.kind())?;
                 Some(Failure { class, wait: Duration::ZERO })
             }
+            // Most routes list none, and then nothing is looked up.
+            Ok(_) if self.shared.settings.on.statuses.is_empty() => None,
             Ok(response) => {
                 let after = response.headers().get(header::RETRY_AFTER);
                 let is_listed = self.shared.settings.on.lists(response.status(), after.is_some());
