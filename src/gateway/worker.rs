@@ -147,7 +147,7 @@ impl Worker {
                 Err(error) => return drop(report.send(Err(error))),
             };
             runtime.block_on(async move {
-                let resources = Resources::new(cells, deadline);
+                let resources = Resources::new(number, cells, deadline);
                 // Control waits for it; if control is gone, so is the inbox.
                 drop(report.send(Ok(resources.clone())));
                 serve(resources, inbox).await;
@@ -203,12 +203,12 @@ impl Worker {
 // === impl Resources ===
 
 impl Resources {
-    fn new(cells: Cells, deadline: TunnelDeadline) -> Self {
+    fn new(number: usize, cells: Cells, deadline: TunnelDeadline) -> Self {
         let tunnels = Spawner::new();
         Self {
             pools: Pools::new(cells.clone(), tunnels.clone(), deadline),
             cells,
-            budgets: Arc::default(),
+            budgets: Arc::new(Budgets::new(number)),
             tasks: Spawner::new(),
             tunnels,
             verified: Arc::new(VerifiedTokens::new(verified::Limits::default())),

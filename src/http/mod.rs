@@ -54,6 +54,16 @@ impl Request {
     }
 }
 
+/// Whether a method promises that its effect is the same however often it comes (RFC 9110, 9.2.2).
+/// Of a method that is not known nothing is promised.
+pub fn is_repeatable(method: &http::Method) -> bool {
+    use http::Method;
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
 /// A response on its way back.
 pub type Response = http::Response<Body>;
 

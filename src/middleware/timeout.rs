@@ -6,8 +6,9 @@
 //! body's pace judges that. It stops with the response head; the response body has a pace of its own.
 //!
 //! Costs a timer that is made when the rest of the stack first has to wait, in the future itself,
-//! without an allocation, and a reference of the context; a streaming body costs one more, for the guard that tells of its end. When
-//! the time is up, or the future is dropped, everything within is dropped: that cancels the attempt.
+//! without an allocation, and a reference of the context; a streaming body costs one more, for the
+//! guard that tells of its end. When the time is up everything within is dropped before the error is
+//! told, so that the next attempt finds its place free; a drop of the future cancels it as well.
 //! That the time was up is written to the attempt before, for its endpoint to be blamed. When all
 //! attempts have to be over is written to the context, for whoever thinks of beginning another.
 
@@ -55,8 +56,9 @@ pin_project! {
     /// The response, or the end of the wait for it.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
+        // `None` once the time was up: the attempt ends with its error, not with this future.
         #[pin]
-        inner: F,
+        inner: Option<F>,
         clock: Option<Clock>,
         // While there is one, the request body is still under way and the clock stands.
         upload: Option<Over>,
@@ -144,7 +146,7 @@ impl<S: Next> Service<Request> for Timeout<S> {
     fn call(&mut self, mut request: Request) -> Self::Future {
         let upload = self.span.and_then(|_| request.body.watch());
         let clock = self.span.map(|span| Clock { span, cx: request.cx.clone() });
-        ResponseFuture { inner: self.inner.call(request), clock, upload, sleep: None }
+        ResponseFuture { inner: Some(self.inner.call(request)), clock, upload, sleep: None }
     }
 }
 
@@ -158,7 +160,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Poll::Ready(result) = this.inner.poll(cx) {
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
+        if let Poll::Ready(result) = inner.poll(cx) {
             return Poll::Ready(result);
         }
         let Some(Clock { span, cx: exchange }) = this.clock else {
@@ -180,12 +183,15 @@ where
         }
         let error = (span.error)(span.length, exchange);
         exchange.give_up_attempt(error.kind().reason());
+        this.inner.set(None);
         Poll::Ready(Err(error))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures_util::{FutureExt, stream};
     use http::Method;
     use http_body_util::{BodyExt, StreamBody};
@@ -248,6 +254,29 @@ mod tests {
         });
         let error = layer.layer(inner).oneshot(get("/")).await.unwrap_err();
         assert!(matches!(error.kind(), Kind::UpstreamTimeoutTry(Sent::Nothing)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_is_over_before_its_failure_is_told() {
+        let place = Arc::new(());
+        let inner = service_fn({
+            let place = place.clone();
+            move |_: Request| {
+                let place = place.clone();
+                async move {
+                    sleep(60 * SECOND).await;
+                    drop(place);
+                    Ok(Response::new(Body::empty()))
+                }
+            }
+        });
+        let layer = AttemptTimeoutLayer::new(settings(30 * SECOND, Some(SECOND)));
+        let mut service = layer.layer(inner);
+        let taken = Arc::strong_count(&place);
+        let mut call = Box::pin(service.call(get("/")));
+        assert_eq!(Arc::strong_count(&place), taken + 1);
+        call.as_mut().await.unwrap_err();
+        assert_eq!(Arc::strong_count(&place), taken, "while whoever retries still holds the call");
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,7 @@ use crate::{
     http::{
         self as ours, Body, Request, Response,
         body::{End, Finish, Guard, is_malformed},
+        is_repeatable,
         pace::Pace,
     },
     upstream::{
@@ -102,7 +103,7 @@ pub async fn exchange(call: Call, preserve_host: bool) -> Result<Response> {
         // In a box, so that the future of all others need not be as large.
         return Box::pin(upgrade::exchange(request, asked, flight, preserve_host)).await;
     }
-    let is_unsafe = !request.parts.method.is_idempotent();
+    let is_unsafe = !is_repeatable(&request.parts.method);
     let lease = match local.pool().checkout(local, is_unsafe) {
         Checkout::Ready(lease) => lease,
         Checkout::Wait(waiting) => {
@@ -253,7 +254,7 @@ pub(crate) fn failed_h1(
 ) -> Error {
     let unsent = failed.take_message();
     let cause = failed.into_error();
-    let now = h1.mark();
+    let now = h1.cut();
     let sent = if unsent.is_some() || now.written == mark.written {
         Sent::Nothing
     } else {

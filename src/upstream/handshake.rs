@@ -244,6 +244,12 @@ impl H1 {
         self.meter.mark()
     }
 
+    /// The counts for good: nothing more is written on it.
+    pub(crate) fn cut(&self) -> Mark {
+        self.meter.cut();
+        self.meter.mark()
+    }
+
     /// Waits until it takes a request; `false` when it is closed. Cancel-safe.
     pub(crate) async fn ready(&mut self) -> bool {
         self.sender.ready().await.is_ok()

@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -79,6 +79,7 @@ pub(crate) enum Probe {
 pub(crate) struct Meter {
     written: AtomicU64,
     read: AtomicU64,
+    is_cut: AtomicBool,
 }
 
 /// The counts of a [`Meter`] at a moment.
@@ -288,6 +289,7 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.meter.check()?;
         let written = match &self.socket {
             Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
             Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
@@ -301,6 +303,7 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.meter.check()?;
         let written = match &self.socket {
             Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
             Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
@@ -366,11 +369,45 @@ impl Meter {
         }
     }
 
+    /// Nothing more is written on the connection, also of what TLS still keeps back: what the counts
+    /// say of a request after this stays true.
+    pub(crate) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.is_cut.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
     fn add_written(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn add_read(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_cut_takes_nothing_any_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut plain, _probe) = Plain::tcp(stream);
+        plain.write_all(b"one").await.unwrap();
+        let meter = plain.meter.clone();
+        meter.cut();
+        let error = plain.write_all(b"two").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(meter.mark().written, 3);
+        plain.shutdown().await.unwrap();
     }
 }

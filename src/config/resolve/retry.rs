@@ -76,11 +76,32 @@ impl Resolver<'_> {
         on
     }
 
+    /// tower counts whole requests per retry: 30% is one for every 3.
+    fn warn_of_inexact_ratio(&mut self, written: &Written<Percent>, ratio: f64) {
+        let requests = 1.0 / ratio;
+        if ratio > 0.0 && requests - requests.floor() > 1e-6 {
+            let requests = requests.floor();
+            let fault = Fault::new(format!(
+                "`{}` is counted as one retry for every {requests} requests, {:.0}%",
+                written.text,
+                100.0 / requests
+            ));
+            self.warn(
+                written.place,
+                fault.help("exact are 100%, 50%, 25%, 20%, 10%, 5%, 4%, 2%, 1%"),
+            );
+        }
+    }
+
     /// `retry_budget`, or what holds without it.
     pub(super) fn retry_budget(&mut self, written: Option<&RetryBudget>) -> budget::Settings {
         let own = budget::Settings::default();
         let Some(RetryBudget { ratio, window, min_per_second }) = written else { return own };
-        let Percent(ratio) = self.or(ratio.as_ref(), Percent(f64::from(own.ratio)));
+        let share = ratio.as_ref();
+        let Percent(ratio) = self.or(share, Percent(f64::from(own.ratio)));
+        if let Some(share) = share {
+            self.warn_of_inexact_ratio(share, ratio);
+        }
         let windows = SHORTEST_WINDOW..=LONGEST_WINDOW;
         let rates = 0..=MAX_PER_SECOND;
         budget::Settings {

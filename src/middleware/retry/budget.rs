@@ -34,8 +34,10 @@ pub struct Budget {
 }
 
 /// One worker's budgets by the upstream's name; outlives reloads.
-#[derive(Default)]
-pub struct Budgets(Mutex<HashMap<Box<str>, Known>>);
+pub struct Budgets {
+    worker: usize,
+    known: Mutex<HashMap<Box<str>, Known>>,
+}
 
 /// A budget, and what it was made of.
 type Known = (Settings, Arc<Budget>);
@@ -52,12 +54,12 @@ impl Default for Settings {
 // === impl Budget ===
 
 impl Budget {
-    /// The part one of `workers` has. Their parts are rounded up: none is without a retry.
-    pub fn new(settings: Settings, workers: usize) -> Self {
+    /// The part that `worker` has, the first being 0. The parts of all `workers` add up to what is
+    /// written: some may have no retry of their own beside the ratio's, and class A asks for none.
+    pub fn new(settings: Settings, worker: usize, workers: usize) -> Self {
         let Settings { ratio, window, min_per_second } = settings;
-        let workers = u32::try_from(workers.max(1)).unwrap_or(u32::MAX);
-        let all = min_per_second.div_ceil(workers);
-        let alone = min_per_second.min(ALONE_PER_SECOND).div_ceil(workers);
+        let all = part(min_per_second, worker, workers);
+        let alone = part(min_per_second.min(ALONE_PER_SECOND), worker, workers).min(all);
         Self {
             base: TpsBudget::new(window, alone, ratio),
             extra: TpsBudget::new(window, all.saturating_sub(alone), 0.0),
@@ -75,6 +77,13 @@ impl Budget {
     }
 }
 
+/// One of `of` almost equal parts of `total`.
+fn part(total: u32, number: usize, of: usize) -> u32 {
+    let of = u32::try_from(of.max(1)).unwrap_or(u32::MAX);
+    let has_one_more = u32::try_from(number).is_ok_and(|number| number < total % of);
+    total / of + u32::from(has_one_more)
+}
+
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Budget").finish_non_exhaustive()
@@ -84,13 +93,18 @@ impl fmt::Debug for Budget {
 // === impl Budgets ===
 
 impl Budgets {
+    /// None yet, of the worker of this number.
+    pub fn new(worker: usize) -> Self {
+        Self { worker, known: Mutex::default() }
+    }
+
     /// The budget of the upstream of this name: the one there is, if its settings are the same.
     pub fn of(&self, upstream: &str, settings: Settings, workers: usize) -> Arc<Budget> {
-        let mut budgets = self.0.lock();
+        let mut budgets = self.known.lock();
         match budgets.get(upstream) {
             Some((before, budget)) if *before == settings => budget.clone(),
             Some(_) | None => {
-                let budget = Arc::new(Budget::new(settings, workers));
+                let budget = Arc::new(Budget::new(settings, self.worker, workers));
                 budgets.insert(upstream.into(), (settings, budget.clone()));
                 budget
             }
@@ -99,7 +113,7 @@ impl Budgets {
 
     /// Forgets the upstreams of which `is_known` does not hold.
     pub fn retain(&self, is_known: impl Fn(&str) -> bool) {
-        self.0.lock().retain(|name, _| is_known(name));
+        self.known.lock().retain(|name, _| is_known(name));
     }
 }
 
@@ -121,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fifth_of_the_requests_and_ten_a_second_beside_them() {
-        let budget = Budget::new(Settings::default(), 1);
+        let budget = Budget::new(Settings::default(), 0, 1);
         for _ in 0..1000 {
             budget.deposit();
         }
@@ -131,14 +145,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_endpoint_gets_three_a_second() {
-        let budget = Budget::new(Settings::default(), 1);
+        let budget = Budget::new(Settings::default(), 0, 1);
         assert_eq!(taken(&budget, true), 3 * 10);
         assert_eq!(taken(&budget, false), 7 * 10, "another endpoint brings the rest");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_spent_comes_back_after_the_window() {
-        let budget = Budget::new(Settings::default(), 1);
+        let budget = Budget::new(Settings::default(), 0, 1);
         assert_eq!(taken(&budget, true), 30);
         advance(Duration::from_secs(5)).await;
         assert_eq!(taken(&budget, true), 0);
@@ -150,27 +164,32 @@ mod tests {
     }
 
     #[test]
-    fn workers_divide_the_rate_and_none_is_left_without() {
-        let per_second = |workers| {
-            let budget = Budget::new(Settings { ratio: 0.0, ..Settings::default() }, workers);
+    fn workers_divide_the_rate_and_their_parts_add_up() {
+        let per_second = |worker, workers| {
+            let settings = Settings { ratio: 0.0, ..Settings::default() };
+            let budget = Budget::new(settings, worker, workers);
             (taken(&budget, true) / 10, taken(&budget, false) / 10)
         };
-        assert_eq!(per_second(1), (3, 7));
-        assert_eq!(per_second(2), (2, 3));
-        assert_eq!(per_second(64), (1, 0));
+        assert_eq!(per_second(0, 1), (3, 7));
+        assert_eq!([per_second(0, 2), per_second(1, 2)], [(2, 3), (1, 4)]);
+        for workers in [3, 7, 64] {
+            let parts = (0..workers).map(|worker| per_second(worker, workers));
+            let (alone, extra) = parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+            assert_eq!((alone, alone + extra), (3, 10), "{workers} workers");
+        }
         let none = Settings { ratio: 0.0, min_per_second: 0, ..Settings::default() };
-        assert!(!Budget::new(none, 1).withdraw(false), "0% and 0 a second is no retry");
+        assert!(!Budget::new(none, 0, 1).withdraw(false), "0% and 0 a second is no retry");
     }
 
     #[test]
     fn a_reload_keeps_the_budget_unless_it_changes_it() {
-        let budgets = Budgets::default();
+        let budgets = Budgets::new(0);
         let settings = Settings::default();
         let before = budgets.of("orders", settings, 2);
         assert!(Arc::ptr_eq(&before, &budgets.of("orders", settings, 2)));
         let other = Settings { ratio: 0.5, ..settings };
         assert!(!Arc::ptr_eq(&before, &budgets.of("orders", other, 2)));
         budgets.retain(|name| name != "orders");
-        assert!(budgets.0.lock().is_empty());
+        assert!(budgets.known.lock().is_empty());
     }
 }

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, request};
 use super::replay::Replay;
 use crate::{
     error::Unsent,
-    http::{Body, Context, Request, names::X_SLUICE_ATTEMPT},
+    http::{Body, Context, Request, is_repeatable, names::X_SLUICE_ATTEMPT},
 };
 
 /// The most attempts of one request.
@@ -44,18 +44,9 @@ pub(super) struct Resend(Request);
 // === impl Repeatable ===
 
 impl Repeatable {
-    /// By what the method promises: its effect is the same however often it comes (RFC 9110, 9.2.2).
-    /// Of a method that is not known nothing is promised.
+    /// By what the method promises.
     pub fn by_method(method: &Method) -> Option<Self> {
-        match *method {
-            Method::GET
-            | Method::HEAD
-            | Method::OPTIONS
-            | Method::TRACE
-            | Method::PUT
-            | Method::DELETE => Some(Self(())),
-            _ => None,
-        }
+        is_repeatable(method).then_some(Self(()))
     }
 }
 

@@ -45,7 +45,7 @@ impl Rig {
     fn new(settings: impl Into<Option<Settings>>, budget: budget::Settings) -> Self {
         let metrics = Metrics::new();
         let cells = metrics.thread();
-        let budget = Arc::new(Budget::new(budget, 1));
+        let budget = Arc::new(Budget::new(budget, 0, 1));
         let upstream = Upstream::new("orders", budget, || true, &cells);
         Self { metrics, layer: RetryLayer::new(settings.into(), [upstream]) }
     }
@@ -239,17 +239,23 @@ async fn the_wait_before_a_retry_has_a_ceiling() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_waited_for() {
     let rig = Rig::new(with_retry(2), BUDGET);
+    let throttled: Outcome = |before, _| {
+        let mut response = answered(StatusCode::TOO_MANY_REQUESTS);
+        if before > 0 {
+            return Ok(answered(StatusCode::OK));
+        }
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(7));
+        Ok(response)
+    };
     let start = Instant::now();
-    let (answer, calls) = rig
-        .send(get(), |before, _| {
-            let mut response = answered(StatusCode::TOO_MANY_REQUESTS);
-            if before > 0 {
-                return Ok(answered(StatusCode::OK));
-            }
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(7));
-            Ok(response)
-        })
-        .await;
+    // While the clock of the answer does not run, nobody knows whether seven seconds are too long.
+    let (answer, calls) = rig.send(get(), throttled).await;
+    assert_eq!((answer.unwrap().status(), calls), (StatusCode::TOO_MANY_REQUESTS, 1));
+    assert_eq!(start.elapsed().as_secs(), 0);
+
+    let asked = get();
+    asked.cx.set_deadline(start + Duration::from_secs(30));
+    let (answer, calls) = rig.send(asked, throttled).await;
     assert_eq!((answer.unwrap().status(), calls), (StatusCode::OK, 2));
     assert_eq!(start.elapsed().as_secs(), 7);
     let series = "sluice_retries_total{upstream=\"orders\",reason=\"429\"}";
