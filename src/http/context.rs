@@ -39,7 +39,7 @@ struct Cells {
     request_id: OnceLock<HeaderValue>,
     trace: OnceLock<Trace>,
     client_ip: OnceLock<ClientIp>,
-    host: OnceLock<Box<str>>,
+    host: OnceLock<Arc<str>>,
     target: OnceLock<Target>,
     route: OnceLock<Arc<RouteInfo>>,
     member: OnceLock<Arc<RouteInfo>>,
@@ -166,7 +166,7 @@ impl Context {
     }
 
     /// Written by `edge`.
-    pub fn set_host(&self, host: Box<str>) {
+    pub fn set_host(&self, host: Arc<str>) {
         set(&self.0.host, host);
     }
 

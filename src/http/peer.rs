@@ -29,6 +29,19 @@ pub struct Peer {
     pub tls: Option<Tls>,
     /// Made for the first request that is forwarded.
     pub words: OnceLock<Words>,
+    /// The host that its first request named; most connections never name another.
+    pub host: OnceLock<KnownHost>,
+}
+
+/// A host as a client wrote it, and what is made of it.
+#[derive(Debug)]
+pub struct KnownHost {
+    /// The field's value: valid, so whoever writes the same need not be judged again.
+    pub value: HeaderValue,
+    /// As [`Context::host`](crate::http::Context::host) has it.
+    pub normal: Arc<str>,
+    /// Our element of `Forwarded` for requests to it.
+    pub forwarded: HeaderValue,
 }
 
 /// A transport address.
@@ -74,7 +87,15 @@ pub struct Words {
 impl Peer {
     /// A peer on plain text whose word counts for nothing.
     pub fn new(listener: Arc<str>, remote: Address, local: Address) -> Self {
-        Self { listener, remote, local, trusted: false, tls: None, words: OnceLock::new() }
+        Self {
+            listener,
+            remote,
+            local,
+            trusted: false,
+            tls: None,
+            words: OnceLock::new(),
+            host: OnceLock::new(),
+        }
     }
 
     /// Its address as upstreams are told it; written once per connection.

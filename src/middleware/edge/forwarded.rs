@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::http::{
     identity,
     names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO},
-    peer::{Peer, Words},
+    peer::Peer,
 };
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -27,9 +27,16 @@ const VIA_2: HeaderValue = HeaderValue::from_static("2 sluice");
 #[derive(Default)]
 struct Line(SmallVec<[u8; 128]>);
 
-/// Sets the fields that speak of the client of `peer`; `host` is the request's own, and `version`
-/// what the client spoke. What is there already is kept and appended to if the peer is trusted.
-pub fn set(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, version: Version) {
+/// Sets the fields that speak of the client of `peer`; `host` is the request's own, `element` our
+/// word on both ([`element`]), and `version` what the client spoke. What is there already is kept
+/// and appended to if the peer is trusted.
+pub fn set(
+    headers: &mut HeaderMap,
+    peer: &Peer,
+    host: Option<&HeaderValue>,
+    element: HeaderValue,
+    version: Version,
+) {
     let is_secure = peer.tls.is_some();
     let words = peer.words();
     let via = match version {
@@ -42,7 +49,7 @@ pub fn set(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, ver
         if let Some(address) = words.address() {
             append(headers, X_FORWARDED_FOR, address.clone());
         }
-        append(headers, FORWARDED, forwarded(words, host, is_secure));
+        append(headers, FORWARDED, element);
         headers.entry(X_FORWARDED_PROTO).or_insert(if is_secure { HTTPS } else { HTTP });
         if let Some(host) = host {
             headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
@@ -54,7 +61,7 @@ pub fn set(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, ver
     if let Some(address) = words.address() {
         headers.insert(X_FORWARDED_FOR, address.clone());
     }
-    headers.insert(FORWARDED, forwarded(words, host, is_secure));
+    headers.insert(FORWARDED, element);
     headers.insert(X_FORWARDED_PROTO, if is_secure { HTTPS } else { HTTP });
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host.clone());
@@ -85,10 +92,12 @@ fn append(headers: &mut HeaderMap, name: HeaderName, ours: HeaderValue) {
     headers.insert(name, line.into_value());
 }
 
-/// One element of `Forwarded`. A host with a port is no token: quoted.
-fn forwarded(words: &Words, host: Option<&HeaderValue>, is_secure: bool) -> HeaderValue {
+/// Our element of `Forwarded` for a request of `peer` to `host`. A host with a port is no token:
+/// quoted.
+pub fn element(peer: &Peer, host: Option<&HeaderValue>) -> HeaderValue {
+    let is_secure = peer.tls.is_some();
     let mut line = Line::default();
-    line.push(words.forwarded_for());
+    line.push(peer.words().forwarded_for());
     if let Some(host) = host {
         let is_token = !host.as_bytes().iter().any(|byte| matches!(byte, b':' | b'['));
         let quote: &[u8] = if is_token { b"" } else { b"\"" };
@@ -139,6 +148,10 @@ mod tests {
 
     const HOST: HeaderValue = HeaderValue::from_static("shop.example");
 
+    fn tell(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, version: Version) {
+        set(headers, peer, host, element(peer, host), version);
+    }
+
     const CLAIMS: [(&str, &str); 9] = [
         ("x-forwarded-for", "10.9.9.9"),
         ("x-forwarded-for", "10.9.9.8"),
@@ -154,7 +167,7 @@ mod tests {
     #[test]
     fn forwarding_fields_of_an_untrusted_peer_are_replaced() {
         let mut headers = map(&CLAIMS);
-        set(&mut headers, &peer("192.0.2.7", false), Some(&HOST), Version::HTTP_11);
+        tell(&mut headers, &peer("192.0.2.7", false), Some(&HOST), Version::HTTP_11);
         let ours = map(&[
             ("via", "1.1 sluice"),
             ("x-forwarded-for", "192.0.2.7"),
@@ -168,7 +181,7 @@ mod tests {
     #[test]
     fn forwarding_fields_of_a_trusted_peer_are_appended_to_or_kept() {
         let mut headers = map(&CLAIMS);
-        set(&mut headers, &peer("192.0.2.7", true), Some(&HOST), Version::HTTP_2);
+        tell(&mut headers, &peer("192.0.2.7", true), Some(&HOST), Version::HTTP_2);
         let both = map(&[
             ("x-forwarded-for", "10.9.9.9, 10.9.9.8, 192.0.2.7"),
             ("forwarded", "for=10.9.9.9;proto=https, for=192.0.2.7;host=shop.example;proto=http"),
@@ -187,7 +200,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let mut peer = peer("::ffff:192.0.2.7", true);
         peer.tls = Some(Tls::default());
-        set(&mut headers, &peer, Some(&HOST), Version::HTTP_10);
+        tell(&mut headers, &peer, Some(&HOST), Version::HTTP_10);
         assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.7", "IPv4-mapped is given as IPv4");
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
         assert_eq!(headers[VIA], "1.0 sluice");
@@ -197,7 +210,7 @@ mod tests {
     fn addresses_and_hosts_that_are_no_tokens_are_quoted() {
         let mut headers = HeaderMap::new();
         let host = HeaderValue::from_static("shop.example:8080");
-        set(&mut headers, &peer("2001:db8::1", false), Some(&host), Version::HTTP_11);
+        tell(&mut headers, &peer("2001:db8::1", false), Some(&host), Version::HTTP_11);
         assert_eq!(headers[X_FORWARDED_FOR], "2001:db8::1");
         assert_eq!(
             headers[FORWARDED],
@@ -208,7 +221,7 @@ mod tests {
     #[test]
     fn a_unix_peer_has_no_address_to_tell() {
         let mut headers = map(&[("x-forwarded-for", "10.9.9.9")]);
-        set(&mut headers, &peer("unix", false), None, Version::HTTP_11);
+        tell(&mut headers, &peer("unix", false), None, Version::HTTP_11);
         assert!(!headers.contains_key(X_FORWARDED_FOR));
         assert_eq!(headers[FORWARDED], "for=unknown;proto=http");
     }
@@ -218,7 +231,7 @@ mod tests {
         let peer = peer("192.0.2.7", false);
         let [one, other] = [(); 2].map(|()| {
             let mut headers = HeaderMap::new();
-            set(&mut headers, &peer, Some(&HOST), Version::HTTP_11);
+            tell(&mut headers, &peer, Some(&HOST), Version::HTTP_11);
             headers.remove(X_FORWARDED_FOR).unwrap()
         });
         assert_eq!(one.as_bytes().as_ptr(), other.as_bytes().as_ptr(), "one value, shared");

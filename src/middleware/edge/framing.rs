@@ -4,6 +4,8 @@
 //! control characters in values it refuses too, and a `HeaderValue` cannot hold them. What is left
 //! is what it lets through, and what a request smuggled through another proxy would look like.
 
+use std::sync::Arc;
+
 use http::{
     HeaderMap, HeaderValue, Method, Uri, Version,
     header::{HOST, TRANSFER_ENCODING},
@@ -27,15 +29,16 @@ pub struct Authority<'a> {
     pub port: Option<&'a str>,
 }
 
-/// Whether the head of a request has one meaning. Checked before anything is removed from it.
-pub fn check(head: &Parts) -> Result<(), Kind> {
+/// Whether the head of a request has one meaning. Checked before anything is removed from it. A host
+/// that is written as `known` was found valid before.
+pub fn check(head: &Parts, known: Option<&HeaderValue>) -> Result<(), Kind> {
     if head.headers.len() > MAX_FIELDS {
         return Err(Kind::HeaderCount);
     }
     if head.method == Method::CONNECT {
         return Err(Kind::MethodNotAllowed(Method405 { allow: ALLOW }));
     }
-    if !has_one_framing(&head.headers, head.version) || !has_one_host(head) {
+    if !has_one_framing(&head.headers, head.version) || !has_one_host(head, known) {
         return Err(Kind::BadFraming);
     }
     Ok(())
@@ -56,12 +59,13 @@ fn has_one_framing(headers: &HeaderMap, version: Version) -> bool {
 
 /// Host is there, once and valid, and an authority in the target says the same. HTTP/1.0 may go
 /// without; HTTP/2 may have only the authority (RFC 9112, 3.2; RFC 9113, 8.3.1).
-fn has_one_host(head: &Parts) -> bool {
+fn has_one_host(head: &Parts, known: Option<&HeaderValue>) -> bool {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     match (host, authority) {
         _ if second.is_some() => false,
+        (Some(host), None) if known == Some(host) => true,
         (None, None) => head.version < Version::HTTP_11,
         (None, Some(authority)) => {
             head.version != Version::HTTP_11 && parse(authority.as_bytes()).is_some()
@@ -114,7 +118,7 @@ pub fn parse(value: &[u8]) -> Option<Authority<'_>> {
 
 impl Authority<'_> {
     /// The host as routes know it: lower case, without the dot that ends a complete name.
-    pub fn normal_host(&self) -> Box<str> {
+    pub fn normal_host(&self) -> Arc<str> {
         let host = self.host.strip_suffix('.').unwrap_or(self.host);
         host.to_ascii_lowercase().into()
     }
@@ -131,7 +135,7 @@ mod tests {
     }
 
     fn verdict(builder: http::request::Builder) -> Option<&'static str> {
-        check(&head(builder)).err().map(|kind| kind.reason())
+        check(&head(builder), None).err().map(|kind| kind.reason())
     }
 
     fn get(uri: &str) -> http::request::Builder {
@@ -259,7 +263,7 @@ mod tests {
 
     #[test]
     fn connect_is_refused_with_the_methods_there_are() {
-        let kind = check(&head(http::Request::connect("/"))).unwrap_err();
+        let kind = check(&head(http::Request::connect("/")), None).unwrap_err();
         let Kind::MethodNotAllowed(method) = kind else { panic!("{kind:?}") };
         assert!(method.allow.to_str().unwrap().contains("GET"));
     }

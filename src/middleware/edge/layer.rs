@@ -6,8 +6,8 @@
 //! `Cookie`, a target in origin form, and our word on the client. `Upgrade` is left only where a
 //! tunnel is asked for. Counts `sluice_fields_dropped_total`.
 //!
-//! Cost: a few passes over the names; allocates the values that are forwarded, the host and the
-//! target. First below `respond`: nothing may look at a request before this has.
+//! Cost: a few passes over the names; allocates the target. The host and what is forwarded of it are
+//! worked out once per connection, for the host its first request names. First below `respond`: nothing may look at a request before this has.
 
 use std::{
     sync::Arc,
@@ -29,6 +29,7 @@ use crate::{
     http::{
         ClientIp, Next, Request, Response, Target, hop_by_hop,
         identity::{Identity, Suspect},
+        peer::{KnownHost, Peer},
     },
     middleware::edge::{Settings, forwarded, framing},
     telemetry::metrics::{Cells, Counter, FIELDS_DROPPED},
@@ -105,7 +106,7 @@ impl Shared {
         let peer = cx.peer();
         // Found first, and from the fields as they came: a refusal's log line has it too.
         cx.set_client_ip(ClientIp::find(peer, &head.headers, &self.settings.trusted_proxies));
-        framing::check(head)?;
+        framing::check(head, peer.host.get().map(|known| &known.value))?;
 
         let can_upgrade = head.version == Version::HTTP_11;
         hop_by_hop::strip_request(&mut head.headers, can_upgrade);
@@ -116,11 +117,8 @@ impl Shared {
         }
 
         let host = settle_host(head);
-        cx.set_host(
-            host.as_ref()
-                .and_then(|host| framing::parse(host.as_bytes()))
-                .map_or_else(Box::default, |authority| authority.normal_host()),
-        );
+        let (normal, forwarded) = settle_words(peer, host.as_ref());
+        cx.set_host(normal);
         let target = to_origin_form(&mut head.uri);
         let target = Target::parse(&target).map_err(|_| Kind::BadTarget)?;
         if target.is_asterisk() && head.method != Method::OPTIONS {
@@ -130,7 +128,7 @@ impl Shared {
         if head.version == Version::HTTP_2 {
             join_cookies(&mut head.headers);
         }
-        forwarded::set(&mut head.headers, peer, host.as_ref(), head.version);
+        forwarded::set(&mut head.headers, peer, host.as_ref(), forwarded, head.version);
         Ok(())
     }
 
@@ -158,6 +156,24 @@ fn settle_host(head: &mut Parts) -> Option<HeaderValue> {
     let host = HeaderValue::from_str(head.uri.authority()?.as_str()).ok()?;
     head.headers.insert(HOST, host.clone());
     Some(host)
+}
+
+/// What routes know the host as, and our element of `Forwarded`: as the connection has them, if its
+/// first request named the same host, else made anew.
+fn settle_words(peer: &Peer, host: Option<&HeaderValue>) -> (Arc<str>, HeaderValue) {
+    let Some(host) = host else { return (Arc::default(), forwarded::element(peer, None)) };
+    let make = || KnownHost {
+        value: host.clone(),
+        normal: framing::parse(host.as_bytes())
+            .map_or_else(Arc::default, |authority| authority.normal_host()),
+        forwarded: forwarded::element(peer, Some(host)),
+    };
+    let known = peer.host.get_or_init(make);
+    if known.value == host {
+        return (known.normal.clone(), known.forwarded.clone());
+    }
+    let other = make();
+    (other.normal, other.forwarded)
 }
 
 /// Scheme and authority have been compared with Host and say nothing more.
@@ -431,5 +447,22 @@ mod tests {
         let (head, cx) = edged.send(request()).await.unwrap();
         assert_eq!(head.headers["x-forwarded-for"], "203.0.113.9, 192.0.2.7");
         assert_eq!(cx.client_ip(), Some(ClientIp::Ip(IpAddr::from([203, 0, 113, 9]))));
+    }
+
+    #[test]
+    fn what_a_connection_knows_of_its_host_is_not_said_of_another() {
+        let words = |peer: &Peer, host: &'static str| {
+            let (normal, forwarded) = settle_words(peer, Some(&HeaderValue::from_static(host)));
+            (normal, forwarded.to_str().unwrap().to_owned())
+        };
+        let remote = Address::Inet(SocketAddr::from(([192, 0, 2, 7], 4711)));
+        let peer = Peer::new(Arc::from("web"), remote, Address::Unix);
+        for host in ["Shop.example", "admin.example:81", "Shop.example"] {
+            let fresh = Peer::new(Arc::from("web"), remote, Address::Unix);
+            assert_eq!(words(&peer, host), words(&fresh, host), "{host}");
+        }
+        let (first, again) = (words(&peer, "Shop.example").0, words(&peer, "Shop.example").0);
+        assert!(Arc::ptr_eq(&first, &again), "worked out once");
+        assert_eq!(peer.host.get().unwrap().value, "Shop.example", "the first one is kept");
     }
 }
