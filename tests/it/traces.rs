@@ -22,7 +22,9 @@ use tokio::{
     time::Instant,
 };
 
-use crate::harness::{Message, Origin, Reply, Running, eventually, parse, proxy_to, within};
+use crate::harness::{
+    Message, Origin, Reply, Running, dead_address, eventually, parse, proxy_to, within,
+};
 
 const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
@@ -183,10 +185,6 @@ fn half_dead(dead: SocketAddr, origin: &Origin) -> String {
     )
 }
 
-async fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
 /// What became of a request whose first attempt found nobody, as a gRPC collector was told.
 struct Retried {
     gateway: Running,
@@ -203,7 +201,7 @@ impl Retried {
     async fn new() -> Self {
         let (collector, exports) = grpc_collector().await;
         let origin = Origin::ok("hello").await;
-        let dead = dead_address().await;
+        let dead = dead_address();
         let yaml = half_dead(dead, &origin);
         let gateway = start(traced(&format!("http://{collector}"), "0%", &yaml));
         for _ in 0..2 {
@@ -501,8 +499,8 @@ async fn a_dead_or_slow_collector_delays_no_request_and_no_end() {
     let origin = Origin::ok("").await;
     let slow = Origin::start(|_, _| Reply::Hang).await;
     for otlp in [
-        format!("http://{}", dead_address().await),
-        format!("http://{}/v1/traces", dead_address().await),
+        format!("http://{}", dead_address()),
+        format!("http://{}/v1/traces", dead_address()),
         url(&slow),
         // It speaks no HTTP/2.
         format!("http://{}", origin.address()),
@@ -602,7 +600,7 @@ async fn a_reload_changes_the_share_and_the_collector() {
 
 #[tokio::test]
 async fn explain_tells_whether_a_request_is_sampled() {
-    let gateway = start(traced("http://127.0.0.1:1", "25%", &proxy_to(dead_address().await)));
+    let gateway = start(traced("http://127.0.0.1:1", "25%", &proxy_to(dead_address())));
     for (fields, outcome) in [
         (format!("[\"traceparent: {SAMPLED}\"]"), "sample"),
         (format!("[\"traceparent: {UNSAMPLED}\"]"), "pass"),

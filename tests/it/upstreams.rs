@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Message, Origin, Reply, Running, eventually, origin, proxy_to, within};
+use crate::harness::{
+    Message, Origin, Reply, Running, dead_address, eventually, origin, proxy_to, within,
+};
 
 #[tokio::test]
 async fn one_connection_serves_requests_that_follow_each_other() {
@@ -18,7 +20,7 @@ async fn one_connection_serves_requests_that_follow_each_other() {
 #[tokio::test]
 async fn a_refused_connection_is_tried_once_at_another_endpoint() {
     let origin = Origin::ok("fine").await;
-    let dead = unused_address().await;
+    let dead = dead_address();
     let yaml = format!(
         "upstreams: {{ two: {{ endpoints: [\"{dead}\", \"{}\"], balance: round_robin }} }}\n\
          routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: two }}]\n",
@@ -38,7 +40,7 @@ async fn a_refused_connection_is_tried_once_at_another_endpoint() {
 
 #[tokio::test]
 async fn nothing_listens_is_502_upstream_connect() {
-    let dead = unused_address().await;
+    let dead = dead_address();
     let gateway = Running::start(&proxy_to(dead));
     let answer = gateway.client().await.get("/").await;
     assert_eq!(answer.status(), 502);
@@ -291,9 +293,4 @@ async fn a_unix_socket_is_a_listener_like_any_other() {
 /// One worker has one pool: what a test says of connections is exact.
 fn one_worker(yaml: &str) -> String {
     format!("workers: 1\n{yaml}")
-}
-
-/// An address on which nothing listens.
-async fn unused_address() -> std::net::SocketAddr {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }

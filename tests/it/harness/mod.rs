@@ -56,6 +56,16 @@ pub fn parse(text: &str) -> Config {
     }
 }
 
+/// An address on which nobody listens as long as the tests run: bound, so that no other test gets
+/// its port.
+pub fn dead_address() -> SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
+}
+
 /// One route `/{*rest}` to this upstream, on top of [`config`].
 pub fn proxy_to(address: SocketAddr) -> String {
     format!(
