@@ -5,11 +5,15 @@
 //! that a new kind cannot be forgotten anywhere. [`response`] alone turns an error into a response.
 
 mod auth;
+mod facts;
 mod kind;
 pub mod response;
 
-pub use self::auth::{AuthFault, AuthRefusal};
-pub use self::kind::{Denial, Exceeded, Kind, Method405, RetryClass, Sent, Side};
+pub use self::{
+    auth::{AuthFault, AuthRefusal},
+    facts::{Denial, Exceeded, Method405, RetryClass, Sent, Side},
+    kind::Kind,
+};
 
 use std::{error, fmt};
 
