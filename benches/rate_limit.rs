@@ -41,6 +41,7 @@ fn policy(name: &str, max_keys: usize) -> Arc<Policy> {
         name: name.into(),
         key: Key::new(Selector::new([Part::ClientIp]), "client_ip"),
         limit: gcra::limit(100, per, burst).expect("a limit"),
+        count: 100,
         per,
         mode: Mode::Enforce,
         max_keys,

@@ -145,25 +145,25 @@ impl Resolver<'_> {
             format!("from 1 to {MAX_MAX_KEYS}")
         });
         // A stand-in after a problem, so that routes that name it are not told of one more.
-        let second = Duration::from_secs(1);
-        let stand_in = || gcra::limit(1, second, NonZeroU32::MIN).map(|limit| (limit, second));
-        let (limit, per) = limit.or_else(stand_in)?;
+        let once = Rate { count: 1, per: Duration::from_secs(1) };
+        let stand_in = || gcra::limit(1, once.per, NonZeroU32::MIN).map(|limit| (limit, once));
+        let (limit, Rate { count, per }) = limit.or_else(stand_in)?;
         let words: Vec<_> = written.key.iter().map(|part| part.text.as_str()).collect();
         let key = Key::new(Selector::new(parts), words.join(", "));
-        Some(Settings { name, key, limit, per, mode, max_keys })
+        Some(Settings { name, key, limit, count, per, mode, max_keys })
     }
 
-    fn bucket(&mut self, written: &Written<Rate>, burst: u32) -> Option<(gcra::Limit, Duration)> {
-        let Rate { count, per } = self.value(written)?;
+    fn bucket(&mut self, written: &Written<Rate>, burst: u32) -> Option<(gcra::Limit, Rate)> {
+        let rate = self.value(written)?;
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-        let limit = gcra::limit(count, per, burst);
+        let limit = gcra::limit(rate.count, rate.per, burst);
         if limit.is_none() {
             let fault =
                 Fault::new(format!("`{}` with a burst of {burst} cannot be kept", written.text))
                     .help("at most 1000000 in a second, and the burst is back within a year");
             self.error(written.place, fault);
         }
-        limit.map(|limit| (limit, per))
+        limit.map(|limit| (limit, rate))
     }
 
     fn limiter_part<T>(&mut self, written: &Written<T>) -> Option<Part> {

@@ -114,7 +114,7 @@ fn is_refusal(policy: &Policy, judgement: Judgement) -> bool {
 mod tests {
     use std::{
         num::NonZeroU32,
-        sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+        sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
         thread,
     };
 
@@ -132,6 +132,7 @@ mod tests {
             name: name.into(),
             key: Key::new(Selector::new([Part::ClientIp]), "client_ip"),
             limit: gcra::limit(rate, per, NonZeroU32::new(burst).unwrap()).unwrap(),
+            count: rate,
             per,
             mode,
             max_keys: 1000,
@@ -192,9 +193,13 @@ mod tests {
     fn sixty_four_clients_are_admitted_within_one_of_burst_and_rate_times_time() {
         const CLIENTS: usize = 64;
         const CHECKS: u64 = 3_000;
-        for (rate, burst) in [(1_000, 1), (1_000, 40), (50, 200)] {
+        // A thread that is parked between the clock and the bucket is late, by at most one step of
+        // each other thread: less than an interval, which a burst of two has room for. Before the
+        // first request a bucket has none, so that comes before the threads.
+        for (rate, burst) in [(1_000, 2), (1_000, 40), (50, 200)] {
             let policies = [policy("a", rate, burst, Mode::Enforce)];
-            let (admitted, clock) = (AtomicUsize::new(0), AtomicU64::new(START));
+            charge(&policies, &[key(1)], Nanos::from(START));
+            let (admitted, clock) = (AtomicUsize::new(1), AtomicU64::new(START));
             thread::scope(|scope| {
                 for _ in 0..CLIENTS {
                     scope.spawn(|| {
@@ -224,25 +229,52 @@ mod tests {
 
     #[test]
     fn threads_that_share_policies_in_many_ways_do_not_wait_in_a_circle() {
-        let all: Vec<_> = (0..4).map(|n| policy(&n.to_string(), 1, 5, Mode::Enforce)).collect();
+        const BURST: u32 = 50;
+        const KEYS: usize = 7;
+        let all: Vec<_> = (0..4).map(|n| policy(&n.to_string(), 1, BURST, Mode::Enforce)).collect();
+        let passed: [[AtomicU32; KEYS]; 4] = Default::default();
         thread::scope(|scope| {
             for mask in 1..16_usize {
-                let all = &all;
+                let (all, passed) = (&all, &passed);
                 scope.spawn(move || {
-                    let chosen: Vec<_> =
-                        (0..4).filter(|n| mask & (1 << n) != 0).map(|n| all[n].clone()).collect();
-                    for n in 0..2_000 {
-                        let keys: Keys = chosen.iter().map(|_| key(n % 7 + 1)).collect();
-                        charge(&chosen, &keys, Nanos::from(START));
+                    let chosen: Vec<_> = (0..4).filter(|n| mask & (1 << n) != 0).collect();
+                    let policies: Vec<_> = chosen.iter().map(|n| all[*n].clone()).collect();
+                    for n in (0..KEYS).cycle().take(2_000) {
+                        let keys: Keys = chosen.iter().map(|_| key(n as u64 + 1)).collect();
+                        let verdicts = charge(&policies, &keys, Nanos::from(START));
+                        if outcomes(&verdicts).iter().all(|it| *it == Outcome::Admitted) {
+                            for policy in &chosen {
+                                passed[*policy][n].fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
                     }
                 });
             }
         });
-        for policy in &all {
-            for n in 1..8 {
-                assert!(policy.standing(key(n), Nanos::from(START)).remaining <= 5);
+        // The time stands still, and each policy was asked alone often enough to be spent.
+        for (policy, passed) in all.iter().zip(passed) {
+            for (n, passed) in (1..).zip(passed) {
+                let standing = policy.standing(key(n), Nanos::from(START));
+                assert_eq!((standing.remaining, passed.into_inner()), (0, BURST));
             }
         }
+    }
+
+    #[test]
+    fn a_key_that_gets_a_slot_after_the_overflow_bucket_has_at_most_one_burst_more() {
+        let policies = [policy("a", 1, 3, Mode::Enforce)];
+        policies[0].store().set_max_keys(1);
+        let admitted = |n, now: Nanos| {
+            let of = |_| charge(&policies, &[key(n)], now)[0].outcome == Outcome::Admitted;
+            (0..10).map(of).filter(|is_admitted| *is_admitted).count()
+        };
+        let start = Nanos::from(START);
+        let idle = start + Duration::from_secs(2);
+        charge(&policies, &[key(1)], start);
+        assert_eq!(admitted(2, start), 3, "of the overflow bucket");
+        assert_eq!(admitted(2, idle), 3, "of its own, in place of the idle key");
+        assert_eq!(admitted(2, idle), 0);
+        assert_eq!(admitted(3, idle), 2, "what came back to the overflow bucket since");
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crate::http::{
     selector::{Input, Part, Selector},
 };
 
-/// `rate_limits.*.key`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `rate_limits.*.key`. Two are equal that mean the same, however they are written.
+#[derive(Clone, Debug)]
 pub struct Key {
     selector: Selector,
     written: Box<str>,
@@ -99,6 +99,14 @@ impl Key {
         }
     }
 }
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.selector == other.selector
+    }
+}
+
+impl Eq for Key {}
 
 fn hash_client(client: Option<ClientIp>, hasher: &mut impl Hasher) {
     match client.map(ClientIp::limiter_key) {

@@ -11,10 +11,11 @@
 //! nothing more, and nothing is given back when the client leaves.
 //!
 //! Costs for each policy a hash and a lock that is held for less than a microsecond (`benches/
-//! rate_limit.rs`), and for the fields two allocations; without policies a look at an `Option`.
+//! rate_limit.rs`), and for the fields two allocations, their value's and the context's, one more
+//! where the value is longer than 112 bytes; without policies a look at an `Option`.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write},
     future::{self, Ready},
     sync::Arc,
     task::{Context, Poll},
@@ -24,13 +25,14 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::Either;
 use http::HeaderValue;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::{
     charge::{Keys, Outcome, Verdict, charge},
     gcra::Nanos,
-    policy::{Mode, Policy, Settings, seconds},
+    policy::{Mode, Policy, Settings},
 };
 use crate::{
     error::{Error, Exceeded, Kind},
@@ -70,6 +72,10 @@ struct Decisions {
     shadow_denied: Counter,
     overflow: Counter,
 }
+
+/// A field's value while it is written, which then moves into its one allocation.
+#[derive(Default)]
+struct Text(SmallVec<[u8; 112]>);
 
 /// The time as the buckets count it.
 pub fn nanos(now: Instant) -> Nanos {
@@ -155,16 +161,17 @@ impl Limits {
     /// `"per-user";r=12;t=1`: how many more would pass, and in how many seconds the bucket is full.
     fn tell(&self, request: &Request, verdicts: &[Verdict]) {
         let Some(policy) = &self.described else { return };
-        let mut state = String::with_capacity(verdicts.len() * 48);
+        let mut state = Text::default();
         let enforced = self.policies.iter().zip(verdicts).filter(|(policy, _)| policy.is_told());
         for (policy, Verdict { standing, .. }) in enforced {
-            let comma = if state.is_empty() { "" } else { ", " };
-            let name = &policy.settings().name;
-            let (r, t) = (standing.remaining, seconds(standing.reset.into()));
-            // Writing to a string does not fail.
+            let comma = if state.0.is_empty() { "" } else { ", " };
+            let settings = policy.settings();
+            let (name, r, t) =
+                (&settings.name, standing.remaining, settings.seconds(standing.reset));
+            // Writing to memory does not fail.
             write!(state, "{comma}\"{name}\";r={r};t={t}").unwrap_or_default();
         }
-        if let Ok(state) = HeaderValue::from_maybe_shared(Bytes::from(state)) {
+        if let Ok(state) = HeaderValue::from_maybe_shared(Bytes::from_owner(state.0)) {
             request.cx.add_rate_limit(RateLimitFields { policy: policy.clone(), state });
         }
     }
@@ -205,6 +212,15 @@ fn described(policies: &[Arc<Policy>]) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(Bytes::from_owner(all.join(", ")))
         .ok()
         .filter(|value| !value.is_empty())
+}
+
+// === impl Text ===
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
 }
 
 // === impl Policy ===
@@ -269,6 +285,7 @@ mod tests {
             name: name.into(),
             key: Key::new(Selector::new([Part::parse(part).unwrap()]), part),
             limit: gcra::limit(2, per, NonZeroU32::new(burst).unwrap()).unwrap(),
+            count: 2,
             per,
             mode,
             max_keys: 1000,

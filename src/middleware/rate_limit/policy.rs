@@ -18,6 +18,8 @@ pub struct Settings {
     pub key: Key,
     /// How many, and how many at once.
     pub limit: Limit,
+    /// How many in `per`, as it is written: the limit has its interval in whole nanoseconds.
+    pub count: u64,
     /// What the rate counts in: a second, a minute, an hour, a day.
     pub per: Duration,
     /// What happens to those beyond it.
@@ -56,13 +58,20 @@ pub struct Standing {
 impl Policy {
     /// The policy of these settings. It goes on with the buckets of the one of `previous` that has
     /// its name, its key and the unit of its rate: a rate that changed keeps its keys.
+    ///
+    /// The one before it goes on as it was until [`take_effect`](Self::take_effect). Where `max_keys`
+    /// grew too far for its shards, the buckets are copied, and what is charged to them from here on
+    /// is forgotten.
     pub fn new(settings: Settings, previous: &[Arc<Self>]) -> Arc<Self> {
         let same = previous.iter().find(|policy| {
             let Settings { name, key, per, .. } = &policy.settings;
             *name == settings.name && *key == settings.key && *per == settings.per
         });
         let store = match same {
-            Some(same) => same.store.clone(),
+            Some(same) => match same.store.regrown(settings.max_keys) {
+                Some(store) => Arc::new(store),
+                None => same.store.clone(),
+            },
             None => Arc::new(Store::new(settings.max_keys)),
         };
         Arc::new(Self { settings, store })
@@ -109,18 +118,35 @@ impl Policy {
 impl Settings {
     /// The seconds after which an empty bucket is full, rounded up: `w` of `RateLimit-Policy`.
     pub fn window(&self) -> u64 {
-        seconds(self.limit.window())
+        let burst = u128::from(self.limit.burst().get());
+        whole_seconds(burst * self.per.as_nanos(), self.count())
+    }
+
+    /// The seconds until a bucket is full that is so after `reset`, rounded up: `t` of `RateLimit`.
+    ///
+    /// In a limit an interval is whole nanoseconds, so that the 60 of 60/s come back in 20
+    /// nanoseconds more than a second: here they take one second, as the rate says.
+    pub fn seconds(&self, reset: Nanos) -> u64 {
+        let reset = u128::from(reset.as_u64());
+        let interval = self.limit.interval().as_nanos();
+        whole_seconds(reset * self.per.as_nanos(), interval * self.count())
+    }
+
+    fn count(&self) -> u128 {
+        u128::from(self.count.max(1))
     }
 }
 
-/// Whole seconds, rounded up.
-pub(super) fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+/// So many nanoseconds divided by `by`, in seconds, rounded up.
+fn whole_seconds(nanos: u128, by: u128) -> u64 {
+    u64::try_from(nanos.div_ceil(by * 1_000_000_000)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use std::{hash::BuildHasher, num::NonZeroU32};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::{
@@ -133,6 +159,7 @@ mod tests {
             name: name.into(),
             key: Key::new(Selector::new([Part::parse(part).unwrap()]), part),
             limit: limit(count, per, NonZeroU32::new(40).unwrap()).unwrap(),
+            count,
             per,
             mode: Mode::Enforce,
             max_keys: 100,
@@ -150,6 +177,87 @@ mod tests {
         assert!(!kept(settings("b", "client_ip", 20, second)));
         assert!(!kept(settings("a", "host", 20, second)));
         assert!(!kept(settings("a", "client_ip", 20, Duration::from_mins(1))));
+    }
+
+    #[test]
+    fn a_key_that_is_written_otherwise_keeps_its_keys() {
+        let second = Duration::from_secs(1);
+        let before = [Policy::new(settings("a", "header:X-User", 20, second), &[])];
+        let (key, now) = (Fingerprint::from_bits(7), Nanos::from(1));
+        before[0].store().bucket(key, now).commit(now + second);
+        let after = Policy::new(settings("a", "header:x-user", 20, second), &before);
+        assert_eq!(after.store().keys(), 1);
+        assert_eq!(after.settings().key.written(), "header:x-user");
+    }
+
+    /// A reload that fails after this leaves the policies before it as they were.
+    #[test]
+    fn a_policy_changes_the_one_before_it_only_once_it_is_in_force() {
+        let second = Duration::from_secs(1);
+        let few = |max_keys| Settings { max_keys, ..settings("a", "client_ip", 20, second) };
+        let before = [Policy::new(few(100), &[])];
+        let after = Policy::new(few(1), &before);
+        let now = Nanos::from(1);
+        let is_overflow = |policy: &Policy, key| {
+            let bucket = policy.store().bucket(Fingerprint::from_bits(key), now);
+            let is_overflow = bucket.is_overflow();
+            bucket.commit(now + second);
+            is_overflow
+        };
+        assert!((1..10).all(|key| !is_overflow(&before[0], key)));
+        after.take_effect();
+        assert!(is_overflow(&after, 11));
+    }
+
+    #[test]
+    fn a_bound_that_is_far_larger_gets_shards_to_match_and_keeps_the_keys() {
+        let second = Duration::from_secs(1);
+        let few = |max_keys| Settings { max_keys, ..settings("a", "client_ip", 20, second) };
+        let before = [Policy::new(few(1_000), &[])];
+        let (key, now) = (Fingerprint::from_bits(7), Nanos::from(1));
+        before[0].store().bucket(key, now).commit(now + second);
+        let twice = Policy::new(few(2_000), &before);
+        assert_eq!(twice.store().id(), before[0].store().id());
+        let many = Policy::new(few(10_000_000), &before);
+        assert_eq!(many.store().shards(), Store::new(10_000_000).shards());
+        assert_eq!(many.store().peek(key, now), Some(now + second));
+        assert_eq!(many.store().seed().hash_one(5), before[0].store().seed().hash_one(5));
+        many.take_effect();
+        assert_eq!(before[0].store().keys(), 1, "the one before it goes on until the end");
+    }
+
+    proptest! {
+        /// What clients are told is of the rate as it is written, whatever it is in nanoseconds.
+        #[test]
+        fn whole_seconds_are_those_of_the_rate_as_it_is_written(
+            count in 1_u64..20_000,
+            burst in 1_u32..5_000,
+            per in prop::sample::select(vec![1_u64, 60, 3_600, 86_400]),
+        ) {
+            let nonzero = NonZeroU32::new(burst).unwrap();
+            let limit = limit(count, Duration::from_secs(per), nonzero);
+            prop_assume!(limit.is_some());
+            let limit = limit.unwrap();
+            let per = Duration::from_secs(per);
+            let settings = Settings { limit, count, per, ..settings("a", "client_ip", 1, per) };
+            let exact = (u64::from(burst) * per.as_secs()).div_ceil(count);
+            prop_assert_eq!(settings.window(), exact);
+            prop_assert_eq!(settings.seconds(limit.window().into()), exact);
+            prop_assert_eq!(settings.seconds(Nanos::default()), 0);
+            prop_assert_eq!(settings.seconds(Nanos::from(1)), 1);
+        }
+    }
+
+    #[test]
+    fn sixty_in_a_second_are_back_in_one() {
+        for count in [6, 7, 15, 60, 600] {
+            let second = Duration::from_secs(1);
+            let burst = NonZeroU32::new(u32::try_from(count).unwrap()).unwrap();
+            let limit = limit(count, second, burst).unwrap();
+            let settings = Settings { limit, count, ..settings("a", "client_ip", 1, second) };
+            let empty = limit.window().into();
+            assert_eq!((settings.window(), settings.seconds(empty)), (1, 1), "{count}/s");
+        }
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //!   GCRA, so idle keys are forgotten without a trace: their slots are taken over in passing, and
 //!   when a shard has no room it is swept.
 //! - At most `max_keys` are remembered (one more for each thread that races for the last place).
-//!   Those beyond share one overflow bucket: stricter, never laxer.
+//!   Those beyond share one overflow bucket. That is stricter for them, until one gets a slot of its
+//!   own: that is a full bucket whatever it spent of the other, so at most one burst more each time.
+//!   To start it as the overflow bucket stands would let whoever floods that one deny those who find
+//!   room.
 //! - Memory never exceeds [`Store::max_bytes`], is taken shard by shard as keys come, at most
 //!   doubling one shard at a time, and given back by [`Store::sweep`].
 //! - Whoever locks several shards does so by store, then by shard, the overflow bucket last; so
@@ -45,12 +48,18 @@ pub struct Store {
     id: u64,
     seed: RandomState,
     max_keys: AtomicUsize,
+    counts: Line<Counts>,
+    shards: Box<[Shard]>,
+    overflow: Line<Mutex<Option<Nanos>>>,
+}
+
+/// What changes as keys come and go.
+#[derive(Debug, Default)]
+struct Counts {
     /// Slots in use, those of idle keys included.
     used: AtomicUsize,
     /// The shard that is swept next for the sake of another.
     hand: AtomicUsize,
-    shards: Box<[Shard]>,
-    overflow: Line<Mutex<Option<Nanos>>>,
 }
 
 /// What `Store` is made of; on cache lines of its own, two because processors fetch pairs.
@@ -96,18 +105,41 @@ enum Place<'a> {
 impl Store {
     /// No key yet, and room for `max_keys`.
     pub fn new(max_keys: usize) -> Self {
+        Self::with_seed(max_keys, RandomState::new())
+    }
+
+    fn with_seed(max_keys: usize, seed: RandomState) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let shards = (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS);
         Self {
             // Relaxed: nothing is published by it.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            seed: RandomState::new(),
+            seed,
             max_keys: AtomicUsize::new(max_keys),
-            used: AtomicUsize::new(0),
-            hand: AtomicUsize::new(0),
-            shards: (0..shards).map(|_| Shard::default()).collect(),
+            counts: Line::default(),
+            shards: (0..shards_for(max_keys)).map(|_| Shard::default()).collect(),
             overflow: Line::default(),
         }
+    }
+
+    /// A store for `max_keys` with a copy of these buckets, if that is so many more keys that a sweep
+    /// of one of these shards would take long; `None` if this one can take them.
+    pub fn regrown(&self, max_keys: usize) -> Option<Self> {
+        if shards_for(max_keys) <= self.shards.len() * 2 {
+            return None;
+        }
+        let grown = Self::with_seed(max_keys, self.seed.clone());
+        for shard in &self.shards {
+            // Locked for the copy, not for finding the keys' places.
+            let slots = shard.0.lock().slots.clone();
+            for slot in slots.iter().filter(|slot| slot.key != 0) {
+                let bucket = grown.bucket(Fingerprint::from_bits(slot.key), Nanos::default());
+                if !bucket.is_overflow() {
+                    bucket.commit(slot.full_at);
+                }
+            }
+        }
+        *grown.overflow.0.lock() = *self.overflow.0.lock();
+        Some(grown)
     }
 
     /// Its place in the order of locking.
@@ -129,7 +161,12 @@ impl Store {
     /// Keys that are remembered, those that became idle since their shard was last looked at
     /// included.
     pub fn keys(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.counts.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Parts that are locked one by one.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
     }
 
     /// Bytes of the tables now.
@@ -183,14 +220,14 @@ impl Store {
             let mut table = shard.0.lock();
             if !table.slots.is_empty() {
                 let freed = table.rebuild(now, self.max_slots());
-                self.used.fetch_sub(freed, Ordering::Relaxed);
+                self.counts.0.used.fetch_sub(freed, Ordering::Relaxed);
             }
         }
     }
 
     fn make_room(&self, table: &mut Table, now: Nanos) {
         let freed = table.make_room(now, self.max_slots());
-        self.used.fetch_sub(freed, Ordering::Relaxed);
+        self.counts.0.used.fetch_sub(freed, Ordering::Relaxed);
     }
 
     /// While as many keys as may be are remembered: idle ones of other shards go. A shard that is
@@ -200,7 +237,8 @@ impl Store {
             if self.keys() < self.max_keys.load(Ordering::Relaxed) {
                 return;
             }
-            let next = self.hand.fetch_add(1, Ordering::Relaxed) & (self.shards.len() - 1);
+            let next = self.counts.0.hand.fetch_add(1, Ordering::Relaxed);
+            let next = next & (self.shards.len() - 1);
             if let Some(mut table) = self.shards[next].0.try_lock() {
                 self.make_room(&mut table, now);
             }
@@ -225,10 +263,7 @@ impl Store {
         // The slot of an idle key is taken over: nothing grows.
         match index {
             Some(index) if table.slots[index].key != 0 => false,
-            Some(_) => {
-                !table.has_room()
-                    || self.used.load(Ordering::Relaxed) >= self.max_keys.load(Ordering::Relaxed)
-            }
+            Some(_) => !table.has_room() || self.keys() >= self.max_keys.load(Ordering::Relaxed),
             None => true,
         }
     }
@@ -313,6 +348,11 @@ impl Table {
     }
 }
 
+/// How many shards a store of so many keys is made with.
+fn shards_for(max_keys: usize) -> usize {
+    (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS)
+}
+
 /// How many slots a table of `slots` gets, of which `live` are needed: twice as many when over half
 /// are, fewer when few are.
 fn slots_for(live: usize, slots: usize, max_slots: usize) -> usize {
@@ -345,7 +385,7 @@ impl Bucket<'_> {
             Place::Vacant { mut table, index, key } => {
                 if table.slots[index].key == 0 {
                     table.used += 1;
-                    self.store.used.fetch_add(1, Ordering::Relaxed);
+                    self.store.counts.0.used.fetch_add(1, Ordering::Relaxed);
                 }
                 table.slots[index] = Slot { key, full_at: next };
             }
@@ -356,7 +396,7 @@ impl Bucket<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, mem::offset_of};
 
     use proptest::prelude::*;
 
@@ -459,6 +499,14 @@ mod tests {
     #[test]
     fn a_slot_is_16_bytes() {
         assert_eq!(size_of::<Slot>(), 16);
+    }
+
+    #[test]
+    fn what_every_request_reads_is_on_no_line_that_requests_write() {
+        let line = |offset| offset / align_of::<Line<()>>();
+        let read = [offset_of!(Store, seed), offset_of!(Store, shards)].map(line);
+        let written = [offset_of!(Store, counts), offset_of!(Store, overflow)].map(line);
+        assert!(read.iter().all(|line| !written.contains(line)), "{read:?}, {written:?}");
     }
 
     proptest! {
