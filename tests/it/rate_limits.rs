@@ -101,8 +101,9 @@ async fn failures_behind_a_limit_say_its_state_too() {
 async fn sixty_four_clients_are_admitted_within_one_of_burst_and_rate_times_time() {
     const CLIENTS: usize = 64;
     const RATE: f64 = 200.0;
-    const BURST: f64 = 50.0;
-    let yaml = limited("{ all: { key: method, rate: 200/s, burst: 50 } }", "all");
+    // Five seconds' worth: however the process is held up, the bucket does not get full again.
+    const BURST: f64 = 1_000.0;
+    let yaml = limited("{ all: { key: method, rate: 200/s, burst: 1000 } }", "all");
     let gateway = Running::start(&format!("workers: 2\n{yaml}"));
     let address = gateway.address();
     let mut clients = Vec::new();
@@ -114,29 +115,34 @@ async fn sixty_four_clients_are_admitted_within_one_of_burst_and_rate_times_time
         .into_iter()
         .map(|mut client| {
             tokio::spawn(async move {
-                let mut admitted = Vec::new();
-                while before.elapsed() < Duration::from_millis(1_500) {
+                let (mut admitted, mut denied) = (Vec::new(), Vec::new());
+                let mut is_denied = false;
+                // Each ends with a denial: then nothing is left that nobody asked for.
+                while !is_denied || before.elapsed() < Duration::from_millis(1_500) {
                     let asked = before.elapsed();
                     let status = client.get("/x").await.status();
                     assert!(status == 200 || status == 429, "{status}");
-                    if status == 200 {
-                        admitted.push((asked, before.elapsed()));
-                    }
+                    is_denied = status == 429;
+                    let times = (asked, before.elapsed());
+                    if is_denied { denied.push(times) } else { admitted.push(times) }
                 }
-                admitted
+                (admitted, denied)
             })
         })
         .collect();
-    let mut admitted = Vec::new();
+    let (mut admitted, mut denied) = (Vec::new(), Vec::new());
     for task in tasks {
-        admitted.extend(task.await.unwrap());
+        let times = task.await.unwrap();
+        admitted.extend(times.0);
+        denied.extend(times.1);
     }
     // When a request was judged is known only to lie between its start and its answer.
     let first = admitted.iter().map(|(asked, _)| *asked).min().unwrap();
     let last = admitted.iter().map(|(_, answered)| *answered).max().unwrap();
     let most = BURST + RATE * last.saturating_sub(first).as_secs_f64();
-    let first = admitted.iter().map(|(_, answered)| *answered).min().unwrap();
-    let last = admitted.iter().map(|(asked, _)| *asked).max().unwrap();
+    // At a denial the bucket is empty. Before the first one it may have been full and lost time.
+    let first = denied.iter().map(|(_, answered)| *answered).min().unwrap();
+    let last = denied.iter().map(|(asked, _)| *asked).max().unwrap();
     let least = BURST + RATE * last.saturating_sub(first).as_secs_f64();
     let count = admitted.len() as f64;
     assert!(count <= most + 1.0, "{count} admitted, {most:.2} at most");
@@ -176,6 +182,42 @@ async fn a_reload_that_changes_the_rate_keeps_the_keys() {
     write("{ a: { key: client_ip, rate: 1/m, burst: 1 } }", "a");
     assert_eq!(gateway.admin("POST", "/v1/reload").await.status(), 200);
     assert_eq!(client.get("/x").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_reload_that_fails_leaves_the_bounds_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.yaml");
+    let write = |max_keys: usize, log: &str| {
+        let limits = "{ a: { key: \"header:x-key\", rate: 1/h, burst: 1, max_keys: MAX } }";
+        let text = format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\n\
+             telemetry: {{ access_log: {{ path: {log} }} }}\n{}",
+            limited(&limits.replace("MAX", &max_keys.to_string()), "a")
+        );
+        std::fs::write(&path, text).unwrap();
+    };
+    write(100, "off");
+    let config: Config = sluicegate::config::load(&path).unwrap_or_else(|p| panic!("{p}")).config;
+    let options = Options { source: Some(path.clone()), ..Options::default() };
+    let gateway = Running::start_with(config, options);
+    let mut client = gateway.client().await;
+    let mut statuses = async |keys: [&str; 3]| {
+        let mut statuses = Vec::new();
+        for key in keys {
+            let ask = format!("GET /x HTTP/1.1\nHost: a\nX-Key: {key}");
+            statuses.push(client.request(&ask, "").await.status());
+        }
+        statuses
+    };
+    // The log cannot be opened, which is found out last.
+    let missing = folder.path().join("missing").join("access.log");
+    write(1, &missing.display().to_string());
+    assert_ne!(gateway.admin("POST", "/v1/reload").await.status(), 200);
+    assert_eq!(statuses(["k1", "k2", "k3"]).await, [200; 3], "each has a bucket of its own");
+    write(1, "off");
+    assert_eq!(gateway.admin("POST", "/v1/reload").await.status(), 200);
+    assert_eq!(statuses(["k4", "k5", "k6"]).await, [200, 429, 429], "they share one");
 }
 
 #[tokio::test]
