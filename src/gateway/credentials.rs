@@ -1,7 +1,9 @@
 //! Who may come, from the configuration to what each worker checks with.
 //!
-//! An issuer lives on over a reload that does not change it: its keys, and with its identity every
-//! token that workers have verified. A changed one is another issuer.
+//! An issuer lives on over a reload that does not change it, and with its identity every token that
+//! workers have verified. One that asks something else of its tokens is another issuer; but the keys
+//! it had from the network stay as long as they come from the same place for the same algorithms:
+//! that place may be down just now.
 
 use std::{
     future,
@@ -65,10 +67,12 @@ impl Issuers {
     /// Those of `config`; one that `previous` has with the same settings is the same one. Keys from
     /// the network are fetched with `keyring` from now on, or not at all.
     pub(super) fn new(config: &Config, previous: Option<&Self>, keyring: Option<&Keyring>) -> Self {
+        let before = previous.map_or(&[][..], |previous| &previous.0);
         let known = |settings: &settings::Issuer| {
-            previous?.0.iter().find(|signer| signer.settings == *settings).cloned()
+            before.iter().find(|signer| signer.settings == *settings).cloned()
         };
-        let signer = |settings| known(settings).unwrap_or_else(|| Signer::new(settings, keyring));
+        let signer =
+            |settings| known(settings).unwrap_or_else(|| Signer::new(settings, before, keyring));
         Self(config.issuers.iter().map(signer).collect())
     }
 
@@ -76,18 +80,33 @@ impl Issuers {
     pub(super) fn caches(&self) -> impl Iterator<Item = &KeyCache> {
         self.0.iter().filter_map(|signer| signer.cache.as_deref())
     }
+
+    /// Why readiness has to wait for first keys, one sentence for each issuer.
+    pub(super) fn lacks(&self) -> impl Iterator<Item = String> {
+        let is_required = |signer: &&Signer| match &signer.settings.keys {
+            KeysFrom::Network(keys) => keys.is_required,
+            KeysFrom::Here(_) => false,
+        };
+        let caches = self.0.iter().filter(is_required).filter_map(|signer| signer.cache.as_deref());
+        caches.filter_map(KeyCache::lack)
+    }
 }
 
 // === impl Signer ===
 
 impl Signer {
-    fn new(settings: &settings::Issuer, keyring: Option<&Keyring>) -> Self {
+    fn new(settings: &settings::Issuer, before: &[Self], keyring: Option<&Keyring>) -> Self {
         let (source, cache): (Arc<dyn KeySource>, _) = match &settings.keys {
             KeysFrom::Here(keys) => (Arc::new(Fixed::new((**keys).clone())), None),
-            KeysFrom::Network(keys) => match keyring.map(|keyring| keyring.cache(keys)) {
-                Some(cache) => (cache.source(), Some(Arc::new(cache))),
-                None => (Arc::<Unfetched>::default(), None),
-            },
+            KeysFrom::Network(keys) => {
+                let had = before.iter().filter_map(|signer| signer.cache.as_ref());
+                let had = had.into_iter().find(|cache| cache.settings().is_same_set(keys)).cloned();
+                let new = || keyring.map(|keyring| Arc::new(keyring.cache(keys)));
+                match had.or_else(new) {
+                    Some(cache) => (cache.source(), Some(cache)),
+                    None => (Arc::<Unfetched>::default(), None),
+                }
+            }
         };
         Self {
             settings: settings.clone(),

@@ -116,7 +116,7 @@ impl admin::Handles for Operator {
     fn readiness(&self) -> Vec<String> {
         let draining = self.is_draining().then(|| "draining".to_owned());
         let issuers = self.live.lock().issuers.clone();
-        draining.into_iter().chain(issuers.caches().filter_map(KeyCache::lack)).collect()
+        draining.into_iter().chain(issuers.lacks()).collect()
     }
 
     fn metrics(&self) -> String {

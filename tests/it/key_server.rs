@@ -224,8 +224,14 @@ async fn a_reload_keeps_the_keys_of_an_issuer_that_is_the_same() {
     assert_eq!(ask(&gateway, &key.token(ISSUER)).await.text(), "two");
     assert_eq!(server.asked(), 1, "the keys were there");
 
-    write("[orders, more]", "body: three");
+    // The server is gone for good: what an issuer asks of its tokens has nothing to do with its keys.
+    server.set(Behaviour::Reset);
+    write("[more, orders]", "body: three");
     gateway.gateway().reload().await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(ask(&gateway, &key.token(ISSUER)).await.text(), "three");
-    assert_eq!(server.asked(), 2, "another issuer begins anew");
+    write("[other]", "body: four");
+    gateway.gateway().reload().await.unwrap_or_else(|e| panic!("{e}"));
+    let refused = ask(&gateway, &key.token(ISSUER)).await;
+    assert_eq!(refused.status(), 401, "what was verified before is judged anew");
+    assert_eq!(server.asked(), 1);
 }

@@ -97,7 +97,7 @@ impl KeyCache {
         Self { settings, shared, task, cells: cells.clone() }
     }
 
-    /// What it was made from: a reload that does not change it keeps the cache.
+    /// What it was made from: a reload that asks for the same set keeps the cache.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -107,11 +107,11 @@ impl KeyCache {
         Arc::new(Keys(self.shared.clone()))
     }
 
-    /// Why readiness has to wait for the issuer's first keys; `None` once they were here, or where it
-    /// does not wait.
+    /// What readiness waits for, where it waits for the issuer's first keys; `None` once they were
+    /// here.
     pub fn lack(&self) -> Option<String> {
         let story = self.shared.story.lock();
-        if story.has_served || !self.settings.is_required {
+        if story.has_served {
             return None;
         }
         let why = story.failure.as_deref().unwrap_or("it is being fetched");
@@ -244,7 +244,7 @@ impl Shared {
 
     fn succeeded(&self, set: KeySet, fetched: Fetched, is_past_caches: bool) {
         let now = Instant::now();
-        self.machine.lock().succeeded(fetched.max_age, fastrand::f64(), now);
+        let max_age = fetched.max_age;
         let (is_new, was_failing) = {
             let mut story = self.story.lock();
             story.has_served = true;
@@ -256,6 +256,8 @@ impl Shared {
         if is_new {
             self.published.publish(set);
         }
+        // Only now: a request that finds the fetch over finds its keys as well.
+        self.machine.lock().succeeded(max_age, fastrand::f64(), now);
         if is_new || was_failing {
             tracing::info!(issuer = %self.issuer, is_new, "key set fetched");
         }

@@ -26,5 +26,16 @@ pub struct Settings {
     pub is_required: bool,
 }
 
+// === impl Settings ===
+
+impl Settings {
+    /// Whether `other` asks for the same keys: they may stay when all else of an issuer changes.
+    pub fn is_same_set(&self, other: &Self) -> bool {
+        let Self { issuer, source, algorithms, timing, is_required: _ } = self;
+        (issuer, source, algorithms, timing)
+            == (&other.issuer, &other.source, &other.algorithms, &other.timing)
+    }
+}
+
 #[cfg(test)]
 mod tests;
