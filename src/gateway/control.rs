@@ -32,7 +32,7 @@ use crate::{
         worker::{Resources, Worker},
     },
     middleware::rate_limit::layer::nanos,
-    telemetry::{access_log::AccessLog, metrics::Metrics, task, tracing::Exporter},
+    telemetry::{access_log::AccessLog, clock, metrics::Metrics, task, tracing::Exporter},
 };
 
 /// How often certificate files are looked at.
@@ -140,6 +140,8 @@ impl Control {
         listeners.keep(prepared);
         let operator = Arc::new(Operator::new(metrics, orders.clone(), &plan));
         serve_admin(admin, &plan.config, &operator);
+        // Ends with this runtime.
+        task::spawn("clock", clock::follow());
         let control = Self {
             options,
             orders,

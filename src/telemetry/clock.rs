@@ -1,12 +1,24 @@
-//! The only wall clock: an anchor plus tokio's elapsed time, so that a paused test pauses it too
-//! and a step of the system clock never makes time go back.
+//! The only wall clock: an anchor plus tokio's elapsed time, so that a paused test pauses it too.
+//!
+//! Elapsed time stands still while the machine is suspended, and the anchor may have been set before
+//! the system's clock was: an hour later tokens would be judged by the wrong hour. So the control
+//! thread compares once a second ([`follow`]) and moves the clock when it is off by more than a
+//! second, with one line in the log. What measures spans uses tokio's clock, which is never moved.
 
 use std::{
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+
+/// How often the system's clock is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// What is less is left alone: a clock that is disciplined creeps, and nobody judges by it.
+const TOLERANCE: i64 = 1_000;
 
 struct Anchor {
     wall: SystemTime,
@@ -15,6 +27,9 @@ struct Anchor {
 
 static ANCHOR: OnceLock<Anchor> = OnceLock::new();
 
+/// How far the system's clock has left the anchor, in milliseconds. Relaxed: a word for itself.
+static MOVED: AtomicI64 = AtomicI64::new(0);
+
 /// Now, as an operator's watch shows it.
 pub fn now() -> SystemTime {
     at(Instant::now())
@@ -22,6 +37,41 @@ pub fn now() -> SystemTime {
 
 /// The wall time of `instant`.
 pub fn at(instant: Instant) -> SystemTime {
+    moved(unmoved(instant), MOVED.load(Ordering::Relaxed))
+}
+
+/// Keeps the clock to the system's for ever. For the control thread; a paused test has no use for it.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+pub async fn follow() {
+    loop {
+        sleep(LOOK).await;
+        let before = MOVED.load(Ordering::Relaxed);
+        if let Some(now) = drift(SystemTime::now(), unmoved(Instant::now()), before) {
+            MOVED.store(now, Ordering::Relaxed);
+            let by_ms = now - before;
+            tracing::warn!(by_ms, "the system's clock has moved, or this machine was suspended");
+        }
+    }
+}
+
+/// How far `system` has left the clock as the anchor has it, in milliseconds, if `moved` is not it.
+fn drift(system: SystemTime, unmoved: SystemTime, moved: i64) -> Option<i64> {
+    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    let now = match system.duration_since(unmoved) {
+        Ok(ahead) => millis(ahead),
+        Err(behind) => -millis(behind.duration()),
+    };
+    (now.abs_diff(moved) > TOLERANCE.unsigned_abs()).then_some(now)
+}
+
+/// `time`, so many milliseconds later, or earlier.
+fn moved(time: SystemTime, millis: i64) -> SystemTime {
+    let span = Duration::from_millis(millis.unsigned_abs());
+    let moved = if millis < 0 { time.checked_sub(span) } else { time.checked_add(span) };
+    moved.unwrap_or(time)
+}
+
+fn unmoved(instant: Instant) -> SystemTime {
     let anchor = anchor();
     match instant.checked_duration_since(anchor.instant) {
         Some(after) => anchor.wall + after,
@@ -94,7 +144,32 @@ fn anchor() -> &'static Anchor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn a_clock_that_left_the_anchor_is_followed_and_a_creeping_one_is_not() {
+        let anchored = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let ahead = |millis| moved(anchored, millis);
+        assert_eq!(drift(ahead(900), anchored, 0), None);
+        assert_eq!(drift(ahead(8 * 3_600_000), anchored, 0), Some(8 * 3_600_000), "suspended");
+        assert_eq!(drift(ahead(8 * 3_600_000), anchored, 8 * 3_600_000), None, "once is enough");
+        assert_eq!(drift(ahead(-5_000), anchored, 0), Some(-5_000), "set back");
+        assert_eq!(drift(ahead(0), anchored, -5_000), Some(0), "and right again");
+    }
+
+    proptest! {
+        #[test]
+        fn after_a_move_the_clock_shows_what_the_system_does(at in 0u64..1 << 40, by: i32) {
+            let anchored = SystemTime::UNIX_EPOCH + Duration::from_millis(at + (1 << 32));
+            let system = moved(anchored, by.into());
+            let now = drift(system, anchored, 0).unwrap_or(0);
+            let shown = moved(anchored, now);
+            let off = system.duration_since(shown).unwrap_or_else(|error| error.duration());
+            prop_assert!(off <= LOOK);
+        }
+    }
 
     fn rfc3339(millis: u64) -> String {
         let mut out = Vec::new();
