@@ -1,8 +1,11 @@
 //! `sluice run`: starts the gateway and turns signals into orders.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use crate::{
     cli::{self, ConfigFile, memory},
@@ -59,38 +62,50 @@ pub fn run(args: &Args) -> ExitCode {
     // The first of them is the file itself.
     let watched = loaded.watched.into_iter().skip(1).collect();
     let options = Options { source, watched, log, ..Options::default() };
+    // Before anybody can know that it runs: until then a signal would end the process.
+    let (runtime, signals) = match listen_to_signals() {
+        Ok(listening) => listening,
+        Err(error) => return cli::failed(&error),
+    };
     let gateway = match Gateway::start(loaded.config, options) {
         Ok(gateway) => gateway,
         Err(error) => return cli::failed(&error),
     };
     tracing::info!("serving {}", gateway.started());
-    match serve(&gateway) {
+    match runtime.block_on(serve(&gateway, signals)) {
         // Leaving `main` ends the process with whatever its threads are doing.
-        Ok(Ended::AtOnce) => ExitCode::FAILURE,
-        Ok(Ended::Drained) if gateway.stop() => {
+        Ended::AtOnce => ExitCode::FAILURE,
+        Ended::Drained if gateway.stop() => {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
-        Ok(Ended::Drained) => cli::failed(&"the control thread died; please report this as a bug"),
-        Err(error) => cli::failed(&error),
+        Ended::Drained => cli::failed(&"the control thread died; please report this as a bug"),
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn serve(gateway: &Gateway) -> std::io::Result<Ended> {
-    let mut signals = Signals::new()?;
+/// What signals come in on, and who hears them.
+fn listen_to_signals() -> io::Result<(Runtime, Signals)> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
+    Ok((runtime, signals))
+}
+
+async fn serve(gateway: &Gateway, mut signals: Signals) -> Ended {
     let mut is_draining = false;
     loop {
         // The end and signals are independent; whichever comes first is handled first.
         let order = tokio::select! {
-            () = gateway.stopped() => return Ok(Ended::Drained),
+            () = gateway.stopped() => return Ended::Drained,
             order = signals.next() => order,
         };
         match order {
             Order::Reload => gateway.reload_soon(),
             Order::End(_) if is_draining => {
                 tracing::warn!("second signal: leaving at once");
-                return Ok(Ended::AtOnce);
+                return Ended::AtOnce;
             }
             Order::End(drain) => {
                 is_draining = true;
@@ -103,7 +118,7 @@ async fn serve(gateway: &Gateway) -> std::io::Result<Ended> {
 // === impl Signals ===
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
