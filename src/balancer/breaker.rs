@@ -3,7 +3,9 @@
 //! It opens after so many failures in a row, or when too few of the requests of its window
 //! succeeded. The window is a ring of ten buckets: exact, but for the oldest tenth, which leaves as
 //! a whole. Open, it lets one request through once its wait is over; that one's outcome closes it or
-//! opens it anew for twice as long. Numbers and jitter are Linkerd's failure accrual.
+//! opens it anew for twice as long. One that comes to none in time, a slow upload perhaps, holds the
+//! place no longer, and is not heard once another has it. Numbers and jitter are Linkerd's failure
+//! accrual.
 
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ const BUCKETS: u32 = 10;
 /// A wait is drawn out by up to so much of itself, so that endpoints that failed together are not
 /// probed together.
 const JITTER: f64 = 0.5;
+/// A probe has the place for at least so long: no clock runs while a client uploads its request.
+const PROBE_TIME: Duration = Duration::from_secs(30);
 
 /// `upstreams.*.breaker`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +43,8 @@ pub(crate) struct Breaker {
     /// Failures since the last success.
     consecutive: u32,
     open: Option<Open>,
+    /// The number of the last probe.
+    probes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +53,23 @@ struct Open {
     until: Instant,
     /// Without jitter: what is doubled.
     wait: Duration,
-    is_probing: bool,
+    /// The probe on its way has the place until then.
+    probing_until: Option<Instant>,
+}
+
+/// One request through an open breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe(u64);
+
+/// What a probe showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probed {
+    /// Nothing, or it is not the last one any more.
+    Nothing,
+    /// The breaker stays open, for longer.
+    Open,
+    /// The breaker is closed now.
+    Closed,
 }
 
 /// Where a breaker stands.
@@ -100,14 +122,16 @@ impl Default for Settings {
 impl Breaker {
     /// A closed one.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { ring: Ring::new(now, Duration::ZERO), consecutive: 0, open: None }
+        Self { ring: Ring::new(now, Duration::ZERO), consecutive: 0, open: None, probes: 0 }
     }
 
     /// Where it stands at `now`.
     pub(crate) fn phase(&self, now: Instant) -> Phase {
         match self.open {
             None => Phase::Closed,
-            Some(Open { since, is_probing: true, .. }) => Phase::Probing { since },
+            Some(Open { since, probing_until: Some(until), .. }) if now < until => {
+                Phase::Probing { since }
+            }
             Some(Open { since, until, .. }) if now < until => Phase::Open { since, until },
             Some(Open { since, .. }) => Phase::Due { since },
         }
@@ -139,33 +163,41 @@ impl Breaker {
     }
 
     /// Takes the place of the probe, if one is due.
-    pub(crate) fn try_probe(&mut self, now: Instant) -> bool {
+    pub(crate) fn try_probe(&mut self, now: Instant) -> Option<Probe> {
         let is_due = matches!(self.phase(now), Phase::Due { .. });
-        if let Some(open) = self.open.as_mut().filter(|_| is_due) {
-            open.is_probing = true;
-        }
-        is_due
+        let open = self.open.as_mut().filter(|_| is_due)?;
+        open.probing_until = Some(now + open.wait.max(PROBE_TIME));
+        self.probes += 1;
+        Some(Probe(self.probes))
     }
 
-    /// The outcome of the probe; `None` when it came to none: then another may go. Whether the
-    /// breaker is closed now.
+    /// The outcome of a probe; `None` when it came to none: then another may go. One whose place
+    /// another has taken is not heard.
     pub(crate) fn probed(
         &mut self,
+        probe: Probe,
         outcome: Option<bool>,
         settings: &Settings,
         now: Instant,
         chance: f64,
-    ) -> bool {
-        let Some(open) = &mut self.open else { return true };
+    ) -> Probed {
+        let is_last = probe.0 == self.probes;
+        let Some(open) = self.open.as_mut().filter(|_| is_last) else { return Probed::Nothing };
         match outcome {
-            None => open.is_probing = false,
-            Some(true) => *self = Self::new(now),
+            None => {
+                open.probing_until = None;
+                Probed::Nothing
+            }
+            Some(true) => {
+                *self = Self { probes: self.probes, ..Self::new(now) };
+                Probed::Closed
+            }
             Some(false) => {
                 let wait = open.wait.saturating_mul(2).min(settings.max_wait);
                 *open = Open::new(open.since, now, wait, chance);
+                Probed::Open
             }
         }
-        self.open.is_none()
     }
 }
 
@@ -174,7 +206,7 @@ impl Breaker {
 impl Open {
     fn new(since: Instant, now: Instant, wait: Duration, chance: f64) -> Self {
         let until = now + wait.mul_f64(1.0 + JITTER * chance);
-        Self { since, until, wait, is_probing: false }
+        Self { since, until, wait, probing_until: None }
     }
 }
 
@@ -291,16 +323,17 @@ mod tests {
         for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
             let until = at + Duration::from_secs(wait);
             assert_eq!(breaker.phase(at), Phase::Open { since: now, until });
-            assert!(!breaker.try_probe(until - Duration::from_millis(1)));
-            assert!(breaker.try_probe(until));
-            assert!(!breaker.try_probe(until), "one is on its way");
+            assert_eq!(breaker.try_probe(until - Duration::from_millis(1)), None);
+            let probe = breaker.try_probe(until).unwrap();
+            assert_eq!(breaker.try_probe(until), None, "one is on its way");
             assert!(!breaker.record(false, &SETTINGS, until, 0.0), "late news from before");
-            assert!(!breaker.probed(Some(false), &SETTINGS, until, 0.0));
+            let probed = breaker.probed(probe, Some(false), &SETTINGS, until, 0.0);
+            assert_eq!(probed, Probed::Open);
             at = until;
         }
         let until = at + Duration::from_mins(1);
-        assert!(breaker.try_probe(until));
-        assert!(breaker.probed(Some(true), &SETTINGS, until, 0.0));
+        let probe = breaker.try_probe(until).unwrap();
+        assert_eq!(breaker.probed(probe, Some(true), &SETTINGS, until, 0.0), Probed::Closed);
         assert_eq!(breaker.phase(until), Phase::Closed);
     }
 
@@ -309,10 +342,45 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let due = now + SETTINGS.probe_after;
-        assert!(breaker.try_probe(due));
+        let probe = breaker.try_probe(due).unwrap();
         assert_eq!(breaker.phase(due), Phase::Probing { since: now });
-        assert!(!breaker.probed(None, &SETTINGS, due, 0.0));
-        assert!(breaker.try_probe(due));
+        assert_eq!(breaker.probed(probe, None, &SETTINGS, due, 0.0), Probed::Nothing);
+        assert!(breaker.try_probe(due).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_without_an_outcome_gives_way_and_is_not_heard_after_that() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let due = now + SETTINGS.probe_after;
+        let slow = breaker.try_probe(due).unwrap();
+        let until = due + PROBE_TIME;
+        assert_eq!(breaker.try_probe(until - Duration::from_millis(1)), None);
+        assert_eq!(breaker.phase(until), Phase::Due { since: now });
+        let next = breaker.try_probe(until).unwrap();
+        for outcome in [None, Some(true), Some(false)] {
+            let probed = breaker.probed(slow, outcome, &SETTINGS, until, 0.0);
+            assert_eq!(probed, Probed::Nothing, "another is on its way");
+            assert_eq!(breaker.phase(until), Phase::Probing { since: now });
+        }
+        assert_eq!(breaker.probed(next, Some(true), &SETTINGS, until, 0.0), Probed::Closed);
+        assert_eq!(breaker.probed(slow, Some(false), &SETTINGS, until, 0.0), Probed::Nothing);
+        for _ in 0..7 {
+            breaker.record(false, &SETTINGS, until, 0.0);
+        }
+        let open = breaker.phase(until);
+        assert!(matches!(open, Phase::Open { .. }));
+        assert_eq!(breaker.probed(slow, Some(true), &SETTINGS, until, 0.0), Probed::Nothing);
+        assert_eq!(breaker.phase(until), open, "nor in another life of the breaker");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_probe_is_heard_as_long_as_it_is_the_last() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let slow = breaker.try_probe(now + SETTINGS.probe_after).unwrap();
+        let late = now + Duration::from_mins(10);
+        assert_eq!(breaker.probed(slow, Some(true), &SETTINGS, late, 0.0), Probed::Closed);
     }
 
     #[tokio::test(start_paused = true)]

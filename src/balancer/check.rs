@@ -4,10 +4,7 @@
 //! row is judged by [`health`]. The gRPC health protocol is two messages of one field each, written
 //! and read here by hand.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Weak};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, header};
@@ -28,24 +25,18 @@ use crate::{
 const USER_AGENT: HeaderValue = HeaderValue::from_static("sluice-health-check");
 /// What a reason may hold: it is shown to operators, and the endpoint chose part of it.
 const MAX_REASON: usize = 200;
-/// How long the checks of another configuration are believed to go on at least.
-const HANDOVER: Duration = Duration::from_secs(10);
 /// `grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING`.
 const SERVING: u64 = 1;
 
-/// Probes `member` until its group ends.
+/// Probes `member` until its group ends, or another configuration asks otherwise.
 pub(super) async fn follow(member: Member, settings: Arc<health::Settings>, group: Weak<Shared>) {
     let Some(transport) = group.upgrade().map(|shared| shared.transport.clone()) else { return };
     loop {
-        let is_ours = member.standing.record().health.is_under(&settings);
-        if !is_ours {
-            // A newer configuration asks otherwise, and soon ends us. If it does not, it was not
-            // taken over after all.
-            time::sleep(settings.interval.max(HANDOVER)).await;
-            member.standing.record().health.adopt(Some(&settings));
-        }
         let next = {
             let mut record = member.standing.record();
+            if !record.health.is_under(&settings) {
+                return;
+            }
             record.health.next(&settings, Instant::now(), fastrand::f64())
         };
         time::sleep_until(next).await;

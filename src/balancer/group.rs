@@ -8,7 +8,10 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -19,7 +22,6 @@ use crate::{
         GroupHandle, GroupSnapshot, Preview, Resolve, Settings, Source, SourceAddress, check,
         dns::{self, Resolved},
         preview,
-        roster::Roster,
         set::{Board, Lack, Member, Set},
         snapshot,
         standing::Standing,
@@ -44,6 +46,9 @@ pub(super) struct Shared {
     pub(super) generation: u64,
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) desk: Arc<Desk>,
+    /// Its configuration is the one in force. What endpoints keep from one configuration to the next
+    /// is changed by its group only.
+    is_in_force: AtomicBool,
     /// What each source, in the order of the settings, stands for now.
     sources: Mutex<Vec<Answer>>,
     pub(super) board: watch::Sender<Arc<Board>>,
@@ -66,7 +71,8 @@ impl Group {
     /// Call it on the control runtime: names are resolved and endpoints checked by tasks that end with
     /// the group. `previous` is the group of this name in the configuration before: its endpoints
     /// keep their state, and its addresses serve until names are resolved again. What happens to
-    /// endpoints is counted in `cells`.
+    /// endpoints is counted in `cells`. Until [`Group::take_effect`] it checks nobody and leaves
+    /// alone what endpoints it shares with `previous` are known for.
     pub fn new(
         settings: Settings,
         previous: Option<&Arc<Self>>,
@@ -78,16 +84,14 @@ impl Group {
             Transport::new(settings.transport.clone(), previous.map(|old| &old.transport))?;
         let desk =
             previous.map_or_else(|| Desk::new(&settings.name, cells), |old| old.desk.clone());
-        // A panic that goes on is not told anew.
-        let is_panic = previous.is_some_and(|old| old.board.borrow().roster.is_panic);
-        let roster = Roster { is_panic, ..Roster::default() };
         let shared = Arc::new(Shared {
             transport,
             generation: previous.map_or(0, |old| old.generation + 1),
             in_flight: previous.map_or_else(Arc::default, |old| old.in_flight.clone()),
             desk,
+            is_in_force: AtomicBool::new(false),
             sources: Mutex::default(),
-            board: watch::Sender::new(Arc::new(Board { roster, ..Board::default() })),
+            board: watch::Sender::default(),
             checks: Mutex::default(),
             settings,
         });
@@ -116,6 +120,15 @@ impl Group {
         Ok(Arc::new(Self { shared, tasks }))
     }
 
+    /// Its configuration is in force now, that of the group before is not any more. Call it on the
+    /// control runtime.
+    pub fn take_effect(&self) {
+        self.shared.is_in_force.store(true, Ordering::Relaxed);
+        let set = self.shared.board.borrow().set.clone();
+        self.shared.follow_checks(&set);
+        self.shared.changed(Instant::now());
+    }
+
     /// Its name, its identity across reloads.
     pub fn name(&self) -> &Arc<str> {
         &self.shared.settings.name
@@ -140,6 +153,8 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
+        // Requests under way keep what is shared for a while.
+        self.shared.is_in_force.store(false, Ordering::Relaxed);
         for task in self.tasks.iter().chain(self.shared.checks.lock().values()) {
             task.abort();
         }
@@ -155,6 +170,11 @@ impl fmt::Debug for Group {
 // === impl Shared ===
 
 impl Shared {
+    pub(super) fn is_in_force(&self) -> bool {
+        // Relaxed: a word of its own; who reads the old one is a moment too early or too late.
+        self.is_in_force.load(Ordering::Relaxed)
+    }
+
     /// What `source` stands for before its name is resolved: what it stood for in `previous`.
     fn begin(&self, source: &Source, previous: Option<&Self>) -> Answer {
         let fixed = match &source.address {
@@ -260,7 +280,9 @@ impl Shared {
         };
         let set = Set::new(members, &self.settings.policy, lack);
         drop(sources);
-        self.follow_checks(&set);
+        if self.is_in_force() {
+            self.follow_checks(&set);
+        }
         self.publish_with(Some(set), Instant::now());
     }
 

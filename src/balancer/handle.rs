@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     balancer::{
+        breaker::Probe,
         group::Shared,
         set::{Board, Choice, Lack, Seat, WorkerSet},
         standing::Outcome,
@@ -62,7 +63,7 @@ pub(crate) enum Picked {
 pub(crate) struct Ticket {
     group: GroupHandle,
     seat: Arc<Seat>,
-    is_probe: bool,
+    probe: Option<Probe>,
     is_told: bool,
 }
 
@@ -100,9 +101,9 @@ impl GroupHandle {
         }
         let policy = &shared.settings.policy;
         let choice = request.cx.with_attempts(|tried| view.set.pick(policy, request, tried, now));
-        if let Some(Choice { seat, is_probe }) = choice {
+        if let Some(Choice { seat, probe }) = choice {
             let flight = seat.local.enter(shared.settings.max_in_flight);
-            let ticket = Ticket { group: self.clone(), seat, is_probe, is_told: false };
+            let ticket = Ticket { group: self.clone(), seat, probe, is_told: false };
             // The ticket takes the lock once more when it gives the place of a probe back.
             drop(view);
             return flight.map_or(Picked::Refused(Kind::ConcurrencyFull), |flight| {
@@ -188,14 +189,14 @@ impl Ticket {
     pub(crate) fn tell(&mut self, outcome: Outcome, now: Instant) {
         if !std::mem::replace(&mut self.is_told, true) {
             let shared = &self.group.0.shared;
-            shared.observe(&self.seat.standing, outcome, self.is_probe, now);
+            shared.observe(&self.seat.standing, outcome, self.probe, now);
         }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.is_probe {
+        if self.probe.is_some() {
             self.tell(Outcome::Nothing, Instant::now());
         }
     }

@@ -61,7 +61,7 @@ pub(crate) struct Health {
     against: u32,
     /// What the last failure was.
     reason: Option<Box<str>>,
-    /// When the next probe goes out: a reload does not put it off.
+    /// When the next probe goes out: a reload that changes nothing does not put it off.
     next: Option<Instant>,
 }
 
@@ -91,11 +91,19 @@ impl Settings {
 // === impl Health ===
 
 impl Health {
-    /// What is known under `settings`: all of it if they are the same, else nothing.
+    /// What is known under `settings`: nothing if something else is asked than before. With another
+    /// pace only the next probe is planned anew, for the wait of the old one may be long.
     pub(crate) fn adopt(&mut self, settings: Option<&Arc<Settings>>) {
-        if self.settings.as_ref() != settings {
-            *self = Self { settings: settings.cloned(), ..Self::default() };
+        if self.settings.as_ref() == settings {
+            return;
         }
+        let check = |settings: Option<&Arc<Settings>>| settings.map(|it| it.check.clone());
+        if check(self.settings.as_ref()) == check(settings) {
+            self.next = None;
+        } else {
+            *self = Self::default();
+        }
+        self.settings = settings.cloned();
     }
 
     /// Whether `settings` are those it was adopted under.
@@ -229,7 +237,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_settings_begin_anew_and_late_results_of_the_old_ones_are_dropped() {
+    async fn another_pace_keeps_what_is_known() {
+        let now = Instant::now();
+        let mut health = health();
+        for _ in 0..3 {
+            told(&mut health, false, now);
+        }
+        let later = now + Duration::from_secs(1);
+        let other =
+            Arc::new(Settings { interval: Duration::from_secs(6), ..(*settings()).clone() });
+        health.adopt(Some(&other));
+        assert!(health.is_under(&other));
+        assert_eq!(health.state(), State::Down);
+        assert_eq!((health.since(), health.reason()), (Some(now), Some("refused")));
+        let next = health.next(&other, later, 0.5);
+        assert_eq!(next - later, Duration::from_secs(3), "by the new interval");
+        assert_eq!(health.record(Ok(()), &settings(), later, 0.5), None, "sent by the old rules");
+        assert_eq!(health.record(Ok(()), &other, later, 0.5), None);
+        assert_eq!(health.record(Ok(()), &other, later, 0.5), Some(State::Up));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_check_begins_anew_and_late_results_of_the_old_one_are_dropped() {
         let now = Instant::now();
         let mut health = health();
         for _ in 0..3 {
@@ -237,7 +266,8 @@ mod tests {
         }
         health.adopt(Some(&settings()));
         assert_eq!(health.state(), State::Down, "the same settings keep it");
-        let other = Arc::new(Settings { fall: 4, ..(*settings()).clone() });
+        let check = Check::Grpc { service: "".into() };
+        let other = Arc::new(Settings { check, ..(*settings()).clone() });
         health.adopt(Some(&other));
         assert_eq!(health.state(), State::Unknown);
         assert_eq!(health.record(Ok(()), &settings(), now, 0.5), None);

@@ -6,8 +6,9 @@
 //! and few other values move. A value whose endpoint has over 1.5 times its share of the requests
 //! under way goes to the next endpoint of the table instead, the same one for all that overflow.
 
-use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::balancer::set::MAX_MEMBERS;
 
 /// A prime, well above a hundred times as many endpoints as a group has.
 const SLOTS: usize = 65_537;
@@ -20,6 +21,9 @@ pub(crate) struct Table {
     slots: Box<[u16]>,
     members: usize,
 }
+
+/// Members that were looked at, by their index: half a KiB on the stack.
+struct Seen([u64; MAX_MEMBERS / 64]);
 
 /// One member of a table.
 #[derive(Clone, Copy, Debug)]
@@ -79,22 +83,31 @@ impl Table {
         share: impl Fn(u16) -> f64,
     ) -> Option<u16> {
         let start = slot(key.0);
-        let mut seen = SmallVec::<[u16; 16]>::new();
+        let has_room = |member| {
+            let bound = ((total as f64 + 1.0) * share(member) * BOUND).ceil();
+            (load(member) as f64) < bound
+        };
+        // Most often it is the first, and nothing has to be kept.
+        let first = self.slots[start];
+        if may(first) && has_room(first) {
+            return Some(first);
+        }
+        let mut seen = Seen::new();
+        let mut count = 0;
         let mut fallback = None;
         for step in 0..SLOTS {
             let member = self.slots[(start + step) % SLOTS];
-            if seen.contains(&member) {
+            if !seen.insert(member) {
                 continue;
             }
             if may(member) {
-                let bound = ((total as f64 + 1.0) * share(member) * BOUND).ceil();
-                if (load(member) as f64) < bound {
+                if has_room(member) {
                     return Some(member);
                 }
                 fallback = fallback.or(Some(member));
             }
-            seen.push(member);
-            if seen.len() == self.members {
+            count += 1;
+            if count == self.members {
                 break;
             }
         }
@@ -105,6 +118,25 @@ impl Table {
 #[expect(clippy::cast_possible_truncation, reason = "a remainder of SLOTS fits")]
 fn slot(hash: u64) -> usize {
     (hash % SLOTS as u64) as usize
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn new() -> Self {
+        Self([0; MAX_MEMBERS / 64])
+    }
+
+    /// Whether it is new.
+    fn insert(&mut self, index: u16) -> bool {
+        let word = usize::from(index) / 64;
+        let bit = 1 << (index % 64);
+        // A group has no members above.
+        let Some(word) = self.0.get_mut(word) else { return true };
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
 }
 
 // === impl Key ===
@@ -220,5 +252,25 @@ mod tests {
         let pick = |may: fn(u16) -> bool| table.pick(Key::new(b"x"), may, |_| 0, 0, |_| 0.5);
         assert_eq!(pick(|m| m == 1), Some(1));
         assert_eq!(pick(|_| false), None);
+    }
+
+    #[test]
+    fn of_many_the_only_one_that_may_is_found_whatever_the_load() {
+        let names: Vec<String> = (0..MAX_MEMBERS).map(|index| format!("m{index}")).collect();
+        let member = |(index, name): (u16, &'static str)| Member { index, name, weight: 1 };
+        let names = names.into_iter().map(|name| &*name.leak());
+        let table = Table::new(&(0..).zip(names).map(member).collect::<Vec<_>>()).unwrap();
+        let looked = std::cell::Cell::new(0);
+        let last = u16::try_from(MAX_MEMBERS - 1).unwrap();
+        for value in 0..20 {
+            looked.set(0);
+            let may = |index| {
+                looked.set(looked.get() + 1);
+                index == last
+            };
+            let key = Key::new(&[value]);
+            assert_eq!(table.pick(key, may, |_| 100, 100, |_| 0.001), Some(last));
+            assert!(looked.get() <= MAX_MEMBERS + 1, "each is asked once: {}", looked.get());
+        }
     }
 }

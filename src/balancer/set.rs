@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::{
     balancer::{
         Policy,
+        breaker::Probe,
         maglev::{self, Key, Table},
         pick::{self, RoundRobin},
         roster::{self, Roster},
@@ -89,7 +90,6 @@ pub(crate) struct WorkerSet {
 /// One worker's hold of a member: requests count references of it, never of what is shared.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    pub(crate) index: u16,
     pub(crate) local: Arc<Local>,
     pub(crate) standing: Arc<Standing>,
 }
@@ -99,7 +99,7 @@ pub(crate) struct Seat {
 pub(crate) struct Choice {
     pub(crate) seat: Arc<Seat>,
     /// It goes through an open breaker, whose place for a probe it has.
-    pub(crate) is_probe: bool,
+    pub(crate) probe: Option<Probe>,
 }
 
 /// One choice by the policy: by which rule, for what.
@@ -191,14 +191,13 @@ impl WorkerSet {
         generation: u64,
         rng: Rng,
     ) -> Self {
-        let hold = |(index, member): (u16, &Member)| {
+        let hold = |member: &Member| {
             Arc::new(Seat {
-                index,
                 local: pools.local(&member.endpoint, transport, group, generation),
                 standing: member.standing.clone(),
             })
         };
-        let seats = (0..).zip(&board.set.members).map(hold).collect();
+        let seats = board.set.members.iter().map(hold).collect();
         pools.prune();
         Self { board, seats, turns: RoundRobin::default(), rng }
     }
@@ -231,10 +230,12 @@ impl WorkerSet {
             let label = set.member(*index).endpoint.label();
             !tried.iter().any(|attempt| attempt.endpoint == *label)
         };
-        let mut due = roster.probes.iter().map(|index| &seats[usize::from(*index)]);
-        if let Some(seat) = due.find(|seat| is_untried(&seat.index) && seat.standing.try_probe(now))
-        {
-            return Some(Choice { seat: seat.clone(), is_probe: true });
+        let mut due = roster.probes.iter().filter(|index| is_untried(index)).map(|index| {
+            let seat = &seats[usize::from(*index)];
+            Some((seat, seat.standing.try_probe(now)?))
+        });
+        if let Some((seat, probe)) = due.find_map(|taken| taken) {
+            return Some(Choice { seat: seat.clone(), probe: Some(probe) });
         }
         let chooser = Chooser { board, turns, rng, policy, request, now };
         let index = if tried.is_empty() {
@@ -255,7 +256,7 @@ impl WorkerSet {
                 None => chooser.first(),
             }
         }?;
-        Some(Choice { seat: seats[usize::from(index)].clone(), is_probe: false })
+        Some(Choice { seat: seats[usize::from(index)].clone(), probe: None })
     }
 }
 
@@ -334,7 +335,10 @@ pub(crate) fn hashed(
     let is_all = candidates.len() == listed.ready.len();
     table.pick(
         key,
-        |index| if is_all { listed.is_ready(index) } else { candidates.contains(&index) },
+        // In order, as `listed` is.
+        |index| {
+            if is_all { listed.is_ready(index) } else { candidates.binary_search(&index).is_ok() }
+        },
         in_flight,
         listed.ready.iter().copied().map(in_flight).sum(),
         |index| weight(index) / total_weight,

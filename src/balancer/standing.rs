@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::balancer::{
     Settings,
-    breaker::{Breaker, Phase},
+    breaker::{Breaker, Phase, Probe, Probed},
     health::{self, Health},
     outlier::Ejection,
     roster::Seen,
@@ -71,8 +71,8 @@ pub(crate) struct Told {
     pub(crate) is_outlier: bool,
     /// Its breaker is another than before.
     pub(crate) breaker: Option<Turned>,
-    /// The place of the probe is free again.
-    pub(crate) is_probe_over: bool,
+    /// Its breaker waits anew, for longer.
+    pub(crate) is_still_open: bool,
 }
 
 /// What became of a breaker.
@@ -114,11 +114,11 @@ impl Standing {
         self.record.lock()
     }
 
-    /// The outcome of an attempt; `is_probe`: it went through the open breaker.
+    /// The outcome of an attempt; `probe`: it went through the open breaker.
     pub(crate) fn observe(
         &self,
         outcome: Outcome,
-        is_probe: bool,
+        probe: Option<Probe>,
         settings: &Settings,
         now: Instant,
     ) -> Told {
@@ -139,17 +139,21 @@ impl Standing {
             Outcome::Nothing => false,
         };
         let mut told = Told { is_outlier, ..Told::default() };
-        let Some(breaker) = settings.breaker.as_ref().filter(|_| is_probe || outcome.is_told())
+        let Some(breaker) =
+            settings.breaker.as_ref().filter(|_| probe.is_some() || outcome.is_told())
         else {
             return told;
         };
         let mut record = self.record();
-        if is_probe {
+        if let Some(probe) = probe {
             let is_ok = outcome.is_told().then_some(outcome == Outcome::Success);
-            told.is_probe_over = true;
-            if record.breaker.probed(is_ok, breaker, now, fastrand::f64()) {
-                record.warming = Some(now);
-                told.breaker = Some(Turned::Closed);
+            match record.breaker.probed(probe, is_ok, breaker, now, fastrand::f64()) {
+                Probed::Nothing => {}
+                Probed::Open => told.is_still_open = true,
+                Probed::Closed => {
+                    record.warming = Some(now);
+                    told.breaker = Some(Turned::Closed);
+                }
             }
         } else if record.breaker.record(outcome == Outcome::Success, breaker, now, fastrand::f64())
         {
@@ -159,8 +163,13 @@ impl Standing {
     }
 
     /// Takes the place of the probe, if one is due.
-    pub(crate) fn try_probe(&self, now: Instant) -> bool {
+    pub(crate) fn try_probe(&self, now: Instant) -> Option<Probe> {
         self.record().breaker.try_probe(now)
+    }
+
+    /// How it stands at `now`, with nothing ended: that is for the configuration in force to do.
+    pub(crate) fn look(&self, settings: &Settings, now: Instant) -> Settled {
+        Settled { seen: self.record().seen(settings, now), next: None, is_back: false }
     }
 
     /// Ends what is over at `now`, and says how it stands then.

@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     balancer::{
+        breaker::Probe,
         group::Shared,
         health,
         outlier::Census,
@@ -51,13 +52,24 @@ pub(super) struct Desk {
     labelled: Mutex<HashSet<Box<str>>>,
     /// Held while somebody is ejected: of two that want the last place one gets it.
     ejecting: Mutex<()>,
-    /// [`ENDPOINT_READY`] of at most [`MAX_LABELLED`] endpoints that there are. Held while a roster is
-    /// made, published and shown, so that what is shown last is what was published last.
-    shown: Mutex<HashMap<Box<str>, Gauge>>,
+    /// Held while a roster is made, published and shown, so that what is shown last is what was
+    /// published last.
+    shown: Mutex<Shown>,
     /// [`ENDPOINTS`], in the order of [`STATES`].
     states: [Gauge; STATES.len()],
     /// [`PANIC`].
     panic: Gauge,
+}
+
+/// What the gauges say now.
+#[derive(Debug, Default)]
+struct Shown {
+    set: Arc<Set>,
+    states: Vec<State>,
+    /// [`ENDPOINT_READY`] of at most [`MAX_LABELLED`] endpoints that there are.
+    ready: HashMap<Box<str>, Gauge>,
+    /// A panic that goes on is not told anew.
+    is_panic: bool,
 }
 
 /// What a look at all endpoints gives.
@@ -96,17 +108,18 @@ impl Shared {
         &self,
         standing: &Arc<Standing>,
         outcome: Outcome,
-        is_probe: bool,
+        probe: Option<Probe>,
         now: Instant,
     ) {
-        let told = standing.observe(outcome, is_probe, &self.settings, now);
+        let told = standing.observe(outcome, probe, &self.settings, now);
         if told.is_outlier {
             self.eject(standing, now);
         }
         if let Some(turned) = told.breaker {
             self.turned(standing, turned);
         }
-        if told.breaker.is_some() || told.is_probe_over {
+        // A probe that came to nothing changes nobody's list: whoever comes next finds its place free.
+        if told.breaker.is_some() || told.is_still_open {
             self.changed(now);
         }
     }
@@ -146,7 +159,7 @@ impl Shared {
         self.changed(now);
     }
 
-    fn changed(&self, now: Instant) {
+    pub(super) fn changed(&self, now: Instant) {
         self.reassess(now);
         self.desk.bell.notify_waiters();
     }
@@ -223,30 +236,30 @@ impl Shared {
     pub(super) fn publish_with(&self, set: Option<Set>, now: Instant) -> Option<Instant> {
         let mut shown = self.desk.shown.lock();
         let mut made = None;
-        let mut turned = None;
         self.board.send_if_modified(|current| {
             let set = match set {
                 Some(set) if !set.is_same(&current.set) => Arc::new(set),
                 Some(_) | None => current.set.clone(),
             };
             let Assessed { roster, next, back, states } = self.assess(&set, now);
-            made = Some((set.clone(), next, back, states));
+            made = Some((set.clone(), next, back, states, roster.is_panic));
             if Arc::ptr_eq(&set, &current.set) && roster == current.roster {
                 return false;
             }
-            turned = (roster.is_panic != current.roster.is_panic).then_some(roster.is_panic);
             *current = Arc::new(Board { set, roster });
             true
         });
-        let (set, next, back, states) = made?;
+        let (set, next, back, states, is_panic) = made?;
         for member in &back {
             tracing::info!(endpoint = %member.endpoint.label(), "endpoint is back from its ejection");
             self.believe(member, now);
         }
-        if let Some(is_panic) = turned {
-            self.tell_panic(is_panic);
+        if self.is_in_force() {
+            if std::mem::replace(&mut shown.is_panic, is_panic) != is_panic {
+                self.tell_panic(is_panic);
+            }
+            self.desk.show(&mut shown, set, states);
         }
-        self.desk.show(&mut shown, &set, &states);
         next
     }
 
@@ -261,12 +274,17 @@ impl Shared {
     }
 
     fn assess(&self, set: &Set, now: Instant) -> Assessed {
+        let is_in_force = self.is_in_force();
         let mut next: Option<Instant> = None;
         let mut back = Vec::new();
         let mut states = Vec::with_capacity(set.members.len());
         let mut seen = Vec::with_capacity(set.members.len());
         for member in &set.members {
-            let settled = member.standing.settle(&self.settings, now);
+            let settled = if is_in_force {
+                member.standing.settle(&self.settings, now)
+            } else {
+                member.standing.look(&self.settings, now)
+            };
             next = next.into_iter().chain(settled.next).min();
             if settled.is_back {
                 back.push(member.clone());
@@ -297,14 +315,20 @@ impl Desk {
         })
     }
 
-    /// Sets the gauges to the `states` of the members of `set`.
-    fn show(&self, shown: &mut HashMap<Box<str>, Gauge>, set: &Set, states: &[State]) {
+    /// Sets the gauges to the `states` of the members of `set`, if they say something else.
+    fn show(&self, shown: &mut Shown, set: Arc<Set>, states: Vec<State>) {
+        if Arc::ptr_eq(&shown.set, &set) && shown.states == states {
+            return;
+        }
+        shown.set = set;
+        shown.states = states;
+        let Shown { set, states, ready, .. } = shown;
         for (gauge, state) in self.states.iter().zip(STATES) {
             gauge.set(states.iter().filter(|is| **is == state).count() as f64);
         }
         let there = set.members.iter().map(|member| member.endpoint.address().to_string());
         let there: HashMap<String, State> = there.zip(states.iter().copied()).collect();
-        shown.retain(|address, _| {
+        ready.retain(|address, _| {
             let is_there = there.contains_key(&**address);
             if !is_there {
                 self.cells.forget_gauge(&ENDPOINT_READY, &[&self.upstream, address]);
@@ -312,11 +336,11 @@ impl Desk {
             is_there
         });
         for (address, state) in &there {
-            if shown.len() < MAX_LABELLED && !shown.contains_key(&**address) {
+            if ready.len() < MAX_LABELLED && !ready.contains_key(&**address) {
                 let gauge = self.cells.gauge(&ENDPOINT_READY, &[&self.upstream, address]);
-                shown.insert(address.as_str().into(), gauge);
+                ready.insert(address.as_str().into(), gauge);
             }
-            if let Some(gauge) = shown.get(&**address) {
+            if let Some(gauge) = ready.get(&**address) {
                 gauge.set(f64::from(u8::from(*state == State::Ready)));
             }
         }
@@ -342,7 +366,7 @@ impl Drop for Desk {
         for gauge in self.states.iter().chain([&self.panic]) {
             gauge.set(0.0);
         }
-        for address in self.shown.get_mut().keys() {
+        for address in self.shown.get_mut().ready.keys() {
             self.cells.forget_gauge(&ENDPOINT_READY, &[&self.upstream, address]);
         }
     }

@@ -91,7 +91,9 @@ fn settings(sources: &[&str], policy: Policy) -> Settings {
 
 fn group(settings: Settings, previous: Option<&Arc<Group>>, script: &Arc<Script>) -> Arc<Group> {
     let resolver: Arc<dyn Resolve> = script.clone();
-    Group::new(settings, previous, &resolver, &Metrics::new().thread()).unwrap()
+    let group = Group::new(settings, previous, &resolver, &Metrics::new().thread()).unwrap();
+    group.take_effect();
+    group
 }
 
 fn handle(group: &Group) -> GroupHandle {
@@ -578,6 +580,70 @@ async fn a_probe_whose_client_leaves_gives_its_place_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_takes_its_time_keeps_nobody_away_for_longer_than_its_time() {
+    let group = group(with_breaker(&["10.0.0.1:80"]), None, &Arc::default());
+    let handle = handle(&group);
+    went(&handle, 5, "", |_| status(500)).await;
+    time::sleep(Duration::from_millis(1501)).await;
+    // As an upload does whose client sends a little at a time.
+    let slow = service_fn(|call: Call| async move {
+        time::sleep(Duration::from_hours(1)).await;
+        drop(call);
+        status(500)
+    });
+    let mut probe = Box::pin(Balance::new(vec![handle.clone()], slow).call(request()));
+    assert!(matches!(futures_util::poll!(probe.as_mut()), Poll::Pending));
+    time::sleep(Duration::from_secs(29)).await;
+    ask(&handle, |_| status(200)).await.1.unwrap_err();
+    time::sleep(Duration::from_secs(1)).await;
+    ask(&handle, |_| status(200)).await.1.unwrap();
+    assert_eq!(states(&group), ["ready"]);
+    // Its late failure is no news.
+    probe.await.unwrap();
+    assert_eq!(states(&group), ["ready"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_keeps_who_is_down_and_one_that_is_refused_changes_nothing() {
+    let checked = |check: health::Check, interval: u64| {
+        let health_check = Some(Arc::new(health::Settings {
+            check,
+            interval: Duration::from_secs(interval),
+            changing_interval: Duration::from_secs(1),
+            down_interval: Duration::from_secs(15),
+            timeout: Duration::from_secs(2),
+            fall: 3,
+            rise: 2,
+        }));
+        // Where nobody listens.
+        Settings { health_check, ..settings(&["127.0.0.1:1"], Policy::RoundRobin) }
+    };
+    let path = |path: &str| health::Check::Http { path: path.into(), expect: vec![200..=200] };
+    let old = group(checked(path("/a"), 5), None, &Arc::default());
+    time::sleep(Duration::from_secs(30)).await;
+    let known = |group: &Group| {
+        let endpoint = &group.snapshot().endpoints[0];
+        (endpoint.state, endpoint.since.clone(), endpoint.why.clone())
+    };
+    let before = known(&old);
+    assert_eq!(before.0, "down");
+
+    let resolver: Arc<dyn Resolve> = Arc::<Script>::default();
+    let cells = Metrics::new().thread();
+    let refused = Group::new(checked(path("/b"), 5), Some(&old), &resolver, &cells).unwrap();
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(known(&old), before, "not in force");
+    drop(refused);
+    assert_eq!(known(&old), before);
+
+    let paced = group(checked(path("/a"), 6), Some(&old), &Arc::default());
+    drop(old);
+    assert_eq!(known(&paced), before, "the same is asked");
+    let other = group(checked(path("/b"), 6), Some(&paced), &Arc::default());
+    assert_eq!(states(&other), ["ready"], "nothing is known of what is asked now");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_is_added_starts_slowly_but_none_does_at_the_start() {
     let script = Arc::new(Script::default());
     script.say("orders.internal", &["10.0.0.1", "10.0.0.2"]);
@@ -635,6 +701,7 @@ async fn each_endpoint_that_there_is_has_a_gauge() {
     let metrics = Metrics::new();
     let settings = settings(&["orders.internal:80"], Policy::RoundRobin);
     let group = Group::new(settings, None, &resolver, &metrics.thread()).unwrap();
+    group.take_effect();
     time::sleep(Duration::from_secs(1)).await;
     let gauges = || {
         let rendered = metrics.render();

@@ -71,7 +71,7 @@ impl Plan {
     /// The plan of `config`; what `previous` had under the same identity lives on in it.
     ///
     /// Called on the control runtime: names are resolved and endpoints checked there. What happens to
-    /// endpoints is counted in `cells`.
+    /// endpoints is counted in `cells`. Nothing of `previous` is another before [`Plan::take_effect`].
     pub(super) fn new(
         config: Config,
         previous: Option<&Self>,
@@ -97,6 +97,9 @@ impl Plan {
 
     /// It is in force now: what it shares with the plan before has its bounds from here on.
     pub(super) fn take_effect(&self) {
+        for group in &self.groups {
+            group.take_effect();
+        }
         for policy in &*self.limits {
             policy.take_effect();
         }

@@ -138,6 +138,7 @@ impl Control {
             workers: workers.len(),
         };
         listeners.keep(prepared);
+        plan.take_effect();
         let operator = Arc::new(Operator::new(metrics, orders.clone(), &plan));
         serve_admin(admin, &plan.config, &operator);
         // Ends with this runtime.
