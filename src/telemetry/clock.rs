@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What is less is left alone: a clock that is disciplined creeps, and nobody judges by it.
 const TOLERANCE: i64 = 1_000;
 
+/// Instants are told apart from so long before the first look on.
+const HEAD_START: Duration = Duration::from_hours(1);
+
 struct Anchor {
     wall: SystemTime,
     instant: Instant,
@@ -79,10 +82,12 @@ fn unmoved(instant: Instant) -> SystemTime {
     }
 }
 
-/// How long `instant` is after the first look at this clock, for who counts time and does not tell
-/// it; nothing if it is before.
+/// How long `instant` is after a moment well before the first look at this clock, for who counts time
+/// and does not tell it.
 pub fn elapsed(instant: Instant) -> Duration {
-    instant.saturating_duration_since(anchor().instant)
+    // Another thread may have looked first only now: what is a little older counts as well.
+    HEAD_START + instant.saturating_duration_since(anchor().instant)
+        - anchor().instant.saturating_duration_since(instant).min(HEAD_START)
 }
 
 /// Since 1970-01-01T00:00:00Z, leap seconds not counted.
@@ -147,6 +152,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_was_before_the_first_look_is_told_apart_too() {
+        let first = anchor().instant;
+        let before = first - Duration::from_millis(500);
+        assert_eq!(elapsed(first) - elapsed(before), Duration::from_millis(500));
+        assert_eq!(elapsed(first - HEAD_START * 2), Duration::ZERO);
+    }
 
     #[test]
     fn a_clock_that_left_the_anchor_is_followed_and_a_creeping_one_is_not() {
