@@ -3,11 +3,12 @@
 //! Secrets and addresses from elsewhere are shown as they are written, `env:NAME`: what they
 //! stand for never gets here. Fields that carry credentials are redacted.
 
+use http::HeaderName;
 use serde_json::{Map, Value, json};
 
 use super::tree::Tree;
 
-/// Fields whose values are credentials.
+/// Fields whose values are credentials, beside those that the configuration names.
 const CREDENTIALS: [&str; 5] =
     ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"];
 
@@ -21,8 +22,8 @@ const FIELDS: [&str; 6] = [
     "/response_headers/set",
 ];
 
-/// The effective configuration.
-pub(super) fn effective(tree: &Tree) -> Value {
+/// The effective configuration. `keys`: the fields that carry API keys.
+pub(super) fn effective(tree: &Tree, keys: &[HeaderName]) -> Value {
     let mut shown = tree.to_json();
     fill(&mut shown, &of_file());
     if let Some(tracing) = shown.pointer_mut("/telemetry/tracing").filter(|it| it.is_object()) {
@@ -51,7 +52,7 @@ pub(super) fn effective(tree: &Tree) -> Value {
         }
         for fields in FIELDS {
             if let Some(Value::Object(fields)) = route.pointer_mut(fields) {
-                redact(fields);
+                redact(fields, keys);
             }
         }
     });
@@ -156,15 +157,16 @@ fn each(shown: &mut Value, key: &str, change: impl Fn(&mut Value)) {
     }
 }
 
-fn redact(fields: &mut Map<String, Value>) {
+fn redact(fields: &mut Map<String, Value>, keys: &[HeaderName]) {
     for (name, value) in fields.iter_mut() {
-        if is_credential(name) && !value.is_object() {
+        if is_credential(name, keys) && !value.is_object() {
             *value = "[redacted]".into();
         }
     }
 }
 
-/// Whether a field of this name carries a credential.
-pub(super) fn is_credential(name: &str) -> bool {
-    CREDENTIALS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
+/// Whether a field of this name carries a credential; `keys` carry API keys.
+pub(super) fn is_credential(name: &str, keys: &[HeaderName]) -> bool {
+    let keys = keys.iter().map(HeaderName::as_str);
+    CREDENTIALS.into_iter().chain(keys).any(|credential| name.eq_ignore_ascii_case(credential))
 }

@@ -96,6 +96,24 @@ impl Tree {
         found
     }
 
+    /// Puts into `found` the places of all keys with one of these names, at any depth, that have
+    /// nothing under them.
+    pub fn keys_of_nothing(&self, names: &[&str], found: &mut Vec<Place>) {
+        match &self.node {
+            Node::Scalar(_) => {}
+            Node::List(list) => list.iter().for_each(|tree| tree.keys_of_nothing(names, found)),
+            Node::Map(map) => {
+                for (key, tree) in map {
+                    let is_nothing = matches!(tree.node, Node::Scalar(Value::Null));
+                    if is_nothing && names.contains(&key.value.as_str()) {
+                        found.push(key.place);
+                    }
+                    tree.keys_of_nothing(names, found);
+                }
+            }
+        }
+    }
+
     /// The same without places.
     pub fn to_json(&self) -> Value {
         match &self.node {

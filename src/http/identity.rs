@@ -1,9 +1,10 @@
 //! Which fields of a request only the gateway may write, and which names hide one. Pure.
 //!
-//! Two sets. What claims an identity is nobody's to send: `X-Sluice-*`, what `claim_headers` names,
-//! and any name with `_`, for CGI and its heirs turn `-` into `_`, so that `x_user` would arrive as
-//! `x-user`. What speaks of the client's address and way here a trusted proxy may send, but in the
-//! head only: a trailer is read after it was asked for, and nobody appends to it.
+//! Two sets. What claims an identity is nobody's to send: `X-Sluice-*`, what `claim_headers` names
+//! or a service of `auth.forward` answers, and any name with `_`, for CGI and its heirs turn `-` into
+//! `_`, so that `x_user` would arrive as `x-user`. What speaks of the client's address and way here a
+//! trusted proxy may send, but in the head only: a trailer is read after it was asked for, and nobody
+//! appends to it.
 
 use http::HeaderName;
 
@@ -25,7 +26,7 @@ pub enum Suspect {
 // === impl Identity ===
 
 impl Identity {
-    /// `claims`: the fields that carry verified claims.
+    /// `claims`: the fields that carry verified claims, or another service's word.
     pub fn new(claims: impl Into<Box<[HeaderName]>>) -> Self {
         Self { claims: claims.into() }
     }

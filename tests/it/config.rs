@@ -166,6 +166,46 @@ fn the_shown_configuration_has_defaults_and_no_secrets() {
     assert!(!everything.contains("s3cr3t"), "{everything}");
 }
 
+/// A field that carries API keys is as secret as `authorization`.
+#[test]
+fn the_shown_configuration_has_no_api_keys() {
+    let text = "\
+listeners: [{ name: web, address: 127.0.0.1:0 }]
+api_keys: { partners: { file: api-keys.yaml, header: X-Partner-Key } }
+upstreams: { orders: { endpoints: [127.0.0.1:9001] } }
+routes:
+  - name: all
+    upstream: orders
+    auth: { api_key: { sets: [partners] } }
+    request_headers: { set: { x-partner-key: s3cr3t, x-tier: gold } }
+";
+    let (config, _) = parse(text, "gateway.yaml", certificates().path()).unwrap();
+    assert!(config.shown.to_string().contains("gold"));
+    let everything = format!("{} {config:?}", config.shown);
+    assert!(!everything.contains("s3cr3t"), "{everything}");
+}
+
+#[test]
+fn what_says_who_a_client_is_is_no_clients_to_say() {
+    let text = "\
+listeners: [{ name: web, address: 127.0.0.1:0 }]
+api_keys: { partners: { file: api-keys.yaml, header: x-partner-key } }
+routes:
+  - name: all
+    respond: {}
+    auth:
+      any_of:
+        - api_key: { sets: [partners] }
+        - forward:
+            url: https://auth.internal/
+            response_headers:
+              [X-User, x-forwarded-user, authorization, cookie, set-cookie, x-partner-key, x-forwarded-for]
+    claim_headers: { x-sub: sub }
+";
+    let (config, _) = parse(text, "gateway.yaml", certificates().path()).unwrap();
+    assert_eq!(config.edge.stripped, ["x-forwarded-user", "x-sub", "x-user"]);
+}
+
 /// What is shown as a default is the default: written out, it changes nothing.
 #[test]
 fn shown_defaults_are_the_defaults() {

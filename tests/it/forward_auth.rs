@@ -1,6 +1,6 @@
 //! `auth.forward`: another service decides, on kept-alive connections, and nobody passes without it.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use tokio::time::Instant;
 
@@ -110,5 +110,42 @@ async fn a_service_that_closes_its_idle_connections_refuses_nobody() {
     for _ in 0..50 {
         let answer: Message = client.get("/").await;
         assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn another_way_in_does_not_bring_the_clients_word_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.yaml");
+    let digest = "7c35c5a1785d20704e44d5de4beb81c1fce91b6fe48ed7c3159af6f7f832078b";
+    fs::write(&keys, format!("- {{ id: acme, sha256: {digest} }}\n")).unwrap();
+    let auth =
+        Origin::start(|_, _| Reply::Answer(response("200 OK", "x-user: alice\r\n", ""))).await;
+    let upstream = Origin::ok("fine").await;
+    let forward = format!("{{ forward: {{ url: \"http://{}/\", {LISTS} }} }}", auth.address());
+    let gateway = Running::start(&format!(
+        "workers: 1\napi_keys: {{ partners: {{ file: \"{}\" }} }}\n\
+         upstreams: {{ origin: {{ endpoints: [\"{}\"] }} }}\n\
+         routes:\n- name: any\n  upstream: origin\n  \
+         auth: {{ any_of: [{{ api_key: {{ sets: [partners] }} }}, {forward}] }}\n\
+         - name: open\n  match: {{ path: /open }}\n  upstream: origin\n",
+        keys.display(),
+        upstream.address(),
+    ));
+    let mut client = gateway.client().await;
+    for (target, key) in [("/", "k-1"), ("/open", "k-1"), ("/", "k-2")] {
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\nX-User: admin\r\n\
+             Transfer-Encoding: chunked\r\nTrailer: x-user, x-roles, x-sum\r\n\r\n\
+             2\r\nhi\r\n0\r\nx-user: admin\r\nx-roles: admin\r\nx-sum: 7\r\n\r\n"
+        );
+        client.send(&head).await;
+        assert_eq!(client.response("POST").await.status(), 200);
+    }
+    let users = upstream.requests().iter().map(|seen| seen.all("x-user").join(",")).collect();
+    let expected: Vec<String> = vec![String::new(), String::new(), "alice".to_owned()];
+    assert_eq!((users, auth.requests().len()), (expected, 1));
+    for seen in upstream.requests() {
+        assert_eq!(seen.trailers, [("x-sum".to_owned(), "7".to_owned())]);
     }
 }

@@ -1,6 +1,6 @@
 //! `routes[].auth`, `claim_headers` and `match.claims`: who may come, and what of it is used.
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 use super::{Resolver, policies::FRAMING, rate_limits::RateLimits, upstreams::Upstreams};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
         value::{Fault, Name, Text, did_you_mean},
         written::{Entries, Placed, Written},
     },
+    http::names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID},
     middleware::auth::{
         Settings, api_key,
         certificate::Pattern,
@@ -31,6 +32,34 @@ pub(super) struct Credentials {
 
 /// Fields that a claim cannot be written to, for the gateway needs the client's own.
 const NEEDED: [&str; 5] = ["host", "authorization", "cookie", "origin", "content-type"];
+/// Fields that tell of the way here, which the gateway writes or appends to.
+const OF_THE_WAY: [HeaderName; 6] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PROTO,
+    X_REQUEST_ID,
+    header::FORWARDED,
+    header::VIA,
+];
+/// How the names in certificates begin that are URIs.
+const URI_SCHEMES: [&str; 4] = ["spiffe", "urn", "http", "https"];
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// Whether a service of `auth.forward` says by this field who the client is. Credentials are
+    /// none: whoever reads one verifies it, and checks beside that service need the client's own.
+    pub(super) fn is_identity(&self, name: &HeaderName) -> bool {
+        !self.needs(name) && !OF_THE_WAY.contains(name) && *name != header::SET_COOKIE
+    }
+
+    /// Whether the gateway needs what the client sends under this name.
+    fn needs(&self, name: &HeaderName) -> bool {
+        NEEDED.contains(&name.as_str()) || self.api_keys.iter().any(|set| set.header == *name)
+    }
+}
+
+// === impl Resolver ===
 
 impl Resolver<'_> {
     pub(super) fn auth(
@@ -88,7 +117,7 @@ impl Resolver<'_> {
             all.push(Scheme::Mtls(patterns.collect()));
         }
         if let Some(forward) = forward {
-            all.extend(self.forward_auth(forward, upstreams).map(Scheme::Forward));
+            all.extend(self.forward_auth(forward, known, upstreams).map(Scheme::Forward));
         }
         for one in any_of.iter().flatten() {
             self.schemes(one, known, upstreams, all);
@@ -192,9 +221,7 @@ impl Resolver<'_> {
     ) -> Option<HeaderName> {
         let name = self.value(written)?;
         let is_ours = name.as_str().starts_with("x-forwarded-") || name.as_str() == "x-request-id";
-        let is_needed = NEEDED.contains(&name.as_str())
-            || known.api_keys.iter().any(|set| set.header == name)
-            || FRAMING.contains(&name);
+        let is_needed = known.needs(&name) || FRAMING.contains(&name);
         let why = if is_needed || is_ours {
             "every client's own is removed, and the gateway needs it"
         } else if name.as_str().contains('_') {
@@ -205,6 +232,25 @@ impl Resolver<'_> {
         let fault = Fault::new(format!("`{name}` cannot carry a claim")).help(why);
         self.error(written.place, fault);
         None
+    }
+
+    /// A principal is `<name>:<who>`, or the name in a certificate: no two of them read the same.
+    pub(super) fn check_principals(&mut self, file: &file::File) {
+        let issuers = || file.issuers.iter().flat_map(Entries::iter).map(|(name, _)| name);
+        let sets = || file.api_keys.iter().flat_map(Entries::iter).map(|(name, _)| name);
+        for name in issuers().chain(sets()) {
+            let text = &name.text;
+            if URI_SCHEMES.iter().any(|scheme| text.eq_ignore_ascii_case(scheme)) {
+                let fault = Fault::new(format!("`{text}:` is how a name in a certificate begins"))
+                    .help("their principals could not be told apart; take another name");
+                self.error(name.place, fault);
+            }
+        }
+        for name in sets().filter(|set| issuers().any(|issuer| issuer.text == set.text)) {
+            let fault = Fault::new(format!("there is an issuer `{}` too", name.text))
+                .help("their principals could not be told apart; take another name");
+            self.error(name.place, fault);
+        }
     }
 
     /// Says which issuers and files of keys no route names.
@@ -280,6 +326,15 @@ fn difference(one: &Route, other: &Route, limits: &RateLimits) -> Option<&'stati
     } else {
         None
     }
+}
+
+/// Fields that services of `auth.forward` send.
+pub(super) fn told_by_services(routes: &[Route]) -> impl Iterator<Item = &HeaderName> {
+    let schemes = routes.iter().filter_map(|route| route.auth.as_ref()).flat_map(|a| &a.any_of);
+    schemes.flat_map(|scheme| match scheme {
+        Scheme::Forward(service) => &*service.response_headers,
+        Scheme::Jwt { .. } | Scheme::ApiKey { .. } | Scheme::Mtls(_) => &[],
+    })
 }
 
 /// Query parameters that carry tokens: their values are nobody's to read in a log. The one of RFC

@@ -11,6 +11,7 @@ mod health;
 mod issuers;
 mod limits;
 mod listeners;
+mod nothing;
 mod policies;
 mod rate_limits;
 mod remote;
@@ -48,10 +49,12 @@ use crate::{
     telemetry::{self, AccessLogPath, AccessLogSettings},
 };
 
-/// Fields that carry verified claims: nobody else's word.
-fn stripped(routes: &[Route]) -> Vec<HeaderName> {
-    let names = routes.iter().flat_map(|route| &route.claims.headers).map(|(name, _)| name);
-    let unique: BTreeSet<&str> = names.map(HeaderName::as_str).collect();
+/// Fields that say who the client is, on whatever route: verified claims, and what services of
+/// `auth.forward` tell. Nobody else's word, also where another check of `any_of` lets a client in.
+fn stripped(routes: &[Route], known: &Credentials) -> Vec<HeaderName> {
+    let claims = routes.iter().flat_map(|route| &route.claims.headers).map(|(name, _)| name);
+    let told = auth::told_by_services(routes).filter(|name| known.is_identity(name));
+    let unique: BTreeSet<&str> = claims.chain(told).map(HeaderName::as_str).collect();
     unique.into_iter().filter_map(|name| name.parse().ok()).collect()
 }
 
@@ -63,6 +66,8 @@ struct Resolver<'a> {
     /// Problems of other files.
     elsewhere: Vec<Problem>,
     watched: Vec<PathBuf>,
+    /// Fields that carry API keys.
+    key_fields: Vec<HeaderName>,
 }
 
 /// What routes refer to by name.
@@ -72,8 +77,6 @@ struct Named<'a> {
     credentials: &'a Credentials,
     /// `admin.allow_faults`.
     allow_faults: bool,
-    /// Fields that carry API keys.
-    key_fields: Vec<HeaderName>,
 }
 
 /// A problem, before its path and its source lines are looked up.
@@ -94,11 +97,14 @@ pub fn resolve(
     let source = Source::new(name, text);
     let (tree, file) =
         parse::parse::<File>(&source, text).map_err(|problem| Problems(vec![*problem]))?;
-    let mut resolver =
-        Resolver { base, env, found: Vec::new(), elsewhere: Vec::new(), watched: Vec::new() };
+    let key_fields = api_key_fields(&file);
+    let shown = Arc::new(shown::effective(&tree, &key_fields));
+    let (found, elsewhere, watched) = (Vec::new(), Vec::new(), Vec::new());
+    let mut resolver = Resolver { base, env, found, elsewhere, watched, key_fields };
     resolver.refuse_later_keys(&tree);
+    resolver.refuse_nothing(&tree);
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
-    let config = resolver.config(&file, hash.into(), Arc::new(shown::effective(&tree)));
+    let config = resolver.config(&file, hash.into(), shown);
     resolver.finish(config, &source, &tree)
 }
 
@@ -123,6 +129,7 @@ impl Resolver<'_> {
             issuers: self.issuers(file.issuers.as_ref()),
             api_keys: self.api_keys(file.api_keys.as_ref()),
         };
+        self.check_principals(file);
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
         let allow_faults = file.admin.as_ref().and_then(|admin| admin.allow_faults.as_ref());
@@ -131,7 +138,6 @@ impl Resolver<'_> {
             rate_limits: &mut rate_limits,
             allow_faults: self.or(allow_faults, false),
             credentials: &known,
-            key_fields: api_key_fields(file),
         };
         let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
         let retry_budgets = upstreams.retry_budgets();
@@ -142,7 +148,7 @@ impl Resolver<'_> {
             workers: self.or(file.workers.as_ref(), Workers(None)).0,
             listeners,
             admin,
-            edge: edge::Settings { stripped: stripped(&routes), trusted_proxies },
+            edge: edge::Settings { stripped: stripped(&routes, &known), trusted_proxies },
             rate_limits: self.warn_unused_limits(rate_limits),
             issuers: known.issuers,
             api_keys: known.api_keys,

@@ -116,7 +116,7 @@ impl Resolver<'_> {
         for (name, value) in written {
             let (parsed, value) = (self.field_name(name), self.value(value));
             let (Some(parsed), Some(mut value)) = (parsed, value) else { continue };
-            value.set_sensitive(is_credential(parsed.as_str()));
+            value.set_sensitive(is_credential(parsed.as_str(), &self.key_fields));
             if fields.insert(parsed, value).is_some() {
                 let fault = Fault::new(format!("`{}` is written twice", name.text))
                     .help("upper and lower case are the same");

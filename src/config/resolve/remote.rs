@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, header};
 
-use super::{Resolver, upstreams::Upstreams};
+use super::{Resolver, auth::Credentials, upstreams::Upstreams};
 use crate::{
     config::{
         file::auth::{ForwardAuth, Issuer, OnStart},
@@ -24,6 +24,7 @@ impl Resolver<'_> {
     pub(super) fn forward_auth(
         &mut self,
         written: &ForwardAuth,
+        known: &Credentials,
         upstreams: &mut Upstreams,
     ) -> Option<forward::Settings> {
         let place = written.url.place;
@@ -34,6 +35,13 @@ impl Resolver<'_> {
             let fault = Fault::new("this service is not told who asks")
                 .help("list what it decides by: `request_headers: [authorization]`, or `[cookie]`");
             self.warn(place, fault);
+        }
+        for name in response_headers.iter().filter(|name| known.is_identity(name)) {
+            if request_headers.contains(name) {
+                let fault = Fault::new(format!("this service never sees a client's `{name}`"))
+                    .help("it is in `response_headers`, and so removed from every request");
+                self.warn(place, fault);
+            }
         }
         let url = self.value(&written.url)?;
         self.warn_exposed(place, &url);

@@ -84,7 +84,7 @@ impl Resolver<'_> {
                 .help("that upstream gets them twice");
             self.warn(name.place, fault);
         }
-        let credentials = named.key_fields.clone();
+        let credentials = self.key_fields.clone();
         let settings = mirror::Settings { share, credentials, deadline, max_in_flight: MAX_COPIES };
         Some(Mirror { upstream: upstream?, settings })
     }

@@ -92,12 +92,17 @@ fn is(claim: &Value, wanted: &str) -> bool {
 
 /// A claim as the value of a field: a list is joined with commas, unless an entry has one.
 fn text(claim: &Value) -> Option<Cow<'_, str>> {
-    let Value::Array(list) = claim else { return selector::scalar(claim) };
-    let entries: Option<Vec<_>> = list
-        .iter()
-        .map(|entry| selector::scalar(entry).filter(|entry| !entry.contains(',')))
-        .collect();
-    Some(Cow::Owned(entries?.join(",")))
+    let whole = |value| selector::scalar(value).filter(|text| arrives_whole(text));
+    let Value::Array(list) = claim else { return whole(claim) };
+    let entry = |value| whole(value).filter(|entry| !entry.contains(','));
+    let entries: Vec<_> = list.iter().map(entry).collect::<Option<_>>()?;
+    (!entries.is_empty()).then(|| Cow::Owned(entries.join(",")))
+}
+
+/// Whether an upstream reads this text as it is: white space around a value is no part of it (RFC
+/// 9110, 5.5), so that ` admin` would be somebody else.
+fn arrives_whole(text: &str) -> bool {
+    !text.is_empty() && text.trim_matches([' ', '\t']).len() == text.len()
 }
 
 // === impl Member ===
@@ -202,6 +207,29 @@ mod tests {
         assert_eq!(fields["x-user"].as_bytes(), "zoë".as_bytes());
         assert_eq!(fields["x-n"], "7");
         assert_eq!(fields["x-roles"], "a,b");
+    }
+
+    #[test]
+    fn a_claim_that_would_arrive_as_another_leaves_its_field_out() {
+        for (claim, field) in [
+            (json!("admin"), Some("admin")),
+            (json!("ad min"), Some("ad min")),
+            (json!("a,b"), Some("a,b")),
+            (json!(""), None),
+            (json!(" admin"), None),
+            (json!("admin "), None),
+            (json!("\tadmin"), None),
+            (json!(["a", "b c"]), Some("a,b c")),
+            (json!(["a", " admin"]), None),
+            (json!(["a", ""]), None),
+            (json!([]), None),
+        ] {
+            let headers = vec![(HeaderName::from_static("x-user"), "c".into())];
+            let settings = Settings { claims: Vec::new(), headers };
+            let mut fields = HeaderMap::new();
+            settings.write(&json!({ "c": claim }), &mut fields);
+            assert_eq!(fields.get("x-user").map(|it| it.to_str().unwrap()), field, "{claim}");
+        }
     }
 
     #[tokio::test]

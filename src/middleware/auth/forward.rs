@@ -3,7 +3,8 @@
 //! The service is asked with a GET for `url` that carries who asks for what (`X-Forwarded-Method`,
 //! `-Proto`, `-Host`, `-Uri`, `-For`, `X-Request-Id`) and the listed fields of the request; never a
 //! body. 2xx lets the request through with the listed fields of the answer in place of whatever the
-//! client sent under these names. Any other status is the client's answer, with `WWW-Authenticate`,
+//! client sent under these names; those that say who it is were removed at the edge already, so that
+//! another check of `any_of` does not let them through. Any other status is the client's answer, with `WWW-Authenticate`,
 //! `Location` and `Retry-After`, and `Set-Cookie` where it is listed. No answer within `timeout` is
 //! 503 `auth-unavailable`: nobody passes a door because its keeper is away.
 //!

@@ -5,6 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
+
 use super::{
     jwt::{self, Token, Verdict, Verified},
     key_source::{Answer, KeySource, Missing, View, Waiting},
@@ -102,17 +104,17 @@ impl Issuers {
             return Ok(Bearer { principal, is_cached: true });
         }
         let decoded = Token::decode(token).map_err(Stop::Refused)?;
-        let issuer = match self.verify(&decoded, now) {
+        let lacking = match self.verify(&decoded, now) {
             Ok((Verified { name, claims, until, .. }, grounds)) => {
                 let principal = Arc::new(Principal { name, claims });
                 self.verified.insert(token, grounds, until, principal.clone());
                 return Ok(Bearer { principal, is_cached: false });
             }
             Err(Unverified::Refused(fault)) => return Err(Stop::Refused(fault)),
-            Err(Unverified::KeyMissing(issuer)) => issuer,
+            Err(Unverified::KeyMissing(lacking)) => lacking,
         };
         // After a wait the newest set has just been looked at.
-        match (answer, answer.map_or_else(|| issuer.keys.missing(decoded.kid()), Missing::Now)) {
+        match (answer, answer.map_or_else(|| ask(&lacking, decoded.kid()), Missing::Now)) {
             (_, Missing::Wait(waiting)) => Err(Stop::Wait(waiting)),
             (None, Missing::Now(Answer::Published)) => {
                 self.check(token, now, Some(Answer::Published))
@@ -134,22 +136,51 @@ impl Issuers {
     ) -> Result<(Verified, Grounds), Unverified<'_>> {
         let named = |issuer: &&Arc<Issuer>| token.issuer() == Some(&*issuer.settings.issuer);
         let mut fault = AuthFault::Issuer;
-        let mut missing = None;
+        let mut lacking = Vec::new();
         for issuer in self.accepted.iter().filter(named) {
             match issuer.check(token, now) {
                 Ok(verified) => return Ok(verified),
-                Err(Verdict::KeyMissing) => missing = Some(&**issuer),
+                Err(Verdict::KeyMissing) => lacking.push(&**issuer),
                 Err(Verdict::Refused(why)) => fault = why,
             }
         }
-        Err(missing.map_or(Unverified::Refused(fault), Unverified::KeyMissing))
+        Err(match lacking.as_slice() {
+            [] => Unverified::Refused(fault),
+            _ => Unverified::KeyMissing(lacking),
+        })
     }
 }
 
 /// A token that no issuer found good.
 enum Unverified<'a> {
     Refused(AuthFault),
-    KeyMissing(&'a Issuer),
+    /// These do not have its key.
+    KeyMissing(Vec<&'a Issuer>),
+}
+
+/// What can be done about a key that all of these lack. Each is asked, for any of them may have it
+/// by now, and all at once, so that the wait is no longer than that of one.
+fn ask(lacking: &[&Issuer], kid: Option<&str>) -> Missing {
+    if let [one] = lacking {
+        return one.keys.missing(kid);
+    }
+    let (mut gravest, mut is_settled, mut waits) = (Answer::Published, true, Vec::new());
+    for issuer in lacking {
+        match issuer.keys.missing(kid) {
+            Missing::Now(answer) => {
+                is_settled &= answer != Answer::Published;
+                gravest = gravest.max(answer);
+            }
+            Missing::Wait(waiting) => waits.push(waiting),
+        }
+    }
+    if is_settled && waits.is_empty() {
+        return Missing::Now(gravest);
+    }
+    // Whoever has waited looks at all sets again, whatever the answer.
+    Missing::Wait(Box::pin(
+        async move { join_all(waits).await.into_iter().fold(gravest, Answer::max) },
+    ))
 }
 
 #[cfg(test)]

@@ -48,8 +48,8 @@ pub enum Missing {
     Wait(Waiting),
 }
 
-/// What has become of a missing key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What has become of a missing key. Of several sources the gravest counts, which is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
     /// There is another set since: look again, once.
     Published,

@@ -15,7 +15,8 @@ use crate::http::Cidrs;
 /// What the configuration as a whole says about every request.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Named by any `claim_headers`: removed from every request of every peer.
+    /// Named by any `claim_headers`, or told by a service of `auth.forward`: removed from every request
+    /// of every peer.
     pub stripped: Vec<HeaderName>,
     /// `trusted_proxies`: who may say which client a request comes from.
     pub trusted_proxies: Cidrs,

@@ -144,3 +144,45 @@ fn a_missing_key_is_asked_for_once() {
     source.published.publish(set(&[&old, &new]));
     assert_eq!(check(&issuers, &token, NOW, Some(Answer::Published)), Ok(false));
 }
+
+#[tokio::test]
+async fn of_issuers_with_one_name_each_is_asked_for_a_missing_key() {
+    use Answer::{Published, Unavailable, Unknown};
+
+    let (old, new) = (Signer::es256("old"), Signer::es256("new"));
+    let (rotated, other) = (Arc::new(Scripted::default()), Arc::new(Scripted::default()));
+    for source in [&rotated, &other] {
+        source.published.publish(set(&[&old]));
+    }
+    let issuers = Issuers::new([issuer("shop", 1, &rotated), issuer("admin", 2, &other)], cache());
+    let token = new.token(&claims("shop"));
+    let wait = |answer| Missing::Wait(Box::pin(async move { answer }));
+    for (first, second, answer, reason) in [
+        (wait(Published), wait(Unknown), Some(Unknown), "auth-kid-unknown"),
+        (wait(Unavailable), Missing::Now(Unknown), Some(Unavailable), "auth-keys-unavailable"),
+        (Missing::Now(Unavailable), wait(Published), Some(Unavailable), "auth-keys-unavailable"),
+        (Missing::Now(Published), Missing::Now(Unknown), Some(Unknown), "auth-kid-unknown"),
+        (Missing::Now(Unavailable), Missing::Now(Unknown), None, "auth-keys-unavailable"),
+        (Missing::Now(Unknown), Missing::Now(Unknown), None, "auth-kid-unknown"),
+    ] {
+        let case = format!("{first:?} {second:?}");
+        rotated.answers.lock().push(first);
+        other.answers.lock().push(second);
+        match issuers.check(&token, Duration::from_secs(NOW), None) {
+            Err(Stop::Wait(waiting)) => assert_eq!(Some(waiting.await), answer, "{case}"),
+            Err(Stop::Refused(fault)) => {
+                assert_eq!((None, reason), (answer, fault.reason()), "{case}");
+            }
+            Ok(bearer) => panic!("{case}: {bearer:?}"),
+        }
+        if answer.is_some() {
+            assert_eq!(check(&issuers, &token, NOW, answer), Err(reason.into()), "{case}");
+        }
+    }
+    assert_eq!((rotated.asked.lock().len(), other.asked.lock().len()), (6, 6));
+
+    rotated.answers.lock().push(wait(Published));
+    assert_eq!(check(&issuers, &token, NOW, None), Err("wait".into()));
+    rotated.published.publish(set(&[&old, &new]));
+    assert_eq!(check(&issuers, &token, NOW, Some(Unknown)), Ok(false));
+}
