@@ -521,30 +521,33 @@ async fn demo_of_a_death() {
 }
 
 #[tokio::test]
-async fn a_check_survives_a_reload_and_other_settings_begin_anew() {
+async fn a_check_survives_a_reload_at_any_pace_and_another_question_begins_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gateway.yaml");
     let ((well, _), (unwell, switch)) = (switched().await, switched().await);
     switch.store(false, Ordering::SeqCst);
-    let text = |fall: u32| {
+    let text = |path: &str, fall: u32| {
         format!(
             "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
              admin: {{ address: 127.0.0.1:0 }}\n\
              telemetry: {{ access_log: {{ path: off }} }}\n{}",
             yaml(
                 &[&well, &unwell],
-                &format!("health_check: {{ path: /healthz, interval: 20ms, fall: {fall} }}")
+                &format!("health_check: {{ path: {path}, interval: 20ms, fall: {fall} }}")
             )
         )
     };
-    std::fs::write(&path, text(2)).unwrap();
+    std::fs::write(&path, text("/healthz", 2)).unwrap();
     let options = sluicegate::gateway::Options { source: Some(path.clone()), ..Default::default() };
-    let config = crate::harness::parse(&text(2));
+    let config = crate::harness::parse(&text("/healthz", 2));
     let gateway = Running::start_with(config, options);
     until_state(&gateway, &unwell, "down").await;
     gateway.gateway().reload().await.unwrap();
     assert_eq!(endpoint(&gateway, &unwell).await["state"], "down");
-    std::fs::write(&path, text(50)).unwrap();
+    std::fs::write(&path, text("/healthz", 50)).unwrap();
+    gateway.gateway().reload().await.unwrap();
+    assert_eq!(endpoint(&gateway, &unwell).await["state"], "down", "another pace");
+    std::fs::write(&path, text("/ready", 50)).unwrap();
     gateway.gateway().reload().await.unwrap();
     let anew = endpoint(&gateway, &unwell).await;
     assert_eq!((&anew["state"], &anew["health"]), (&"ready".into(), &"unknown".into()));
