@@ -41,6 +41,8 @@ pub mod balancer;
 
 pub mod upstream;
 
+pub mod events;
+
 pub mod admin;
 
 pub mod error;

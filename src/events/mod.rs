@@ -1,0 +1,5 @@
+//! The second flow, from an event that is stored to the consumer that takes it.
+//!
+//! [`queue`] is the durable log. It knows neither requests nor configuration.
+
+pub mod queue;
