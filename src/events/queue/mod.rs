@@ -1,6 +1,8 @@
 //! The durable log.
 
+pub mod gauges;
 pub mod id;
 pub mod storage;
+pub mod time;
 
 pub use self::id::{LogId, Offset, StoreId};
