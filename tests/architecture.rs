@@ -52,7 +52,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("events::queue", &[]),
     ("events::publish", &["events::queue", "events::event"]),
     ("events::enqueue", &["events::queue", "events::event"]),
-    ("events::delivery", &["events::queue", "events::event"]),
+    // What the flow offers and what a user decides about it are plain values.
+    ("events::delivery", &["events::queue", "events::event", "events::facade", "events::settings"]),
     ("admin", &[]),
     (
         "config",

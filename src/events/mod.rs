@@ -2,4 +2,9 @@
 //!
 //! [`queue`] is the durable log. It knows neither requests nor configuration.
 
+pub mod event;
+pub mod facade;
 pub mod queue;
+pub mod settings;
+
+pub use self::{event::Event, facade::Events, settings::Settings};
