@@ -1,5 +1,6 @@
 //! The durable log.
 
+pub mod codec;
 pub mod gauges;
 pub mod id;
 pub mod storage;

@@ -1,0 +1,328 @@
+//! The fields of a record: type, length, value, one after the other.
+//!
+//! Type and length are LEB128. A reader passes over types it does not know, and they stay in the
+//! record when it is copied. Of a type that is there once, the first counts.
+
+use bytes::Bytes;
+
+use super::reading::{Reading, put_varint};
+
+/// What a field is. The numbers are on disk: none is ever given another meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(pub u16);
+
+/// One field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// What it is.
+    pub tag: Tag,
+    /// Its bytes.
+    pub value: &'a [u8],
+}
+
+/// An extension attribute of a CloudEvent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attribute<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its value.
+    pub value: Value<'a>,
+}
+
+/// What an extension attribute may be. Times, URIs and bytes are strings on every wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// A string.
+    String(&'a str),
+    /// An integer.
+    Integer(i32),
+    /// A truth value.
+    Boolean(bool),
+}
+
+/// Fields, encoded. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields(Bytes);
+
+/// Encodes fields one by one, in the order of the calls.
+#[derive(Clone, Debug, Default)]
+pub struct FieldsBuilder(Vec<u8>);
+
+/// Walks over encoded fields; ends early where they are malformed.
+#[derive(Clone, Debug)]
+pub struct FieldsIter<'a>(Reading<'a>);
+
+// === impl Tag ===
+
+impl Tag {
+    /// The ordering key: bytes.
+    pub const KEY: Self = Self(1);
+    /// CloudEvents `id`.
+    pub const ID: Self = Self(2);
+    /// CloudEvents `source`.
+    pub const SOURCE: Self = Self(3);
+    /// The dedup key, where it is not `source` and `id`: bytes.
+    pub const DEDUP: Self = Self(4);
+    /// Not to be delivered before: milliseconds since 1970, u64.
+    pub const NOT_BEFORE: Self = Self(5);
+    /// Not to be delivered after: milliseconds since 1970, u64.
+    pub const EXPIRY: Self = Self(6);
+    /// What belongs together has the same one.
+    pub const CORRELATION: Self = Self(7);
+    /// The ID of the event that this one follows from.
+    pub const CAUSATION: Self = Self(8);
+    /// How many events it follows from, one after the other: u32.
+    pub const DEPTH: Self = Self(9);
+    /// Who published it.
+    pub const PRINCIPAL: Self = Self(10);
+    /// The offset of what caused it, in the log that its kind implies: u64.
+    pub const CAUSE: Self = Self(11);
+    /// CloudEvents `datacontenttype`.
+    pub const CONTENT_TYPE: Self = Self(12);
+    /// W3C `traceparent`.
+    pub const TRACE_PARENT: Self = Self(13);
+    /// W3C `tracestate`.
+    pub const TRACE_STATE: Self = Self(14);
+    /// CloudEvents `type`.
+    pub const TYPE: Self = Self(15);
+    /// CloudEvents `subject`.
+    pub const SUBJECT: Self = Self(16);
+    /// CloudEvents `time`, as it was written.
+    pub const TIME: Self = Self(17);
+    /// CloudEvents `dataschema`.
+    pub const DATA_SCHEMA: Self = Self(18);
+    /// One extension attribute; any number of them: length of the name (u8), name, kind of the value
+    /// (u8: 0 string, 1 integer, 2 boolean), value.
+    pub const ATTRIBUTE: Self = Self(19);
+    /// From here on a number is free for whoever writes records of a kind of their own.
+    pub const FIRST_FREE: Self = Self(1024);
+}
+
+// === impl Fields ===
+
+impl Fields {
+    /// None yet.
+    pub fn builder() -> FieldsBuilder {
+        FieldsBuilder::default()
+    }
+
+    /// Fields that are encoded already, if they are well-formed.
+    pub fn from_encoded(encoded: Bytes) -> Option<Self> {
+        is_well_formed(&encoded).then_some(Self(encoded))
+    }
+
+    /// As they are on disk.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> FieldsIter<'_> {
+        FieldsIter::new(&self.0)
+    }
+
+    /// The first of this type.
+    pub fn get(&self, tag: Tag) -> Option<&[u8]> {
+        self.iter().find(|field| field.tag == tag).map(|field| field.value)
+    }
+
+    /// The first of this type, if it is text.
+    pub fn text(&self, tag: Tag) -> Option<&str> {
+        self.get(tag).and_then(|value| std::str::from_utf8(value).ok())
+    }
+}
+
+impl<'a> IntoIterator for &'a Fields {
+    type Item = Field<'a>;
+    type IntoIter = FieldsIter<'a>;
+
+    fn into_iter(self) -> FieldsIter<'a> {
+        self.iter()
+    }
+}
+
+// === impl FieldsBuilder ===
+
+impl FieldsBuilder {
+    /// Any field. Key, dedup key and not-before are not for here: a draft has them for itself.
+    #[must_use]
+    pub fn field(mut self, tag: Tag, value: &[u8]) -> Self {
+        put_field(&mut self.0, tag, value);
+        self
+    }
+
+    /// CloudEvents `id`.
+    #[must_use]
+    pub fn id(self, id: &str) -> Self {
+        self.field(Tag::ID, id.as_bytes())
+    }
+
+    /// CloudEvents `source`.
+    #[must_use]
+    pub fn source(self, source: &str) -> Self {
+        self.field(Tag::SOURCE, source.as_bytes())
+    }
+
+    /// CloudEvents `type`.
+    #[must_use]
+    pub fn event_type(self, event_type: &str) -> Self {
+        self.field(Tag::TYPE, event_type.as_bytes())
+    }
+
+    /// CloudEvents `subject`.
+    #[must_use]
+    pub fn subject(self, subject: &str) -> Self {
+        self.field(Tag::SUBJECT, subject.as_bytes())
+    }
+
+    /// CloudEvents `time`, as it was written.
+    #[must_use]
+    pub fn time(self, time: &str) -> Self {
+        self.field(Tag::TIME, time.as_bytes())
+    }
+
+    /// CloudEvents `dataschema`.
+    #[must_use]
+    pub fn data_schema(self, schema: &str) -> Self {
+        self.field(Tag::DATA_SCHEMA, schema.as_bytes())
+    }
+
+    /// CloudEvents `datacontenttype`.
+    #[must_use]
+    pub fn content_type(self, content_type: &str) -> Self {
+        self.field(Tag::CONTENT_TYPE, content_type.as_bytes())
+    }
+
+    /// Milliseconds since 1970 after which it is not delivered any more.
+    #[must_use]
+    pub fn expiry(self, millis: u64) -> Self {
+        self.field(Tag::EXPIRY, &millis.to_le_bytes())
+    }
+
+    /// What belongs together has the same one.
+    #[must_use]
+    pub fn correlation(self, id: &str) -> Self {
+        self.field(Tag::CORRELATION, id.as_bytes())
+    }
+
+    /// The ID of the event that this one follows from.
+    #[must_use]
+    pub fn causation(self, id: &str) -> Self {
+        self.field(Tag::CAUSATION, id.as_bytes())
+    }
+
+    /// How many events it follows from, one after the other.
+    #[must_use]
+    pub fn depth(self, depth: u32) -> Self {
+        self.field(Tag::DEPTH, &depth.to_le_bytes())
+    }
+
+    /// Who published it.
+    #[must_use]
+    pub fn principal(self, principal: &str) -> Self {
+        self.field(Tag::PRINCIPAL, principal.as_bytes())
+    }
+
+    /// The offset of what caused it.
+    #[must_use]
+    pub fn cause(self, offset: u64) -> Self {
+        self.field(Tag::CAUSE, &offset.to_le_bytes())
+    }
+
+    /// W3C `traceparent`.
+    #[must_use]
+    pub fn trace_parent(self, value: &str) -> Self {
+        self.field(Tag::TRACE_PARENT, value.as_bytes())
+    }
+
+    /// W3C `tracestate`.
+    #[must_use]
+    pub fn trace_state(self, value: &str) -> Self {
+        self.field(Tag::TRACE_STATE, value.as_bytes())
+    }
+
+    /// An extension attribute. The name is at most 255 bytes: what is over is cut, so the caller has
+    /// held it to a limit before.
+    #[must_use]
+    pub fn attribute(mut self, name: &str, value: Value<'_>) -> Self {
+        let integer;
+        let (kind, bytes): (u8, &[u8]) = match value {
+            Value::String(text) => (0, text.as_bytes()),
+            Value::Integer(number) => {
+                integer = number.to_le_bytes();
+                (1, &integer)
+            }
+            Value::Boolean(false) => (2, &[0]),
+            Value::Boolean(true) => (2, &[1]),
+        };
+        let name = &name[..name.floor_char_boundary(usize::from(u8::MAX))];
+        let name_length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+        let length = u32::try_from(2 + name.len() + bytes.len()).unwrap_or(u32::MAX);
+        put_varint(&mut self.0, u32::from(Tag::ATTRIBUTE.0));
+        put_varint(&mut self.0, length);
+        self.0.push(name_length);
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.push(kind);
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// All of them.
+    pub fn build(self) -> Fields {
+        Fields(self.0.into())
+    }
+}
+
+// === impl FieldsIter ===
+
+impl<'a> FieldsIter<'a> {
+    pub(super) fn new(encoded: &'a [u8]) -> Self {
+        Self(Reading(encoded))
+    }
+}
+
+impl<'a> Iterator for FieldsIter<'a> {
+    type Item = Field<'a>;
+
+    fn next(&mut self) -> Option<Field<'a>> {
+        let tag = u16::try_from(self.0.varint()?).ok()?;
+        let length = usize::try_from(self.0.varint()?).ok()?;
+        Some(Field { tag: Tag(tag), value: self.0.take(length)? })
+    }
+}
+
+// === impl Attribute ===
+
+impl<'a> Attribute<'a> {
+    /// From the value of its field.
+    pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
+        let mut reading = Reading(value);
+        let length = reading.u8()?;
+        let name = std::str::from_utf8(reading.take(usize::from(length))?).ok()?;
+        let value = match (reading.u8()?, reading.0) {
+            (0, text) => Value::String(std::str::from_utf8(text).ok()?),
+            (1, number) => Value::Integer(i32::from_le_bytes(*number.first_chunk()?)),
+            (2, [truth]) => Value::Boolean(*truth != 0),
+            _ => return None,
+        };
+        Some(Self { name, value })
+    }
+}
+
+/// Appends one field. Longer than four gibibytes is not reached: who encodes a record checks first.
+pub(super) fn put_field(out: &mut Vec<u8>, tag: Tag, value: &[u8]) {
+    put_varint(out, u32::from(tag.0));
+    put_varint(out, u32::try_from(value.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(value);
+}
+
+/// Whether fields end exactly where they should.
+pub(super) fn is_well_formed(encoded: &[u8]) -> bool {
+    let mut iter = FieldsIter::new(encoded);
+    while !iter.0.0.is_empty() {
+        if iter.next().is_none() {
+            return false;
+        }
+    }
+    true
+}
