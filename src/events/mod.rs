@@ -2,6 +2,7 @@
 //!
 //! [`queue`] is the durable log. It knows neither requests nor configuration.
 
+pub mod delivery;
 pub mod event;
 pub mod facade;
 pub mod queue;
