@@ -1,0 +1,240 @@
+//! What operators, retention and the shell ask of a subscription.
+
+use super::{
+    entry::{Entry, Hold, JobEnd, JobKind, Loss, Removal, Seek},
+    letters::LetterState,
+    machine::{Machine, Output},
+    place::{LaneId, Partition, Place},
+    settings::Settings,
+};
+use crate::events::queue::{LogId, Offset};
+
+/// Why something is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// Consumers hold leases; to go elsewhere now must be said twice.
+    InFlight,
+    /// There is no such job, or it is over.
+    NoSuchJob,
+    /// Nothing would be delivered.
+    Nothing,
+    /// As many jobs run as may.
+    TooManyJobs,
+}
+
+/// Jobs that run at once.
+const JOBS: usize = 16;
+
+impl Machine {
+    /// Nothing is delivered from here on; what is on its way comes to its end.
+    pub fn pause(&mut self, out: &mut Output) {
+        if self.hold != Some(Hold::Operator) {
+            self.commit(out, Entry::Held(Hold::Operator));
+        }
+    }
+
+    /// Delivery goes on, also after a 410 and past damage that was repaired.
+    pub fn resume(&mut self, out: &mut Output) {
+        let is_damaged =
+            |lane: &super::lane::Lane| lane.parts.values().any(|part| part.damaged.is_some());
+        if self.hold.is_some() || self.lanes.values().any(is_damaged) {
+            self.commit(out, Entry::Resumed);
+        }
+    }
+
+    /// The live lane goes on elsewhere. Without `force` not while consumers hold leases of it: they would
+    /// go on with what others get. An event with an outcome comes to its end first and is passed over.
+    pub fn seek(&mut self, seek: Seek, force: bool, out: &mut Output) -> Result<(), Refused> {
+        let is_held = self.lanes.get(&LaneId::LIVE).is_some_and(|lane| {
+            let is_meant = |partition: &Partition| match &seek {
+                Seek::All(_) => true,
+                Seek::Partitions(parts) => parts.iter().any(|(meant, _)| meant == partition),
+            };
+            lane.parts
+                .iter()
+                .filter(|(partition, _)| is_meant(partition))
+                .flat_map(|(_, part)| part.events.values())
+                .any(|&index| self.slab[index].is_in_flight())
+        });
+        if is_held && !force {
+            return Err(Refused::InFlight);
+        }
+        self.commit(out, Entry::Sought(seek));
+        Ok(())
+    }
+
+    /// Delivers a stretch of the topic's log again, beside the live events and after them.
+    pub fn replay(
+        &mut self,
+        at: u64,
+        (log, from, to): (LogId, Offset, Offset),
+        (rate, publishes): (Option<u64>, bool),
+        out: &mut Output,
+    ) -> Result<LaneId, Refused> {
+        if from >= to {
+            return Err(Refused::Nothing);
+        }
+        self.start_new_job(at, log, JobKind::Replay { from, to }, (rate, publishes), out)
+    }
+
+    /// Delivers those of these dead letters again that are there and that no other job delivers. Whether
+    /// one whose compensation was published may be among them, the caller decides.
+    pub fn redrive(
+        &mut self,
+        at: u64,
+        (log, letters): (LogId, &[Offset]),
+        (rate, publishes): (Option<u64>, bool),
+        out: &mut Output,
+    ) -> Result<LaneId, Refused> {
+        let mut letters: Vec<Offset> = letters
+            .iter()
+            .copied()
+            .filter(|&letter| self.letters.get(letter).is_some() && !self.is_redriven(letter))
+            .collect();
+        letters.sort_unstable();
+        letters.dedup();
+        let mut stretches: Vec<(Offset, Offset)> = Vec::new();
+        for letter in letters {
+            match stretches.last_mut() {
+                Some((_, end)) if *end == letter => *end = letter.plus(1),
+                _ => stretches.push((letter, letter.plus(1))),
+            }
+        }
+        if stretches.is_empty() {
+            return Err(Refused::Nothing);
+        }
+        self.start_new_job(at, log, JobKind::Redrive { letters: stretches }, (rate, publishes), out)
+    }
+
+    fn start_new_job(
+        &mut self,
+        at: u64,
+        log: LogId,
+        kind: JobKind,
+        (rate, publishes): (Option<u64>, bool),
+        out: &mut Output,
+    ) -> Result<LaneId, Refused> {
+        if self.lanes.len() > JOBS {
+            return Err(Refused::TooManyJobs);
+        }
+        let lane = LaneId(self.next_lane);
+        let rate = rate.map(|rate| rate.max(1));
+        self.commit(out, Entry::JobStarted { lane, at, log, kind, rate, publishes });
+        Ok(lane)
+    }
+
+    /// Ends a job; tokens of its events stand for nothing any more.
+    pub fn cancel(&mut self, at: u64, lane: LaneId, out: &mut Output) -> Result<(), Refused> {
+        if lane.is_live() || !self.lanes.contains_key(&lane) {
+            return Err(Refused::NoSuchJob);
+        }
+        self.commit(out, Entry::JobEnded { lane, at, end: JobEnd::Cancelled });
+        Ok(())
+    }
+
+    /// Whether a running job delivers this dead letter: then it must not be moved.
+    pub fn is_redriven(&self, letter: Offset) -> bool {
+        let jobs = self.lanes.values().filter_map(|lane| lane.job.as_ref());
+        jobs.into_iter().any(|job| job.selects(letter))
+    }
+
+    /// Dead letters are gone, by an operator or by age; from jobs too.
+    pub fn remove_dead_letters(
+        &mut self,
+        at: u64,
+        removal: Removal,
+        letters: Vec<Offset>,
+        out: &mut Output,
+    ) {
+        self.commit(out, Entry::LettersRemoved { removal, letters });
+        let lanes: Vec<LaneId> = self.lanes.keys().copied().collect();
+        for lane in lanes {
+            self.end_if_done(lane, at, out);
+        }
+    }
+
+    /// A dead letter that no job delivers was copied forward.
+    pub fn dead_letter_moved(&mut self, from: Offset, to: Offset, out: &mut Output) {
+        if self.letters.get(from).is_some() && !self.is_redriven(from) {
+            self.commit(out, Entry::LetterMoved { from, to });
+        }
+    }
+
+    /// The dead letters that are left, from `from` on.
+    pub fn dead_letters(&self, from: Offset) -> impl Iterator<Item = (Offset, &LetterState)> {
+        self.letters.from(from)
+    }
+
+    /// A partition stops before damage; what of it is not on its way stays where it is.
+    pub fn damaged(
+        &mut self,
+        lane: LaneId,
+        partition: Partition,
+        (from, to): (Offset, Offset),
+        out: &mut Output,
+    ) {
+        if self.lanes.contains_key(&lane) {
+            self.commit(out, Entry::Damaged { lane, partition, from, to });
+        }
+    }
+
+    /// A stretch of a lane's log is gone, its end not included. Events of which there is a copy in the
+    /// parked log are kept.
+    pub fn lose(
+        &mut self,
+        at: u64,
+        (lane, loss): (LaneId, Loss),
+        (from, to): (Offset, Offset),
+        out: &mut Output,
+    ) {
+        let Some(of) = self.lanes.get(&lane) else { return };
+        let is_within = |at: Offset| from <= at && at < to;
+        let concerns = is_within(of.scan)
+            || of.parts.values().any(|part| {
+                part.resume.is_some_and(is_within)
+                    || part.damaged.is_some()
+                    || part.events.range(from.0..to.0.max(from.0)).next().is_some()
+            });
+        if concerns {
+            self.commit(out, Entry::Lost { lane, loss, from, to });
+            self.end_if_done(lane, at, out);
+        }
+    }
+
+    /// Live events below `below` that would keep a segment from going, at most `most`: copies of them
+    /// belong into the parked log.
+    pub fn to_park(&self, below: Offset, most: usize) -> Vec<Place> {
+        let Some(lane) = self.lanes.get(&LaneId::LIVE) else { return Vec::new() };
+        let mut slots: Vec<u32> = lane
+            .parts
+            .values()
+            .flat_map(|part| part.events.range(..below.0).map(|(_, &index)| index))
+            .filter(|&index| self.slab[index].parked.is_none())
+            .collect();
+        slots.sort_unstable_by_key(|&index| self.slab[index].place.offset);
+        slots.truncate(most);
+        slots.into_iter().map(|index| self.slab[index].place).collect()
+    }
+
+    /// The copy of an event in the parked log is synced: it is read from there.
+    pub fn parked(&mut self, place: Place, at: Offset, out: &mut Output) {
+        if self.find(place).is_some() {
+            self.commit(out, Entry::Parked { place, at });
+        }
+    }
+
+    /// Other settings hold from here on. Nothing that is known is judged anew before it is tried again, so
+    /// a smaller limit ends an event only after one more try.
+    pub fn configure(&mut self, at: u64, settings: Settings, fingerprint: u64, out: &mut Output) {
+        self.settings = settings;
+        if self.fingerprint != fingerprint {
+            self.commit(out, Entry::Configured { at, fingerprint });
+        }
+        self.fill_parts();
+    }
+
+    /// The wall clock was set by so many milliseconds: what waits goes on waiting as long as before.
+    pub fn clock_moved(&mut self, by: i64, out: &mut Output) {
+        self.commit(out, Entry::ClockMoved { by });
+    }
+}

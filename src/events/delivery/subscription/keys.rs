@@ -1,0 +1,125 @@
+//! Which events wait behind which: for each key the unsettled ones of each lane in order of offset, and
+//! how many of all lanes are in flight.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
+use super::{
+    place::LaneId,
+    slab::{NONE, Slab},
+};
+
+/// Every key that has an unsettled event.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    keys: HashMap<u64, Key, RandomState>,
+}
+
+#[derive(Debug, Default)]
+struct Key {
+    in_flight: u32,
+    /// Of one lane mostly.
+    chains: SmallVec<[Chain; 1]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    lane: LaneId,
+    head: u32,
+    tail: u32,
+}
+
+// === impl Keys ===
+
+impl Keys {
+    /// Puts the event in `index` into its key's chain, if it has a key.
+    pub(super) fn link(&mut self, slab: &mut Slab, index: u32) {
+        let (Some(key), place) = (slab[index].key, slab[index].place) else { return };
+        let key = self.keys.entry(key).or_default();
+        let Some(chain) = key.chains.iter_mut().find(|chain| chain.lane == place.lane) else {
+            key.chains.push(Chain { lane: place.lane, head: index, tail: index });
+            return;
+        };
+        // Nearly always the last; not after a partition was sent back.
+        let mut before = chain.tail;
+        while before != NONE && slab[before].place.offset > place.offset {
+            before = slab[before].previous;
+        }
+        let after = if before == NONE { chain.head } else { slab[before].next };
+        slab[index].previous = before;
+        slab[index].next = after;
+        match before {
+            NONE => chain.head = index,
+            before => slab[before].next = index,
+        }
+        match after {
+            NONE => chain.tail = index,
+            after => slab[after].previous = index,
+        }
+    }
+
+    /// Takes the event in `index` out.
+    pub(super) fn unlink(&mut self, slab: &mut Slab, index: u32) {
+        let slot = &mut slab[index];
+        let (Some(number), lane) = (slot.key, slot.place.lane) else { return };
+        let (before, after) = (slot.previous, slot.next);
+        (slot.previous, slot.next) = (NONE, NONE);
+        if before != NONE {
+            slab[before].next = after;
+        }
+        if after != NONE {
+            slab[after].previous = before;
+        }
+        if before != NONE && after != NONE {
+            return;
+        }
+        let Some(key) = self.keys.get_mut(&number) else { return };
+        let Some(at) = key.chains.iter().position(|chain| chain.lane == lane) else { return };
+        let chain = &mut key.chains[at];
+        if before == NONE {
+            chain.head = after;
+        }
+        if after == NONE {
+            chain.tail = before;
+        }
+        if chain.head == NONE {
+            key.chains.swap_remove(at);
+        }
+        if key.chains.is_empty() {
+            self.keys.remove(&number);
+        }
+    }
+
+    /// One more of this key is in flight.
+    pub(super) fn take_off(&mut self, key: Option<u64>) {
+        if let Some(key) = key.and_then(|key| self.keys.get_mut(&key)) {
+            key.in_flight += 1;
+        }
+    }
+
+    /// One of this key is in flight no more.
+    pub(super) fn land(&mut self, key: Option<u64>) {
+        if let Some(key) = key.and_then(|key| self.keys.get_mut(&key)) {
+            key.in_flight = key.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// How many of this key are in flight.
+    pub(super) fn in_flight(&self, key: Option<u64>) -> u32 {
+        key.and_then(|key| self.keys.get(&key)).map_or(0, |key| key.in_flight)
+    }
+
+    /// The first event of this key in each lane, if none is in flight.
+    pub(super) fn heads(&self, key: u64) -> SmallVec<[u32; 2]> {
+        let key = self.keys.get(&key).filter(|key| key.in_flight == 0);
+        key.map(|key| key.chains.iter().map(|chain| chain.head).collect()).unwrap_or_default()
+    }
+
+    /// The first event of this key in this lane.
+    pub(super) fn head(&self, key: u64, lane: LaneId) -> Option<u32> {
+        let chains = &self.keys.get(&key)?.chains;
+        chains.iter().find(|chain| chain.lane == lane).map(|chain| chain.head)
+    }
+}

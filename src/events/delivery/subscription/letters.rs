@@ -1,0 +1,87 @@
+//! The dead letters that are left: what is known of each without reading it.
+
+use std::collections::BTreeMap;
+
+use super::ending::{Failure, Reason};
+use crate::events::queue::Offset;
+
+/// Dead letters by their place in their log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Letters {
+    letters: BTreeMap<u64, LetterState>,
+    bytes: u64,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LetterState {
+    /// Why nobody took it.
+    pub reason: Reason,
+    /// When it died.
+    pub died: u64,
+    /// What it takes on disk.
+    pub bytes: u32,
+    /// How often it was redriven and failed again.
+    pub redrives: u32,
+    /// A compensating event follows: redriving it needs `force`.
+    pub is_compensated: bool,
+    /// How the last redrive failed.
+    pub failure: Option<Box<Failure>>,
+}
+
+// === impl Letters ===
+
+impl Letters {
+    /// What they take on disk.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.letters.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+
+    /// One of them.
+    pub fn get(&self, letter: Offset) -> Option<&LetterState> {
+        self.letters.get(&letter.0)
+    }
+
+    /// Those at or after `from`, by place.
+    pub fn from(&self, from: Offset) -> impl Iterator<Item = (Offset, &LetterState)> {
+        self.letters.range(from.0..).map(|(&at, letter)| (Offset(at), letter))
+    }
+
+    /// Puts one in.
+    pub(super) fn insert(&mut self, at: Offset, letter: LetterState) {
+        self.bytes += u64::from(letter.bytes);
+        if let Some(old) = self.letters.insert(at.0, letter) {
+            self.bytes -= u64::from(old.bytes);
+        }
+    }
+
+    pub(super) fn remove(&mut self, at: Offset) -> Option<LetterState> {
+        let letter = self.letters.remove(&at.0)?;
+        self.bytes -= u64::from(letter.bytes);
+        Some(letter)
+    }
+
+    pub(super) fn get_mut(&mut self, at: Offset) -> Option<&mut LetterState> {
+        self.letters.get_mut(&at.0)
+    }
+}
+
+impl FromIterator<(Offset, LetterState)> for Letters {
+    fn from_iter<I: IntoIterator<Item = (Offset, LetterState)>>(letters: I) -> Self {
+        let mut all = Self::default();
+        for (at, letter) in letters {
+            all.insert(at, letter);
+        }
+        all
+    }
+}

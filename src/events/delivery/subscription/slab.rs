@@ -1,0 +1,158 @@
+//! The unsettled events themselves, in slots that are used again.
+
+use super::{ending::Failure, entry::Added, place::Place, state::EventStatus as Status};
+use crate::events::queue::Offset;
+
+/// No slot.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Unsettled events, by number.
+#[derive(Debug, Default)]
+pub(super) struct Slab {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    tickets: u64,
+}
+
+/// Names the event in a slot, and no later one in the same slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handle {
+    pub(super) slot: u32,
+    pub(super) stamp: u32,
+}
+
+/// An unsettled event. What is below the line is not state: it follows from the rest.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) place: Place,
+    pub(super) key: Option<u64>,
+    pub(super) published: u64,
+    pub(super) expires: Option<u64>,
+    pub(super) bytes: u32,
+    /// Deliveries ever begun: the number of the latest attempt.
+    pub(super) attempts: u32,
+    /// Those that count.
+    pub(super) counted: u32,
+    /// Bad endings the schedule goes by.
+    pub(super) failures: u32,
+    /// Endings in a row that nobody heard of.
+    pub(super) unknown: u32,
+    /// The endpoint refused it once.
+    pub(super) is_refused: bool,
+    /// When the first attempt that counts began.
+    pub(super) first: Option<u64>,
+    pub(super) failure: Option<Box<Failure>>,
+    /// Where its copy lies in the parked log.
+    pub(super) parked: Option<Offset>,
+    pub(super) status: Status,
+    // ---
+    /// Neighbours of its key in its lane.
+    pub(super) next: u32,
+    pub(super) previous: u32,
+    /// The one timer that means it; 0 is none.
+    pub(super) timer: u64,
+    /// Its wait is over.
+    pub(super) is_due: bool,
+    /// Its place in a queue of those that can be delivered; 0 is none.
+    pub(super) ticket: u64,
+    /// That is the queue of suspects.
+    pub(super) is_suspect: bool,
+    stamp: u32,
+}
+
+// === impl Slab ===
+
+impl Slab {
+    pub(super) fn insert(&mut self, place: Place, added: &Added) -> u32 {
+        let slot = Slot {
+            place,
+            key: added.key,
+            published: added.published,
+            expires: added.expires,
+            bytes: added.bytes,
+            attempts: 0,
+            counted: 0,
+            failures: 0,
+            unknown: 0,
+            is_refused: false,
+            first: None,
+            failure: None,
+            parked: None,
+            status: Status::Waiting { until: 0 },
+            next: NONE,
+            previous: NONE,
+            timer: 0,
+            is_due: true,
+            ticket: 0,
+            is_suspect: false,
+            stamp: 0,
+        };
+        if let Some(index) = self.free.pop() {
+            let stamp = self.slots[index as usize].stamp;
+            self.slots[index as usize] = Slot { stamp, ..slot };
+            return index;
+        }
+        self.slots.push(slot);
+        // Bounded by the parked sets of all partitions, far below.
+        u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.stamp = slot.stamp.wrapping_add(1);
+        slot.failure = None;
+        slot.status = Status::Waiting { until: 0 };
+        (slot.timer, slot.ticket) = (0, 0);
+        self.free.push(index);
+    }
+
+    /// A number never given before.
+    pub(super) fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    pub(super) fn handle(&self, index: u32) -> Handle {
+        Handle { slot: index, stamp: self.slots[index as usize].stamp }
+    }
+
+    /// The slot, if the event is still in it.
+    pub(super) fn live(&self, handle: Handle) -> Option<&Slot> {
+        self.slots.get(handle.slot as usize).filter(|slot| slot.stamp == handle.stamp)
+    }
+}
+
+impl std::ops::Index<u32> for Slab {
+    type Output = Slot;
+
+    fn index(&self, index: u32) -> &Slot {
+        &self.slots[index as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Slab {
+    fn index_mut(&mut self, index: u32) -> &mut Slot {
+        &mut self.slots[index as usize]
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    pub(super) fn is_in_flight(&self) -> bool {
+        matches!(self.status, Status::InFlight { .. })
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.status, Status::Ending { .. })
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.status, Status::Waiting { .. })
+    }
+
+    /// Too old for another wait at `now`.
+    pub(super) fn is_aged(&self, max_age: u64, now: u64) -> bool {
+        self.first.is_some_and(|first| now.saturating_sub(first) >= max_age)
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests of the machine: scenes, and a reference model under random operations.
+
+mod scenes;
+mod world;

@@ -1,0 +1,73 @@
+//! What is to happen at a time: a heap whose entries are forgotten in passing.
+//!
+//! A slot has at most one timer that is meant; one that was moved or taken back stays in the heap until
+//! it is due, or until such leftovers outnumber the rest, when they are swept out. So a lease that is
+//! settled long before its deadline costs nothing more, and the heap is at most twice what is meant.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use super::slab::{Handle, Slab};
+
+/// Fewer leftovers than this are not worth a sweep.
+const MIN_LEFTOVERS: usize = 64;
+
+/// Timers of slots.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    meant: usize,
+}
+
+// === impl Timers ===
+
+impl Timers {
+    /// The slot's timer is at `at`, not 0, and no other is.
+    pub(super) fn set(&mut self, slab: &mut Slab, index: u32, at: u64) {
+        self.clear(slab, index);
+        slab[index].timer = at;
+        self.meant += 1;
+        let handle = slab.handle(index);
+        self.heap.push(Reverse((at, handle.slot, handle.stamp)));
+        if self.heap.len() > 2 * self.meant + MIN_LEFTOVERS {
+            self.heap.retain(|entry| is_meant(slab, entry.0));
+        }
+    }
+
+    /// The slot has none.
+    pub(super) fn clear(&mut self, slab: &mut Slab, index: u32) {
+        if slab[index].timer != 0 {
+            slab[index].timer = 0;
+            self.meant -= 1;
+        }
+    }
+
+    /// A slot whose timer is due at `now`; it has none after this.
+    pub(super) fn pop(&mut self, slab: &mut Slab, now: u64) -> Option<u32> {
+        while let Some(Reverse(entry)) = self.heap.peek().copied() {
+            if entry.0 > now {
+                return None;
+            }
+            self.heap.pop();
+            if is_meant(slab, entry) {
+                self.clear(slab, entry.1);
+                return Some(entry.1);
+            }
+        }
+        None
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&mut self, slab: &Slab) -> Option<u64> {
+        while let Some(Reverse(entry)) = self.heap.peek().copied() {
+            if is_meant(slab, entry) {
+                return Some(entry.0);
+            }
+            self.heap.pop();
+        }
+        None
+    }
+}
+
+fn is_meant(slab: &Slab, (at, slot, stamp): (u64, u32, u32)) -> bool {
+    slab.live(Handle { slot, stamp }).is_some_and(|slot| slot.timer == at)
+}
