@@ -3,6 +3,8 @@
 //! A seam, so that what a disk may do can be done to the queue in a test. All calls block; none is
 //! made on a thread that serves requests. Paths are relative to the data directory.
 
+#[cfg(test)]
+pub(crate) mod model;
 mod real;
 
 use std::{fmt, io, path::Path};

@@ -1,0 +1,142 @@
+//! Mistakes that the queue can be told to make, so that it is seen that a test catches each.
+//!
+//! `SLUICE_TEST_MUTATION=drop-the-sync cargo test` must fail. The variable is read once, in test and
+//! debug builds only; in a release build there is nothing to switch.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutation {
+    /// The bytes of a log are never synced.
+    DropTheSync,
+    /// A directory is never synced.
+    DropTheDirectorySync,
+    /// A publish succeeds before its bytes are synced.
+    AcknowledgeBeforeTheSync,
+    /// A checksum that does not match is taken as if it did.
+    AcceptABadCrc,
+    /// A duplicate is answered while what it repeats is unsynced.
+    AnswerADuplicateBeforeTheOriginalsSync,
+    /// An event is settled before its copy among the dead letters is synced.
+    SettleBeforeTheDeadLettersSync,
+    /// An attempt is written down after the delivery it counts.
+    AttemptAfterDelivery,
+    /// CHECKPOINT names an offset that is not synced.
+    CheckpointAheadOfTheSync,
+    /// What recovery finds past the proven-durable point is served from where it lies.
+    NoCopyForward,
+    /// A frame of another epoch is taken for one of this segment.
+    EpochIgnored,
+    /// A request is forwarded before its intent is synced.
+    IntentAfterForwarding,
+    /// An idempotency key is free again after the upstream may have seen the request.
+    KeyFreedOnClassB,
+    /// A stored request is settled before its result is synced.
+    ResultAfterSettlement,
+}
+
+/// Whether the queue is to make this mistake.
+#[cfg(any(test, debug_assertions))]
+pub fn is(mutation: Mutation) -> bool {
+    #[cfg(test)]
+    if let Some(applied) = APPLIED.get() {
+        return applied == mutation;
+    }
+    static CHOSEN: std::sync::OnceLock<Option<Mutation>> = std::sync::OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let name = std::env::var("SLUICE_TEST_MUTATION").ok()?;
+        let found = Mutation::ALL.into_iter().find(|mutation| mutation.name() == name);
+        assert!(found.is_some(), "SLUICE_TEST_MUTATION: there is no mutation `{name}`");
+        found
+    }) == Some(mutation)
+}
+
+/// Never, in a release build.
+#[cfg(not(any(test, debug_assertions)))]
+#[inline]
+pub const fn is(_: Mutation) -> bool {
+    false
+}
+
+#[cfg(test)]
+thread_local! {
+    static APPLIED: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+}
+
+/// Makes the mistake on this thread, in place of what the variable says, while `work` runs.
+#[cfg(test)]
+pub(crate) fn with<T>(mutation: Mutation, work: impl FnOnce() -> T) -> T {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            APPLIED.set(None);
+        }
+    }
+    APPLIED.set(Some(mutation));
+    let _reset = Reset;
+    work()
+}
+
+// === impl Mutation ===
+
+#[cfg(any(test, debug_assertions))]
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::DropTheSync,
+        Self::DropTheDirectorySync,
+        Self::AcknowledgeBeforeTheSync,
+        Self::AcceptABadCrc,
+        Self::AnswerADuplicateBeforeTheOriginalsSync,
+        Self::SettleBeforeTheDeadLettersSync,
+        Self::AttemptAfterDelivery,
+        Self::CheckpointAheadOfTheSync,
+        Self::NoCopyForward,
+        Self::EpochIgnored,
+        Self::IntentAfterForwarding,
+        Self::KeyFreedOnClassB,
+        Self::ResultAfterSettlement,
+    ];
+
+    /// What the variable calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DropTheSync => "drop-the-sync",
+            Self::DropTheDirectorySync => "drop-the-directory-sync",
+            Self::AcknowledgeBeforeTheSync => "acknowledge-before-the-sync",
+            Self::AcceptABadCrc => "accept-a-bad-crc",
+            Self::AnswerADuplicateBeforeTheOriginalsSync => {
+                "answer-a-duplicate-before-the-originals-sync"
+            }
+            Self::SettleBeforeTheDeadLettersSync => "settle-before-the-dead-letters-sync",
+            Self::AttemptAfterDelivery => "attempt-after-delivery",
+            Self::CheckpointAheadOfTheSync => "checkpoint-ahead-of-the-sync",
+            Self::NoCopyForward => "no-copy-forward",
+            Self::EpochIgnored => "epoch-ignored",
+            Self::IntentAfterForwarding => "intent-after-forwarding",
+            Self::KeyFreedOnClassB => "key-freed-on-class-b",
+            Self::ResultAfterSettlement => "result-after-settlement",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_mutation_has_its_name() {
+        let names: HashSet<_> = Mutation::ALL.into_iter().map(Mutation::name).collect();
+        assert_eq!(names.len(), Mutation::ALL.len());
+    }
+
+    #[test]
+    fn a_mutation_lasts_as_long_as_the_work() {
+        with(Mutation::NoCopyForward, || {
+            assert!(is(Mutation::NoCopyForward));
+            assert!(!is(Mutation::DropTheSync));
+        });
+        assert_eq!(APPLIED.get(), None);
+    }
+}
