@@ -34,14 +34,20 @@ pub enum Mutation {
     ResultAfterSettlement,
 }
 
+#[cfg(any(test, debug_assertions))]
+static CHOSEN: std::sync::OnceLock<Option<Mutation>> = std::sync::OnceLock::new();
+
 /// Whether the queue is to make this mistake.
+///
+/// # Panics
+///
+/// The variable names no mutation.
 #[cfg(any(test, debug_assertions))]
 pub fn is(mutation: Mutation) -> bool {
     #[cfg(test)]
     if let Some(applied) = APPLIED.get() {
         return applied == mutation;
     }
-    static CHOSEN: std::sync::OnceLock<Option<Mutation>> = std::sync::OnceLock::new();
     *CHOSEN.get_or_init(|| {
         let name = std::env::var("SLUICE_TEST_MUTATION").ok()?;
         let found = Mutation::ALL.into_iter().find(|mutation| mutation.name() == name);
