@@ -3,13 +3,29 @@
 //! A seam, so that what a disk may do can be done to the queue in a test. All calls block; none is
 //! made on a thread that serves requests. Paths are relative to the data directory.
 
+#[cfg(any(test, debug_assertions))]
+mod lossy;
 #[cfg(test)]
 pub(crate) mod model;
 mod real;
+#[cfg(test)]
+mod tests;
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io, path::Path, sync::Arc};
 
+#[cfg(any(test, debug_assertions))]
+pub use self::lossy::Lossy;
 pub use self::real::Real;
+
+/// The directory at `root` as this process is to see it, made where it is missing. Debug builds heed
+/// `SLUICE_TEST_STORAGE=lossy`.
+pub fn open(root: &Path) -> io::Result<Arc<dyn Storage>> {
+    #[cfg(any(test, debug_assertions))]
+    if lossy::is_asked_for() {
+        return Ok(Arc::new(Lossy::open(root)?));
+    }
+    Ok(Arc::new(Real::open(root)?))
+}
 
 /// A directory of files.
 pub trait Storage: fmt::Debug + Send + Sync {

@@ -26,3 +26,8 @@ pub(crate) use self::{
     storage::Model,
     survival::{Crash, Survivors},
 };
+
+/// How often a test repeats what is drawn by lot: `SLUICE_CAMPAIGN`, or `usual` times.
+pub(crate) fn campaign(usual: u64) -> u64 {
+    std::env::var("SLUICE_CAMPAIGN").ok().and_then(|times| times.parse().ok()).unwrap_or(usual)
+}

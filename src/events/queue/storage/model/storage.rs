@@ -296,7 +296,9 @@ impl File for ModelFile {
     }
 
     fn allocate(&self, length: u64) -> io::Result<()> {
-        self.check_writable()?;
+        if length > self.length()? {
+            self.check_writable()?;
+        }
         self.state.lock().allocate(self.id, &self.path, length)
     }
 

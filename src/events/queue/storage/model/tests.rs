@@ -1,3 +1,5 @@
+//! The model does to a program what its head says, and nothing else.
+
 use std::{collections::HashSet, io::ErrorKind, path::Path};
 
 use super::*;
