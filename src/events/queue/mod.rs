@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod gauges;
 pub mod id;
+pub mod log;
 pub mod mutation;
 pub mod storage;
 pub mod time;

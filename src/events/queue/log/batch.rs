@@ -1,0 +1,82 @@
+//! What is written together.
+
+use std::io;
+
+use super::{
+    commit::{Appended, Duplicate, Outcome},
+    error::Reason,
+    open::OpenLog,
+    sequencer::{Placement, Sequencer},
+};
+use crate::events::queue::{
+    Offset,
+    codec::{
+        Draft, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES, FrameWriter, MAX_FRAME_BYTES, MAX_RECORDS,
+        Stamp,
+    },
+    time::Now,
+};
+
+/// One append.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) drafts: Vec<Draft>,
+    /// What it takes in a frame, at most.
+    pub(super) bytes: usize,
+    /// Set when it is written or refused. What is written counts only after the sync.
+    pub(super) outcome: Option<Outcome>,
+    /// The outcome holds once everything below is on disk.
+    pub(super) needs: Offset,
+}
+
+// === impl Item ===
+
+impl Item {
+    pub(super) fn new(drafts: Vec<Draft>) -> Self {
+        let bytes = drafts.iter().map(Draft::encoded_bytes).sum();
+        Self { drafts, bytes, outcome: None, needs: Offset::ZERO }
+    }
+
+    pub(super) fn refuse(&mut self, reason: Reason, shared: &OpenLog) {
+        self.outcome = Some(Err(shared.refuse(reason).into()));
+    }
+}
+
+/// How many of the items, at least one, one frame holds.
+pub(super) fn fitting(items: &[Item]) -> usize {
+    let (mut bytes, mut records) = (FRAME_HEADER_BYTES + FRAME_TRAILER_BYTES, 0);
+    let fits = items.iter().take_while(|item| {
+        bytes += item.bytes;
+        records += item.drafts.len();
+        bytes <= MAX_FRAME_BYTES && records <= MAX_RECORDS as usize
+    });
+    fits.count().max(1)
+}
+
+/// Puts an item into the frame. It fits: that was checked before it came here.
+pub(super) fn place(
+    item: &mut Item,
+    frames: &mut FrameWriter,
+    sequencer: &mut dyn Sequencer,
+    now: Now,
+) -> io::Result<()> {
+    let mut appended = Vec::with_capacity(item.drafts.len());
+    item.needs = Offset::ZERO;
+    for draft in &item.drafts {
+        let next = frames.next();
+        let placed = match sequencer.place(draft, next, now) {
+            Placement::Append { generation, partition } => {
+                let stamp = Stamp { generation, partition, published: now.wall };
+                frames.push(draft, stamp).map_err(io::Error::other)?;
+                Appended { offset: next, partition, duplicate: None }
+            }
+            Placement::Duplicate { offset, partition, mismatch } => {
+                Appended { offset, partition, duplicate: Some(Duplicate { mismatch }) }
+            }
+        };
+        item.needs = item.needs.max(placed.offset.plus(1));
+        appended.push(placed);
+    }
+    item.outcome = Some(Ok(appended));
+    Ok(())
+}

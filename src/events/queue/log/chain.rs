@@ -1,0 +1,307 @@
+//! The files of a log, and whether each follows on the one before it.
+//!
+//! A file says in its header where the one before it ended, and under which epoch. So every file but the
+//! newest has a known end, was synced up to there, and is not looked through when the log is opened.
+
+use std::{
+    io::{self, ErrorKind},
+    ops::ControlFlow,
+    sync::Arc,
+};
+
+use super::{
+    error::OpenError,
+    open::OpenLog,
+    opening::Damage,
+    scan::{self, Stretch, WalkError},
+    segment::{self, Extent, FIRST_FRAME, Segment, UNFINISHED, base_of, remove_if_there},
+    settings::Place,
+};
+use crate::events::queue::{
+    Offset,
+    codec::{self, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader},
+    mutation::{self, Mutation},
+    storage::File,
+};
+
+/// The files of a log.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) checkpoint: Known,
+    /// All but the newest, oldest first.
+    pub(super) sealed: Vec<Arc<Segment>>,
+    /// The newest; none: there is no file.
+    pub(super) last: Option<Found>,
+    pub(super) damage: Vec<Damage>,
+}
+
+/// What CHECKPOINT says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// The log begins here.
+    pub(super) start: Offset,
+    /// Everything below was on disk.
+    pub(super) durable: Offset,
+    /// The file was there and made no sense.
+    pub(super) is_bad: bool,
+}
+
+/// A log file that is there.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) header: SegmentHeader,
+    pub(super) file: Box<dyn File>,
+    pub(super) length: u64,
+    /// The header was damaged, and is put together from what is around it.
+    pub(super) is_mended: bool,
+}
+
+/// A file with the name of a log file.
+struct Candidate {
+    base: Offset,
+    file: Box<dyn File>,
+    length: u64,
+    header: Result<SegmentHeader, SegmentError>,
+}
+
+/// Finds the files of the log, and removes what is none or is below its start.
+pub(super) fn find(shared: &OpenLog, floor: Offset) -> Result<Chain, OpenError> {
+    let place = &shared.place;
+    let names = place.storage.list(&place.dir).map_err(OpenError::io("the directory is listed"))?;
+    let checkpoint = super::checkpoint::read(place)?;
+    if checkpoint.is_some_and(|it| it.is_bad) {
+        shared.gauges.corruption.add(1);
+    }
+    let bases = remove_leftovers(place, &names, checkpoint.map_or(Offset::ZERO, |it| it.start))?;
+    let mut candidates = Vec::with_capacity(bases.len());
+    for base in bases {
+        candidates.push(Candidate::open(place, base)?);
+    }
+    let mut damage = Vec::new();
+    let found = mend(candidates, place, &mut damage);
+    let first = found.first().map(|it| it.header.base);
+    let mut checkpoint = checkpoint.unwrap_or_default();
+    match first {
+        // The names that are kept begin at the start, or it is not known.
+        Some(first) if checkpoint.start < first && checkpoint.durable > Offset::ZERO => {
+            let range = checkpoint.start..first;
+            let what = "the oldest files are missing".into();
+            damage.push(Damage { range, bytes: None, what, is_lost: true });
+        }
+        Some(first) => checkpoint.start = checkpoint.start.max(first),
+        None if checkpoint.durable.max(floor) > checkpoint.start => {
+            let range = checkpoint.start..checkpoint.durable.max(floor);
+            let what = "all files are missing".into();
+            damage.push(Damage { range, bytes: None, what, is_lost: true });
+        }
+        None => {}
+    }
+    let (sealed, last) = link(found, shared, &mut damage)?;
+    damage.sort_by_key(|it| it.range.start);
+    Ok(Chain { checkpoint, sealed, last, damage })
+}
+
+/// Removes what was not finished, and what the start has passed. Gives the bases of the rest, in order.
+fn remove_leftovers(
+    place: &Place,
+    names: &[String],
+    start: Offset,
+) -> Result<Vec<Offset>, OpenError> {
+    let failed = OpenError::io("leftovers are removed");
+    let mut bases: Vec<_> = names.iter().filter_map(|name| base_of(name, "log")).collect();
+    bases.sort_unstable();
+    let passed = bases.windows(2).take_while(|pair| pair[1] <= start).count();
+    let is_leftover = |name: &String| {
+        let derived = ["idx", "keys"].iter().find_map(|ending| base_of(name, ending));
+        name.ends_with(UNFINISHED)
+            || derived.is_some_and(|base| !bases[passed..].contains(&base))
+            || base_of(name, "log").is_some_and(|base| bases[..passed].contains(&base))
+    };
+    for name in names.iter().filter(|name| is_leftover(name)) {
+        remove_if_there(&*place.storage, &place.path(name)).map_err(&failed)?;
+    }
+    Ok(bases.split_off(passed))
+}
+
+impl Candidate {
+    fn open(place: &Place, base: Offset) -> Result<Self, OpenError> {
+        let failed = OpenError::io("a log file is opened");
+        let path = place.segment_path(base);
+        let file = place.storage.open(&path).map_err(&failed)?;
+        let length = file.length().map_err(&failed)?;
+        let mut page = vec![0; SEGMENT_HEADER_BYTES];
+        let read = file.read_at(&mut page, 0).map_err(&failed)?;
+        let header = SegmentHeader::decode(&page[..read]);
+        let file_name = || path.display().to_string();
+        match &header {
+            Err(error @ (SegmentError::Newer { .. } | SegmentError::UnknownFlags { .. })) => {
+                return Err(OpenError::Newer { file: file_name(), message: error.to_string() });
+            }
+            Ok(it) if (it.store, it.log) != (place.store, place.id) => {
+                return Err(OpenError::Foreign {
+                    file: file_name(),
+                    found: format!("log {} of store {}", it.log, it.store),
+                    expected: format!("log {} of store {}", place.id, place.store),
+                });
+            }
+            _ => {}
+        }
+        // Under another name it is not the file that belongs there.
+        let header =
+            header.and_then(|it| if it.base == base { Ok(it) } else { Err(SegmentError::Foreign) });
+        Ok(Self { base, file, length, header })
+    }
+
+    /// The epoch that the first frame has, if there is one.
+    fn epoch_of_frames(&self) -> Option<u64> {
+        let mut head = [0; FRAME_HEADER_BYTES];
+        self.file.read_at(&mut head, FIRST_FRAME).ok()?;
+        let epoch = u64::from_le_bytes(head[16..24].try_into().ok()?);
+        let head = codec::parse_head(&head, epoch).ok()?;
+        (head.base == self.base).then_some(epoch)
+    }
+}
+
+/// Puts damaged headers together from what is around them, newest first.
+fn mend(candidates: Vec<Candidate>, place: &Place, damage: &mut Vec<Damage>) -> Vec<Found> {
+    let mut found: Vec<Found> = Vec::with_capacity(candidates.len());
+    for candidate in candidates.into_iter().rev() {
+        let next = found.last().map(|it| &it.header);
+        let is_mended = candidate.header.is_err();
+        let header = match &candidate.header {
+            Ok(header) => *header,
+            Err(error) => {
+                let told = next.and_then(|next| next.predecessor).map(|it| it.epoch);
+                let epoch = told.or_else(|| candidate.epoch_of_frames());
+                let base = candidate.base;
+                let end = next.map_or(base.plus(1), |next| next.base);
+                damage.push(Damage {
+                    range: base..end,
+                    bytes: Some((base, 0..FIRST_FRAME)),
+                    what: format!("{}: {error}", segment::file_name(base, "log")),
+                    is_lost: false,
+                });
+                SegmentHeader {
+                    store: place.store,
+                    log: place.id,
+                    base,
+                    epoch: epoch.unwrap_or_else(segment::random_epoch),
+                    predecessor: None,
+                    gap: 0,
+                }
+            }
+        };
+        found.push(Found { header, file: candidate.file, length: candidate.length, is_mended });
+    }
+    found.reverse();
+    found
+}
+
+/// All but the newest with their ends, and the newest.
+fn link(
+    found: Vec<Found>,
+    shared: &OpenLog,
+    damage: &mut Vec<Damage>,
+) -> Result<(Vec<Arc<Segment>>, Option<Found>), OpenError> {
+    let mut sealed = Vec::new();
+    let mut rest = found.into_iter().peekable();
+    while let Some(it) = rest.next() {
+        let Some(next) = rest.peek() else { return Ok((sealed, Some(it))) };
+        let told = next
+            .header
+            .predecessor
+            .filter(|told| told.epoch == it.header.epoch || mutation::is(Mutation::EpochIgnored));
+        let newest_wall = first_wall(next);
+        let extent = match told {
+            Some(told) => Extent {
+                end: told.end_offset,
+                position: told.end_position,
+                newest_wall: newest_wall.unwrap_or(0),
+                is_sealed: true,
+            },
+            None => end_without_successor(&it, next, damage)?,
+        };
+        let segment = Arc::new(Segment::new(it.header, extent));
+        if newest_wall.is_none() {
+            shared.learn_newest_wall(&segment);
+        }
+        sealed.push(segment);
+    }
+    Ok((sealed, None))
+}
+
+/// When the first frame of a file was written: not before the last of the file before it.
+fn first_wall(found: &Found) -> Option<u64> {
+    let mut head = [0; FRAME_HEADER_BYTES];
+    found.file.read_at(&mut head, FIRST_FRAME).ok()?;
+    codec::parse_head(&head, found.header.epoch).ok().map(|head| head.closing.wall)
+}
+
+/// Looks for the end of a file whose successor is not the one it had.
+fn end_without_successor(
+    it: &Found,
+    next: &Found,
+    damage: &mut Vec<Damage>,
+) -> Result<Extent, OpenError> {
+    let stretch = it.stretch();
+    let mut newest_wall = 0;
+    let end = scan::walk(&*it.file, &stretch, &mut |piece| {
+        if let scan::Piece::Frame(_, frame) = piece {
+            if frame.end() > next.header.base {
+                return ControlFlow::Break(());
+            }
+            newest_wall = frame.head().closing.wall;
+        }
+        ControlFlow::Continue(())
+    });
+    let end = end.map_err(|error| error.into_open(it.header.base))?;
+    let offset = end.offset.min(next.header.base);
+    if offset < next.header.base {
+        damage.push(Damage {
+            range: offset..next.header.base,
+            bytes: None,
+            what: "a file is missing, or not the one that belongs there".into(),
+            is_lost: true,
+        });
+    }
+    Ok(Extent { end: offset, position: end.position, newest_wall, is_sealed: true })
+}
+
+impl Found {
+    /// All of its frames.
+    pub(super) fn stretch(&self) -> Stretch {
+        Stretch {
+            epoch: self.header.epoch,
+            position: FIRST_FRAME,
+            offset: self.header.base,
+            limit: self.length,
+            previous_crc: Some(0),
+        }
+    }
+}
+
+impl WalkError {
+    /// Met in the file with this base while the log was opened.
+    pub(super) fn into_open(self, base: Offset) -> OpenError {
+        match self {
+            Self::Io(error) => OpenError::io("a log file is read")(error),
+            Self::Newer(message) => {
+                OpenError::Newer { file: segment::file_name(base, "log"), message }
+            }
+        }
+    }
+}
+
+/// A whole small file; none: it is not there.
+pub(super) fn read_whole(place: &Place, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match place.storage.open_read(&place.path(name)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let length = usize::try_from(file.length()?.min(limit)).unwrap_or(0);
+    let mut bytes = vec![0; length];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(Some(bytes))
+}

@@ -1,0 +1,354 @@
+//! The end of a log, where it grows. Synchronous: every step of a commit is a call that returns when the
+//! disk has answered, so that a test can end the world at each.
+//!
+//! Order is everything here. A frame is written with one write. What it holds counts as stored only
+//! after a sync through the same handle. A sync that fails is never tried again: nothing is known then
+//! of what was written, and the log takes nothing before it was recovered from the disk. A write that
+//! fails is different: what was before it is whole, so the file ends there, and the log goes on in a new
+//! one when there is room.
+
+use std::{io, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::{
+    batch::{Item, fitting, place},
+    commit::Outcome,
+    error::{AppendError, Reason},
+    open::OpenLog,
+    segment::{self, CreateError, FIRST_FRAME, Segment},
+    sequencer::Sequencer,
+    settings::Durability,
+    status::{Offline, State},
+};
+use crate::events::queue::{
+    Offset,
+    codec::{
+        Closing, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES, FrameHead, FrameWriter, Predecessor,
+        SegmentHeader,
+    },
+    mutation::{self, Mutation},
+    storage::File,
+    time::Now,
+};
+
+/// Where a log grows. One thread at a time has it.
+#[derive(Debug)]
+pub(super) struct Core {
+    shared: Arc<OpenLog>,
+    sequencer: Box<dyn Sequencer>,
+    frames: FrameWriter,
+    tail: Tail,
+    /// The offset that the next record gets.
+    next: Offset,
+    /// Everything below is on disk for certain.
+    synced: Offset,
+    /// Since when something is written and not synced.
+    dirty_since: Option<Instant>,
+    is_poisoned: bool,
+    /// Another for each opening.
+    life: u64,
+}
+
+/// The newest file of a log.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub(super) segment: Arc<Segment>,
+    /// The handle that writes, and syncs what it wrote; none: the file is ended.
+    pub(super) file: Option<Box<dyn File>>,
+    /// Where its last frame ends, ...
+    pub(super) position: u64,
+    /// ... and the offset after its last record.
+    pub(super) end: Offset,
+    pub(super) last_crc: u32,
+    pub(super) newest_wall: u64,
+}
+
+/// The log takes nothing until it is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Poisoned;
+
+/// Why a frame was not written.
+enum Failure {
+    /// There is no room. Nothing of it is or will be there.
+    NoRoom,
+    /// Nothing is known of what was written before. Nothing of it is or will be there.
+    Poisoned,
+    /// Some of it may be there.
+    Unknown,
+}
+
+// === impl Core ===
+
+impl Core {
+    /// Goes on where opening ended: everything below `next` is on disk.
+    pub(super) fn new(
+        shared: Arc<OpenLog>,
+        sequencer: Box<dyn Sequencer>,
+        tail: Tail,
+        next: Offset,
+    ) -> Self {
+        Self {
+            shared,
+            sequencer,
+            frames: FrameWriter::new(),
+            tail,
+            next,
+            synced: next,
+            dirty_since: None,
+            is_poisoned: false,
+            life: fastrand::u64(..),
+        }
+    }
+
+    /// Its log is opened anew.
+    pub(super) fn into_sequencer(self) -> Box<dyn Sequencer> {
+        self.sequencer
+    }
+
+    /// Another for each opening of the log.
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// Since when something is written and not synced.
+    pub(super) fn dirty_since(&self) -> Option<Instant> {
+        self.dirty_since
+    }
+
+    /// Everything below is on disk for certain.
+    pub(super) fn synced(&self) -> Offset {
+        self.synced
+    }
+
+    /// Writes the items, as few frames as hold them, and says of each where it is or why it is refused.
+    /// None of that counts before [`Core::sync`], or [`Core::settle`] where the mode asks for no sync.
+    pub(super) fn write(&mut self, items: &mut [Item], now: Now) {
+        let mut rest = items;
+        while !rest.is_empty() {
+            let count = fitting(rest);
+            let (batch, after) = rest.split_at_mut(count);
+            if let Err(failure) = self.write_frame(batch, now) {
+                for item in batch.iter_mut() {
+                    match failure {
+                        Failure::NoRoom => item.refuse(Reason::DiskLow, &self.shared),
+                        Failure::Poisoned => item.refuse(Reason::Offline, &self.shared),
+                        Failure::Unknown => item.outcome = Some(Err(AppendError::Unknown)),
+                    }
+                }
+            }
+            rest = after;
+        }
+        if self.shared.settings.durability == Durability::Memory && !self.is_poisoned {
+            self.publish();
+        }
+    }
+
+    fn write_frame(&mut self, batch: &mut [Item], now: Now) -> Result<(), Failure> {
+        if self.is_poisoned {
+            return Err(Failure::Poisoned);
+        }
+        let bytes: usize = batch.iter().map(|item| item.bytes).sum();
+        let bytes = (bytes + FRAME_HEADER_BYTES + FRAME_TRAILER_BYTES) as u64;
+        let is_over = self.tail.position + bytes > self.shared.settings.segment_bytes;
+        if self.tail.file.is_none() || (is_over && self.tail.position > FIRST_FRAME) {
+            self.roll(bytes)?;
+        }
+        match self.try_frame(batch, now) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(log = %self.shared.place.id, %error, "a write failed");
+                self.sequencer.rollback();
+                self.end_after_failed_write()?;
+                self.roll(bytes)?;
+                self.try_frame(batch, now).map_err(|error| self.fail_again(&error))
+            }
+        }
+    }
+
+    /// The second write failed, too, in a file of its own.
+    fn fail_again(&mut self, error: &io::Error) -> Failure {
+        tracing::warn!(log = %self.shared.place.id, %error, "a write failed again");
+        self.sequencer.rollback();
+        match self.end_after_failed_write() {
+            Ok(()) => Failure::NoRoom,
+            Err(failure) => failure,
+        }
+    }
+
+    /// Encodes a frame and writes it. An error leaves the log as it was, and the file in need of an end.
+    fn try_frame(&mut self, batch: &mut [Item], now: Now) -> io::Result<()> {
+        self.frames.begin(self.tail.segment.header.epoch, self.next);
+        for item in batch.iter_mut() {
+            place(item, &mut self.frames, &mut *self.sequencer, now)?;
+        }
+        let count = self.frames.count();
+        if count > 0 {
+            let file = self.tail.file.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            let closing = Closing {
+                previous_crc: self.tail.last_crc,
+                durable: self.synced,
+                wall: now.wall,
+                mono: now.mono,
+            };
+            let frame = self.frames.finish(&closing);
+            file.write_at(frame.bytes, self.tail.position)?;
+            let (length, crc) = (frame.bytes.len(), frame.crc);
+            let head = FrameHead { crc, length, base: self.next, count, closing };
+            self.tail.segment.note(&head, self.tail.position);
+            self.tail.position += length as u64;
+            self.tail.last_crc = crc;
+            self.tail.newest_wall = now.wall;
+            self.next = self.next.plus(u64::from(count));
+            self.tail.end = self.next;
+            self.dirty_since.get_or_insert_with(Instant::now);
+            self.shared.gauges.appended.add(u64::from(count));
+            self.shared.gauges.appended_bytes.add(length as u64);
+            self.shared.gauges.commit_events.record(u64::from(count));
+        }
+        self.sequencer.commit();
+        if mutation::is(Mutation::CheckpointAheadOfTheSync) {
+            self.shared.write_checkpoint(self.next);
+        }
+        Ok(())
+    }
+
+    /// What is written is on disk when this returns. After an error the log is poisoned.
+    pub(super) fn sync(&mut self) -> Result<(), Poisoned> {
+        if self.is_poisoned {
+            return Err(Poisoned);
+        }
+        if self.dirty_since.is_some() {
+            let since = Instant::now();
+            if let Some(file) = &self.tail.file
+                && !mutation::is(Mutation::DropTheSync)
+            {
+                file.sync().map_err(|error| self.poison("a sync failed", &error))?;
+            }
+            self.shared.gauges.sync_micros.record_span(since.elapsed());
+            self.dirty_since = None;
+        }
+        self.synced = self.next;
+        self.publish();
+        Ok(())
+    }
+
+    /// Readers may go to the end of what is written.
+    fn publish(&self) {
+        let tail = &self.tail;
+        tail.segment.publish(tail.end, tail.position, tail.newest_wall);
+        self.shared.published(self.next, tail.position);
+    }
+
+    /// What an item comes to now. One that is awaited in the mode that syncs is to come after
+    /// [`Core::sync`]; the others count once they are written.
+    pub(super) fn settle(&self, item: &mut Item, is_awaited: bool) -> Outcome {
+        let outcome = item.outcome.take().unwrap_or(Err(AppendError::Unknown));
+        let is_promised = match self.shared.settings.durability {
+            Durability::Durable if is_awaited => item.needs <= self.synced,
+            _ => item.needs <= self.synced || !self.is_poisoned,
+        };
+        match outcome {
+            Ok(_) if !is_promised && !mutation::is(Mutation::AcknowledgeBeforeTheSync) => {
+                Err(AppendError::Unknown)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn poison(&mut self, what: &str, error: &io::Error) -> Poisoned {
+        tracing::error!(log = %self.shared.place.id, %error, "{what}: the log is offline");
+        self.is_poisoned = true;
+        // What the handle would tell is of no use any more.
+        self.tail.file = None;
+        let range = (self.synced < self.next).then_some(self.synced..self.next);
+        let reason = format!("{what}: {error}");
+        self.shared.set_state(State::Offline(Offline { reason, range }));
+        Poisoned
+    }
+
+    /// The file ends before the frame that could not be written, on disk too: nothing of it may be found
+    /// when the log is next opened, as it is going to be refused.
+    fn end_after_failed_write(&mut self) -> Result<(), Failure> {
+        let Some(file) = self.tail.file.take() else { return Ok(()) };
+        let ended = file.truncate(self.tail.position).and_then(|()| file.sync());
+        if let Err(error) = ended {
+            self.poison("a file could not be ended after a failed write", &error);
+            return Err(Failure::Unknown);
+        }
+        self.dirty_since = None;
+        self.synced = self.next;
+        self.publish();
+        Ok(())
+    }
+
+    /// Ends the newest file, if that is not done, and begins another with room for `bytes`.
+    fn roll(&mut self, bytes: u64) -> Result<(), Failure> {
+        if self.tail.file.is_some() {
+            self.sync().map_err(|Poisoned| Failure::Poisoned)?;
+        }
+        if let Some(file) = self.tail.file.take() {
+            // What is left over is ignored by the successor's header: this is for the room.
+            if let Err(error) = file.truncate(self.tail.position) {
+                tracing::warn!(log = %self.shared.place.id, %error, "a sealed file keeps its room");
+            }
+        }
+        let header = self.successor();
+        let room = self.shared.settings.segment_bytes.max(FIRST_FRAME + bytes);
+        let file = match segment::create(&self.shared.place, &header, room, |_| Ok(())) {
+            Ok(file) => file,
+            Err(CreateError::Failed(error)) => {
+                tracing::warn!(log = %self.shared.place.id, %error, "no new file can be made");
+                self.shared.set_state(State::Full);
+                return Err(Failure::NoRoom);
+            }
+            Err(CreateError::Sync(error)) => {
+                self.poison("the directory could not be synced", &error);
+                return Err(Failure::Poisoned);
+            }
+        };
+        self.seal_replaced_by(&header);
+        let segment = Arc::new(Segment::empty(header));
+        self.shared.view.push(segment.clone());
+        self.tail = Tail {
+            segment,
+            file: Some(file),
+            position: FIRST_FRAME,
+            end: self.next,
+            last_crc: 0,
+            newest_wall: 0,
+        };
+        self.shared.set_state(State::Serving);
+        Ok(())
+    }
+
+    /// The old newest file gets what is derived from it, unless it held nothing and is replaced.
+    fn seal_replaced_by(&mut self, header: &SegmentHeader) {
+        let old = &self.tail.segment;
+        if old.base() < header.base {
+            old.seal();
+            let keys = self.sequencer.sealed(old.base()..self.tail.end);
+            self.shared.write_derived(old, keys.as_deref());
+        }
+    }
+
+    fn successor(&self) -> SegmentHeader {
+        let old = &self.tail.segment.header;
+        let place = &self.shared.place;
+        let is_replaced = old.base == self.next;
+        let predecessor = Predecessor {
+            epoch: old.epoch,
+            end_position: self.tail.position,
+            end_offset: self.tail.end,
+            last_crc: self.tail.last_crc,
+        };
+        SegmentHeader {
+            store: place.store,
+            log: place.id,
+            base: self.next,
+            epoch: segment::random_epoch(),
+            predecessor: if is_replaced { old.predecessor } else { Some(predecessor) },
+            gap: if is_replaced { old.gap } else { self.next.since(self.tail.end) },
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! How much room the disk has, looked at now and then.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use crate::events::queue::storage::{Space, Storage};
+
+/// When a disk has too little room.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskSettings {
+    /// This share of the disk, 0 to 1, ...
+    pub low_water: f64,
+    /// ... or so many bytes, whichever is less, ...
+    pub min_free: u64,
+    /// ... but at least twice this, which is kept for the journal.
+    pub reserve: u64,
+}
+
+/// The disk of a store. Relaxed throughout: a decision a moment late does no harm, writes fail safely.
+#[derive(Debug)]
+pub struct DiskWatch {
+    storage: Arc<dyn Storage>,
+    settings: DiskSettings,
+    free: AtomicU64,
+    is_low: AtomicBool,
+}
+
+// === impl DiskSettings ===
+
+impl Default for DiskSettings {
+    fn default() -> Self {
+        Self { low_water: 0.05, min_free: 1 << 30, reserve: 32 << 20 }
+    }
+}
+
+impl DiskSettings {
+    /// The bytes that are to stay free on a disk of `total` bytes.
+    pub fn bound(&self, total: u64) -> u64 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a size is one, and not to the byte"
+        )]
+        let share = (total as f64 * self.low_water.clamp(0.0, 1.0)) as u64;
+        share.min(self.min_free).max(self.reserve.saturating_mul(2))
+    }
+}
+
+// === impl DiskWatch ===
+
+impl DiskWatch {
+    /// Has looked once. A disk that cannot be asked counts as one with room: writes will tell.
+    pub fn new(storage: Arc<dyn Storage>, settings: DiskSettings) -> Self {
+        let watch = Self {
+            storage,
+            settings,
+            free: AtomicU64::new(u64::MAX),
+            is_low: AtomicBool::new(false),
+        };
+        if let Err(error) = watch.refresh() {
+            tracing::warn!(%error, "the disk does not say how much room it has");
+        }
+        watch
+    }
+
+    /// Looks again. Blocks. To be called about once a second.
+    pub fn refresh(&self) -> io::Result<Space> {
+        let space = self.storage.space()?;
+        self.free.store(space.free, Relaxed);
+        self.is_low.store(space.free < self.settings.bound(space.total), Relaxed);
+        Ok(space)
+    }
+
+    /// Whether nothing new is to be accepted.
+    pub fn is_low(&self) -> bool {
+        self.is_low.load(Relaxed)
+    }
+
+    /// Free bytes when it was last looked at.
+    pub fn free(&self) -> u64 {
+        self.free.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_the_lesser_of_share_and_bytes_and_at_least_twice_the_reserve() {
+        let settings = DiskSettings { low_water: 0.05, min_free: 1 << 30, reserve: 32 << 20 };
+        assert_eq!(settings.bound(1 << 40), 1 << 30);
+        assert_eq!(settings.bound(10_000_000_000), 500_000_000);
+        assert_eq!(settings.bound(100 << 20), 64 << 20);
+    }
+}

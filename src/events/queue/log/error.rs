@@ -1,0 +1,147 @@
+//! What may go wrong with a log: one enum for each operation.
+
+use std::{fmt, io, ops::Range, time::Duration};
+
+use crate::events::queue::Offset;
+
+/// An append was refused before anything was written: it may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// Before so long another try makes no sense; none: not before someone has changed something.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why an append is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Too much is on its way, or the log holds what it may.
+    Full,
+    /// The disk has too little room.
+    DiskLow,
+    /// The log takes nothing until it is reopened.
+    Offline,
+    /// It is more than the log can ever take at once.
+    TooLarge,
+}
+
+/// An append failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The disk failed while it was written: after the log is opened again it may be there, or not.
+    #[error("the disk failed while it was written: it may be stored, or not")]
+    Unknown,
+    /// Nothing was written.
+    #[error("{0}")]
+    Refused(Refused),
+    /// The log was closed first. Nothing was written.
+    #[error("the log is closed")]
+    Stopped,
+}
+
+/// A read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// What is asked for is below the log's start.
+    #[error("the log begins at {start}")]
+    Retired {
+        /// The first offset there is.
+        start: Offset,
+    },
+    /// Bytes that were on disk are bad. Reading on from the end of the range is possible.
+    #[error("offsets {} to {} are damaged", range.start, range.end)]
+    Damaged {
+        /// Offsets that cannot be read, the end not included.
+        range: Range<Offset>,
+    },
+    /// Written by a later version of the program.
+    #[error("{0}")]
+    Newer(String),
+    /// The disk failed. Another try may succeed.
+    #[error("the log cannot be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A log cannot be opened. Another try makes sense once someone has looked at it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It belongs to another store or is another log.
+    #[error("{file} belongs to {found}, not to {expected}")]
+    Foreign {
+        /// The file.
+        file: String,
+        /// What it says it belongs to.
+        found: String,
+        /// What it was looked for as.
+        expected: String,
+    },
+    /// Written by a later version of the program.
+    #[error("{file}: {message}")]
+    Newer {
+        /// The file.
+        file: String,
+        /// In words.
+        message: String,
+    },
+    /// The disk failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// How it failed.
+        source: io::Error,
+    },
+}
+
+/// Old segments could not be removed. Those that stay are removed when the log is next opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RetireError {
+    /// The log is offline.
+    #[error("the log is offline")]
+    Offline,
+    /// The disk failed.
+    #[error("old segments cannot be removed: {0}")]
+    Io(#[from] io::Error),
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// For this reason, with what is known of when it makes sense to try again.
+    pub const fn new(reason: Reason) -> Self {
+        let retry_after = match reason {
+            Reason::Full => Some(Duration::from_secs(1)),
+            Reason::DiskLow => Some(Duration::from_secs(10)),
+            Reason::Offline => Some(Duration::from_secs(30)),
+            Reason::TooLarge => None,
+        };
+        Self { reason, retry_after }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.reason {
+            Reason::Full => "the log is full",
+            Reason::DiskLow => "the disk is nearly full",
+            Reason::Offline => "the log is offline",
+            Reason::TooLarge => "it is more than the log takes at once",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<Refused> for AppendError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl OpenError {
+    /// For `map_err`: what was tried, in words.
+    pub(super) fn io(action: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { action, source }
+    }
+}

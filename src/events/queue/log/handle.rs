@@ -1,0 +1,155 @@
+//! The handle that everyone has of a log.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{
+    commit::Commit,
+    error::{OpenError, Reason, Refused, RetireError},
+    open::OpenLog,
+    permit::Permit,
+    reader::Reader,
+    sequencer::Sequencer,
+    settings::{Place, Purpose, Settings},
+    status::{Opened, SegmentInfo, State, Status},
+    writer::Writer,
+};
+use crate::events::queue::{
+    Offset,
+    codec::{Draft, MAX_FRAME_BYTES, MAX_RECORDS},
+    gauges::Gauges,
+};
+
+/// A log that is open. Cheap to clone; the log stays open until it is closed or its writer stops.
+#[derive(Clone, Debug)]
+pub struct Log(Arc<OpenLog>);
+
+// === impl Log ===
+
+impl Log {
+    /// Opens the log at `place`, or makes it, and recovers it from whatever has happened. Blocks.
+    ///
+    /// No offset below `floor` is given out: whoever reads the log has seen those. With damage and
+    /// [`super::Recovery::Strict`] the log is there, offline, and readable up to the damage.
+    pub fn open(
+        writer: &Writer,
+        place: Place,
+        settings: &Settings,
+        floor: Offset,
+        sequencer: Box<dyn Sequencer>,
+    ) -> Result<(Self, Opened), OpenError> {
+        let (shared, opened) = OpenLog::open(writer, place, settings, floor, sequencer)?;
+        Ok((Self(shared), opened))
+    }
+
+    /// A handle of a log that a test drives.
+    #[cfg(test)]
+    pub(super) fn of(shared: Arc<OpenLog>) -> Self {
+        Self(shared)
+    }
+
+    /// Room for `bytes` of something new ([`Draft::encoded_bytes`] of each), at once or not at all.
+    pub fn permit(&self, bytes: u64) -> Result<Permit, Refused> {
+        self.permit_for(Purpose::Publish, bytes)
+    }
+
+    /// Room for `bytes`, at once or not at all.
+    pub fn permit_for(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {
+        self.0.permit(purpose, bytes).map_err(|reason| self.0.refuse(reason))
+    }
+
+    /// Appends all of `drafts` in one frame, or none of them. Those that are there already are answered
+    /// as duplicates. Done at once, whether or not the future is polled; dropping it cancels nothing.
+    ///
+    /// A permit that is too small for the drafts, or of another log, refuses them as too large.
+    pub fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Commit {
+        if let Err(reason) = self.check(&permit, &drafts) {
+            return Commit::refused(self.0.refuse(reason));
+        }
+        let (waiter, commit) = Commit::pair();
+        self.0.submit(permit, drafts, waiter, true);
+        commit
+    }
+
+    /// As [`Log::append`], but it completes as soon as it is written, which a killed process survives; it
+    /// is synced within 20 ms ([`Settings::unwaited`]). If that fails the log goes offline. Who does not
+    /// care drops the future.
+    pub fn append_unwaited(&self, permit: Permit, drafts: Vec<Draft>) -> Commit {
+        if let Err(reason) = self.check(&permit, &drafts) {
+            return Commit::refused(self.0.refuse(reason));
+        }
+        let (waiter, commit) = Commit::pair();
+        self.0.submit(permit, drafts, waiter, false);
+        commit
+    }
+
+    fn check(&self, permit: &Permit, drafts: &[Draft]) -> Result<(), Reason> {
+        let bytes: usize = drafts.iter().map(Draft::encoded_bytes).sum();
+        let fits = bytes + 1024 <= MAX_FRAME_BYTES
+            && drafts.len() <= MAX_RECORDS as usize
+            && permit.bytes() >= bytes as u64
+            && self.0.is_own(permit)
+            && drafts.iter().all(|draft| draft.check().is_ok());
+        if fits { Ok(()) } else { Err(Reason::TooLarge) }
+    }
+
+    /// The first offset there is.
+    pub fn start(&self) -> Offset {
+        self.0.view.start()
+    }
+
+    /// Everything below is on disk, and only that is read.
+    pub fn durable(&self) -> Offset {
+        self.0.view.durable()
+    }
+
+    /// Tells of each advance of [`Log::durable`].
+    pub fn subscribe_durable(&self) -> watch::Receiver<Offset> {
+        self.0.view.subscribe()
+    }
+
+    /// Reads this log. Each reader has its own file handle.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.0.clone())
+    }
+
+    /// Its files, oldest first. Blocks where an index has to be read.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.0.segments()
+    }
+
+    /// Removes sealed segments that are wholly below `below`, and gives the offset the log begins at
+    /// then. Blocks. The start moves on disk first: a crash between loses nothing and brings nothing
+    /// back.
+    pub fn retire(&self, below: Offset) -> Result<Offset, RetireError> {
+        self.0.retire(below)
+    }
+
+    /// Where it stands.
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    /// Whether it takes no appends until it is reopened.
+    pub fn is_offline(&self) -> bool {
+        matches!(self.0.view.state(), State::Offline(_))
+    }
+
+    /// Recovers the log from disk as [`Log::open`] does, whatever its state. Blocks; appends are refused
+    /// until it is done.
+    pub fn reopen(&self) -> Result<Opened, OpenError> {
+        self.0.reopen()
+    }
+
+    /// Writes and syncs what is on its way, notes how far it is, and takes nothing more. Blocks. A
+    /// second call does nothing.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    /// What it counts.
+    pub fn gauges(&self) -> &Arc<Gauges> {
+        &self.0.gauges
+    }
+}

@@ -1,0 +1,43 @@
+//! One log: a file that grows, readers behind it, and everything that keeps them honest.
+
+mod batch;
+mod block;
+mod chain;
+mod checkpoint;
+mod commit;
+mod core;
+mod disk;
+mod error;
+mod handle;
+mod index;
+mod judge;
+mod open;
+mod opening;
+mod permit;
+mod quarantine;
+mod reader;
+mod scan;
+mod segment;
+mod sequencer;
+mod settings;
+mod status;
+mod tail;
+mod view;
+mod writer;
+
+pub use self::{
+    block::{Block, OwnedRecord},
+    commit::{Appended, Commit, Duplicate},
+    disk::{DiskSettings, DiskWatch},
+    error::{AppendError, OpenError, ReadError, Reason, Refused, RetireError},
+    handle::Log,
+    permit::Permit,
+    reader::Reader,
+    sequencer::{Learnt, Placement, Plain, Sequencer},
+    settings::{Durability, Place, Purpose, Recovery, Settings},
+    status::{Offline, Opened, SegmentInfo, State, Status},
+    writer::Writer,
+};
+
+#[cfg(test)]
+mod tests;

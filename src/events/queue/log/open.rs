@@ -1,0 +1,372 @@
+//! An open log: what its handles, its readers and its writer share.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    batch::Item,
+    checkpoint,
+    commit::{Commit, Waiter},
+    core::Core,
+    error::{OpenError, Reason, Refused, RetireError},
+    opening::{self, Findings},
+    permit::{Budget, Permit},
+    scan::Stretch,
+    segment::{CHECKPOINT, FIRST_FRAME, Segment, file_name, remove_if_there},
+    sequencer::Sequencer,
+    settings::{Durability, Place, Purpose, Recovery, Settings},
+    status::{Offline, Opened, State, Status},
+    view::View,
+    writer::{Queue, Request, Writer},
+};
+use crate::events::queue::{Offset, codec::MAX_FRAME_BYTES, gauges::Gauges};
+
+/// One open log.
+#[derive(Debug)]
+pub(super) struct OpenLog {
+    pub(super) place: Place,
+    pub(super) settings: Settings,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) view: View,
+    budget: Arc<Budget>,
+    queue: Arc<Queue>,
+    engine: Mutex<Engine>,
+    noted: Mutex<Noted>,
+    /// Where damage was found.
+    pub(super) findings: Mutex<Findings>,
+    is_closed: AtomicBool,
+}
+
+/// What appends, or would.
+#[derive(Debug)]
+pub(super) enum Engine {
+    Running(Box<Core>),
+    Down(Box<dyn Sequencer>),
+    /// Only while one becomes the other.
+    Gone,
+}
+
+/// What CHECKPOINT says.
+#[derive(Debug)]
+struct Noted {
+    durable: Offset,
+    at: Instant,
+}
+
+// === impl OpenLog ===
+
+impl OpenLog {
+    pub(super) fn open(
+        writer: &Writer,
+        place: Place,
+        settings: &Settings,
+        floor: Offset,
+        sequencer: Box<dyn Sequencer>,
+    ) -> Result<(Arc<Self>, Opened), OpenError> {
+        let mut settings = settings.clone();
+        if settings.durability == Durability::Memory {
+            // It promises nothing, so what is missing is no reason to stop.
+            settings.recovery = Recovery::Quarantine;
+        }
+        make_dir(&place).map_err(OpenError::io("the log's directory is made"))?;
+        let shared = Arc::new(Self {
+            budget: Budget::new(settings.buffer_bytes),
+            place,
+            settings,
+            gauges: Arc::default(),
+            view: View::new(),
+            queue: writer.queue().clone(),
+            engine: Mutex::new(Engine::Down(sequencer)),
+            noted: Mutex::new(Noted { durable: Offset::ZERO, at: Instant::now() }),
+            findings: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+        });
+        let opened = shared.recover(floor)?;
+        Ok((shared, opened))
+    }
+
+    pub(super) fn reopen(self: &Arc<Self>) -> Result<Opened, OpenError> {
+        let reason = "it is being reopened".into();
+        self.set_state(State::Offline(Offline { reason, range: None }));
+        // Readers have seen what is below: it must be there.
+        let is_proven = self.settings.durability != Durability::Memory;
+        self.recover(if is_proven { self.view.durable() } else { Offset::ZERO })
+    }
+
+    fn recover(self: &Arc<Self>, floor: Offset) -> Result<Opened, OpenError> {
+        let since = Instant::now();
+        // Held for all of it: the writer finds the log offline, or taken, and does not wait.
+        let mut engine = self.engine.lock();
+        let mut sequencer = match std::mem::replace(&mut *engine, Engine::Gone) {
+            Engine::Running(core) => core.into_sequencer(),
+            Engine::Down(sequencer) => sequencer,
+            Engine::Gone => Box::new(super::sequencer::Plain),
+        };
+        let now = self.queue.clock.now();
+        let recovered = match opening::recover(self, &mut *sequencer, floor, now) {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                *engine = Engine::Down(sequencer);
+                let reason = error.to_string();
+                self.set_state(State::Offline(Offline { reason, range: None }));
+                return Err(error);
+            }
+        };
+        let mut opened = recovered.opened;
+        self.view.set_start(opened.start);
+        self.view.set_segments(recovered.segments);
+        self.view.set_durable(opened.end);
+        let state = match (recovered.offline, recovered.is_full) {
+            (Some(offline), _) => State::Offline(offline),
+            (None, true) => State::Full,
+            (None, false) => State::Serving,
+        };
+        let is_running = recovered.tail.is_some();
+        *engine = match recovered.tail {
+            Some(tail) => {
+                let core = Core::new(self.clone(), sequencer, tail, opened.end);
+                Engine::Running(Box::new(core))
+            }
+            None => Engine::Down(sequencer),
+        };
+        self.set_state(state);
+        self.update_size();
+        drop(engine);
+        if is_running {
+            self.write_checkpoint(opened.end);
+        }
+        opened.took = since.elapsed();
+        let millis = u64::try_from(opened.took.as_millis()).unwrap_or(u64::MAX);
+        self.gauges.recovery_millis.set(millis);
+        Ok(opened)
+    }
+
+    pub(super) fn close(self: &Arc<Self>) {
+        if self.is_closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // Behind it is what was on its way. A writer that was stopped has done that already.
+        let (waiter, commit) = Commit::pair();
+        self.submit(Permit::empty(&self.budget), Vec::new(), waiter, true);
+        drop(commit.wait());
+        let mut engine = self.engine.lock();
+        // The core and its log hold each other: here that ends.
+        let synced = match std::mem::replace(&mut *engine, Engine::Gone) {
+            Engine::Running(mut core) => {
+                let synced = core.sync().ok().map(|()| core.synced());
+                *engine = Engine::Down(core.into_sequencer());
+                synced
+            }
+            other => {
+                *engine = other;
+                None
+            }
+        };
+        let reason = "it is closed".into();
+        self.set_state(State::Offline(Offline { reason, range: None }));
+        drop(engine);
+        if let Some(synced) = synced {
+            self.write_checkpoint(synced);
+        }
+    }
+
+    // --- appending ---
+
+    pub(super) fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Reason> {
+        let gauges = &self.gauges;
+        if gauges.is_offline.get() {
+            return Err(Reason::Offline);
+        }
+        if bytes > MAX_FRAME_BYTES as u64 || !self.budget.can_ever(bytes) {
+            return Err(Reason::TooLarge);
+        }
+        if purpose == Purpose::Publish && self.place.disk.is_low() {
+            return Err(Reason::DiskLow);
+        }
+        if let Some(max) = self.settings.max_bytes {
+            let max = if purpose == Purpose::Accepted { max.saturating_add(max / 10) } else { max };
+            if gauges.bytes.get().saturating_add(self.budget.taken()).saturating_add(bytes) > max {
+                return Err(Reason::Full);
+            }
+        }
+        self.budget.take(bytes).ok_or(Reason::Full)
+    }
+
+    pub(super) fn is_own(&self, permit: &Permit) -> bool {
+        permit.is_of(&self.budget)
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refuse(&self, reason: Reason) -> Refused {
+        let rejected = &self.gauges.rejected;
+        let counter = match reason {
+            Reason::Full => &rejected.full,
+            Reason::DiskLow => &rejected.disk_low,
+            Reason::Offline => &rejected.offline,
+            Reason::TooLarge => &rejected.too_large,
+        };
+        counter.add(1);
+        Refused::new(reason)
+    }
+
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        permit: Permit,
+        drafts: Vec<crate::events::queue::codec::Draft>,
+        waiter: Waiter,
+        is_awaited: bool,
+    ) {
+        let since = Instant::now();
+        let item = Item::new(drafts);
+        let shared = self.clone();
+        self.queue.submit(Request { shared, item, permit, waiter, is_awaited, since });
+    }
+
+    /// The core, for whom it is there: not while the log is offline or being reopened.
+    pub(super) fn with_core<T>(&self, run: impl FnOnce(&mut Core) -> T) -> Option<T> {
+        // Whoever else holds it is opening or closing the log: it is offline.
+        match &mut *self.engine.try_lock()? {
+            Engine::Running(core) => Some(run(core)),
+            Engine::Down(_) | Engine::Gone => None,
+        }
+    }
+
+    /// When something is to be done that nobody waits for.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let noted = self.noted.lock();
+        let (durable, at) = (noted.durable, noted.at);
+        drop(noted);
+        self.with_core(|core| {
+            let checkpoint = (core.synced() > durable).then_some(at + self.settings.checkpoint);
+            let span = match self.settings.durability {
+                Durability::Durable => self.settings.unwaited,
+                Durability::Os => self.settings.os_interval,
+                Durability::Memory => return None,
+            };
+            let sync = core.dirty_since().map(|since| since + span);
+            checkpoint.into_iter().chain(sync).min()
+        })
+        .flatten()
+    }
+
+    /// Does what is due, or with `at_once` what would be. Whether something is left for later.
+    pub(super) fn look_after(&self, at_once: bool) -> bool {
+        let now = Instant::now();
+        let is_due = at_once || self.due().is_some_and(|due| due <= now);
+        if is_due {
+            let synced = self.with_core(|core| core.sync().map(|()| core.synced()));
+            let noted = self.noted.lock();
+            let is_late = at_once || noted.at + self.settings.checkpoint <= now;
+            let is_news = |synced: &Offset| *synced > noted.durable;
+            let synced = synced.and_then(Result::ok).filter(is_news).filter(|_| is_late);
+            drop(noted);
+            if let Some(synced) = synced {
+                self.write_checkpoint(synced);
+            }
+        }
+        self.due().is_some()
+    }
+
+    // --- what is noted ---
+
+    /// Notes on disk that everything below `durable` is there. A failure is no harm: a later recovery
+    /// knows less.
+    pub(super) fn write_checkpoint(&self, durable: Offset) {
+        let mut noted = self.noted.lock();
+        noted.at = Instant::now();
+        match self.put_checkpoint(self.view.start(), durable) {
+            Ok(()) => noted.durable = durable,
+            Err(error) => {
+                tracing::warn!(log = %self.place.id, %error, "CHECKPOINT cannot be written");
+            }
+        }
+    }
+
+    fn put_checkpoint(&self, start: Offset, durable: Offset) -> io::Result<()> {
+        let bytes = checkpoint::encode(&self.place, start, durable);
+        self.place.replace(CHECKPOINT, &bytes)?;
+        self.place.sync_dir()
+    }
+
+    pub(super) fn retire(&self, below: Offset) -> Result<Offset, RetireError> {
+        if self.view.is_offline() {
+            return Err(RetireError::Offline);
+        }
+        let mut noted = self.noted.lock();
+        let start = self.view.start();
+        let new = self.view.start_for(below.min(self.view.durable())).unwrap_or(start);
+        if new <= start {
+            return Ok(start);
+        }
+        let durable = noted.durable.max(new);
+        self.put_checkpoint(new, durable)?;
+        (noted.durable, noted.at) = (durable, Instant::now());
+        self.view.set_start(new);
+        let gone = self.view.take_below(new);
+        drop(noted);
+        self.update_size();
+        for segment in gone {
+            for ending in ["log", "idx", "keys"] {
+                let path = self.place.path(&file_name(segment.base(), ending));
+                remove_if_there(&*self.place.storage, &path)?;
+            }
+        }
+        Ok(new)
+    }
+
+    // --- what is seen ---
+
+    pub(super) fn status(&self) -> Status {
+        let (start, durable) = (self.view.start(), self.view.durable());
+        Status {
+            state: self.view.state(),
+            start,
+            durable,
+            bytes: self.view.bytes(),
+            events: durable.since(start),
+        }
+    }
+
+    pub(super) fn set_state(&self, state: State) {
+        self.gauges.is_offline.set(matches!(state, State::Offline(_)));
+        self.view.set_state(state);
+    }
+
+    /// Readers may go so far.
+    pub(super) fn published(&self, durable: Offset, newest_bytes: u64) {
+        self.view.set_durable(durable);
+        self.gauges.events.set(durable.since(self.view.start()));
+        self.gauges.bytes.set(self.view.sealed_bytes() + newest_bytes);
+    }
+
+    fn update_size(&self) {
+        self.gauges.events.set(self.view.durable().since(self.view.start()));
+        self.gauges.bytes.set(self.view.bytes());
+    }
+}
+
+impl Stretch {
+    /// All frames of a segment that may be read.
+    pub(super) fn of(segment: &Segment) -> Self {
+        Self {
+            epoch: segment.header.epoch,
+            position: FIRST_FRAME,
+            offset: segment.base(),
+            limit: segment.extent().position,
+            previous_crc: Some(0),
+        }
+    }
+}
+
+fn make_dir(place: &Place) -> io::Result<()> {
+    place.storage.create_dir(&place.dir)?;
+    place.dir.parent().map_or(Ok(()), |parent| place.storage.sync_dir(parent))
+}

@@ -1,0 +1,236 @@
+//! One file of a log: its names, how it is made and sealed, and how far it may be read.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+
+use super::settings::{MIN_SEGMENT_BYTES, Place};
+use crate::events::queue::{
+    Offset,
+    codec::{FrameHead, SEGMENT_HEADER_BYTES, SegmentHeader},
+    mutation::{self, Mutation},
+    storage::{File, Storage},
+};
+
+/// Where the first frame of a file begins.
+pub(super) const FIRST_FRAME: u64 = SEGMENT_HEADER_BYTES as u64;
+/// So often, in bytes, the place of a frame is remembered.
+const INDEX_BYTES: u64 = 64 << 10;
+
+/// Names in a log's directory.
+pub(super) const CHECKPOINT: &str = "CHECKPOINT";
+pub(super) const QUARANTINE: &str = "quarantine";
+/// What is not finished: removed when the log is opened.
+pub(super) const UNFINISHED: &str = ".new";
+
+/// What is known of one file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) header: SegmentHeader,
+    extent: Mutex<Extent>,
+    /// Places of frames, some 64 KiB apart, for finding an offset: only while it is the active one.
+    places: Mutex<Vec<(Offset, u64)>>,
+}
+
+/// How far a file may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// The offset after its last.
+    pub(super) end: Offset,
+    /// Where its last frame ends.
+    pub(super) position: u64,
+    /// Wall time of its newest frame; 0: it has none, or it is not known.
+    pub(super) newest_wall: u64,
+    /// Nothing is added any more.
+    pub(super) is_sealed: bool,
+}
+
+/// A new file could not be made.
+#[derive(Debug)]
+pub(super) enum CreateError {
+    /// There is no room, or no leave: it may be tried again.
+    Failed(io::Error),
+    /// A sync failed after the file had its name: nothing is known of it.
+    Sync(io::Error),
+}
+
+// === impl Segment ===
+
+impl Segment {
+    pub(super) fn new(header: SegmentHeader, extent: Extent) -> Self {
+        Self { header, extent: Mutex::new(extent), places: Mutex::default() }
+    }
+
+    /// One without frames.
+    pub(super) fn empty(header: SegmentHeader) -> Self {
+        let extent =
+            Extent { end: header.base, position: FIRST_FRAME, newest_wall: 0, is_sealed: false };
+        Self::new(header, extent)
+    }
+
+    pub(super) fn base(&self) -> Offset {
+        self.header.base
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        *self.extent.lock()
+    }
+
+    /// Readers may go so far from now on.
+    pub(super) fn publish(&self, end: Offset, position: u64, newest_wall: u64) {
+        let mut extent = self.extent.lock();
+        (extent.end, extent.position, extent.newest_wall) = (end, position, newest_wall);
+    }
+
+    pub(super) fn seal(&self) {
+        self.extent.lock().is_sealed = true;
+        *self.places.lock() = Vec::new();
+    }
+
+    /// Remembers where a frame of the active file is.
+    pub(super) fn note(&self, head: &FrameHead, position: u64) {
+        let mut places = self.places.lock();
+        if places.last().is_none_or(|(_, last)| position >= last + INDEX_BYTES) {
+            places.push((head.base, position));
+        }
+    }
+
+    /// The place of the last frame known that does not begin after `offset`.
+    pub(super) fn place_of(&self, offset: Offset) -> Option<(Offset, u64)> {
+        let places = self.places.lock();
+        let after = places.partition_point(|(base, _)| *base <= offset);
+        after.checked_sub(1).and_then(|last| places.get(last).copied())
+    }
+}
+
+impl CreateError {
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Failed(error) | Self::Sync(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) | Self::Sync(error) => error.fmt(f),
+        }
+    }
+}
+
+/// `00000000000000000042.log`.
+pub(super) fn file_name(base: Offset, ending: &str) -> String {
+    format!("{:020}.{ending}", base.0)
+}
+
+/// The base offset in a file's name, if it ends so.
+pub(super) fn base_of(name: &str, ending: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(ending)?.strip_suffix('.')?;
+    let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { digits.parse().ok().map(Offset) } else { None }
+}
+
+impl Place {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(super) fn segment_path(&self, base: Offset) -> PathBuf {
+        self.path(&file_name(base, "log"))
+    }
+
+    /// The names of this log's directory are on disk when this returns.
+    pub(super) fn sync_dir(&self) -> io::Result<()> {
+        if mutation::is(Mutation::DropTheDirectorySync) {
+            return Ok(());
+        }
+        self.storage.sync_dir(&self.dir)
+    }
+
+    /// A file with all of `bytes`, or none: new file, sync, rename. Lasting after
+    /// [`Place::sync_dir`].
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let unfinished = self.path(&format!("{name}{UNFINISHED}"));
+        remove_if_there(&*self.storage, &unfinished)?;
+        let file = self.storage.create(&unfinished)?;
+        let written = file.write_at(bytes, 0).and_then(|()| file.sync());
+        let named = written.and_then(|()| self.storage.rename(&unfinished, &self.path(name)));
+        if named.is_err() {
+            // It is removed when the log is opened, if not now.
+            drop(remove_if_there(&*self.storage, &unfinished));
+        }
+        named
+    }
+}
+
+/// Makes the file of a segment, with room for `bytes`, and `fill` puts frames into it before it gets its
+/// name, in place of whatever had it.
+pub(super) fn create(
+    place: &Place,
+    header: &SegmentHeader,
+    bytes: u64,
+    fill: impl FnOnce(&dyn File) -> io::Result<()>,
+) -> Result<Box<dyn File>, CreateError> {
+    let name = file_name(header.base, "log");
+    let unfinished = place.path(&format!("{name}{UNFINISHED}"));
+    let made = remove_if_there(&*place.storage, &unfinished)
+        .and_then(|()| place.storage.create(&unfinished))
+        .and_then(|file| {
+            allocate(&*file, bytes)?;
+            file.write_at(&header.encode(), 0)?;
+            fill(&*file)?;
+            file.sync()?;
+            place.storage.rename(&unfinished, &place.path(&name))?;
+            Ok(file)
+        });
+    let file = made.map_err(|error| {
+        drop(remove_if_there(&*place.storage, &unfinished));
+        CreateError::Failed(error)
+    })?;
+    place.sync_dir().map_err(CreateError::Sync)?;
+    Ok(file)
+}
+
+/// Room for `bytes`, or for half of it and so on, as long as that is worth it.
+fn allocate(file: &dyn File, bytes: u64) -> io::Result<()> {
+    let mut length = bytes.max(MIN_SEGMENT_BYTES);
+    loop {
+        match file.allocate(length) {
+            Err(error) if error.kind() == ErrorKind::StorageFull && length > MIN_SEGMENT_BYTES => {
+                length = (length / 2).max(MIN_SEGMENT_BYTES);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// For a new file: none has had it, and none will.
+pub(super) fn random_epoch() -> u64 {
+    fastrand::u64(1..)
+}
+
+pub(super) fn remove_if_there(storage: &dyn Storage, path: &Path) -> io::Result<()> {
+    match storage.remove(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_sort_as_their_offsets_do() {
+        assert_eq!(file_name(Offset(42), "log"), "00000000000000000042.log");
+        assert_eq!(base_of("00000000000000000042.log", "log"), Some(Offset(42)));
+        for other in ["42.log", "00000000000000000042.idx", "0000000000000000004x.log", "log", ""] {
+            assert_eq!(base_of(other, "log"), None, "{other}");
+        }
+    }
+}

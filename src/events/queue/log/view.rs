@@ -1,0 +1,133 @@
+//! What is known of a log without asking its writer: how far it may be read, and where it stands.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::{segment::Segment, status::State};
+use crate::events::queue::Offset;
+
+/// OpenLog between the writer, who changes it, and readers.
+#[derive(Debug)]
+pub(super) struct View {
+    start: AtomicU64,
+    durable: watch::Sender<Offset>,
+    segments: RwLock<Vec<Arc<Segment>>>,
+    state: Mutex<State>,
+    /// Relaxed: a word for itself.
+    sealed_bytes: AtomicU64,
+}
+
+impl View {
+    pub(super) fn new() -> Self {
+        Self {
+            start: AtomicU64::new(0),
+            durable: watch::Sender::new(Offset::ZERO),
+            segments: RwLock::default(),
+            state: Mutex::new(State::Serving),
+            sealed_bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn start(&self) -> Offset {
+        // Relaxed: it only grows, and a segment that is gone is told by its file.
+        Offset(self.start.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_start(&self, start: Offset) {
+        self.start.store(start.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn durable(&self) -> Offset {
+        *self.durable.borrow()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Offset> {
+        self.durable.subscribe()
+    }
+
+    /// After the segment's extent is published: who sees the offset can read up to it.
+    pub(super) fn set_durable(&self, durable: Offset) {
+        self.durable.send_if_modified(|current| {
+            let is_new = *current != durable;
+            *current = durable;
+            is_new
+        });
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+
+    pub(super) fn set_state(&self, state: State) {
+        *self.state.lock() = state;
+    }
+
+    pub(super) fn is_offline(&self) -> bool {
+        matches!(*self.state.lock(), State::Offline(_))
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().clone()
+    }
+
+    pub(super) fn set_segments(&self, segments: Vec<Arc<Segment>>) {
+        let mut own = self.segments.write();
+        *own = segments;
+        self.count(&own);
+    }
+
+    fn count(&self, segments: &[Arc<Segment>]) {
+        let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        let bytes = sealed.iter().map(|it| it.extent().position).sum();
+        self.sealed_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A new active segment; one without a frame that had its base gives way to it.
+    pub(super) fn push(&self, segment: Arc<Segment>) {
+        let mut segments = self.segments.write();
+        segments.retain(|it| it.base() < segment.base());
+        segments.push(segment);
+        self.count(&segments);
+    }
+
+    /// Takes away the sealed segments that are wholly below `below`, oldest first.
+    pub(super) fn take_below(&self, below: Offset) -> Vec<Arc<Segment>> {
+        let mut segments = self.segments.write();
+        let count = segments.windows(2).take_while(|pair| pair[1].base() <= below).count();
+        let gone = segments.drain(..count).collect();
+        self.count(&segments);
+        gone
+    }
+
+    /// The base of the oldest segment that stays if those wholly below `below` go.
+    pub(super) fn start_for(&self, below: Offset) -> Option<Offset> {
+        let segments = self.segments.read();
+        let kept = segments.iter().rev().find(|it| it.base() <= below).or(segments.first());
+        kept.map(|it| it.base())
+    }
+
+    /// The segment in which `offset` is or would be, or the first after it, with the base of the one
+    /// that follows.
+    pub(super) fn find(&self, offset: Offset) -> Option<(Arc<Segment>, Option<Offset>)> {
+        let segments = self.segments.read();
+        let after = segments.partition_point(|it| it.base() <= offset);
+        let index = after.saturating_sub(1);
+        let next = segments.get(index + 1).map(|it| it.base());
+        segments.get(index).map(|it| (it.clone(), next))
+    }
+
+    /// Bytes used by all but the newest. Counted when a segment comes or goes.
+    pub(super) fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes used by all.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.read().iter().map(|it| it.extent().position).sum()
+    }
+}
