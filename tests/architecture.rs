@@ -49,6 +49,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upstream", &[]),
     ("events", &[]),
     ("events::event", &[]),
+    ("events::api", &["events::event", "events::facade", "events::queue"]),
     ("events::queue", &[]),
     ("events::publish", &["events::queue", "events::event"]),
     ("events::enqueue", &["events::queue", "events::event"]),

@@ -1,6 +1,12 @@
 //! An event as a program sees it: the attributes of CloudEvents 1.0, and what the queue does by them.
 //!
-//! Plain data. What is on the wire becomes one of these in `api`, what is on disk in the store.
+//! Plain data. What is on the wire becomes one of these in `api` by way of a [`Builder`], which holds
+//! it to the rules of CloudEvents and to [`limits`]; what is on disk in the store.
+
+mod builder;
+pub mod timestamp;
+
+pub use self::builder::{Builder, Invalid, limits, new_id};
 
 use bytes::Bytes;
 
@@ -37,7 +43,7 @@ pub struct Event {
     pub principal: Option<String>,
     /// `traceparent`.
     pub trace_context: Option<String>,
-    /// The other attributes, in the order they came.
+    /// The other attributes, in the order they came, no name twice.
     pub attributes: Vec<(String, Attribute)>,
     /// The payload, as it came.
     pub data: Bytes,
@@ -52,4 +58,62 @@ pub enum Attribute {
     Integer(i32),
     /// Everything else.
     Text(String),
+}
+
+/// The extensions that an event says to the queue with, and the queue to consumers; one of them is
+/// not in [`Event::attributes`] but in its field.
+pub mod names {
+    /// The order domain, where it is not the subject.
+    pub const KEY: &str = "partitionkey";
+    /// [`super::Event::dedup_key`].
+    pub const DEDUP: &str = "sluicededup";
+    /// [`super::Event::not_before`], RFC 3339.
+    pub const NOT_BEFORE: &str = "sluicenotbefore";
+    /// [`super::Event::expiry`], RFC 3339.
+    pub const EXPIRY: &str = "sluiceexpiry";
+    /// [`super::Event::correlation`].
+    pub const CORRELATION: &str = "correlationid";
+    /// [`super::Event::causation`].
+    pub const CAUSATION: &str = "causationid";
+    /// [`super::Event::trace_context`].
+    pub const TRACE: &str = "traceparent";
+}
+
+// === impl Event ===
+
+impl Event {
+    /// Bytes of everything in it.
+    pub fn bytes(&self) -> usize {
+        let optional = [
+            &self.subject,
+            &self.time,
+            &self.content_type,
+            &self.correlation,
+            &self.causation,
+            &self.principal,
+            &self.trace_context,
+        ];
+        let optional = optional.into_iter().flatten().map(String::len);
+        let keys = [&self.key, &self.dedup_key].into_iter().flatten().map(Bytes::len);
+        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.bytes());
+        let required = self.id.len() + self.source.len() + self.kind.len() + self.data.len();
+        required + optional.chain(keys).chain(attributes).sum::<usize>()
+    }
+}
+
+// === impl Attribute ===
+
+impl Attribute {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Boolean(_) | Self::Integer(_) => size_of::<i32>(),
+            Self::Text(text) => text.len(),
+        }
+    }
+}
+
+impl From<&str> for Attribute {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
 }

@@ -1,7 +1,10 @@
 //! The second flow, from an event that is stored to the consumer that takes it.
 //!
-//! [`queue`] is the durable log. It knows neither requests nor configuration.
+//! [`event`] is a CloudEvent and its rules; [`api`] takes events in and hands them out over HTTP, by
+//! what [`facade`] offers; [`delivery`] brings them to subscribers. [`queue`] is the durable log: it
+//! knows neither requests nor configuration.
 
+pub mod api;
 pub mod delivery;
 pub mod event;
 pub mod facade;

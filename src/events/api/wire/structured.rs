@@ -1,0 +1,292 @@
+//! Structured mode: an event as one JSON object, both ways.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::json;
+use crate::{
+    events::event::{Attribute, Builder, Event, Invalid, names},
+    telemetry::clock,
+};
+
+/// The members of an object in their order, values as they were written.
+#[derive(Debug)]
+pub struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+/// The members of the object that `body` is.
+pub fn members(body: &[u8]) -> Result<Members<'_>, String> {
+    serde_json::from_slice(body).map_err(|error| told(&error))
+}
+
+/// The objects of the list that `body` is. An item that is no object is told in its place.
+pub fn items(body: &[u8]) -> Result<Vec<Result<Members<'_>, String>>, String> {
+    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| told(&error))?;
+    Ok(items
+        .into_iter()
+        .map(|item| serde_json::from_str(item.get()).map_err(|error| told(&error)))
+        .collect())
+}
+
+/// The event that has these members. `body` is what they were read from; the data stays in it.
+pub fn event(
+    members: Members<'_>,
+    body: &Bytes,
+    new_id: impl FnOnce() -> String,
+) -> Result<Event, Vec<Invalid>> {
+    let mut builder = Builder::new();
+    let (mut data, mut base64) = (None, None);
+    let mut content_type = None;
+    for (name, raw) in members.0 {
+        let slot = match name.as_str() {
+            "data" => &mut data,
+            "data_base64" => &mut base64,
+            _ => {
+                match attribute(&name, raw.get()) {
+                    Ok(Some(value)) => {
+                        if let ("datacontenttype", Attribute::Text(text)) = (&*name, &value) {
+                            content_type = Some(text.clone());
+                        }
+                        builder.set(&name, value);
+                    }
+                    // An attribute that is null is absent (JSON format, 2.2).
+                    Ok(None) => {}
+                    Err(invalid) => builder.reject(invalid),
+                }
+                continue;
+            }
+        };
+        if slot.replace(raw).is_some() {
+            builder.reject(Invalid::new(name, "is given twice"));
+        }
+    }
+    let data = match (data, base64) {
+        (None, None) => Ok(Bytes::new()),
+        (Some(_), Some(_)) => {
+            Err(Invalid::new("data_base64", "is there beside `data`").help("write one of them"))
+        }
+        (Some(raw), None) => payload(raw, body, content_type.as_deref()),
+        (None, Some(raw)) => from_base64(raw.get()),
+    };
+    let data = data.unwrap_or_else(|invalid| {
+        builder.reject(invalid);
+        Bytes::new()
+    });
+    builder.finish(data, new_id)
+}
+
+/// Appends the event as a JSON object. Data that is JSON, or of an unknown kind and reads as JSON,
+/// is put there as it is; text becomes a string, anything else base64.
+pub fn write(event: &Event, out: &mut Vec<u8>) {
+    out.reserve(event.bytes() + 256);
+    out.extend_from_slice(b"{\"specversion\":\"1.0\"");
+    let required = [("id", &event.id), ("source", &event.source), ("type", &event.kind)];
+    let optional = [
+        ("time", &event.time),
+        ("subject", &event.subject),
+        ("datacontenttype", &event.content_type),
+        (names::CORRELATION, &event.correlation),
+        (names::CAUSATION, &event.causation),
+        (names::TRACE, &event.trace_context),
+    ];
+    let optional = optional.iter().filter_map(|(name, text)| Some((*name, text.as_ref()?)));
+    for (name, text) in required.into_iter().chain(optional) {
+        push_name(name, out);
+        push_string(text, out);
+    }
+    let subject = event.subject.as_ref().map(String::as_bytes);
+    let key = event.key.as_deref().filter(|key| Some(*key) != subject);
+    for (name, bytes) in [(names::KEY, key), (names::DEDUP, event.dedup_key.as_deref())] {
+        if let Some(text) = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()) {
+            push_name(name, out);
+            push_string(text, out);
+        }
+    }
+    for (name, millis) in [(names::NOT_BEFORE, event.not_before), (names::EXPIRY, event.expiry)] {
+        if let Some(millis) = millis {
+            push_name(name, out);
+            push_time(millis, out);
+        }
+    }
+    for (name, value) in &event.attributes {
+        push_name(name, out);
+        match value {
+            Attribute::Boolean(is) => {
+                out.extend_from_slice(if *is { b"true" } else { b"false" });
+            }
+            Attribute::Integer(number) => {
+                out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            }
+            Attribute::Text(text) => push_string(text, out),
+        }
+    }
+    push_data(&event.data, event.content_type.as_deref(), out);
+    out.push(b'}');
+}
+
+fn push_data(data: &[u8], content_type: Option<&str>, out: &mut Vec<u8>) {
+    let kind = Kind::of(content_type);
+    if data.is_empty() {
+        return;
+    }
+    if kind == Kind::Json && json::is_value(data) {
+        push_name("data", out);
+        out.extend_from_slice(data);
+        return;
+    }
+    match std::str::from_utf8(data) {
+        Ok(text) if kind == Kind::Text => {
+            push_name("data", out);
+            push_string(text, out);
+        }
+        _ => {
+            push_name("data_base64", out);
+            out.push(b'"');
+            let mut encoded = vec![0; data.len().div_ceil(3) * 4];
+            // It fits: four characters for every three bytes begun.
+            let length = STANDARD.encode_slice(data, &mut encoded).unwrap_or_default();
+            out.extend_from_slice(&encoded[..length]);
+            out.push(b'"');
+        }
+    }
+}
+
+/// `,"name":`; names need no escapes.
+fn push_name(name: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+/// A JSON string with this moment, milliseconds since 1970; the year has four digits.
+pub(in crate::events::api) fn push_time(millis: u64, out: &mut Vec<u8>) {
+    /// 9999-12-31T23:59:59.999Z
+    const LAST: u64 = 253_402_300_799_999;
+    out.push(b'"');
+    clock::push_rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis.min(LAST)), out);
+    out.push(b'"');
+}
+
+/// A JSON string. (Writing to memory does not fail.)
+pub(in crate::events::api) fn push_string(text: &str, out: &mut Vec<u8>) {
+    if serde_json::to_writer(&mut *out, text).is_err() {
+        out.extend_from_slice(b"\"\"");
+    }
+}
+
+/// How data of a content type stands in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Text,
+    Other,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Data without a content type is JSON (JSON format, 3.1).
+    fn of(content_type: Option<&str>) -> Self {
+        let Some(content_type) = content_type else { return Self::Json };
+        let lower = content_type.to_ascii_lowercase();
+        let mut parts = lower.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default();
+        let subtype = essence.split_once('/').map_or("", |(_, subtype)| subtype);
+        let charset = parts.find_map(|parameter| parameter.strip_prefix("charset="));
+        let is_utf8 = charset.is_none_or(|charset| {
+            matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii")
+        });
+        if subtype == "json" || subtype.ends_with("+json") {
+            Self::Json
+        } else if is_utf8
+            && (essence.starts_with("text/") || subtype == "xml" || subtype.ends_with("+xml"))
+        {
+            Self::Text
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// The value of an attribute; `None` is null.
+fn attribute(name: &str, raw: &str) -> Result<Option<Attribute>, Invalid> {
+    let wrong = |message: &'static str| Invalid::new(name, message);
+    Ok(Some(match raw.as_bytes().first() {
+        Some(b'"') => Attribute::Text(
+            serde_json::from_str(raw).map_err(|_| wrong("has half of a surrogate pair"))?,
+        ),
+        Some(b't') => Attribute::Boolean(true),
+        Some(b'f') => Attribute::Boolean(false),
+        Some(b'n') => return Ok(None),
+        Some(b'-' | b'0'..=b'9') => Attribute::Integer(raw.parse().map_err(|_| {
+            wrong("is not a whole number of 32 bits").help("write other numbers as strings")
+        })?),
+        _ => {
+            return Err(wrong("must be a string, a whole number or a boolean")
+                .help("what has a structure belongs into `data`"));
+        }
+    }))
+}
+
+/// The data that a `data` member stands for.
+fn payload(raw: &RawValue, body: &Bytes, content_type: Option<&str>) -> Result<Bytes, Invalid> {
+    let text = raw.get();
+    if Kind::of(content_type) == Kind::Json {
+        json::check(text).map_err(|message| Invalid::new("data", message))?;
+        return Ok(body.slice_ref(text.as_bytes()));
+    }
+    let help = "write a string, `data_base64`, or a JSON `datacontenttype`";
+    if !text.starts_with('"') {
+        let message = "is JSON, which `datacontenttype` does not say";
+        return Err(Invalid::new("data", message).help(help));
+    }
+    let text: String = serde_json::from_str(text)
+        .map_err(|_| Invalid::new("data", "has half of a surrogate pair in a string"))?;
+    Ok(text.into())
+}
+
+fn from_base64(raw: &str) -> Result<Bytes, Invalid> {
+    let wrong = || Invalid::new("data_base64", "is not a string of base64");
+    let text: std::borrow::Cow<'_, str> = serde_json::from_str(raw).map_err(|_| wrong())?;
+    STANDARD.decode(text.as_bytes()).map(Bytes::from).map_err(|_| wrong())
+}
+
+/// What serde says, which names the line and the column.
+fn told(error: &serde_json::Error) -> String {
+    format!("the body is not what it says it is: {error}")
+}
+
+// === impl Members ===
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor;
+
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(members)
+            }
+        }
+
+        deserializer.deserialize_map(MembersVisitor).map(Members)
+    }
+}
