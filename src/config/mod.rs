@@ -26,7 +26,7 @@ use std::{
 pub use self::problem::{Problem, Problems};
 
 use crate::{
-    admin, balancer, connection, listener,
+    admin, balancer, connection, events, listener,
     middleware::{
         action, adaptive, auth, body_limit, buffer, concurrency_limit, cors, edge, fault, headers,
         ip_filter, mirror, rate_limit, retry, timeout,
@@ -60,6 +60,10 @@ pub struct Config {
     pub adaptive: Vec<Option<adaptive::Settings>>,
     /// In the order of the file.
     pub routes: Vec<Route>,
+    /// `queue`, `topics`, `subscriptions`; `None`: there are no topics, and no store.
+    pub events: Option<events::Settings>,
+    /// `events_api`.
+    pub events_api: Option<EventsApi>,
     /// Logs.
     pub telemetry: telemetry::Settings,
     /// The text it was read from, secrets still as references, hashed.
@@ -89,6 +93,17 @@ pub struct Listener {
     pub socket: listener::Settings,
     /// Connections.
     pub connection: connection::Settings,
+}
+
+/// The event endpoints' own listener.
+#[derive(Clone, Debug)]
+pub struct EventsApi {
+    /// Where it listens, and how its connections are treated.
+    pub listener: Listener,
+    /// Who may come; `None`: whoever reaches the address.
+    pub auth: Option<auth::Settings>,
+    /// How slow a body may be.
+    pub body_limit: body_limit::Settings,
 }
 
 /// A route: its rule, and the settings of each layer in the order of the stack.

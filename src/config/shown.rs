@@ -45,6 +45,7 @@ pub(super) fn effective(tree: &Tree, keys: &[HeaderName]) -> Value {
     });
     each(&mut shown, "api_keys", |set| fill(set, &json!({ "header": "x-api-key" })));
     each(&mut shown, "upstreams", |upstream| fill(upstream, &of_upstream()));
+    fill_events(&mut shown);
     each(&mut shown, "routes", |route| {
         fill(route, &of_route());
         if let Some(retry) = route.get_mut("retry").filter(|retry| retry.is_object()) {
@@ -126,6 +127,75 @@ fn of_retry() -> Value {
         "attempts": 2,
         "per_attempt_timeout": "10s",
         "on": ["connect", "reset", 502, 503, 504],
+    })
+}
+
+/// `queue`, `topics` and `subscriptions`, where there are topics.
+fn fill_events(shown: &mut Value) {
+    if shown.get("topics").and_then(Value::as_object).is_none_or(Map::is_empty) {
+        return;
+    }
+    fill(shown, &json!({ "queue": of_queue() }));
+    let durability = shown.pointer("/queue/durability").cloned().unwrap_or_default();
+    each(shown, "topics", |topic| {
+        fill(topic, &of_topic());
+        fill(topic, &json!({ "durability": durability }));
+    });
+    each(shown, "subscriptions", |subscription| {
+        fill(subscription, &of_subscription());
+        let schedule = subscription.pointer("/retry/schedule").and_then(Value::as_str);
+        match schedule {
+            Some("service") => {
+                fill(subscription, &json!({ "retry": { "max_attempts": 60, "max_age": "24h" } }))
+            }
+            Some("standard") => {
+                fill(subscription, &json!({ "retry": { "max_attempts": 10, "max_age": "76h" } }))
+            }
+            _ => {}
+        }
+        if subscription.pointer("/dead_letter/enabled") == Some(&Value::Bool(true)) {
+            let kept = json!({ "dead_letter": { "max_age": "14d", "max_bytes": "1GiB" } });
+            fill(subscription, &kept);
+        }
+    });
+}
+
+fn of_queue() -> Value {
+    json!({
+        "dir": "data",
+        "instance": "auto",
+        "required": false,
+        "publish_buffer": "64MiB",
+        "body_buffer": "256MiB",
+        "lock_wait": "0s",
+        "ingress": { "max_entries": 2_000_000, "max_bytes": "5GiB" },
+        "durability": "durable",
+        "os_interval": "50ms",
+        "disk": { "low_water": "5%", "min_free": "1GiB", "reserve": "32MiB" },
+        "recovery": "strict",
+    })
+}
+
+fn of_topic() -> Value {
+    json!({
+        "partitions": 16,
+        "max_event_bytes": "1MiB",
+        "retention": { "max_age": "7d", "max_bytes": "10GiB" },
+        "on_full": "reject",
+        "dedup": { "window": "1h", "max_entries": 2_000_000 },
+        "max_delayed": 1_000_000,
+    })
+}
+
+fn of_subscription() -> Value {
+    json!({
+        "from": "latest",
+        "lease": "30s",
+        "pin": true,
+        "order": "key",
+        "retry": { "schedule": "service" },
+        "limits": { "in_flight": 1000, "parked": 10_000 },
+        "dead_letter": { "enabled": true },
     })
 }
 

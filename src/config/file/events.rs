@@ -1,4 +1,5 @@
-//! Keys of the event queue, whose behaviour comes with later versions; see [`super::later`].
+//! `queue`, `topics`, `subscriptions`, `events_api`, and what routes do with topics; the latter comes
+//! with later versions, see [`super::later`].
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use super::{Selector, auth::Auth, block, word_or};
 use crate::{
     config::{
         value::{
-            ByteSize, Name, Percent, Rate, Reference, SecretReference, Text, Value as _, words,
+            ByteSize, LogName, Name, Percent, Rate, Reference, SecretReference, Text, Value as _,
+            words,
         },
         written::{FromScalar, Nothing, OneOrMany, Place, Placed, Shape, Written, expected},
     },
@@ -48,7 +50,7 @@ block! {
     /// Stored as an event, answered at once.
     Enqueue {
         /// The topic.
-        topic: Written<Name>,
+        topic: Written<LogName>,
         /// The order domain.
         key: Option<Selector>,
         /// Fields that are kept.
@@ -63,7 +65,7 @@ block! {
     /// What could not be sent is stored.
     Spill {
         /// The topic.
-        topic: Written<Name>,
+        topic: Written<LogName>,
         /// The order domain.
         key: Option<Selector>,
         /// Fields that are kept.
@@ -76,7 +78,7 @@ block! {
     /// An event for each request.
     Publish {
         /// The topic.
-        topic: Written<Name>,
+        topic: Written<LogName>,
         /// The CloudEvents `type`.
         r#type: Written<Text>,
         /// Default: after.
@@ -109,9 +111,10 @@ block! {
         /// `host:port`
         address: Written<Reference<BindAddress>>,
         /// Who may come.
-        auth: Option<Auth>,
+        auth: Option<Placed<Auth>>,
     }
     /// The store of the event queue.
+    #[derive(Default)]
     Queue {
         /// Default: ./data.
         dir: Option<Written<Text>>,
@@ -173,7 +176,7 @@ block! {
         /// Reserved. Default: local.
         backend: Option<Written<Backend>>,
         /// Its name before.
-        renamed_from: Option<Written<Name>>,
+        renamed_from: Option<Written<LogName>>,
     }
     /// What is kept.
     Retention {
@@ -197,9 +200,9 @@ block! {
     /// A reader of a topic.
     Subscription {
         /// Unique.
-        name: Written<Name>,
+        name: Written<LogName>,
         /// The topic.
-        topic: Written<Name>,
+        topic: Written<LogName>,
         /// Types; a trailing `*` matches a prefix. Default: all.
         types: Option<Vec<Written<Text>>>,
         /// `earliest`, `latest` or a time. Default: latest.
@@ -217,7 +220,7 @@ block! {
         /// How much at once.
         limits: Option<DeliveryLimits>,
         /// Where events go that nobody took.
-        dead_letter: Option<DeadLetters>,
+        dead_letter: Option<Placed<DeadLetters>>,
         /// The next step of a saga.
         on_success: Option<Reaction>,
         /// The compensating event.
@@ -240,9 +243,9 @@ block! {
     DeliveryRetry {
         /// `service`, `standard` or a list of durations. Default: service.
         schedule: Option<OneOrMany<Written<Text>>>,
-        /// Default: 60.
+        /// Default: that of the schedule: 60, 10, or one for each of a list.
         max_attempts: Option<Written<u32>>,
-        /// Default: 24h.
+        /// Default: that of the schedule: 24h, 76h, or what a list takes and at least 24h.
         max_age: Option<Written<Duration>>,
     }
     /// How much at once.
@@ -282,7 +285,7 @@ block! {
     /// An event that follows.
     ReactionEvent {
         /// The topic.
-        topic: Written<Name>,
+        topic: Written<LogName>,
         /// The CloudEvents `type`.
         r#type: Written<Text>,
         /// Default: request.

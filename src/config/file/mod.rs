@@ -21,8 +21,8 @@ use serde::Deserialize;
 pub use self::{route::Route, upstream::Upstream};
 use super::{
     value::{
-        AdminAddress, ByteSize, Name, Percent, Reference, SecretReference, Text, Words, Workers,
-        words,
+        AdminAddress, ByteSize, LogName, Name, Percent, Reference, SecretReference, Text, Words,
+        Workers, words,
     },
     written::{Entries, OneOrMany, Placed, Written},
 };
@@ -74,13 +74,13 @@ pub struct File {
     /// then the order here.
     pub routes: Option<Vec<Placed<Route>>>,
     /// A listener of its own for the event endpoints. Default: they are on the admin listener.
-    pub events_api: Option<events::EventsApi>,
+    pub events_api: Option<Placed<events::EventsApi>>,
     /// The store of the event queue.
-    pub queue: Option<events::Queue>,
+    pub queue: Option<Placed<events::Queue>>,
     /// Named logs of events.
-    pub topics: Option<Entries<Name, events::Topic>>,
+    pub topics: Option<Entries<LogName, Placed<events::Topic>>>,
     /// Who reads topics.
-    pub subscriptions: Option<Vec<events::Subscription>>,
+    pub subscriptions: Option<Vec<Placed<events::Subscription>>>,
     /// Logs, metrics and traces.
     pub telemetry: Option<Telemetry>,
 }

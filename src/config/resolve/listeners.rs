@@ -8,7 +8,7 @@ use crate::{
     config::{
         Listener,
         file::{self, ClientAuthMode, File, ListenerProtocol, ListenerTls, TlsVersion},
-        value::{AdminAddress, Fault, Name},
+        value::{AdminAddress, Fault},
         written::{Place, Placed, Written},
     },
     connection,
@@ -192,10 +192,10 @@ impl Resolver<'_> {
     }
 
     /// Names of a list are different.
-    pub(super) fn unique_names<'a>(
+    pub(super) fn unique_names<'a, T: 'a>(
         &mut self,
         list: &str,
-        names: impl Iterator<Item = &'a Written<Name>>,
+        names: impl Iterator<Item = &'a Written<T>>,
     ) {
         let mut seen: HashMap<&str, Place> = HashMap::new();
         for name in names {

@@ -6,6 +6,7 @@
 mod actions;
 mod api_keys;
 mod auth;
+mod events_api;
 mod files;
 mod health;
 mod issuers;
@@ -17,6 +18,8 @@ mod rate_limits;
 mod remote;
 mod retry;
 mod routes;
+mod subscriptions;
+mod topics;
 mod tracing;
 mod traffic;
 mod unsupported;
@@ -140,6 +143,8 @@ impl Resolver<'_> {
             credentials: &known,
         };
         let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
+        let events = self.store(file);
+        let events_api = self.events_api(file, events.as_ref(), &limits, (&known, &mut upstreams));
         let retry_budgets = upstreams.retry_budgets();
         self.warn_unused_credentials(file, &routes);
         let upstreams = self.warn_unused(upstreams);
@@ -156,6 +161,8 @@ impl Resolver<'_> {
             upstreams,
             retry_budgets,
             routes,
+            events,
+            events_api,
             telemetry,
             hash,
             shown,

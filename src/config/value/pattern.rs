@@ -16,6 +16,10 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(pub Arc<str>);
 
+/// What the user calls a topic or a subscription: part of URLs and of scopes, kept on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogName(pub Arc<str>);
+
 /// A name in braces: `{id}`.
 pub type ParamName = Arc<str>;
 
@@ -52,6 +56,37 @@ impl Value for Name {
             Err(Fault::new(format!("`{text}` is not a name"))
                 .help("letters, digits, `_`, `-`, `.`; at most 128; first a letter or a digit"))
         }
+    }
+}
+
+impl Value for LogName {
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,99}$" })
+    }
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let is_name = text.bytes().next().is_some_and(is_word)
+            && text.len() <= 100
+            && text.bytes().all(|b| is_word(b) || b"-._".contains(&b));
+        if is_name {
+            return Ok(Self(text.into()));
+        }
+        let fault = Fault::new(format!("`{text}` is not a name of a topic or subscription"));
+        let lower = text.to_ascii_lowercase();
+        Err(match Self::parse_lower(text, &lower) {
+            Some(help) => fault.help(help),
+            None => fault.help(
+                "lower-case letters, digits, `.`, `_`, `-`; at most 100; first a letter or a digit",
+            ),
+        })
+    }
+}
+
+impl LogName {
+    /// Only its capitals are wrong.
+    fn parse_lower(text: &str, lower: &str) -> Option<String> {
+        (lower != text && Self::parse(lower).is_ok()).then(|| format!("did you mean `{lower}`?"))
     }
 }
 

@@ -1,0 +1,265 @@
+//! `subscriptions`.
+
+use std::time::Duration;
+
+use super::Resolver;
+use crate::{
+    config::{
+        file::{File, events},
+        value::{ByteSize, Fault, Rate, Text, Timestamp, Value as _, did_you_mean},
+        written::{OneOrMany, Placed, Written},
+    },
+    events::settings::{
+        DeadLetters, Limits, Order, Retry, StartAt, Subscription, Then, Topic, TypePattern,
+    },
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const MIB: u64 = 1024 * 1024;
+/// Steps of a schedule of one's own.
+const MAX_STEPS: usize = 100;
+/// Types of one subscription.
+const MAX_TYPES: usize = 100;
+
+impl Resolver<'_> {
+    pub(super) fn subscriptions(&mut self, file: &File, topics: &[Topic]) -> Vec<Subscription> {
+        let written = file.subscriptions.as_deref().unwrap_or_default();
+        self.unique_names("subscriptions", written.iter().map(|it| &it.value.name));
+        written.iter().filter_map(|it| self.subscription(it, topics)).collect()
+    }
+
+    fn subscription(
+        &mut self,
+        placed: &Placed<events::Subscription>,
+        topics: &[Topic],
+    ) -> Option<Subscription> {
+        let written = &placed.value;
+        let name = self.value(&written.name);
+        let topic = self.topic_named(&written.topic.text, topics);
+        let topic = self.checked(written.topic.place, topic);
+        let own = Subscription::new("", "");
+        let (dead_letter, then) = self.end(written);
+        let lease = written.lease.as_ref();
+        let settings = Subscription {
+            types: self.types(written.types.as_deref()),
+            from: self.start_at(written.from.as_ref()),
+            lease: self
+                .in_range(lease, own.lease, SECOND..=12 * HOUR, |_| "from 1s to 12h".to_owned()),
+            is_pinning: self.or(written.pin.as_ref(), own.is_pinning),
+            order: match self.or(written.order.as_ref(), events::Order::Key) {
+                events::Order::Key => Order::Key,
+                events::Order::None => Order::None,
+                events::Order::Partition => Order::Partition,
+            },
+            retry: self.delivery_retry(written.retry.as_ref()),
+            limits: self.delivery_limits(written.limits.as_ref()),
+            dead_letter,
+            then,
+            ..own
+        };
+        Some(Subscription { name: name?.0, topic: topic?, ..settings })
+    }
+
+    fn topic_named(&self, name: &str, topics: &[Topic]) -> Result<std::sync::Arc<str>, Fault> {
+        if let Some(topic) = topics.iter().find(|topic| *topic.name == *name) {
+            return Ok(topic.name.clone());
+        }
+        let help = did_you_mean(name, topics.iter().map(|topic| &*topic.name));
+        let help = help.or_else(|| topics.is_empty().then(|| "there are no `topics`".to_owned()));
+        Err(Fault { message: format!("no topic named `{name}`"), help })
+    }
+
+    fn types(&mut self, written: Option<&[Written<Text>]>) -> Vec<TypePattern> {
+        let Some(written) = written else { return Vec::new() };
+        if written.len() > MAX_TYPES {
+            let fault = Fault::new("these are too many types").help(format!("at most {MAX_TYPES}"));
+            self.error(written[MAX_TYPES].place, fault);
+        }
+        for pattern in written {
+            let text = &pattern.text;
+            let inside = text.strip_suffix('*').unwrap_or(text);
+            let fault = if text.is_empty() || text.len() > 256 {
+                Some(Fault::new("this is no type").help("like `order.created` or `order.*`"))
+            } else if inside.contains('*') {
+                let fault = Fault::new(format!("`{text}` has a `*` that is not at its end"));
+                Some(fault.help("only a trailing `*` matches, every end"))
+            } else {
+                None
+            };
+            if let Some(fault) = fault {
+                self.error(pattern.place, fault);
+            }
+        }
+        written.iter().map(|pattern| TypePattern::parse(&pattern.text)).collect()
+    }
+
+    fn start_at(&mut self, written: Option<&Written<Text>>) -> StartAt {
+        let Some(written) = written else { return StartAt::Latest };
+        let words = ["earliest", "latest"];
+        let parsed = match written.text.as_str() {
+            "earliest" => Ok(StartAt::Earliest),
+            "latest" => Ok(StartAt::Latest),
+            text => Timestamp::parse(text)
+                .map(|Timestamp(since)| {
+                    StartAt::Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+                })
+                .map_err(|fault| {
+                    let help = "`earliest`, `latest`, or a time like `2027-01-31T12:00:00Z`";
+                    fault.help(did_you_mean(text, words).unwrap_or_else(|| help.to_owned()))
+                }),
+        };
+        self.checked(written.place, parsed).unwrap_or_default()
+    }
+
+    fn delivery_retry(&mut self, written: Option<&events::DeliveryRetry>) -> Retry {
+        let Some(written) = written else { return Retry::service() };
+        let own = written
+            .schedule
+            .as_ref()
+            .and_then(|schedule| self.schedule(schedule))
+            .unwrap_or_else(Retry::service);
+        let attempts = written.max_attempts.as_ref();
+        Retry {
+            max_attempts: self
+                .in_range(attempts, own.max_attempts, 1..=10_000, |_| "from 1 to 10000".to_owned()),
+            max_age: self.in_range(
+                written.max_age.as_ref(),
+                own.max_age,
+                SECOND..=365 * DAY,
+                |_| "from 1s to 365d".to_owned(),
+            ),
+            schedule: own.schedule,
+        }
+    }
+
+    /// A schedule with what its attempts and their time are where nothing else is said.
+    fn schedule(&mut self, written: &OneOrMany<Written<Text>>) -> Option<Retry> {
+        let names = ["service", "standard"];
+        if let [one] = written.0.as_slice() {
+            match one.text.as_str() {
+                "service" => return Some(Retry::service()),
+                "standard" => return Some(Retry::standard()),
+                text => {
+                    if let Some(help) = did_you_mean(text, names) {
+                        let fault = Fault::new(format!("`{text}` is not a schedule")).help(help);
+                        self.error(one.place, fault);
+                        return None;
+                    }
+                }
+            }
+        }
+        let mut steps = Vec::new();
+        for step in written {
+            let help = "`service`, `standard`, or a list of durations";
+            let parsed = Duration::parse(&step.text).map_err(|fault| fault.help(help));
+            steps.extend(self.checked(step.place, parsed));
+        }
+        if let Some(extra) = written.0.get(MAX_STEPS) {
+            let fault = Fault::new("this schedule is too long");
+            self.error(extra.place, fault.help(format!("at most {MAX_STEPS} durations")));
+        }
+        if steps.is_empty() {
+            return None;
+        }
+        // With room for jitter and the attempts themselves.
+        let all: Duration =
+            steps.iter().fold(Duration::ZERO, |sum, step| sum.saturating_add(*step));
+        let max_age = all.saturating_mul(2).max(DAY).min(365 * DAY);
+        let max_attempts = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+        Some(Retry { schedule: steps, max_attempts, max_age })
+    }
+
+    fn delivery_limits(&mut self, written: Option<&events::DeliveryLimits>) -> Limits {
+        let own = Limits::default();
+        let Some(written) = written else { return own };
+        for place in [
+            written.concurrency.as_ref().map(|it| it.place),
+            written.rate.as_ref().map(|it| it.place),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            let fault = Fault::new("this is for `push`; a consumer that fetches sets its own pace");
+            self.warn(place, fault);
+        }
+        let concurrency = written.concurrency.as_ref();
+        let rate: Option<Rate> = written.rate.as_ref().and_then(|rate| self.value(rate));
+        let in_flight = written.in_flight.as_ref();
+        let parked = written.parked.as_ref();
+        Limits {
+            concurrency: self.in_range(concurrency, own.concurrency, 1..=10_000, |_| {
+                "from 1 to 10000".to_owned()
+            }),
+            rate: rate.map(|Rate { count, per }| count as f64 / per.as_secs_f64()),
+            in_flight: self
+                .in_range(in_flight, own.in_flight, 1..=100_000, |_| "from 1 to 100000".to_owned()),
+            parked: self
+                .in_range(parked, own.parked, 1..=1_000_000, |_| "from 1 to 1000000".to_owned()),
+        }
+    }
+
+    /// What becomes of an event that nobody took.
+    fn end(&mut self, written: &events::Subscription) -> (Option<DeadLetters>, Then) {
+        let own = DeadLetters::default();
+        let exhausted = written.on_exhausted.as_ref().and_then(|it| it.then.as_ref());
+        let block = written.dead_letter.as_ref();
+        let inner = block.and_then(|block| block.value.then.as_ref());
+        let enabled = block.and_then(|block| block.value.enabled.as_ref());
+        let is_enabled = self.or(enabled, true);
+        if let (Some(inner), Some(_)) = (inner, exhausted) {
+            let fault = Fault::new("`on_exhausted` has a `then` already").help("write one of them");
+            self.error(inner.place, fault);
+        }
+        let then = match inner.or(exhausted) {
+            Some(word) => self.value(word).map(|then| (then, word.place)),
+            None => None,
+        };
+        match (is_enabled, then) {
+            (false, Some((events::Then::DeadLetter, place))) => {
+                let fault = Fault::new("there are no dead letters here");
+                self.error(place, fault.help("`discard`, `block_key`, or `enabled: true`"));
+            }
+            (false, None) => {
+                if let Some(enabled) = enabled {
+                    let fault =
+                        Fault::new("nothing says what becomes of an event that nobody took");
+                    self.error(enabled.place, fault.help("`then: discard` or `then: block_key`"));
+                }
+            }
+            (true, Some((events::Then::Discard | events::Then::BlockKey, place)))
+                if inner.is_some() =>
+            {
+                let fault = Fault::new("with dead letters this is where an event goes");
+                let help = "`enabled: false` beside it, or `on_exhausted: { then: .. }`";
+                self.error(place, fault.help(help));
+            }
+            (true | false, _) => {}
+        }
+        let then = match then.map(|(then, _)| then) {
+            None | Some(events::Then::DeadLetter) => Then::DeadLetter,
+            Some(events::Then::Discard) => Then::Discard,
+            Some(events::Then::BlockKey) => Then::BlockKey,
+        };
+        let age = block.and_then(|block| block.value.max_age.as_ref());
+        let bytes = block.and_then(|block| block.value.max_bytes.as_ref());
+        let kept = DeadLetters {
+            max_age: self
+                .in_range(age, own.max_age, SECOND..=Duration::MAX, |_| "at least 1s".to_owned()),
+            max_bytes: self
+                .in_range(
+                    bytes,
+                    ByteSize(own.max_bytes),
+                    ByteSize(MIB)..=ByteSize(u64::MAX),
+                    |_| "at least 1MiB".to_owned(),
+                )
+                .0,
+        };
+        let unused = age.map(|age| age.place).or(bytes.map(|bytes| bytes.place));
+        if let (false, Some(place)) = (is_enabled, unused) {
+            self.warn(place, Fault::new("there are no dead letters here to keep"));
+        }
+        (is_enabled.then_some(kept), then)
+    }
+}

@@ -1,0 +1,319 @@
+//! `queue` and `topics`.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{Found, Resolver};
+use crate::{
+    config::{
+        file::{File, events},
+        problem::Severity,
+        value::{ByteSize, Fault, LogName, Name, Percent, Text, Value as _},
+        written::{Entries, Place, Placed, Written},
+    },
+    events::settings::{Dedup, Disk, Durability, Ingress, OnFull, Recovery, Settings, Topic},
+};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+/// A partition costs memory in every subscription.
+const MAX_PARTITIONS: u32 = 1024;
+/// What a record can hold.
+const MAX_EVENT: u64 = 16 * MIB;
+/// A topic's oldest bytes go a segment at a time.
+const SEGMENT: u64 = 64 * MIB;
+/// What a body of the event endpoints may have at least: a batch of small events.
+const LEAST_PUBLISH: u64 = 8 * MIB;
+
+impl Resolver<'_> {
+    /// Everything about the store; `None` without topics.
+    pub(super) fn store(&mut self, file: &File) -> Option<Settings> {
+        let topics = file.topics.as_ref().filter(|topics| !topics.0.is_empty());
+        let queue = file.queue.as_ref();
+        if let (None, Some(queue)) = (topics, queue) {
+            let fault = Fault::new("there are no `topics`: no store is opened");
+            self.warn(queue.place, fault.help("`topics: { orders: {} }` is one"));
+        }
+        let none = events::Queue::default();
+        let mut settings = self.queue(queue.map_or(&none, |queue| &queue.value));
+        settings.topics = self.topics(topics, settings.durability);
+        self.check_buffer(queue, topics, &settings);
+        settings.subscriptions = self.subscriptions(file, &settings.topics);
+        topics.is_some().then_some(settings)
+    }
+
+    fn queue(&mut self, written: &events::Queue) -> Settings {
+        let own = Settings::new(self.base.join("data"));
+        let dir = written.dir.as_ref();
+        if let Some(dir) = dir.filter(|dir| dir.text.is_empty()) {
+            self.error(dir.place, Fault::new("this is no directory").help("`./data`"));
+        }
+        self.in_range(
+            written.body_buffer.as_ref(),
+            ByteSize(256 * MIB),
+            ByteSize(MIB)..=ByteSize(64 * GIB),
+            |_| "from 1MiB to 64GiB".to_owned(),
+        );
+        let range = ByteSize(MIB)..=ByteSize(16 * GIB);
+        let publish_buffer = self.in_range(
+            written.publish_buffer.as_ref(),
+            ByteSize(own.publish_buffer),
+            range,
+            |_| "from 1MiB to 16GiB".to_owned(),
+        );
+        let durability = written.durability.as_ref();
+        Settings {
+            dir: dir.map_or(own.dir.clone(), |dir| self.base.join(PathBuf::from(&dir.text))),
+            instance: written.instance.as_ref().and_then(|instance| self.instance(instance)),
+            is_required: self.or(written.required.as_ref(), own.is_required),
+            publish_buffer: publish_buffer.0,
+            lock_wait: self.in_range(
+                written.lock_wait.as_ref(),
+                own.lock_wait,
+                Duration::ZERO..=24 * HOUR,
+                |_| "at most 24h".to_owned(),
+            ),
+            ingress: self.ingress(written.ingress.as_ref()),
+            durability: self.durability(durability, own.durability),
+            os_interval: self.in_range(
+                written.os_interval.as_ref(),
+                own.os_interval,
+                Duration::from_millis(1)..=10 * SECOND,
+                |_| "from 1ms to 10s".to_owned(),
+            ),
+            disk: self.disk(written.disk.as_ref()),
+            recovery: match self.or(written.recovery.as_ref(), events::Recovery::Strict) {
+                events::Recovery::Strict => Recovery::Strict,
+                events::Recovery::Quarantine => Recovery::Quarantine,
+            },
+            ..own
+        }
+    }
+
+    fn instance(&mut self, written: &Written<Text>) -> Option<Arc<str>> {
+        if written.text == "auto" {
+            return None;
+        }
+        let named = Name::parse(&written.text);
+        self.checked(written.place, named.map_err(|fault| fault.help("`auto`, or a name")))
+            .map(|name| name.0)
+    }
+
+    fn ingress(&mut self, written: Option<&events::Ingress>) -> Ingress {
+        let own = Ingress::default();
+        let Some(written) = written else { return own };
+        let entries = written.max_entries.as_ref();
+        let bytes = ByteSize(2 * SEGMENT)..=ByteSize(1024 * GIB);
+        Ingress {
+            max_entries: self.in_range(entries, own.max_entries, 1_000..=100_000_000, |_| {
+                "from 1000 to 100000000".to_owned()
+            }),
+            max_bytes: self
+                .in_range(written.max_bytes.as_ref(), ByteSize(own.max_bytes), bytes, |_| {
+                    "from 128MiB to 1TiB".to_owned()
+                })
+                .0,
+        }
+    }
+
+    fn disk(&mut self, written: Option<&events::Disk>) -> Disk {
+        let own = Disk::default();
+        let Some(written) = written else { return own };
+        let low_water = self.or(written.low_water.as_ref(), Percent(own.low_water)).0;
+        if let Some(written) = written.low_water.as_ref().filter(|_| low_water > 0.9) {
+            let fault = Fault::new(format!("`{}` is too large", written.text));
+            self.error(written.place, fault.help("at most 90%"));
+        }
+        let reserve = ByteSize(4 * MIB)..=ByteSize(GIB);
+        Disk {
+            low_water,
+            min_free: self.or(written.min_free.as_ref(), ByteSize(own.min_free)).0,
+            reserve: self
+                .in_range(written.reserve.as_ref(), ByteSize(own.reserve), reserve, |_| {
+                    "from 4MiB to 1GiB".to_owned()
+                })
+                .0,
+        }
+    }
+
+    fn durability(
+        &mut self,
+        written: Option<&Written<events::Durability>>,
+        default: Durability,
+    ) -> Durability {
+        let Some(written) = written else { return default };
+        match self.value(written) {
+            None => default,
+            Some(events::Durability::Durable) => Durability::Durable,
+            Some(events::Durability::Os) => Durability::Os,
+            Some(events::Durability::Memory) => {
+                let fault = Fault::new("events that were acknowledged end with the process");
+                self.warn(written.place, fault.help("`durable` and `os` keep them"));
+                Durability::Memory
+            }
+        }
+    }
+
+    fn topics(
+        &mut self,
+        written: Option<&Entries<LogName, Placed<events::Topic>>>,
+        durability: Durability,
+    ) -> Vec<Topic> {
+        let mut topics = Vec::new();
+        for (name, topic) in written.into_iter().flat_map(Entries::iter) {
+            let parsed = self.value(name);
+            let topic = self.topic(&name.text, &topic.value, durability);
+            // A topic under a bad name is kept: what refers to it is not wrong as well.
+            topics.push(Topic {
+                name: parsed.map_or_else(|| name.text.as_str().into(), |name| name.0),
+                ..topic
+            });
+        }
+        let mut adopted: HashMap<&str, Place> = HashMap::new();
+        for (name, topic) in written.into_iter().flat_map(Entries::iter) {
+            let Some(from) = &topic.value.renamed_from else { continue };
+            let fault = if from.text == name.text {
+                Some(Fault::new("a topic is not renamed from its own name"))
+            } else if topics.iter().any(|topic| *topic.name == *from.text) {
+                let fault = Fault::new(format!("`{}` is a topic of its own", from.text));
+                Some(fault.help("remove it, or this line"))
+            } else {
+                adopted.insert(&from.text, from.place).map(|first| {
+                    Fault::new(format!("`{}` is adopted twice", from.text))
+                        .help(format!("the first time on line {}", first.line))
+                })
+            };
+            self.found.extend(fault.map(|fault| Found {
+                severity: Severity::Error,
+                place: from.place,
+                path: None,
+                fault,
+            }));
+        }
+        topics
+    }
+
+    fn topic(&mut self, name: &str, written: &events::Topic, durability: Durability) -> Topic {
+        let own = Topic::new(name);
+        if let Some(backend) = &written.backend {
+            self.value(backend);
+            self.warn(backend.place, Fault::new("`backend` is reserved and changes nothing"));
+        }
+        let max_event_bytes = self.in_range(
+            written.max_event_bytes.as_ref(),
+            ByteSize(own.max_event_bytes),
+            ByteSize(KIB)..=ByteSize(MAX_EVENT),
+            |_| "from 1KiB to 16MiB".to_owned(),
+        );
+        let (max_age, max_bytes) = self.retention(written.retention.as_ref(), &own);
+        if max_bytes < max_event_bytes.0
+            && let Some(bytes) = written.retention.as_ref().and_then(|it| it.max_bytes.as_ref())
+        {
+            let fault = Fault::new("this is less than one event may have");
+            self.error(bytes.place, fault.help("more than `max_event_bytes`"));
+        }
+        let oldest = written.backpressure.as_ref().map(|backpressure| &backpressure.oldest_age);
+        let oldest = oldest.map(|age| {
+            self.in_range(Some(age), HOUR, SECOND..=Duration::MAX, |_| "at least 1s".to_owned())
+        });
+        let on_full = match self.or(written.on_full.as_ref(), events::OnFull::Reject) {
+            events::OnFull::Reject => OnFull::Reject,
+            events::OnFull::DropOldest => OnFull::DropOldest,
+        };
+        let partitions = written.partitions.as_ref();
+        Topic {
+            partitions: self.in_range(partitions, own.partitions, 1..=MAX_PARTITIONS, |_| {
+                format!("from 1 to {MAX_PARTITIONS}")
+            }),
+            max_event_bytes: max_event_bytes.0,
+            max_age,
+            max_bytes,
+            on_full,
+            durability: self.durability(written.durability.as_ref(), durability),
+            dedup: self.dedup(written.dedup.as_ref(), max_age),
+            max_delayed: self.in_range(
+                written.max_delayed.as_ref(),
+                own.max_delayed,
+                0..=10_000_000,
+                |_| "at most 10000000".to_owned(),
+            ),
+            max_oldest_age: oldest,
+            renamed_from: written
+                .renamed_from
+                .as_ref()
+                .and_then(|from| self.value(from))
+                .map(|name| name.0),
+            ..own
+        }
+    }
+
+    fn retention(&mut self, written: Option<&events::Retention>, own: &Topic) -> (Duration, u64) {
+        let Some(written) = written else { return (own.max_age, own.max_bytes) };
+        let range = SECOND..=Duration::MAX;
+        let max_age = self
+            .in_range(written.max_age.as_ref(), own.max_age, range, |_| "at least 1s".to_owned());
+        if let Some(age) = written.max_age.as_ref().filter(|_| max_age < HOUR) {
+            let fault = Fault::new("what is older is gone, also for a replay");
+            self.warn(age.place, fault.help("an hour is little for an outage of a consumer"));
+        }
+        let range = ByteSize(MIB)..=ByteSize(1024 * 1024 * GIB);
+        let max_bytes =
+            self.in_range(written.max_bytes.as_ref(), ByteSize(own.max_bytes), range, |_| {
+                "from 1MiB to 1024TiB".to_owned()
+            });
+        if let Some(bytes) = written.max_bytes.as_ref().filter(|_| max_bytes.0 < 4 * SEGMENT) {
+            let fault = Fault::new("this is little: bytes go in segments of up to 64MiB");
+            self.warn(bytes.place, fault.help("at least 256MiB"));
+        }
+        (max_age, max_bytes.0)
+    }
+
+    fn dedup(&mut self, written: Option<&events::Dedup>, max_age: Duration) -> Dedup {
+        let own = Dedup::default();
+        let Some(written) = written else { return own };
+        let week = Duration::from_hours(7 * 24);
+        let window =
+            self.in_range(written.window.as_ref(), own.window, Duration::ZERO..=week, |_| {
+                "at most 7d".to_owned()
+            });
+        if let Some(written) = written.window.as_ref().filter(|_| window > max_age) {
+            let fault = Fault::new("keys go with their events, which are kept for less");
+            self.warn(written.place, fault.help("at most `retention.max_age`"));
+        }
+        let entries = written.max_entries.as_ref();
+        let max_entries = self.in_range(entries, own.max_entries, 0..=100_000_000, |_| {
+            "at most 100000000".to_owned()
+        });
+        Dedup { window, max_entries }
+    }
+
+    /// An event that the buffer cannot hold would never get in.
+    fn check_buffer(
+        &mut self,
+        queue: Option<&Placed<events::Queue>>,
+        topics: Option<&Entries<LogName, Placed<events::Topic>>>,
+        settings: &Settings,
+    ) {
+        let written = queue.and_then(|queue| queue.value.publish_buffer.as_ref());
+        let largest = settings.topics.iter().zip(topics.into_iter().flat_map(Entries::iter));
+        let Some((topic, (_, place))) = largest.max_by_key(|(topic, _)| topic.max_event_bytes)
+        else {
+            return;
+        };
+        if topic.max_event_bytes > settings.publish_buffer / 2 {
+            let place = written.map_or(place.place, |written| written.place);
+            let fault = Fault::new(format!("events of `{}` do not fit in here", topic.name));
+            self.error(place, fault.help("twice the largest `max_event_bytes`, or more"));
+        }
+    }
+}
+
+/// Bytes that a body of the event endpoints may have: the largest event as JSON with its data in
+/// base64, or a batch of small ones.
+pub(super) fn publish_bytes(settings: Option<&Settings>) -> u64 {
+    let topics = settings.into_iter().flat_map(|settings| &settings.topics);
+    let largest = topics.map(|topic| topic.max_event_bytes / 3 * 4 + 256 * KIB).max();
+    largest.unwrap_or(0).max(LEAST_PUBLISH)
+}
