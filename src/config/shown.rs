@@ -146,10 +146,10 @@ fn fill_events(shown: &mut Value) {
         let schedule = subscription.pointer("/retry/schedule").and_then(Value::as_str);
         match schedule {
             Some("service") => {
-                fill(subscription, &json!({ "retry": { "max_attempts": 60, "max_age": "24h" } }))
+                fill(subscription, &json!({ "retry": { "max_attempts": 60, "max_age": "24h" } }));
             }
             Some("standard") => {
-                fill(subscription, &json!({ "retry": { "max_attempts": 10, "max_age": "76h" } }))
+                fill(subscription, &json!({ "retry": { "max_attempts": 10, "max_age": "76h" } }));
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! `subscriptions`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::Resolver;
 use crate::{
@@ -37,7 +37,7 @@ impl Resolver<'_> {
     ) -> Option<Subscription> {
         let written = &placed.value;
         let name = self.value(&written.name);
-        let topic = self.topic_named(&written.topic.text, topics);
+        let topic = topic_named(&written.topic.text, topics);
         let topic = self.checked(written.topic.place, topic);
         let own = Subscription::new("", "");
         let (dead_letter, then) = self.end(written);
@@ -60,15 +60,6 @@ impl Resolver<'_> {
             ..own
         };
         Some(Subscription { name: name?.0, topic: topic?, ..settings })
-    }
-
-    fn topic_named(&self, name: &str, topics: &[Topic]) -> Result<std::sync::Arc<str>, Fault> {
-        if let Some(topic) = topics.iter().find(|topic| *topic.name == *name) {
-            return Ok(topic.name.clone());
-        }
-        let help = did_you_mean(name, topics.iter().map(|topic| &*topic.name));
-        let help = help.or_else(|| topics.is_empty().then(|| "there are no `topics`".to_owned()));
-        Err(Fault { message: format!("no topic named `{name}`"), help })
     }
 
     fn types(&mut self, written: Option<&[Written<Text>]>) -> Vec<TypePattern> {
@@ -262,4 +253,14 @@ impl Resolver<'_> {
         }
         (is_enabled.then_some(kept), then)
     }
+}
+
+/// The topic of this name.
+fn topic_named(name: &str, topics: &[Topic]) -> Result<Arc<str>, Fault> {
+    if let Some(topic) = topics.iter().find(|topic| *topic.name == *name) {
+        return Ok(topic.name.clone());
+    }
+    let help = did_you_mean(name, topics.iter().map(|topic| &*topic.name));
+    let help = help.or_else(|| topics.is_empty().then(|| "there are no `topics`".to_owned()));
+    Err(Fault { message: format!("no topic named `{name}`"), help })
 }

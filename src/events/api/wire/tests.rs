@@ -1,3 +1,5 @@
+//! Messages to events and back.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What events are held to.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,301 @@
+//! How things are shown: statuses as JSON values, events as the JSON text that they are.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::wire::structured;
+use crate::{
+    events::event::{Attribute, Event},
+    events::facade::{
+        DeadLetter, EventState, Found, Hold, JobKind, JobState, JobStatus, Leased, Published,
+        StoredEvent, SubscriptionMode, SubscriptionState, SubscriptionStatus, TokenResult,
+        TokenStatus, TopicState, TopicStatus, Trace,
+    },
+    telemetry::clock,
+};
+
+/// RFC 3339 of milliseconds since 1970.
+pub(super) fn time(millis: u64) -> String {
+    /// 9999-12-31T23:59:59.999Z
+    const LAST: u64 = 253_402_300_799_999;
+    clock::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis.min(LAST)))
+}
+
+/// What of a text a message repeats.
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect()
+}
+
+pub(super) fn published(topic: &str, results: &[Published]) -> Value {
+    let result = |it: &Published| {
+        json!({
+            "id": it.id,
+            "topic": topic,
+            "partition": it.partition,
+            "offset": it.offset,
+            "duplicate": it.duplicate,
+            "mismatch": it.mismatch,
+        })
+    };
+    json!({ "results": results.iter().map(result).collect::<Vec<_>>() })
+}
+
+/// The body of a receive. Not by way of `Value`: the data of events is passed on as it is.
+pub(super) fn leased(events: &[Leased]) -> Bytes {
+    let bytes = events.iter().map(|it| it.event.bytes() + 512);
+    let mut out = Vec::with_capacity(bytes.sum());
+    out.extend_from_slice(b"{\"events\":[");
+    for (index, it) in events.iter().enumerate() {
+        let lease = json!({
+            "token": it.token,
+            "expires_at": time(it.expires),
+            "attempt": it.attempt,
+            "partition": it.partition,
+            "offset": it.offset,
+        });
+        push_separator(index, &mut out);
+        out.extend_from_slice(format!("{{\"lease\":{lease},\"event\":").as_bytes());
+        if it.is_replay {
+            let mut event = it.event.clone();
+            event.attributes.push(("sluicereplay".to_owned(), Attribute::Boolean(true)));
+            structured::write(&event, &mut out);
+        } else {
+            structured::write(&it.event, &mut out);
+        }
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}\n");
+    out.into()
+}
+
+/// An event and where it is.
+pub(super) fn stored(stored: &StoredEvent, out: &mut Vec<u8>) {
+    let place = place(stored);
+    push_with_event(&place, &stored.event, out);
+}
+
+/// Events that share an ID or a saga.
+pub(super) fn trace(trace: &Trace) -> Bytes {
+    let mut out = b"{\"events\":[".to_vec();
+    for (index, Found { stored, states }) in trace.events.iter().enumerate() {
+        let mut shown = place(stored);
+        let states: Map<String, Value> =
+            states.iter().map(|(name, state)| (name.to_string(), event_state(*state))).collect();
+        shown.insert("subscriptions".to_owned(), states.into());
+        push_separator(index, &mut out);
+        push_with_event(&shown, &stored.event, &mut out);
+    }
+    out.extend_from_slice(format!("],\"partial\":{}}}\n", trace.partial).as_bytes());
+    out.into()
+}
+
+fn place(stored: &StoredEvent) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("topic".to_owned(), json!(stored.topic));
+    map.insert("partition".to_owned(), json!(stored.partition));
+    map.insert("offset".to_owned(), json!(stored.offset));
+    map.insert("published_at".to_owned(), json!(time(stored.published)));
+    map
+}
+
+/// The members of `map`, and `event` as its last one.
+fn push_with_event(map: &Map<String, Value>, event: &Event, out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (name, value) in map {
+        structured::push_string(name, out);
+        out.extend_from_slice(format!(":{value},").as_bytes());
+    }
+    out.extend_from_slice(b"\"event\":");
+    structured::write(event, out);
+    out.push(b'}');
+}
+
+fn push_separator(index: usize, out: &mut Vec<u8>) {
+    if index > 0 {
+        out.push(b',');
+    }
+}
+
+fn event_state(state: EventState) -> Value {
+    match state {
+        EventState::Queued => json!({ "state": "queued" }),
+        EventState::InFlight { attempt } => json!({ "state": "in_flight", "attempt": attempt }),
+        EventState::Retrying { attempts, next } => {
+            json!({ "state": "retrying", "attempts": attempts, "next_at": time(next) })
+        }
+        EventState::KeyBlocked => json!({ "state": "key_blocked" }),
+        EventState::Settled => json!({ "state": "settled" }),
+    }
+}
+
+pub(super) fn settled(results: &[TokenResult]) -> Value {
+    let result = |it: &TokenResult| {
+        let status = match it.status {
+            TokenStatus::Ok => "ok",
+            TokenStatus::LeaseExpired => "lease_expired",
+            TokenStatus::Unknown => "unknown",
+            TokenStatus::Settled => "settled",
+        };
+        json!({ "token": it.token, "status": status })
+    };
+    json!({ "results": results.iter().map(result).collect::<Vec<_>>() })
+}
+
+pub(super) fn topic(topic: &TopicStatus) -> Value {
+    let (state, offline) = match &topic.state {
+        TopicState::Serving => ("serving", Value::Null),
+        TopicState::Full => ("full", Value::Null),
+        TopicState::Offline { reason, range } => {
+            let range = range.map(|range| json!({ "from": range.from, "to": range.to }));
+            ("offline", json!({ "reason": reason, "range": range }))
+        }
+    };
+    json!({
+        "name": topic.name,
+        "id": topic.id,
+        "state": state,
+        "offline": offline,
+        "partitions": topic.partitions,
+        "start": topic.start,
+        "end": topic.end,
+        "events": topic.events,
+        "bytes": topic.bytes,
+        "oldest_at": topic.oldest.map(time),
+        "segments": topic.segments,
+        "delayed": topic.delayed,
+        "dedup": {
+            "entries": topic.dedup.entries,
+            "hits": topic.dedup.hits,
+            "window_seconds": topic.dedup.window.as_secs_f64(),
+        },
+        "lost": topic.lost,
+        "recovery_seconds": topic.recovery.as_secs_f64(),
+        "scrubbed_at": topic.scrubbed.map(time),
+        "clock_frozen": topic.is_clock_frozen,
+        "orphaned": topic.is_orphaned,
+        "subscriptions": topic.subscriptions,
+    })
+}
+
+pub(super) fn subscription(status: &SubscriptionStatus) -> Value {
+    let (state, reason) = match &status.state {
+        SubscriptionState::Active => ("active", Value::Null),
+        SubscriptionState::Paused(hold) => ("paused", json!(hold_text(hold))),
+    };
+    let partitions = status.partitions.iter().map(|it| {
+        json!({
+            "partition": it.partition,
+            "floor": it.floor,
+            "scan": it.scan,
+            "unsettled": it.unsettled,
+            "full": it.is_full,
+        })
+    });
+    let reasons: Map<String, Value> = status
+        .dead_letters
+        .reasons
+        .iter()
+        .map(|(reason, count)| (reason.word().to_owned(), json!(count)))
+        .collect();
+    json!({
+        "name": status.name,
+        "id": status.id,
+        "topic": status.topic,
+        "mode": match status.mode {
+            SubscriptionMode::Pull => "pull",
+            SubscriptionMode::Push => "push",
+        },
+        "state": state,
+        "reason": reason,
+        "lag_events": status.lag_events,
+        "lag_bytes": status.lag_bytes,
+        "oldest_age_seconds": status.oldest_age.map(|age| age.as_secs_f64()),
+        "in_flight": status.in_flight,
+        "parked": status.parked,
+        "blocked_keys": status.blocked_keys,
+        "suspects": status.suspects,
+        "dead_letters": {
+            "count": status.dead_letters.count,
+            "bytes": status.dead_letters.bytes,
+            "reasons": reasons,
+        },
+        "next_retry_at": status.next_retry.map(time),
+        "partitions": partitions.collect::<Vec<_>>(),
+        "orphaned": status.is_orphaned,
+    })
+}
+
+fn hold_text(hold: &Hold) -> String {
+    match hold {
+        Hold::Operator => "by an operator".to_owned(),
+        Hold::Gone => "the endpoint answered 410".to_owned(),
+        Hold::DeadLettersFull => "the dead letters are full".to_owned(),
+        Hold::Disk => "no room on disk for what has to be written about a delivery".to_owned(),
+        Hold::Damage { partition, from, to } => {
+            format!("damage in partition {partition}, offsets {from} to {to}")
+        }
+        Hold::Offline { detail } => detail.clone(),
+        Hold::Orphaned => "no longer configured".to_owned(),
+    }
+}
+
+pub(super) fn dead_letter(letter: &DeadLetter) -> Map<String, Value> {
+    let mut shown = json!({
+        "id": letter.id,
+        "event_id": letter.event_id,
+        "type": letter.kind,
+        "key": letter.key.as_deref().map(String::from_utf8_lossy),
+        "reason": letter.reason.word(),
+        "attempts": letter.attempts,
+        "first_attempt_at": letter.first_attempt.map(time),
+        "died_at": time(letter.died),
+        "last_status": letter.last_status,
+        "last_error": letter.last_error,
+        "redrives": letter.redrives,
+        "compensated": letter.is_compensated,
+        "bytes": letter.bytes,
+        "origin": {
+            "lane": letter.origin.lane,
+            "topic": letter.origin.topic,
+            "partition": letter.origin.partition,
+            "offset": letter.origin.offset,
+        },
+    });
+    shown.as_object_mut().map(std::mem::take).unwrap_or_default()
+}
+
+/// A dead letter and its event.
+pub(super) fn dead_letter_event(letter: &DeadLetter, event: &Event) -> Bytes {
+    let mut out = Vec::with_capacity(event.bytes() + 1024);
+    push_with_event(&dead_letter(letter), event, &mut out);
+    out.push(b'\n');
+    out.into()
+}
+
+pub(super) fn job(job: &JobStatus) -> Value {
+    let failures = job.failures.iter().map(
+        |it| json!({ "partition": it.partition, "offset": it.offset, "reason": it.reason.word() }),
+    );
+    json!({
+        "id": job.id.to_string(),
+        "subscription": job.id.subscription,
+        "kind": match job.kind {
+            JobKind::Replay => "replay",
+            JobKind::Redrive => "redrive",
+        },
+        "state": match job.state {
+            JobState::Running => "running",
+            JobState::Done => "done",
+            JobState::Cancelled => "cancelled",
+        },
+        "started_at": time(job.started),
+        "ended_at": job.ended.map(time),
+        "total": job.total,
+        "done": job.done,
+        "delivered": job.delivered,
+        "failed": job.failed,
+        "failures": failures.collect::<Vec<_>>(),
+    })
+}
