@@ -43,7 +43,8 @@ impl Machine {
     }
 
     /// The live lane goes on elsewhere. Without `force` not while consumers hold leases of it: they would
-    /// go on with what others get. An event with an outcome comes to its end first and is passed over.
+    /// go on with what others get. An event with an outcome comes to its end all the same, and is delivered
+    /// again only if it is looked at again after that.
     pub fn seek(&mut self, seek: Seek, force: bool, out: &mut Output) -> Result<(), Refused> {
         let is_held = self.lanes.get(&LaneId::LIVE).is_some_and(|lane| {
             let is_meant = |partition: &Partition| match &seek {

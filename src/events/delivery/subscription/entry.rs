@@ -168,7 +168,8 @@ pub enum Entry {
         /// How often in a row it did so without saying for how long.
         throttled: u32,
     },
-    /// A job begins.
+    /// A job begins. Synced before anything is read or delivered for it: were it lost, another job would
+    /// get its lane, and tokens of the one would stand for events of the other.
     JobStarted {
         /// Its lane, never used before.
         lane: LaneId,

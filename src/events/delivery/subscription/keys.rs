@@ -122,4 +122,9 @@ impl Keys {
         let chains = &self.keys.get(&key)?.chains;
         chains.iter().find(|chain| chain.lane == lane).map(|chain| chain.head)
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
 }

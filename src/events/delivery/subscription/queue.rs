@@ -22,6 +22,11 @@ impl Queue {
         self.meant
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.items.len()
+    }
+
     /// Puts one that is in no queue at the end.
     pub(super) fn push(&mut self, slab: &mut Slab, index: u32) {
         let ticket = slab.ticket();

@@ -106,6 +106,11 @@ impl Slab {
         self.free.push(index);
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.len() + self.free.len()
+    }
+
     /// A number never given before.
     pub(super) fn ticket(&mut self) -> u64 {
         self.tickets += 1;

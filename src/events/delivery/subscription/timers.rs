@@ -56,6 +56,11 @@ impl Timers {
         None
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// When the next one is due.
     pub(super) fn next(&mut self, slab: &Slab) -> Option<u64> {
         while let Some(Reverse(entry)) = self.heap.peek().copied() {

@@ -1,4 +1,8 @@
 //! Tests of the machine: scenes, and a reference model under random operations.
 
+mod bounds;
+mod model;
+mod outage;
+mod random;
 mod scenes;
 mod world;

@@ -124,7 +124,7 @@ impl World {
 
     /// Reads as long as the machine wants and there is something.
     pub(super) fn read(&mut self) {
-        for _ in 0..1000 {
+        for _ in 0..100_000 {
             let scans = self.machine.scans().map(|scan| (self.end(&scan), scan));
             let mut scans = scans.filter(|(end, scan)| scan.from.0 < *end);
             let Some((end, scan)) = scans.next() else { return };
