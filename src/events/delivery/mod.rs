@@ -1,3 +1,10 @@
 //! From a log to its consumers: what each subscription has settled, is delivering, and still owes.
 
+mod encoding;
+pub mod journal;
+pub mod lease;
+pub mod snapshot;
+pub mod stored;
 pub mod subscription;
+
+pub use self::encoding::Malformed;

@@ -5,6 +5,7 @@ pub mod gauges;
 pub mod id;
 pub mod log;
 pub mod mutation;
+pub mod pool;
 pub mod storage;
 pub mod time;
 

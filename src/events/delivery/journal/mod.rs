@@ -1,0 +1,70 @@
+//! What the journal keeps of subscriptions, as records of the state log.
+//!
+//! One record is one step of one subscription: `version u8, subscription 16 bytes, entries`. Its
+//! entries hold together or not at all, under the record's checksum. Golden files hold the bytes.
+
+mod entries;
+mod state;
+
+pub use self::state::{decode_state, encode_state};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    encoding::{Encoding, Malformed},
+    subscription::Entry,
+};
+
+/// Of the body of a record.
+const VERSION: u8 = 1;
+
+/// One step of one subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Whose.
+    pub subscription: Uuid,
+    /// What changed, in order.
+    pub entries: Vec<Entry>,
+}
+
+/// The body of the record of a step.
+pub fn encode(subscription: Uuid, entries: &[Entry]) -> Bytes {
+    let mut out = Vec::with_capacity(32 + 48 * entries.len());
+    out.push(VERSION);
+    out.extend_from_slice(subscription.as_bytes());
+    (entries.len() as u64).put(&mut out);
+    for entry in entries {
+        entry.put(&mut out);
+    }
+    out.into()
+}
+
+/// The step in the body of a record.
+pub fn decode(body: &[u8]) -> Result<Step, Malformed> {
+    let mut bytes = body;
+    let subscription = subscription(&mut bytes)?;
+    let entries = Vec::take(&mut bytes)?;
+    if !bytes.is_empty() {
+        return Err(Malformed::Bytes);
+    }
+    Ok(Step { subscription, entries })
+}
+
+/// Whose step is in the body of a record, the entries not looked at.
+pub fn owner(body: &[u8]) -> Result<Uuid, Malformed> {
+    subscription(&mut &*body)
+}
+
+fn subscription(bytes: &mut &[u8]) -> Result<Uuid, Malformed> {
+    match u8::take(bytes)? {
+        VERSION => {}
+        0 => return Err(Malformed::Bytes),
+        _ => return Err(Malformed::Newer),
+    }
+    let id = super::encoding::split(bytes, 16)?;
+    Uuid::from_slice(id).map_err(|_| Malformed::Bytes)
+}
+
+#[cfg(test)]
+mod tests;

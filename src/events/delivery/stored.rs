@@ -1,0 +1,131 @@
+//! An event as a record of a log, and back: every attribute comes back as it went in.
+
+use bytes::Bytes;
+
+use crate::events::{
+    event::{Attribute, Event},
+    queue::codec::{Draft, Fields, FieldsBuilder, Flags, Kind, Record, Value},
+};
+
+/// The record of an event that is to be appended.
+pub fn draft(event: &Event) -> Draft {
+    let mut fields = Fields::builder().id(&event.id).source(&event.source).event_type(&event.kind);
+    fields = with(fields, event.subject.as_deref(), FieldsBuilder::subject);
+    fields = with(fields, event.time.as_deref(), FieldsBuilder::time);
+    fields = with(fields, event.content_type.as_deref(), FieldsBuilder::content_type);
+    fields = with(fields, event.expiry, FieldsBuilder::expiry);
+    fields = with(fields, event.correlation.as_deref(), FieldsBuilder::correlation);
+    fields = with(fields, event.causation.as_deref(), FieldsBuilder::causation);
+    fields = with(fields, event.trace_context.as_deref(), FieldsBuilder::trace_parent);
+    fields = with(fields, event.principal.as_deref(), FieldsBuilder::principal);
+    fields = with(fields, (event.depth > 0).then_some(event.depth.into()), FieldsBuilder::depth);
+    for (name, value) in &event.attributes {
+        let value = match value {
+            Attribute::Boolean(truth) => Value::Boolean(*truth),
+            Attribute::Integer(number) => Value::Integer(*number),
+            Attribute::Text(text) => Value::String(text),
+        };
+        fields = fields.attribute(name, value);
+    }
+    let mut draft = Draft::new(Kind::Event, fields.build(), event.data.clone());
+    draft.key.clone_from(&event.key);
+    draft.dedup.clone_from(&event.dedup_key);
+    draft.not_before = event.not_before;
+    if event.data.is_empty() {
+        draft.flags = Flags::NO_DATA;
+    }
+    draft
+}
+
+/// The event in a record. `own` makes its bytes last, with or without a copy.
+pub fn event(record: &Record<'_>, own: impl Fn(&[u8]) -> Bytes) -> Event {
+    let text = |text: Option<&str>| text.map(str::to_owned);
+    let attributes = record.attributes().map(|attribute| {
+        let value = match attribute.value {
+            Value::Boolean(truth) => Attribute::Boolean(truth),
+            Value::Integer(number) => Attribute::Integer(number),
+            Value::String(text) => Attribute::Text(text.to_owned()),
+        };
+        (attribute.name.to_owned(), value)
+    });
+    Event {
+        id: record.id().unwrap_or_default().to_owned(),
+        source: record.source().unwrap_or_default().to_owned(),
+        kind: record.event_type().unwrap_or_default().to_owned(),
+        subject: text(record.subject()),
+        time: text(record.time()),
+        content_type: text(record.content_type()),
+        key: record.key().map(&own),
+        dedup_key: record.dedup_key().map(&own),
+        not_before: record.not_before(),
+        expiry: record.expiry(),
+        correlation: text(record.correlation()),
+        causation: text(record.causation()),
+        depth: record.depth().unwrap_or(0).try_into().unwrap_or(u8::MAX),
+        principal: text(record.principal()),
+        trace_context: text(record.trace_context()),
+        attributes: attributes.collect(),
+        data: own(record.body()),
+    }
+}
+
+fn with<T>(
+    fields: FieldsBuilder,
+    value: Option<T>,
+    put: impl FnOnce(FieldsBuilder, T) -> FieldsBuilder,
+) -> FieldsBuilder {
+    match value {
+        Some(value) => put(fields, value),
+        None => fields,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::queue::{
+        Offset,
+        codec::{Closing, FrameWriter, Stamp, parse_frame},
+    };
+
+    #[test]
+    fn every_attribute_comes_back_as_it_went_in() {
+        let text = |text: &str| Some(text.to_owned());
+        let full = Event {
+            id: "1".into(),
+            source: "/shop".into(),
+            kind: "order.created".into(),
+            subject: text("7"),
+            time: text("2026-11-26T10:00:00+01:00"),
+            content_type: text("application/json"),
+            key: Some(Bytes::from_static(b"customer\xff")),
+            dedup_key: Some(Bytes::from_static(b"d")),
+            not_before: Some(5),
+            expiry: Some(6),
+            correlation: text("c"),
+            causation: text("b"),
+            depth: 3,
+            principal: text("shop:alice"),
+            trace_context: text("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            attributes: vec![
+                ("zeta".into(), Attribute::Integer(-7)),
+                ("alpha".into(), Attribute::Boolean(true)),
+                ("mid".into(), Attribute::Text("\u{e9}".into())),
+            ],
+            data: Bytes::from_static(b"{\"n\":1}"),
+        };
+        let bare =
+            Event { id: "2".into(), source: "/".into(), kind: "k".into(), ..Event::default() };
+        for original in [full, bare] {
+            let mut writer = FrameWriter::new();
+            writer.begin(9, Offset(4));
+            let stamp = Stamp { generation: 1, partition: 2, published: 3 };
+            writer.push(&draft(&original), stamp).unwrap();
+            let closing = Closing { previous_crc: 0, durable: Offset(4), wall: 1, mono: 1 };
+            let bytes = writer.finish(&closing).bytes.to_vec();
+            let frame = parse_frame(&bytes, 9, Offset(4)).unwrap();
+            let (_, record) = frame.records().next().unwrap();
+            assert_eq!(event(&record.unwrap(), Bytes::copy_from_slice), original);
+        }
+    }
+}
