@@ -1,0 +1,366 @@
+//! The keys of a log file: sorted hashes of dedup keys, IDs and correlation IDs, each with its offset.
+//!
+//! Derived: made when the file is sealed, made again whenever it is missing or not sound, never evidence.
+//! In pages of 4 KiB, each with its own checksum, so that one ID is found by a few reads.
+
+use std::io;
+
+use super::{envelope::FileError, reading::Reading};
+use crate::events::queue::Offset;
+
+/// The bytes of a page.
+pub const PAGE_BYTES: usize = 4096;
+/// What of it is not checksum.
+const PAGE_USED: usize = PAGE_BYTES - 4;
+
+const MAGIC: [u8; 8] = *b"SLUICE\x01K";
+const VERSION: u16 = 1;
+const DEDUP_BYTES: usize = 32;
+const ID_BYTES: usize = 12;
+
+/// What a dedup table must know of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DedupEntry {
+    /// The keyed hash of its dedup key.
+    pub hash: u128,
+    /// Tells its body from others.
+    pub digest: u32,
+    /// Where it is.
+    pub offset: Offset,
+    /// When it was appended: milliseconds since 1970.
+    pub wall: u64,
+    /// Its partition.
+    pub partition: u16,
+}
+
+/// What an event can be found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its ID.
+    Id,
+    /// Its correlation ID.
+    Correlation,
+}
+
+/// Gathers the keys of one log file. Takes about 60 bytes for each of its records.
+#[derive(Clone, Debug)]
+pub struct KeysBuilder {
+    epoch: u64,
+    base: Offset,
+    /// Times are kept as milliseconds after this.
+    origin: u64,
+    dedup: Vec<DedupEntry>,
+    ids: Vec<(u64, u32)>,
+    correlations: Vec<(u64, u32)>,
+}
+
+/// The first page of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeysHead {
+    /// The epoch of the log file.
+    pub epoch: u64,
+    /// The first offset of the log file.
+    pub base: Offset,
+    /// The offset after the last that it knows of.
+    pub end: Offset,
+    origin: u64,
+    dedup: u32,
+    ids: u32,
+    correlations: u32,
+}
+
+/// Why a lookup found nothing out.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The file could not be read.
+    #[error("the keys cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// The file is not sound: to be made again.
+    #[error("the keys are not sound: {0}")]
+    File(#[from] FileError),
+}
+
+// === impl KeysBuilder ===
+
+impl KeysBuilder {
+    /// For a log file, begun at this time.
+    pub fn new(epoch: u64, base: Offset, wall: u64) -> Self {
+        let (dedup, ids, correlations) = Default::default();
+        Self { epoch, base, origin: wall, dedup, ids, correlations }
+    }
+
+    /// The first offset of the log file.
+    pub fn base(&self) -> Offset {
+        self.base
+    }
+
+    /// A dedup key.
+    pub fn add_dedup(&mut self, entry: DedupEntry) {
+        self.dedup.push(entry);
+    }
+
+    /// An ID or a correlation ID.
+    pub fn add(&mut self, lookup: Lookup, hash: u128, offset: Offset) {
+        let entry = (upper_half(hash), self.delta(offset));
+        match lookup {
+            Lookup::Id => self.ids.push(entry),
+            Lookup::Correlation => self.correlations.push(entry),
+        }
+    }
+
+    /// Where a hash is found in what was added so far.
+    pub fn find(&self, lookup: Lookup, hash: u128) -> impl Iterator<Item = Offset> {
+        let all = match lookup {
+            Lookup::Id => &self.ids,
+            Lookup::Correlation => &self.correlations,
+        };
+        let found = all.iter().filter(move |(upper, _)| *upper == upper_half(hash));
+        found.map(|(_, delta)| self.base.plus(u64::from(*delta)))
+    }
+
+    /// Forgets what is at `end` or above: it was not written.
+    pub fn truncate(&mut self, end: Offset) {
+        let delta = self.delta(end);
+        let keep =
+            |all: &[(u64, u32)]| all.iter().rposition(|(_, it)| *it < delta).map_or(0, |it| it + 1);
+        self.ids.truncate(keep(&self.ids));
+        self.correlations.truncate(keep(&self.correlations));
+        while self.dedup.pop_if(|last| last.offset >= end).is_some() {}
+    }
+
+    /// A log file has fewer records than 2^32.
+    fn delta(&self, offset: Offset) -> u32 {
+        u32::try_from(offset.since(self.base)).unwrap_or(u32::MAX)
+    }
+
+    /// The whole file, for a log file that ends at `end`. Sorts: not for the thread that writes.
+    pub fn encode(mut self, end: Offset) -> Vec<u8> {
+        self.dedup.sort_unstable_by_key(|entry| (entry.hash, entry.offset));
+        self.ids.sort_unstable();
+        self.correlations.sort_unstable();
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let head = KeysHead {
+            epoch: self.epoch,
+            base: self.base,
+            end,
+            origin: self.origin,
+            dedup: count(self.dedup.len()),
+            ids: count(self.ids.len()),
+            correlations: count(self.correlations.len()),
+        };
+        let mut pages = Pages { epoch: self.epoch, out: Vec::with_capacity(head.file_bytes()) };
+        pages.section(std::iter::once(()), PAGE_USED, |out, ()| head.put(out));
+        pages.section(&self.dedup, DEDUP_BYTES, |out, entry| {
+            out.extend_from_slice(&entry.hash.to_le_bytes());
+            out.extend_from_slice(&entry.digest.to_le_bytes());
+            out.extend_from_slice(&self.delta(entry.offset).to_le_bytes());
+            let age = u32::try_from(entry.wall.saturating_sub(self.origin)).unwrap_or(u32::MAX);
+            out.extend_from_slice(&age.to_le_bytes());
+            out.extend_from_slice(&u32::from(entry.partition).to_le_bytes());
+        });
+        for entries in [&self.ids, &self.correlations] {
+            pages.section(entries, ID_BYTES, |out, (hash, delta)| {
+                out.extend_from_slice(&hash.to_le_bytes());
+                out.extend_from_slice(&delta.to_le_bytes());
+            });
+        }
+        pages.out
+    }
+}
+
+// === impl KeysHead ===
+
+impl KeysHead {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&u64::from(VERSION).to_le_bytes());
+        for number in [self.epoch, self.base.0, self.end.0, self.origin] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        for count in [self.dedup, self.ids, self.correlations] {
+            out.extend_from_slice(&count.to_le_bytes());
+        }
+        out.resize(PAGE_USED, 0);
+    }
+
+    /// From the first page of the file.
+    pub fn decode(page: &[u8]) -> Result<Self, FileError> {
+        let page = page.first_chunk::<PAGE_BYTES>().ok_or(FileError::Short)?;
+        let mut reading = Reading(page);
+        if reading.take(MAGIC.len()) != Some(&MAGIC) {
+            return Err(FileError::Foreign);
+        }
+        let mut decode = || {
+            let version = reading.u16()?;
+            reading.take(6)?;
+            let epoch = reading.u64()?;
+            let (base, end) = (Offset(reading.u64()?), Offset(reading.u64()?));
+            let origin = reading.u64()?;
+            let (dedup, ids) = (reading.u32()?, reading.u32()?);
+            let correlations = reading.u32()?;
+            Some((version, Self { epoch, base, end, origin, dedup, ids, correlations }))
+        };
+        let (found, head) = decode().ok_or(FileError::Short)?;
+        verify_page(page, head.epoch, 0)?;
+        if found > VERSION {
+            return Err(FileError::Newer { found, known: VERSION });
+        }
+        Ok(head)
+    }
+
+    /// The length of the whole file.
+    pub fn file_bytes(&self) -> usize {
+        let (first, pages) = self.section(Some(Lookup::Correlation));
+        (first + pages) * PAGE_BYTES
+    }
+
+    /// First page and count of pages of the entries for a lookup, or of the dedup keys.
+    fn section(&self, lookup: Option<Lookup>) -> (usize, usize) {
+        let pages = |count: u32, bytes: usize| (count as usize).div_ceil(PAGE_USED / bytes);
+        let dedup = pages(self.dedup, DEDUP_BYTES);
+        let ids = pages(self.ids, ID_BYTES);
+        match lookup {
+            None => (1, dedup),
+            Some(Lookup::Id) => (1 + dedup, ids),
+            Some(Lookup::Correlation) => (1 + dedup + ids, pages(self.correlations, ID_BYTES)),
+        }
+    }
+
+    /// Where in the file the dedup keys are.
+    pub fn dedup_range(&self) -> std::ops::Range<usize> {
+        let (first, pages) = self.section(None);
+        first * PAGE_BYTES..(first + pages) * PAGE_BYTES
+    }
+
+    /// The dedup keys, in the order of their offsets, from the bytes of [`KeysHead::dedup_range`].
+    pub fn dedup(&self, section: &[u8]) -> Result<Vec<DedupEntry>, FileError> {
+        let (pages, _) = section.as_chunks::<PAGE_BYTES>();
+        let (first, count) = self.section(None);
+        let pages = pages.get(..count).ok_or(FileError::Short)?;
+        let mut entries = Vec::with_capacity(self.dedup as usize);
+        for (number, page) in (first..).zip(pages) {
+            verify_page(page, self.epoch, number)?;
+            let left = self.dedup as usize - entries.len();
+            let (chunks, _) = page[..PAGE_USED].as_chunks::<DEDUP_BYTES>();
+            entries.extend(chunks.iter().take(left).filter_map(|entry| self.dedup_entry(entry)));
+        }
+        entries.sort_unstable_by_key(|entry| entry.offset);
+        Ok(entries)
+    }
+
+    fn dedup_entry(&self, bytes: &[u8]) -> Option<DedupEntry> {
+        let (hash, rest) = bytes.split_first_chunk::<16>()?;
+        let mut reading = Reading(rest);
+        let digest = reading.u32()?;
+        let offset = self.base.plus(u64::from(reading.u32()?));
+        let wall = self.origin.saturating_add(u64::from(reading.u32()?));
+        let hash = u128::from_le_bytes(*hash);
+        Some(DedupEntry { hash, digest, offset, wall, partition: reading.u16()? })
+    }
+
+    /// The offsets of at most `most` records that `hash` may be of, in order: half of it is kept, so the
+    /// record has to be asked. `read` fills a buffer from a position of the file.
+    pub fn find(
+        &self,
+        lookup: Lookup,
+        hash: u128,
+        most: usize,
+        mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+    ) -> Result<Vec<Offset>, LookupError> {
+        let wanted = upper_half(hash);
+        let (first, pages) = self.section(Some(lookup));
+        let count = match lookup {
+            Lookup::Id => self.ids,
+            Lookup::Correlation => self.correlations,
+        };
+        let mut page = |index: usize| self.entries(first + index, index, count, &mut read);
+        // The first page whose last entry is not before the wanted one.
+        let (mut low, mut high) = (0, pages);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let is_before = page(middle)?.last().is_some_and(|(hash, _)| *hash < wanted);
+            if is_before { low = middle + 1 } else { high = middle }
+        }
+        let mut found = Vec::new();
+        for index in low..pages {
+            let entries = page(index)?;
+            let from = entries.partition_point(|(hash, _)| *hash < wanted);
+            let same = entries[from..].iter().take_while(|(hash, _)| *hash == wanted);
+            let room = most - found.len();
+            found.extend(same.take(room).map(|(_, delta)| self.base.plus(u64::from(*delta))));
+            if found.len() == most || entries.last().is_some_and(|(hash, _)| *hash > wanted) {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The entries of a page, which is the one with this index of its section.
+    fn entries(
+        &self,
+        number: usize,
+        index: usize,
+        count: u32,
+        read: &mut impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+    ) -> Result<Vec<(u64, u32)>, LookupError> {
+        let mut page = [0; PAGE_BYTES];
+        if read(&mut page, (number * PAGE_BYTES) as u64)? < PAGE_BYTES {
+            return Err(FileError::Short.into());
+        }
+        verify_page(&page, self.epoch, number)?;
+        let left = (count as usize).saturating_sub(index * (PAGE_USED / ID_BYTES));
+        let (chunks, _) = page[..PAGE_USED].as_chunks::<ID_BYTES>();
+        let entry = |bytes: &[u8; ID_BYTES]| {
+            let mut reading = Reading(bytes);
+            Some((reading.u64()?, reading.u32()?))
+        };
+        Ok(chunks.iter().take(left).filter_map(entry).collect())
+    }
+}
+
+/// Pages as they are written.
+struct Pages {
+    epoch: u64,
+    out: Vec<u8>,
+}
+
+// === impl Pages ===
+
+impl Pages {
+    /// Entries of `bytes` each, in pages of their own.
+    fn section<T>(
+        &mut self,
+        entries: impl IntoIterator<Item = T>,
+        bytes: usize,
+        mut put: impl FnMut(&mut Vec<u8>, T),
+    ) {
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let start = self.out.len();
+            for entry in entries.by_ref().take(PAGE_USED / bytes) {
+                put(&mut self.out, entry);
+            }
+            self.out.resize(start + PAGE_USED, 0);
+            let crc = page_checksum(&self.out[start..], self.epoch, start / PAGE_BYTES);
+            self.out.extend_from_slice(&crc.to_le_bytes());
+        }
+    }
+}
+
+/// A page proves whose it is, and which.
+fn page_checksum(used: &[u8], epoch: u64, number: usize) -> u32 {
+    let mut seed = [0; 16];
+    seed[..8].copy_from_slice(&epoch.to_le_bytes());
+    seed[8..].copy_from_slice(&(number as u64).to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&seed), used)
+}
+
+fn verify_page(page: &[u8; PAGE_BYTES], epoch: u64, number: usize) -> Result<(), FileError> {
+    let (used, crc) = page.split_at(PAGE_USED);
+    let is_right = Reading(crc).u32() == Some(page_checksum(used, epoch, number));
+    is_right.then_some(()).ok_or(FileError::Checksum)
+}
+
+fn upper_half(hash: u128) -> u64 {
+    (hash >> 64) as u64
+}
