@@ -136,5 +136,6 @@ pub mod mutation;
 pub mod pool;
 pub mod storage;
 pub mod time;
+pub mod topic;
 
 pub use self::id::{LogId, Offset, StoreId};

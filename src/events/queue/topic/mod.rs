@@ -1,0 +1,5 @@
+//! Topics: what makes a log one that can be published to.
+
+pub mod clock_guard;
+pub mod dedup;
+pub mod retention;

@@ -1,0 +1,252 @@
+//! Which sealed segments of a topic go, and whether a reader that is far behind stops publishes.
+//!
+//! Pure: what is there, who needs what and the time are arguments. A segment goes whole, the oldest
+//! first, when it is too old or the topic too large, and nobody pins it. What is pinned stays until the
+//! topic is full: then either publishes are refused or, if that was chosen, the oldest goes and is
+//! counted.
+
+use std::time::Duration;
+
+use crate::events::queue::Offset;
+
+/// No segment is smaller, so that a small topic does not consist of files.
+const MIN_SEGMENT_BYTES: u64 = 1 << 20;
+/// Nor larger.
+const MAX_SEGMENT_BYTES: u64 = 64 << 20;
+/// Of so many segments a topic that is full consists, or more.
+const SEGMENTS: u64 = 16;
+
+/// What can go goes when so much, as a part of `max_bytes`, is still free ...
+const HEADROOM: u64 = 32;
+/// ... or so many bytes, if that is less.
+const MAX_HEADROOM: u64 = 128 << 20;
+
+/// What a topic keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Events are kept for so long.
+    pub max_age: Duration,
+    /// All segments together have at most so many bytes.
+    pub max_bytes: u64,
+    /// What happens when nothing may go.
+    pub on_full: OnFull,
+}
+
+/// What happens when a topic is full of what is pinned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// No publish.
+    #[default]
+    Reject,
+    /// The oldest segment goes, and what was not settled of it is counted.
+    DropOldest,
+}
+
+/// A segment, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The offset after its last.
+    pub end: Offset,
+    /// Bytes used.
+    pub bytes: u64,
+    /// When its newest frame was written: milliseconds since 1970.
+    pub newest: u64,
+    /// Whether nothing is added any more.
+    pub is_sealed: bool,
+}
+
+/// What somebody still needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The first offset that he has not settled.
+    pub from: Offset,
+    /// Whether that keeps a segment from going; else what goes is counted as lost to him.
+    pub pins: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Segments that end here or below go.
+    pub retire: Option<Offset>,
+    /// Of those, events that somebody had not settled, at most: from the first one that anybody lacked.
+    pub lost: u64,
+    /// Segments that end here or below would go if they were not pinned: who holds them by a few events
+    /// only may copy those.
+    pub held: Option<Offset>,
+    /// Nothing more may go, and there is more than may be: publishes are to be refused.
+    pub is_full: bool,
+}
+
+/// What goes. `segments` are all of them, the oldest first. `wall` is the time to judge age by, none
+/// while the clock is not to be trusted.
+pub fn decide(segments: &[Segment], keep: &Keep, pins: &[Pin], wall: Option<u64>) -> Decision {
+    let max_age = u64::try_from(keep.max_age.as_millis()).unwrap_or(u64::MAX);
+    let pinned = pins.iter().filter(|pin| pin.pins).map(|pin| pin.from).min();
+    let is_pinned = |end: Offset| pinned.is_some_and(|from| from < end);
+    // A little early: what is not pinned never makes a publish wait for the next look.
+    let most = keep.max_bytes - (keep.max_bytes / HEADROOM).min(MAX_HEADROOM);
+    let mut bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>();
+    let mut decision = Decision::default();
+    for segment in segments.iter().filter(|segment| segment.is_sealed) {
+        let is_over = bytes > most;
+        let is_old = wall.is_some_and(|wall| segment.newest.saturating_add(max_age) < wall);
+        if !is_over && !is_old {
+            break;
+        }
+        let may_drop = is_over && keep.on_full == OnFull::DropOldest;
+        if decision.held.is_some() || is_pinned(segment.end) && !may_drop {
+            decision.held = Some(segment.end);
+            bytes -= segment.bytes;
+            continue;
+        }
+        decision.retire = Some(segment.end);
+        bytes -= segment.bytes;
+    }
+    let left = segments.iter().filter(|it| decision.retire.is_none_or(|end| it.end > end));
+    decision.is_full = left.map(|segment| segment.bytes).sum::<u64>() >= keep.max_bytes;
+    if let Some(end) = decision.retire {
+        let lacked = pins.iter().map(|pin| pin.from).min();
+        decision.lost = lacked.map_or(0, |from| end.since(from));
+    }
+    decision
+}
+
+/// A segment is sealed when it has so many bytes: a small topic goes in small steps.
+pub fn segment_bytes(max_bytes: u64) -> u64 {
+    (max_bytes / SEGMENTS).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES)
+}
+
+/// Whether publishes are refused because a subscription's oldest unsettled event, published at `oldest`,
+/// is older than `max`; for how long at least, as far as can be told.
+pub fn is_backed_up(max: Option<Duration>, oldest: Option<u64>, wall: Option<u64>) -> bool {
+    let (Some(max), Some(oldest), Some(wall)) = (max, oldest, wall) else { return false };
+    u128::from(wall.saturating_sub(oldest)) > max.as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    const KEEP: Keep =
+        Keep { max_age: Duration::from_millis(100), max_bytes: 50, on_full: OnFull::Reject };
+
+    /// Sealed ones of 10 bytes and 10 events, written at 10, 20, ..; the last one is open.
+    fn segments(count: u64) -> Vec<Segment> {
+        (1..=count)
+            .map(|number| Segment {
+                end: Offset(number * 10),
+                bytes: 10,
+                newest: number * 10,
+                is_sealed: number < count,
+            })
+            .collect()
+    }
+
+    fn pin(from: u64, pins: bool) -> Pin {
+        Pin { from: Offset(from), pins }
+    }
+
+    #[test]
+    fn what_is_too_old_goes() {
+        let decide = |wall| decide(&segments(4), &KEEP, &[], wall).retire;
+        assert_eq!(decide(Some(110)), None, "to the millisecond");
+        assert_eq!(decide(Some(111)), Some(Offset(10)));
+        assert_eq!(decide(Some(1_000)), Some(Offset(30)), "the open one stays");
+        assert_eq!(decide(None), None, "with a clock that jumped nothing is old");
+    }
+
+    #[test]
+    fn what_is_too_much_goes() {
+        let decision = decide(&segments(8), &KEEP, &[], Some(0));
+        assert_eq!(decision.retire, Some(Offset(40)), "so that there is room before it is needed");
+        assert!(!decision.is_full);
+        assert_eq!(decide(&segments(8), &KEEP, &[], None).retire, Some(Offset(40)));
+        let decision = decide(&segments(4), &KEEP, &[], Some(0));
+        assert_eq!((decision.retire, decision.is_full), (None, false));
+    }
+
+    #[test]
+    fn a_pin_keeps_it_and_the_topic_is_full_in_the_end() {
+        let decision = decide(&segments(8), &KEEP, &[pin(25, true)], Some(1_000));
+        assert_eq!(decision.retire, Some(Offset(20)));
+        assert_eq!(decision.held, Some(Offset(70)));
+        assert!(decision.is_full);
+        assert_eq!(decision.lost, 0);
+        let decision = decide(&segments(5), &KEEP, &[pin(10, true)], Some(1_000));
+        assert_eq!((decision.retire, decision.held), (Some(Offset(10)), Some(Offset(40))));
+        assert!(!decision.is_full);
+    }
+
+    #[test]
+    fn the_oldest_goes_if_that_was_chosen_and_is_counted() {
+        let keep = Keep { on_full: OnFull::DropOldest, ..KEEP };
+        let decision = decide(&segments(8), &keep, &[pin(25, true)], Some(0));
+        assert_eq!((decision.retire, decision.lost), (Some(Offset(40)), 15));
+        // Only fullness takes from a pin, never age.
+        let decision = decide(&segments(4), &keep, &[pin(15, true)], Some(1_000));
+        assert_eq!((decision.retire, decision.lost), (Some(Offset(10)), 0));
+        assert_eq!(decision.held, Some(Offset(30)));
+    }
+
+    #[test]
+    fn who_does_not_pin_loses_it_and_that_is_counted() {
+        let decision = decide(&segments(5), &KEEP, &[pin(5, false), pin(40, true)], Some(1_000));
+        assert_eq!((decision.retire, decision.lost), (Some(Offset(40)), 35));
+    }
+
+    #[test]
+    fn a_reader_too_far_behind_stops_publishes() {
+        let max = Some(Duration::from_millis(100));
+        assert!(!is_backed_up(max, Some(100), Some(200)));
+        assert!(is_backed_up(max, Some(100), Some(201)));
+        assert!(!is_backed_up(max, None, Some(201)), "nothing is unsettled");
+        assert!(!is_backed_up(max, Some(100), None), "the clock jumped");
+        assert!(!is_backed_up(None, Some(100), Some(201)));
+    }
+
+    #[test]
+    fn a_small_topic_has_small_segments() {
+        assert_eq!(segment_bytes(10 << 30), 64 << 20);
+        assert_eq!(segment_bytes(160 << 20), 10 << 20);
+        assert_eq!(segment_bytes(1), 1 << 20);
+    }
+
+    proptest! {
+        /// With `reject`, nothing that is pinned ever goes; and whatever is kept is kept for a reason.
+        #[test]
+        fn what_is_pinned_stays(
+            count in 1u64..12,
+            from in prop::option::of(0u64..130),
+            other in prop::option::of(0u64..130),
+            wall in prop::option::of(0u64..400),
+            max_bytes in 1u64..150,
+            is_dropping in any::<bool>(),
+        ) {
+            let on_full = if is_dropping { OnFull::DropOldest } else { OnFull::Reject };
+            let keep = Keep { max_bytes, on_full, ..KEEP };
+            let pins: Vec<_> =
+                from.map(|it| pin(it, true)).into_iter().chain(other.map(|it| pin(it, false))).collect();
+            let segments = segments(count);
+            let decision = decide(&segments, &keep, &pins, wall);
+            let retired = decision.retire.unwrap_or_default();
+            prop_assert!(segments.iter().filter(|it| !it.is_sealed).all(|it| it.end > retired));
+            if let Some(from) = from && !is_dropping {
+                prop_assert!(retired.0 <= from);
+            }
+            let left: Vec<_> = segments.iter().filter(|it| it.end > retired).collect();
+            let bytes = left.iter().map(|it| it.bytes).sum::<u64>();
+            let first = left[0];
+            if first.is_sealed {
+                let is_over = bytes > max_bytes - max_bytes / 32;
+                let is_old = wall.is_some_and(|wall| first.newest + 100 < wall);
+                let is_pinned = from.is_some_and(|from| from < first.end.0);
+                prop_assert!(is_pinned || !(is_over || is_old));
+                prop_assert!(!(is_dropping && is_over && is_pinned));
+            }
+            prop_assert_eq!(decision.is_full, bytes >= max_bytes);
+        }
+    }
+}
