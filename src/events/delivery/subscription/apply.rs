@@ -46,7 +46,7 @@ impl Machine {
             }
             Entry::Blocked { place, reason, failure, .. } => {
                 let Some(index) = self.find(*place) else { return };
-                self.note(index, failure.as_ref());
+                self.note(index, failure.as_ref(), true);
                 self.turn(index, Status::Blocked { reason: *reason });
             }
             Entry::Unblocked { place } => self.unblock_at(*place),
@@ -151,18 +151,18 @@ impl Machine {
             slot.is_refused |= event.failure.kind == FailureKind::Refused;
             slot.failures += u32::from(event.failure.kind != FailureKind::Throttled);
         }
-        self.note(index, Some(&event.failure));
+        self.note(index, Some(&event.failure), event.counts);
         self.turn(index, Status::Waiting { until: event.until });
     }
 
     /// Keeps how an attempt ended, and what that says of the endpoint.
-    fn note(&mut self, index: u32, failure: Option<&Failure>) {
+    fn note(&mut self, index: u32, failure: Option<&Failure>, counts: bool) {
         let Some(failure) = failure else { return };
         let slot = &mut self.slab[index];
         slot.failure = Some(Box::new(failure.clone()));
         let is_endpoints = !matches!(failure.kind, FailureKind::Nack | FailureKind::Lapsed);
         if is_endpoints && slot.is_in_flight() {
-            self.outage.fail(slot.place);
+            self.outage.fail(slot.place, counts);
         }
     }
 
@@ -218,7 +218,7 @@ impl Machine {
 
     fn conclude(&mut self, outcome: &Outcome) {
         let Some(index) = self.find(outcome.place) else { return };
-        self.note(index, outcome.failure.as_ref());
+        self.note(index, outcome.failure.as_ref(), true);
         if outcome.ending == Ending::Succeeded {
             self.outage.succeed();
         }

@@ -49,7 +49,7 @@ pub use self::{
     letters::{LetterState, Letters},
     machine::{Machine, Output},
     numbers::{EventView, Numbers, PartNumbers, Pins},
-    outage::{Open, Outage},
+    outage::{Failing, Open, Outage},
     place::{LaneId, Partition, Place},
     receive::Ask,
     settings::{DeliveryMode, Moment, Order, SERVICE, STANDARD, Settings, Targets, Then},

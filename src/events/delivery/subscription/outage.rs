@@ -23,11 +23,22 @@ pub struct Outage {
     /// The circuit, if it is open.
     pub open: Option<Open>,
     /// Failures since the last success by event, as long as the circuit is closed. At most seven events.
-    pub run: Vec<(Place, u32)>,
+    pub run: Vec<Failing>,
     /// Nothing is sent before.
     pub until: u64,
     /// How often in a row the endpoint asked for time without saying how much.
     pub throttled: u32,
+}
+
+/// An event that failed in a row of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Which.
+    pub place: Place,
+    /// How often.
+    pub failures: u32,
+    /// How many of these count.
+    pub counted: u32,
 }
 
 /// An open circuit.
@@ -45,13 +56,17 @@ pub struct Open {
 
 impl Outage {
     /// One more failure in a row.
-    pub(super) fn fail(&mut self, place: Place) {
+    pub(super) fn fail(&mut self, place: Place, counts: bool) {
         if self.open.is_some() {
             return;
         }
-        match self.run.iter_mut().find(|(of, _)| *of == place) {
-            Some((_, count)) => *count = count.saturating_add(1),
-            None => self.run.push((place, 1)),
+        let counted = u32::from(counts);
+        match self.run.iter_mut().find(|failing| failing.place == place) {
+            Some(failing) => {
+                failing.failures = failing.failures.saturating_add(1);
+                failing.counted = failing.counted.saturating_add(counted);
+            }
+            None => self.run.push(Failing { place, failures: 1, counted }),
         }
     }
 
@@ -63,7 +78,8 @@ impl Outage {
 
     /// Whether the circuit is to open.
     pub(super) fn is_due(&self) -> bool {
-        let failures = || self.run.iter().fold(0u32, |sum, (_, count)| sum.saturating_add(*count));
+        let add = |sum: u32, failing: &Failing| sum.saturating_add(failing.failures);
+        let failures = || self.run.iter().fold(0, add);
         self.open.is_none() && self.run.len() >= EVENTS && failures() >= FAILURES
     }
 

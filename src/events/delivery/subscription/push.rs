@@ -214,7 +214,7 @@ impl Machine {
                 .outage
                 .run
                 .iter()
-                .flat_map(|&(place, count)| std::iter::repeat_n(place, count as usize))
+                .flat_map(|failing| std::iter::repeat_n(failing.place, failing.counted as usize))
                 .collect();
             let opened = Circuit::Opened { at: moment.now, until, wait, given_back };
             self.commit(out, Entry::Circuit(opened));

@@ -3,6 +3,7 @@
 mod bounds;
 mod model;
 mod outage;
+mod pushes;
 mod random;
 mod scenes;
 mod world;

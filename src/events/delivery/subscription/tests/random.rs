@@ -367,7 +367,7 @@ impl Run {
     }
 }
 
-fn campaign() -> u32 {
+pub(super) fn campaign() -> u32 {
     let factor = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|factor| factor.parse().ok());
     factor.unwrap_or(1)
 }
