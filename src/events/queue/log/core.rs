@@ -195,13 +195,14 @@ impl Core {
             file.write_at(frame.bytes, self.tail.position)?;
             let (length, crc) = (frame.bytes.len(), frame.crc);
             let head = FrameHead { crc, length, base: self.next, count, closing };
-            self.tail.segment.note(&head, self.tail.position);
+            self.tail.segment.note(&head, self.tail.position, partitions(batch));
             self.tail.position += length as u64;
             self.tail.last_crc = crc;
             self.tail.newest_wall = now.wall;
             self.next = self.next.plus(u64::from(count));
             self.tail.end = self.next;
             self.dirty_since.get_or_insert_with(Instant::now);
+            self.want_spare();
             self.shared.gauges.appended.add(u64::from(count));
             self.shared.gauges.appended_bytes.add(length as u64);
             self.shared.gauges.commit_events.record(u64::from(count));
@@ -211,6 +212,17 @@ impl Core {
             self.shared.write_checkpoint(self.next);
         }
         Ok(())
+    }
+
+    /// From the middle of a file on the next one is made.
+    fn want_spare(&self) {
+        let settings = &self.shared.settings;
+        let is_wanted = settings.first_bytes.is_some()
+            && settings.durability == Durability::Durable
+            && !self.shared.place.disk.is_low();
+        if is_wanted && self.tail.position > settings.segment_bytes / 2 {
+            self.shared.spare.want(&self.shared);
+        }
     }
 
     /// What is written is on disk when this returns. After an error the log is poisoned.
@@ -294,8 +306,7 @@ impl Core {
             }
         }
         let header = self.successor();
-        let room = self.shared.settings.segment_bytes.max(FIRST_FRAME + bytes);
-        let file = match segment::create(&self.shared.place, &header, room, |_| Ok(())) {
+        let file = match self.new_file(&header, FIRST_FRAME + bytes) {
             Ok(file) => file,
             Err(CreateError::Failed(error)) => {
                 tracing::warn!(log = %self.shared.place.id, %error, "no new file can be made");
@@ -322,12 +333,20 @@ impl Core {
         Ok(())
     }
 
+    /// The one that was made ahead, or else one that is made now.
+    fn new_file(&self, header: &SegmentHeader, bytes: u64) -> Result<Box<dyn File>, CreateError> {
+        let place = &self.shared.place;
+        if let Some((path, file)) = self.shared.spare.take(place) {
+            return segment::adopt(place, header, &path, file);
+        }
+        segment::create(place, header, self.shared.settings.room(bytes), |_| Ok(()))
+    }
+
     /// The old newest file gets what is derived from it, unless it held nothing and is replaced.
     fn seal_replaced_by(&mut self, header: &SegmentHeader) {
         let old = &self.tail.segment;
         if old.base() < header.base {
-            old.seal();
-            let keys = self.sequencer.sealed(old.base()..self.tail.end);
+            let keys = self.sequencer.sealed(old.header.epoch, old.base()..self.tail.end);
             self.shared.write_derived(old, keys.as_deref());
         }
     }
@@ -351,4 +370,10 @@ impl Core {
             gap: if is_replaced { old.gap } else { self.next.since(self.tail.end) },
         }
     }
+}
+
+/// The partition of each record that a frame got from the items.
+fn partitions(items: &[Item]) -> impl Iterator<Item = u16> {
+    let appended = items.iter().filter_map(|item| item.outcome.as_ref()?.as_ref().ok()).flatten();
+    appended.filter(|it| it.duplicate.is_none()).map(|it| it.partition)
 }

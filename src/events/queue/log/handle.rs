@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{
     commit::Commit,
-    error::{OpenError, Reason, Refused, RetireError},
+    error::{OpenError, ReadError, Reason, Refused, RetireError},
     open::OpenLog,
     permit::Permit,
     reader::Reader,
@@ -112,6 +112,12 @@ impl Log {
     /// Reads this log. Each reader has its own file handle.
     pub fn reader(&self) -> Reader {
         Reader::new(self.0.clone())
+    }
+
+    /// The first offset that was written at `wall` (milliseconds since 1970) or later, as far as clocks
+    /// tell; the end if there is none. Blocks.
+    pub fn offset_at(&self, wall: u64) -> Result<Offset, ReadError> {
+        self.0.offset_at(wall)
     }
 
     /// Its files, oldest first. Blocks where an index has to be read.

@@ -1,41 +1,122 @@
 //! What is derived from a sealed file: where its frames are, and what is in it.
 
-use std::{io, ops::ControlFlow};
+use std::{io, ops::ControlFlow, sync::Arc};
 
 use super::{
     chain,
+    error::ReadError,
     open::OpenLog,
     scan::{self, Piece, Stretch, WalkError},
-    segment::{Segment, file_name},
+    segment::{FIRST_FRAME, Segment, Summary, file_name},
     status::SegmentInfo,
 };
-use crate::events::queue::{Offset, codec::Record, storage::File};
-
-/// So often, in bytes, the place of a frame is remembered.
-const APART: u64 = 64 << 10;
+use crate::events::queue::{
+    Offset,
+    codec::{Frame, Index, Record},
+    storage::File,
+};
 
 impl OpenLog {
-    /// Places of frames in a sealed segment, some 64 KiB apart.
-    #[expect(clippy::unused_self, reason = "it reads what is kept beside the segment")]
-    pub(super) fn places(
-        &self,
-        segment: &Segment,
-        file: &dyn File,
-    ) -> io::Result<Vec<(Offset, u64)>> {
-        let mut places: Vec<(Offset, u64)> = Vec::new();
-        let end = scan::walk(file, &Stretch::of(segment), &mut |piece| {
-            if let Piece::Frame(position, frame) = piece
-                && places.last().is_none_or(|(_, last)| position >= last + APART)
-            {
-                places.push((frame.base(), position));
-            }
-            ControlFlow::Continue(())
-        });
-        match end {
-            Ok(_) => Ok(places),
-            Err(WalkError::Io(error)) => Err(error),
-            Err(WalkError::Newer(message)) => Err(io::Error::other(message)),
+    /// The index of a segment: as it is kept, or made again where that is missing or not its own.
+    pub(super) fn index(&self, segment: &Segment, file: &dyn File) -> io::Result<Index> {
+        if let Some(index) = segment.own_index() {
+            return Ok(index);
         }
+        let extent = segment.extent();
+        let kept = self.read_derived(segment, "idx");
+        let kept = kept.and_then(|bytes| Index::decode(&bytes).ok());
+        let is_own = |index: &Index| {
+            index.epoch == segment.header.epoch && index.end_position == extent.position
+        };
+        if let Some(index) = kept.filter(is_own) {
+            return Ok(index);
+        }
+        let index = build(segment, file)?;
+        if extent.is_sealed {
+            self.keep_derived(segment, "idx", &index.encode());
+        }
+        Ok(index)
+    }
+
+    /// What is in a segment, looked up once.
+    fn summary(&self, segment: &Segment) -> Summary {
+        let opened = self.place.storage.open_read(&self.place.segment_path(segment.base()));
+        let index = opened.and_then(|file| self.index(segment, &*file));
+        match index {
+            Ok(index) => {
+                let summary = Summary::of(&index);
+                segment.set_summary(&summary);
+                summary
+            }
+            Err(error) => {
+                tracing::warn!(log = %self.place.id, %error, base = %segment.base(), "no index");
+                Summary::default()
+            }
+        }
+    }
+
+    pub(super) fn segments(&self) -> Vec<SegmentInfo> {
+        let info = |segment: &Arc<Segment>| {
+            let extent = segment.extent();
+            let summary = segment.summary().unwrap_or_else(|| self.summary(segment));
+            SegmentInfo {
+                base: segment.base(),
+                end: extent.end,
+                bytes: extent.position,
+                newest_wall: summary.newest_wall,
+                is_sealed: extent.is_sealed,
+                partitions: summary.partitions,
+            }
+        };
+        self.view.all().iter().map(info).collect()
+    }
+
+    /// Looks up when the newest frame of a sealed segment was written.
+    pub(super) fn learn_newest_wall(&self, segment: &Segment) {
+        let extent = segment.extent();
+        segment.publish(extent.end, extent.position, self.summary(segment).newest_wall);
+    }
+
+    /// The first offset that was written at `wall` or later, as far as clocks tell.
+    pub(super) fn offset_at(&self, wall: u64) -> Result<Offset, ReadError> {
+        for segment in self.view.all() {
+            let path = self.place.segment_path(segment.base());
+            let newest = segment.summary().unwrap_or_else(|| self.summary(&segment)).newest_wall;
+            if newest < wall {
+                continue;
+            }
+            let file = self.place.storage.open_read(&path)?;
+            let index = self.index(&segment, &*file)?;
+            let Some(block) = index.block_at(wall) else { continue };
+            let mut stretch = Stretch::of(&segment);
+            (stretch.position, stretch.offset) = (block.position, block.base);
+            stretch.previous_crc = None;
+            let mut found = None;
+            let walked = scan::walk(&*file, &stretch, &mut |piece| match piece {
+                Piece::Frame(_, frame) if frame.head().closing.wall >= wall => {
+                    found = Some(frame.base());
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            });
+            walked.map_err(WalkError::into_read)?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        Ok(self.view.durable())
+    }
+
+    /// Keeps what is derived from a segment that is sealed now. Its own index is given up.
+    pub(super) fn write_derived(&self, segment: &Segment, keys: Option<&[u8]>) {
+        if let Some(index) = segment.own_index() {
+            segment.set_summary(&Summary::of(&index));
+            self.keep_derived(segment, "idx", &index.encode());
+        }
+        if let Some(keys) = keys {
+            self.keep_derived(segment, "keys", keys);
+        }
+        segment.seal();
     }
 
     /// Every whole record of a segment, in order.
@@ -55,11 +136,7 @@ impl OpenLog {
             }
             ControlFlow::Continue(())
         });
-        match end {
-            Ok(_) => Ok(()),
-            Err(WalkError::Io(error)) => Err(error),
-            Err(WalkError::Newer(message)) => Err(io::Error::other(message)),
-        }
+        end.map(|_| ()).map_err(WalkError::into_io)
     }
 
     /// What is kept beside a sealed segment.
@@ -75,37 +152,40 @@ impl OpenLog {
             tracing::warn!(log = %self.place.id, %error, name, "it cannot be kept");
         }
     }
+}
 
-    /// Keeps what is derived from a segment that is sealed now.
-    pub(super) fn write_derived(&self, segment: &Segment, keys: Option<&[u8]>) {
-        if let Some(keys) = keys {
-            self.keep_derived(segment, "keys", keys);
+/// From the file itself.
+fn build(segment: &Segment, file: &dyn File) -> io::Result<Index> {
+    let extent = segment.extent();
+    let mut index = Index::new(segment.header.epoch, segment.base(), FIRST_FRAME);
+    let end = scan::walk(file, &Stretch::of(segment), &mut |piece| {
+        if let Piece::Frame(position, frame) = piece {
+            add(&mut index, position, &frame);
         }
-    }
+        ControlFlow::Continue(())
+    });
+    end.map_err(WalkError::into_io)?;
+    // Damage at the end is no part of it.
+    index.skip_to(extent.position, extent.end);
+    Ok(index)
+}
 
-    /// Looks up when the newest frame of a sealed segment was written.
-    pub(super) fn learn_newest_wall(&self, segment: &Segment) {
-        let path = self.place.segment_path(segment.base());
-        let Ok(file) = self.place.storage.open_read(&path) else { return };
-        let end = scan::walk(&*file, &Stretch::of(segment), &mut |_| ControlFlow::Continue(()));
-        let last = end.ok().and_then(|end| end.last);
-        let extent = segment.extent();
-        let newest_wall = last.map_or(0, |head| head.closing.wall);
-        segment.publish(extent.end, extent.position, newest_wall);
-    }
+/// Adds a frame that was read.
+fn add(index: &mut Index, position: u64, frame: &Frame<'_>) {
+    let head = frame.head();
+    // A record that is damaged has no partition to tell; it is in the first one's count.
+    let partition = |record: Result<Record<'_>, _>| record.map_or(0, |it| it.partition());
+    let partitions = frame.records().map(|(_, record)| partition(record));
+    index.add_frame(position, head.length as u64, head.base, head.closing.wall, partitions);
+}
 
-    pub(super) fn segments(&self) -> Vec<SegmentInfo> {
-        let info = |segment: &std::sync::Arc<Segment>| {
-            let extent = segment.extent();
-            SegmentInfo {
-                base: segment.base(),
-                end: extent.end,
-                bytes: extent.position,
-                newest_wall: extent.newest_wall,
-                is_sealed: extent.is_sealed,
-                partitions: Vec::new(),
-            }
-        };
-        self.view.all().iter().map(info).collect()
+impl Summary {
+    fn of(index: &Index) -> Self {
+        let counts = index.counts().iter().zip(0..=u16::MAX);
+        let partitions = counts
+            .filter(|(count, _)| **count > 0)
+            .map(|(count, partition)| (partition, u64::from(*count)))
+            .collect();
+        Self { newest_wall: index.newest().unwrap_or(0), partitions }
     }
 }

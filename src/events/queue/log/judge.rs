@@ -11,7 +11,7 @@ use super::{
 };
 use crate::events::queue::{
     Offset,
-    codec::{Frame, RecordError},
+    codec::{Frame, Index, RecordError},
     time::Now,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Verdict {
     pub(super) damage: Vec<Damage>,
     /// There is something behind the last whole frame, and it is no part of the log.
     pub(super) is_cut: bool,
+    /// Of the proven frames.
+    pub(super) index: Index,
 }
 
 /// A place between two frames.
@@ -77,6 +79,7 @@ pub(super) fn judge(
             next: base,
             damage: Vec::new(),
             is_cut: false,
+            index: Index::new(found.header.epoch, base, FIRST_FRAME),
         },
         newer: None,
     };
@@ -112,13 +115,17 @@ impl Judge<'_> {
     /// It was on disk: records of it that are bad are damage.
     fn take_proven(&mut self, position: u64, frame: &Frame<'_>) {
         let end = position + frame.length() as u64;
+        let mut partitions = Vec::with_capacity(frame.head().count as usize);
         for (offset, record) in frame.records() {
+            partitions.push(record.map_or(0, |record| record.partition()));
             match record {
                 Ok(record) => self.sequencer.learn(&record, offset),
                 Err(RecordError::Damaged) => self.lose(offset..offset.plus(1), position..end),
                 Err(error) => self.newer = Some(error.to_string()),
             }
         }
+        let (length, wall) = (frame.length() as u64, frame.head().closing.wall);
+        self.verdict.index.add_frame(position, length, frame.base(), wall, partitions);
         self.verdict.proven = point(end, frame);
         self.verdict.next = frame.end();
     }

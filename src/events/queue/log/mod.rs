@@ -20,6 +20,7 @@ mod scan;
 mod segment;
 mod sequencer;
 mod settings;
+mod spare;
 mod status;
 mod tail;
 mod view;

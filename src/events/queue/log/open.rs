@@ -23,6 +23,7 @@ use super::{
     segment::{CHECKPOINT, FIRST_FRAME, Segment, file_name, remove_if_there},
     sequencer::Sequencer,
     settings::{Durability, Place, Purpose, Recovery, Settings},
+    spare::Spare,
     status::{Offline, Opened, State, Status},
     view::View,
     writer::{Queue, Request, Writer},
@@ -43,6 +44,7 @@ pub(super) struct OpenLog {
     /// Where damage was found.
     pub(super) findings: Mutex<Findings>,
     is_closed: AtomicBool,
+    pub(super) spare: Spare,
 }
 
 /// What appends, or would.
@@ -88,6 +90,7 @@ impl OpenLog {
             noted: Mutex::new(Noted { durable: Offset::ZERO, at: Instant::now() }),
             findings: Mutex::default(),
             is_closed: AtomicBool::new(false),
+            spare: Spare::default(),
         });
         let opened = shared.recover(floor)?;
         Ok((shared, opened))
@@ -157,6 +160,7 @@ impl OpenLog {
         let (waiter, commit) = Commit::pair();
         self.submit(Permit::empty(&self.budget), Vec::new(), waiter, true);
         drop(commit.wait());
+        self.spare.stop();
         let mut engine = self.engine.lock();
         // The core and its log hold each other: here that ends.
         let synced = match std::mem::replace(&mut *engine, Engine::Gone) {

@@ -165,11 +165,12 @@ fn learn_sealed(
     for segment in &sealed[first..] {
         let range = segment.base()..segment.extent().end;
         let keys = shared.read_derived(segment, "keys");
-        if sequencer.learn_sealed(range.clone(), keys.as_deref()) == Learnt::Wanting {
+        let epoch = segment.header.epoch;
+        if sequencer.learn_sealed(epoch, range.clone(), keys.as_deref()) == Learnt::Wanting {
             let action = "a sealed segment is read";
             let learn = &mut |record: &Record<'_>, offset| sequencer.learn(record, offset);
             shared.each_record(segment, learn).map_err(OpenError::io(action))?;
-            if let Some(keys) = sequencer.sealed(range) {
+            if let Some(keys) = sequencer.sealed(epoch, range) {
                 shared.keep_derived(segment, "keys", &keys);
             }
         }

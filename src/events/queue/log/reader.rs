@@ -328,7 +328,8 @@ impl Open {
             return Ok(self.hint);
         }
         if self.segment.extent().is_sealed && self.places.is_empty() {
-            self.places = shared.places(&self.segment, &*self.file)?;
+            let index = shared.index(&self.segment, &*self.file)?;
+            self.places = index.blocks().iter().map(|it| (it.base, it.position)).collect();
         }
         let after = self.places.partition_point(|(base, _)| *base <= from);
         let known = after.checked_sub(1).and_then(|last| self.places.get(last).copied());
@@ -359,10 +360,7 @@ impl Open {
             }
             ControlFlow::Break(())
         });
-        match walked {
-            Ok(_) => Ok(resumes.map_or((extent.end, extent.position), |(at, base)| (base, at))),
-            Err(WalkError::Io(error)) => Err(error.into()),
-            Err(WalkError::Newer(message)) => Err(ReadError::Newer(message)),
-        }
+        walked.map_err(WalkError::into_read)?;
+        Ok(resumes.map_or((extent.end, extent.position), |(at, base)| (base, at)))
     }
 }

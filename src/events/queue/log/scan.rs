@@ -2,6 +2,7 @@
 
 use std::{io, ops::ControlFlow};
 
+use super::error::ReadError;
 use crate::events::queue::{
     Offset,
     codec::{self, FRAME_HEADER_BYTES, Frame, FrameError, FrameHead, MAX_FRAME_BYTES},
@@ -75,6 +76,22 @@ struct Window<'a> {
     /// Where in the file the buffer begins.
     start: u64,
     limit: u64,
+}
+
+impl WalkError {
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            Self::Newer(message) => io::Error::other(message),
+        }
+    }
+
+    pub(super) fn into_read(self) -> ReadError {
+        match self {
+            Self::Io(error) => error.into(),
+            Self::Newer(message) => ReadError::Newer(message),
+        }
+    }
 }
 
 impl From<io::Error> for WalkError {

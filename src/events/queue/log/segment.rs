@@ -11,15 +11,13 @@ use parking_lot::Mutex;
 use super::settings::{MIN_SEGMENT_BYTES, Place};
 use crate::events::queue::{
     Offset,
-    codec::{FrameHead, SEGMENT_HEADER_BYTES, SegmentHeader},
+    codec::{FrameHead, Index, SEGMENT_HEADER_BYTES, SegmentHeader},
     mutation::{self, Mutation},
     storage::{File, Storage},
 };
 
 /// Where the first frame of a file begins.
 pub(super) const FIRST_FRAME: u64 = SEGMENT_HEADER_BYTES as u64;
-/// So often, in bytes, the place of a frame is remembered.
-const INDEX_BYTES: u64 = 64 << 10;
 
 /// Names in a log's directory.
 pub(super) const CHECKPOINT: &str = "CHECKPOINT";
@@ -32,8 +30,18 @@ pub(super) const UNFINISHED: &str = ".new";
 pub(super) struct Segment {
     pub(super) header: SegmentHeader,
     extent: Mutex<Extent>,
-    /// Places of frames, some 64 KiB apart, for finding an offset: only while it is the active one.
-    places: Mutex<Vec<(Offset, u64)>>,
+    /// Where its frames are: only while it grows.
+    index: Mutex<Option<Index>>,
+    summary: Mutex<Option<Summary>>,
+}
+
+/// What is in a file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Summary {
+    /// When its newest frame was written, in milliseconds since 1970; 0: it has none.
+    pub(super) newest_wall: u64,
+    /// Records of each partition, those without any left out.
+    pub(super) partitions: Vec<(u16, u64)>,
 }
 
 /// How far a file may be read.
@@ -62,14 +70,24 @@ pub(super) enum CreateError {
 
 impl Segment {
     pub(super) fn new(header: SegmentHeader, extent: Extent) -> Self {
-        Self { header, extent: Mutex::new(extent), places: Mutex::default() }
+        Self {
+            header,
+            extent: Mutex::new(extent),
+            index: Mutex::default(),
+            summary: Mutex::default(),
+        }
     }
 
     /// One without frames.
     pub(super) fn empty(header: SegmentHeader) -> Self {
         let extent =
             Extent { end: header.base, position: FIRST_FRAME, newest_wall: 0, is_sealed: false };
-        Self::new(header, extent)
+        Self::with_index(header, extent, Index::new(header.epoch, header.base, FIRST_FRAME))
+    }
+
+    /// One that grows, or is about to be sealed.
+    pub(super) fn with_index(header: SegmentHeader, extent: Extent, index: Index) -> Self {
+        Self { index: Mutex::new(Some(index)), ..Self::new(header, extent) }
     }
 
     pub(super) fn base(&self) -> Offset {
@@ -86,24 +104,46 @@ impl Segment {
         (extent.end, extent.position, extent.newest_wall) = (end, position, newest_wall);
     }
 
+    /// Nothing is added any more.
     pub(super) fn seal(&self) {
         self.extent.lock().is_sealed = true;
-        *self.places.lock() = Vec::new();
+        *self.index.lock() = None;
     }
 
-    /// Remembers where a frame of the active file is.
-    pub(super) fn note(&self, head: &FrameHead, position: u64) {
-        let mut places = self.places.lock();
-        if places.last().is_none_or(|(_, last)| position >= last + INDEX_BYTES) {
-            places.push((head.base, position));
+    /// Remembers a frame that was added, with the partition of each of its records.
+    pub(super) fn note(
+        &self,
+        head: &FrameHead,
+        position: u64,
+        partitions: impl IntoIterator<Item = u16>,
+    ) {
+        if let Some(index) = &mut *self.index.lock() {
+            let wall = head.closing.wall;
+            index.add_frame(position, head.length as u64, head.base, wall, partitions);
         }
     }
 
-    /// The place of the last frame known that does not begin after `offset`.
+    /// Its index, while it grows.
+    pub(super) fn own_index(&self) -> Option<Index> {
+        self.index.lock().clone()
+    }
+
+    /// The place of the last frame known that does not begin after `offset`, while it grows.
     pub(super) fn place_of(&self, offset: Offset) -> Option<(Offset, u64)> {
-        let places = self.places.lock();
-        let after = places.partition_point(|(base, _)| *base <= offset);
-        after.checked_sub(1).and_then(|last| places.get(last).copied())
+        let index = self.index.lock();
+        index.as_ref()?.block_of(offset).map(|block| (block.base, block.position))
+    }
+
+    /// What is in it, if it is sealed and that was looked up.
+    pub(super) fn summary(&self) -> Option<Summary> {
+        self.summary.lock().clone()
+    }
+
+    /// For a file that does not grow.
+    pub(super) fn set_summary(&self, summary: &Summary) {
+        if self.extent().is_sealed {
+            *self.summary.lock() = Some(summary.clone());
+        }
     }
 }
 
@@ -182,17 +222,42 @@ pub(super) fn create(
         .and_then(|()| place.storage.create(&unfinished))
         .and_then(|file| {
             allocate(&*file, bytes)?;
-            file.write_at(&header.encode(), 0)?;
             fill(&*file)?;
-            file.sync()?;
-            place.storage.rename(&unfinished, &place.path(&name))?;
-            Ok(file)
+            begin(place, header, &unfinished, file)
         });
     let file = made.map_err(|error| {
         drop(remove_if_there(&*place.storage, &unfinished));
         CreateError::Failed(error)
     })?;
     place.sync_dir().map_err(CreateError::Sync)?;
+    Ok(file)
+}
+
+/// As [`create`], of a file that was made ahead and has another name.
+pub(super) fn adopt(
+    place: &Place,
+    header: &SegmentHeader,
+    unfinished: &Path,
+    file: Box<dyn File>,
+) -> Result<Box<dyn File>, CreateError> {
+    let file = begin(place, header, unfinished, file).map_err(|error| {
+        drop(remove_if_there(&*place.storage, unfinished));
+        CreateError::Failed(error)
+    })?;
+    place.sync_dir().map_err(CreateError::Sync)?;
+    Ok(file)
+}
+
+/// A file with room gets its header, is synced, and gets its name.
+fn begin(
+    place: &Place,
+    header: &SegmentHeader,
+    unfinished: &Path,
+    file: Box<dyn File>,
+) -> io::Result<Box<dyn File>> {
+    file.write_at(&header.encode(), 0)?;
+    file.sync()?;
+    place.storage.rename(unfinished, &place.segment_path(header.base))?;
     Ok(file)
 }
 

@@ -28,16 +28,16 @@ pub trait Sequencer: fmt::Debug + Send {
     /// Segments whose newest record is older, in milliseconds since 1970, need not be learnt.
     fn since(&self, now: Now) -> u64;
 
-    /// A sealed segment, in order. `keys`: what [`Sequencer::sealed`] gave
-    /// for it, if that is still there.
-    fn learn_sealed(&mut self, range: Range<Offset>, keys: Option<&[u8]>) -> Learnt;
+    /// A sealed segment, in order. `keys`: what [`Sequencer::sealed`] gave for it, if that is still
+    /// there; it may be that of another epoch, or damaged.
+    fn learn_sealed(&mut self, epoch: u64, range: Range<Offset>, keys: Option<&[u8]>) -> Learnt;
 
     /// A record that is there, in order.
     fn learn(&mut self, record: &Record<'_>, offset: Offset);
 
     /// The segment with what was placed or learnt in this range is sealed. The bytes are kept beside
     /// it; none: nothing to keep.
-    fn sealed(&mut self, range: Range<Offset>) -> Option<Vec<u8>>;
+    fn sealed(&mut self, epoch: u64, range: Range<Offset>) -> Option<Vec<u8>>;
 }
 
 /// Where a draft goes.
@@ -91,13 +91,13 @@ impl Sequencer for Plain {
         u64::MAX
     }
 
-    fn learn_sealed(&mut self, _: Range<Offset>, _: Option<&[u8]>) -> Learnt {
+    fn learn_sealed(&mut self, _: u64, _: Range<Offset>, _: Option<&[u8]>) -> Learnt {
         Learnt::Known
     }
 
     fn learn(&mut self, _: &Record<'_>, _: Offset) {}
 
-    fn sealed(&mut self, _: Range<Offset>) -> Option<Vec<u8>> {
+    fn sealed(&mut self, _: u64, _: Range<Offset>) -> Option<Vec<u8>> {
         None
     }
 }

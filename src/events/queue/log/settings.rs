@@ -32,6 +32,10 @@ pub struct Settings {
     pub recovery: Recovery,
     /// A segment is sealed when it has so many bytes.
     pub segment_bytes: u64,
+    /// A file that is made while someone waits has room for so many bytes and grows from there; the others
+    /// are made ahead, in the background, with room for a whole segment. None: no file is made ahead, and
+    /// each has room for a whole segment at once.
+    pub first_bytes: Option<u64>,
     /// Bytes that may be on their way into the log at once.
     pub buffer_bytes: u64,
     /// The bytes that the log may hold; none: as many as it is given.
@@ -79,12 +83,21 @@ pub enum Purpose {
 
 // === impl Settings ===
 
+impl Settings {
+    /// The room of a file that is made while someone waits, and is to take `bytes` at once.
+    pub(super) fn room(&self, bytes: u64) -> u64 {
+        let first = self.first_bytes.unwrap_or(u64::MAX);
+        self.segment_bytes.min(first).max(bytes)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             durability: Durability::Durable,
             recovery: Recovery::Strict,
             segment_bytes: 64 << 20,
+            first_bytes: Some(4 << 20),
             buffer_bytes: 64 << 20,
             max_bytes: None,
             unwaited: Duration::from_millis(20),

@@ -62,7 +62,7 @@ pub(super) fn begin(
         predecessor: None,
         gap: base.since(checkpoint.start),
     };
-    let room = shared.settings.segment_bytes;
+    let room = shared.settings.room(0);
     let file = segment::create(&shared.place, &header, room, |_| Ok(()))
         .map_err(|error| OpenError::io("the first file is made")(error.into_io()))?;
     let segment = Arc::new(Segment::empty(header));
@@ -157,14 +157,8 @@ fn go_on(
 /// The file goes on being the newest: nothing is in it but what is proven.
 fn in_place(shared: &OpenLog, found: &Found, verdict: &Verdict) -> Result<Outcome, OpenError> {
     let end = verdict.copy.map_or(verdict.proven, |copy| copy.to);
-    let segment = Arc::new(Segment::new(found.header, Extent { is_sealed: false, ..end.sealed() }));
-    let seen = scan::walk(&*found.file, &found.stretch(), &mut |piece| {
-        if let Piece::Frame(position, frame) = piece {
-            segment.note(&frame.head(), position);
-        }
-        ControlFlow::Continue(())
-    });
-    seen.map_err(|error| error.into_open(found.header.base))?;
+    let extent = Extent { is_sealed: false, ..end.sealed() };
+    let segment = Arc::new(Segment::with_index(found.header, extent, verdict.index.clone()));
     let path = shared.place.segment_path(found.header.base);
     let file = shared.place.storage.open(&path).map_err(OpenError::io("a log file is opened"))?;
     let tail = Tail {
@@ -186,11 +180,11 @@ fn in_new_file(
 ) -> Result<Outcome, OpenError> {
     let header = successor(&found.header, verdict);
     let proven = &verdict.proven;
-    let old = Arc::new(Segment::new(found.header, proven.sealed()));
+    let old = Arc::new(Segment::with_index(found.header, proven.sealed(), verdict.index.clone()));
     let is_replaced = header.base == found.header.base;
     let bytes = verdict.copy.map_or(0, |copy| copy.to.position - copy.from.0);
     // Records take what they took, and frames are the same: so do they.
-    let room = shared.settings.segment_bytes.max(FIRST_FRAME + bytes);
+    let room = shared.settings.room(FIRST_FRAME + bytes);
     let segment = Arc::new(Segment::empty(header));
     let mut copy = Copy::new(&segment);
     let fill = |file: &dyn File| {
@@ -208,7 +202,7 @@ fn in_new_file(
     let tail = copy.tail(segment.clone(), file);
     segment.publish(tail.end, tail.position, tail.newest_wall);
     if !is_replaced {
-        let keys = sequencer.sealed(found.header.base..proven.offset);
+        let keys = sequencer.sealed(found.header.epoch, found.header.base..proven.offset);
         shared.write_derived(&old, keys.as_deref());
     }
     shared
@@ -318,7 +312,9 @@ impl<'a> Copy<'a> {
         to.write_at(encoded.bytes, self.position)?;
         let (crc, length, count) = (encoded.crc, encoded.bytes.len(), encoded.count);
         let head = FrameHead { crc, length, base: frame.base(), count, closing };
-        self.target.note(&head, self.position);
+        let partitions =
+            frame.records().map(|(_, record)| record.map_or(0, |record| record.partition()));
+        self.target.note(&head, self.position, partitions);
         self.position += length as u64;
         (self.end, self.last_crc, self.newest_wall) = (frame.end(), crc, told.wall);
         Ok(())

@@ -32,7 +32,8 @@ pub(super) struct Driven {
 }
 
 pub(super) fn settings() -> Settings {
-    Settings { segment_bytes: 12 << 10, ..Settings::default() }
+    // Nothing happens in the background.
+    Settings { segment_bytes: 12 << 10, first_bytes: None, ..Settings::default() }
 }
 
 impl Driven {
