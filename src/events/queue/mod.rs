@@ -139,3 +139,6 @@ pub mod time;
 pub mod topic;
 
 pub use self::id::{LogId, Offset, StoreId};
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ pub(super) struct OpenLog {
     queue: Arc<Queue>,
     engine: Mutex<Engine>,
     noted: Mutex<Noted>,
+    /// Everything below may have been read, in this life of the process or before.
+    seen: Mutex<Offset>,
     /// Where damage was found.
     pub(super) findings: Mutex<Findings>,
     is_closed: AtomicBool,
@@ -89,6 +91,7 @@ impl OpenLog {
             engine: Mutex::new(Engine::Down(sequencer)),
             noted: Mutex::new(Noted { durable: Offset::ZERO, at: Instant::now() }),
             findings: Mutex::default(),
+            seen: Mutex::default(),
             is_closed: AtomicBool::new(false),
             spare: Spare::default(),
         });
@@ -99,7 +102,6 @@ impl OpenLog {
     pub(super) fn reopen(self: &Arc<Self>) -> Result<Opened, OpenError> {
         let reason = "it is being reopened".into();
         self.set_state(State::Offline(Offline { reason, range: None }));
-        // Readers have seen what is below: it must be there.
         let is_proven = self.settings.durability != Durability::Memory;
         self.recover(if is_proven { self.view.durable() } else { Offset::ZERO })
     }
@@ -108,6 +110,11 @@ impl OpenLog {
         let since = Instant::now();
         // Held for all of it: the writer finds the log offline, or taken, and does not wait.
         let mut engine = self.engine.lock();
+        // Readers have seen what is below: it must be there, also when damage has moved the end back.
+        let mut seen = self.seen.lock();
+        *seen = floor.max(*seen);
+        let floor = *seen;
+        drop(seen);
         let mut sequencer = match std::mem::replace(&mut *engine, Engine::Gone) {
             Engine::Running(core) => core.into_sequencer(),
             Engine::Down(sequencer) => sequencer,

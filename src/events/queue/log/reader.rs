@@ -138,7 +138,8 @@ impl Reader {
         loop {
             let left =
                 usize::try_from(extent.position.saturating_sub(place.1)).unwrap_or(usize::MAX);
-            let mut buffer = vec![0; length.min(left)];
+            let asked = length.min(left);
+            let mut buffer = vec![0; asked];
             let read = open.file.read_at(&mut buffer, place.1)?;
             buffer.truncate(read);
             let taken = take(&buffer, segment.header.epoch, place, from)?;
@@ -149,7 +150,8 @@ impl Reader {
             place = taken.at;
             length = wanted;
             match taken.then {
-                Then::Needs(bytes) if bytes <= left => length = length.max(bytes),
+                // Less than was asked for: the file has been cut, and there is no more.
+                Then::Needs(bytes) if bytes <= left && read == asked => length = length.max(bytes),
                 Then::End if place.1 < extent.position && read > 0 => {}
                 Then::End | Then::Needs(_) | Then::Bad => {
                     let next = open.pass(segment, extent, place)?;
