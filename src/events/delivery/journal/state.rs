@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::events::delivery::{
     encoding::{Encoding, Malformed, fields, variants},
     subscription::{
-        EventState, EventStatus, Job, JobFailure, LaneState, LetterState, Open, Outage, PartState,
-        State,
+        EventState, EventStatus, Failing, Job, JobFailure, LaneState, LetterState, Open, Outage,
+        PartState, State,
     },
 };
 
@@ -49,6 +49,7 @@ fields!(LetterState { reason, died, bytes, redrives, is_compensated, failure });
 fields!(Job { kind, log, started, rate, publishes, delivered, failed, failures, ended });
 fields!(JobFailure { place, reason });
 fields!(Outage { open, run, until, throttled });
+fields!(Failing { place, failures, counted });
 fields!(Open { since, until, wait });
 
 variants!(EventStatus {
@@ -132,7 +133,7 @@ mod tests {
             hold: Some(Hold::Operator),
             outage: Outage {
                 open: Some(Open { since: 1, until: 2, wait: 3 }),
-                run: vec![(Place::default(), 4)],
+                run: vec![Failing { place: Place::default(), failures: 4, counted: 3 }],
                 until: 5,
                 throttled: 6,
             },

@@ -315,12 +315,14 @@ impl Machine {
         if removal == Removal::Delivered {
             return;
         }
+        let mut sorted = letters.to_vec();
+        sorted.sort_unstable();
         let is_redrive = |lane: &&Lane| lane.job.as_ref().is_some_and(super::Job::is_redrive);
         let lanes: Vec<LaneId> =
             self.lanes.values().filter(is_redrive).map(|lane| lane.id).collect();
         for id in lanes {
             self.drop_where(id, |machine, index| {
-                letters.contains(&machine.slab[index].place.offset)
+                sorted.binary_search(&machine.slab[index].place.offset).is_ok()
             });
         }
     }

@@ -14,7 +14,8 @@ use crate::events::queue::Offset;
 pub struct Token {
     /// Which event.
     pub place: Place,
-    /// How often the lane was sent elsewhere before: older tokens stand for nothing.
+    /// How often the lane was sent elsewhere before, or when its job began: tokens of before stand for
+    /// nothing.
     pub epoch: u32,
     /// Which attempt, from 1.
     pub attempt: u32,

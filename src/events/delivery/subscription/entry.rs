@@ -168,8 +168,8 @@ pub enum Entry {
         /// How often in a row it did so without saying for how long.
         throttled: u32,
     },
-    /// A job begins. Synced before anything is read or delivered for it: were it lost, another job would
-    /// get its lane, and tokens of the one would stand for events of the other.
+    /// A job begins. When it did is a part of its tokens: if this is lost with the power and another job
+    /// gets its lane, they stand for nothing there.
     JobStarted {
         /// Its lane, never used before.
         lane: LaneId,

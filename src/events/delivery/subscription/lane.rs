@@ -17,7 +17,7 @@ pub(super) const NAMED_FAILURES: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     pub(super) id: LaneId,
-    /// How often all of it was sent elsewhere.
+    /// How often all of it was sent elsewhere; of a job, when it began.
     pub(super) epoch: u32,
     /// Up to here everything was looked at, but for partitions with a position of their own.
     pub(super) scan: Offset,

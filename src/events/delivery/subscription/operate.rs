@@ -133,7 +133,9 @@ impl Machine {
             }
         };
         self.next_lane = self.next_lane.max(id.0.saturating_add(1));
-        let lane = Lane { job: Some(job), ..Lane::new(id, start) };
+        // Its low bits will do: no two jobs of one lane begin within a moment, 49 days apart or not.
+        let epoch = (job.started & u64::from(u32::MAX)).try_into().unwrap_or(0);
+        let lane = Lane { epoch, job: Some(job), ..Lane::new(id, start) };
         self.lanes.insert(id, lane);
     }
 

@@ -180,7 +180,7 @@ impl Machine {
         };
         let epoch = lane.epoch(place.partition);
         if token.epoch != epoch {
-            let is_old = token.epoch < epoch;
+            let is_old = place.lane.is_live() && token.epoch < epoch;
             return Err(if is_old { TokenStatus::LeaseExpired } else { TokenStatus::Unknown });
         }
         let Some(index) = lane.slot(place) else {

@@ -21,6 +21,7 @@ pub(super) struct Model {
     /// Jobs: whether their places are dead letters, and which offsets they are for.
     pub(super) jobs: BTreeMap<LaneId, Vec<u64>>,
     over: BTreeMap<LaneId, JobEnd>,
+    starts: BTreeMap<LaneId, u32>,
     parked: BTreeSet<Place>,
     epochs: BTreeMap<Partition, u32>,
     all_epoch: u32,
@@ -76,7 +77,11 @@ impl Model {
         offsets.iter().map(place).collect()
     }
 
-    fn wanted(&self, world: &World, lane: LaneId) -> Vec<Place> {
+    pub(super) fn is_done(&self, place: Place) -> bool {
+        self.done.contains(&place)
+    }
+
+    pub(super) fn wanted(&self, world: &World, lane: LaneId) -> Vec<Place> {
         let is_wanted =
             |place: &Place| world.log[usize::try_from(world.origin(*place).0).unwrap()].is_wanted;
         self.offsets(world, lane).into_iter().filter(is_wanted).collect()
@@ -149,9 +154,10 @@ impl Model {
             // Its start was lost with the power.
             return TokenStatus::Unknown;
         }
-        let epoch = if place.lane.is_live() { self.epoch(place.partition) } else { 0 };
+        let live = self.epoch(place.partition);
+        let epoch = self.starts.get(&place.lane).copied().unwrap_or(live);
         if token.epoch != epoch {
-            let is_old = token.epoch < epoch;
+            let is_old = place.lane.is_live() && token.epoch < epoch;
             return if is_old { TokenStatus::LeaseExpired } else { TokenStatus::Unknown };
         }
         let row = self.rows.get(&place).cloned().unwrap_or_default();
@@ -321,7 +327,8 @@ impl Model {
         self.over.insert(lane, end);
     }
 
-    pub(super) fn start_job(&mut self, lane: LaneId, offsets: Vec<u64>) {
+    pub(super) fn start_job(&mut self, lane: LaneId, at: u64, offsets: Vec<u64>) {
+        self.starts.insert(lane, u32::try_from(at).unwrap());
         self.jobs.insert(lane, offsets);
     }
 
