@@ -119,28 +119,27 @@ pub fn push_rfc3339(time: SystemTime, out: &mut Vec<u8>) {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    push_digits(year, 4, out);
-    for (mark, value) in [
-        (b'-', month),
-        (b'-', day),
-        (b'T', second / 3_600),
-        (b':', second / 60 % 60),
-        (b':', second % 60),
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (place, value) in [
+        (0, year / 100),
+        (2, year),
+        (5, month),
+        (8, day),
+        (11, second / 3_600),
+        (14, second / 60 % 60),
+        (17, second % 60),
+        (20, u64::from(since.subsec_millis() / 10)),
     ] {
-        out.push(mark);
-        push_digits(value, 2, out);
+        text[place] = digit(value / 10);
+        text[place + 1] = digit(value);
     }
-    out.push(b'.');
-    push_digits(since.subsec_millis().into(), 3, out);
-    out.push(b'Z');
+    text[22] = digit(since.subsec_millis().into());
+    out.extend_from_slice(&text);
 }
 
-/// The last `width` decimal digits of `value`.
-fn push_digits(value: u64, width: u32, out: &mut Vec<u8>) {
-    for place in (0..width).rev() {
-        let digit = value / 10_u64.pow(place) % 10;
-        out.push(b"0123456789"[usize::try_from(digit).unwrap_or(0)]);
-    }
+/// The last decimal digit of `value`.
+fn digit(value: u64) -> u8 {
+    b"0123456789"[usize::try_from(value % 10).unwrap_or(0)]
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]

@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     io::Write,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +17,13 @@ use crate::{
     http::{ClientIp, Context, Target, context::Attempt, query},
     telemetry::{clock, tracing::propagation::trace_digits},
 };
+
+/// A key with what stands around it, made by the compiler: `,"status":`.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":").as_bytes()
+    };
+}
 
 /// One finished exchange.
 #[derive(Debug)]
@@ -49,46 +57,46 @@ impl Line<'_> {
         out.push(b'"');
         self.encode_request(query, out);
         if let Some(route) = self.cx.route() {
-            text(out, "route", route.name.as_bytes());
+            text(out, key!("route"), route.name.as_bytes());
         }
         if let Some(principal) = self.principal() {
-            text(out, "principal", principal.as_bytes());
+            text(out, key!("principal"), principal.as_bytes());
         }
-        number(out, "status", self.status.as_u16().into());
-        number(out, "bytes_in", self.cx.received());
-        number(out, "bytes_out", self.sent);
-        millis(out, "duration_ms", self.took);
+        number(out, key!("status"), self.status.as_u16().into());
+        number(out, key!("bytes_in"), self.cx.received());
+        number(out, key!("bytes_out"), self.sent);
+        millis(out, key!("duration_ms"), self.took);
         self.cx.with_attempts(|attempts| encode_attempts(attempts, out));
         if let Some(reason) = self.reason {
-            text(out, "reason", reason.as_bytes());
+            text(out, key!("reason"), reason.as_bytes());
         }
         out.extend_from_slice(b"}\n");
     }
 
     fn encode_request(&self, query: Option<&[Box<str>]>, out: &mut Vec<u8>) {
         if let Some(id) = self.cx.request_id() {
-            text(out, "request_id", id.as_bytes());
+            text(out, key!("request_id"), id.as_bytes());
         }
         if let Some(trace_id) = self.trace_id {
-            text(out, "trace_id", &trace_digits(trace_id));
+            text(out, key!("trace_id"), &trace_digits(trace_id));
         }
         if let Some(ip) = self.cx.client_ip() {
-            key(out, "client_ip");
+            out.extend_from_slice(key!("client_ip"));
             out.push(b'"');
             push_ip(ip, out);
             out.push(b'"');
         }
-        text(out, "method", self.cx.method().as_str().as_bytes());
+        text(out, key!("method"), self.cx.method().as_str().as_bytes());
         if let Some(host) = self.cx.host() {
-            text(out, "host", host.as_bytes());
+            text(out, key!("host"), host.as_bytes());
         }
         if let Some(path) = self.path() {
-            text(out, "path", path.as_bytes());
+            text(out, key!("path"), path.as_bytes());
         }
         if let Some(query) = self.query(query) {
-            text(out, "query", query.as_bytes());
+            text(out, key!("query"), query.as_bytes());
         }
-        text(out, "protocol", protocol(self.cx.version()).as_bytes());
+        text(out, key!("protocol"), protocol(self.cx.version()).as_bytes());
     }
 
     /// Appends one line for a person at a terminal.
@@ -151,26 +159,26 @@ impl Line<'_> {
 /// The endpoint that answered last, and the whole list if there is more to say than that.
 fn encode_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
     let Some(last) = attempts.last() else { return };
-    text(out, "upstream", last.endpoint.as_bytes());
+    text(out, key!("upstream"), last.endpoint.as_bytes());
     if let Some(took) = last.took {
-        millis(out, "upstream_ms", took);
+        millis(out, key!("upstream_ms"), took);
     }
     if attempts.len() == 1 && last.reason.is_none() {
         return;
     }
-    key(out, "attempts");
+    out.extend_from_slice(key!("attempts"));
     for (index, attempt) in attempts.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b"[{" } else { b",{" });
         out.extend_from_slice(b"\"upstream\":");
         string(out, attempt.endpoint.as_bytes());
         if let Some(took) = attempt.took {
-            millis(out, "ms", took);
+            millis(out, key!("ms"), took);
         }
         if let Some(status) = attempt.status {
-            number(out, "status", status.as_u16().into());
+            number(out, key!("status"), status.as_u16().into());
         }
         if let Some(reason) = attempt.reason {
-            text(out, "reason", reason.as_bytes());
+            text(out, key!("reason"), reason.as_bytes());
         }
         out.push(b'}');
     }
@@ -189,30 +197,32 @@ fn protocol(version: Version) -> &'static str {
 
 fn push_ip(ip: ClientIp, out: &mut Vec<u8>) {
     match ip {
-        ClientIp::Ip(ip) => put(out, format_args!("{ip}")),
+        ClientIp::Ip(IpAddr::V4(ip)) => {
+            let [first, rest @ ..] = ip.octets();
+            out.extend_from_slice(itoa::Buffer::new().format(first).as_bytes());
+            for octet in rest {
+                out.push(b'.');
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        ClientIp::Ip(IpAddr::V6(ip)) => put(out, format_args!("{ip}")),
         ClientIp::Unix => out.extend_from_slice(b"unix"),
     }
 }
 
-fn key(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    key(out, name);
+fn text(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    out.extend_from_slice(key);
     string(out, value);
 }
 
-fn number(out: &mut Vec<u8>, name: &str, value: u64) {
-    key(out, name);
+fn number(out: &mut Vec<u8>, key: &[u8], value: u64) {
+    out.extend_from_slice(key);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Milliseconds with three digits behind the point.
-fn millis(out: &mut Vec<u8>, name: &str, value: Duration) {
-    key(out, name);
+fn millis(out: &mut Vec<u8>, key: &[u8], value: Duration) {
+    out.extend_from_slice(key);
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
     out.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
     let rest = micros % 1000;
@@ -227,13 +237,23 @@ fn digit(value: u64) -> u8 {
 /// A JSON string (RFC 8259, 7). What is not UTF-8 becomes U+FFFD, so that the line always parses.
 fn string(out: &mut Vec<u8>, value: &[u8]) {
     out.push(b'"');
-    for chunk in value.utf8_chunks() {
-        escape(out, chunk.valid().as_bytes());
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice("\u{fffd}".as_bytes());
+    if is_plain(value) {
+        out.extend_from_slice(value);
+    } else {
+        for chunk in value.utf8_chunks() {
+            escape(out, chunk.valid().as_bytes());
+            if !chunk.invalid().is_empty() {
+                out.extend_from_slice("\u{fffd}".as_bytes());
+            }
         }
     }
     out.push(b'"');
+}
+
+/// ASCII with nothing to escape, as most values are. No early end: so it is done sixteen at a time.
+fn is_plain(value: &[u8]) -> bool {
+    let odd = |byte| u8::from(matches!(byte, 0..0x20 | 0x80.. | b'"' | b'\\'));
+    value.iter().fold(0, |any, &byte| any | odd(byte)) == 0
 }
 
 fn escape(out: &mut Vec<u8>, valid: &[u8]) {
@@ -267,10 +287,7 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::{IpAddr, Ipv4Addr},
-        sync::Arc,
-    };
+    use std::{net::Ipv4Addr, sync::Arc};
 
     use http::{HeaderValue, Method};
     use proptest::prelude::*;
