@@ -4,10 +4,12 @@
 //! `mi_malloc` always gives, and it is found in a third of the instructions of `mi_malloc_aligned`,
 //! which the usual binding asks for all of them (buffers of 8 KiB even take its longest way).
 //!
-//! The allocator gives pages back some time after they became empty, when the thread frees something
-//! again. A worker whose connections have just gone idle frees nothing any more: 5,000 parked
-//! connections kept 17 KiB each resident, and keep 6 KiB without the delay (benches/compare, row
-//! idle). Under load pages hardly ever become empty, so the delay saves nothing there.
+//! By itself the allocator gives empty pages back a while after they became empty, when the thread frees
+//! something again. A worker whose connections have just gone idle frees nothing any more: 5,000 parked
+//! connections kept 17 KiB each resident, and keep 6 KiB when it is told to (benches/compare, row idle).
+//! Giving back at once is no answer: under load every third request then paid for a page fault, a
+//! microsecond of 23 (row h1). So pages are kept under load, and a worker gives them back when
+//! connections went idle.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -15,8 +17,8 @@ use std::{
 };
 
 use libmimalloc_sys::{
-    mi_free, mi_malloc, mi_malloc_aligned, mi_option_get, mi_option_set, mi_option_t, mi_realloc,
-    mi_realloc_aligned, mi_zalloc, mi_zalloc_aligned,
+    mi_collect, mi_free, mi_malloc, mi_malloc_aligned, mi_option_get, mi_option_set, mi_option_t,
+    mi_realloc, mi_realloc_aligned, mi_zalloc, mi_zalloc_aligned,
 };
 
 /// mimalloc as the global allocator.
@@ -27,16 +29,25 @@ pub struct Allocator;
 const PURGE_DELAY: mi_option_t = 15;
 /// What it is when nobody has set it, which also tells that 15 is still its number.
 const DEFAULT_DELAY: c_long = 1000;
+/// Longer than a worker under load leaves a page empty.
+const DELAY_UNDER_LOAD: c_long = 10_000;
 
-/// Empty pages are given back at once from now on, unless `MIMALLOC_PURGE_DELAY` says otherwise.
+/// Pages that are soon used again are kept from now on, unless `MIMALLOC_PURGE_DELAY` says otherwise.
 #[expect(unsafe_code, reason = "the allocator's own switch; it takes no pointer")]
-pub(super) fn give_back_at_once() {
+pub(super) fn keep_under_load() {
     // SAFETY: both may be called at any time, from any thread; an unknown option is ignored.
     unsafe {
         if mi_option_get(PURGE_DELAY) == DEFAULT_DELAY {
-            mi_option_set(PURGE_DELAY, 0);
+            mi_option_set(PURGE_DELAY, DELAY_UNDER_LOAD);
         }
     }
+}
+
+/// Gives empty pages back, this thread's and those of nobody.
+#[expect(unsafe_code, reason = "the allocator's own call; it takes no pointer")]
+pub(super) fn give_back() {
+    // SAFETY: may be called at any time, from any thread.
+    unsafe { mi_collect(true) };
 }
 
 /// Whether every block of this size has this alignment without being asked: 8 for any, 16

@@ -57,11 +57,12 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(log) => Some(log),
         Err(error) => return cli::failed(&error),
     };
-    memory::give_back_at_once();
+    memory::keep_under_load();
     let source = Some(args.file.path.clone());
     // The first of them is the file itself.
     let watched = loaded.watched.into_iter().skip(1).collect();
-    let options = Options { source, watched, log, ..Options::default() };
+    let options =
+        Options { source, watched, log, give_back: Some(memory::give_back), ..Options::default() };
     // Before anybody can know that it runs: until then a signal would end the process.
     let (runtime, signals) = match listen_to_signals() {
         Ok(listening) => listening,

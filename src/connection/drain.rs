@@ -45,6 +45,7 @@ struct Shared {
     epoch: Instant,
     draining: AtomicBool,
     none_open: Notify,
+    has_freed: Notify,
     set: Mutex<Set>,
 }
 
@@ -84,6 +85,7 @@ impl Connections {
             epoch: Instant::now(),
             draining: AtomicBool::new(false),
             none_open: Notify::new(),
+            has_freed: Notify::new(),
             set: Mutex::default(),
         }))
     }
@@ -143,6 +145,12 @@ impl Connections {
         }
     }
 
+    /// Completes once a connection has given up its buffers since the last call: it went idle, or it
+    /// ended. For one caller. Cancel-safe.
+    pub async fn freed(&self) {
+        self.0.has_freed.notified().await;
+    }
+
     pub(super) fn register(self, listener: Arc<str>) -> Registered {
         let state = Arc::new(State::default());
         let mut set = self.0.set.lock();
@@ -164,6 +172,11 @@ impl Registered {
         &self.state
     }
 
+    /// The connection has given up its buffers.
+    pub(super) fn note_freed(&self) {
+        self.connections.0.has_freed.notify_one();
+    }
+
     /// Notes since when the connection has been idle, if it is.
     pub(super) fn note_idle(&self, since: Option<Instant>) {
         let at = since.map_or(0, |since| {
@@ -182,6 +195,7 @@ impl Drop for Registered {
         if set.open.is_empty() {
             shared.none_open.notify_waiters();
         }
+        shared.has_freed.notify_one();
     }
 }
 

@@ -186,6 +186,7 @@ impl Driver {
             self.state().begin_head();
             io.read_again(read_buf);
         }
+        self.registered().note_freed();
         (io, service)
     }
 

@@ -173,6 +173,10 @@ impl Driver {
         self.registered.state()
     }
 
+    pub(super) fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
     async fn serve_h2<S, H>(&mut self, io: Io<S>, mut requests: Requests<H>)
     where
         S: Transport,

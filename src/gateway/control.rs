@@ -121,7 +121,8 @@ impl Control {
         let (tunnels, deadline) = channel::channel(None);
         let mut workers = Vec::new();
         for number in 0..worker_count(&plan.config) {
-            let worker = Worker::start(number, metrics.thread(), deadline.clone());
+            let worker =
+                Worker::start(number, metrics.thread(), deadline.clone(), options.give_back);
             workers.push(worker.map_err(StartError::Thread)?);
         }
         for worker in &workers {

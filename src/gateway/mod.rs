@@ -73,6 +73,9 @@ pub struct Options {
     pub drain: DrainSettings,
     /// The process's log, whose level follows `telemetry.log_level`.
     pub log: Option<LogHandle>,
+    /// Called by a worker, at most once a second, when connections of it have given up their buffers:
+    /// the time to give memory back. Blocks the worker as long as it runs.
+    pub give_back: Option<fn()>,
 }
 
 /// How long a drain takes (semantics 10).

@@ -13,11 +13,15 @@ use std::{
     sync::{Arc, mpsc as std_mpsc},
     task::{Context, Poll, ready},
     thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tower::Service;
 
 use crate::{
@@ -38,6 +42,9 @@ use crate::{
 
 /// Orders a worker may have waiting; control waits for each.
 const ORDERS: usize = 4;
+
+/// From the first buffers that were given up to when their memory is given back.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// Control's side of a worker.
 #[derive(Debug)]
@@ -137,8 +144,14 @@ pin_project! {
 // === impl Worker ===
 
 impl Worker {
-    /// Starts a thread that serves nothing yet. `deadline` ends its tunnels.
-    pub(super) fn start(number: usize, cells: Cells, deadline: TunnelDeadline) -> io::Result<Self> {
+    /// Starts a thread that serves nothing yet. `deadline` ends its tunnels, `give_back` is
+    /// [`Options::give_back`](super::Options::give_back).
+    pub(super) fn start(
+        number: usize,
+        cells: Cells,
+        deadline: TunnelDeadline,
+        give_back: Option<fn()>,
+    ) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (report, reported) = std_mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
@@ -150,6 +163,10 @@ impl Worker {
                 let resources = Resources::new(number, cells, deadline);
                 // Control waits for it; if control is gone, so is the inbox.
                 drop(report.send(Ok(resources.clone())));
+                if let Some(give_back) = give_back {
+                    let connections = resources.connections.clone();
+                    task::spawn("give back", give_back_when_freed(connections, give_back));
+                }
                 serve(resources, inbox).await;
             });
         })?;
@@ -214,6 +231,15 @@ impl Resources {
             verified: Arc::new(VerifiedTokens::new(verified::Limits::default())),
             connections: Connections::new(),
         }
+    }
+}
+
+/// Gathers what is given up within a second.
+async fn give_back_when_freed(connections: Connections, give_back: fn()) {
+    loop {
+        connections.freed().await;
+        sleep(GATHER).await;
+        give_back();
     }
 }
 
