@@ -163,7 +163,7 @@ fn settle_host(head: &mut Parts) -> Option<HeaderValue> {
 fn settle_words(peer: &Peer, host: Option<&HeaderValue>) -> (Arc<str>, HeaderValue) {
     let Some(host) = host else { return (Arc::default(), forwarded::element(peer, None)) };
     let make = || KnownHost {
-        value: host.clone(),
+        value: owned(host),
         normal: framing::parse(host.as_bytes())
             .map_or_else(Arc::default, |authority| authority.normal_host()),
         forwarded: forwarded::element(peer, Some(host)),
@@ -174,6 +174,12 @@ fn settle_words(peer: &Peer, host: Option<&HeaderValue>) -> (Arc<str>, HeaderVal
     }
     let other = make();
     (other.normal, other.forwarded)
+}
+
+/// A copy in memory of its own: as it came, it is a part of the buffer that the head was read into, and
+/// would keep all of that for as long as the connection lives.
+fn owned(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
 }
 
 /// Scheme and authority have been compared with Host and say nothing more.
@@ -278,6 +284,14 @@ mod tests {
         assert_eq!(cx.host(), Some("shop.example"));
         assert_eq!(cx.client_ip(), Some(ClientIp::Ip(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)))));
         assert_eq!(cx.target().unwrap().path(), "/b");
+    }
+
+    #[tokio::test]
+    async fn the_connection_keeps_no_part_of_the_buffer_a_head_came_in() {
+        let (head, cx) = Edged::new().send(get("/")).await.unwrap();
+        let known = cx.peer().host.get().unwrap();
+        assert_eq!(known.value, "shop.example");
+        assert_ne!(known.value.as_bytes().as_ptr(), head.headers[HOST].as_bytes().as_ptr());
     }
 
     #[tokio::test]
