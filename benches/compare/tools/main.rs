@@ -1,12 +1,15 @@
 //! The two ends and the yardstick of `benches/compare`, as one small program.
 //!
 //! `tools origin PORT` is the service behind every proxy. `tools floor PORT ORIGIN_PORT` is the
-//! least a proxy can do: it copies bytes and looks at none. Both are one thread over epoll, built
-//! with plain `rustc -O`: no crate, so that nothing under test is also the yardstick.
+//! least a proxy can do: it copies bytes and looks at none. `tools publish ..` loads an event queue.
+//! Each is one thread over epoll, built with plain `rustc -O`: no crate, so that nothing under test is
+//! also the yardstick.
 
 mod epoll;
 mod floor;
 mod origin;
+mod protocol;
+mod publish;
 
 use std::{env, io, net::TcpListener, process::ExitCode};
 
@@ -16,7 +19,11 @@ fn main() -> ExitCode {
     let outcome = match words[..] {
         ["origin", port] => listen(port).and_then(origin::serve),
         ["floor", port, origin] => listen(port).and_then(|socket| floor::serve(socket, origin)),
-        _ => Err(io::Error::other("usage: tools origin PORT | tools floor PORT ORIGIN_PORT")),
+        ["publish", ref rest @ ..] => publish::run(rest),
+        _ => Err(io::Error::other(
+            "usage: tools origin PORT | tools floor PORT ORIGIN_PORT \
+             | tools publish SYSTEM PORT CONNECTIONS SECONDS BYTES",
+        )),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
