@@ -19,6 +19,7 @@ mod control;
 mod credentials;
 mod explain;
 mod fetch;
+mod handler;
 mod keys;
 mod listeners;
 mod operator;

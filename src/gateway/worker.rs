@@ -6,28 +6,21 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
-    future::Future,
     io,
-    pin::Pin,
     sync::{Arc, mpsc as std_mpsc},
-    task::{Context, Poll, ready},
     thread,
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use pin_project_lite::pin_project;
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
 };
-use tower::Service;
 
 use crate::{
-    connection::{self, Connections, Handle},
-    gateway::build::Stack,
-    http::{Request, Response},
+    connection::{self, Connections},
+    gateway::{build::Stack, handler::Handler},
     listener::{self, Accepted, Acceptor, Limits, Socket, Tls},
     middleware::{
         auth::{VerifiedTokens, verified},
@@ -126,19 +119,6 @@ struct Accepting {
     terms: Arc<Mutex<Terms>>,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
-}
-
-/// The top of the stack. Locked while a request's future is made, which is synchronous; only this
-/// thread ever takes the lock, so it costs two uncontended atomic operations, less than cloning the
-/// layers would.
-struct Handler(Mutex<Stack>);
-
-pin_project! {
-    /// An answer: above `respond` nothing fails.
-    struct Answer<F> {
-        #[pin]
-        inner: F,
-    }
 }
 
 // === impl Worker ===
@@ -277,9 +257,9 @@ impl Serving {
 
     fn commit(&mut self, stack: Stack) -> Option<Stack> {
         let old = if let Some(handler) = &self.handler {
-            Some(std::mem::replace(&mut *handler.0.lock(), stack))
+            Some(handler.replace(stack))
         } else {
-            self.handler = Some(Arc::new(Handler(Mutex::new(stack))));
+            self.handler = Some(Arc::new(Handler::new(stack)));
             None
         };
         self.listen();
@@ -391,31 +371,5 @@ impl Welcome {
             )
             .await;
         });
-    }
-}
-
-// === impl Handler ===
-
-impl Handle for Handler {
-    type Future = Answer<<Stack as Service<Request>>::Future>;
-
-    fn handle(&self, request: Request) -> Self::Future {
-        Answer { inner: self.0.lock().call(request) }
-    }
-}
-
-// === impl Answer ===
-
-impl<F> Future for Answer<F>
-where
-    F: Future<Output = Result<Response, Infallible>>,
-{
-    type Output = Response;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
-        match ready!(self.project().inner.poll(cx)) {
-            Ok(response) => Poll::Ready(response),
-            Err(never) => match never {},
-        }
     }
 }
