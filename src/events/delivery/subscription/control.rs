@@ -180,7 +180,7 @@ impl Machine {
     }
 
     /// A stretch of a lane's log is gone, its end not included. Events of which there is a copy in the
-    /// parked log are kept.
+    /// parked log are kept; an effect that is being carried out for another one comes to nothing.
     pub fn lose(
         &mut self,
         at: u64,

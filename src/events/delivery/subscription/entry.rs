@@ -148,7 +148,8 @@ pub enum Entry {
         /// The first offset after it.
         to: Offset,
     },
-    /// A stretch of the lane's log is gone. What was not settled in it is lost, and counted.
+    /// A stretch of the lane's log is gone. What was not settled in it and is not in the parked log is lost,
+    /// and counted; an event with an outcome too, because nothing can be made of it any more.
     Lost {
         /// Whose.
         lane: LaneId,

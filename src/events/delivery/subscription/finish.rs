@@ -170,7 +170,8 @@ impl Machine {
         out: &mut Output,
     ) {
         let place = self.slab[index].place;
-        let fate = self.settings.fate(reason, is_own_expiry);
+        let has_key = self.slab[index].key.is_some();
+        let fate = self.settings.fate(reason, is_own_expiry, has_key);
         let ending = match fate {
             _ if !place.lane.is_live() => Ending::Failed(reason),
             Fate::DeadLetter => Ending::DeadLettered(reason),

@@ -106,7 +106,7 @@ impl Machine {
         self.lost += self.drop_where(id, |machine, index| {
             let slot = &machine.slab[index];
             let is_within = (from..to).contains(&slot.place.offset);
-            is_within && slot.parked.is_none() && !slot.is_ending()
+            is_within && slot.parked.is_none()
         });
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let before = lane.scan;

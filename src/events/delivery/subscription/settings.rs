@@ -151,7 +151,7 @@ impl Settings {
     }
 
     /// What becomes of a live event that nobody took, for this reason.
-    pub(super) fn fate(&self, reason: Reason, is_own_expiry: bool) -> Fate {
+    pub(super) fn fate(&self, reason: Reason, is_own_expiry: bool, has_key: bool) -> Fate {
         let is_worn_out = match reason {
             Reason::AttemptsExhausted | Reason::LeaseExpiredLimit => true,
             Reason::Expired => !is_own_expiry,
@@ -160,6 +160,8 @@ impl Settings {
         let has_letters = self.dead_letter_bytes.is_some();
         match self.then {
             _ if !is_worn_out && has_letters => Fate::DeadLetter,
+            // Nothing is behind it that would have to wait.
+            Then::BlockKey if has_letters && !has_key => Fate::DeadLetter,
             Then::DeadLetter if has_letters => Fate::DeadLetter,
             Then::Discard => Fate::Discard,
             // It was worth something up to a time, and nobody is to hold a key for it after that.
@@ -218,9 +220,9 @@ mod tests {
             dead_letter_bytes: letters.then_some(1),
             ..Settings::default()
         };
-        let worn = |settings: Settings| settings.fate(Reason::AttemptsExhausted, false);
-        let refused = |settings: Settings| settings.fate(Reason::Rejected, false);
-        let expired = |settings: Settings| settings.fate(Reason::Expired, true);
+        let worn = |settings: Settings| settings.fate(Reason::AttemptsExhausted, false, true);
+        let refused = |settings: Settings| settings.fate(Reason::Rejected, false, true);
+        let expired = |settings: Settings| settings.fate(Reason::Expired, true, true);
         assert_eq!(worn(with(Then::DeadLetter, true)), Fate::DeadLetter);
         assert_eq!(worn(with(Then::Discard, true)), Fate::Discard);
         assert_eq!(worn(with(Then::BlockKey, true)), Fate::Block);
@@ -235,6 +237,10 @@ mod tests {
         assert_eq!(refused(with(Then::BlockKey, false)), Fate::Block);
         assert_eq!(expired(with(Then::BlockKey, true)), Fate::DeadLetter);
         assert_eq!(expired(with(Then::BlockKey, false)), Fate::Discard);
-        assert_eq!(with(Then::BlockKey, true).fate(Reason::Expired, false), Fate::Block, "by age");
+        let aged = with(Then::BlockKey, true).fate(Reason::Expired, false, true);
+        assert_eq!(aged, Fate::Block, "by age");
+        let keyless = |letters| with(Then::BlockKey, letters).fate(Reason::Expired, false, false);
+        assert_eq!(keyless(true), Fate::DeadLetter);
+        assert_eq!(keyless(false), Fate::Block, "kept, for want of another place");
     }
 }

@@ -363,8 +363,7 @@ impl Model {
     /// Live offsets below this are gone.
     pub(super) fn lose(&mut self, world: &World, below: u64) {
         for place in self.wanted(world, LaneId::LIVE) {
-            let is_ending = self.rows.get(&place).is_some_and(|row| row.is_ending);
-            if place.offset.0 < below && !self.parked.contains(&place) && !is_ending {
+            if place.offset.0 < below && !self.parked.contains(&place) {
                 self.done.insert(place);
                 self.rows.remove(&place);
                 self.unlease(place);

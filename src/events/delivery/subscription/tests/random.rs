@@ -27,6 +27,7 @@ enum Op {
     SeekPart(u16, Index, bool),
     Replay(Index, Index),
     Redrive,
+    Grow,
     Cancel,
     Configure { max_attempts: u32, in_flight: u32, parked: u32, then: Then },
     Lose(Index),
@@ -63,6 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (at(), at()).prop_map(|(from, to)| Op::Replay(from, to)),
         2 => Just(Op::Redrive),
         1 => Just(Op::Cancel),
+        1 => Just(Op::Grow),
         1 => (1..5u32, 1..8u32, 1..6u32, then).prop_map(|(max_attempts, in_flight, parked, then)| {
             Op::Configure { max_attempts, in_flight, parked, then }
         }),
@@ -81,6 +83,8 @@ struct Run {
     tokens: Vec<Token>,
     /// The model at each length of the journal.
     past: Vec<(usize, Model)>,
+    /// Of the topic's partitions.
+    generation: u16,
 }
 
 impl Run {
@@ -97,7 +101,7 @@ impl Run {
         };
         let world = World::new(settings);
         let past = vec![(0, Model::default())];
-        Self { world, model: Model::default(), tokens: Vec::new(), past }
+        Self { world, model: Model::default(), tokens: Vec::new(), past, generation: 0 }
     }
 
     fn pick(&self, at: Index) -> Option<Token> {
@@ -143,7 +147,9 @@ impl Run {
                 let key = Some(key).filter(|&key| key != 0);
                 // One partition for a key.
                 let number = key.map_or(number, |key| u16::from(key.is_multiple_of(2)));
-                let partition = Partition { generation: 0, number };
+                // After a split keys are elsewhere.
+                let number = if self.generation == 1 { 1 - number } else { number };
+                let partition = Partition { generation: self.generation, number };
                 let expires = expires.map(|after| self.world.now + after);
                 self.world.publish(Stored { partition, key, expires, is_wanted });
             }
@@ -204,6 +210,7 @@ impl Run {
         let now = self.world.now;
         let end = self.world.log.len();
         match op.clone() {
+            Op::Grow => self.generation = 1,
             Op::Pause => {
                 self.world.decide(|machine, _, out| machine.pause(out));
                 self.model.is_paused = true;
@@ -217,6 +224,10 @@ impl Run {
                 self.seek(None, to, Seek::All(Offset(to)), force);
             }
             Op::SeekPart(number, to, force) => {
+                if self.generation > 0 {
+                    // Keys would come back behind what they are in now.
+                    return;
+                }
                 let partition = Partition { generation: 0, number };
                 let to = to.index(end + 3) as u64;
                 let seek = Seek::Partitions(vec![(partition, Offset(to))]);

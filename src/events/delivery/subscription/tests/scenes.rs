@@ -405,7 +405,7 @@ fn a_full_partition_stops_alone_and_is_read_on_from_where_it_stopped() {
 #[test]
 fn a_later_generation_waits_for_the_partitions_before_it() {
     let mut world = pull(|settings| {
-        settings.partitions = 1;
+        settings.partitions = 2;
         settings.parked = 4;
     });
     world.publish_keys([1; 10]);
