@@ -1,53 +1,78 @@
-//! Whether the wall clock can be gone by.
+//! Whether the wall clock can be gone by. Pure, but for [`GuardedClock`], which reads a clock.
 //!
 //! A clock that jumps would make everything stored expired, due or young at once. So the wall is held
 //! against the monotonic clock while this process runs, and against the last frame when it starts; as
-//! long as it is off, what goes by age stands still: retention, expiry, dedup windows, delays. Pure: the
-//! time is an argument.
+//! long as it is off, what goes by age stands still: retention, expiry, dedup windows, delays. A machine
+//! that was suspended is one whose clock jumped: the monotonic one has not seen the time go by.
+//!
+//! A clock that is only fast or slow is followed: a thousandth, twice of what a kernel slews by, is
+//! forgiven, so that months of it are no jump. Steps that are each too small to be one add up to one.
 
-use crate::events::queue::time::Now;
+use std::{fmt, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::events::queue::time::{Clock, Now};
 
 /// More than this against the monotonic clock is a jump.
 const JUMP: u64 = 5 * 60 * 1000;
 /// More than this against the last frame, at start, is one.
 const AT_START: u64 = 24 * 60 * 60 * 1000;
-/// So long one moment of trust lasts to compare with: a clock that is disciplined creeps, and what
-/// creeps for months is no jump.
-const ANCHOR_FOR: u64 = 60 * 60 * 1000;
+/// Of a span of the monotonic clock its so-manyth part is forgiven.
+const DRIFT: u64 = 1_000;
+/// Drift is taken up so often: a thousandth of less would be rounded away.
+const FOLLOW: u64 = 10_000;
 
 /// The guard of one store's clock.
 #[derive(Clone, Debug)]
 pub struct ClockGuard {
-    /// A moment that is trusted.
+    /// Where the wall is expected to be; from there on it goes as the monotonic clock does.
     anchor: Now,
-    /// How far the wall may be from where the anchor puts it.
+    /// How far from there it may be.
     tolerance: u64,
-    is_frozen: bool,
+    frozen: Option<Frozen>,
     /// The last wall time that was trusted, or what stands for it while the clock is not.
     trusted: u64,
+    thaws: u64,
 }
 
 /// What goes by age goes by this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// Milliseconds since 1970; stands still while the clock is frozen, and never goes back.
+    /// Milliseconds since 1970; stands still while the clock is frozen. It goes back only when a clock
+    /// that was set back is confirmed.
     pub wall: u64,
     /// Whether it stands still.
     pub is_frozen: bool,
-    /// What has changed since the last look.
+    /// How often the clock was thawed: timers set before are to be set again, with jitter.
+    pub thaws: u64,
+    /// What has changed since the last look, whoever looked.
     pub change: Option<Change>,
 }
 
 /// The clock was trusted and is not any more, or the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It jumped by so many milliseconds. To be told to whoever can set it right or confirm it.
-    Frozen {
-        /// Forward, or backward if negative.
-        by: i64,
-    },
+    /// It jumped. To be told to whoever can set it right or confirm it.
+    Frozen(Frozen),
     /// It is back or was confirmed. Timers are to be set again, with jitter.
     Thawed,
+}
+
+/// Why the clock is not trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// It is off by so many milliseconds: forward, or back if negative.
+    pub by: i64,
+    /// It was so when the store was opened, against the last frame.
+    pub is_at_start: bool,
+}
+
+/// A clock and the guard of its store. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct GuardedClock {
+    clock: Arc<dyn Clock>,
+    guard: Arc<Mutex<ClockGuard>>,
 }
 
 // === impl ClockGuard ===
@@ -55,56 +80,74 @@ pub enum Change {
 impl ClockGuard {
     /// At start. `last`: when the newest frame of the store was written, if there is one.
     pub fn new(now: Now, last: Option<u64>) -> Self {
-        let is_off = last.is_some_and(|last| now.wall.abs_diff(last) > AT_START);
-        match last.filter(|_| is_off) {
-            None => Self::trusting(now),
-            Some(last) => Self {
-                anchor: Now { wall: last, mono: now.mono },
-                tolerance: AT_START,
-                is_frozen: true,
-                trusted: last,
-            },
+        let mut guard = Self::trusting(now, 0);
+        if let Some(last) = last.filter(|last| last.abs_diff(now.wall) > AT_START) {
+            guard.anchor.wall = last;
+            guard.tolerance = AT_START;
+            guard.frozen = Some(Frozen { by: guard.off(now), is_at_start: true });
+            // The earlier of the two makes nothing old: the last frame may be what was written by a clock
+            // that was wrong.
+            guard.trusted = now.wall.min(last);
         }
+        guard
     }
 
-    fn trusting(now: Now) -> Self {
-        Self { anchor: now, tolerance: JUMP, is_frozen: false, trusted: now.wall }
+    fn trusting(now: Now, thaws: u64) -> Self {
+        Self { anchor: now, tolerance: JUMP, frozen: None, trusted: now.wall, thaws }
     }
 
-    /// Whether the clock is frozen, as of the last look.
-    pub fn is_frozen(&self) -> bool {
-        self.is_frozen
+    /// Why the clock is frozen, as of the last look; none: it is not.
+    pub fn frozen(&self) -> Option<Frozen> {
+        self.frozen
     }
 
     /// Looks at the clock; to be done about once a second, and before anything is judged by age.
     pub fn look(&mut self, now: Now) -> Judged {
         let off = self.off(now);
-        let is_frozen = off.unsigned_abs() > self.tolerance;
-        let change = match (self.is_frozen, is_frozen) {
-            (false, true) => Some(Change::Frozen { by: off }),
-            (true, false) => Some(Change::Thawed),
+        let elapsed = now.mono.saturating_sub(self.anchor.mono);
+        let forgiven = if self.frozen.is_some() { 0 } else { elapsed / DRIFT };
+        let is_off = off.unsigned_abs().saturating_sub(forgiven) > self.tolerance;
+        let change = match (self.frozen, is_off) {
+            (None, true) => {
+                let frozen = Frozen { by: off, is_at_start: false };
+                self.frozen = Some(frozen);
+                Some(Change::Frozen(frozen))
+            }
+            (Some(_), false) => {
+                *self = Self::trusting(now, self.thaws + 1);
+                Some(Change::Thawed)
+            }
             _ => None,
         };
-        self.is_frozen = is_frozen;
-        if change == Some(Change::Thawed) {
-            self.anchor = now;
-            self.tolerance = JUMP;
+        if !is_off {
+            self.follow(now, off, elapsed);
         }
-        if !is_frozen {
-            if now.mono.saturating_sub(self.anchor.mono) >= ANCHOR_FOR {
-                self.anchor = now;
-            }
-            // A small step back is not seen by who goes by age.
-            self.trusted = self.trusted.max(now.wall);
-        }
-        Judged { wall: self.trusted, is_frozen, change }
+        self.judged(change)
     }
 
-    /// The clock is right as it is: somebody has said so. What was frozen goes on with the next look.
+    fn follow(&mut self, now: Now, off: i64, elapsed: u64) {
+        if elapsed >= FOLLOW {
+            let drift = (elapsed / DRIFT).cast_signed();
+            let expected = self.anchor.wall.saturating_add(elapsed);
+            let wall = expected.saturating_add_signed(off.clamp(-drift, drift));
+            self.anchor = Now { wall, mono: now.mono };
+        }
+        // A small step back is not seen by who goes by age.
+        self.trusted = self.trusted.max(now.wall);
+    }
+
+    /// The clock is right as it is: somebody has said so.
     pub fn confirm(&mut self, now: Now) -> Judged {
-        let change = self.is_frozen.then_some(Change::Thawed);
-        *self = Self::trusting(now);
-        Judged { wall: self.trusted, is_frozen: false, change }
+        if self.frozen.is_none() {
+            return self.look(now);
+        }
+        *self = Self::trusting(now, self.thaws + 1);
+        self.judged(Some(Change::Thawed))
+    }
+
+    fn judged(&self, change: Option<Change>) -> Judged {
+        let is_frozen = self.frozen.is_some();
+        Judged { wall: self.trusted, is_frozen, thaws: self.thaws, change }
     }
 
     /// How far the wall is from where it should be, in milliseconds.
@@ -112,15 +155,96 @@ impl ClockGuard {
         let elapsed = now.mono.saturating_sub(self.anchor.mono);
         let expected = self.anchor.wall.saturating_add(elapsed);
         let off = i128::from(now.wall) - i128::from(expected);
-        i64::try_from(off).unwrap_or(if off < 0 { i64::MIN } else { i64::MAX })
+        i64::try_from(off).unwrap_or(if off < 0 { -i64::MAX } else { i64::MAX })
     }
+}
+
+// === impl Frozen ===
+
+impl fmt::Display for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.by.unsigned_abs() / 1_000;
+        match (self.is_at_start, self.by > 0) {
+            (true, true) => {
+                write!(f, "the system's clock is {seconds} s ahead of the last event stored")
+            }
+            (true, false) => {
+                write!(f, "the system's clock is {seconds} s behind the last event stored")
+            }
+            (false, true) => write!(
+                f,
+                "the system's clock went {seconds} s forward, or this machine was suspended"
+            ),
+            (false, false) => write!(f, "the system's clock went {seconds} s back"),
+        }
+    }
+}
+
+// === impl GuardedClock ===
+
+impl GuardedClock {
+    /// At start; `last` as for [`ClockGuard::new`].
+    pub fn new(clock: Arc<dyn Clock>, last: Option<u64>) -> Self {
+        let guard = ClockGuard::new(clock.now(), last);
+        if let Some(frozen) = guard.frozen() {
+            tell(&frozen);
+        }
+        Self { clock, guard: Arc::new(Mutex::new(guard)) }
+    }
+
+    /// Looks at the clock.
+    pub fn judge(&self) -> Judged {
+        let mut guard = self.guard.lock();
+        // Read under the lock: a reading older than the last one would be a step back.
+        let judged = guard.look(self.clock.now());
+        match judged.change {
+            Some(Change::Frozen(frozen)) => tell(&frozen),
+            Some(Change::Thawed) => {
+                tracing::warn!("the system's clock came back: retention and delays go on");
+            }
+            None => {}
+        }
+        judged
+    }
+
+    /// The clock is right as it is: somebody has said so. Whether it was frozen.
+    pub fn confirm(&self) -> bool {
+        let mut guard = self.guard.lock();
+        let was_frozen = guard.frozen().is_some();
+        let now = self.clock.now();
+        guard.confirm(now);
+        was_frozen
+    }
+
+    /// Looks at the clock, and says why it is frozen; none: it is not.
+    pub fn frozen(&self) -> Option<Frozen> {
+        self.judge();
+        self.guard.lock().frozen()
+    }
+}
+
+impl Clock for GuardedClock {
+    fn now(&self) -> Now {
+        self.clock.now()
+    }
+}
+
+fn tell(frozen: &Frozen) {
+    tracing::error!(
+        reason = %frozen,
+        "retention, expiry, duplicates and delays stand still until the clock is confirmed"
+    );
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     use proptest::prelude::*;
+
+    use crate::events::queue::time::{ManualClock, SystemClock};
 
     const MINUTE: u64 = 60 * 1000;
     const HOUR: u64 = 60 * MINUTE;
@@ -139,14 +263,14 @@ mod tests {
             let mut guard = ClockGuard::new(START, Some(START.wall));
             assert_eq!(guard.look(after(1_000, 0)).change, None);
             let judged = guard.look(after(2_000, by));
-            assert_eq!(judged.change, Some(Change::Frozen { by }));
+            assert_eq!(judged.change, Some(Change::Frozen(Frozen { by, is_at_start: false })));
             assert_eq!((judged.wall, judged.is_frozen), (START.wall + 1_000, true));
             let judged = guard.look(after(HOUR, by));
             assert_eq!((judged.wall, judged.change), (START.wall + 1_000, None), "told once");
             let judged = guard.look(after(2 * HOUR, 0));
             assert_eq!(judged.change, Some(Change::Thawed));
             assert_eq!(judged.wall, START.wall + 2 * HOUR);
-            assert!(!guard.is_frozen());
+            assert!(guard.frozen().is_none());
         }
     }
 
@@ -160,7 +284,7 @@ mod tests {
         assert_eq!(judged.wall, START.wall + 2_000 + 3 * DAY);
         assert!(!guard.look(after(3_000, by)).is_frozen);
         let back = guard.look(after(4_000, 0));
-        assert_eq!(back.change, Some(Change::Frozen { by: -by }));
+        assert_eq!(back.change, Some(Change::Frozen(Frozen { by: -by, is_at_start: false })));
         assert_eq!(back.wall, START.wall + 3_000 + 3 * DAY);
     }
 
@@ -177,14 +301,14 @@ mod tests {
     fn at_start_the_last_frame_is_what_to_go_by() {
         let last = |by: i64| Some(START.wall.checked_add_signed(by).unwrap());
         let day = DAY.cast_signed();
-        assert!(!ClockGuard::new(START, last(day)).is_frozen());
-        assert!(!ClockGuard::new(START, last(-day)).is_frozen());
-        assert!(!ClockGuard::new(START, None).is_frozen(), "an empty store says nothing");
+        assert!(ClockGuard::new(START, last(day)).frozen().is_none());
+        assert!(ClockGuard::new(START, last(-day)).frozen().is_none());
+        assert!(ClockGuard::new(START, None).frozen().is_none(), "an empty store says nothing");
         for by in [day + 1, -day - 1] {
             let mut guard = ClockGuard::new(START, last(by));
             let judged = guard.look(after(1_000, 0));
             assert!(judged.is_frozen);
-            assert_eq!(Some(judged.wall), last(by));
+            assert_eq!(Some(judged.wall), last(by).min(Some(START.wall)), "nothing gets old by it");
             assert!(guard.confirm(after(2_000, 0)).change.is_some());
         }
         // The machine's clock is set by the network a little later.
@@ -205,6 +329,92 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_suspended_machine_is_a_jump_forward() {
+        let mut guard = ClockGuard::new(START, None);
+        // The monotonic clock stood still.
+        let judged = guard.look(after(0, (8 * HOUR).cast_signed()));
+        assert!(judged.is_frozen);
+        let told = guard.frozen().map(|frozen| frozen.to_string());
+        let expected = "the system's clock went 28800 s forward, or this machine was suspended";
+        assert_eq!(told.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn small_steps_add_up_to_a_jump() {
+        let mut guard = ClockGuard::new(START, None);
+        let step = |n: u64| after(n * HOUR, (n * 4 * MINUTE).cast_signed());
+        let frozen = (1..100).find(|&n| guard.look(step(n)).is_frozen);
+        assert_eq!(frozen, Some(2), "four minutes an hour are no drift");
+    }
+
+    #[test]
+    fn a_frame_of_the_far_future_makes_nothing_old() {
+        let written = START.wall + 12 * 365 * DAY;
+        let mut guard = ClockGuard::new(START, Some(written));
+        let judged = guard.look(after(HOUR, 0));
+        assert_eq!((judged.wall, judged.is_frozen), (START.wall, true));
+        let told = guard.frozen().map(|frozen| frozen.to_string());
+        let expected = "the system's clock is 378432000 s behind the last event stored";
+        assert_eq!(told.as_deref(), Some(expected));
+        assert_eq!(guard.confirm(after(HOUR, 0)).wall, START.wall + HOUR);
+    }
+
+    #[test]
+    fn a_clock_at_its_bounds_is_not_trusted() {
+        let mut guard = ClockGuard::new(START, None);
+        assert!(guard.look(Now { wall: u64::MAX, mono: START.mono + 1 }).is_frozen);
+        assert!(guard.look(Now { wall: 0, mono: 0 }).is_frozen);
+        assert!(guard.look(Now { wall: 0, mono: u64::MAX }).is_frozen);
+        let mut guard = ClockGuard::new(Now { wall: 0, mono: 0 }, Some(u64::MAX));
+        assert!(guard.look(Now { wall: 0, mono: 1 }).is_frozen);
+        assert!(!guard.look(Now { wall: u64::MAX, mono: 1 }).is_frozen);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn paused_time_is_steady() {
+        let clock = GuardedClock::new(Arc::new(SystemClock), None);
+        for _ in 0..100 {
+            tokio::time::advance(Duration::from_hours(7)).await;
+            let judged = clock.judge();
+            assert_eq!((judged.wall, judged.is_frozen), (clock.now().wall, false));
+        }
+    }
+
+    #[test]
+    fn whoever_looks_at_a_guarded_clock_hears_of_a_jump_and_of_its_end() {
+        let manual = ManualClock::at(START);
+        let clock = GuardedClock::new(Arc::new(manual.clone()), None);
+        manual.set_wall(START.wall + DAY);
+        assert!(clock.judge().is_frozen, "no look was taken between");
+        assert!(clock.clone().confirm());
+        assert!(!clock.confirm(), "it is trusted");
+        assert_eq!((clock.judge().wall, clock.judge().thaws), (START.wall + DAY, 1));
+        manual.set_wall(START.wall);
+        assert_eq!(clock.frozen().map(|frozen| frozen.by), Some(-DAY.cast_signed()));
+        manual.set_wall(START.wall + DAY);
+        let (first, second) = (clock.judge(), clock.judge());
+        assert_eq!((first.change, second.change), (Some(Change::Thawed), None));
+        assert_eq!((first.thaws, second.thaws), (2, 2), "the second one sees it too");
+    }
+
+    proptest! {
+        /// Half a thousandth too fast or too slow, two seconds of noise, looked at now and then.
+        #[test]
+        fn a_steady_clock_never_freezes(
+            drift in -500_i64..=500,
+            looks in prop::collection::vec((0_u64..3 * DAY, 0_i64..=2_000), 1..200),
+        ) {
+            let mut guard = ClockGuard::new(START, Some(START.wall));
+            let mut mono = 0;
+            for (span, noise) in looks {
+                mono += span;
+                let now = after(mono, mono.cast_signed() / 1_000_000 * drift + noise);
+                prop_assert!(!guard.look(now).is_frozen);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn age_never_goes_back_and_stands_still_when_frozen(
@@ -220,7 +430,7 @@ mod tests {
                     wall: (START.wall + millis).saturating_add_signed(moved),
                     mono: START.mono + millis,
                 };
-                let was_frozen = guard.is_frozen();
+                let was_frozen = guard.frozen().is_some();
                 let judged = guard.look(now);
                 prop_assert!(judged.wall >= last || judged.change == Some(Change::Thawed));
                 if judged.is_frozen {
