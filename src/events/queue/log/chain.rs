@@ -46,6 +46,13 @@ pub(super) struct Known {
     pub(super) is_bad: bool,
 }
 
+/// What to do with files that are no part of the log any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leftovers {
+    Remove,
+    Keep,
+}
+
 /// A log file that is there.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -65,14 +72,19 @@ struct Candidate {
 }
 
 /// Finds the files of the log, and removes what is none or is below its start.
-pub(super) fn find(shared: &OpenLog, floor: Offset) -> Result<Chain, OpenError> {
+pub(super) fn find(
+    shared: &OpenLog,
+    floor: Offset,
+    leftovers: Leftovers,
+) -> Result<Chain, OpenError> {
     let place = &shared.place;
     let names = place.storage.list(&place.dir).map_err(OpenError::io("the directory is listed"))?;
     let checkpoint = super::checkpoint::read(place)?;
     if checkpoint.is_some_and(|it| it.is_bad) {
         shared.gauges.corruption.add(1);
     }
-    let bases = remove_leftovers(place, &names, checkpoint.map_or(Offset::ZERO, |it| it.start))?;
+    let start = checkpoint.map_or(Offset::ZERO, |it| it.start);
+    let bases = sort_out(place, &names, start, leftovers)?;
     let mut candidates = Vec::with_capacity(bases.len());
     for base in bases {
         candidates.push(Candidate::open(place, base)?);
@@ -96,16 +108,22 @@ pub(super) fn find(shared: &OpenLog, floor: Offset) -> Result<Chain, OpenError> 
         }
         None => {}
     }
-    let (sealed, last) = link(found, shared, &mut damage)?;
+    let (sealed, last) = link(found, &mut damage)?;
+    if leftovers == Leftovers::Remove {
+        let is_unknown = |segment: &&Arc<Segment>| segment.extent().newest_wall == 0;
+        sealed.iter().filter(is_unknown).for_each(|segment| shared.learn_newest_wall(segment));
+    }
     damage.sort_by_key(|it| it.range.start);
     Ok(Chain { checkpoint, sealed, last, damage })
 }
 
-/// Removes what was not finished, and what the start has passed. Gives the bases of the rest, in order.
-fn remove_leftovers(
+/// What was not finished and what the start has passed are leftovers. Gives the bases of the rest, in
+/// order.
+fn sort_out(
     place: &Place,
     names: &[String],
     start: Offset,
+    leftovers: Leftovers,
 ) -> Result<Vec<Offset>, OpenError> {
     let failed = OpenError::io("leftovers are removed");
     let mut bases: Vec<_> = names.iter().filter_map(|name| base_of(name, "log")).collect();
@@ -117,7 +135,8 @@ fn remove_leftovers(
             || derived.is_some_and(|base| !bases[passed..].contains(&base))
             || base_of(name, "log").is_some_and(|base| bases[..passed].contains(&base))
     };
-    for name in names.iter().filter(|name| is_leftover(name)) {
+    let is_removed = |name: &&String| leftovers == Leftovers::Remove && is_leftover(name);
+    for name in names.iter().filter(is_removed) {
         remove_if_there(&*place.storage, &place.path(name)).map_err(&failed)?;
     }
     Ok(bases.split_off(passed))
@@ -200,7 +219,6 @@ fn mend(candidates: Vec<Candidate>, place: &Place, damage: &mut Vec<Damage>) -> 
 /// All but the newest with their ends, and the newest.
 fn link(
     found: Vec<Found>,
-    shared: &OpenLog,
     damage: &mut Vec<Damage>,
 ) -> Result<(Vec<Arc<Segment>>, Option<Found>), OpenError> {
     let mut sealed = Vec::new();
@@ -221,11 +239,7 @@ fn link(
             },
             None => end_without_successor(&it, next, damage)?,
         };
-        let segment = Arc::new(Segment::new(it.header, extent));
-        if newest_wall.is_none() {
-            shared.learn_newest_wall(&segment);
-        }
-        sealed.push(segment);
+        sealed.push(Arc::new(Segment::new(it.header, extent)));
     }
     Ok((sealed, None))
 }

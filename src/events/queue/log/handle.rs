@@ -132,6 +132,11 @@ impl Log {
         self.0.retire(below)
     }
 
+    /// Where the newest file begins: everything below is in sealed ones.
+    pub(super) fn sealed_end(&self) -> Offset {
+        self.0.view.all().last().map_or(Offset::ZERO, |it| it.base())
+    }
+
     /// Where it stands.
     pub fn status(&self) -> Status {
         self.0.status()

@@ -1,5 +1,6 @@
 //! One log: a file that grows, readers behind it, and everything that keeps them honest.
 
+mod accepted;
 mod batch;
 mod block;
 mod chain;
@@ -17,12 +18,14 @@ mod permit;
 mod quarantine;
 mod reader;
 mod scan;
+mod scrub;
 mod segment;
 mod sequencer;
 mod settings;
 mod spare;
 mod status;
 mod tail;
+mod verify;
 mod view;
 mod writer;
 
@@ -34,9 +37,11 @@ pub use self::{
     handle::Log,
     permit::Permit,
     reader::Reader,
+    scrub::{Scrub, Scrubbed, Scrubber},
     sequencer::{Learnt, Placement, Plain, Sequencer},
     settings::{Durability, Place, Purpose, Recovery, Settings},
     status::{Offline, Opened, SegmentInfo, State, Status},
+    verify::{Finding, Report, repair, verify},
     writer::Writer,
 };
 

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
+    accepted::Accepted,
     batch::Item,
     checkpoint,
     commit::{Commit, Waiter},
@@ -19,8 +21,7 @@ use super::{
     error::{OpenError, Reason, Refused, RetireError},
     opening::{self, Findings},
     permit::{Budget, Permit},
-    scan::Stretch,
-    segment::{CHECKPOINT, FIRST_FRAME, Segment, file_name, remove_if_there},
+    segment::{CHECKPOINT, file_name, remove_if_there},
     sequencer::Sequencer,
     settings::{Durability, Place, Purpose, Recovery, Settings},
     spare::Spare,
@@ -45,6 +46,7 @@ pub(super) struct OpenLog {
     seen: Mutex<Offset>,
     /// Where damage was found.
     pub(super) findings: Mutex<Findings>,
+    pub(super) accepted: Mutex<Accepted>,
     is_closed: AtomicBool,
     pub(super) spare: Spare,
 }
@@ -80,8 +82,20 @@ impl OpenLog {
             // It promises nothing, so what is missing is no reason to stop.
             settings.recovery = Recovery::Quarantine;
         }
-        make_dir(&place).map_err(OpenError::io("the log's directory is made"))?;
-        let shared = Arc::new(Self {
+        place.make_dir().map_err(OpenError::io("the log's directory is made"))?;
+        let log = Arc::new(Self::new(writer, place, settings, sequencer));
+        let opened = log.recover(floor)?;
+        Ok((log, opened))
+    }
+
+    /// One of which nothing is known yet.
+    pub(super) fn new(
+        writer: &Writer,
+        place: Place,
+        settings: Settings,
+        sequencer: Box<dyn Sequencer>,
+    ) -> Self {
+        Self {
             budget: Budget::new(settings.buffer_bytes),
             place,
             settings,
@@ -91,12 +105,22 @@ impl OpenLog {
             engine: Mutex::new(Engine::Down(sequencer)),
             noted: Mutex::new(Noted { durable: Offset::ZERO, at: Instant::now() }),
             findings: Mutex::default(),
+            accepted: Mutex::default(),
             seen: Mutex::default(),
             is_closed: AtomicBool::new(false),
             spare: Spare::default(),
-        });
-        let opened = shared.recover(floor)?;
-        Ok((shared, opened))
+        }
+    }
+
+    /// What an operator has accepted to be lost.
+    pub(super) fn read_accepted(&self) -> io::Result<()> {
+        *self.accepted.lock() = Accepted::read(&self.place)?;
+        Ok(())
+    }
+
+    /// Whether the log is to stop at this damage.
+    pub(super) fn stops_at(&self, range: &Range<Offset>) -> bool {
+        self.settings.recovery == Recovery::Strict && !self.accepted.lock().covers(range)
     }
 
     pub(super) fn reopen(self: &Arc<Self>) -> Result<Opened, OpenError> {
@@ -362,22 +386,4 @@ impl OpenLog {
         self.gauges.events.set(self.view.durable().since(self.view.start()));
         self.gauges.bytes.set(self.view.bytes());
     }
-}
-
-impl Stretch {
-    /// All frames of a segment that may be read.
-    pub(super) fn of(segment: &Segment) -> Self {
-        Self {
-            epoch: segment.header.epoch,
-            position: FIRST_FRAME,
-            offset: segment.base(),
-            limit: segment.extent().position,
-            previous_crc: Some(0),
-        }
-    }
-}
-
-fn make_dir(place: &Place) -> io::Result<()> {
-    place.storage.create_dir(&place.dir)?;
-    place.dir.parent().map_or(Ok(()), |parent| place.storage.sync_dir(parent))
 }

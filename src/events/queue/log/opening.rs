@@ -11,13 +11,13 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
-    chain::{self, Chain},
+    chain::{self, Chain, Leftovers},
     core::Tail,
     error::OpenError,
     open::OpenLog,
     segment::Segment,
     sequencer::{Learnt, Sequencer},
-    settings::{Place, Recovery},
+    settings::Place,
     status::{Offline, Opened},
     tail,
 };
@@ -90,13 +90,12 @@ pub(super) fn recover(
 ) -> Result<Recovered, OpenError> {
     let place = &shared.place;
     sequencer.reset();
-    let Chain { checkpoint, sealed, last, damage } = chain::find(shared, floor)?;
+    shared.read_accepted().map_err(OpenError::io("what is accepted is read"))?;
+    let Chain { checkpoint, sealed, last, damage } = chain::find(shared, floor, Leftovers::Remove)?;
     for it in &damage {
         note(shared, it);
     }
-    if shared.settings.recovery == Recovery::Strict
-        && let Some(first) = damage.first()
-    {
+    if let Some(first) = damage.iter().find(|it| shared.stops_at(&it.range)) {
         return Ok(stopped_before(first, sealed, checkpoint.start));
     }
     learn_sealed(shared, sequencer, &sealed, now)?;
@@ -133,7 +132,7 @@ pub(super) fn note(shared: &OpenLog, damage: &Damage) -> bool {
     let Some(new) = known else { return false };
     tracing::error!(log = %shared.place.id, from = %range.start, to = %range.end, what, "damage");
     shared.gauges.corruption.add(1);
-    if shared.settings.recovery == Recovery::Quarantine {
+    if !shared.stops_at(range) {
         shared.gauges.lost.add(new);
     }
     true

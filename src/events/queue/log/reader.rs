@@ -2,7 +2,7 @@
 //!
 //! A block is read with one read, its frames and records are verified, and then it is handed out. What is
 //! damaged is told by offset, once to the log's counters and to every reader: an error with
-//! [`Recovery::Strict`], a gap with [`Recovery::Quarantine`]. Offsets that are lost for good are gaps too.
+//! [`super::Recovery::Strict`], a gap with [`super::Recovery::Quarantine`]. Offsets that are lost for good are gaps too.
 
 use std::{io, ops::ControlFlow, sync::Arc};
 
@@ -15,7 +15,6 @@ use super::{
     opening::{self, Damage},
     scan::{self, Piece, Stretch, WalkError},
     segment::{Extent, FIRST_FRAME, Segment},
-    settings::Recovery,
 };
 use crate::events::queue::{
     Offset,
@@ -185,10 +184,11 @@ impl Lost {
         to_place: u64,
     ) -> Result<Block, ReadError> {
         report(shared, segment, self.from..self.to, self.place..to_place, Some(file));
-        match shared.settings.recovery {
-            Recovery::Strict => Err(ReadError::Damaged { range: self.from..self.to }),
-            Recovery::Quarantine => Ok(Block::gap(from, self.to)),
+        let range = self.from..self.to;
+        if shared.stops_at(&range) {
+            return Err(ReadError::Damaged { range });
         }
+        Ok(Block::gap(from, self.to))
     }
 }
 
@@ -207,7 +207,7 @@ fn report(
         is_lost: true,
     };
     if opening::note(shared, &damage)
-        && shared.settings.recovery == Recovery::Quarantine
+        && !shared.stops_at(&damage.range)
         && let Some(file) = file
     {
         damage.quarantine(&shared.place, file);
@@ -307,15 +307,15 @@ impl Block {
         for gap in &self.gaps {
             report(shared, segment, gap.clone(), 0..0, None);
         }
-        if shared.settings.recovery == Recovery::Strict
-            && let Some(first) = self.gaps.first().cloned()
-        {
-            if first.start == self.from {
-                return Err(ReadError::Damaged { range: first });
-            }
-            self.gaps.clear();
-            self.next = first.start;
+        let Some(index) = self.gaps.iter().position(|gap| shared.stops_at(gap)) else {
+            return Ok(());
+        };
+        let stop = self.gaps[index].clone();
+        if stop.start == self.from {
+            return Err(ReadError::Damaged { range: stop });
         }
+        self.gaps.truncate(index);
+        self.next = stop.start;
         Ok(())
     }
 }

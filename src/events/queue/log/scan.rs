@@ -2,7 +2,10 @@
 
 use std::{io, ops::ControlFlow};
 
-use super::error::ReadError;
+use super::{
+    error::ReadError,
+    segment::{FIRST_FRAME, Segment},
+};
 use crate::events::queue::{
     Offset,
     codec::{self, FRAME_HEADER_BYTES, Frame, FrameError, FrameHead, MAX_FRAME_BYTES},
@@ -76,6 +79,19 @@ struct Window<'a> {
     /// Where in the file the buffer begins.
     start: u64,
     limit: u64,
+}
+
+impl Stretch {
+    /// All frames of a segment that may be read.
+    pub(super) fn of(segment: &Segment) -> Self {
+        Self {
+            epoch: segment.header.epoch,
+            position: FIRST_FRAME,
+            offset: segment.base(),
+            limit: segment.extent().position,
+            previous_crc: Some(0),
+        }
+    }
 }
 
 impl WalkError {

@@ -180,6 +180,11 @@ impl Place {
         self.dir.join(name)
     }
 
+    pub(super) fn make_dir(&self) -> io::Result<()> {
+        self.storage.create_dir(&self.dir)?;
+        self.dir.parent().map_or(Ok(()), |parent| self.storage.sync_dir(parent))
+    }
+
     pub(super) fn segment_path(&self, base: Offset) -> PathBuf {
         self.path(&file_name(base, "log"))
     }

@@ -16,7 +16,6 @@ use super::{
     scan::{self, Piece, Stretch, WalkError},
     segment::{self, CreateError, Extent, FIRST_FRAME, Segment},
     sequencer::Sequencer,
-    settings::Recovery,
     status::{Offline, Opened},
 };
 use crate::events::queue::{
@@ -97,9 +96,7 @@ pub(super) fn recover(
         opening::note(shared, damage);
     }
     opened.last = verdict.copy.map_or(verdict.proven, |copy| copy.to).at;
-    if shared.settings.recovery == Recovery::Strict
-        && let Some(first) = verdict.damage.first()
-    {
+    if let Some(first) = verdict.damage.iter().find(|it| shared.stops_at(&it.range)) {
         return Ok(stopped_before(found, first, opened));
     }
     for damage in &verdict.damage {

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod machine;
 mod serving;
+mod verifying;
 
 use std::{path::PathBuf, sync::Arc};
 
