@@ -45,7 +45,6 @@ pub enum Lookup {
 /// Gathers the keys of one log file. Takes about 60 bytes for each of its records.
 #[derive(Clone, Debug)]
 pub struct KeysBuilder {
-    epoch: u64,
     base: Offset,
     /// Times are kept as milliseconds after this.
     origin: u64,
@@ -59,7 +58,7 @@ pub struct KeysBuilder {
 pub struct KeysHead {
     /// The epoch of the log file.
     pub epoch: u64,
-    /// The first offset of the log file.
+    /// Offsets are counted from here.
     pub base: Offset,
     /// The offset after the last that it knows of.
     pub end: Offset,
@@ -83,15 +82,10 @@ pub enum LookupError {
 // === impl KeysBuilder ===
 
 impl KeysBuilder {
-    /// For a log file, begun at this time.
-    pub fn new(epoch: u64, base: Offset, wall: u64) -> Self {
+    /// For a log file; nothing is added that is below `base`, or older than `wall`.
+    pub fn new(base: Offset, wall: u64) -> Self {
         let (dedup, ids, correlations) = Default::default();
-        Self { epoch, base, origin: wall, dedup, ids, correlations }
-    }
-
-    /// The first offset of the log file.
-    pub fn base(&self) -> Offset {
-        self.base
+        Self { base, origin: wall, dedup, ids, correlations }
     }
 
     /// A dedup key.
@@ -133,14 +127,14 @@ impl KeysBuilder {
         u32::try_from(offset.since(self.base)).unwrap_or(u32::MAX)
     }
 
-    /// The whole file, for a log file that ends at `end`. Sorts: not for the thread that writes.
-    pub fn encode(mut self, end: Offset) -> Vec<u8> {
+    /// The whole file, for a log file with this epoch that ends at `end`. Sorts.
+    pub fn encode(mut self, epoch: u64, end: Offset) -> Vec<u8> {
         self.dedup.sort_unstable_by_key(|entry| (entry.hash, entry.offset));
         self.ids.sort_unstable();
         self.correlations.sort_unstable();
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let head = KeysHead {
-            epoch: self.epoch,
+            epoch,
             base: self.base,
             end,
             origin: self.origin,
@@ -148,7 +142,7 @@ impl KeysBuilder {
             ids: count(self.ids.len()),
             correlations: count(self.correlations.len()),
         };
-        let mut pages = Pages { epoch: self.epoch, out: Vec::with_capacity(head.file_bytes()) };
+        let mut pages = Pages { epoch, out: Vec::with_capacity(head.file_bytes()) };
         pages.section(std::iter::once(()), PAGE_USED, |out, ()| head.put(out));
         pages.section(&self.dedup, DEDUP_BYTES, |out, entry| {
             out.extend_from_slice(&entry.hash.to_le_bytes());

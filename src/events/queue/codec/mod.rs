@@ -11,6 +11,7 @@ mod frame;
 mod hash;
 mod index;
 mod keys;
+mod meta;
 mod partition;
 mod reading;
 mod record;
@@ -32,6 +33,7 @@ pub use self::{
     hash::{HashKey, Role, digest},
     index::{BLOCK_BYTES, Block, Index},
     keys::{DedupEntry, KeysBuilder, KeysHead, Lookup, LookupError, PAGE_BYTES},
+    meta::{Generation, Meta, SubscriptionMeta, TopicMeta},
     partition::partition_of,
     record::{RECORD_HEADER_BYTES, Record, RecordError},
     records::Records,

@@ -2,4 +2,5 @@
 
 pub mod clock_guard;
 pub mod dedup;
+pub mod registry;
 pub mod retention;

@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::events::queue::codec::*;
+use crate::events::queue::codec::{fields::put_field, *};
 use crate::events::queue::{LogId, Offset, StoreId};
 
 const EPOCH: u64 = 0x0123_4567_89ab_cdef;
@@ -118,7 +118,7 @@ fn index() -> Index {
 }
 
 fn keys() -> Vec<u8> {
-    let mut keys = KeysBuilder::new(EPOCH, Offset(1_000), 1_785_000_000_000);
+    let mut keys = KeysBuilder::new(Offset(1_000), 1_785_000_000_000);
     for number in 0..500_u64 {
         let text = number.to_string();
         let offset = Offset(1_000 + number);
@@ -130,7 +130,7 @@ fn keys() -> Vec<u8> {
         let saga = (number % 7).to_string();
         keys.add(Lookup::Correlation, KEY.hash(Role::Correlation, &[saga.as_bytes()]), offset);
     }
-    keys.encode(Offset(1_500))
+    keys.encode(EPOCH, Offset(1_500))
 }
 
 #[test]
@@ -204,6 +204,31 @@ fn a_checkpoint_is_golden() {
     assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint()));
 }
 
+fn meta() -> Meta {
+    let mut meta = Meta::new(header().store, KEY);
+    let mut orders = TopicMeta::new(log(), "orders".into(), 16);
+    orders.generations.push(Generation { number: 1, partitions: 32, opened: Offset(77) });
+    // As a later version may write it.
+    put_field(&mut orders.unknown, Tag(900), b"later");
+    put_field(&mut meta.unknown, Tag(901), b"later too");
+    meta.topics.push(orders);
+    let id = LogId(Uuid::from_u128(3));
+    let mut billing = SubscriptionMeta::new(id, "billing".into(), log());
+    billing.is_orphaned = true;
+    put_field(&mut billing.unknown, Tag(902), b"and here");
+    meta.subscriptions.push(billing);
+    meta
+}
+
+#[test]
+fn a_registry_is_golden_and_keeps_what_a_later_version_adds() {
+    let bytes = meta().encode();
+    is_golden("meta.bin", &bytes);
+    let read = Meta::decode(&bytes).unwrap();
+    assert_eq!(read, meta());
+    assert_eq!(read.encode(), bytes);
+}
+
 #[test]
 fn an_index_is_golden() {
     let bytes = index().encode();
@@ -259,6 +284,7 @@ fn every_flipped_bit_of_a_small_file_is_seen() {
     }
     let is_damage = |why| !matches!(why, FileError::Newer { .. });
     flips(&checkpoint().encode(), |bytes| Checkpoint::decode(bytes).is_err_and(is_damage));
+    flips(&meta().encode(), |bytes| Meta::decode(bytes).is_err_and(is_damage));
     flips(&index().encode(), |bytes| Index::decode(bytes).is_err_and(is_damage));
     flips(&header().encode()[..128], |bytes| {
         let mut page = bytes.to_vec();

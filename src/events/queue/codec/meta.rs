@@ -1,0 +1,226 @@
+//! META: what a store is, and what it calls its logs.
+
+use uuid::Uuid;
+
+use super::{
+    envelope::{Envelope, FileError},
+    fields::{self, FieldsIter, Tag, put_field},
+    hash::HashKey,
+    reading::Reading,
+};
+use crate::events::queue::{LogId, Offset, StoreId};
+
+const ENVELOPE: Envelope = Envelope { magic: *b"SLUICE\x01M", version: 1 };
+
+const STORE: Tag = Tag(1);
+const HASH_KEY: Tag = Tag(2);
+const TOPIC: Tag = Tag(3);
+const SUBSCRIPTION: Tag = Tag(4);
+const FORMAT: Tag = Tag(5);
+
+const ID: Tag = Tag(1);
+const NAME: Tag = Tag(2);
+const IS_ORPHANED: Tag = Tag(3);
+const GENERATION: Tag = Tag(4);
+const OF_TOPIC: Tag = Tag(5);
+
+/// A store. What a later version adds to it is kept, entry by entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Its ID.
+    pub store: StoreId,
+    /// The version of its log files: what is written is of this one until the store is upgraded.
+    pub format: u16,
+    /// The secret of its hashes.
+    pub hash_key: HashKey,
+    /// Every topic that it has something of.
+    pub topics: Vec<TopicMeta>,
+    /// Every subscription that it has something of.
+    pub subscriptions: Vec<SubscriptionMeta>,
+    /// What this version does not know, as fields.
+    pub(super) unknown: Vec<u8>,
+}
+
+/// A topic that a store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicMeta {
+    /// Its log, and the name of its directory.
+    pub id: LogId,
+    /// What it is called now.
+    pub name: String,
+    /// It is no longer configured.
+    pub is_orphaned: bool,
+    /// Its generations of partitions, the oldest first; at least one.
+    pub generations: Vec<Generation>,
+    pub(super) unknown: Vec<u8>,
+}
+
+/// For how many partitions keys are hashed, from one growth to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number, counted from 0.
+    pub number: u16,
+    /// Its partitions.
+    pub partitions: u16,
+    /// Records of earlier generations all lie below this.
+    pub opened: Offset,
+}
+
+/// A subscription that a store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionMeta {
+    /// Its ID, and that of its dead letters.
+    pub id: LogId,
+    /// What it is called now.
+    pub name: String,
+    /// The topic it reads.
+    pub topic: LogId,
+    /// It is no longer configured.
+    pub is_orphaned: bool,
+    pub(super) unknown: Vec<u8>,
+}
+
+// === impl Meta ===
+
+impl Meta {
+    /// Of a store without topics.
+    pub fn new(store: StoreId, hash_key: HashKey) -> Self {
+        let (topics, subscriptions, unknown) = Default::default();
+        let format = super::FORMAT_VERSION;
+        Self { store, format, hash_key, topics, subscriptions, unknown }
+    }
+
+    /// The whole file.
+    pub fn encode(&self) -> Vec<u8> {
+        ENVELOPE.encode(|out| {
+            put_field(out, STORE, self.store.0.as_bytes());
+            put_field(out, HASH_KEY, &self.hash_key.0);
+            put_field(out, FORMAT, &self.format.to_le_bytes());
+            for topic in &self.topics {
+                put_field(out, TOPIC, &topic.encode());
+            }
+            for subscription in &self.subscriptions {
+                put_field(out, SUBSCRIPTION, &subscription.encode());
+            }
+            out.extend_from_slice(&self.unknown);
+        })
+    }
+
+    /// From the whole file. Of a newer format it is read as far as that goes: whether to go on is for
+    /// whoever opens the store.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FileError> {
+        let reading = ENVELOPE.decode(bytes)?;
+        Self::decode_payload(reading).ok_or(FileError::Contradiction)
+    }
+
+    fn decode_payload(reading: Reading<'_>) -> Option<Self> {
+        let (mut store, mut hash_key, mut format) = (None, None, None);
+        let (mut topics, mut subscriptions, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        for field in whole(reading.0)? {
+            match field.tag {
+                STORE => store = Some(StoreId(Uuid::from_slice(field.value).ok()?)),
+                HASH_KEY => hash_key = Some(HashKey(field.value.try_into().ok()?)),
+                FORMAT => format = Some(Reading(field.value).u16()?),
+                TOPIC => topics.push(TopicMeta::decode(field.value)?),
+                SUBSCRIPTION => subscriptions.push(SubscriptionMeta::decode(field.value)?),
+                other => put_field(&mut unknown, other, field.value),
+            }
+        }
+        let (store, hash_key, format) = (store?, hash_key?, format?);
+        Some(Self { store, format, hash_key, topics, subscriptions, unknown })
+    }
+}
+
+// === impl TopicMeta ===
+
+impl TopicMeta {
+    /// A topic that is configured for the first time.
+    pub fn new(id: LogId, name: String, partitions: u16) -> Self {
+        let first = Generation { number: 0, partitions, opened: Offset::ZERO };
+        Self { id, name, is_orphaned: false, generations: vec![first], unknown: Vec::new() }
+    }
+
+    /// The generation that new records belong to.
+    pub fn generation(&self) -> Generation {
+        let none = Generation { number: 0, partitions: 1, opened: Offset::ZERO };
+        self.generations.last().copied().unwrap_or(none)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_field(&mut out, ID, self.id.0.as_bytes());
+        put_field(&mut out, NAME, self.name.as_bytes());
+        put_field(&mut out, IS_ORPHANED, &[u8::from(self.is_orphaned)]);
+        for generation in &self.generations {
+            let mut value = generation.number.to_le_bytes().to_vec();
+            value.extend_from_slice(&generation.partitions.to_le_bytes());
+            value.extend_from_slice(&generation.opened.0.to_le_bytes());
+            put_field(&mut out, GENERATION, &value);
+        }
+        out.extend_from_slice(&self.unknown);
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (mut id, mut name, mut is_orphaned) = (None, None, false);
+        let (mut generations, mut unknown) = (Vec::new(), Vec::new());
+        for field in whole(bytes)? {
+            match field.tag {
+                ID => id = Some(LogId(Uuid::from_slice(field.value).ok()?)),
+                NAME => name = Some(String::from_utf8(field.value.to_vec()).ok()?),
+                IS_ORPHANED => is_orphaned = field.value != [0],
+                GENERATION => {
+                    let mut reading = Reading(field.value);
+                    let (number, partitions) = (reading.u16()?, reading.u16()?);
+                    let opened = Offset(reading.u64()?);
+                    generations.push(Generation { number, partitions, opened });
+                }
+                other => put_field(&mut unknown, other, field.value),
+            }
+        }
+        let is_sound = generations.iter().zip(0..).all(|(it, number)| it.number == number)
+            && generations.iter().all(|it| it.partitions > 0)
+            && !generations.is_empty();
+        let (id, name) = (id?, name?);
+        is_sound.then_some(Self { id, name, is_orphaned, generations, unknown })
+    }
+}
+
+// === impl SubscriptionMeta ===
+
+impl SubscriptionMeta {
+    /// A subscription that is configured for the first time.
+    pub fn new(id: LogId, name: String, topic: LogId) -> Self {
+        Self { id, name, topic, is_orphaned: false, unknown: Vec::new() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_field(&mut out, ID, self.id.0.as_bytes());
+        put_field(&mut out, NAME, self.name.as_bytes());
+        put_field(&mut out, IS_ORPHANED, &[u8::from(self.is_orphaned)]);
+        put_field(&mut out, OF_TOPIC, self.topic.0.as_bytes());
+        out.extend_from_slice(&self.unknown);
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (mut id, mut name, mut topic, mut is_orphaned) = (None, None, None, false);
+        let mut unknown = Vec::new();
+        for field in whole(bytes)? {
+            match field.tag {
+                ID => id = Some(LogId(Uuid::from_slice(field.value).ok()?)),
+                NAME => name = Some(String::from_utf8(field.value.to_vec()).ok()?),
+                IS_ORPHANED => is_orphaned = field.value != [0],
+                OF_TOPIC => topic = Some(LogId(Uuid::from_slice(field.value).ok()?)),
+                other => put_field(&mut unknown, other, field.value),
+            }
+        }
+        Some(Self { id: id?, name: name?, topic: topic?, is_orphaned, unknown })
+    }
+}
+
+/// Fields that end where they should.
+fn whole(bytes: &[u8]) -> Option<FieldsIter<'_>> {
+    fields::is_well_formed(bytes).then(|| FieldsIter::new(bytes))
+}

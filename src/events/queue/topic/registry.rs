@@ -1,0 +1,331 @@
+//! What a store has, by name: META and LOCK.
+//!
+//! A topic or a subscription gets its ID when it is first configured, and that is on disk before anyone
+//! is told. What is not configured any more stays, as an orphan, until it is dropped by name or adopted
+//! under another one. A change of the configuration is done whole or not at all.
+
+mod follow;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use uuid::{Builder, Uuid};
+
+use self::follow::follow;
+use crate::events::queue::{
+    LogId, Offset, StoreId,
+    codec::{FORMAT_VERSION, FileError, HashKey, Meta, SubscriptionMeta, TopicMeta},
+    storage::{Lock, Storage},
+};
+
+/// The file of the lock.
+const LOCK: &str = "LOCK";
+/// The file of the registry.
+const META: &str = "META";
+const UNFINISHED: &str = "META.new";
+/// The directory of the topics' logs.
+pub const TOPICS: &str = "topics";
+/// Between two tries for the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// The registry of one store, and the lock that keeps every other process out of it.
+#[derive(Debug)]
+pub struct Registry {
+    storage: Arc<dyn Storage>,
+    meta: Meta,
+    _lock: Box<dyn Lock>,
+}
+
+/// A topic as it is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicSpec<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its partitions, at least one.
+    pub partitions: u16,
+    /// The name it had.
+    pub renamed_from: Option<&'a str>,
+}
+
+/// A subscription as it is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct SubscriptionSpec<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The name of its topic, which is among those configured.
+    pub topic: &'a str,
+}
+
+/// Why a store cannot be opened or its registry not be changed. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// Another process has it.
+    #[error("another process has the data directory open")]
+    Locked,
+    /// Written by a later version of the program.
+    #[error("META: {0}")]
+    Newer(String),
+    /// The registry is not what was written: no name of a topic can be trusted. Another one is not made.
+    #[error("META is damaged: {0}; put back a copy of it, nothing else has to be touched")]
+    Damaged(FileError),
+    /// There are topics and no registry of them.
+    #[error("META is missing, and there are topics: put back a copy of it")]
+    Missing,
+    /// The configuration cannot be followed from where the store is.
+    #[error("{0}")]
+    Config(String),
+    /// The disk failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// How it failed.
+        source: io::Error,
+    },
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// Takes the lock, waiting for it as long as told, and reads the registry or makes one. Blocks.
+    pub fn open(storage: Arc<dyn Storage>, lock_wait: Duration) -> Result<Self, RegistryError> {
+        let lock = lock(&*storage, lock_wait)?;
+        let meta = match read_whole(&*storage, Path::new(META)).map_err(io("META is read"))? {
+            Some(bytes) => Meta::decode(&bytes).map_err(|why| match why {
+                FileError::Newer { .. } => RegistryError::Newer(why.to_string()),
+                other => RegistryError::Damaged(other),
+            })?,
+            None => Self::first(&*storage)?,
+        };
+        if meta.format > FORMAT_VERSION {
+            let found = meta.format;
+            return Err(RegistryError::Newer(format!(
+                "the store has format {found}, and this program knows up to {FORMAT_VERSION}: use a \
+                 newer one"
+            )));
+        }
+        Ok(Self { storage, meta, _lock: lock })
+    }
+
+    fn first(storage: &dyn Storage) -> Result<Meta, RegistryError> {
+        make_dir(storage, Path::new(TOPICS))?;
+        // Before META: a registry without a place for its topics is of no use after a crash.
+        storage.sync_dir(Path::new("")).map_err(io("the data directory is synced"))?;
+        let topics = storage.list(Path::new(TOPICS)).map_err(io("topics are listed"))?;
+        if !topics.is_empty() {
+            return Err(RegistryError::Missing);
+        }
+        let store = StoreId(new_uuid()?);
+        let mut key = [0; 16];
+        fill(&mut key)?;
+        let meta = Meta::new(store, HashKey(key));
+        write(storage, &meta)?;
+        Ok(meta)
+    }
+
+    /// The store's ID.
+    pub fn store(&self) -> StoreId {
+        self.meta.store
+    }
+
+    /// The secret of the store's hashes.
+    pub fn hash_key(&self) -> HashKey {
+        self.meta.hash_key
+    }
+
+    /// All topics, orphans too, in the order they came.
+    pub fn topics(&self) -> &[TopicMeta] {
+        &self.meta.topics
+    }
+
+    /// All subscriptions, orphans too, in the order they came.
+    pub fn subscriptions(&self) -> &[SubscriptionMeta] {
+        &self.meta.subscriptions
+    }
+
+    /// The topic of this name.
+    pub fn topic(&self, name: &str) -> Option<&TopicMeta> {
+        self.meta.topics.iter().find(|topic| topic.name == name)
+    }
+
+    /// The subscription of this name.
+    pub fn subscription(&self, name: &str) -> Option<&SubscriptionMeta> {
+        self.meta.subscriptions.iter().find(|it| it.name == name)
+    }
+
+    /// The directory of a topic's log. It is there.
+    pub fn topic_dir(id: LogId) -> PathBuf {
+        Path::new(TOPICS).join(id.to_string())
+    }
+
+    /// Whether [`Registry::configure`] would follow.
+    pub fn check(
+        &self,
+        topics: &[TopicSpec<'_>],
+        subscriptions: &[SubscriptionSpec<'_>],
+    ) -> Result<(), RegistryError> {
+        follow(&self.meta, topics, subscriptions).map(drop)
+    }
+
+    /// Follows a configuration: what is new gets an ID, what is gone is an orphan, what has grown a new
+    /// generation. On disk when this returns. Blocks.
+    ///
+    /// [`RegistryError::Config`]: a topic would shrink, or a subscription has another topic.
+    pub fn configure(
+        &mut self,
+        topics: &[TopicSpec<'_>],
+        subscriptions: &[SubscriptionSpec<'_>],
+    ) -> Result<(), RegistryError> {
+        let meta = follow(&self.meta, topics, subscriptions)?;
+        self.replace(meta)
+    }
+
+    /// A generation's first record lies at `opened`, or none of an earlier one lies above. Told once the
+    /// writer has changed to it; without, readers take longer to be sure. Blocks.
+    pub fn generation_opened(
+        &mut self,
+        topic: LogId,
+        number: u16,
+        opened: Offset,
+    ) -> Result<(), RegistryError> {
+        let mut meta = self.meta.clone();
+        let topics = meta.topics.iter_mut().filter(|it| it.id == topic);
+        let mut generations = topics.flat_map(|it| &mut it.generations);
+        match generations.find(|it| it.number == number) {
+            Some(generation) if generation.opened != opened => generation.opened = opened,
+            _ => return Ok(()),
+        }
+        self.replace(meta)
+    }
+
+    /// Forgets an orphaned topic, whose files are the caller's to remove, and gives its ID. Blocks.
+    pub fn drop_topic(&mut self, name: &str) -> Result<LogId, RegistryError> {
+        let topic = self.topic(name).ok_or_else(|| unknown("topic", name))?;
+        let id = topic.id;
+        if !topic.is_orphaned {
+            let message = format!("topic `{name}` is configured: take it out first");
+            return Err(RegistryError::Config(message));
+        }
+        if let Some(reader) = self.meta.subscriptions.iter().find(|it| it.topic == id) {
+            let message =
+                format!("subscription `{}` reads topic `{name}`: drop it first", reader.name);
+            return Err(RegistryError::Config(message));
+        }
+        let mut meta = self.meta.clone();
+        meta.topics.retain(|it| it.id != id);
+        self.replace(meta)?;
+        Ok(id)
+    }
+
+    /// Forgets an orphaned subscription, whose state and dead letters are the caller's to remove, and
+    /// gives its ID. Blocks.
+    pub fn drop_subscription(&mut self, name: &str) -> Result<LogId, RegistryError> {
+        let found = self.subscription(name).ok_or_else(|| unknown("subscription", name))?;
+        let id = found.id;
+        if !found.is_orphaned {
+            let message = format!("subscription `{name}` is configured: take it out first");
+            return Err(RegistryError::Config(message));
+        }
+        let mut meta = self.meta.clone();
+        meta.subscriptions.retain(|it| it.id != id);
+        self.replace(meta)?;
+        Ok(id)
+    }
+
+    /// Directories first: what META names is there.
+    fn replace(&mut self, meta: Meta) -> Result<(), RegistryError> {
+        for topic in &meta.topics {
+            let dir = Self::topic_dir(topic.id);
+            if self.meta.topics.iter().all(|it| it.id != topic.id) {
+                make_dir(&*self.storage, &dir)?;
+            }
+        }
+        if meta != self.meta {
+            let topics = Path::new(TOPICS);
+            self.storage.sync_dir(topics).map_err(io("the directory of topics is synced"))?;
+            write(&*self.storage, &meta)?;
+            self.meta = meta;
+        }
+        Ok(())
+    }
+}
+
+fn lock(storage: &dyn Storage, wait: Duration) -> Result<Box<dyn Lock>, RegistryError> {
+    let until = Instant::now() + wait;
+    loop {
+        let lock = storage.lock(Path::new(LOCK)).map_err(io("LOCK is taken"))?;
+        if let Some(lock) = lock {
+            return Ok(lock);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(RegistryError::Locked);
+        }
+        thread::sleep(left.min(LOCK_PAUSE));
+    }
+}
+
+/// New file, sync, rename, sync of the directory.
+fn write(storage: &dyn Storage, meta: &Meta) -> Result<(), RegistryError> {
+    let write = || {
+        match storage.remove(Path::new(UNFINISHED)) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            _ => {}
+        }
+        let file = storage.create(Path::new(UNFINISHED))?;
+        file.write_at(&meta.encode(), 0)?;
+        file.sync()?;
+        storage.rename(Path::new(UNFINISHED), Path::new(META))?;
+        storage.sync_dir(Path::new(""))
+    };
+    write().map_err(io("META is written"))
+}
+
+fn make_dir(storage: &dyn Storage, path: &Path) -> Result<(), RegistryError> {
+    storage.create_dir(path).map_err(io("a directory is made"))
+}
+
+/// `None`: there is none.
+fn read_whole(storage: &dyn Storage, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match storage.open_read(path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(why),
+    };
+    let length = usize::try_from(file.length()?).unwrap_or(usize::MAX).min(64 << 20);
+    let mut bytes = vec![0; length];
+    let count = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(count);
+    Ok(Some(bytes))
+}
+
+/// Random, version 4.
+fn new_uuid() -> Result<Uuid, RegistryError> {
+    let mut bytes = [0; 16];
+    fill(&mut bytes)?;
+    Ok(Builder::from_random_bytes(bytes).into_uuid())
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), RegistryError> {
+    aws_lc_rs::rand::fill(bytes).map_err(|_| RegistryError::Io {
+        action: "random bytes are drawn",
+        source: io::Error::other("the system has none"),
+    })
+}
+
+fn unknown(what: &str, name: &str) -> RegistryError {
+    RegistryError::Config(format!("no {what} named `{name}`"))
+}
+
+fn io(action: &'static str) -> impl Fn(io::Error) -> RegistryError {
+    move |source| RegistryError::Io { action, source }
+}
+
+#[cfg(test)]
+mod tests;
