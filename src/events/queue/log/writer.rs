@@ -41,22 +41,35 @@ pub struct Writer {
 #[derive(Debug)]
 struct StopOnDrop(Arc<Queue>);
 
-/// What waits to be written.
+/// What waits to be written, for who brings it and the thread that takes it.
 #[derive(Debug)]
 pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<Request>>,
     /// Something is there, or the thread is to stop.
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    requests: VecDeque<Request>,
+/// What waits to be written, and whether the thread knows of it. All that is decided about waking and
+/// sleeping is decided here, under one lock.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Waiting<T> {
+    requests: VecDeque<T>,
     is_stopped: bool,
     /// The thread sleeps: who brings something wakes it.
     is_asleep: bool,
+}
+
+/// What the thread is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Write what is in the batch, if anything is, and see what is due.
+    Batch,
+    /// Nothing is left, and nothing will come.
+    Stop,
+    /// Sleep until someone wakes it.
+    Sleep,
 }
 
 /// One append.
@@ -131,58 +144,42 @@ impl Drop for StopOnDrop {
 impl Queue {
     /// Hands an append to the thread.
     pub(super) fn submit(&self, request: Request) {
-        let mut waiting = self.waiting.lock();
-        if waiting.is_stopped {
-            drop(waiting);
-            request.end(Err(AppendError::Stopped));
-            return;
-        }
-        waiting.requests.push_back(request);
-        // A thread that is awake looks again before it sleeps, under this lock.
-        let is_asleep = mem::take(&mut waiting.is_asleep);
-        drop(waiting);
-        if is_asleep {
-            self.wake.notify_one();
+        let pushed = self.waiting.lock().push(request);
+        match pushed {
+            Ok(is_asleep) => {
+                if is_asleep {
+                    self.wake.notify_one();
+                }
+            }
+            Err(request) => request.end(Err(AppendError::Stopped)),
         }
     }
 
-    /// Bytes and records of the next batch, or none when `until` is over or all is written and the
-    /// thread is to stop, which is what the flag says.
+    /// The next batch; empty when `until` is over. Whether all is written and the thread is to stop.
     fn take(&self, batch: &mut Vec<Request>, until: Option<Instant>) -> bool {
         let mut waiting = self.waiting.lock();
-        while waiting.requests.is_empty() {
-            if waiting.is_stopped {
-                return true;
-            }
-            waiting.is_asleep = true;
-            match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => self.wake.wait(&mut waiting),
-                Some(Duration::ZERO) => break,
-                Some(span) => drop(self.wake.wait_for(&mut waiting, span)),
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            match waiting.next(batch, left == Some(Duration::ZERO), Request::size) {
+                Next::Batch => return false,
+                Next::Stop => return true,
+                Next::Sleep => match left {
+                    None => self.wake.wait(&mut waiting),
+                    Some(span) => drop(self.wake.wait_for(&mut waiting, span)),
+                },
             }
         }
-        waiting.is_asleep = false;
-        let (mut bytes, mut records) = (0, 0);
-        while let Some(next) = waiting.requests.front() {
-            bytes += next.item.bytes;
-            records += next.item.drafts.len();
-            if !batch.is_empty() && (bytes > BATCH_BYTES || records > BATCH_RECORDS) {
-                break;
-            }
-            batch.extend(waiting.requests.pop_front());
-        }
-        false
     }
 
     fn stop(&self) {
-        self.waiting.lock().is_stopped = true;
+        self.waiting.lock().stop();
         self.wake.notify_one();
     }
 
     /// Nothing more is taken, and what waits is told so.
     fn close(&self) {
         let mut waiting = self.waiting.lock();
-        waiting.is_stopped = true;
+        waiting.stop();
         let left = mem::take(&mut waiting.requests);
         drop(waiting);
         for request in left {
@@ -191,9 +188,65 @@ impl Queue {
     }
 }
 
+// === impl Waiting ===
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self { requests: VecDeque::new(), is_stopped: false, is_asleep: false }
+    }
+}
+
+impl<T> Waiting<T> {
+    /// Adds a request; whether the thread is to be woken for it. Given back if no more is taken.
+    pub(super) fn push(&mut self, request: T) -> Result<bool, T> {
+        if self.is_stopped {
+            return Err(request);
+        }
+        self.requests.push_back(request);
+        // A thread that is awake looks again before it sleeps.
+        Ok(mem::take(&mut self.is_asleep))
+    }
+
+    /// Takes the next batch, or says what to do instead. `size`: bytes and records of a request.
+    pub(super) fn next(
+        &mut self,
+        batch: &mut Vec<T>,
+        is_late: bool,
+        size: impl Fn(&T) -> (usize, usize),
+    ) -> Next {
+        let (mut bytes, mut records) = (0, 0);
+        while let Some(next) = self.requests.front() {
+            let more = size(next);
+            (bytes, records) = (bytes + more.0, records + more.1);
+            if !batch.is_empty() && (bytes > BATCH_BYTES || records > BATCH_RECORDS) {
+                break;
+            }
+            batch.extend(self.requests.pop_front());
+        }
+        self.is_asleep = batch.is_empty() && !is_late && !self.is_stopped;
+        if self.is_asleep {
+            Next::Sleep
+        } else if batch.is_empty() && self.is_stopped {
+            Next::Stop
+        } else {
+            Next::Batch
+        }
+    }
+
+    /// No more is taken. The thread is to be woken.
+    pub(super) fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+}
+
 // === impl Request ===
 
 impl Request {
+    /// Bytes and records.
+    fn size(&self) -> (usize, usize) {
+        (self.item.bytes, self.item.drafts.len())
+    }
+
     fn end(self, outcome: Outcome) {
         // Room first: who is woken may want it.
         drop(self.permit);

@@ -58,7 +58,7 @@ fn recover(model: &Model, ledger: &mut Ledger) {
 
 /// Test 1: crash at every operation.
 fn crash_everywhere(seeds: u64) {
-    let appends = 24;
+    let appends = 18;
     for stop in 0..operations(appends) {
         for survivors in Survivors::ALL {
             for seed in 0..seeds {
@@ -82,7 +82,7 @@ fn t1_what_is_acknowledged_survives_a_crash_at_every_operation() {
 /// Test 2: crash again and again, in recovery too.
 #[test]
 fn t2_what_is_acknowledged_survives_crash_after_crash() {
-    for seed in 0..120 * campaign() {
+    for seed in 0..60 * campaign() {
         let mut lots = fastrand::Rng::with_seed(seed);
         let mut model = Model::new();
         let mut ledger = Ledger::default();
@@ -102,7 +102,7 @@ fn t2_what_is_acknowledged_survives_crash_after_crash() {
 /// Test 3: nothing above the watermark keeps a log from opening, whatever a crash made of it.
 #[test]
 fn t3_a_torn_tail_is_cut_and_never_refused() {
-    for seed in 0..300 * campaign() {
+    for seed in 0..150 * campaign() {
         let model = Model::new();
         let mut ledger = Ledger::default();
         let driven = Driven::open(&model, &settings()).unwrap();

@@ -191,6 +191,9 @@ fn t4_damage_is_found_and_named_and_costs_what_it_hit() {
     for file in &fixture.files {
         let before = contents(&fixture.model, &file.path);
         for harm in file.harms(before.len() as u64, &mut rng) {
+            if std::env::var_os("SLUICE_CAMPAIGN").is_none() && rng.u8(0..3) > 0 {
+                continue;
+            }
             let lost = file.lost(&harm.changed(&before));
             strict(&fixture, file, &harm, &lost);
             quarantine(&fixture, file, &harm, &lost);

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod interleaving;
 mod machine;
 mod serving;
 mod verifying;
