@@ -14,6 +14,7 @@ use crate::events::queue::{
         Draft, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES, FrameWriter, MAX_FRAME_BYTES, MAX_RECORDS,
         Stamp,
     },
+    mutation::{self, Mutation},
     time::Now,
 };
 
@@ -74,7 +75,11 @@ pub(super) fn place(
                 Appended { offset, partition, duplicate: Some(Duplicate { mismatch }) }
             }
         };
-        item.needs = item.needs.max(placed.offset.plus(1));
+        let is_ahead = placed.duplicate.is_some()
+            && mutation::is(Mutation::AnswerADuplicateBeforeTheOriginalsSync);
+        if !is_ahead {
+            item.needs = item.needs.max(placed.offset.plus(1));
+        }
         appended.push(placed);
     }
     item.outcome = Some(Ok(appended));

@@ -36,8 +36,6 @@ pub struct DedupSettings {
 #[derive(Debug)]
 pub struct DedupTable {
     settings: DedupSettings,
-    /// Seconds are counted from here.
-    origin: u64,
     ring: Ring,
     /// The number of the ring's entry plus one, by hash; open addressing, at most half full.
     places: Vec<u32>,
@@ -81,11 +79,10 @@ struct Ring {
 // === impl DedupTable ===
 
 impl DedupTable {
-    /// Empty, at this time.
-    pub fn new(settings: DedupSettings, wall: u64) -> Self {
+    /// Empty.
+    pub fn new(settings: DedupSettings) -> Self {
         Self {
             settings,
-            origin: wall,
             ring: Ring::default(),
             places: vec![FREE; FIRST_PLACES],
             newest: 0,
@@ -126,7 +123,7 @@ impl DedupTable {
         if (self.ring.length + 1) * 2 > self.places.len() {
             self.grow();
         }
-        let number = self.ring.push(Entry::new(entry, self.second(self.newest)));
+        let number = self.ring.push(Entry::new(entry, second(self.newest)));
         match self.find(entry.hash) {
             Some((place, _)) => self.places[place] = mark(number),
             None => self.settle(entry.hash, number),
@@ -156,7 +153,7 @@ impl DedupTable {
     fn crowd_out(&mut self) {
         if let Some((number, first)) = self.ring.first() {
             self.forget(number, first.hash());
-            let until = self.origin.saturating_add(u64::from(first.second).saturating_mul(1000));
+            let until = u64::from(first.second) * 1000;
             self.crowded_out = self.crowded_out.max(Some(until));
             self.ring.pop_front();
         }
@@ -186,13 +183,8 @@ impl DedupTable {
         self.settings.max_entries.min(1 << 30)
     }
 
-    /// Rounded up: a little later, never a little earlier.
-    fn second(&self, wall: u64) -> u32 {
-        u32::try_from(wall.saturating_sub(self.origin).div_ceil(1000)).unwrap_or(u32::MAX)
-    }
-
     fn is_fresh(&self, entry: &Entry, wall: u64) -> bool {
-        let at = self.origin.saturating_add(u64::from(entry.second).saturating_mul(1000));
+        let at = u64::from(entry.second) * 1000;
         at.saturating_add(millis(self.settings.window)) >= wall
     }
 
@@ -351,6 +343,11 @@ fn places_for(entries: u64) -> usize {
     (entries.saturating_mul(2)).next_power_of_two().max(FIRST_PLACES)
 }
 
+/// Rounded up: a little later, never a little earlier. Good until 2106.
+fn second(wall: u64) -> u32 {
+    u32::try_from(wall.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
@@ -364,7 +361,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(10);
 
     fn table(max_entries: u64) -> DedupTable {
-        DedupTable::new(DedupSettings { window: WINDOW, max_entries }, 0)
+        DedupTable::new(DedupSettings { window: WINDOW, max_entries })
     }
 
     fn entry(hash: u128, offset: u64, wall: u64) -> DedupEntry {

@@ -4,3 +4,7 @@ pub mod clock_guard;
 pub mod dedup;
 pub mod registry;
 pub mod retention;
+pub mod sequencer;
+
+#[cfg(test)]
+mod tests;

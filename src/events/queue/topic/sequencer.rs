@@ -1,0 +1,348 @@
+//! What decides where an event goes: its partition, and whether it is there already.
+//!
+//! A new event goes to the newest generation at once, whatever is unsettled of its key in an older one:
+//! the writer need not ask anybody. It is the reader who sees to the order. Events of all partitions are
+//! in one log, so a reader meets a key's older events first, and takes nothing of a newer generation
+//! from beyond where it has stopped in an older one.
+//!
+//! A duplicate is found in a table that knows what was placed a moment ago, too; the log answers it when
+//! the original is durable, and fails it with the original. What was placed for a frame that could not
+//! be written is taken back.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    clock_guard::GuardedClock,
+    dedup::{DedupSettings, DedupTable},
+};
+use crate::events::queue::{
+    Offset,
+    codec::{
+        DedupEntry, Draft, HashKey, KeysBuilder, KeysHead, Kind, Lookup, Record, Role, Tag, digest,
+        partition_of,
+    },
+    log::{Learnt, Placement, Sequencer},
+    time::Now,
+};
+
+/// What a topic's sequencer goes by, as it may change while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// The newest generation ...
+    pub generation: u16,
+    /// ... and its partitions.
+    pub partitions: u16,
+    /// How duplicates are found.
+    pub dedup: DedupSettings,
+}
+
+/// What a sequencer shares with who holds its topic.
+#[derive(Debug)]
+pub struct Shared {
+    live: Mutex<Live>,
+    /// Another for each change of `live`; so that it is not locked for each event.
+    version: AtomicU64,
+    /// The first offset of the newest generation that has one, and that generation.
+    opened: Mutex<Option<(u16, Offset)>>,
+    keys: Mutex<Option<KeysBuilder>>,
+    gauges: DedupGauges,
+}
+
+/// What a dedup table says of itself. Relaxed: nothing is decided by it.
+#[derive(Debug, Default)]
+struct DedupGauges {
+    entries: AtomicU64,
+    hits: AtomicU64,
+    mismatches: AtomicU64,
+    window_millis: AtomicU64,
+}
+
+/// How a topic stands with duplicates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DedupStatus {
+    /// Keys remembered.
+    pub entries: u64,
+    /// Duplicates found since start.
+    pub hits: u64,
+    /// Of those, whose body was another.
+    pub mismatches: u64,
+    /// For how long a key is certain to be remembered.
+    pub window: Duration,
+}
+
+/// The sequencer of one topic.
+pub struct TopicSequencer {
+    shared: Arc<Shared>,
+    hash_key: HashKey,
+    clock: GuardedClock,
+    /// What was last gone by, and when it was looked at.
+    wall: u64,
+    looked: Now,
+    live: Live,
+    version: u64,
+    table: DedupTable,
+    /// The first offset placed since the last commit.
+    uncommitted: Option<Offset>,
+    next_partition: u16,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// For a topic that begins with these settings.
+    pub fn new(live: Live) -> Arc<Self> {
+        Arc::new(Self {
+            live: Mutex::new(live),
+            version: AtomicU64::new(0),
+            opened: Mutex::new(None),
+            keys: Mutex::new(None),
+            gauges: DedupGauges::default(),
+        })
+    }
+
+    /// Other settings, from the next event on.
+    pub fn set(&self, live: Live) {
+        *self.live.lock() = live;
+        // Release, so that who sees the number sees the settings: the lock would do as well.
+        self.version.fetch_add(1, std::sync::atomic::Ordering::Release);
+    }
+
+    /// What it goes by.
+    pub fn live(&self) -> Live {
+        *self.live.lock()
+    }
+
+    /// The newest generation that an event was placed in since the topic was opened, and an offset that
+    /// every event of an older one lies below.
+    pub fn opened(&self) -> Option<(u16, Offset)> {
+        *self.opened.lock()
+    }
+
+    /// How it stands with duplicates.
+    pub fn dedup(&self) -> DedupStatus {
+        let gauges = &self.gauges;
+        DedupStatus {
+            entries: gauges.entries.load(Relaxed),
+            hits: gauges.hits.load(Relaxed),
+            mismatches: gauges.mismatches.load(Relaxed),
+            window: Duration::from_millis(gauges.window_millis.load(Relaxed)),
+        }
+    }
+
+    /// Offsets in the newest segment that an ID or a correlation ID may be at, at most `most`. Some may
+    /// not be durable yet.
+    pub fn find(&self, lookup: Lookup, hash: u128, most: usize) -> Vec<Offset> {
+        let keys = self.keys.lock();
+        keys.iter().flat_map(|keys| keys.find(lookup, hash)).take(most).collect()
+    }
+}
+
+// === impl TopicSequencer ===
+
+impl TopicSequencer {
+    /// Knows nothing yet: the log tells.
+    pub fn new(shared: Arc<Shared>, hash_key: HashKey, clock: GuardedClock) -> Self {
+        let (live, version) = (shared.live(), shared.version.load(Relaxed));
+        let wall = clock.judge().wall;
+        Self {
+            shared,
+            hash_key,
+            clock,
+            wall,
+            looked: Now::default(),
+            live,
+            version,
+            table: DedupTable::new(live.dedup),
+            uncommitted: None,
+            next_partition: 0,
+        }
+    }
+
+    /// The time to judge age by. All of a batch is placed at one time: the clock is looked at once.
+    fn judge(&mut self, now: Now) -> u64 {
+        if now != self.looked {
+            self.looked = now;
+            self.wall = self.clock.judge().wall;
+        }
+        self.wall
+    }
+
+    /// Takes changed settings over.
+    fn refresh(&mut self, wall: u64) {
+        // Acquire: see `Shared::set`.
+        let version = self.shared.version.load(std::sync::atomic::Ordering::Acquire);
+        if version != self.version {
+            self.version = version;
+            self.live = self.shared.live();
+            self.table.set(self.live.dedup, wall);
+        }
+    }
+
+    fn partition(&mut self, key: Option<&[u8]>) -> u16 {
+        let partitions = self.live.partitions.max(1);
+        if let Some(key) = key {
+            return partition_of(key, partitions);
+        }
+        let partition = self.next_partition % partitions;
+        self.next_partition = (partition + 1) % partitions;
+        partition
+    }
+
+    fn hash(
+        &self,
+        kind: Kind,
+        dedup: Option<&[u8]>,
+        source: Option<&[u8]>,
+        id: Option<&[u8]>,
+    ) -> Option<u128> {
+        match (dedup, source, id) {
+            (Some(key), ..) => Some(self.hash_key.hash(Role::Dedup, &[key])),
+            (None, Some(source), Some(id)) if kind == Kind::Event => {
+                Some(self.hash_key.hash(Role::SourceAndId, &[source, id]))
+            }
+            _ => None,
+        }
+    }
+
+    fn remember(
+        &mut self,
+        entry: Option<DedupEntry>,
+        offset: Offset,
+        wall: u64,
+        id: Option<&[u8]>,
+        correlation: Option<&[u8]>,
+    ) {
+        let mut keys = self.shared.keys.lock();
+        let keys = keys.get_or_insert_with(|| KeysBuilder::new(offset, wall));
+        if let Some(entry) = entry {
+            keys.add_dedup(entry);
+            self.table.insert(&entry);
+        }
+        if let Some(id) = id {
+            keys.add(Lookup::Id, self.hash_key.hash(Role::Id, &[id]), offset);
+        }
+        if let Some(saga) = correlation {
+            keys.add(Lookup::Correlation, self.hash_key.hash(Role::Correlation, &[saga]), offset);
+        }
+    }
+
+    fn publish_gauges(&self, wall: u64) {
+        let gauges = &self.shared.gauges;
+        gauges.entries.store(self.table.entries() as u64, Relaxed);
+        let window = self.table.window(wall).as_millis();
+        gauges.window_millis.store(u64::try_from(window).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+impl Sequencer for TopicSequencer {
+    fn place(&mut self, draft: &Draft, offset: Offset, now: Now) -> Placement {
+        let wall = self.judge(now);
+        self.refresh(wall);
+        let fields = &draft.fields;
+        let (source, id) = (fields.get(Tag::SOURCE), fields.get(Tag::ID));
+        let hash = self.hash(draft.kind, draft.dedup.as_deref(), source, id);
+        let mut told = None;
+        if let Some(hash) = hash {
+            let digest = digest(&draft.body);
+            if let Some(known) = self.table.get(hash, wall) {
+                let mismatch = known.digest != digest;
+                self.shared.gauges.hits.fetch_add(1, Relaxed);
+                self.shared.gauges.mismatches.fetch_add(u64::from(mismatch), Relaxed);
+                return Placement::Duplicate {
+                    offset: known.offset,
+                    partition: known.partition,
+                    mismatch,
+                };
+            }
+            told = Some((hash, digest));
+        }
+        let partition = self.partition(draft.key.as_deref());
+        let entry = told.map(|(hash, digest)| DedupEntry { hash, digest, offset, wall, partition });
+        self.remember(entry, offset, wall, id, fields.get(Tag::CORRELATION));
+        self.uncommitted.get_or_insert(offset);
+        let generation = self.live.generation;
+        let mut opened = self.shared.opened.lock();
+        if opened.is_none_or(|(newest, _)| newest < generation) {
+            *opened = Some((generation, offset));
+        }
+        Placement::Append { generation, partition }
+    }
+
+    fn commit(&mut self) {
+        self.uncommitted = None;
+        self.publish_gauges(self.wall);
+    }
+
+    fn rollback(&mut self) {
+        if let Some(first) = self.uncommitted.take() {
+            self.table.truncate(first);
+            if let Some(keys) = self.shared.keys.lock().as_mut() {
+                keys.truncate(first);
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.table = DedupTable::new(self.live.dedup);
+        self.uncommitted = None;
+        *self.shared.keys.lock() = None;
+    }
+
+    fn since(&self, _: Now) -> u64 {
+        let DedupSettings { window, max_entries } = self.live.dedup;
+        if window.is_zero() || max_entries == 0 {
+            return u64::MAX;
+        }
+        let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        self.clock.judge().wall.saturating_sub(window)
+    }
+
+    fn learn_sealed(&mut self, epoch: u64, range: Range<Offset>, keys: Option<&[u8]>) -> Learnt {
+        *self.shared.keys.lock() = None;
+        let entries = keys.and_then(|keys| {
+            let head = KeysHead::decode(keys).ok()?;
+            let is_own = head.epoch == epoch && head.end == range.end;
+            head.dedup(keys.get(head.dedup_range())?).ok().filter(|_| is_own)
+        });
+        let Some(entries) = entries else { return Learnt::Wanting };
+        for entry in &entries {
+            self.table.insert(entry);
+        }
+        self.publish_gauges(self.wall);
+        Learnt::Known
+    }
+
+    fn learn(&mut self, record: &Record<'_>, offset: Offset) {
+        let (source, id) = (record.field(Tag::SOURCE), record.field(Tag::ID));
+        let hash = self.hash(record.kind(), record.dedup_key(), source, id);
+        let (wall, partition) = (record.published(), record.partition());
+        let entry = hash.map(|hash| {
+            let digest = digest(record.body());
+            DedupEntry { hash, digest, offset, wall, partition }
+        });
+        self.remember(entry, offset, wall, id, record.field(Tag::CORRELATION));
+        self.publish_gauges(self.wall);
+    }
+
+    fn sealed(&mut self, epoch: u64, range: Range<Offset>) -> Option<Vec<u8>> {
+        let keys = self.shared.keys.lock().take();
+        let keys = keys.unwrap_or_else(|| KeysBuilder::new(range.start, 0));
+        Some(keys.encode(epoch, range.end))
+    }
+}
+
+impl fmt::Debug for TopicSequencer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicSequencer").field("live", &self.live).finish_non_exhaustive()
+    }
+}
