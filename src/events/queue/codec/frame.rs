@@ -10,7 +10,10 @@ use super::{
     record::{self, Record, RecordError, Seed},
     records::Records,
 };
-use crate::events::queue::Offset;
+use crate::events::queue::{
+    Offset,
+    mutation::{self, Mutation},
+};
 
 /// The longest frame, all included.
 pub const MAX_FRAME_BYTES: usize = 32 << 20;
@@ -257,7 +260,7 @@ pub fn parse_head(bytes: &[u8], epoch: u64) -> Result<FrameHead, FrameError> {
     if crc32c::crc32c(&header[8..]) != head.crc {
         return Err(FrameError::Bad(Fault::Checksum));
     }
-    if found != epoch {
+    if found != epoch && !mutation::is(Mutation::EpochIgnored) {
         return Err(FrameError::Bad(Fault::Epoch));
     }
     if version > VERSION {
@@ -306,7 +309,9 @@ pub fn parse_frame(bytes: &[u8], epoch: u64, expected: Offset) -> Result<Frame<'
     if reading.u32() != Some(head.crc) || reading.u32() != Reading(&whole[8..]).u32() {
         return Err(FrameError::Bad(Fault::Trailer));
     }
-    Ok(Frame { head, seed: Seed::new(epoch), records: &rest[FRAME_HEADER_BYTES..] })
+    let told = Reading(&whole[16..]).u64().filter(|_| mutation::is(Mutation::EpochIgnored));
+    let seed = Seed::new(told.unwrap_or(epoch));
+    Ok(Frame { head, seed, records: &rest[FRAME_HEADER_BYTES..] })
 }
 
 /// Where the next header of a frame of this epoch begins whose first offset is at least `least`: for who

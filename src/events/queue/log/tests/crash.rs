@@ -213,6 +213,22 @@ fn what_is_served_after_a_killed_process_survives_power_loss_right_after_it() {
     }
 }
 
+#[test]
+fn t3_what_another_life_of_a_file_has_left_is_not_served() {
+    let path = std::path::Path::new("log/00000000000000000000.log");
+    let (old, new) = (Model::new(), Model::new());
+    let driven = Driven::open(&old, &settings()).unwrap();
+    driven.append(&mut Ledger::default(), &[3], true);
+    drop(Driven::open(&new, &settings()).unwrap());
+    // The blocks of the old file are in the new one, behind its header.
+    let mut bytes = new.bytes(path);
+    bytes[4096..].copy_from_slice(&old.bytes(path)[4096..]);
+    new.overwrite(path, &bytes);
+    let driven = Driven::open(&new.restart(), &settings()).unwrap();
+    assert_eq!(driven.log.status().state, State::Serving);
+    assert_eq!(driven.read(), [], "records of another life");
+}
+
 /// Damage that a mutation does is seen by one of the tests above.
 fn is_caught(mutation: Mutation, test: impl Fn() + std::panic::UnwindSafe) {
     let hook = std::panic::take_hook();
@@ -230,6 +246,11 @@ fn t18_mutations_of_the_log_are_caught() {
     is_caught(
         Mutation::AcknowledgeBeforeTheSync,
         t5_after_a_failed_sync_nothing_is_acknowledged_before_the_log_is_reopened,
+    );
+    is_caught(Mutation::EpochIgnored, t3_what_another_life_of_a_file_has_left_is_not_served);
+    is_caught(
+        Mutation::AcceptABadCrc,
+        super::damage::t4_damage_is_found_and_named_and_costs_what_it_hit,
     );
     is_caught(
         Mutation::NoCopyForward,

@@ -185,7 +185,7 @@ fn read_over_damage(log: &Log) -> (BTreeMap<u64, u64>, BTreeSet<u64>) {
 }
 
 #[test]
-fn t4_damage_is_found_and_named_and_costs_what_it_hit() {
+pub(super) fn t4_damage_is_found_and_named_and_costs_what_it_hit() {
     let fixture = fixture();
     let mut rng = fastrand::Rng::with_seed(4);
     for file in &fixture.files {

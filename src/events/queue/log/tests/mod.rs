@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod interleaving;
 mod machine;
+mod modes;
 mod serving;
 mod verifying;
 
