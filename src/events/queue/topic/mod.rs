@@ -2,9 +2,12 @@
 
 pub mod clock_guard;
 pub mod dedup;
+mod handle;
 pub mod registry;
 pub mod retention;
 pub mod sequencer;
+
+pub use self::handle::{Found, Readers, Topic, TopicSettings};
 
 #[cfg(test)]
 mod tests;
