@@ -126,6 +126,7 @@ impl OpenLog {
     pub(super) fn reopen(self: &Arc<Self>) -> Result<Opened, OpenError> {
         let reason = "it is being reopened".into();
         self.set_state(State::Offline(Offline { reason, range: None }));
+        self.is_closed.store(false, Ordering::Relaxed);
         let is_proven = self.settings.durability != Durability::Memory;
         self.recover(if is_proven { self.view.durable() } else { Offset::ZERO })
     }

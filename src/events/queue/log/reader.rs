@@ -4,7 +4,11 @@
 //! damaged is told by offset, once to the log's counters and to every reader: an error with
 //! [`super::Recovery::Strict`], a gap with [`super::Recovery::Quarantine`]. Offsets that are lost for good are gaps too.
 
-use std::{io, ops::ControlFlow, sync::Arc};
+use std::{
+    io,
+    ops::{ControlFlow, Range},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -101,6 +105,27 @@ impl Reader {
         Ok(first.and_then(|(at, record)| OwnedRecord::copy(&record, at)))
     }
 
+    /// The first offset from `from` on, about, at which one of these partitions has a record: what is
+    /// between has none of theirs. The end if there is none. Blocks.
+    pub fn skip_to(&mut self, from: Offset, partitions: &[u16]) -> Result<Offset, ReadError> {
+        let durable = self.shared.view.durable();
+        let mut from = from.max(self.shared.view.start());
+        while from < durable {
+            let Some((segment, next)) = self.shared.view.find(from) else { break };
+            self.open(&segment)?;
+            let Some(open) = &self.open else { break };
+            let index = self.shared.index(&segment, &*open.file)?;
+            let after = index.blocks().partition_point(|block| block.base <= from);
+            let blocks = index.blocks().iter().skip(after.saturating_sub(1));
+            let has = |block: &&codec::Block| partitions.iter().any(|it| block.has(*it));
+            if let Some(block) = blocks.into_iter().find(has) {
+                return Ok(block.base.max(from).min(durable));
+            }
+            from = next.unwrap_or(durable).max(from.plus(1));
+        }
+        Ok(from.min(durable))
+    }
+
     fn open(&mut self, segment: &Arc<Segment>) -> Result<(), ReadError> {
         let is_same = |open: &Open| open.segment.header.epoch == segment.header.epoch;
         if let Some(open) = self.open.as_mut().filter(|open| is_same(open)) {
@@ -144,7 +169,8 @@ impl Reader {
             let taken = take(&buffer, segment.header.epoch, place, from)?;
             if !taken.frames.is_empty() {
                 open.hint = taken.at;
-                return block(&self.shared, segment, buffer.into(), from, &taken);
+                let start = place.1;
+                return block(&self.shared, open, start, buffer.into(), from, &taken);
             }
             place = taken.at;
             length = wanted;
@@ -183,7 +209,7 @@ impl Lost {
         from: Offset,
         to_place: u64,
     ) -> Result<Block, ReadError> {
-        report(shared, segment, self.from..self.to, self.place..to_place, Some(file));
+        report(shared, segment, self.from..self.to, self.place..to_place, file);
         let range = self.from..self.to;
         if shared.stops_at(&range) {
             return Err(ReadError::Damaged { range });
@@ -196,9 +222,9 @@ impl Lost {
 fn report(
     shared: &OpenLog,
     segment: &Segment,
-    range: std::ops::Range<Offset>,
-    bytes: std::ops::Range<u64>,
-    file: Option<&dyn File>,
+    range: Range<Offset>,
+    bytes: Range<u64>,
+    file: &dyn File,
 ) {
     let damage = Damage {
         range,
@@ -206,10 +232,7 @@ fn report(
         what: "bytes that were on disk have changed".into(),
         is_lost: true,
     };
-    if opening::note(shared, &damage)
-        && !shared.stops_at(&damage.range)
-        && let Some(file) = file
-    {
+    if opening::note(shared, &damage) && !shared.stops_at(&damage.range) {
         damage.quarantine(&shared.place, file);
     }
 }
@@ -246,12 +269,13 @@ fn take(buffer: &[u8], epoch: u64, place: (Offset, u64), from: Offset) -> Result
 /// Verifies the records of what was taken, and makes a block of it.
 fn block(
     shared: &OpenLog,
-    segment: &Segment,
+    open: &Open,
+    start: u64,
     bytes: Bytes,
     from: Offset,
     taken: &Taken,
 ) -> Result<Block, ReadError> {
-    let epoch = segment.header.epoch;
+    let epoch = open.segment.header.epoch;
     let mut block = Block {
         bytes,
         epoch,
@@ -260,23 +284,26 @@ fn block(
         next: taken.at.0,
         gaps: Vec::new(),
     };
-    let mut bad: Vec<Offset> = Vec::new();
+    let mut bad: Vec<(Offset, Range<u64>)> = Vec::new();
     for (at, base) in &taken.frames {
         let Ok(frame) = codec::parse_frame(&block.bytes[*at..], epoch, *base) else { continue };
         for (offset, record) in frame.records().skip_while(|(offset, _)| *offset < from) {
             match record {
                 Ok(_) => {}
-                Err(RecordError::Damaged) => bad.push(offset),
+                Err(RecordError::Damaged) => {
+                    let position = start + *at as u64;
+                    bad.push((offset, position..position + frame.length() as u64));
+                }
                 Err(error) if offset == from => return Err(ReadError::Newer(error.to_string())),
                 Err(_) => {
                     block.next = offset;
-                    block.add_gaps(shared, segment, bad)?;
+                    block.add_gaps(shared, open, bad)?;
                     return Ok(block);
                 }
             }
         }
     }
-    block.add_gaps(shared, segment, bad)?;
+    block.add_gaps(shared, open, bad)?;
     Ok(block)
 }
 
@@ -295,17 +322,16 @@ impl Block {
     fn add_gaps(
         &mut self,
         shared: &OpenLog,
-        segment: &Segment,
-        bad: Vec<Offset>,
+        open: &Open,
+        bad: Vec<(Offset, Range<u64>)>,
     ) -> Result<(), ReadError> {
-        for offset in bad {
+        for (offset, bytes) in bad {
+            let range = offset..offset.plus(1);
+            report(shared, &open.segment, range, bytes, &*open.file);
             match self.gaps.last_mut() {
                 Some(last) if last.end == offset => last.end = offset.plus(1),
                 _ => self.gaps.push(offset..offset.plus(1)),
             }
-        }
-        for gap in &self.gaps {
-            report(shared, segment, gap.clone(), 0..0, None);
         }
         let Some(index) = self.gaps.iter().position(|gap| shared.stops_at(gap)) else {
             return Ok(());

@@ -92,3 +92,62 @@ fn a_stopped_writer_has_written_what_it_was_given() {
     }
     assert_eq!(append(&log, [100]).wait(), Err(AppendError::Stopped));
 }
+
+#[test]
+fn a_reader_skips_what_has_no_record_of_its_partitions() {
+    let mut home = Home::real();
+    home.settings.segment_bytes = 400 << 10;
+    let (log, _) = home.open();
+    // Partition 7 only now and then, some 200 KiB apart.
+    let mut expected = Vec::new();
+    for n in 0..600_u64 {
+        let mut large = draft(n);
+        large.body = Bytes::from(vec![1; 2_000]);
+        large.partition = if n % 100 == 50 { 7 } else { 1 };
+        if large.partition == 7 {
+            expected.push(n);
+        }
+        let permit = log.permit(large.encoded_bytes() as u64).unwrap();
+        log.append(permit, vec![large]).wait().unwrap();
+    }
+    let mut reader = log.reader();
+    let (mut from, mut found, mut read) = (Offset(0), Vec::new(), 0);
+    loop {
+        from = reader.skip_to(from, &[7]).unwrap();
+        let block = reader.read(from, 1).unwrap();
+        if block.is_empty() {
+            break;
+        }
+        read += block.bytes();
+        let records = block.records().filter(|(_, record)| record.partition() == 7);
+        found.extend(records.map(|(offset, _)| offset.0));
+        from = block.next();
+    }
+    assert_eq!(found, expected);
+    assert!(read < 900_000, "{read} bytes of 1,200,000 were read");
+    assert_eq!(reader.skip_to(Offset(0), &[9]).unwrap(), log.durable());
+}
+
+#[test]
+fn a_time_leads_to_the_first_event_at_or_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(Now { wall: 1_000, mono: 0 });
+    let home = Home {
+        writer: Writer::spawn("test", Arc::new(clock.clone())).unwrap(),
+        ..Home::on(Arc::new(Real::open(dir.path()).unwrap()))
+    };
+    let home =
+        Home { settings: Settings { segment_bytes: 70_000, ..home.settings.clone() }, ..home };
+    let (log, _) = home.open();
+    for n in 0..60 {
+        append(&log, n * 20..n * 20 + 20).wait().unwrap();
+        clock.advance(10);
+    }
+    assert!(log.segments().len() > 1);
+    for n in 0..60 {
+        assert_eq!(log.offset_at(1_000 + n * 10).unwrap(), Offset(n * 20));
+        assert_eq!(log.offset_at(1_000 + n * 10 - 9).unwrap(), Offset(n * 20));
+    }
+    assert_eq!(log.offset_at(0).unwrap(), Offset(0));
+    assert_eq!(log.offset_at(9_999_999).unwrap(), Offset(1_200));
+}
