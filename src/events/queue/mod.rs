@@ -138,6 +138,7 @@ pub mod id;
 pub mod log;
 pub mod mutation;
 pub mod pool;
+pub mod reserve;
 pub mod storage;
 pub mod time;
 pub mod topic;

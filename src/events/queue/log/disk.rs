@@ -28,6 +28,7 @@ pub struct DiskWatch {
     settings: DiskSettings,
     free: AtomicU64,
     is_low: AtomicBool,
+    is_reserve_out: AtomicBool,
 }
 
 // === impl DiskSettings ===
@@ -61,6 +62,7 @@ impl DiskWatch {
             settings,
             free: AtomicU64::new(u64::MAX),
             is_low: AtomicBool::new(false),
+            is_reserve_out: AtomicBool::new(false),
         };
         if let Err(error) = watch.refresh() {
             tracing::warn!(%error, "the disk does not say how much room it has");
@@ -78,7 +80,22 @@ impl DiskWatch {
 
     /// Whether nothing new is to be accepted.
     pub fn is_low(&self) -> bool {
-        self.is_low.load(Relaxed)
+        self.is_low.load(Relaxed) || self.is_reserve_out()
+    }
+
+    /// Whether what is left is the journal's.
+    pub fn is_reserve_out(&self) -> bool {
+        self.is_reserve_out.load(Relaxed)
+    }
+
+    /// The reserve was given to the journal, or taken back.
+    pub fn set_reserve_out(&self, is_out: bool) {
+        self.is_reserve_out.store(is_out, Relaxed);
+    }
+
+    /// The bytes that are to stay free on a disk of `total` bytes.
+    pub fn bound(&self, total: u64) -> u64 {
+        self.settings.bound(total)
     }
 
     /// Free bytes when it was last looked at.

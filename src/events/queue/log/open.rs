@@ -224,11 +224,18 @@ impl OpenLog {
         if bytes > MAX_FRAME_BYTES as u64 || !self.budget.can_ever(bytes) {
             return Err(Reason::TooLarge);
         }
-        if purpose == Purpose::Publish && self.place.disk.is_low() {
+        let disk = &self.place.disk;
+        let is_low = match purpose {
+            Purpose::Publish => disk.is_low(),
+            Purpose::Accepted => disk.is_reserve_out(),
+            Purpose::Journal => false,
+        };
+        if is_low {
             return Err(Reason::DiskLow);
         }
         if let Some(max) = self.settings.max_bytes {
-            let max = if purpose == Purpose::Accepted { max.saturating_add(max / 10) } else { max };
+            let more = if purpose == Purpose::Publish { 0 } else { max / 10 };
+            let max = max.saturating_add(more);
             if gauges.bytes.get().saturating_add(self.budget.taken()).saturating_add(bytes) > max {
                 return Err(Reason::Full);
             }

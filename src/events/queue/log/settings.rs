@@ -77,8 +77,10 @@ pub enum Purpose {
     #[default]
     Publish,
     /// On behalf of something that was accepted already: a tenth more than the log may hold, and as long
-    /// as the disk has any room.
+    /// as the disk has any room but the reserve.
     Accepted,
+    /// The journal of delivery state: as `Accepted`, and the reserve is for it.
+    Journal,
 }
 
 // === impl Settings ===
