@@ -2,6 +2,7 @@
 
 pub mod clock_guard;
 pub mod dedup;
+pub mod delayed;
 mod handle;
 pub mod registry;
 pub mod retention;

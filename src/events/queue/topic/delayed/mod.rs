@@ -1,0 +1,15 @@
+//! Events that wait for their time, in a log of their own beside the topic's.
+
+mod log;
+mod lookup;
+mod mark;
+mod mover;
+mod waiting;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    log::{DelayedLog, NotAdmitted, OpenDelayedError, Settings},
+    mover::{Moved, Mover, Trouble},
+};
