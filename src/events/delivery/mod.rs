@@ -1,8 +1,10 @@
 //! From a log to its consumers: what each subscription has settled, is delivering, and still owes.
 
+pub mod dead_letter;
 mod encoding;
 pub mod journal;
 pub mod lease;
+pub mod runner;
 pub mod snapshot;
 pub mod stored;
 pub mod subscription;

@@ -1,0 +1,173 @@
+//! The log of one subscription's dead letters.
+
+use std::{path::PathBuf, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::record::Death;
+use crate::events::{
+    delivery::{
+        runner::Shelf,
+        subscription::{Letter, Place},
+    },
+    queue::{
+        LogId, Offset,
+        codec::Draft,
+        log::{
+            Log, OpenError, OwnedRecord, Place as Where, Plain, Purpose, ReadError, Settings,
+            Writer,
+        },
+        mutation::{self, Mutation},
+        pool::Pool,
+    },
+};
+
+/// Small: a segment with few that are left is copied forward whole.
+const SEGMENT: u64 = 4 << 20;
+
+/// The dead letters of one subscription. Made on disk when the first one comes.
+#[derive(Debug)]
+pub struct DeadLetters {
+    place: Where,
+    settings: Settings,
+    writer: Writer,
+    shelf: Shelf,
+    /// Held while the log is made.
+    making: Mutex<()>,
+}
+
+/// Where a dead letter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its ID.
+    pub offset: Offset,
+    /// What it takes on disk.
+    pub bytes: u32,
+}
+
+// === impl DeadLetters ===
+
+impl DeadLetters {
+    /// For the log at `place`, which may not be there yet.
+    pub fn new(place: Where, settings: &Settings, writer: Writer) -> Self {
+        let shelf = Shelf::new(place.id, None);
+        let settings = Settings { segment_bytes: SEGMENT, max_bytes: None, ..settings.clone() };
+        Self { place, settings, writer, shelf, making: Mutex::new(()) }
+    }
+
+    /// Which log it is.
+    pub fn id(&self) -> LogId {
+        self.place.id
+    }
+
+    /// The log, if there is one.
+    pub fn log(&self) -> Option<Log> {
+        self.shelf.log()
+    }
+
+    /// For reading.
+    pub fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// Opens it, if it was made. `floor`: the offset after the last that is known. Blocks.
+    pub fn open(&self, floor: Offset) -> Result<(), OpenError> {
+        let is_there = self.place.storage.list(&self.dir()).is_ok_and(|names| !names.is_empty());
+        if is_there || floor > Offset::ZERO {
+            self.make(floor)?;
+        }
+        Ok(())
+    }
+
+    /// The log, made if it is not there. Blocks.
+    fn make(&self, floor: Offset) -> Result<Log, OpenError> {
+        let _one_at_a_time = self.making.lock();
+        if let Some(log) = self.shelf.log() {
+            return Ok(log);
+        }
+        let place = self.place.clone();
+        let (log, _) = Log::open(&self.writer, place, &self.settings, floor, Box::new(Plain))?;
+        self.shelf.put(log.clone());
+        Ok(log)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.place.dir.clone()
+    }
+
+    /// Appends a dead letter; on disk when this completes.
+    pub async fn append(self: Arc<Self>, pool: &Pool, draft: Draft) -> Result<Appended, String> {
+        let log = if let Some(log) = self.shelf.log() {
+            log
+        } else {
+            let made = pool.run(move || self.make(Offset::ZERO)).await;
+            made.map_err(|undone| undone.to_string())?.map_err(|error| error.to_string())?
+        };
+        let bytes = u32::try_from(draft.encoded_bytes()).unwrap_or(u32::MAX);
+        let permit = log.permit_for(Purpose::Accepted, bytes.into());
+        let permit = permit.map_err(|refused| refused.to_string())?;
+        let commit = if mutation::is(Mutation::SettleBeforeTheDeadLettersSync) {
+            log.append_unwaited(permit, vec![draft])
+        } else {
+            log.append(permit, vec![draft])
+        };
+        let appended = commit.await.map_err(|error| error.to_string())?;
+        let offset = appended.first().map(|first| first.offset).ok_or("nothing was appended")?;
+        Ok(Appended { offset, bytes })
+    }
+
+    /// The dead letter of an event whose outcome was written, if it was appended.
+    pub async fn find(&self, pool: &Pool, letter: &Letter) -> Result<Option<Appended>, String> {
+        let (shelf, from, origin, at) =
+            (self.shelf.clone(), letter.target.end, letter.place, letter.at);
+        let look = move || shelf.read(|reader| find(reader, from, origin, at));
+        match pool.run(look).await {
+            Ok(Some(Ok(found))) => Ok(found),
+            Ok(Some(Err(error))) => Err(error.to_string()),
+            Ok(None) => Ok(None),
+            Err(undone) => Err(undone.to_string()),
+        }
+    }
+
+    /// The records at these IDs that can be read, with what they are. Blocks.
+    pub fn read(&self, ids: &[Offset]) -> Vec<Option<OwnedRecord>> {
+        let read = |reader: &mut crate::events::queue::log::Reader| {
+            ids.iter().map(|id| reader.get(*id).ok().flatten()).collect()
+        };
+        self.shelf.read(read).unwrap_or_else(|| ids.iter().map(|_| None).collect())
+    }
+}
+
+fn find(
+    reader: &mut crate::events::queue::log::Reader,
+    from: Offset,
+    origin: Place,
+    at: u64,
+) -> Result<Option<Appended>, ReadError> {
+    let mut next = from;
+    loop {
+        let block = match reader.read(next, 256 << 10) {
+            Ok(block) => block,
+            Err(ReadError::Retired { start }) => {
+                next = start;
+                continue;
+            }
+            Err(ReadError::Damaged { range }) => {
+                next = range.end;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if block.is_empty() {
+            return Ok(None);
+        }
+        for (offset, record) in block.records() {
+            let is_it = |death: Death| death.origin == origin && death.at == at;
+            if Death::read(&record).is_ok_and(is_it) {
+                let bytes = u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX);
+                return Ok(Some(Appended { offset, bytes }));
+            }
+        }
+        next = block.next();
+    }
+}

@@ -1,0 +1,319 @@
+//! The task of one subscription: what is told to it, what it tells, and the time.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, Shared},
+    stream::{FuturesOrdered, FuturesUnordered},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Command, Restored, Surroundings,
+    effects::{Buried, Followed},
+    ledger::{Hole, Ledger, Until},
+    polls::Polls,
+    reading::{Seen, Sieve, Stop},
+};
+use crate::events::{
+    delivery::journal,
+    delivery::subscription::{
+        Effect, Entry, Machine, Moment, Output, Scan, Target, Targets, Token,
+    },
+    facade::Refusal,
+    queue::{Offset, log::Log},
+    settings::Subscription as Settings,
+};
+
+/// What could not be done is tried again after so long.
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
+/// Steps on their way into the journal before the next decision waits for them.
+const WRITES: usize = 256;
+
+/// A step that several wait for.
+pub(super) type Step = Shared<BoxFuture<'static, Result<Option<Offset>, Hole>>>;
+
+/// The task's state.
+pub(super) struct Actor {
+    pub(super) around: Arc<Surroundings>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) machine: Machine,
+    pub(super) ledger: Ledger,
+    pub(super) polls: Polls,
+    pub(super) sieve: Sieve,
+    /// Steps on their way, in order.
+    writes: FuturesOrdered<Step>,
+    /// Where the last step that is written ends.
+    position: Offset,
+    /// What is done elsewhere.
+    pub(super) work: FuturesUnordered<BoxFuture<'static, Done>>,
+    pub(super) scanning: bool,
+    /// What failed is not tried again before.
+    pub(super) retry_at: Option<Instant>,
+    /// Effects that wait until what failed them is over.
+    pub(super) deferred: Vec<Effect>,
+    pub(super) durable: Option<watch::Receiver<Offset>>,
+    /// Who asked for a snapshot.
+    section: Option<oneshot::Sender<(Offset, Bytes)>>,
+    is_stopped: bool,
+}
+
+/// What was done elsewhere.
+pub(super) enum Done {
+    /// A log was looked through.
+    Scanned(Scan, Option<Seen>),
+    /// Deliveries reached nobody.
+    Abandoned(Vec<Token>),
+    /// Events of deliveries cannot be read.
+    Unreadable(Vec<(Token, Stop)>),
+    /// A dead letter was appended, or not.
+    Buried(Buried),
+    /// What follows from an event was appended, or not.
+    Followed(Followed),
+    /// Nothing to be told.
+    Nothing,
+}
+
+// === impl Actor ===
+
+impl Actor {
+    pub(super) fn new(around: Arc<Surroundings>, settings: Settings, restored: Restored) -> Self {
+        let rules =
+            super::operate::rules(&settings, around.topics.partitions(&settings.topic).len());
+        let mut machine = Machine::restore(restored.state, rules);
+        for entry in &restored.entries {
+            machine.apply(entry);
+        }
+        let sieve = Sieve { types: settings.types.clone().into(), hash: around.hash.clone() };
+        let ledger = Ledger::new(around.journal.clone(), around.id);
+        Self {
+            position: ledger.durable(),
+            around,
+            settings: Arc::new(settings),
+            machine,
+            ledger,
+            polls: Polls::default(),
+            sieve,
+            writes: FuturesOrdered::new(),
+            work: FuturesUnordered::new(),
+            scanning: false,
+            retry_at: None,
+            deferred: Vec::new(),
+            durable: None,
+            section: None,
+            is_stopped: false,
+        }
+    }
+
+    /// Runs until it is stopped, or nobody has a handle any more.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.recover();
+        while !self.is_stopped {
+            if let Some(reply) = self.section.take() {
+                self.settle_writes().await;
+                let state = journal::encode_state(&self.machine.snapshot());
+                drop(reply.send((self.position(), state)));
+            }
+            self.advance();
+            let wake = self.wake();
+            let may_take = self.writes.len() < WRITES;
+            tokio::select! {
+                command = commands.recv(), if may_take => match command {
+                    Some(command) => command(&mut self),
+                    None => break,
+                },
+                Some(written) = self.writes.next(), if !self.writes.is_empty() => {
+                    self.written(written);
+                }
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
+                () = advanced(&mut self.durable) => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+        self.settle_writes().await;
+    }
+
+    fn recover(&mut self) {
+        let moment = self.moment();
+        let mut out = Output::default();
+        self.machine.recover(&moment, &mut out);
+        let fingerprint = super::operate::fingerprint(&self.settings);
+        let rules = self.machine.settings().clone();
+        self.machine.configure(moment.now, rules, fingerprint, &mut out);
+        drop(self.commit(out, Until::Synced));
+    }
+
+    /// Everything that can be done now.
+    fn advance(&mut self) {
+        if !self.ledger.is_ready() {
+            self.send_away();
+            return;
+        }
+        if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry_at = None;
+            for effect in std::mem::take(&mut self.deferred) {
+                self.start_effect(effect, None);
+            }
+        }
+        self.decide(Until::Written, Machine::tick).ok();
+        self.serve();
+        self.read_ahead();
+    }
+
+    /// When there is something to do by itself.
+    fn wake(&mut self) -> Instant {
+        let instant = Instant::now();
+        if !self.ledger.is_ready() {
+            return instant + AGAIN;
+        }
+        let now = self.around.clock.now().wall;
+        let timer = self
+            .machine
+            .wake_at(now)
+            .map(|at| instant + Duration::from_millis(at.saturating_sub(now).clamp(1, 60_000)));
+        // An hour is as good as never.
+        let never = instant + Duration::from_hours(1);
+        let ends = [timer, self.polls.next_end(), self.retry_at];
+        ends.into_iter().flatten().min().map_or(never, |at| at.min(never))
+    }
+
+    /// Lets the machine decide, and writes what it decided. Refused: nothing was decided.
+    pub(super) fn decide<T>(
+        &mut self,
+        until: Until,
+        decision: impl FnOnce(&mut Machine, &Moment, &mut Output) -> T,
+    ) -> Result<(T, Step), Refusal> {
+        if !self.ledger.is_ready() {
+            return Err(self.unready());
+        }
+        let moment = self.moment();
+        let mut out = Output::default();
+        let value = decision(&mut self.machine, &moment, &mut out);
+        Ok((value, self.commit(out, until)))
+    }
+
+    pub(super) fn unready(&self) -> Refusal {
+        if self.around.journal.is_offline() || self.ledger.has_hole() {
+            return Refusal::unavailable("the delivery state cannot be written");
+        }
+        Refusal::Disk { retry_after: Duration::from_secs(5) }
+    }
+
+    /// Writes a step, and starts what it asks for.
+    pub(super) fn commit(&mut self, out: Output, until: Until) -> Step {
+        if out.entries.is_empty() && out.effects.is_empty() {
+            return futures_util::future::ready(Ok(None)).boxed().shared();
+        }
+        let is_outcome = |entry: &Entry| matches!(entry, Entry::Outcome(_));
+        let is_synced = !out.effects.is_empty() || out.entries.iter().any(is_outcome);
+        let until = if is_synced { Until::Synced } else { until };
+        let written = self.ledger.write(&out.entries, until).wait().boxed().shared();
+        if !out.entries.is_empty() {
+            self.writes.push_back(written.clone());
+        }
+        for effect in out.effects {
+            self.start_effect(effect, Some(written.clone()));
+        }
+        written
+    }
+
+    fn written(&mut self, written: Result<Option<Offset>, Hole>) {
+        if let Ok(Some(end)) = written {
+            self.position = self.position.max(end);
+        }
+    }
+
+    /// Everything that is on its way into the journal has come there, or failed to.
+    async fn settle_writes(&mut self) {
+        while let Some(written) = self.writes.next().await {
+            self.written(written);
+        }
+    }
+
+    /// Where the journal goes on from what the machine is now; valid after [`Actor::settle_writes`].
+    fn position(&self) -> Offset {
+        self.position.max(self.ledger.durable())
+    }
+
+    /// For a snapshot: its state, and where the journal goes on from that.
+    pub(super) fn section(&mut self, reply: oneshot::Sender<(Offset, Bytes)>) {
+        self.section = Some(reply);
+    }
+
+    /// A snapshot covers everything up to now: a hole in the journal does no harm any more.
+    pub(super) fn mend(&mut self) {
+        self.ledger.mend();
+    }
+
+    /// Whether a snapshot is needed before anything else can be decided.
+    pub(super) fn has_hole(&self) -> bool {
+        self.ledger.has_hole()
+    }
+
+    /// It ends once its steps are written.
+    pub(super) fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+
+    pub(super) fn forget_durable(&mut self) {
+        self.durable = None;
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        let end = |log: Option<&Log>| log.map_or(Offset::ZERO, Log::durable);
+        let reaction = |reaction: Option<&crate::events::settings::Reaction>| {
+            let log = reaction.and_then(|reaction| self.around.topics.log(&reaction.topic));
+            // Which topic it is, the settings say: the ID is for who reads the journal.
+            Target { log: self.around.topic.id(), end: end(log.as_ref()) }
+        };
+        let letters = &self.around.letters;
+        Moment {
+            now: self.around.clock.now().wall,
+            random: fastrand::u64(..),
+            targets: Targets {
+                letters: Target { log: letters.id(), end: end(letters.log().as_ref()) },
+                success: reaction(self.settings.on_success.as_ref()),
+                failure: reaction(self.settings.on_exhausted.as_ref()),
+            },
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Scanned(scan, seen) => self.scanned(&scan, seen),
+            Done::Abandoned(tokens) => self.give_back(&tokens),
+            Done::Unreadable(events) => self.unreadable(events),
+            Done::Buried(buried) => self.buried(buried),
+            Done::Followed(followed) => self.followed(followed),
+            Done::Nothing => {}
+        }
+    }
+
+    /// Deliveries that reached nobody do not count.
+    pub(super) fn give_back(&mut self, tokens: &[Token]) {
+        let mut out = Output::default();
+        let moment = self.moment();
+        for token in tokens {
+            self.machine.release(&moment, *token, 0, &mut out);
+        }
+        drop(self.commit(out, Until::Written));
+    }
+}
+
+/// Completes when there is more to read; never, if there is nothing to watch.
+async fn advanced(durable: &mut Option<watch::Receiver<Offset>>) {
+    match durable {
+        Some(watched) => {
+            if watched.changed().await.is_err() {
+                // The log was closed; another one may come.
+                *durable = None;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}

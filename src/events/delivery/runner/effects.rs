@@ -1,0 +1,233 @@
+//! What an event with an outcome still asks for: its dead letter, and the event that follows.
+//!
+//! Each is appended once the outcome is on disk, and told to the machine once it is on disk itself. After
+//! a crash it is looked for first, from where its log ended when the outcome was written.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+
+use super::{
+    Surroundings,
+    actor::{AGAIN, Actor, Done, Step},
+    ledger::Until,
+    polls::{Spot, fetch},
+    reading::{self, Stop},
+    succession,
+};
+use crate::events::{
+    delivery::{
+        dead_letter::{Appended, Death},
+        stored,
+        subscription::{Effect, Ending, Letter, Publication},
+    },
+    queue::{
+        codec::{Draft, Record},
+        log::{AppendError, Log, Purpose},
+    },
+    settings::{Reaction, Subscription as Settings},
+};
+
+/// What became of a dead letter.
+pub(super) struct Buried {
+    letter: Letter,
+    result: Result<Appended, String>,
+}
+
+/// What became of what follows from an event.
+pub(super) struct Followed {
+    publication: Publication,
+    result: Result<(), String>,
+}
+
+// === impl Actor ===
+
+impl Actor {
+    /// Does what an effect asks for, once the step that asked is on disk. Without a step: it is already.
+    pub(super) fn start_effect(&mut self, effect: Effect, written: Option<Step>) {
+        let around = self.around.clone();
+        let settings = self.settings.clone();
+        match effect {
+            Effect::DeadLetter(letter) => {
+                let spot = self.spot_of(letter.place, letter.parked);
+                let work = async move {
+                    let result = match synced(written).await {
+                        Ok(()) => bury(&around, spot, &letter).await,
+                        Err(error) => Err(error),
+                    };
+                    Done::Buried(Buried { letter, result })
+                };
+                self.work.push(work.boxed());
+            }
+            Effect::Publish(publication) => {
+                let spot = self.spot_of(publication.place, publication.parked);
+                let work = async move {
+                    let result = match synced(written).await {
+                        Ok(()) => follow(&around, &settings, spot, &publication).await,
+                        Err(error) => Err(error),
+                    };
+                    Done::Followed(Followed { publication, result })
+                };
+                self.work.push(work.boxed());
+            }
+        }
+    }
+
+    pub(super) fn buried(&mut self, buried: Buried) {
+        let Buried { letter, result } = buried;
+        match result {
+            Ok(Appended { offset, bytes }) => {
+                let decided = self.decide(Until::Written, |machine, moment, out| {
+                    machine.dead_lettered(moment, letter.place, offset, bytes, out);
+                });
+                // It is there: it is found when it is looked for.
+                if decided.is_err() {
+                    self.defer(Effect::DeadLetter(Letter { is_recovered: true, ..letter }));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(subscription = %self.settings.name, %error, "a dead letter waits");
+                self.defer(Effect::DeadLetter(Letter { is_recovered: true, ..letter }));
+            }
+        }
+    }
+
+    pub(super) fn followed(&mut self, followed: Followed) {
+        let Followed { publication, result } = followed;
+        let retry = Publication { is_recovered: true, ..publication.clone() };
+        match result {
+            Ok(()) => {
+                let decided = self.decide(Until::Written, |machine, moment, out| {
+                    machine.published(moment, publication.place, out);
+                });
+                if decided.is_err() {
+                    self.defer(Effect::Publish(retry));
+                }
+            }
+            Err(error) => {
+                let subscription = &self.settings.name;
+                tracing::warn!(%subscription, %error, "what follows from an event waits");
+                self.defer(Effect::Publish(retry));
+            }
+        }
+    }
+
+    fn defer(&mut self, effect: Effect) {
+        self.deferred.push(effect);
+        self.retry_at.get_or_insert(Instant::now() + AGAIN);
+    }
+}
+
+async fn synced(written: Option<Step>) -> Result<(), String> {
+    match written {
+        None => Ok(()),
+        Some(written) => match written.await {
+            Ok(_) => Ok(()),
+            Err(_) => Err("its outcome is not written".into()),
+        },
+    }
+}
+
+/// Appends a dead letter, unless it is there.
+async fn bury(around: &Arc<Surroundings>, spot: Spot, letter: &Letter) -> Result<Appended, String> {
+    let letters = around.letters.clone();
+    if letter.is_recovered
+        && let Some(there) = letters.find(&around.pool, letter).await?
+    {
+        return Ok(there);
+    }
+    let event = match fetch(around, vec![spot], copied).await.pop() {
+        Some(Ok(event)) => event,
+        Some(Err(stop)) => return Err(format!("its event cannot be read: {}", said(&stop))),
+        None => return Err("its event cannot be read".into()),
+    };
+    let draft = Death::of(letter).draft(event);
+    letters.append(&around.pool, draft).await
+}
+
+fn copied(record: &Record<'_>) -> Draft {
+    record.to_draft()
+}
+
+/// Appends what follows from an event, unless it is there.
+async fn follow(
+    around: &Arc<Surroundings>,
+    settings: &Settings,
+    spot: Spot,
+    publication: &Publication,
+) -> Result<(), String> {
+    let reaction = match publication.ending {
+        Ending::Succeeded => settings.on_success.as_ref(),
+        _ => settings.on_exhausted.as_ref(),
+    };
+    // The settings have changed since: nothing follows any more.
+    let Some(reaction) = reaction else { return Ok(()) };
+    let cause = match fetch(around, vec![spot], reading::whole).await.pop() {
+        Some(Ok(event)) => event,
+        Some(Err(stop)) => return Err(format!("its cause cannot be read: {}", said(&stop))),
+        None => return Err("its cause cannot be read".into()),
+    };
+    let answer = publication.answer.as_ref();
+    let follower = succession::follow(
+        around.id,
+        &around.instance,
+        &cause,
+        publication.ending,
+        answer,
+        reaction,
+    );
+    let Some(follower) = follower else {
+        let (id, topic) = (&cause.id, &reaction.topic);
+        tracing::error!(event = %id, %topic, "a saga is too deep: nothing follows");
+        return Ok(());
+    };
+    let log = topic(around, reaction)?;
+    let draft = stored::draft(&follower.event);
+    if publication.is_recovered && is_there(around, &log, publication, &follower.event.id).await? {
+        return Ok(());
+    }
+    append(&log, draft).await.map(drop)
+}
+
+fn topic(around: &Surroundings, reaction: &Reaction) -> Result<Log, String> {
+    let log = around.topics.log(&reaction.topic);
+    log.ok_or_else(|| format!("topic `{}` is not open", reaction.topic))
+}
+
+async fn is_there(
+    around: &Surroundings,
+    log: &Log,
+    publication: &Publication,
+    id: &str,
+) -> Result<bool, String> {
+    let (from, mut reader, id) = (publication.target.end, log.reader(), id.to_owned());
+    let look = move || {
+        reading::find(&mut reader, from, |_, record| (record.id() == Some(&id)).then_some(()))
+    };
+    match around.pool.run(look).await {
+        Ok(Ok(found)) => Ok(found.is_some()),
+        Ok(Err(stop)) => Err(said(&stop)),
+        Err(undone) => Err(undone.to_string()),
+    }
+}
+
+/// Appends on behalf of an event that was accepted, with room that others do not have.
+pub(super) async fn append(
+    log: &Log,
+    draft: Draft,
+) -> Result<crate::events::queue::log::Appended, String> {
+    let bytes = draft.encoded_bytes() as u64;
+    let permit = log.permit_for(Purpose::Accepted, bytes).map_err(|refused| refused.to_string())?;
+    let appended = log.append(permit, vec![draft]).await;
+    let appended = appended.map_err(|error: AppendError| error.to_string())?;
+    appended.first().copied().ok_or_else(|| "nothing was appended".into())
+}
+
+pub(super) fn said(stop: &Stop) -> String {
+    match stop {
+        Stop::Damaged(range) => format!("offsets {} to {} are damaged", range.start, range.end),
+        Stop::Retired(start) => format!("the log begins at {start}"),
+        Stop::Failed(error) => error.clone(),
+    }
+}

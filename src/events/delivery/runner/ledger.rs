@@ -1,0 +1,147 @@
+//! Where one subscription's steps are written: its hand on the journal that all share.
+//!
+//! Room is taken before anything is decided, so that what was decided can be written. If the journal
+//! takes a step nevertheless not, or nobody knows, there is a hole in it: nothing is written behind a
+//! hole, and nothing decided, until a snapshot has been taken that covers it.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use uuid::Uuid;
+
+use crate::events::{
+    delivery::{journal, subscription::Entry},
+    queue::{
+        Offset,
+        codec::{Draft, Fields, Kind},
+        log::{AppendError, Commit, Log, Permit, Purpose},
+    },
+};
+
+/// What one decision takes at most, as a rule.
+const ROOM: u64 = 64 << 10;
+
+/// One subscription's hand on the journal.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    journal: Log,
+    subscription: Uuid,
+    room: Option<Permit>,
+    hole: Arc<AtomicBool>,
+}
+
+/// A step on its way into the journal: completes when it is written, or synced, as it was asked for.
+#[derive(Debug)]
+pub(super) struct Written {
+    commit: Option<Commit>,
+    hole: Arc<AtomicBool>,
+}
+
+/// The journal has a hole where a step should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hole;
+
+/// How far a step is to be before it counts as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// A killed process does not lose it; on disk within 20 ms.
+    Written,
+    /// On disk.
+    Synced,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    pub(super) fn new(journal: Log, subscription: Uuid) -> Self {
+        Self { journal, subscription, room: None, hole: Arc::default() }
+    }
+
+    /// Whether a decision may be made: there is room for its entries, and no hole before them.
+    pub(super) fn is_ready(&mut self) -> bool {
+        if self.has_hole() {
+            return false;
+        }
+        if self.room.is_none() {
+            self.room = self.journal.permit_for(Purpose::Accepted, ROOM).ok();
+        }
+        self.room.is_some()
+    }
+
+    /// Whether a snapshot has to be taken before anything else is written. Relaxed: a word for itself.
+    pub(super) fn has_hole(&self) -> bool {
+        self.hole.load(Ordering::Relaxed)
+    }
+
+    /// A snapshot covers everything up to now.
+    pub(super) fn mend(&self) {
+        self.hole.store(false, Ordering::Relaxed);
+    }
+
+    /// Up to where the journal is durable.
+    pub(super) fn durable(&self) -> Offset {
+        self.journal.durable()
+    }
+
+    /// Writes a step. Handed over at once, in the order of the calls.
+    pub(super) fn write(&mut self, entries: &[Entry], until: Until) -> Written {
+        let hole = self.hole.clone();
+        if entries.is_empty() {
+            return Written { commit: None, hole };
+        }
+        let body = journal::encode(self.subscription, entries);
+        let draft = Draft::new(Kind::Control, Fields::default(), body);
+        let Some(permit) = self.permit(draft.encoded_bytes() as u64) else {
+            hole.store(true, Ordering::Relaxed);
+            return Written { commit: None, hole };
+        };
+        let commit = match until {
+            Until::Written => self.journal.append_unwaited(permit, vec![draft]),
+            Until::Synced => self.journal.append(permit, vec![draft]),
+        };
+        Written { commit: Some(commit), hole }
+    }
+
+    fn permit(&mut self, bytes: u64) -> Option<Permit> {
+        let held = self.room.take().filter(|room| room.bytes() >= bytes);
+        if let Some(mut held) = held {
+            held.shrink_to(bytes);
+            return Some(held);
+        }
+        self.journal.permit_for(Purpose::Accepted, bytes).ok()
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    /// Completes when the step is written, with where the next one begins; `None` if there was no step.
+    /// To be polled to its end: what goes wrong is noticed by it.
+    pub(super) fn wait(
+        self,
+    ) -> impl Future<Output = Result<Option<Offset>, Hole>> + Send + 'static {
+        let Self { commit, hole } = self;
+        async move {
+            let Some(commit) = commit else {
+                return if hole.load(Ordering::Relaxed) { Err(Hole) } else { Ok(None) };
+            };
+            match commit.await {
+                Ok(appended) => Ok(appended.last().map(|last| last.offset.plus(1))),
+                Err(error) => {
+                    hole.store(true, Ordering::Relaxed);
+                    tell(&error);
+                    Err(Hole)
+                }
+            }
+        }
+    }
+}
+
+fn tell(error: &AppendError) {
+    tracing::warn!(%error, "delivery stands still until its state is written down anew");
+}

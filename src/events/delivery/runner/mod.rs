@@ -1,0 +1,186 @@
+//! One subscription at work: a task that owns the state machine, and the handle that everyone has of it.
+//!
+//! The task decides, and nothing but the task; what blocks is done elsewhere and told to it. A decision's
+//! entries are in the journal before what they say is done: an attempt before its delivery, an outcome
+//! before its dead letter, a settlement before its key's next event.
+
+mod actor;
+mod effects;
+mod handle;
+mod ledger;
+mod operate;
+mod polls;
+mod reading;
+mod scanning;
+mod shown;
+mod succession;
+
+use std::{fmt, sync::Arc};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+pub use self::{
+    reading::KeyHash,
+    shown::{Letter, Status},
+    succession::follower_id,
+};
+
+use self::actor::Actor;
+use super::{
+    dead_letter::DeadLetters,
+    lease::Tokens,
+    subscription::{Entry, Partition, State},
+};
+use crate::{
+    events::{
+        queue::{
+            LogId,
+            log::{Log, Reader},
+            pool::Pool,
+            time::Clock,
+        },
+        settings::Subscription as Settings,
+    },
+    telemetry::task,
+};
+
+/// Commands that may wait for the task.
+const COMMANDS: usize = 256;
+/// Readers of one log that are kept open.
+const SPARE: usize = 4;
+
+/// A subscription at work. Cheap to clone; the task ends when it is stopped or the last handle is gone.
+#[derive(Clone)]
+pub struct Subscription {
+    commands: mpsc::Sender<Command>,
+    surroundings: Arc<Surroundings>,
+}
+
+/// What the task is told to do, between two of its own steps.
+type Command = Box<dyn FnOnce(&mut Actor) + Send>;
+
+/// Everything around one subscription.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What it is called on disk.
+    pub id: Uuid,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Threads for what blocks.
+    pub pool: Pool,
+    /// Where its steps are written.
+    pub journal: Log,
+    /// What its leases are called.
+    pub tokens: Tokens,
+    /// The log it reads.
+    pub topic: Shelf,
+    /// Its dead letters.
+    pub letters: Arc<DeadLetters>,
+    /// Copies of events whose segments are gone.
+    pub parked: Shelf,
+    /// What the gateway calls itself.
+    pub instance: Arc<str>,
+    /// Topics to which what follows is published.
+    pub topics: Arc<dyn Topics>,
+    /// Hashes keys.
+    pub hash: Arc<dyn KeyHash>,
+}
+
+/// The topics of the store, by name.
+pub trait Topics: fmt::Debug + Send + Sync {
+    /// The log of a topic, if it is configured and open.
+    fn log(&self, topic: &str) -> Option<Log>;
+
+    /// Every partition of a topic, of all generations.
+    fn partitions(&self, topic: &str) -> Vec<Partition>;
+}
+
+/// A log that may not be open (yet), and readers of it to go on with. Clones share it.
+#[derive(Clone)]
+pub struct Shelf(Arc<Shelved>);
+
+struct Shelved {
+    id: LogId,
+    log: RwLock<Option<Log>>,
+    spare: Mutex<Vec<Reader>>,
+}
+
+// === impl Shelf ===
+
+impl Shelf {
+    /// For the log with this ID.
+    pub fn new(id: LogId, log: Option<Log>) -> Self {
+        Self(Arc::new(Shelved { id, log: RwLock::new(log), spare: Mutex::default() }))
+    }
+
+    /// Which log it is.
+    pub fn id(&self) -> LogId {
+        self.0.id
+    }
+
+    /// The log, if it is open.
+    pub fn log(&self) -> Option<Log> {
+        self.0.log.read().clone()
+    }
+
+    /// It is open, or anew.
+    pub fn put(&self, log: Log) {
+        self.0.spare.lock().clear();
+        *self.0.log.write() = Some(log);
+    }
+
+    /// Reads with one of the readers. Blocks. `None`: the log is not open.
+    pub fn read<T>(&self, read: impl FnOnce(&mut Reader) -> T) -> Option<T> {
+        let spare = self.0.spare.lock().pop();
+        let mut reader = match spare {
+            Some(reader) => reader,
+            None => self.log()?.reader(),
+        };
+        let result = read(&mut reader);
+        let mut spare = self.0.spare.lock();
+        if spare.len() < SPARE {
+            spare.push(reader);
+        }
+        Some(result)
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shelf").field("id", &self.0.id).finish_non_exhaustive()
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// Starts the task on the current runtime. A new one stands at the beginning of its topic: where it is to
+    /// begin it is told by [`Subscription::seek`].
+    pub fn start(surroundings: Surroundings, settings: Settings, restored: Restored) -> Self {
+        let surroundings = Arc::new(surroundings);
+        let (commands, asked) = mpsc::channel(COMMANDS);
+        let actor = Actor::new(surroundings.clone(), settings, restored);
+        task::spawn("subscription", actor.run(asked));
+        Self { commands, surroundings }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("id", &self.surroundings.id).finish_non_exhaustive()
+    }
+}
+
+/// Where a subscription goes on; as it is by default, it is new and has looked at nothing.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// As a snapshot has it.
+    pub state: State,
+    /// What the journal says after that.
+    pub entries: Vec<Entry>,
+}
+
+#[cfg(test)]
+mod tests;

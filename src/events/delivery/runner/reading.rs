@@ -1,0 +1,221 @@
+//! What blocks: looking through a log for events, and getting the bodies of a few.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::events::{
+    delivery::{
+        dead_letter::Death,
+        stored,
+        subscription::{Added, Found, Partition, Scan},
+    },
+    event::Event,
+    queue::{
+        Offset,
+        codec::{Kind, Record},
+        log::{Block, ReadError, Reader},
+    },
+    settings::TypePattern,
+};
+
+/// Read at once.
+const BLOCK: usize = 256 << 10;
+/// A scan ends at so many bytes, so that others have their turn.
+const SCAN_BYTES: usize = 8 << 20;
+
+/// How a log is looked through.
+#[derive(Clone, Debug)]
+pub(super) struct Sieve {
+    /// Which types pass; none: all.
+    pub(super) types: Arc<[TypePattern]>,
+    /// Hashes keys.
+    pub(super) hash: Arc<dyn KeyHash>,
+}
+
+/// Hashes keys, the same in every life of the store.
+pub trait KeyHash: std::fmt::Debug + Send + Sync {
+    /// The hash of a key.
+    fn hash(&self, key: &[u8]) -> u64;
+}
+
+/// What a scan came to.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Events, in order.
+    pub(super) found: Vec<Found>,
+    /// Everything before was looked at.
+    pub(super) to: Offset,
+    /// Offsets on the way that are lost.
+    pub(super) gaps: Vec<Range<Offset>>,
+    /// What stopped it.
+    pub(super) stop: Option<Stop>,
+}
+
+/// Why a log cannot be read on.
+#[derive(Clone, Debug)]
+pub(super) enum Stop {
+    /// Bytes that are not what was written.
+    Damaged(Range<Offset>),
+    /// The log begins later.
+    Retired(Offset),
+    /// Another try may help.
+    Failed(String),
+}
+
+/// What became of getting one event.
+pub(super) type Got<T> = Result<T, Stop>;
+
+/// What is kept of a record that was got.
+pub(super) type Keep<T> = fn(&Record<'_>) -> T;
+
+/// All of an event.
+pub(super) fn whole(record: &Record<'_>) -> Event {
+    stored::event(record, bytes::Bytes::copy_from_slice)
+}
+
+/// Looks through a log. Blocks.
+pub(super) fn scan(reader: &mut Reader, scan: &Scan, sieve: &Sieve) -> Seen {
+    let mut seen = Seen { to: scan.from, ..Seen::default() };
+    let mut bytes = 0;
+    while seen.found.len() < scan.events && bytes < SCAN_BYTES {
+        if scan.to.is_some_and(|to| seen.to >= to) {
+            break;
+        }
+        match reader.read(seen.to, BLOCK) {
+            Ok(block) if block.is_empty() => break,
+            Ok(block) => {
+                bytes += block.bytes();
+                sift(&block, scan, sieve, &mut seen);
+            }
+            Err(error) => {
+                seen.stop = Some(stop(error));
+                break;
+            }
+        }
+    }
+    seen
+}
+
+/// Takes what a scan wants out of a block.
+fn sift(block: &Block, scan: &Scan, sieve: &Sieve, seen: &mut Seen) {
+    let end = scan.to.map_or(block.next(), |to| block.next().min(to));
+    for (offset, record) in block.records() {
+        if offset >= end {
+            break;
+        }
+        if seen.found.len() >= scan.events {
+            seen.to = offset;
+            return;
+        }
+        let partition = partition(&record);
+        let is_meant = scan.only.as_ref().is_none_or(|only| only.contains(&partition));
+        if is_meant && matches!(record.kind(), Kind::Event | Kind::Request) {
+            let event = added(&record, partition, offset, sieve);
+            seen.found.push(Found { event, is_wanted: is_wanted(&record, sieve) });
+        }
+    }
+    let gaps = block.gaps().iter().filter(|gap| gap.start < end).cloned();
+    seen.gaps.extend(gaps);
+    seen.to = end;
+}
+
+fn partition(record: &Record<'_>) -> Partition {
+    Partition { generation: record.generation(), number: record.partition() }
+}
+
+fn added(record: &Record<'_>, partition: Partition, offset: Offset, sieve: &Sieve) -> Added {
+    Added {
+        partition,
+        offset,
+        key: record.key().map(|key| sieve.hash.hash(key)),
+        published: record.published(),
+        expires: record.expiry(),
+        bytes: u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Dead letters are all wanted: they had passed once.
+fn is_wanted(record: &Record<'_>, sieve: &Sieve) -> bool {
+    let kind = record.event_type().unwrap_or_default();
+    sieve.types.is_empty()
+        || sieve.types.iter().any(|pattern| pattern.matches(kind))
+        || Death::read(record).is_ok()
+}
+
+/// Gets the events at these offsets, in any order; one result for each, in theirs. Blocks.
+///
+/// A scan along the log: what lies together is read together.
+pub(super) fn fetch<T>(reader: &mut Reader, offsets: &[Offset], keep: Keep<T>) -> Vec<Got<T>> {
+    let mut order: Vec<usize> = (0..offsets.len()).collect();
+    order.sort_unstable_by_key(|index| offsets[*index]);
+    let mut got: Vec<Option<Got<T>>> = offsets.iter().map(|_| None).collect();
+    let mut rest = order.iter().copied().peekable();
+    while let Some(&first) = rest.peek() {
+        match reader.read(offsets[first], BLOCK) {
+            Ok(block) if !block.is_empty() => {
+                let mut records = block.records().peekable();
+                while let Some(index) = rest.next_if(|index| offsets[*index] < block.next()) {
+                    let offset = offsets[index];
+                    while records.next_if(|(at, _)| *at < offset).is_some() {}
+                    let record = records.peek().filter(|(at, _)| *at == offset);
+                    got[index] = Some(match record {
+                        Some((_, record)) => Ok(keep(record)),
+                        None => Err(Stop::Damaged(offset..offset.plus(1))),
+                    });
+                }
+            }
+            Ok(_) => {
+                let failed = Stop::Failed("it is not there yet".into());
+                got[first] = Some(Err(failed));
+                rest.next();
+            }
+            Err(error) => {
+                got[first] = Some(Err(stop(error)));
+                rest.next();
+            }
+        }
+    }
+    let missing = || Err(Stop::Failed("it was not looked for".into()));
+    got.into_iter().map(|got| got.unwrap_or_else(missing)).collect()
+}
+
+/// The first record from `from` on that `is_it` says yes to. Blocks.
+pub(super) fn find<T>(
+    reader: &mut Reader,
+    from: Offset,
+    mut is_it: impl FnMut(Offset, &Record<'_>) -> Option<T>,
+) -> Result<Option<T>, Stop> {
+    let mut at = from;
+    loop {
+        let block = match reader.read(at, BLOCK) {
+            Ok(block) => block,
+            // What is gone is not what is looked for: that was appended later.
+            Err(ReadError::Retired { start }) => {
+                at = start;
+                continue;
+            }
+            Err(ReadError::Damaged { range }) => {
+                at = range.end;
+                continue;
+            }
+            Err(error) => return Err(stop(error)),
+        };
+        if block.is_empty() {
+            return Ok(None);
+        }
+        for (offset, record) in block.records() {
+            if let Some(found) = is_it(offset, &record) {
+                return Ok(Some(found));
+            }
+        }
+        at = block.next();
+    }
+}
+
+pub(super) fn stop(error: ReadError) -> Stop {
+    match error {
+        ReadError::Retired { start } => Stop::Retired(start),
+        ReadError::Damaged { range } => Stop::Damaged(range),
+        ReadError::Newer(message) => Stop::Failed(message),
+        ReadError::Io(error) => Stop::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,246 @@
+//! One subscription with its logs, on the real file system and on the modelled one.
+
+mod crash;
+mod pull;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::events::{
+    delivery::{
+        journal, stored,
+        subscription::{LaneId, Seek},
+    },
+    event::Event,
+    facade::{self, Leased, Receive, Refusal, TokenItem, TokenStatus, Verb},
+    queue::{
+        LogId, Offset, StoreId,
+        log::{
+            DiskSettings, DiskWatch, Log, Place as Where, Plain, Settings as LogSettings, Writer,
+        },
+        storage::{Real, Storage},
+        time::{ManualClock, Now},
+    },
+};
+
+const START: Now = Now { wall: 1_700_000_000_000, mono: 5_000 };
+
+/// Where everything is, running or not.
+pub(super) struct Home {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) clock: ManualClock,
+    pub(super) settings: Settings,
+    _dir: Option<TempDir>,
+}
+
+/// Everything, running.
+pub(super) struct Running {
+    pub(super) subscription: Subscription,
+    pub(super) topic: Log,
+    writer: Writer,
+}
+
+#[derive(Debug)]
+struct OneTopic(Log);
+
+#[derive(Debug)]
+struct PlainHash;
+
+impl KeyHash for PlainHash {
+    fn hash(&self, key: &[u8]) -> u64 {
+        crc32c::crc32c(key).into()
+    }
+}
+
+impl Topics for OneTopic {
+    fn log(&self, _: &str) -> Option<Log> {
+        Some(self.0.clone())
+    }
+
+    fn partitions(&self, _: &str) -> Vec<Partition> {
+        (0..4).map(|number| Partition { generation: 0, number }).collect()
+    }
+}
+
+impl Home {
+    pub(super) fn real() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(Real::open(dir.path()).unwrap());
+        Self { _dir: Some(dir), ..Self::on(storage) }
+    }
+
+    pub(super) fn on(storage: Arc<dyn Storage>) -> Self {
+        let mut settings = Settings::new("billing", "orders");
+        settings.retry.schedule = vec![Duration::ZERO, Duration::from_secs(10)];
+        Self { storage, clock: ManualClock::at(START), settings, _dir: None }
+    }
+
+    fn place(&self, dir: &str, id: u128) -> Where {
+        let disk = DiskSettings { low_water: 0.0, min_free: 0, reserve: 0 };
+        Where {
+            disk: Arc::new(DiskWatch::new(self.storage.clone(), disk)),
+            storage: self.storage.clone(),
+            dir: PathBuf::from(dir),
+            store: StoreId(Uuid::from_u128(1)),
+            id: LogId(Uuid::from_u128(id)),
+        }
+    }
+
+    /// Opens the logs, reads the journal, and starts the subscription. `None`: the machine has died.
+    pub(super) fn try_open(&self) -> Option<Running> {
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let writer = Writer::spawn("test", clock.clone()).unwrap();
+        let settings = LogSettings { segment_bytes: 256 << 10, ..LogSettings::default() };
+        let log = |dir, id| {
+            let place = self.place(dir, id);
+            Log::open(&writer, place, &settings, Offset::ZERO, Box::new(Plain)).map(|(log, _)| log)
+        };
+        let journal = log("journal", 10).ok()?;
+        let topic = log("topic", 11).ok()?;
+        let letters = DeadLetters::new(self.place("letters", 12), &settings, writer.clone());
+        letters.open(Offset::ZERO).ok()?;
+        let id = Uuid::from_u128(12);
+        let surroundings = Surroundings {
+            id,
+            clock,
+            pool: Pool::new(1).unwrap(),
+            journal: journal.clone(),
+            tokens: Tokens::new(b"secret", id),
+            topic: Shelf::new(LogId(Uuid::from_u128(11)), Some(topic.clone())),
+            letters: Arc::new(letters),
+            parked: Shelf::new(LogId(Uuid::from_u128(13)), None),
+            instance: "test".into(),
+            topics: Arc::new(OneTopic(topic.clone())),
+            hash: Arc::new(PlainHash),
+        };
+        let restored = Restored { state: State::default(), entries: entries(&journal) };
+        let subscription = Subscription::start(surroundings, self.settings.clone(), restored);
+        Some(Running { subscription, topic, writer })
+    }
+
+    pub(super) fn open(&self) -> Running {
+        self.try_open().expect("it opens")
+    }
+
+    /// Time passes, and the subscription sees it.
+    pub(super) async fn pass(&self, running: &Running, seconds: u64) {
+        self.clock.advance(seconds * 1_000);
+        running.subscription.status(false).await.unwrap();
+    }
+}
+
+/// Every entry of the journal.
+fn entries(journal: &Log) -> Vec<Entry> {
+    let mut reader = journal.reader();
+    let mut all = Vec::new();
+    let mut at = Offset::ZERO;
+    loop {
+        let block = reader.read(at, 1 << 20).unwrap();
+        if block.is_empty() {
+            return all;
+        }
+        for (_, record) in block.records() {
+            all.extend(journal::decode(record.body()).unwrap().entries);
+        }
+        at = block.next();
+    }
+}
+
+impl Running {
+    /// Publishes events with these IDs; the key is the letter an ID begins with.
+    pub(super) async fn publish(&self, ids: &[&str]) -> bool {
+        let drafts: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let event = Event {
+                    id: (*id).to_owned(),
+                    source: "/test".into(),
+                    kind: "made".into(),
+                    key: Some(bytes::Bytes::copy_from_slice(&id.as_bytes()[..1])),
+                    data: bytes::Bytes::from(format!("data of {id}")),
+                    ..Event::default()
+                };
+                let mut draft = stored::draft(&event);
+                draft.partition = u16::from(id.as_bytes()[0] % 4);
+                draft
+            })
+            .collect();
+        let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
+        let Ok(permit) = self.topic.permit(bytes) else { return false };
+        self.topic.append(permit, drafts).await.is_ok()
+    }
+
+    pub(super) async fn try_receive(&self, most: usize) -> Result<Vec<Leased>, Refusal> {
+        let receive =
+            Receive { max_events: most, max_bytes: 1 << 20, wait: Duration::ZERO, lease: None };
+        self.subscription.receive(receive, Duration::from_secs(30)).await
+    }
+
+    /// What can be had within two seconds.
+    pub(super) async fn receive(&self, most: usize) -> Vec<Leased> {
+        let wait = Duration::from_secs(2);
+        let receive = Receive { max_events: most, max_bytes: 1 << 20, wait, lease: None };
+        self.subscription.receive(receive, Duration::from_secs(30)).await.unwrap()
+    }
+
+    /// What is to be had, once all that is published was looked at.
+    pub(super) async fn receive_now(&self, most: usize) -> Vec<Leased> {
+        self.settled_down().await;
+        self.try_receive(most).await.unwrap()
+    }
+
+    /// Everything that is published was looked at.
+    pub(super) async fn settled_down(&self) {
+        for _ in 0..2_000 {
+            let status = self.subscription.status(false).await.unwrap().status;
+            if status.partitions.iter().all(|part| part.scan >= self.topic.durable().0) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("the topic is not read");
+    }
+
+    pub(super) async fn say(&self, verb: Verb, leased: &Leased) -> TokenStatus {
+        let item = TokenItem { token: leased.token.clone(), ..TokenItem::default() };
+        let results = self.subscription.settle(verb, vec![item]).await.unwrap();
+        results[0].status
+    }
+
+    /// Event IDs of the dead letters, once there are `count`.
+    pub(super) async fn letters(&self, count: usize) -> Vec<String> {
+        for _ in 0..2_000 {
+            let status = self.subscription.status(false).await.unwrap().status;
+            if status.dead_letters.count >= count as u64 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.letters_now().await
+    }
+
+    pub(super) async fn letters_now(&self) -> Vec<String> {
+        let filter = facade::DeadLetterFilter::default();
+        let letters = self.subscription.letters(None, filter, 1_000).await.unwrap();
+        let ids: Vec<Offset> = letters.iter().map(|letter| letter.id).collect();
+        let records = self.subscription.surroundings().letters.read(&ids);
+        let id = |record: Option<crate::events::queue::log::OwnedRecord>| {
+            let record = record.expect("a dead letter that is known is there");
+            record.record().unwrap().id().unwrap().to_owned()
+        };
+        records.into_iter().map(id).collect()
+    }
+
+    /// Ends as a gateway does that is told to.
+    pub(super) async fn close(self) {
+        self.subscription.stop().await;
+        self.writer.stop();
+    }
+}
+
+fn ids(leased: &[Leased]) -> Vec<&str> {
+    leased.iter().map(|leased| leased.event.id.as_str()).collect()
+}
