@@ -10,5 +10,6 @@ pub mod event;
 pub mod facade;
 pub mod queue;
 pub mod settings;
+pub mod store;
 
-pub use self::{event::Event, facade::Events, settings::Settings};
+pub use self::{event::Event, facade::Events, settings::Settings, store::Store};

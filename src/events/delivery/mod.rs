@@ -5,6 +5,7 @@ mod encoding;
 pub mod journal;
 pub mod lease;
 pub mod runner;
+pub mod side_log;
 pub mod snapshot;
 pub mod stored;
 pub mod subscription;

@@ -3,10 +3,10 @@
 //! An entry is the event's own record with one field more, and its ID is its offset. Which entries are
 //! left, and what became of redriven ones, is the subscription's state: nothing here changes an entry.
 
-mod log;
+mod finding;
 mod record;
 
 pub use self::{
-    log::{Appended, DeadLetters},
+    finding::find,
     record::{Death, event, matches, reason, shown},
 };

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Restored, Surroundings,
+    Command, Surroundings,
     effects::{Buried, Followed},
     ledger::{Hole, Ledger, Until},
     polls::Polls,
@@ -82,13 +82,7 @@ pub(super) enum Done {
 // === impl Actor ===
 
 impl Actor {
-    pub(super) fn new(around: Arc<Surroundings>, settings: Settings, restored: Restored) -> Self {
-        let rules =
-            super::operate::rules(&settings, around.topics.partitions(&settings.topic).len());
-        let mut machine = Machine::restore(restored.state, rules);
-        for entry in &restored.entries {
-            machine.apply(entry);
-        }
+    pub(super) fn new(around: Arc<Surroundings>, settings: Settings, machine: Machine) -> Self {
         let sieve = Sieve { types: settings.types.clone().into(), hash: around.hash.clone() };
         let ledger = Ledger::new(around.journal.clone(), around.id);
         Self {

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::events::{
     delivery::{
-        dead_letter::{Appended, Death},
+        dead_letter::{self, Death},
+        side_log::Appended,
         stored,
         subscription::{Effect, Ending, Letter, Publication},
     },
@@ -133,7 +134,7 @@ async fn synced(written: Option<Step>) -> Result<(), String> {
 async fn bury(around: &Arc<Surroundings>, spot: Spot, letter: &Letter) -> Result<Appended, String> {
     let letters = around.letters.clone();
     if letter.is_recovered
-        && let Some(there) = letters.find(&around.pool, letter).await?
+        && let Some(there) = dead_letter::find(&letters, &around.pool, letter).await?
     {
         return Ok(there);
     }

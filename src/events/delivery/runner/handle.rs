@@ -195,6 +195,11 @@ impl Subscription {
         Ok((Section { subscription: self.surroundings.id, position, state }, has_hole))
     }
 
+    /// Whether the journal has a hole where a step of it should be, which a snapshot has to mend.
+    pub async fn has_hole(&self) -> Result<bool, Refusal> {
+        self.ask(|actor| actor.has_hole()).await
+    }
+
     /// A snapshot with its section is on disk.
     pub async fn mend(&self) -> Result<(), Refusal> {
         self.ask(Actor::mend).await

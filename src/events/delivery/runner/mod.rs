@@ -29,9 +29,9 @@ pub use self::{
 
 use self::actor::Actor;
 use super::{
-    dead_letter::DeadLetters,
     lease::Tokens,
-    subscription::{Entry, Partition, State},
+    side_log::SideLog,
+    subscription::{Entry, Machine, Partition, State},
 };
 use crate::{
     events::{
@@ -77,9 +77,9 @@ pub struct Surroundings {
     /// The log it reads.
     pub topic: Shelf,
     /// Its dead letters.
-    pub letters: Arc<DeadLetters>,
+    pub letters: Arc<SideLog>,
     /// Copies of events whose segments are gone.
-    pub parked: Shelf,
+    pub parked: Arc<SideLog>,
     /// What the gateway calls itself.
     pub instance: Arc<str>,
     /// Topics to which what follows is published.
@@ -158,10 +158,10 @@ impl fmt::Debug for Shelf {
 impl Subscription {
     /// Starts the task on the current runtime. A new one stands at the beginning of its topic: where it is to
     /// begin it is told by [`Subscription::seek`].
-    pub fn start(surroundings: Surroundings, settings: Settings, restored: Restored) -> Self {
+    pub fn start(surroundings: Surroundings, settings: Settings, machine: Machine) -> Self {
         let surroundings = Arc::new(surroundings);
         let (commands, asked) = mpsc::channel(COMMANDS);
-        let actor = Actor::new(surroundings.clone(), settings, restored);
+        let actor = Actor::new(surroundings.clone(), settings, machine);
         task::spawn("subscription", actor.run(asked));
         Self { commands, surroundings }
     }
@@ -180,6 +180,19 @@ pub struct Restored {
     pub state: State,
     /// What the journal says after that.
     pub entries: Vec<Entry>,
+}
+
+// === impl Restored ===
+
+impl Restored {
+    /// The machine that goes on from there, under these settings and with so many partitions.
+    pub fn machine(self, settings: &Settings, partitions: usize) -> Machine {
+        let mut machine = Machine::restore(self.state, operate::rules(settings, partitions));
+        for entry in &self.entries {
+            machine.apply(entry);
+        }
+        machine
+    }
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ pub(super) async fn fetch<T: Send + 'static>(
 ) -> Vec<Got<T>> {
     let topic = (Which::Topic, around.topic.clone());
     let letters = (Which::Letters, around.letters.shelf().clone());
-    let shelves = [topic, letters, (Which::Parked, around.parked.clone())];
+    let shelves = [topic, letters, (Which::Parked, around.parked.shelf().clone())];
     let count = spots.len();
     let missing = || Err(Stop::Failed("the log is not open".into()));
     let read = move || {

@@ -161,6 +161,8 @@ impl Actor {
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
+            bytes: letter.bytes,
+            is_redriven: self.machine.is_redriven(id),
         });
         shown.take(most).collect()
     }
@@ -173,6 +175,8 @@ impl Actor {
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
+            bytes: letter.bytes,
+            is_redriven: self.machine.is_redriven(id),
         })
     }
 
@@ -224,6 +228,10 @@ pub struct Letter {
     pub is_compensated: bool,
     /// How the last redrive failed.
     pub last_error: Option<Box<str>>,
+    /// What it takes on disk.
+    pub bytes: u32,
+    /// A job delivers it: it must stay where it is.
+    pub is_redriven: bool,
 }
 
 fn size(kind: &JobKind) -> u64 {

@@ -100,7 +100,9 @@ impl Home {
         };
         let journal = log("journal", 10).ok()?;
         let topic = log("topic", 11).ok()?;
-        let letters = DeadLetters::new(self.place("letters", 12), &settings, writer.clone());
+        let side = |dir, id| SideLog::new(self.place(dir, id), &settings, writer.clone());
+        let (letters, parked) = (side("letters", 12), side("parked", 13));
+        parked.open(Offset::ZERO).ok()?;
         letters.open(Offset::ZERO).ok()?;
         let id = Uuid::from_u128(12);
         let surroundings = Surroundings {
@@ -111,13 +113,14 @@ impl Home {
             tokens: Tokens::new(b"secret", id),
             topic: Shelf::new(LogId(Uuid::from_u128(11)), Some(topic.clone())),
             letters: Arc::new(letters),
-            parked: Shelf::new(LogId(Uuid::from_u128(13)), None),
+            parked: Arc::new(parked),
             instance: "test".into(),
             topics: Arc::new(OneTopic(topic.clone())),
             hash: Arc::new(PlainHash),
         };
         let restored = Restored { state: State::default(), entries: entries(&journal) };
-        let subscription = Subscription::start(surroundings, self.settings.clone(), restored);
+        let machine = restored.machine(&self.settings, 4);
+        let subscription = Subscription::start(surroundings, self.settings.clone(), machine);
         Some(Running { subscription, topic, writer })
     }
 

@@ -1,21 +1,16 @@
-//! The log of one subscription's dead letters.
+//! A log of one subscription that most never need: its dead letters, and its parked events.
 
 use std::{path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::record::Death;
 use crate::events::{
-    delivery::{
-        runner::Shelf,
-        subscription::{Letter, Place},
-    },
+    delivery::runner::Shelf,
     queue::{
         LogId, Offset,
         codec::Draft,
         log::{
-            Log, OpenError, OwnedRecord, Place as Where, Plain, Purpose, ReadError, Settings,
-            Writer,
+            Log, OpenError, OwnedRecord, Place as Where, Plain, Purpose, Reader, Settings, Writer,
         },
         mutation::{self, Mutation},
         pool::Pool,
@@ -25,9 +20,9 @@ use crate::events::{
 /// Small: a segment with few that are left is copied forward whole.
 const SEGMENT: u64 = 4 << 20;
 
-/// The dead letters of one subscription. Made on disk when the first one comes.
+/// A log of one subscription. Made on disk when something is first appended.
 #[derive(Debug)]
-pub struct DeadLetters {
+pub struct SideLog {
     place: Where,
     settings: Settings,
     writer: Writer,
@@ -36,7 +31,7 @@ pub struct DeadLetters {
     making: Mutex<()>,
 }
 
-/// Where a dead letter is.
+/// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// Its ID.
@@ -45,9 +40,9 @@ pub struct Appended {
     pub bytes: u32,
 }
 
-// === impl DeadLetters ===
+// === impl SideLog ===
 
-impl DeadLetters {
+impl SideLog {
     /// For the log at `place`, which may not be there yet.
     pub fn new(place: Where, settings: &Settings, writer: Writer) -> Self {
         let shelf = Shelf::new(place.id, None);
@@ -95,7 +90,7 @@ impl DeadLetters {
         self.place.dir.clone()
     }
 
-    /// Appends a dead letter; on disk when this completes.
+    /// Appends a record; on disk when this completes.
     pub async fn append(self: Arc<Self>, pool: &Pool, draft: Draft) -> Result<Appended, String> {
         let log = if let Some(log) = self.shelf.log() {
             log
@@ -116,58 +111,10 @@ impl DeadLetters {
         Ok(Appended { offset, bytes })
     }
 
-    /// The dead letter of an event whose outcome was written, if it was appended.
-    pub async fn find(&self, pool: &Pool, letter: &Letter) -> Result<Option<Appended>, String> {
-        let (shelf, from, origin, at) =
-            (self.shelf.clone(), letter.target.end, letter.place, letter.at);
-        let look = move || shelf.read(|reader| find(reader, from, origin, at));
-        match pool.run(look).await {
-            Ok(Some(Ok(found))) => Ok(found),
-            Ok(Some(Err(error))) => Err(error.to_string()),
-            Ok(None) => Ok(None),
-            Err(undone) => Err(undone.to_string()),
-        }
-    }
-
-    /// The records at these IDs that can be read, with what they are. Blocks.
+    /// The records at these offsets that can be read, with what they are. Blocks.
     pub fn read(&self, ids: &[Offset]) -> Vec<Option<OwnedRecord>> {
-        let read = |reader: &mut crate::events::queue::log::Reader| {
-            ids.iter().map(|id| reader.get(*id).ok().flatten()).collect()
-        };
+        let read =
+            |reader: &mut Reader| ids.iter().map(|id| reader.get(*id).ok().flatten()).collect();
         self.shelf.read(read).unwrap_or_else(|| ids.iter().map(|_| None).collect())
-    }
-}
-
-fn find(
-    reader: &mut crate::events::queue::log::Reader,
-    from: Offset,
-    origin: Place,
-    at: u64,
-) -> Result<Option<Appended>, ReadError> {
-    let mut next = from;
-    loop {
-        let block = match reader.read(next, 256 << 10) {
-            Ok(block) => block,
-            Err(ReadError::Retired { start }) => {
-                next = start;
-                continue;
-            }
-            Err(ReadError::Damaged { range }) => {
-                next = range.end;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        if block.is_empty() {
-            return Ok(None);
-        }
-        for (offset, record) in block.records() {
-            let is_it = |death: Death| death.origin == origin && death.at == at;
-            if Death::read(&record).is_ok_and(is_it) {
-                let bytes = u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX);
-                return Ok(Some(Appended { offset, bytes }));
-            }
-        }
-        next = block.next();
     }
 }

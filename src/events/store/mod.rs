@@ -1,0 +1,188 @@
+//! Everything of one gateway's event flow, opened: the registry, the logs, the subscriptions.
+//!
+//! Order of opening: lock and registry, delivery state, topics, subscriptions; so that each log knows
+//! what its readers have seen of it. Trouble in one log is that log's: a topic that cannot be opened is
+//! offline, and everything else runs.
+
+mod finding;
+mod jobs;
+mod letters;
+mod maintenance;
+mod opening;
+mod reloading;
+mod serve;
+mod snapshots;
+mod state;
+mod subscriptions;
+mod tidying;
+mod topic;
+mod topics;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+
+pub use self::opening::StoreError;
+use self::{snapshots::Snapshots, topic::Topic};
+use crate::events::{
+    delivery::{
+        runner::{KeyHash, Subscription, Topics},
+        subscription::Partition,
+    },
+    facade::Refusal,
+    queue::{
+        codec::{HashKey, Role},
+        log::{DiskWatch, Log, Writer},
+        pool::Pool,
+        storage::Storage,
+        time::Clock,
+        topic::{clock_guard::GuardedClock, registry::Registry},
+    },
+    settings::{Settings, Subscription as SubscriptionSettings},
+};
+
+/// An open store. A clone is the same store.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    storage: Arc<dyn Storage>,
+    clock: Arc<dyn Clock>,
+    pool: Pool,
+    settings: RwLock<Settings>,
+    registry: Mutex<Registry>,
+    disk: Arc<DiskWatch>,
+    guard: GuardedClock,
+    /// Writes delivery state and records of requests.
+    state_writer: Writer,
+    /// Writes dead letters and parked events.
+    letters_writer: Writer,
+    journal: Log,
+    /// Laid out for what comes later; nobody writes to it yet.
+    ingress: Log,
+    topics: Arc<TopicMap>,
+    subscriptions: RwLock<BTreeMap<Arc<str>, Reading>>,
+    snapshots: Snapshots,
+    /// One change of the settings at a time.
+    reloading: tokio::sync::Mutex<()>,
+    is_draining: AtomicBool,
+}
+
+/// Topics by name.
+#[derive(Debug, Default)]
+struct TopicMap(RwLock<BTreeMap<Arc<str>, Arc<Topic>>>);
+
+/// A subscription, and what is decided about it.
+#[derive(Clone)]
+struct Reading {
+    subscription: Subscription,
+    settings: Arc<SubscriptionSettings>,
+    topic: Arc<Topic>,
+    is_orphaned: bool,
+}
+
+/// Hashes keys with the secret of the store.
+#[derive(Debug)]
+struct Keyed(HashKey);
+
+// === impl Store ===
+
+impl Store {
+    /// A topic by its name.
+    fn find_topic(&self, name: &str) -> Result<Arc<Topic>, Refusal> {
+        let topic = self.0.topics.0.read().get(name).cloned();
+        topic.ok_or_else(|| Refusal::unknown("topic", name))
+    }
+
+    /// A subscription by its name.
+    fn find_subscription(&self, name: &str) -> Result<Reading, Refusal> {
+        let reading = self.0.subscriptions.read().get(name).cloned();
+        reading.ok_or_else(|| Refusal::unknown("subscription", name))
+    }
+
+    /// All topics, by name.
+    fn all_topics(&self) -> Vec<Arc<Topic>> {
+        self.0.topics.0.read().values().cloned().collect()
+    }
+
+    /// All subscriptions, by name.
+    fn all_subscriptions(&self) -> Vec<Reading> {
+        self.0.subscriptions.read().values().cloned().collect()
+    }
+
+    /// Subscriptions of a topic, by name.
+    fn readers(&self, topic: &Topic) -> Vec<Reading> {
+        let is_reader = |reading: &Reading| reading.topic.id() == topic.id();
+        self.all_subscriptions().into_iter().filter(is_reader).collect()
+    }
+
+    /// Nothing new is taken from here on. Relaxed: a request more or less.
+    pub fn drain(&self) {
+        self.0.is_draining.store(true, Relaxed);
+    }
+
+    /// What is offline, in words; empty: nothing.
+    pub fn offline(&self) -> Vec<String> {
+        let topics = self.all_topics();
+        let mut offline: Vec<String> = topics
+            .iter()
+            .filter(|topic| topic.is_offline())
+            .map(|it| it.name().to_string())
+            .collect();
+        for (name, log) in [("delivery state", &self.0.journal), ("requests", &self.0.ingress)] {
+            if log.is_offline() {
+                offline.push(name.to_owned());
+            }
+        }
+        offline
+    }
+
+    fn now(&self) -> u64 {
+        self.0.clock.now().wall
+    }
+
+    /// Does what blocks.
+    async fn block<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.0.pool.run(work).await.map_err(|undone| Refusal::internal(undone.to_string()))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dir", &self.0.settings.read().dir).finish_non_exhaustive()
+    }
+}
+
+// === impl TopicMap ===
+
+impl Topics for TopicMap {
+    fn log(&self, topic: &str) -> Option<Log> {
+        self.0.read().get(topic)?.shelf().log()
+    }
+
+    fn partitions(&self, topic: &str) -> Vec<Partition> {
+        self.0.read().get(topic).map(|topic| topic.partitions()).unwrap_or_default()
+    }
+}
+
+// === impl Keyed ===
+
+impl KeyHash for Keyed {
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.0.hash(Role::Dedup, &[b"key", key]) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,376 @@
+//! Opening a store and closing it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
+
+use super::{
+    Inner, Keyed, Reading, Store, TopicMap, finding,
+    snapshots::Snapshots,
+    state::read_state,
+    topic::{Ground, Topic, base},
+};
+use crate::events::{
+    delivery::{
+        lease::Tokens,
+        runner::{Restored, Subscription, Surroundings},
+        side_log::SideLog,
+        snapshot::SnapshotError,
+        subscription::{LaneId, Machine, Seek},
+    },
+    facade::Refusal,
+    queue::{
+        LogId, Offset, StoreId,
+        codec::{SubscriptionMeta, TopicMeta},
+        log::{DiskSettings, DiskWatch, Log, OpenError, Place, Plain, Writer},
+        pool::Pool,
+        storage::Storage,
+        time::Clock,
+        topic::{
+            clock_guard::GuardedClock,
+            registry::{Registry, RegistryError, SubscriptionSpec, TopicSpec},
+        },
+    },
+    settings::{Settings, StartAt, Subscription as SubscriptionSettings, Topic as TopicSettings},
+};
+
+/// Threads that read segments, for all of a store.
+const READERS: usize = 4;
+pub(super) const STATE: &str = "state";
+const JOURNAL: &str = "state/journal";
+const INGRESS: &str = "ingress";
+const LETTERS: &str = "dead-letters";
+const PARKED: &str = "parked";
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The delivery state.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The journal of the delivery state, or the records of requests.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The journal cannot be read.
+    #[error("the journal of the delivery state: {0}")]
+    Journal(String),
+    /// The disk, or no thread can be started.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A subscription could not be set to its beginning.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// What was opened before there is a store.
+struct Ready {
+    inner: Inner,
+    machines: HashMap<Uuid, Machine>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the store in `storage`, or makes it, and starts its subscriptions on the current runtime.
+    ///
+    /// A topic that cannot be opened is offline; the store is open nevertheless.
+    pub async fn open(
+        storage: Arc<dyn Storage>,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let pool = Pool::new(READERS)?;
+        let opening = pool.clone();
+        let work = move || prepare(storage, settings, clock, opening);
+        let ready = pool.run(work).await.map_err(io::Error::other)??;
+        let Ready { inner, mut machines } = ready;
+        let store = Self(Arc::new(inner));
+        let metas = store.0.registry.lock().subscriptions().to_vec();
+        for meta in metas {
+            let machine = machines.remove(&meta.id.0);
+            store.start(&meta, machine).await?;
+        }
+        store.snapshot().await?;
+        store.look_after();
+        Ok(store)
+    }
+
+    /// Starts a subscription. Without a machine it is new: it is set to its beginning.
+    pub(super) async fn start(
+        &self,
+        meta: &SubscriptionMeta,
+        machine: Option<Machine>,
+    ) -> Result<(), StoreError> {
+        let inner = &self.0;
+        let Some(topic) = self.all_topics().into_iter().find(|topic| topic.id() == meta.topic)
+        else {
+            return Err(Refusal::internal("a subscription of a topic that is not there").into());
+        };
+        let settings = self.subscription_settings(meta, &topic);
+        let hash_key = inner.registry.lock().hash_key();
+        let id = meta.id.0;
+        let all = base(&inner.settings.read());
+        let side = |dir: &str| {
+            let place = self.place(Path::new(dir).join(id.to_string()), meta.id);
+            Arc::new(SideLog::new(place, &all, inner.letters_writer.clone()))
+        };
+        let (letters, parked) = (side(LETTERS), side(PARKED));
+        let floor = machine.as_ref().map_or(Offset::ZERO, |machine| {
+            let last = machine.dead_letters(Offset::ZERO).last();
+            last.map_or(Offset::ZERO, |(last, _)| last.plus(1))
+        });
+        for (log, floor) in [(&letters, floor), (&parked, Offset::ZERO)] {
+            let log = log.clone();
+            if let Err(error) = self.block(move || log.open(floor)).await? {
+                let subscription = &settings.name;
+                tracing::error!(%subscription, %error, "its dead letters or parked events are offline");
+            }
+        }
+        let is_new = machine.is_none();
+        let machine = machine
+            .unwrap_or_else(|| Restored::default().machine(&settings, topic.partitions().len()));
+        let surroundings = Surroundings {
+            id,
+            clock: inner.clock.clone(),
+            pool: inner.pool.clone(),
+            journal: inner.journal.clone(),
+            tokens: Tokens::new(&hash_key.0, id),
+            topic: topic.shelf().clone(),
+            letters,
+            parked,
+            instance: self.instance(),
+            topics: inner.topics.clone(),
+            hash: Arc::new(Keyed(hash_key)),
+        };
+        let subscription = Subscription::start(surroundings, settings.clone(), machine);
+        if is_new {
+            let start = self.beginning(&topic, settings.from).await?;
+            subscription.seek(Seek::All(start)).await?;
+        }
+        let name = settings.name.clone();
+        let is_orphaned = meta.is_orphaned;
+        let reading = Reading { subscription, settings: Arc::new(settings), topic, is_orphaned };
+        inner.subscriptions.write().insert(name, reading);
+        Ok(())
+    }
+
+    /// Where a new subscription begins.
+    async fn beginning(&self, topic: &Topic, from: StartAt) -> Result<Offset, Refusal> {
+        // One whose topic is offline begins with what is there when it is back.
+        let Ok(log) = topic.log() else { return Ok(Offset::ZERO) };
+        match from {
+            StartAt::Earliest => Ok(log.start()),
+            StartAt::Latest => Ok(log.durable()),
+            StartAt::Time(at) => {
+                let found = self.block(move || finding::since(&log, at)).await?;
+                found.map_err(|error| Refusal::unavailable(error.to_string()))
+            }
+        }
+    }
+
+    /// What the gateway calls itself.
+    pub(super) fn instance(&self) -> Arc<str> {
+        let named = self.0.settings.read().instance.clone();
+        named.unwrap_or_else(|| self.0.registry.lock().store().to_string().into())
+    }
+
+    /// What is decided about a subscription; of an orphan, the defaults.
+    fn subscription_settings(
+        &self,
+        meta: &SubscriptionMeta,
+        topic: &Topic,
+    ) -> SubscriptionSettings {
+        let settings = self.0.settings.read();
+        let known = settings.subscriptions.iter().find(|it| *it.name == *meta.name);
+        known
+            .filter(|_| !meta.is_orphaned)
+            .cloned()
+            .unwrap_or_else(|| SubscriptionSettings::new(meta.name.as_str(), topic.name()))
+    }
+
+    fn place(&self, dir: PathBuf, id: LogId) -> Place {
+        let store = self.0.registry.lock().store();
+        place(&self.0.storage, &self.0.disk, store, dir, id)
+    }
+
+    /// Starts a topic that is not there yet. Blocks.
+    pub(super) fn start_topic(
+        &self,
+        meta: &TopicMeta,
+        settings: &Settings,
+    ) -> Result<Arc<Topic>, StoreError> {
+        let hash_key = self.0.registry.lock().hash_key();
+        let ground = Ground { settings, clock: &self.0.clock, hash_key, guard: &self.0.guard };
+        let place = self.place(Registry::topic_dir(meta.id), meta.id);
+        let topic = Topic::new(meta, topic_settings(meta, settings), place, &ground)?;
+        open_topic(&topic, Offset::ZERO);
+        Ok(Arc::new(topic))
+    }
+
+    /// Ends the subscriptions, takes a last snapshot, and closes the logs; what was answered is on disk.
+    /// Leases outlive it.
+    pub async fn shutdown(&self) -> Result<(), Refusal> {
+        self.drain();
+        self.snapshot().await.ok();
+        for reading in self.all_subscriptions() {
+            reading.subscription.stop().await;
+        }
+        let store = self.clone();
+        self.block(move || store.close()).await
+    }
+
+    pub(super) fn close(&self) {
+        for topic in self.all_topics() {
+            topic.close();
+        }
+        for reading in self.all_subscriptions() {
+            let around = reading.subscription.surroundings();
+            for log in [around.letters.log(), around.parked.log()].into_iter().flatten() {
+                log.close();
+            }
+        }
+        self.0.letters_writer.stop();
+        self.0.journal.close();
+        self.0.ingress.close();
+        self.0.state_writer.stop();
+    }
+}
+
+fn place(
+    storage: &Arc<dyn Storage>,
+    disk: &Arc<DiskWatch>,
+    store: StoreId,
+    dir: PathBuf,
+    id: LogId,
+) -> Place {
+    Place { storage: storage.clone(), dir, store, id, disk: disk.clone() }
+}
+
+/// What is decided about a topic; of an orphan, the defaults.
+pub(super) fn topic_settings(meta: &TopicMeta, settings: &Settings) -> TopicSettings {
+    let known = settings.topics.iter().find(|it| *it.name == *meta.name);
+    let known = known.filter(|_| !meta.is_orphaned).cloned();
+    known.unwrap_or_else(|| TopicSettings::new(meta.name.as_str()))
+}
+
+/// Has the registry follow the settings.
+pub(super) fn configure(registry: &mut Registry, settings: &Settings) -> Result<(), RegistryError> {
+    let topics: Vec<TopicSpec<'_>> = settings
+        .topics
+        .iter()
+        .map(|topic| TopicSpec {
+            name: &topic.name,
+            partitions: u16::try_from(topic.partitions).unwrap_or(u16::MAX),
+            renamed_from: topic.renamed_from.as_deref(),
+        })
+        .collect();
+    let subscriptions: Vec<SubscriptionSpec<'_>> = settings
+        .subscriptions
+        .iter()
+        .map(|it| SubscriptionSpec { name: &it.name, topic: &it.topic })
+        .collect();
+    registry.configure(&topics, &subscriptions)
+}
+
+/// Everything but the subscriptions. Blocks.
+fn prepare(
+    storage: Arc<dyn Storage>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    pool: Pool,
+) -> Result<Ready, StoreError> {
+    let mut registry = Registry::open(storage.clone(), settings.lock_wait)?;
+    configure(&mut registry, &settings)?;
+    let disk = Arc::new(DiskWatch::new(storage.clone(), disk_settings(&settings)));
+    for dir in [STATE, LETTERS, PARKED] {
+        storage.create_dir(Path::new(dir))?;
+    }
+    storage.sync_dir(Path::new(""))?;
+    let store = registry.store();
+    let state_writer = Writer::spawn("state", clock.clone())?;
+    let letters_writer = Writer::spawn("dead-letters", clock.clone())?;
+    let at = |dir: &str, id| place(&storage, &disk, store, PathBuf::from(dir), id);
+    let state = read_state(&state_writer, at(JOURNAL, LogId(store.0)), &settings)?;
+    let ingress_place = at(INGRESS, LogId(store.0));
+    let (ingress, _) =
+        Log::open(&state_writer, ingress_place, &base(&settings), Offset::ZERO, Box::new(Plain))?;
+    let guard = GuardedClock::new(clock.clone(), state.last);
+    let mut topics = BTreeMap::new();
+    for meta in registry.topics() {
+        let hash_key = registry.hash_key();
+        let ground = Ground { settings: &settings, clock: &clock, hash_key, guard: &guard };
+        let dir = Registry::topic_dir(meta.id);
+        let place = place(&storage, &disk, store, dir, meta.id);
+        let topic = Topic::new(meta, topic_settings(meta, &settings), place, &ground)?;
+        topics.insert(topic.name(), Arc::new(topic));
+    }
+    let machines = machines(&registry, &settings, &topics, state.restored);
+    for topic in topics.values() {
+        open_topic(topic, floor(&registry, topic, &machines));
+    }
+    let inner = Inner {
+        snapshots: Snapshots::new(state.journal.durable()),
+        storage,
+        clock,
+        pool,
+        settings: RwLock::new(settings),
+        registry: Mutex::new(registry),
+        disk,
+        guard,
+        state_writer,
+        letters_writer,
+        journal: state.journal,
+        ingress,
+        topics: Arc::new(TopicMap(RwLock::new(topics))),
+        subscriptions: RwLock::default(),
+        reloading: tokio::sync::Mutex::new(()),
+        is_draining: AtomicBool::new(false),
+    };
+    Ok(Ready { inner, machines })
+}
+
+fn open_topic(topic: &Topic, floor: Offset) {
+    if let Err(error) = topic.open(floor) {
+        tracing::error!(topic = %topic.name(), %error, "the topic is offline");
+    }
+}
+
+fn disk_settings(settings: &Settings) -> DiskSettings {
+    let disk = &settings.disk;
+    DiskSettings { low_water: disk.low_water, min_free: disk.min_free, reserve: disk.reserve }
+}
+
+/// What the subscriptions of a topic have seen of it.
+fn floor(registry: &Registry, topic: &Topic, machines: &HashMap<Uuid, Machine>) -> Offset {
+    let readers = registry.subscriptions().iter().filter(|meta| meta.topic == topic.id());
+    let seen = readers.filter_map(|meta| machines.get(&meta.id.0)?.position(LaneId::LIVE));
+    seen.max().unwrap_or_default()
+}
+
+fn machines(
+    registry: &Registry,
+    settings: &Settings,
+    topics: &BTreeMap<Arc<str>, Arc<Topic>>,
+    mut restored: HashMap<Uuid, Restored>,
+) -> HashMap<Uuid, Machine> {
+    let mut machines = HashMap::new();
+    for meta in registry.subscriptions() {
+        let topic = topics.values().find(|topic| topic.id() == meta.topic);
+        let (Some(topic), Some(restored)) = (topic, restored.remove(&meta.id.0)) else { continue };
+        let known = settings.subscriptions.iter().find(|it| *it.name == *meta.name);
+        let settings = known.filter(|_| !meta.is_orphaned).cloned();
+        let settings =
+            settings.unwrap_or_else(|| SubscriptionSettings::new(meta.name.as_str(), topic.name()));
+        machines.insert(meta.id.0, restored.machine(&settings, topic.partitions().len()));
+    }
+    machines
+}

@@ -1,0 +1,167 @@
+//! The store as [`Events`]: each operation in one line.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+
+use super::Store;
+use crate::events::{
+    event::Event,
+    facade::{
+        Answer, DeadLetter, DeadLetterFilter, DeadLetterPage, Events, JobId, JobStatus, Leased,
+        Published, Receive, Redrive, Redriven, Replay, Seek, StoredEvent, SubscriptionStatus, Tail,
+        TailPage, TokenItem, TokenResult, TopicStatus, Trace, Unblock, Verb,
+    },
+    queue::codec::Record,
+};
+
+impl Events for Store {
+    fn publish<'a>(&'a self, topic: &'a str, events: Vec<Event>) -> Answer<'a, Vec<Published>> {
+        self.do_publish(topic, events).boxed()
+    }
+
+    fn topics(&self) -> Answer<'_, Vec<TopicStatus>> {
+        async {
+            let mut shown = Vec::new();
+            for topic in self.all_topics() {
+                shown.push(self.show_topic(topic).await?);
+            }
+            Ok(shown)
+        }
+        .boxed()
+    }
+
+    fn topic<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus> {
+        async move { self.show_topic(self.find_topic(topic)?).await }.boxed()
+    }
+
+    fn event_at<'a>(
+        &'a self,
+        topic: &'a str,
+        partition: u32,
+        offset: u64,
+    ) -> Answer<'a, StoredEvent> {
+        self.do_event_at(topic, partition, offset).boxed()
+    }
+
+    fn event<'a>(&'a self, id: &'a str) -> Answer<'a, Trace> {
+        let id: Arc<str> = id.into();
+        self.do_trace(move |record: &Record<'_>| record.id() == Some(&*id)).boxed()
+    }
+
+    fn saga<'a>(&'a self, correlation: &'a str) -> Answer<'a, Trace> {
+        let saga: Arc<str> = correlation.into();
+        let is_meant = move |record: &Record<'_>| {
+            let is_first = record.correlation().is_none() && record.id() == Some(&*saga);
+            is_first || record.correlation() == Some(&*saga)
+        };
+        self.do_trace(is_meant).boxed()
+    }
+
+    fn tail<'a>(&'a self, topic: &'a str, tail: Tail) -> Answer<'a, TailPage> {
+        self.do_tail(topic, tail).boxed()
+    }
+
+    fn reopen<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus> {
+        self.do_reopen(topic).boxed()
+    }
+
+    fn confirm_clock(&self) -> Answer<'_, ()> {
+        async {
+            self.0.guard.confirm();
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn receive<'a>(&'a self, subscription: &'a str, receive: Receive) -> Answer<'a, Vec<Leased>> {
+        self.do_receive(subscription, receive).boxed()
+    }
+
+    fn settle<'a>(
+        &'a self,
+        subscription: &'a str,
+        verb: Verb,
+        items: Vec<TokenItem>,
+    ) -> Answer<'a, Vec<TokenResult>> {
+        self.do_settle(subscription, verb, items).boxed()
+    }
+
+    fn subscriptions(&self) -> Answer<'_, Vec<SubscriptionStatus>> {
+        async {
+            let mut shown = Vec::new();
+            for reading in self.all_subscriptions() {
+                shown.push(self.show_subscription(reading).await?);
+            }
+            Ok(shown)
+        }
+        .boxed()
+    }
+
+    fn subscription<'a>(&'a self, subscription: &'a str) -> Answer<'a, SubscriptionStatus> {
+        async move { self.show_subscription(self.find_subscription(subscription)?).await }.boxed()
+    }
+
+    fn seek<'a>(&'a self, subscription: &'a str, to: Seek) -> Answer<'a, ()> {
+        self.do_seek(subscription, to).boxed()
+    }
+
+    fn pause<'a>(&'a self, subscription: &'a str) -> Answer<'a, ()> {
+        async move { self.find_subscription(subscription)?.subscription.pause().await }.boxed()
+    }
+
+    fn resume<'a>(&'a self, subscription: &'a str) -> Answer<'a, ()> {
+        async move { self.find_subscription(subscription)?.subscription.resume().await }.boxed()
+    }
+
+    fn unblock<'a>(&'a self, subscription: &'a str, unblock: Unblock) -> Answer<'a, ()> {
+        self.do_unblock(subscription, unblock).boxed()
+    }
+
+    fn dead_letters<'a>(
+        &'a self,
+        subscription: &'a str,
+        after: Option<u64>,
+        limit: usize,
+        filter: DeadLetterFilter,
+    ) -> Answer<'a, DeadLetterPage> {
+        self.do_dead_letters(subscription, after, limit, filter).boxed()
+    }
+
+    fn dead_letter<'a>(
+        &'a self,
+        subscription: &'a str,
+        id: u64,
+    ) -> Answer<'a, (DeadLetter, Event)> {
+        self.do_dead_letter(subscription, id).boxed()
+    }
+
+    fn redrive<'a>(&'a self, subscription: &'a str, redrive: Redrive) -> Answer<'a, Redriven> {
+        self.do_redrive(subscription, redrive).boxed()
+    }
+
+    fn purge<'a>(
+        &'a self,
+        subscription: &'a str,
+        filter: DeadLetterFilter,
+        confirm: u64,
+    ) -> Answer<'a, u64> {
+        self.do_purge(subscription, filter, confirm).boxed()
+    }
+
+    fn replay<'a>(&'a self, topic: &'a str, replay: Replay) -> Answer<'a, JobStatus> {
+        self.do_replay(topic, replay).boxed()
+    }
+
+    fn jobs(&self) -> Answer<'_, Vec<JobStatus>> {
+        self.do_jobs().boxed()
+    }
+
+    fn job<'a>(&'a self, id: &'a JobId) -> Answer<'a, JobStatus> {
+        self.do_job(id).boxed()
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId) -> Answer<'a, JobStatus> {
+        self.do_cancel(id).boxed()
+    }
+}

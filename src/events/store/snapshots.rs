@@ -1,0 +1,118 @@
+//! When delivery state is written anew, and the journal let go of.
+
+use std::{path::Path, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::{Store, opening::STATE};
+use crate::events::{delivery::snapshot::Snapshot, facade::Refusal, queue::Offset};
+
+/// A snapshot is taken after so many bytes of journal ...
+const BYTES: u64 = 16 << 20;
+/// ... or so much time, if anything was written.
+const EVERY: Duration = Duration::from_mins(1);
+/// The journal is synced within milliseconds; a disk that needs longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is known of the last snapshot.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    last: Mutex<Last>,
+    /// One at a time.
+    taking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    end: Offset,
+    appended: u64,
+}
+
+// === impl Snapshots ===
+
+impl Snapshots {
+    pub(super) fn new(end: Offset) -> Self {
+        let last = Mutex::new(Last { at: Instant::now(), end, appended: 0 });
+        Self { last, taking: tokio::sync::Mutex::new(()) }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Takes a snapshot if it is time.
+    pub(super) async fn snapshot_if_due(&self) {
+        let journal = &self.0.journal;
+        let is_due = {
+            let last = self.0.snapshots.last.lock();
+            let written = journal.gauges().appended_bytes.get().saturating_sub(last.appended);
+            let is_late = last.at.elapsed() >= EVERY && journal.durable() > last.end;
+            written >= BYTES || is_late
+        };
+        if (is_due || self.has_hole().await)
+            && let Err(error) = self.snapshot().await
+        {
+            tracing::warn!(%error, "no snapshot of the delivery state was taken");
+        }
+    }
+
+    async fn has_hole(&self) -> bool {
+        for reading in self.all_subscriptions() {
+            if reading.subscription.has_hole().await.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Writes the delivery state anew, mends the journal, and lets go of what it has below the older of
+    /// two snapshots.
+    pub async fn snapshot(&self) -> Result<(), Refusal> {
+        let _one_at_a_time = self.0.snapshots.taking.lock().await;
+        if self.0.journal.is_offline() {
+            return Err(Refusal::unavailable("the journal of the delivery state is offline"));
+        }
+        let appended = self.0.journal.gauges().appended_bytes.get();
+        let mut snapshot = Snapshot::default();
+        let mut holes = Vec::new();
+        for reading in self.all_subscriptions() {
+            let (section, has_hole) = reading.subscription.section().await?;
+            if has_hole {
+                holes.push(reading.subscription);
+            }
+            snapshot.sections.push(section);
+        }
+        if snapshot.sections.is_empty() {
+            return Ok(());
+        }
+        let end = snapshot.floor();
+        self.journal_durable(end).await?;
+        let store = self.clone();
+        let written = self.block(move || {
+            let id = store.0.registry.lock().store();
+            let older = snapshot.write(&*store.0.storage, Path::new(STATE), id)?;
+            if let Err(error) = store.0.journal.retire(older) {
+                tracing::warn!(%error, "the journal keeps what it needs no more");
+            }
+            Ok(())
+        });
+        written.await?.map_err(|error: std::io::Error| Refusal::unavailable(error.to_string()))?;
+        for subscription in holes {
+            subscription.mend().await?;
+        }
+        *self.0.snapshots.last.lock() = Last { at: Instant::now(), end, appended };
+        Ok(())
+    }
+
+    /// Waits until the journal is on disk up to `end`.
+    async fn journal_durable(&self, end: Offset) -> Result<(), Refusal> {
+        let mut durable = self.0.journal.subscribe_durable();
+        let is_there = timeout(PATIENCE, durable.wait_for(|durable| *durable >= end)).await;
+        match is_there {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Refusal::unavailable("the journal of the delivery state is not synced")),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Receiving, moving, and what is said of subscriptions.
+
+use std::time::Duration;
+
+use super::{Reading, Store, finding, topics::published_at};
+use crate::events::{
+    delivery::subscription::{self, Partition},
+    facade::{
+        Leased, Receive, Refusal, Seek, SubscriptionState, SubscriptionStatus, TokenItem,
+        TokenResult, Unblock, Verb,
+    },
+    queue::Offset,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+// === impl Store ===
+
+impl Store {
+    pub(super) async fn do_receive(
+        &self,
+        name: &str,
+        receive: Receive,
+    ) -> Result<Vec<Leased>, Refusal> {
+        let Reading { subscription, settings, is_orphaned, .. } = self.find_subscription(name)?;
+        if settings.push.is_some() {
+            let detail = format!("subscription `{name}` is pushed: nothing is to be received");
+            return Err(Refusal::conflict(detail));
+        }
+        if is_orphaned {
+            let detail = format!("subscription `{name}` is not configured any more");
+            return Err(Refusal::conflict(detail));
+        }
+        let receive = Receive {
+            max_events: receive.max_events.clamp(1, 500),
+            wait: receive.wait.min(20 * SECOND),
+            lease: receive.lease.map(|lease| lease.clamp(SECOND, 12 * 3_600 * SECOND)),
+            ..receive
+        };
+        subscription.receive(receive, settings.lease).await
+    }
+
+    pub(super) async fn do_settle(
+        &self,
+        name: &str,
+        verb: Verb,
+        items: Vec<TokenItem>,
+    ) -> Result<Vec<TokenResult>, Refusal> {
+        self.find_subscription(name)?.subscription.settle(verb, items).await
+    }
+
+    pub(super) async fn show_subscription(
+        &self,
+        reading: Reading,
+    ) -> Result<SubscriptionStatus, Refusal> {
+        let shown = reading.subscription.status(reading.is_orphaned).await?;
+        let mut status = shown.status;
+        if let (Some(at), Ok(log)) = (shown.oldest_at, reading.topic.log()) {
+            let now = self.now();
+            let oldest = self.block(move || published_at(&log, at)).await?;
+            let age = oldest.map(|oldest| Duration::from_millis(now.saturating_sub(oldest)));
+            status.oldest_age = age;
+        }
+        if reading.topic.is_offline() && status.state == SubscriptionState::Active {
+            // What is durable is delivered nevertheless.
+            tracing::trace!(subscription = %status.name, "its topic is offline");
+        }
+        Ok(status)
+    }
+
+    pub(super) async fn do_seek(&self, name: &str, to: Seek) -> Result<(), Refusal> {
+        let reading = self.find_subscription(name)?;
+        let log = reading.topic.log()?;
+        let to = match to {
+            Seek::Earliest => subscription::Seek::All(log.start()),
+            Seek::Latest => subscription::Seek::All(log.durable()),
+            Seek::Time(at) => {
+                let found = self.block(move || finding::since(&log, at)).await?;
+                let found = found.map_err(|error| Refusal::unavailable(error.to_string()))?;
+                subscription::Seek::All(found)
+            }
+            Seek::Offsets(offsets) => {
+                let within = |offset: u64| Offset(offset).clamp(log.start(), log.durable());
+                let known = reading.topic.partitions();
+                let mut parts: Vec<(Partition, Offset)> = Vec::new();
+                for (number, offset) in offsets {
+                    let meant = known.iter().filter(|known| u32::from(known.number) == number);
+                    let before = parts.len();
+                    parts.extend(meant.map(|partition| (*partition, within(offset))));
+                    if parts.len() == before {
+                        return Err(Refusal::unknown("partition", number.to_string()));
+                    }
+                }
+                subscription::Seek::Partitions(parts)
+            }
+        };
+        reading.subscription.seek(to).await
+    }
+
+    pub(super) async fn do_unblock(&self, name: &str, unblock: Unblock) -> Result<(), Refusal> {
+        let key = String::from_utf8_lossy(&unblock.key).into_owned();
+        let reading = self.find_subscription(name)?;
+        let was_blocked = reading.subscription.unblock(unblock.key, unblock.action).await?;
+        if was_blocked { Ok(()) } else { Err(Refusal::unknown("blocked key", key)) }
+    }
+}

@@ -1,0 +1,144 @@
+//! Segments that few still need: those few are copied, so that the rest can go.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::try_join_all;
+
+use super::{Reading, Store, topic::Topic};
+use crate::events::{
+    delivery::{
+        runner::{Letter, Shelf},
+        side_log::{Appended, SideLog},
+    },
+    facade::{DeadLetterFilter, Refusal},
+    queue::{
+        Offset,
+        codec::Draft,
+        log::{Log, SegmentInfo},
+        pool::Pool,
+    },
+};
+
+/// More events than this are not copied to let a segment go: it is needed then.
+const FEW: usize = 1_000;
+/// A segment of dead letters of which less than one part in so many is left is copied forward.
+const LEFT: u64 = 4;
+/// A segment is left alone until so many milliseconds after its last record.
+const STILL: u64 = 60_000;
+
+// === impl Store ===
+
+impl Store {
+    /// Copies the few unsettled events below `below` into their subscription's parked log.
+    pub(super) async fn park(
+        &self,
+        topic: &Topic,
+        reading: &Reading,
+        below: Offset,
+    ) -> Result<(), Refusal> {
+        let places = reading.subscription.to_park(below, FEW + 1).await?;
+        if places.is_empty() || places.len() > FEW {
+            return Ok(());
+        }
+        let offsets = places.iter().map(|place| place.offset).collect();
+        let drafts = self.copies(topic.shelf().clone(), offsets).await?;
+        let around = reading.subscription.surroundings();
+        let (places, drafts): (Vec<_>, Vec<_>) = places
+            .into_iter()
+            .zip(drafts)
+            .filter_map(|(place, draft)| Some((place, draft?)))
+            .unzip();
+        let copied = append(&around.parked, &around.pool, drafts).await?;
+        for (place, copy) in places.into_iter().zip(copied) {
+            reading.subscription.parked(place, copy.offset).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of what nobody reads any more in a subscription's parked log.
+    pub(super) async fn unpark(&self, reading: &Reading) -> Result<(), Refusal> {
+        let around = reading.subscription.surroundings();
+        let Some(log) = around.parked.log() else { return Ok(()) };
+        // Looked at first: what is parked meanwhile lies behind it.
+        let durable = log.durable();
+        let needed = reading.subscription.pins().await?.parked;
+        self.retire(log, needed.map_or(durable, |needed| needed.min(durable))).await
+    }
+
+    /// Lets go of segments of dead letters, and copies forward what is left of one of which little is.
+    pub(super) async fn tidy_letters(&self, reading: &Reading) -> Result<(), Refusal> {
+        let around = reading.subscription.surroundings();
+        let Some(log) = around.letters.log() else { return Ok(()) };
+        let asked = log.clone();
+        let segments = self.block(move || asked.segments()).await?;
+        let all = DeadLetterFilter::default;
+        let letters = reading.subscription.letters(None, all(), usize::MAX).await?;
+        // One that was just written may have a letter of which the subscription is not told yet.
+        let is_still = |oldest: &&SegmentInfo| oldest.newest_wall + STILL < self.now();
+        let oldest = segments.first().filter(|oldest| oldest.is_sealed).filter(is_still);
+        let Some(oldest) = oldest else { return Ok(()) };
+        if is_worth_copying(oldest, &segments, &letters) {
+            let moving: Vec<Offset> =
+                letters.iter().filter(|it| it.id < oldest.end).map(|it| it.id).collect();
+            let drafts = self.copies(around.letters.shelf().clone(), moving.clone()).await?;
+            let (moving, drafts): (Vec<_>, Vec<_>) = moving
+                .into_iter()
+                .zip(drafts)
+                .filter_map(|(from, draft)| Some((from, draft?)))
+                .unzip();
+            let copied = append(&around.letters, &around.pool, drafts).await?;
+            for (from, copy) in moving.into_iter().zip(copied) {
+                reading.subscription.letter_moved(from, copy.offset).await?;
+            }
+        }
+        // Nothing is appended into a sealed segment: what is in it is known, or on its way out.
+        let first = reading.subscription.letters(None, all(), 1).await?;
+        let is_needed = first.first().is_some_and(|first| first.id < oldest.end);
+        if is_needed { Ok(()) } else { self.retire(log, oldest.end).await }
+    }
+
+    async fn retire(&self, log: Log, below: Offset) -> Result<(), Refusal> {
+        let retired = self.block(move || log.retire(below)).await?;
+        retired.map(drop).map_err(|error| Refusal::unavailable(error.to_string()))
+    }
+
+    /// Copies of records; none of what cannot be read.
+    async fn copies(
+        &self,
+        shelf: Shelf,
+        offsets: Vec<Offset>,
+    ) -> Result<Vec<Option<Draft>>, Refusal> {
+        self.block(move || {
+            let copied = shelf.read(|reader| {
+                let mut copy = |offset: &Offset| {
+                    let record = reader.get(*offset).ok().flatten()?;
+                    record.record().map(|record| record.to_draft())
+                };
+                offsets.iter().map(&mut copy).collect()
+            });
+            copied.unwrap_or_default()
+        })
+        .await
+    }
+}
+
+/// Whether what is left of the oldest segment is to be copied: little of it is, or of all of them.
+fn is_worth_copying(oldest: &SegmentInfo, segments: &[SegmentInfo], letters: &[Letter]) -> bool {
+    let of_oldest = || letters.iter().filter(|letter| letter.id < oldest.end);
+    if of_oldest().any(|letter| letter.is_redriven) {
+        return false;
+    }
+    let bytes = |letter: &Letter| u64::from(letter.bytes);
+    let all: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let is_little = of_oldest().map(bytes).sum::<u64>().saturating_mul(LEFT) < oldest.bytes;
+    is_little || letters.iter().map(bytes).sum::<u64>().saturating_mul(LEFT) < all
+}
+
+async fn append(
+    log: &Arc<SideLog>,
+    pool: &Pool,
+    drafts: Vec<Draft>,
+) -> Result<Vec<Appended>, Refusal> {
+    let appends = drafts.into_iter().map(|draft| log.clone().append(pool, draft));
+    try_join_all(appends).await.map_err(|_| Refusal::Disk { retry_after: Duration::from_secs(1) })
+}
