@@ -290,3 +290,23 @@ fn t4_a_damaged_checkpoint_is_seen_and_costs_nothing() {
         assert_eq!(found, fixture.stored, "{harm:?}");
     }
 }
+
+#[test]
+fn t4_a_later_frame_tells_damage_from_a_torn_tail_where_checkpoint_is_gone() {
+    let fixture = fixture();
+    let newest = fixture.files.last().unwrap();
+    // The last frame is known to nobody, and the one before it to the last.
+    for (index, frame) in newest.frames.iter().enumerate() {
+        let model = fixture.model.fork();
+        model.remove(Path::new("log/CHECKPOINT")).unwrap();
+        model.flip(&newest.path, frame.bytes.start + 20, 4);
+        let driven = Driven::open(&model, &settings()).unwrap();
+        let state = driven.log.status().state;
+        if index + 1 == newest.frames.len() {
+            assert_eq!(state, State::Serving, "what nothing proves is a torn tail");
+        } else {
+            let State::Offline(offline) = state else { panic!("frame {index} was cut") };
+            assert_eq!(offline.range.unwrap().start.0, frame.records[0].0);
+        }
+    }
+}
