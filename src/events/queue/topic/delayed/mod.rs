@@ -4,6 +4,7 @@ mod log;
 mod lookup;
 mod mark;
 mod mover;
+mod target;
 mod waiting;
 
 #[cfg(test)]
@@ -12,4 +13,5 @@ mod tests;
 pub use self::{
     log::{DelayedLog, NotAdmitted, OpenDelayedError, Settings},
     mover::{Moved, Mover, Trouble},
+    target::Target,
 };

@@ -18,6 +18,7 @@ use super::{
     log::Counts,
     lookup::{find, identity},
     mark::Mark,
+    target::Target,
     waiting::Waiting,
 };
 use crate::events::queue::{
@@ -95,6 +96,8 @@ pub enum Trouble {
     Retire(#[from] RetireError),
 }
 
+// === impl Mover ===
+
 impl Mover {
     pub(super) fn open(
         log: Log,
@@ -128,7 +131,7 @@ impl Mover {
     }
 
     /// Moves what is due, a batch at most. Blocks. `random` decides when a frozen clock's backlog begins.
-    pub fn run(&mut self, topic: &Log, judged: &Judged, random: u64) -> Moved {
+    pub fn run(&mut self, topic: &dyn Target, judged: &Judged, random: u64) -> Moved {
         let mut moved = Moved::default();
         if let Err(trouble) = self.try_run(topic, judged, random, &mut moved) {
             moved.again = Some(trouble.pause());
@@ -145,7 +148,7 @@ impl Mover {
 
     fn try_run(
         &mut self,
-        topic: &Log,
+        topic: &dyn Target,
         judged: &Judged,
         random: u64,
         moved: &mut Moved,
@@ -156,7 +159,7 @@ impl Mover {
             let from = judged.wall.saturating_add(random % JITTER);
             self.waiting.spread(judged.wall, from, SPREAD);
         }
-        self.resolve(topic)?;
+        self.resolve(topic.log())?;
         if !judged.is_frozen {
             moved.events = self.move_due(topic, judged.wall, BATCH)?;
         }
@@ -275,14 +278,14 @@ impl Mover {
         Ok(())
     }
 
-    fn move_due(&mut self, topic: &Log, wall: u64, most: usize) -> Result<u64, Trouble> {
+    fn move_due(&mut self, topic: &dyn Target, wall: u64, most: usize) -> Result<u64, Trouble> {
         let due = self.waiting.due(wall, most, BATCH_BYTES);
         let events = self.read(&due)?;
         if events.is_empty() {
             return Ok(0);
         }
         let (offsets, drafts): (Vec<Offset>, Vec<Draft>) = events.into_iter().unzip();
-        let permit = match permit(topic, &drafts) {
+        let permit = match topic.permit(bytes_of(&drafts)).map_err(AppendError::Refused) {
             Ok(permit) => permit,
             Err(AppendError::Refused(refused)) if refused.reason == Reason::TooLarge => {
                 if offsets.len() > 1 {
@@ -296,9 +299,9 @@ impl Mover {
             }
             Err(error) => return Err(Trouble::Topic(error)),
         };
-        let end = topic.durable();
+        let end = topic.log().durable();
         self.note(&Mark::Moving(end, offsets.clone()))?;
-        match topic.append(permit, drafts).wait() {
+        match topic.log().append(permit, drafts).wait() {
             Ok(appended) => {
                 self.forget_all(&offsets);
                 self.unmarked.extend(offsets);
@@ -373,8 +376,11 @@ impl Mover {
 
 /// Room for what was accepted already.
 fn permit(log: &Log, drafts: &[Draft]) -> Result<Permit, AppendError> {
-    let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
-    log.permit_for(Purpose::Accepted, bytes).map_err(AppendError::Refused)
+    log.permit_for(Purpose::Accepted, bytes_of(drafts)).map_err(AppendError::Refused)
+}
+
+fn bytes_of(drafts: &[Draft]) -> u64 {
+    drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum()
 }
 
 // === impl Trouble ===

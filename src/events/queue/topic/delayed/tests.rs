@@ -14,7 +14,10 @@ use super::*;
 use crate::events::queue::{
     LogId, Offset, StoreId,
     codec::{Draft, Fields, Kind, Record},
-    log::{AppendError, DiskSettings, DiskWatch, Log, Opened, Place, Plain, Recovery, Writer},
+    log::{
+        AppendError, DiskSettings, DiskWatch, Log, Opened, Permit, Place, Plain, Purpose, Recovery,
+        Refused, Writer,
+    },
     storage::model::{Crash, Fault, Model, Op, Survivors, campaign},
     time::{ManualClock, Now},
     topic::clock_guard::Judged,
@@ -50,6 +53,16 @@ fn event(number: u64, due: u64, bytes: usize) -> Draft {
 
 fn number(record: &Record<'_>) -> u64 {
     record.id().unwrap().parse().unwrap()
+}
+
+impl Target for Log {
+    fn log(&self) -> &Log {
+        self
+    }
+
+    fn permit(&self, bytes: u64) -> Result<Permit, Refused> {
+        self.permit_for(Purpose::Accepted, bytes)
+    }
 }
 
 impl World {
