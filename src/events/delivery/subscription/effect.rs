@@ -47,6 +47,9 @@ pub struct Delivery {
     pub deadline: Option<u64>,
     /// In which company.
     pub mode: Mode,
+    /// The one before it in this receive is the one before it in its key: without that, this is not to be
+    /// handed over either.
+    pub is_behind: bool,
     /// The attempts that count, this one included unless it is a probe.
     pub counted: u32,
     /// How large it is.

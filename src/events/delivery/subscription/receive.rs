@@ -247,17 +247,19 @@ impl Machine {
             })
             .collect();
         self.commit(out, Entry::Attempted { at: moment.now, deadline, mode, events });
-        let delivery = |&index: &u32| {
+        let delivery = |(at, &index): (usize, &u32)| {
             let slot = &self.slab[index];
+            let before = at.checked_sub(1).map(|before| picked[before]);
             Delivery {
                 token: self.token(index),
                 parked: slot.parked,
                 deadline,
                 mode,
+                is_behind: before.is_some_and(|before| slot.previous == before),
                 counted: slot.counted,
                 bytes: slot.bytes,
             }
         };
-        picked.iter().map(delivery).collect()
+        picked.iter().enumerate().map(delivery).collect()
     }
 }

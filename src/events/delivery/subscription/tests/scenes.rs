@@ -51,6 +51,7 @@ fn of_one_key_one_run_is_on_its_way_across_all_receives() {
     let first = world.receive(2, 30_000);
     let run: Vec<u64> = first.iter().map(|delivery| delivery.token.place.offset.0).collect();
     assert_eq!(run, [0, 1], "a run of a key, in order");
+    assert!(!first[0].is_behind && first[1].is_behind);
     assert_eq!(world.offsets(10, 30_000), [2], "3 waits for 0 and 1");
     world.ack(token(&first, 0));
     assert_eq!(world.offsets(10, 30_000), [0; 0]);
