@@ -181,10 +181,17 @@ async fn hand_over(around: Arc<Surroundings>, delivering: Delivering, written: S
     }
     let mut leased = Vec::with_capacity(deliveries.len());
     let mut unreadable = Vec::new();
+    // Nobody gets an event of a key without the one before it: giving that back gives back this.
+    let mut is_held_back = false;
     for (delivery, event) in deliveries.iter().zip(events) {
+        is_held_back &= delivery.is_behind;
         match event {
-            Ok(event) => leased.push(lease(&around, delivery, event)),
-            Err(stop) => unreadable.push((delivery.token, stop)),
+            Ok(event) if !is_held_back => leased.push(lease(&around, delivery, event)),
+            Ok(_) => {}
+            Err(stop) => {
+                unreadable.push((delivery.token, stop));
+                is_held_back = true;
+            }
         }
     }
     match reply.send(Ok(leased)) {

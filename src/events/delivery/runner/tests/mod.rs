@@ -1,6 +1,7 @@
 //! One subscription with its logs, on the real file system and on the modelled one.
 
 mod crash;
+mod hostile;
 mod pull;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -118,7 +119,7 @@ impl Home {
             topics: Arc::new(OneTopic(topic.clone())),
             hash: Arc::new(PlainHash),
         };
-        let restored = Restored { state: State::default(), entries: entries(&journal) };
+        let restored = Restored { state: State::default(), entries: entries(&journal)? };
         let machine = restored.machine(&self.settings, 4);
         let subscription = Subscription::start(surroundings, self.settings.clone(), machine);
         Some(Running { subscription, topic, writer })
@@ -136,14 +137,14 @@ impl Home {
 }
 
 /// Every entry of the journal.
-fn entries(journal: &Log) -> Vec<Entry> {
+fn entries(journal: &Log) -> Option<Vec<Entry>> {
     let mut reader = journal.reader();
     let mut all = Vec::new();
     let mut at = Offset::ZERO;
     loop {
-        let block = reader.read(at, 1 << 20).unwrap();
+        let block = reader.read(at, 1 << 20).ok()?;
         if block.is_empty() {
-            return all;
+            return Some(all);
         }
         for (_, record) in block.records() {
             all.extend(journal::decode(record.body()).unwrap().entries);
