@@ -3,11 +3,11 @@
 //! A browser on the operator's machine is the one stranger that reaches a loopback address. So
 //! without a token only calls to an IP address or `localhost` are answered (a name could be a
 //! stranger's that was pointed here: DNS rebinding), and a POST that carries `Origin` never is.
+//! What is about events is answered by the gateway's own handle, under the same rules.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use bytes::Bytes;
-use http::{
+use ::http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{
         ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
@@ -15,13 +15,14 @@ use http::{
     },
     request::Parts,
 };
+use bytes::Bytes;
 use http_body::Body;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Problem;
-use crate::http::Secret;
+use crate::http::{self, Secret};
 
 /// Bytes of a body at most.
 const MAX_BODY: usize = 1024 * 1024;
@@ -37,7 +38,7 @@ pub trait Handles: Send + Sync + 'static {
     fn readiness(&self) -> Vec<String>;
 
     /// All metrics as Prometheus text.
-    fn metrics(&self) -> String;
+    fn metrics(&self) -> Answer<'_, String>;
 
     /// The running configuration, secrets redacted, with its hash and time of load.
     fn config(&self) -> Value;
@@ -57,6 +58,12 @@ pub trait Handles: Send + Sync + 'static {
 
     /// What would become of the request that `call` describes.
     fn explain(&self, call: Value) -> Result<Value, Problem>;
+
+    /// Whether a path is about events, and how many bytes the body of such a call may have.
+    fn takes_events(&self, path: &str) -> Option<usize>;
+
+    /// The answer to a call about events, all of its body read. The caller may leave at any time.
+    fn events<'a>(&'a self, parts: &'a Parts, body: Bytes) -> Answer<'a, http::Response>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +77,8 @@ enum Endpoint {
     Reload,
     Drain,
     Explain,
+    /// About events; how many bytes its body may have.
+    Events(usize),
 }
 
 /// Answers one call.
@@ -78,11 +87,11 @@ pub async fn answer<B>(
     token: Option<&Secret>,
     parts: &Parts,
     body: B,
-) -> Response<Full<Bytes>>
+) -> http::Response
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send,
 {
-    match admit(token, parts) {
+    match admit(handles, token, parts) {
         Ok(endpoint) => match call(endpoint, handles, parts, body).await {
             Ok(response) => response,
             Err(problem) => refusal(&problem),
@@ -92,8 +101,13 @@ where
 }
 
 /// The endpoint, if this caller may use it in this way.
-fn admit(token: Option<&Secret>, parts: &Parts) -> Result<Endpoint, Problem> {
-    let endpoint = Endpoint::at(parts.uri.path());
+fn admit(
+    handles: &dyn Handles,
+    token: Option<&Secret>,
+    parts: &Parts,
+) -> Result<Endpoint, Problem> {
+    let path = parts.uri.path();
+    let endpoint = Endpoint::at(path).or_else(|| handles.takes_events(path).map(Endpoint::Events));
     if !endpoint.is_some_and(Endpoint::is_probe) {
         match token {
             Some(token) if !has_token(&parts.headers, token) => return Err(unauthorized()),
@@ -104,15 +118,19 @@ fn admit(token: Option<&Secret>, parts: &Parts) -> Result<Endpoint, Problem> {
     let endpoint = endpoint.ok_or_else(|| {
         Problem::new(StatusCode::NOT_FOUND, "name-unknown", "There is nothing under this path.")
     })?;
-    let is_allowed = if endpoint.is_post() {
+    let is_safe = matches!(parts.method, Method::GET | Method::HEAD);
+    let is_allowed = if matches!(endpoint, Endpoint::Events(_)) {
+        // It knows its methods itself.
+        true
+    } else if endpoint.is_post() {
         parts.method == Method::POST
     } else {
-        matches!(parts.method, Method::GET | Method::HEAD)
+        is_safe
     };
     if !is_allowed {
         return Err(method_not_allowed(endpoint));
     }
-    if endpoint.is_post() && parts.headers.contains_key(ORIGIN) {
+    if !is_safe && parts.headers.contains_key(ORIGIN) {
         let title = "Calls from web pages are not answered.";
         return Err(Problem::new(StatusCode::FORBIDDEN, "unauthorized", title));
     }
@@ -124,7 +142,7 @@ async fn call<B>(
     handles: &dyn Handles,
     parts: &Parts,
     body: B,
-) -> Result<Response<Full<Bytes>>, Problem>
+) -> Result<http::Response, Problem>
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send,
 {
@@ -139,7 +157,7 @@ where
         },
         Endpoint::Metrics => {
             let content_type = "text/plain; version=0.0.4; charset=utf-8";
-            respond(StatusCode::OK, content_type, handles.metrics().into())
+            respond(StatusCode::OK, content_type, handles.metrics().await.into())
         }
         Endpoint::Config => ok(&handles.config()),
         Endpoint::Routes => ok(&handles.routes()),
@@ -151,6 +169,10 @@ where
             json_response(StatusCode::ACCEPTED, "application/json", &body)
         }
         Endpoint::Explain => ok(&handles.explain(read_json(&parts.headers, body).await?)?),
+        Endpoint::Events(limit) => {
+            let body = read(body, limit).await?;
+            handles.events(parts, body).await
+        }
     })
 }
 
@@ -202,8 +224,8 @@ fn is_same(given: &[u8], wanted: &[u8]) -> bool {
 fn is_local_name(headers: &HeaderMap, uri: &Uri) -> bool {
     let named = headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     // Nobody is fooled by a call without a name: browsers always send one.
-    named.chain(uri.authority().map(http::uri::Authority::as_str)).all(|authority| {
-        let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+    named.chain(uri.authority().map(::http::uri::Authority::as_str)).all(|authority| {
+        let Ok(authority) = authority.parse::<::http::uri::Authority>() else { return false };
         let host = authority.host();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         host.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok()
@@ -220,20 +242,29 @@ where
     if !media_type.trim().eq_ignore_ascii_case("application/json") {
         return Err(Problem::bad_request("the body has to be application/json"));
     }
-    let read = timeout(BODY_TIMEOUT, Box::pin(Limited::new(body, MAX_BODY)).collect()).await;
-    let collected = match read {
-        Ok(Ok(collected)) => collected.to_bytes(),
+    let collected = read(body, MAX_BODY).await?;
+    serde_json::from_slice(&collected).map_err(|error| Problem::bad_request(error.to_string()))
+}
+
+/// All of a body.
+async fn read<B>(body: B, limit: usize) -> Result<Bytes, Problem>
+where
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send,
+{
+    let read = timeout(BODY_TIMEOUT, Box::pin(Limited::new(body, limit)).collect()).await;
+    match read {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let title = "The request body is too large.";
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", title));
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", title)
+                .with_detail(format!("at most {limit} bytes are read")))
         }
-        Ok(Err(error)) => return Err(Problem::bad_request(error.to_string())),
+        Ok(Err(error)) => Err(Problem::bad_request(error.to_string())),
         Err(_) => {
             let title = "The request did not arrive in time.";
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "client-timeout", title));
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "client-timeout", title))
         }
-    };
-    serde_json::from_slice(&collected).map_err(|error| Problem::bad_request(error.to_string()))
+    }
 }
 
 fn unauthorized() -> Problem {
@@ -252,11 +283,11 @@ fn method_not_allowed(endpoint: Endpoint) -> Problem {
     Problem { allow: Some(allow), ..Problem::new(status, "method-not-allowed", title) }
 }
 
-fn ok(body: &Value) -> Response<Full<Bytes>> {
+fn ok(body: &Value) -> http::Response {
     json_response(StatusCode::OK, "application/json", body)
 }
 
-fn refusal(problem: &Problem) -> Response<Full<Bytes>> {
+fn refusal(problem: &Problem) -> http::Response {
     let mut response =
         json_response(problem.status, "application/problem+json", &problem.to_json());
     if problem.status == StatusCode::UNAUTHORIZED {
@@ -268,16 +299,12 @@ fn refusal(problem: &Problem) -> Response<Full<Bytes>> {
     response
 }
 
-fn json_response(
-    status: StatusCode,
-    content_type: &'static str,
-    body: &Value,
-) -> Response<Full<Bytes>> {
+fn json_response(status: StatusCode, content_type: &'static str, body: &Value) -> http::Response {
     respond(status, content_type, format!("{body:#}\n").into())
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> http::Response {
+    let mut response = Response::new(http::Body::full(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

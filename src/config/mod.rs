@@ -86,6 +86,16 @@ pub struct Loaded {
 /// Beyond it a file is not a configuration.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// How many bytes a body of the event endpoints may have: the largest event as JSON with its data in
+/// base64, or a batch of small ones.
+pub fn event_bytes(settings: Option<&events::Settings>) -> u64 {
+    const LEAST: u64 = 8 * 1024 * 1024;
+    const ATTRIBUTES: u64 = 256 * 1024;
+    let topics = settings.into_iter().flat_map(|settings| &settings.topics);
+    let largest = topics.map(|topic| topic.max_event_bytes / 3 * 4 + ATTRIBUTES).max();
+    largest.unwrap_or(0).max(LEAST)
+}
+
 /// A listener and how its connections are treated.
 #[derive(Clone, Debug)]
 pub struct Listener {

@@ -7,15 +7,17 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use tower::Service;
+use tower::{Layer as _, Service};
 
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
-    config::{Config, Mirror, Route},
+    config::{Config, EventsApi, Mirror, Route},
+    events::Events,
     gateway::{
         StartError,
         control::worker_count,
         credentials::{Credentials, Issuers},
+        events::EventService,
         keys::Keyring,
         worker::Resources,
     },
@@ -24,7 +26,11 @@ use crate::{
         access_log::AccessLogLayer,
         action,
         adaptive::{self, Limiter},
-        auth::claims::{Member, Members},
+        auth::{
+            Auth,
+            claims::{Member, Members},
+        },
+        body_limit::{BodyLimit, BodyLimitLayer},
         edge::EdgeLayer,
         headers, mirror,
         rate_limit::{self, Policy},
@@ -45,6 +51,17 @@ use crate::{
 
 /// The stack of a worker.
 pub(super) type Stack = EveryRequest<Router<EachRoute<Balance<Forward>>>>;
+
+/// What `events_api` is served with.
+pub(super) type EventStack = EveryRequest<BodyLimit<Auth<EventService>>>;
+
+/// Everything that a worker serves.
+pub(super) struct Stacks {
+    /// The listeners.
+    pub(super) routes: Stack,
+    /// `events_api`.
+    pub(super) events: Option<EventStack>,
+}
 
 /// What all workers share under one configuration.
 #[derive(Debug)]
@@ -145,13 +162,14 @@ fn limits(config: &Config, previous: &[Arc<Policy>]) -> Arc<[Arc<Policy>]> {
     config.rate_limits.iter().map(|limit| Policy::new(limit.clone(), previous)).collect()
 }
 
-/// One worker's stack.
-pub(super) fn stack(
+/// One worker's stacks; `events` is what its clients publish to and consume from.
+pub(super) fn stacks(
     plan: &Plan,
     worker: &Resources,
     access_log: &AccessLog,
     exporter: &Exporter,
-) -> Stack {
+    events: Option<&Arc<dyn Events>>,
+) -> Stacks {
     let config = &plan.config;
     let sink = access_log.sink(&config.telemetry.access_log, &worker.cells);
     let tracer = exporter.tracer(config.telemetry.tracing.as_ref(), &worker.cells);
@@ -163,12 +181,24 @@ pub(super) fn stack(
         Credentials::new(config, &plan.issuers, &worker.verified, &worker.cells, &groups);
     let build = Build { plan, worker, groups: &groups, credentials: &credentials };
     let routes = (0..config.routes.len()).map(|index| build.entry(index));
-    every_request(
-        RequestIdLayer::new(),
-        AccessLogLayer::new(recorder),
-        EdgeLayer::new(config.edge.clone(), &worker.cells),
-        Router::new(plan.table.clone(), routes),
-    )
+    let edge = || EdgeLayer::new(config.edge.clone(), &worker.cells);
+    let event_stack = |settings: &EventsApi| {
+        every_request(
+            RequestIdLayer::new(),
+            AccessLogLayer::new(recorder.clone()),
+            edge(),
+            build.events(settings, events.cloned()),
+        )
+    };
+    Stacks {
+        events: config.events_api.as_ref().map(event_stack),
+        routes: every_request(
+            RequestIdLayer::new(),
+            AccessLogLayer::new(recorder.clone()),
+            edge(),
+            Router::new(plan.table.clone(), routes),
+        ),
+    }
 }
 
 /// What the stacks of one worker's routes are made of.
@@ -199,6 +229,20 @@ impl Build<'_> {
             _ => Members::new([self.member(route, None)]),
         };
         RouteEntry { info: self.info(route), stack: each_route(self.settings(route), members) }
+    }
+
+    /// The event endpoints behind their own limits and `auth`.
+    fn events(
+        &self,
+        settings: &EventsApi,
+        events: Option<Arc<dyn Events>>,
+    ) -> BodyLimit<Auth<EventService>> {
+        let name = settings.listener.socket.name.clone();
+        let metrics = self.worker.cells.route(&name);
+        let info = Arc::new(RouteInfo { metrics, path: "/v1/".into(), name });
+        let service = EventService::new(events, info);
+        let auth = self.credentials.layer(settings.auth.as_ref());
+        BodyLimitLayer::new(&settings.body_limit).layer(auth.layer(service))
     }
 
     fn info(&self, route: &Route) -> Arc<RouteInfo> {

@@ -27,6 +27,7 @@ use crate::{
         keys::Keyring,
         listeners::Listeners,
         operator::Operator,
+        queue::Queue,
         reload,
         watch::Files,
         worker::{Resources, Worker},
@@ -68,6 +69,7 @@ pub(super) struct Control {
     plan: Plan,
     listeners: Listeners,
     workers: Vec<Worker>,
+    queue: Queue,
     operator: Arc<Operator>,
     /// When tunnels have to end.
     tunnels: channel::Sender<Option<Instant>>,
@@ -116,6 +118,7 @@ impl Control {
         let access_log =
             AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
         let plan = Plan::new(config, None, &resolver, &metrics.thread(), &keyring)?;
+        let queue = Queue::open(plan.config.events.as_ref())?;
         let exporter = Exporter::start(&metrics.thread());
         exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         let (tunnels, deadline) = channel::channel(None);
@@ -130,8 +133,10 @@ impl Control {
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
         for worker in &workers {
-            let stack = build::stack(&plan, worker.resources(), &access_log, &exporter);
-            worker.commit(stack).await.map_err(StartError::Thread)?;
+            let events = queue.events();
+            let stacks =
+                build::stacks(&plan, worker.resources(), &access_log, &exporter, events.as_ref());
+            worker.commit(stacks).await.map_err(StartError::Thread)?;
         }
         let started = Started {
             admin: admin_address,
@@ -140,7 +145,7 @@ impl Control {
         };
         listeners.keep(prepared);
         plan.take_effect();
-        let operator = Arc::new(Operator::new(metrics, orders.clone(), &plan));
+        let operator = Arc::new(Operator::new(metrics, orders.clone(), &plan, queue.clone()));
         serve_admin(admin, &plan.config, &operator);
         // Ends with this runtime.
         task::spawn("clock", clock::follow());
@@ -154,6 +159,7 @@ impl Control {
             plan,
             listeners,
             workers,
+            queue,
             operator,
             tunnels,
         };
@@ -240,6 +246,7 @@ impl Control {
             let listeners = prepared.for_worker()?;
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
+        self.queue.follow(plan.config.events.as_ref())?;
         let path = &plan.config.telemetry.access_log.path;
         self.access_log.reopen(path).map_err(StartError::AccessLog)?;
         if let Some(log) = &self.options.log {
@@ -248,9 +255,11 @@ impl Control {
         self.operator.follow(&plan.config);
         self.exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         for worker in &self.workers {
-            let stack = build::stack(&plan, worker.resources(), &self.access_log, &self.exporter);
-            // The old stack ends here, not on the worker's time.
-            drop(worker.commit(stack).await.map_err(StartError::Thread)?);
+            let (log, exporter) = (&self.access_log, &self.exporter);
+            let events = self.queue.events();
+            let stacks = build::stacks(&plan, worker.resources(), log, exporter, events.as_ref());
+            // The old stacks end here, not on the worker's time.
+            drop(worker.commit(stacks).await.map_err(StartError::Thread)?);
         }
         self.listeners.keep(prepared);
         files.follow(loaded.watched);
@@ -292,6 +301,8 @@ impl Control {
         for worker in self.workers {
             worker.stop().await;
         }
+        // Nobody publishes or consumes any more.
+        self.queue.close();
         self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
             tracing::warn!("the last lines of the access log are lost");

@@ -13,14 +13,13 @@ use tower::Service;
 
 use crate::{
     connection::Handle,
-    gateway::build::Stack,
     http::{Request, Response},
 };
 
 /// The top of the stack. Locked while a request's future is made, which is synchronous; only this
 /// thread ever takes the lock, so it costs two uncontended atomic operations, less than cloning the
 /// layers would.
-pub(super) struct Handler(Mutex<Stack>);
+pub(super) struct Handler<S>(Mutex<S>);
 
 pin_project! {
     /// An answer: above `respond` nothing fails.
@@ -32,20 +31,25 @@ pin_project! {
 
 // === impl Handler ===
 
-impl Handler {
+impl<S> Handler<S> {
     /// Requests go to `stack`.
-    pub(super) fn new(stack: Stack) -> Self {
+    pub(super) fn new(stack: S) -> Self {
         Self(Mutex::new(stack))
     }
 
     /// Requests go to `stack` from now on. Gives the old one back.
-    pub(super) fn replace(&self, stack: Stack) -> Stack {
+    pub(super) fn replace(&self, stack: S) -> S {
         std::mem::replace(&mut *self.0.lock(), stack)
     }
 }
 
-impl Handle for Handler {
-    type Future = Answer<<Stack as Service<Request>>::Future>;
+impl<S> Handle for Handler<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
+        + Send
+        + 'static,
+{
+    type Future = Answer<S::Future>;
 
     fn handle(&self, request: Request) -> Self::Future {
         Answer { inner: self.0.lock().call(request) }

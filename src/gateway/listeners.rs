@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     gateway::{
         StartError,
-        worker::{ListenerId, Listening, Terms},
+        worker::{ListenerId, Listening, Serves, Terms},
     },
     http::peer::Address,
     listener::{self, BindAddress, Bound, Limits, Refreshed, Tls},
@@ -46,9 +46,11 @@ impl Listeners {
     /// its TLS sessions goes with its name.
     pub(super) fn prepare(&mut self, config: &Config) -> Result<Prepared, StartError> {
         let mut prepared: Vec<(Open, IsNew)> = Vec::with_capacity(config.listeners.len());
-        for listener in &config.listeners {
+        let routes = config.listeners.iter().map(|listener| (Serves::Routes, listener));
+        let events = config.events_api.iter().map(|api| (Serves::Events, &api.listener));
+        for (serves, listener) in routes.chain(events) {
             let settings = &listener.socket;
-            let kept = self.kept(settings, &prepared).cloned();
+            let kept = self.kept(serves, settings, &prepared).cloned();
             let is_new = kept.is_none();
             let (id, bound, limits) = if let Some(open) = kept {
                 (open.id, open.bound, open.terms.limits.changed(settings))
@@ -61,6 +63,7 @@ impl Listeners {
                 (ListenerId(self.taken), Arc::new(bound), Limits::new(settings))
             };
             let terms = Terms {
+                serves,
                 listener: Arc::new(settings.clone()),
                 connection: Arc::new(listener.connection.clone()),
                 limits,
@@ -72,9 +75,15 @@ impl Listeners {
     }
 
     /// What is open already and serves `settings` on: rather under its own name than under another.
-    fn kept(&self, settings: &listener::Settings, prepared: &[(Open, IsNew)]) -> Option<&Open> {
+    fn kept(
+        &self,
+        serves: Serves,
+        settings: &listener::Settings,
+        prepared: &[(Open, IsNew)],
+    ) -> Option<&Open> {
         let is_free = |open: &&Open| {
-            open.asked == settings.address && prepared.iter().all(|(other, _)| other.id != open.id)
+            let is_same = open.asked == settings.address && open.terms.serves == serves;
+            is_same && prepared.iter().all(|(other, _)| other.id != open.id)
         };
         let mut free = self.open.iter().filter(is_free);
         let own = free.clone().find(|open| open.terms.listener.name == settings.name);

@@ -12,17 +12,20 @@
 //! upstream; [`reload`] says what of the old configuration lives on; [`worker`] is one worker;
 //! [`control`] keeps them in step.
 
+mod accepting;
 mod admission;
 mod asked;
 mod build;
 mod control;
 mod credentials;
+mod events;
 mod explain;
 mod fetch;
 mod handler;
 mod keys;
 mod listeners;
 mod operator;
+mod queue;
 mod reload;
 mod watch;
 mod worker;
@@ -134,6 +137,9 @@ pub enum StartError {
     /// The access log's file.
     #[error("telemetry.access_log.path: {0}")]
     AccessLog(std::io::Error),
+    /// The event queue's store.
+    #[error("queue: {0}")]
+    Queue(String),
     /// A thread or runtime could not be made.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

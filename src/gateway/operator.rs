@@ -8,7 +8,8 @@ use std::{
     },
 };
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{StatusCode, request::Parts};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,11 +19,15 @@ use crate::{
     admin,
     balancer::Group,
     config::{self, Config},
+    events::api::Endpoint,
     gateway::{
         self, Asked, Drain, Issuers, ReloadError,
         build::Plan,
         control::{Control, Order},
+        events::answer_operator,
+        queue::Queue,
     },
+    http::Response,
     middleware::{
         adaptive::{Limiter, limiter::Standing},
         auth::jwks::KeyCache,
@@ -46,6 +51,7 @@ pub(super) struct Operator {
     orders: mpsc::Sender<Order>,
     live: Mutex<Live>,
     is_draining: AtomicBool,
+    queue: Queue,
 }
 
 /// What is in force now.
@@ -63,7 +69,12 @@ struct Live {
 // === impl Operator ===
 
 impl Operator {
-    pub(super) fn new(metrics: Metrics, orders: mpsc::Sender<Order>, plan: &Plan) -> Self {
+    pub(super) fn new(
+        metrics: Metrics,
+        orders: mpsc::Sender<Order>,
+        plan: &Plan,
+        queue: Queue,
+    ) -> Self {
         let cells = metrics.thread();
         let operator = Self {
             metrics,
@@ -71,6 +82,7 @@ impl Operator {
             orders,
             live: Mutex::new(Live::of(plan)),
             is_draining: AtomicBool::new(false),
+            queue,
         };
         operator.took_over(plan);
         operator
@@ -106,20 +118,8 @@ impl Operator {
         !self.is_draining.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether the end has begun.
-    pub(super) fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
-    }
-}
-
-impl admin::Handles for Operator {
-    fn readiness(&self) -> Vec<String> {
-        let draining = self.is_draining().then(|| "draining".to_owned());
-        let issuers = self.live.lock().issuers.clone();
-        draining.into_iter().chain(issuers.lacks()).collect()
-    }
-
-    fn metrics(&self) -> String {
+    /// Sets what is looked up at a scrape.
+    fn report(&self) {
         let live = self.live.lock().clone();
         for limit in &*live.limits {
             let gauge = self.cells.gauge(&RATE_LIMIT_KEYS, &[&limit.settings().name]);
@@ -131,7 +131,24 @@ impl admin::Handles for Operator {
             let gauge = self.cells.gauge(&ADAPTIVE_LIMIT, &[group.name()]);
             gauge.set(limiter.standing().limit as f64);
         }
-        self.metrics.render()
+    }
+
+    /// Whether the end has begun.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+}
+
+impl admin::Handles for Operator {
+    fn readiness(&self) -> Vec<String> {
+        let draining = self.is_draining().then(|| "draining".to_owned());
+        let issuers = self.live.lock().issuers.clone();
+        draining.into_iter().chain(issuers.lacks()).chain(self.queue.lacks()).collect()
+    }
+
+    fn metrics(&self) -> admin::Answer<'_, String> {
+        self.report();
+        Box::pin(async { self.metrics.render_with(&self.queue.told().await) })
     }
 
     fn config(&self) -> Value {
@@ -189,6 +206,16 @@ impl admin::Handles for Operator {
         if self.orders.try_send(Order::Drain(Drain::Announced)).is_err() {
             tracing::warn!("too many orders at once: the drain was not begun");
         }
+    }
+
+    fn takes_events(&self, path: &str) -> Option<usize> {
+        let bytes = || config::event_bytes(self.live.lock().config.events.as_ref());
+        let bytes = || usize::try_from(bytes()).unwrap_or(usize::MAX);
+        Endpoint::is_about_events(path).then(bytes)
+    }
+
+    fn events<'a>(&'a self, parts: &'a Parts, body: Bytes) -> admin::Answer<'a, Response> {
+        Box::pin(answer_operator(self.queue.events(), parts, body))
     }
 
     fn explain(&self, call: Value) -> Result<Value, admin::Problem> {

@@ -11,5 +11,13 @@ pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.admin.address != new.admin.address {
         keys.push("admin.address");
     }
+    if let (Some(old), Some(new)) = (&old.events, &new.events) {
+        if old.dir != new.dir {
+            keys.push("queue.dir");
+        }
+        if old.durability != new.durability {
+            keys.push("queue.durability");
+        }
+    }
     keys
 }

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -20,8 +19,12 @@ use tokio::{
 
 use crate::{
     connection::{self, Connections},
-    gateway::{build::Stack, handler::Handler},
-    listener::{self, Accepted, Acceptor, Limits, Socket, Tls},
+    gateway::{
+        accepting::{Accepting, accept},
+        build::{EventStack, Stack, Stacks},
+        handler::Handler,
+    },
+    listener::{self, Acceptor, Limits, Socket, Tls},
     middleware::{
         auth::{VerifiedTokens, verified},
         retry::Budgets,
@@ -81,28 +84,47 @@ pub(super) struct ListenerId(pub(super) u64);
 /// How connections of a listener are treated that are accepted from now on.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
+    pub(super) serves: Serves,
     pub(super) listener: Arc<listener::Settings>,
     pub(super) connection: Arc<connection::Settings>,
     pub(super) limits: Limits,
     pub(super) tls: Option<Arc<Tls>>,
 }
 
+/// What connections of a listener are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// The routes.
+    Routes,
+    /// The event endpoints.
+    Events,
+}
+
 /// A snapshot comes in two steps, so that it is taken over by all workers or by none: `Prepare` may
 /// fail and changes nothing, `Commit` cannot fail.
 enum Order {
     Prepare(Vec<Listening>, oneshot::Sender<io::Result<()>>),
-    /// The old stack comes back: its end is not the worker's business.
-    Commit(Box<Stack>, oneshot::Sender<Option<Stack>>),
+    /// The old stacks come back: their end is not the worker's business.
+    Commit(Box<Stacks>, oneshot::Sender<Replaced>),
     /// Leave all ports; the sender is dropped when that is done.
     Close(oneshot::Sender<()>),
     Stop,
+}
+
+/// The stacks that were in force before.
+#[derive(Default)]
+pub(super) struct Replaced {
+    _routes: Option<Stack>,
+    _events: Option<EventStack>,
 }
 
 /// The worker's side.
 struct Serving {
     resources: Resources,
     /// `None` until the first commit.
-    handler: Option<Arc<Handler>>,
+    handler: Option<Arc<Handler<Stack>>>,
+    /// `None` until there is `events_api`; then it stays, with the last stack there was.
+    events: Option<Arc<Handler<EventStack>>>,
     listeners: HashMap<ListenerId, Accepting>,
     prepared: Vec<Prepared>,
 }
@@ -112,13 +134,6 @@ struct Prepared {
     id: ListenerId,
     acceptor: Option<Acceptor>,
     terms: Terms,
-}
-
-/// A running accept loop. Dropping `stop` ends it; `stopped` resolves when it has.
-struct Accepting {
-    terms: Arc<Mutex<Terms>>,
-    stop: oneshot::Sender<()>,
-    stopped: oneshot::Receiver<()>,
 }
 
 // === impl Worker ===
@@ -166,10 +181,10 @@ impl Worker {
         is_done.await.map_err(io::Error::other)?
     }
 
-    /// Puts `stack` and the prepared listeners in force. Gives the old stack back.
-    pub(super) async fn commit(&self, stack: Stack) -> io::Result<Option<Stack>> {
+    /// Puts `stacks` and the prepared listeners in force. Gives the old stacks back.
+    pub(super) async fn commit(&self, stacks: Stacks) -> io::Result<Replaced> {
         let (done, is_done) = oneshot::channel();
-        self.order(Order::Commit(Box::new(stack), done)).await?;
+        self.order(Order::Commit(Box::new(stacks), done)).await?;
         is_done.await.map_err(io::Error::other)
     }
 
@@ -224,13 +239,18 @@ async fn give_back_when_freed(connections: Connections, give_back: fn()) {
 }
 
 async fn serve(resources: Resources, mut inbox: mpsc::Receiver<Order>) {
-    let mut serving =
-        Serving { resources, handler: None, listeners: HashMap::new(), prepared: Vec::new() };
+    let mut serving = Serving {
+        resources,
+        handler: None,
+        events: None,
+        listeners: HashMap::new(),
+        prepared: Vec::new(),
+    };
     while let Some(order) = inbox.recv().await {
         // Control waits for every answer; when it is gone, so is the inbox.
         match order {
             Order::Prepare(listeners, done) => drop(done.send(serving.prepare(listeners))),
-            Order::Commit(stack, done) => drop(done.send(serving.commit(*stack))),
+            Order::Commit(stacks, done) => drop(done.send(serving.commit(*stacks))),
             Order::Close(done) => {
                 serving.close().await;
                 drop(done);
@@ -255,25 +275,25 @@ impl Serving {
         Ok(())
     }
 
-    fn commit(&mut self, stack: Stack) -> Option<Stack> {
-        let old = if let Some(handler) = &self.handler {
-            Some(handler.replace(stack))
-        } else {
-            self.handler = Some(Arc::new(Handler::new(stack)));
-            None
+    fn commit(&mut self, stacks: Stacks) -> Replaced {
+        let replaced = Replaced {
+            _routes: put(&mut self.handler, stacks.routes),
+            _events: stacks.events.and_then(|events| put(&mut self.events, events)),
         };
         self.listen();
-        old
+        replaced
     }
 
     /// Makes the prepared listeners the listeners: new ones start, those that are known get their
     /// new terms, those that are missing leave their port.
     fn listen(&mut self) {
-        let Some(handler) = self.handler.clone() else { return };
         let mut before = std::mem::take(&mut self.listeners);
-        for Prepared { id, acceptor, terms } in self.prepared.drain(..) {
+        for Prepared { id, acceptor, terms } in std::mem::take(&mut self.prepared) {
             let accepting = match (acceptor, before.remove(&id)) {
-                (Some(acceptor), _) => accept(acceptor, terms, handler.clone(), &self.resources),
+                (Some(acceptor), _) => match self.accept(acceptor, terms) {
+                    Some(accepting) => accepting,
+                    None => continue,
+                },
                 (None, Some(accepting)) => {
                     *accepting.terms.lock() = terms;
                     accepting
@@ -288,6 +308,15 @@ impl Serving {
         }
     }
 
+    /// Starts an accept loop. `None`: there is no stack for it, which the commit has seen to.
+    fn accept(&self, acceptor: Acceptor, terms: Terms) -> Option<Accepting> {
+        let resources = &self.resources;
+        match terms.serves {
+            Serves::Routes => Some(accept(acceptor, terms, self.handler.clone()?, resources)),
+            Serves::Events => Some(accept(acceptor, terms, self.events.clone()?, resources)),
+        }
+    }
+
     async fn close(&mut self) {
         for (_, accepting) in self.listeners.drain() {
             drop(accepting.stop);
@@ -297,79 +326,11 @@ impl Serving {
     }
 }
 
-/// Starts an accept loop.
-fn accept(
-    mut acceptor: Acceptor,
-    terms: Terms,
-    handler: Arc<Handler>,
-    resources: &Resources,
-) -> Accepting {
-    let name = terms.listener.name.clone();
-    let terms = Arc::new(Mutex::new(terms));
-    let (stop, mut is_stopped) = oneshot::channel();
-    let (done, stopped) = oneshot::channel();
-    let welcome = Welcome {
-        terms: terms.clone(),
-        outcomes: listener::Outcomes::new(&resources.cells, &name),
-        ends: connection::Outcomes::new(&resources.cells, &name),
-        handler,
-        resources: resources.clone(),
-    };
-    task::spawn("accept", async move {
-        loop {
-            tokio::select! {
-                accepted = acceptor.accept() => welcome.serve(accepted),
-                _ = &mut is_stopped => break,
-            }
-        }
-        match acceptor.close() {
-            Ok(queued) => queued.into_iter().for_each(|accepted| welcome.serve(accepted)),
-            Err(error) => tracing::warn!(%error, "closing a listener"),
-        }
-        drop::<oneshot::Sender<()>>(done);
-    });
-    Accepting { terms, stop, stopped }
-}
-
-/// What an accept loop does with a connection.
-struct Welcome {
-    terms: Arc<Mutex<Terms>>,
-    outcomes: listener::Outcomes,
-    ends: connection::Outcomes,
-    handler: Arc<Handler>,
-    resources: Resources,
-}
-
-// === impl Welcome ===
-
-impl Welcome {
-    fn serve(&self, accepted: Accepted) {
-        let terms = self.terms.lock().clone();
-        let connections = self.resources.connections.clone();
-        let (outcomes, ends) = (self.outcomes.clone(), self.ends.clone());
-        let shed = || connections.close_oldest_idle(&terms.listener.name);
-        let Some(permit) = terms.limits.admit(&outcomes, shed) else { return };
-        let handler = self.handler.clone();
-        self.resources.tasks.spawn("connection", async move {
-            let settings = &terms.listener;
-            let tls = terms.tls.as_deref();
-            // A refusal has been counted and logged where it was decided.
-            let Ok((stream, peer)) =
-                listener::handshake(accepted, permit, settings, tls, &outcomes).await
-            else {
-                return;
-            };
-            let protocol = connection::Protocol::of(&peer, settings.h1, settings.h2);
-            connection::serve(
-                stream,
-                protocol,
-                Arc::new(peer),
-                terms.connection,
-                handler,
-                connections,
-                ends,
-            )
-            .await;
-        });
+/// Puts a stack in force; gives the one before back.
+fn put<S>(handler: &mut Option<Arc<Handler<S>>>, stack: S) -> Option<S> {
+    if let Some(handler) = handler {
+        return Some(handler.replace(stack));
     }
+    *handler = Some(Arc::new(Handler::new(stack)));
+    None
 }

@@ -10,6 +10,8 @@ pub struct Principal {
     pub name: Box<str>,
     /// The claims of the verified token; `Null` for a credential that has none.
     pub claims: Value,
+    /// What it may, where a list of it is kept beside the credential; a token has it in its claims.
+    pub scopes: Option<Box<[Box<str>]>>,
 }
 
 // === impl Principal ===
@@ -17,6 +19,6 @@ pub struct Principal {
 impl Principal {
     /// Somebody of this name without claims.
     pub fn named(name: impl Into<Box<str>>) -> Self {
-        Self { name: name.into(), claims: Value::Null }
+        Self { name: name.into(), claims: Value::Null, scopes: None }
     }
 }

@@ -4,10 +4,11 @@
 //! writes; a scrape adds the cells of all threads up. Asking for the same metric and labels again
 //! gives the same cell: counters survive a reload and never go back.
 
+mod exposition;
 mod render;
 mod table;
 
-pub use self::table::*;
+pub use self::{exposition::Exposition, table::*};
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -152,11 +153,17 @@ impl Metrics {
 
     /// All of them in the Prometheus text format, version 0.0.4.
     pub fn render(&self) -> String {
+        self.render_with(&Exposition::new())
+    }
+
+    /// As [`Metrics::render`], and what others have counted.
+    pub fn render_with(&self, told: &Exposition) -> String {
         let registry = self.0.lock();
         let mut out = String::with_capacity(16 * 1024);
         for family in registry.families.values() {
             family.render(&mut out);
         }
+        told.render(&mut out);
         out
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{StatusCode, request::Parts};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
@@ -10,7 +11,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::admin::{Answer, Problem};
+use crate::{
+    admin::{Answer, Problem},
+    http::{Body, Response},
+};
 
 #[derive(Default)]
 struct Fake {
@@ -24,8 +28,8 @@ impl Handles for Fake {
         self.reasons.clone()
     }
 
-    fn metrics(&self) -> String {
-        "sluice_up 1\n".to_owned()
+    fn metrics(&self) -> Answer<'_, String> {
+        Box::pin(async { "sluice_up 1\n".to_owned() })
     }
 
     fn config(&self) -> Value {
@@ -54,6 +58,15 @@ impl Handles for Fake {
             return Err(Problem::bad_request("no method"));
         }
         Ok(json!({"call": call}))
+    }
+
+    fn takes_events(&self, path: &str) -> Option<usize> {
+        path.starts_with("/v1/topics").then_some(16)
+    }
+
+    fn events<'a>(&'a self, parts: &'a Parts, body: Bytes) -> Answer<'a, Response> {
+        let told = format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&body));
+        Box::pin(async { Response::new(Body::full(told)) })
     }
 }
 
@@ -235,4 +248,21 @@ async fn serves_on_a_socket_one_exchange_per_connection() {
         assert_eq!(fake.drains.load(Ordering::Relaxed), drains);
     }
     server.abort();
+}
+
+#[tokio::test]
+async fn calls_about_events_are_handed_on_under_the_same_rules() {
+    let call = async |token: Option<&str>, raw: &str| exchange(Arc::default(), token, raw).await;
+    let post = "POST /v1/topics/a?b=c HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n";
+    assert_eq!(call(None, &format!("{post}\r\nbody")).await.body, "POST /v1/topics/a?b=c body");
+    assert_eq!(call(Some("t"), &format!("{post}\r\nbody")).await.status, 401);
+    let origin = format!("{post}Origin: http://evil.example\r\n\r\nbody");
+    assert_eq!(call(None, &origin).await.status, 403);
+    let delete = "DELETE /v1/topics/a HTTP/1.1\r\nHost: localhost\r\nOrigin: x\r\n\r\n";
+    assert_eq!(call(None, delete).await.status, 403);
+    let foreign = "GET /v1/topics HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+    assert_eq!(call(None, foreign).await.status, 403);
+    let large = post.replace("Length: 4", "Length: 17");
+    let told = call(None, &format!("{large}\r\n{}", "x".repeat(17))).await;
+    assert_eq!((told.status, &told.json()["code"]), (413, &json!("body-too-large")));
 }

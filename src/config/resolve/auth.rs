@@ -254,8 +254,8 @@ impl Resolver<'_> {
     }
 
     /// Says which issuers and files of keys no route names.
-    pub(super) fn warn_unused_credentials(&mut self, file: &file::File, routes: &[Route]) {
-        let schemes = || routes.iter().filter_map(|r| r.auth.as_ref()).flat_map(|a| &a.any_of);
+    pub(super) fn warn_unused_credentials(&mut self, file: &file::File, auths: &[&Settings]) {
+        let schemes = || auths.iter().flat_map(|auth| &auth.any_of);
         let names_issuer = |index| {
             schemes().any(
                 |scheme| matches!(scheme, Scheme::Jwt { issuers, .. } if issuers.contains(&index)),
@@ -339,8 +339,8 @@ pub(super) fn told_by_services(routes: &[Route]) -> impl Iterator<Item = &Header
 
 /// Query parameters that carry tokens: their values are nobody's to read in a log. The one of RFC
 /// 6750, 2.3 is among them whether it is asked for or not.
-pub(super) fn token_parameters(routes: &[Route]) -> Box<[Box<str>]> {
-    let schemes = routes.iter().filter_map(|route| route.auth.as_ref()).flat_map(|a| &a.any_of);
+pub(super) fn token_parameters(auths: &[&Settings]) -> Box<[Box<str>]> {
+    let schemes = auths.iter().flat_map(|auth| &auth.any_of);
     let names = schemes.flat_map(|scheme| match scheme {
         Scheme::Jwt { places, .. } => &**places,
         Scheme::ApiKey { .. } | Scheme::Mtls(_) | Scheme::Forward(_) => &[],

@@ -1,12 +1,12 @@
 //! `events_api`: the event endpoints' own listener.
 
-use super::{Resolver, auth::Credentials, limits::Limits, topics, upstreams::Upstreams};
+use super::{Resolver, auth::Credentials, limits::Limits, upstreams::Upstreams};
 use crate::{
-    config::{EventsApi, Listener, file::File, value::Fault},
+    config::{self, EventsApi, Listener, file::File, value::Fault},
     events::settings::Settings,
     http::Cidrs,
     listener::{self, BindAddress, ProxyProtocol},
-    middleware::body_limit,
+    middleware::{auth::settings::Scheme, body_limit},
 };
 
 /// What its listener is called in logs and metrics.
@@ -27,6 +27,12 @@ impl Resolver<'_> {
             self.warn(written.place, fault);
         }
         let auth = self.auth(written.value.auth.as_ref(), known, upstreams);
+        if let (Some(auth), Some(placed)) = (&auth, &written.value.auth)
+            && auth.any_of.iter().any(|scheme| matches!(scheme, Scheme::Mtls(_)))
+        {
+            let fault = Fault::new("this listener has no TLS: nobody shows a certificate here");
+            self.error(placed.place, fault.help("`jwt`, `api_key` or `forward`"));
+        }
         let at = &written.value.address;
         let address = self.followed(at);
         let listener = file.listeners.value.iter().find(|it| it.value.name.text == NAME);
@@ -65,7 +71,7 @@ impl Resolver<'_> {
             },
             auth,
             body_limit: body_limit::Settings {
-                bytes: topics::publish_bytes(settings),
+                bytes: config::event_bytes(settings),
                 ..limits.body.clone()
             },
         })

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     http::Cidrs,
-    middleware::edge,
+    middleware::{self, edge},
     telemetry::{self, AccessLogPath, AccessLogSettings},
 };
 
@@ -146,9 +146,12 @@ impl Resolver<'_> {
         let events = self.store(file);
         let events_api = self.events_api(file, events.as_ref(), &limits, (&known, &mut upstreams));
         let retry_budgets = upstreams.retry_budgets();
-        self.warn_unused_credentials(file, &routes);
+        let auths = routes.iter().map(|route| route.auth.as_ref());
+        let auths = auths.chain(events_api.iter().map(|api| api.auth.as_ref()));
+        let auths: Vec<_> = auths.flatten().collect();
+        self.warn_unused_credentials(file, &auths);
         let upstreams = self.warn_unused(upstreams);
-        let telemetry = self.telemetry(file.telemetry.as_ref(), &routes);
+        let telemetry = self.telemetry(file.telemetry.as_ref(), &auths);
         Config {
             workers: self.or(file.workers.as_ref(), Workers(None)).0,
             listeners,
@@ -197,7 +200,7 @@ impl Resolver<'_> {
     fn telemetry(
         &mut self,
         telemetry: Option<&file::Telemetry>,
-        routes: &[Route],
+        auths: &[&middleware::auth::Settings],
     ) -> telemetry::Settings {
         let none = file::Telemetry::default();
         let telemetry = telemetry.unwrap_or(&none);
@@ -224,7 +227,7 @@ impl Resolver<'_> {
                 path,
                 sample: self.or(log.sample.as_ref(), Percent(1.0)).0,
                 query: self.or(log.query.as_ref(), false),
-                hidden: auth::token_parameters(routes),
+                hidden: auth::token_parameters(auths),
             },
             log_level,
             route_labels: self.or(labels, true),

@@ -24,8 +24,6 @@ const MAX_PARTITIONS: u32 = 1024;
 const MAX_EVENT: u64 = 16 * MIB;
 /// A topic's oldest bytes go a segment at a time.
 const SEGMENT: u64 = 64 * MIB;
-/// What a body of the event endpoints may have at least: a batch of small events.
-const LEAST_PUBLISH: u64 = 8 * MIB;
 
 impl Resolver<'_> {
     /// Everything about the store; `None` without topics.
@@ -308,12 +306,4 @@ impl Resolver<'_> {
             self.error(place, fault.help("twice the largest `max_event_bytes`, or more"));
         }
     }
-}
-
-/// Bytes that a body of the event endpoints may have: the largest event as JSON with its data in
-/// base64, or a batch of small ones.
-pub(super) fn publish_bytes(settings: Option<&Settings>) -> u64 {
-    let topics = settings.into_iter().flat_map(|settings| &settings.topics);
-    let largest = topics.map(|topic| topic.max_event_bytes / 3 * 4 + 256 * KIB).max();
-    largest.unwrap_or(0).max(LEAST_PUBLISH)
 }

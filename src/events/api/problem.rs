@@ -101,7 +101,7 @@ impl Problem {
 
     /// The credential does not reach here.
     pub fn out_of_scope(scope: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "auth-scope", "The credential is not good for this.")
+        Self::new(StatusCode::FORBIDDEN, "scope-denied", "The credential is not good for this.")
             .help(format!("it needs the scope `{scope}`"))
     }
 

@@ -26,11 +26,11 @@ pub use self::{
     },
 };
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-use crate::events::event::Event;
+use crate::events::{event::Event, queue::gauges::Gauges};
 
 /// What an operation ends in.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
@@ -43,6 +43,16 @@ pub trait Events: fmt::Debug + Send + Sync {
     /// Appends to one topic, all of `events` in one frame or none. Answered when they are as durable as
     /// the topic is; one answer for each, in order.
     fn publish<'a>(&'a self, topic: &'a str, events: Vec<Event>) -> Answer<'a, Vec<Published>>;
+
+    /// What the log of each topic counts of itself, by name.
+    fn gauges(&self) -> Vec<(Arc<str>, Arc<Gauges>)> {
+        Vec::new()
+    }
+
+    /// Room on the disk of the store, in bytes, where that is known.
+    fn disk_free(&self) -> Option<u64> {
+        None
+    }
 
     /// All topics, those no longer configured too, by name.
     fn topics(&self) -> Answer<'_, Vec<TopicStatus>>;

@@ -60,7 +60,8 @@ impl ApiKeys {
         let mut by_start: HashMap<_, Vec<_>> = HashMap::with_capacity(settings.keys.len());
         for key in &settings.keys {
             let name = format!("{}:{}", settings.name, key.id);
-            let principal = Arc::new(Principal::named(name));
+            let scopes = Some(key.scopes.clone());
+            let principal = Arc::new(Principal { scopes, ..Principal::named(name) });
             by_start
                 .entry(start(&key.sha256))
                 .or_default()

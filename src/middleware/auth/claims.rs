@@ -253,7 +253,11 @@ mod tests {
             (json!({"tenant": "other"}), None),
         ] {
             let request = get("/");
-            request.cx.set_principal(Arc::new(Principal { name: "p".into(), claims }));
+            request.cx.set_principal(Arc::new(Principal {
+                name: "p".into(),
+                claims,
+                scopes: None,
+            }));
             let taken = members.clone().oneshot(request).await;
             let taken = taken.map(|response| response.into_body().as_full().unwrap().clone());
             match expected {

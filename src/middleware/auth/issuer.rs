@@ -106,7 +106,7 @@ impl Issuers {
         let decoded = Token::decode(token).map_err(Stop::Refused)?;
         let lacking = match self.verify(&decoded, now) {
             Ok((Verified { name, claims, until, .. }, grounds)) => {
-                let principal = Arc::new(Principal { name, claims });
+                let principal = Arc::new(Principal { name, claims, scopes: None });
                 self.verified.insert(token, grounds, until, principal.clone());
                 return Ok(Bearer { principal, is_cached: false });
             }

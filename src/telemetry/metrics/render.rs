@@ -5,10 +5,10 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{BUCKETS_MICROS, Buckets, Cell, DescKind, Family, RoutePart};
+use super::{BUCKETS_MICROS, Buckets, Cell, Desc, DescKind, Family, RoutePart};
 
 /// A value as the text format writes it: Rust's `inf` is not a word there.
-struct Number(f64);
+pub(super) struct Number(pub(super) f64);
 
 /// What a cell holds.
 enum Value<'a> {
@@ -16,17 +16,26 @@ enum Value<'a> {
     Buckets(&'a Buckets),
 }
 
-// === impl Family ===
+// === impl Desc ===
 
-impl Family {
-    pub(super) fn render(&self, out: &mut String) {
-        let kind = match self.desc.kind {
+impl Desc {
+    /// What stands above its series.
+    pub(super) fn render_head(&self, out: &mut String) {
+        let kind = match self.kind {
             DescKind::Counter => "counter",
             DescKind::Gauge => "gauge",
             DescKind::Histogram => "histogram",
         };
-        push(out, format_args!("# HELP {} {}\n", self.desc.name, self.desc.help));
-        push(out, format_args!("# TYPE {} {kind}\n", self.desc.name));
+        push(out, format_args!("# HELP {} {}\n", self.name, self.help));
+        push(out, format_args!("# TYPE {} {kind}\n", self.name));
+    }
+}
+
+// === impl Family ===
+
+impl Family {
+    pub(super) fn render(&self, out: &mut String) {
+        self.desc.render_head(out);
         let mut series: Vec<_> = self.series.iter().collect();
         series.sort_unstable_by_key(|(labels, _)| *labels);
         for (labels, cells) in series {
@@ -105,7 +114,7 @@ impl fmt::Display for Number {
     }
 }
 
-fn render_labels(names: &[&str], values: &[Box<str>]) -> String {
+pub(super) fn render_labels(names: &[&str], values: &[Box<str>]) -> String {
     let mut out = String::new();
     for (index, (name, value)) in names.iter().zip(values).enumerate() {
         let comma = if index == 0 { "" } else { "," };
@@ -115,7 +124,7 @@ fn render_labels(names: &[&str], values: &[Box<str>]) -> String {
     out
 }
 
-fn push(out: &mut String, text: fmt::Arguments<'_>) {
+pub(super) fn push(out: &mut String, text: fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     out.write_fmt(text).unwrap_or_default();
 }

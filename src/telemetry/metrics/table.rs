@@ -94,6 +94,60 @@ table! {
         "When the running configuration was taken over.";
     ROUTES_UNLABELLED = Gauge "sluice_routes_unlabelled" []
         "Routes counted as `other`, because only the first 2,000 get labels.";
+    QUEUE_EVENTS = Gauge "sluice_queue_events" ["topic"]
+        "Events kept, an upper bound: gaps are counted as well.";
+    QUEUE_BYTES = Gauge "sluice_queue_bytes" ["topic"]
+        "Bytes kept on disk.";
+    QUEUE_APPEND = Histogram "sluice_queue_append_seconds" ["topic"]
+        "From the hand-over of an append to its acknowledgement.";
+    QUEUE_SYNC = Histogram "sluice_queue_sync_seconds" ["topic"]
+        "Duration of a sync to disk.";
+    QUEUE_COMMIT_EVENTS = Histogram "sluice_queue_commit_events" ["topic"]
+        "Events that share a sync.";
+    QUEUE_REJECTED = Counter "sluice_queue_rejected_total" ["topic", "reason"]
+        "Appends refused, by reason.";
+    QUEUE_DISK_FREE = Gauge "sluice_queue_disk_free_bytes" []
+        "Room on the disk that has the store.";
+    QUEUE_OFFLINE = Gauge "sluice_queue_offline" ["topic"]
+        "1 while the topic takes nothing, after damage or a failed sync.";
+    QUEUE_CORRUPTION = Counter "sluice_queue_corruption_total" ["topic"]
+        "Ranges of bad bytes found.";
+    QUEUE_LOST = Counter "sluice_queue_lost_events_total" ["topic"]
+        "Offsets lost to bad bytes, as far as is known.";
+    QUEUE_RECOVERY = Gauge "sluice_queue_recovery_seconds" ["topic"]
+        "How long the last opening took.";
+    QUEUE_SCRUBBED = Gauge "sluice_queue_scrub_last_success_timestamp_seconds" ["topic"]
+        "When all of it was last read back without a fault.";
+    QUEUE_DROPPED = Counter "sluice_queue_dropped_total" ["topic", "reason"]
+        "Events given up by a policy that allows it, by which.";
+    QUEUE_DELAYED = Gauge "sluice_queue_delayed_events" ["topic"]
+        "Events that wait for their time.";
+    QUEUE_CLOCK_FROZEN = Gauge "sluice_queue_clock_frozen" ["topic"]
+        "1 while what goes by the wall clock stands still, after a jump.";
+    QUEUE_DEDUP_ENTRIES = Gauge "sluice_queue_dedup_entries" ["topic"]
+        "Keys remembered to find duplicates by.";
+    QUEUE_DEDUP_HITS = Counter "sluice_queue_dedup_hits_total" ["topic"]
+        "Duplicates found.";
+    QUEUE_DEDUP_WINDOW = Gauge "sluice_queue_dedup_window_seconds" ["topic"]
+        "For how long a key is remembered now.";
+    SUBSCRIPTION_LAG_EVENTS = Gauge "sluice_subscription_lag_events" ["subscription"]
+        "Events not settled; an upper bound where only some types are taken.";
+    SUBSCRIPTION_LAG_BYTES = Gauge "sluice_subscription_lag_bytes" ["subscription"]
+        "Bytes on disk from the first event that is not settled.";
+    SUBSCRIPTION_OLDEST_AGE = Gauge "sluice_subscription_oldest_age_seconds" ["subscription"]
+        "Age of the oldest event that is not settled. The first to alert on.";
+    SUBSCRIPTION_IN_FLIGHT = Gauge "sluice_subscription_in_flight" ["subscription"]
+        "Events leased or being delivered.";
+    SUBSCRIPTION_PARKED = Gauge "sluice_subscription_parked" ["subscription"]
+        "Events held in memory: between two attempts, or behind another of their key.";
+    SUBSCRIPTION_BLOCKED_KEYS = Gauge "sluice_subscription_blocked_keys" ["subscription"]
+        "Keys that wait for `unblock`.";
+    SUBSCRIPTION_SUSPECTS = Gauge "sluice_subscription_suspects" ["subscription"]
+        "Events whose last two deliveries ended without a word.";
+    SUBSCRIPTION_PAUSED = Gauge "sluice_subscription_paused" ["subscription"]
+        "1 while it gives out nothing.";
+    SUBSCRIPTION_DEAD_LETTERS = Gauge "sluice_subscription_dead_letters" ["subscription", "reason"]
+        "Dead letters kept, by reason.";
     TASKS_DETACHED = Gauge "sluice_tasks_detached" []
         "Requests that go on without their client.";
 }

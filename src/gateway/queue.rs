@@ -1,0 +1,175 @@
+//! The life of the event queue in the process: opened with the gateway, kept over reloads, closed
+//! when nobody is served any more; and what of it the operator's metrics tell.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use crate::{
+    events::{
+        Events, Settings,
+        facade::{SubscriptionState, SubscriptionStatus, TopicState, TopicStatus},
+        queue::gauges::{Gauges, Histogram},
+    },
+    gateway::StartError,
+    telemetry::metrics::{
+        Desc, Exposition, QUEUE_APPEND, QUEUE_BYTES, QUEUE_CLOCK_FROZEN, QUEUE_COMMIT_EVENTS,
+        QUEUE_CORRUPTION, QUEUE_DEDUP_ENTRIES, QUEUE_DEDUP_HITS, QUEUE_DEDUP_WINDOW, QUEUE_DELAYED,
+        QUEUE_DISK_FREE, QUEUE_EVENTS, QUEUE_LOST, QUEUE_OFFLINE, QUEUE_RECOVERY, QUEUE_REJECTED,
+        QUEUE_SCRUBBED, QUEUE_SYNC, SUBSCRIPTION_BLOCKED_KEYS, SUBSCRIPTION_DEAD_LETTERS,
+        SUBSCRIPTION_IN_FLIGHT, SUBSCRIPTION_LAG_BYTES, SUBSCRIPTION_LAG_EVENTS,
+        SUBSCRIPTION_OLDEST_AGE, SUBSCRIPTION_PARKED, SUBSCRIPTION_PAUSED, SUBSCRIPTION_SUSPECTS,
+    },
+};
+
+/// Topics and subscriptions that have series of their own: those first by name.
+const MAX_LABELLED: usize = 1000;
+/// How long a scrape waits for what subscriptions say of themselves.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The store, if there are topics. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Queue(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None`: there are no topics.
+    events: Option<Arc<dyn Events>>,
+    /// `queue.required`
+    is_required: bool,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Opens the store that `settings` ask for; without topics there is none.
+    pub(super) fn open(settings: Option<&Settings>) -> Result<Self, StartError> {
+        let queue = Self::default();
+        queue.follow(settings)?;
+        Ok(queue)
+    }
+
+    /// Follows new settings; a store that is open stays open.
+    pub(super) fn follow(&self, settings: Option<&Settings>) -> Result<(), StartError> {
+        if settings.is_some() {
+            return Err(StartError::Queue("there is no store in this version".to_owned()));
+        }
+        self.0.lock().is_required = false;
+        Ok(())
+    }
+
+    /// Closes the store: what was accepted is on disk then.
+    pub(super) fn close(self) {
+        self.0.lock().events = None;
+    }
+
+    /// What is served; `None`: there are no topics.
+    pub(super) fn events(&self) -> Option<Arc<dyn Events>> {
+        self.0.lock().events.clone()
+    }
+
+    /// Why readiness has to wait, a sentence for each topic that is offline while `queue.required`.
+    pub(super) fn lacks(&self) -> Vec<String> {
+        let (events, is_required) = {
+            let state = self.0.lock();
+            (state.events.clone(), state.is_required)
+        };
+        let Some(events) = events.filter(|_| is_required) else { return Vec::new() };
+        let gauges = events.gauges();
+        let offline = gauges.iter().filter(|(_, gauges)| gauges.is_offline.get());
+        offline.map(|(name, _)| format!("topic `{name}` is offline")).collect()
+    }
+
+    /// What is to be told at a scrape. A part that does not come in time is left out.
+    pub(super) async fn told(&self) -> Exposition {
+        let mut told = Exposition::new();
+        let Some(events) = self.events() else { return told };
+        if let Some(free) = events.disk_free() {
+            told.number(&QUEUE_DISK_FREE, &[], free as f64);
+        }
+        for (name, gauges) in events.gauges().iter().take(MAX_LABELLED) {
+            log(&mut told, name, gauges);
+        }
+        if let Ok(Ok(topics)) = timeout(PATIENCE, events.topics()).await {
+            topics.iter().take(MAX_LABELLED).for_each(|it| topic(&mut told, it));
+        }
+        if let Ok(Ok(subscriptions)) = timeout(PATIENCE, events.subscriptions()).await {
+            subscriptions.iter().take(MAX_LABELLED).for_each(|it| subscription(&mut told, it));
+        }
+        told
+    }
+}
+
+fn log(told: &mut Exposition, name: &str, gauges: &Gauges) {
+    const MICROS: f64 = 1e6;
+    let labels = [name];
+    spread(told, &QUEUE_APPEND, name, &gauges.append_micros, MICROS);
+    spread(told, &QUEUE_SYNC, name, &gauges.sync_micros, MICROS);
+    spread(told, &QUEUE_COMMIT_EVENTS, name, &gauges.commit_events, 1.0);
+    let rejected = &gauges.rejected;
+    for (reason, count) in [
+        ("queue-full", &rejected.full),
+        ("queue-disk", &rejected.disk_low),
+        ("queue-unavailable", &rejected.offline),
+        ("event-too-large", &rejected.too_large),
+    ] {
+        told.number(&QUEUE_REJECTED, &[name, reason], count.get() as f64);
+    }
+    told.number(&QUEUE_CORRUPTION, &labels, gauges.corruption.get() as f64);
+}
+
+fn spread<const N: usize>(
+    told: &mut Exposition,
+    desc: &'static Desc,
+    name: &str,
+    histogram: &Histogram<N>,
+    unit: f64,
+) {
+    let bucket = |(bound, count): (Option<u64>, u64)| (bound.map(|it| it as f64 / unit), count);
+    let buckets: Vec<_> = histogram.buckets().map(bucket).collect();
+    told.histogram(desc, &[name], buckets, histogram.sum() as f64 / unit);
+}
+
+fn topic(told: &mut Exposition, topic: &TopicStatus) {
+    let labels = [&*topic.name];
+    let is_offline = matches!(topic.state, TopicState::Offline { .. });
+    for (desc, value) in [
+        (&QUEUE_EVENTS, topic.events as f64),
+        (&QUEUE_BYTES, topic.bytes as f64),
+        (&QUEUE_OFFLINE, f64::from(u8::from(is_offline))),
+        (&QUEUE_LOST, topic.lost as f64),
+        (&QUEUE_RECOVERY, topic.recovery.as_secs_f64()),
+        (&QUEUE_DELAYED, topic.delayed as f64),
+        (&QUEUE_CLOCK_FROZEN, f64::from(u8::from(topic.is_clock_frozen))),
+        (&QUEUE_DEDUP_ENTRIES, topic.dedup.entries as f64),
+        (&QUEUE_DEDUP_HITS, topic.dedup.hits as f64),
+        (&QUEUE_DEDUP_WINDOW, topic.dedup.window.as_secs_f64()),
+    ] {
+        told.number(desc, &labels, value);
+    }
+    if let Some(at) = topic.scrubbed {
+        told.number(&QUEUE_SCRUBBED, &labels, at as f64 / 1e3);
+    }
+}
+
+fn subscription(told: &mut Exposition, status: &SubscriptionStatus) {
+    let labels = [&*status.name];
+    let is_paused = status.state != SubscriptionState::Active;
+    for (desc, value) in [
+        (&SUBSCRIPTION_LAG_EVENTS, status.lag_events as f64),
+        (&SUBSCRIPTION_LAG_BYTES, status.lag_bytes as f64),
+        (&SUBSCRIPTION_OLDEST_AGE, status.oldest_age.unwrap_or_default().as_secs_f64()),
+        (&SUBSCRIPTION_IN_FLIGHT, status.in_flight as f64),
+        (&SUBSCRIPTION_PARKED, status.parked as f64),
+        (&SUBSCRIPTION_BLOCKED_KEYS, status.blocked_keys as f64),
+        (&SUBSCRIPTION_SUSPECTS, status.suspects as f64),
+        (&SUBSCRIPTION_PAUSED, f64::from(u8::from(is_paused))),
+    ] {
+        told.number(desc, &labels, value);
+    }
+    for (reason, count) in &status.dead_letters.reasons {
+        let labels = [&*status.name, reason.word()];
+        told.number(&SUBSCRIPTION_DEAD_LETTERS, &labels, *count as f64);
+    }
+}
