@@ -42,5 +42,8 @@ fn summary(config: &Config) -> String {
         count(config.listeners.len(), "listener"),
         count(config.routes.len(), "route"),
         count(config.upstreams.len(), "upstream"),
-    )
+    ) + &config.events.as_ref().map_or_else(String::new, |events| {
+        let topics = count(events.topics.len(), "topic");
+        format!(", {topics}, {}", count(events.subscriptions.len(), "subscription"))
+    })
 }

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod explain;
 mod memory;
+pub mod queue;
 pub mod run;
 pub mod schema;
 mod signer;
@@ -36,6 +37,8 @@ enum Command {
     Schema(schema::Args),
     /// Sign a token of an issuer whose key is at hand, for tests
     Token(token::Args),
+    /// Publish, receive and look after events of a running gateway
+    Queue(Box<queue::Args>),
 }
 
 /// Where the configuration is.
@@ -53,6 +56,7 @@ Examples:
   sluice explain POST http://shop.example.com/orders
   sluice schema > gateway.schema.json
   sluice token --issuer shop --sub alice
+  sluice queue status
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.";
 
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Token(args) => token::run(&args),
+        Command::Queue(args) => queue::run(&args),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
     /// How long it is valid: 30s, 5m, 1h
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
     ttl: Duration,
     /// Whom it is for; the issuer's first `audience` by default
     #[arg(long, value_name = "AUDIENCE")]
@@ -73,14 +73,19 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn ttl(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1))
+}
+
+/// A duration as the configuration writes it, at least so long.
+pub(super) fn duration(text: &str, least: Duration) -> Result<Duration, String> {
     let told = |fault: config::value::Fault| match fault.help {
         Some(help) => format!("{}: {help}", fault.message),
         None => fault.message,
     };
     match Duration::parse(text).map_err(told)? {
-        ttl if ttl < Duration::from_secs(1) => Err("at least 1s".to_owned()),
-        ttl => Ok(ttl),
+        duration if duration < least => Err(format!("at least {least:?}")),
+        duration => Ok(duration),
     }
 }
 

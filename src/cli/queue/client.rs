@@ -1,0 +1,173 @@
+//! One call of the admin API: a connection, a request, an answer.
+
+use std::{
+    fmt::{Display, Write as _},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{http::io::Io, telemetry::task};
+
+/// From the first packet to the connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// From the request to the head of its answer; a receive may wait for 20 s.
+const HEAD: Duration = Duration::from_secs(55);
+
+/// Whom to call.
+#[derive(Debug)]
+pub(super) struct Client {
+    address: String,
+    token: Option<String>,
+}
+
+/// What to send.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) content_type: &'static str,
+    pub(super) body: Bytes,
+    pub(super) fields: Vec<(&'static str, String)>,
+}
+
+// === impl Client ===
+
+impl Client {
+    pub(super) fn new(address: String, token: Option<String>) -> Self {
+        Self { address, token }
+    }
+
+    /// The body of the answer; a refusal is told as an error.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        target: &str,
+        sent: Sent,
+    ) -> Result<Bytes, String> {
+        let response = self.open(method, target, sent).await?;
+        let body = response.into_body().collect().await;
+        body.map(http_body_util::Collected::to_bytes).map_err(|error| self.broken(&error))
+    }
+
+    /// As [`Client::call`], with the body still to come.
+    pub(super) async fn open(
+        &self,
+        method: Method,
+        target: &str,
+        sent: Sent,
+    ) -> Result<Response<Incoming>, String> {
+        let connecting = timeout(CONNECT, TcpStream::connect(&self.address)).await;
+        let stream = match connecting {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                return Err(format!(
+                    "cannot reach the admin API on {}: {error} (is sluice running?)",
+                    self.address
+                ));
+            }
+            Err(_) => return Err(format!("no answer from {}", self.address)),
+        };
+        let (mut sender, connection) =
+            http1::handshake(Io(stream)).await.map_err(|error| self.broken(&error))?;
+        task::spawn("admin client", async move {
+            // Whoever waits for the answer hears of it.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the admin connection ended");
+            }
+        });
+        let mut request = Request::new(Full::new(sent.body));
+        *request.method_mut() = method;
+        *request.uri_mut() = target.parse().map_err(|_| format!("`{target}` is no target"))?;
+        let headers = request.headers_mut();
+        let mut fields = vec![("host", self.address.clone())];
+        if !sent.content_type.is_empty() {
+            fields.push(("content-type", sent.content_type.to_owned()));
+        }
+        if let Some(token) = &self.token {
+            fields.push(("authorization", format!("Bearer {token}")));
+        }
+        for (name, value) in fields.into_iter().chain(sent.fields) {
+            let value = value.try_into().map_err(|_| format!("`{name}` cannot be sent"))?;
+            headers.insert(header::HeaderName::from_static(name), value);
+        }
+        let response = match timeout(HEAD, sender.send_request(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(self.broken(&error)),
+            Err(_) => return Err(format!("no answer from {}", self.address)),
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        Err(told(status, &body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
+    }
+
+    fn broken(&self, error: &dyn Display) -> String {
+        format!("the admin API on {} broke off: {error}", self.address)
+    }
+}
+
+// === impl Sent ===
+
+impl Sent {
+    /// Nothing.
+    pub(super) fn nothing() -> Self {
+        Self { content_type: "", body: Bytes::new(), fields: Vec::new() }
+    }
+
+    /// A JSON value.
+    pub(super) fn json(value: &Value) -> Self {
+        Self {
+            content_type: "application/json",
+            body: value.to_string().into(),
+            fields: Vec::new(),
+        }
+    }
+}
+
+/// A refusal, as a person reads it.
+fn told(status: StatusCode, body: &[u8]) -> String {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| problem.get(name).and_then(Value::as_str);
+    let Some(title) = text("title") else { return format!("the admin API answered {status}") };
+    let mut told = title.to_owned();
+    for (name, before) in [("detail", "\n  "), ("help", "\n  ")] {
+        if let Some(text) = text(name) {
+            told.push_str(before);
+            told.push_str(text);
+        }
+    }
+    for problem in problem.get("problems").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
+        let index = problem.get("index").map(ToString::to_string).unwrap_or_default();
+        let help = match text("help") {
+            "" => String::new(),
+            help => format!(": {help}"),
+        };
+        let line = format!("\n  event {index}: `{}` {}{help}", text("attribute"), text("message"));
+        told.push_str(&line);
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        told.push_str("\n  --token, or SLUICE_ADMIN_TOKEN in the environment");
+    }
+    told
+}
+
+/// A part of a path: everything but unreserved characters is escaped.
+pub(super) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            write!(out, "%{byte:02X}").unwrap_or_default();
+        }
+    }
+    out
+}

@@ -1,0 +1,239 @@
+//! `sluice queue`: the event queue from a shell, over the admin API.
+//!
+//! [`client`] calls, [`show`] turns answers into tables; with `--json` they are printed as they came.
+
+mod calls;
+mod client;
+mod offline;
+mod operate;
+mod publish;
+mod show;
+mod table;
+mod tail;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use self::client::{Client, Sent, segment};
+use crate::cli::{self, ConfigFile};
+
+/// Where the admin API is where nothing is said.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9901";
+
+/// Arguments of `sluice queue`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sluice queue status
+  sluice queue publish orders --type order.created --source /shop --data '{\"id\": 7}'
+  sluice queue receive fulfillment --ack
+  sluice queue tail orders --from earliest
+  sluice queue dead-letters fulfillment
+  sluice queue redrive fulfillment --all
+  sluice queue replay orders --to fulfillment --from 2027-01-31T12:00:00Z
+
+The admin API is found by --admin, SLUICE_ADMIN, the configuration file, or on 127.0.0.1:9901.
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Where the admin API is: HOST:PORT
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// The admin API's token; better: SLUICE_ADMIN_TOKEN in the environment
+    #[arg(long, global = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Topics and subscriptions, how full and how far behind
+    Status(calls::Status),
+    /// Print events as they are published
+    Tail(tail::Args),
+    /// Publish an event
+    Publish(publish::Args),
+    /// Lease events of a subscription and print them
+    Receive(calls::Receive),
+    /// Settle leased events
+    Ack(calls::Tokens),
+    /// Say that leased events failed; they come again by the schedule
+    Nack(calls::TokensDelayed),
+    /// Give leased events back, not counted as an attempt
+    Release(calls::TokensReleased),
+    /// Send leased events to the dead letters
+    Reject(calls::TokensReasoned),
+    /// Keep leased events for longer
+    Extend(calls::TokensExtended),
+    /// An event by its ID, and its state in each subscription
+    Event(calls::Event),
+    /// What nobody took
+    DeadLetters(operate::DeadLetters),
+    /// Deliver dead letters again
+    Redrive(operate::Redrive),
+    /// Remove dead letters for good
+    Purge(operate::Purge),
+    /// Deliver a range of a topic to a subscription again
+    Replay(operate::Replay),
+    /// Jobs of replay and redrive
+    Jobs(operate::Jobs),
+    /// End a job
+    Cancel(operate::Cancel),
+    /// Move a subscription
+    Seek(operate::Seek),
+    /// Stop giving out events
+    Pause(operate::Named),
+    /// Go on giving out events
+    Resume(operate::Named),
+    /// Free a key that an event has blocked
+    Unblock(operate::Unblock),
+    /// Recover an offline topic
+    Reopen(operate::Topic),
+    /// Say that the clock is right after a jump
+    ConfirmClock,
+    /// Read every byte of a stopped store, and repair it
+    Verify(offline::Verify),
+    /// Remove a topic or subscription of a stopped store that is no longer configured
+    Drop(offline::Drop),
+    /// Write a stopped store in the newest format
+    Upgrade(offline::Upgrade),
+}
+
+/// One call, and how its answer is shown.
+struct Asked {
+    method: Method,
+    target: String,
+    sent: Sent,
+    show: fn(&Value) -> String,
+}
+
+/// Does one thing. 0, 1 when the admin API refuses or is not there, 78 for a bad file.
+pub(super) fn run(args: &Args) -> ExitCode {
+    match &args.command {
+        Command::Verify(verify) => return offline::verify(verify, &args.file.path, args.json),
+        Command::Drop(drop) => return offline::drop(drop, &args.file.path, args.json),
+        Command::Upgrade(upgrade) => return offline::upgrade(upgrade, &args.file.path, args.json),
+        _ => {}
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return cli::failed(&error),
+    };
+    let client = client(args);
+    let done = runtime.block_on(async {
+        match &args.command {
+            Command::Tail(tail) => tail::run(&client, tail, args.json).await,
+            Command::Status(status) => calls::status(&client, status, args.json).await,
+            Command::Receive(receive) => calls::receive(&client, receive, args.json).await,
+            command => {
+                let Asked { method, target, sent, show } = asked(command)?;
+                print(&client.call(method, &target, sent).await?, args.json, show)
+            }
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => cli::failed(&message),
+    }
+}
+
+/// What a command asks for that is one call.
+fn asked(command: &Command) -> Result<Asked, String> {
+    Ok(match command {
+        Command::Publish(args) => args.asked()?,
+        Command::Ack(args) => args.asked("ack"),
+        Command::Nack(args) => args.asked(),
+        Command::Release(args) => args.asked(),
+        Command::Reject(args) => args.asked(),
+        Command::Extend(args) => args.asked(),
+        Command::Event(args) => args.asked(),
+        Command::DeadLetters(args) => args.asked(),
+        Command::Redrive(args) => args.asked()?,
+        Command::Purge(args) => args.asked(),
+        Command::Replay(args) => args.asked(),
+        Command::Jobs(args) => args.asked(),
+        Command::Cancel(args) => args.asked(),
+        Command::Seek(args) => args.asked()?,
+        Command::Pause(args) => args.asked("pause"),
+        Command::Resume(args) => args.asked("resume"),
+        Command::Unblock(args) => args.asked(),
+        Command::Reopen(args) => args.asked("reopen", show::topic),
+        Command::ConfirmClock => {
+            post("/v1/queue/confirm-clock".to_owned(), &json!({}), |_| "confirmed\n".to_owned())
+        }
+        Command::Tail(_)
+        | Command::Status(_)
+        | Command::Receive(_)
+        | Command::Verify(_)
+        | Command::Drop(_)
+        | Command::Upgrade(_) => {
+            return Err("this command is more than one call".to_owned());
+        }
+    })
+}
+
+fn client(args: &Args) -> Client {
+    let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let mut address = args.admin.clone().or_else(|| variable("SLUICE_ADMIN"));
+    let mut token = args.token.clone().or_else(|| variable("SLUICE_ADMIN_TOKEN"));
+    // The file may need variables that only the gateway has: then it says nothing here.
+    if (address.is_none() || token.is_none())
+        && let Ok(loaded) = crate::config::load(&args.file.path)
+    {
+        let admin = loaded.config.admin;
+        token = token.or_else(|| String::from_utf8(admin.token?.expose().to_vec()).ok());
+        let mut at = admin.address;
+        if at.ip().is_unspecified() {
+            at.set_ip(if at.is_ipv4() {
+                std::net::Ipv4Addr::LOCALHOST.into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            });
+        }
+        address = address.or_else(|| Some(at.to_string()));
+    }
+    Client::new(address.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()), token)
+}
+
+fn get(target: String, show: fn(&Value) -> String) -> Asked {
+    Asked { method: Method::GET, target, sent: Sent::nothing(), show }
+}
+
+fn delete(target: String, show: fn(&Value) -> String) -> Asked {
+    Asked { method: Method::DELETE, target, sent: Sent::nothing(), show }
+}
+
+fn post(target: String, body: &Value, show: fn(&Value) -> String) -> Asked {
+    Asked { method: Method::POST, target, sent: Sent::json(body), show }
+}
+
+/// `/v1/subscriptions/{name}/{rest}`
+fn subscription(name: &str, rest: &str) -> String {
+    format!("/v1/subscriptions/{}{rest}", segment(name))
+}
+
+/// A JSON object of what is there.
+fn object<const N: usize>(members: [(&str, Option<Value>); N]) -> Value {
+    let there = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(there.collect::<Map<_, _>>())
+}
+
+/// Prints an answer as it came, or as people read it.
+fn print(body: &[u8], json: bool, show: impl FnOnce(&Value) -> String) -> Result<(), String> {
+    let text = if json {
+        String::from_utf8_lossy(body).into_owned()
+    } else {
+        let value = serde_json::from_slice(body);
+        show(&value.map_err(|error| format!("the answer is no JSON: {error}"))?)
+    };
+    cli::print(&text);
+    Ok(())
+}
