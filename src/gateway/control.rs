@@ -27,7 +27,7 @@ use crate::{
         keys::Keyring,
         listeners::Listeners,
         operator::Operator,
-        queue::Queue,
+        queue::Keeper,
         reload,
         watch::Files,
         worker::{Resources, Worker},
@@ -69,7 +69,7 @@ pub(super) struct Control {
     plan: Plan,
     listeners: Listeners,
     workers: Vec<Worker>,
-    queue: Queue,
+    keeper: Keeper,
     operator: Arc<Operator>,
     /// When tunnels have to end.
     tunnels: channel::Sender<Option<Instant>>,
@@ -118,7 +118,7 @@ impl Control {
         let access_log =
             AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
         let plan = Plan::new(config, None, &resolver, &metrics.thread(), &keyring)?;
-        let queue = Queue::open(plan.config.events.as_ref())?;
+        let keeper = Keeper::open(plan.config.events.as_ref()).await?;
         let exporter = Exporter::start(&metrics.thread());
         exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         let (tunnels, deadline) = channel::channel(None);
@@ -133,7 +133,7 @@ impl Control {
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
         for worker in &workers {
-            let events = queue.events();
+            let events = keeper.queue().events();
             let stacks =
                 build::stacks(&plan, worker.resources(), &access_log, &exporter, events.as_ref());
             worker.commit(stacks).await.map_err(StartError::Thread)?;
@@ -145,7 +145,8 @@ impl Control {
         };
         listeners.keep(prepared);
         plan.take_effect();
-        let operator = Arc::new(Operator::new(metrics, orders.clone(), &plan, queue.clone()));
+        let operator =
+            Arc::new(Operator::new(metrics, orders.clone(), &plan, keeper.queue().clone()));
         serve_admin(admin, &plan.config, &operator);
         // Ends with this runtime.
         task::spawn("clock", clock::follow());
@@ -159,7 +160,7 @@ impl Control {
             plan,
             listeners,
             workers,
-            queue,
+            keeper,
             operator,
             tunnels,
         };
@@ -246,7 +247,7 @@ impl Control {
             let listeners = prepared.for_worker()?;
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
-        self.queue.follow(plan.config.events.as_ref())?;
+        self.keeper.follow(plan.config.events.as_ref()).await?;
         let path = &plan.config.telemetry.access_log.path;
         self.access_log.reopen(path).map_err(StartError::AccessLog)?;
         if let Some(log) = &self.options.log {
@@ -256,7 +257,7 @@ impl Control {
         self.exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         for worker in &self.workers {
             let (log, exporter) = (&self.access_log, &self.exporter);
-            let events = self.queue.events();
+            let events = self.keeper.queue().events();
             let stacks = build::stacks(&plan, worker.resources(), log, exporter, events.as_ref());
             // The old stacks end here, not on the worker's time.
             drop(worker.commit(stacks).await.map_err(StartError::Thread)?);
@@ -302,7 +303,7 @@ impl Control {
             worker.stop().await;
         }
         // Nobody publishes or consumes any more.
-        self.queue.close();
+        self.keeper.close().await;
         self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
             tracing::warn!("the last lines of the access log are lost");

@@ -18,6 +18,7 @@ mod asked;
 mod build;
 mod control;
 mod credentials;
+mod delivery;
 mod events;
 mod explain;
 mod fetch;

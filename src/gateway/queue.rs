@@ -12,7 +12,7 @@ use crate::{
         facade::{SubscriptionState, SubscriptionStatus, TopicState, TopicStatus},
         queue::gauges::{Gauges, Histogram},
     },
-    gateway::StartError,
+    gateway::{StartError, delivery::Delivery},
     telemetry::metrics::{
         Desc, Exposition, QUEUE_APPEND, QUEUE_BYTES, QUEUE_CLOCK_FROZEN, QUEUE_COMMIT_EVENTS,
         QUEUE_CORRUPTION, QUEUE_DEDUP_ENTRIES, QUEUE_DEDUP_HITS, QUEUE_DEDUP_WINDOW, QUEUE_DELAYED,
@@ -40,30 +40,62 @@ struct State {
     is_required: bool,
 }
 
-// === impl Queue ===
+/// The store's keeper: control has it.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    queue: Queue,
+    delivery: Option<Delivery>,
+    /// As they were last followed.
+    settings: Option<Settings>,
+}
 
-impl Queue {
+// === impl Keeper ===
+
+impl Keeper {
     /// Opens the store that `settings` ask for; without topics there is none.
-    pub(super) fn open(settings: Option<&Settings>) -> Result<Self, StartError> {
-        let queue = Self::default();
-        queue.follow(settings)?;
-        Ok(queue)
+    pub(super) async fn open(settings: Option<&Settings>) -> Result<Self, StartError> {
+        let mut keeper = Self::default();
+        keeper.follow(settings).await?;
+        Ok(keeper)
     }
 
-    /// Follows new settings; a store that is open stays open.
-    pub(super) fn follow(&self, settings: Option<&Settings>) -> Result<(), StartError> {
-        if settings.is_some() {
-            return Err(StartError::Queue("there is no store in this version".to_owned()));
+    /// What others have of it.
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Follows new settings. A store that is open stays open: without topics all it has are orphans.
+    pub(super) async fn follow(&mut self, settings: Option<&Settings>) -> Result<(), StartError> {
+        let none = || {
+            let (topics, subscriptions) = (Vec::new(), Vec::new());
+            Some(Settings { topics, subscriptions, ..self.settings.clone()? })
+        };
+        let Some(settings) = settings.cloned().or_else(none) else { return Ok(()) };
+        match &self.delivery {
+            Some(delivery) => delivery.reload(settings.clone()).await?,
+            None => self.delivery = Some(Delivery::start(settings.clone()).await?),
         }
-        self.0.lock().is_required = false;
+        let store = self.delivery.as_ref().map(|it| Arc::new(it.store().clone()));
+        let mut state = self.queue.0.lock();
+        state.events = store.map(|store| store as Arc<dyn Events>);
+        state.is_required = settings.is_required;
+        drop(state);
+        self.settings = Some(settings);
         Ok(())
     }
 
     /// Closes the store: what was accepted is on disk then.
-    pub(super) fn close(self) {
-        self.0.lock().events = None;
+    pub(super) async fn close(self) {
+        self.queue.0.lock().events = None;
+        if let Some(delivery) = self.delivery {
+            delivery.stop().await;
+        }
     }
+}
 
+// === impl Queue ===
+
+impl Queue {
     /// What is served; `None`: there are no topics.
     pub(super) fn events(&self) -> Option<Arc<dyn Events>> {
         self.0.lock().events.clone()
