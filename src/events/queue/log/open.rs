@@ -31,6 +31,9 @@ use super::{
 };
 use crate::events::queue::{Offset, codec::MAX_FRAME_BYTES, gauges::Gauges};
 
+/// So many times longer CHECKPOINT is put off while there is always more to write.
+const BUSY_FACTOR: u32 = 10;
+
 /// One open log.
 #[derive(Debug)]
 pub(super) struct OpenLog {
@@ -124,8 +127,10 @@ impl OpenLog {
     }
 
     pub(super) fn reopen(self: &Arc<Self>) -> Result<Opened, OpenError> {
-        let reason = "it is being reopened".into();
-        self.set_state(State::Offline(Offline { reason, range: None }));
+        self.set_state(State::Offline(Offline {
+            reason: "it is being reopened".into(),
+            range: None,
+        }));
         self.is_closed.store(false, Ordering::Relaxed);
         let is_proven = self.settings.durability != Durability::Memory;
         self.recover(if is_proven { self.view.durable() } else { Offset::ZERO })
@@ -206,15 +211,12 @@ impl OpenLog {
                 None
             }
         };
-        let reason = "it is closed".into();
-        self.set_state(State::Offline(Offline { reason, range: None }));
+        self.set_state(State::Offline(Offline { reason: "it is closed".into(), range: None }));
         drop(engine);
         if let Some(synced) = synced {
             self.write_checkpoint(synced);
         }
     }
-
-    // --- appending ---
 
     pub(super) fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Reason> {
         let gauges = &self.gauges;
@@ -300,14 +302,16 @@ impl OpenLog {
         .flatten()
     }
 
-    /// Does what is due, or with `at_once` what would be. Whether something is left for later.
-    pub(super) fn look_after(&self, at_once: bool) -> bool {
+    /// Does what is due, or all with `at_once`; while the writer is busy CHECKPOINT can wait, as the next
+    /// frame says as much. Whether something is left for later.
+    pub(super) fn look_after(&self, at_once: bool, is_busy: bool) -> bool {
         let now = Instant::now();
         let is_due = at_once || self.due().is_some_and(|due| due <= now);
         if is_due {
             let synced = self.with_core(|core| core.sync().map(|()| core.synced()));
             let noted = self.noted.lock();
-            let is_late = at_once || noted.at + self.settings.checkpoint <= now;
+            let apart = self.settings.checkpoint * if is_busy { BUSY_FACTOR } else { 1 };
+            let is_late = at_once || noted.at + apart <= now;
             let is_news = |synced: &Offset| *synced > noted.durable;
             let synced = synced.and_then(Result::ok).filter(is_news).filter(|_| is_late);
             drop(noted);
@@ -317,8 +321,6 @@ impl OpenLog {
         }
         self.due().is_some()
     }
-
-    // --- what is noted ---
 
     /// Notes on disk that everything below `durable` is there. A failure is no harm: a later recovery
     /// knows less.
@@ -364,8 +366,6 @@ impl OpenLog {
         }
         Ok(new)
     }
-
-    // --- what is seen ---
 
     pub(super) fn status(&self) -> Status {
         let (start, durable) = (self.view.start(), self.view.durable());

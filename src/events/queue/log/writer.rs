@@ -272,7 +272,8 @@ fn serve(queue: &Queue) {
         let until = touched.iter().filter_map(|shared| shared.due()).min();
         let is_over = queue.take(&mut batch, until);
         commit(batch.drain(..), queue, &mut touched);
-        touched.retain(|shared| shared.look_after(is_over));
+        let is_busy = !queue.waiting.lock().requests.is_empty();
+        touched.retain(|shared| shared.look_after(is_over, is_busy));
         if is_over {
             return;
         }

@@ -28,7 +28,7 @@ fn live(model: &Model, ledger: &mut Ledger, appends: u64) {
         let counts = [1 + n % 5, n % 3, 1 + n * 7 % 11];
         driven.append(ledger, &counts[..=usize::try_from(n % 3).unwrap()], n % 4 != 3);
         if n % 5 == 2 {
-            driven.shared.look_after(true);
+            driven.shared.look_after(true, false);
         }
         if n == appends / 2
             && let Some(segment) = driven.log.segments().get(1)

@@ -58,7 +58,7 @@ fn fixture() -> Fixture {
         driven.append(&mut ledger, &[1 + n % 4, n % 2], true);
     }
     driven.append(&mut ledger, &[3], true);
-    driven.shared.look_after(true);
+    driven.shared.look_after(true, false);
     driven.check(&mut ledger);
     let files: Vec<File> = driven.shared.view.all().iter().map(|it| layout(&model, it)).collect();
     assert!(files.len() >= 3, "{} files", files.len());

@@ -19,7 +19,7 @@ fn stored(model: &Model) -> u64 {
     for n in 0..14 {
         driven.append(&mut ledger, &[1 + n % 4, n % 2], true);
     }
-    driven.shared.look_after(true);
+    driven.shared.look_after(true, false);
     ledger.promised.len() as u64
 }
 
