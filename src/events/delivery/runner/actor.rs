@@ -280,7 +280,7 @@ impl Actor {
     fn done(&mut self, done: Done) {
         match done {
             Done::Scanned(scan, seen) => self.scanned(&scan, seen),
-            Done::Abandoned(tokens) => self.give_back(&tokens),
+            Done::Abandoned(tokens) => self.give_back(&tokens, Duration::ZERO),
             Done::Unreadable(events) => self.unreadable(events),
             Done::Buried(buried) => self.buried(buried),
             Done::Followed(followed) => self.followed(followed),
@@ -288,12 +288,12 @@ impl Actor {
         }
     }
 
-    /// Deliveries that reached nobody do not count.
-    pub(super) fn give_back(&mut self, tokens: &[Token]) {
+    /// Deliveries that reached nobody do not count; not again before `delay`.
+    pub(super) fn give_back(&mut self, tokens: &[Token], delay: Duration) {
         let mut out = Output::default();
         let moment = self.moment();
         for token in tokens {
-            self.machine.release(&moment, *token, 0, &mut out);
+            self.machine.release(&moment, *token, super::operate::millis(delay), &mut out);
         }
         drop(self.commit(out, Until::Written));
     }

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Shelf, Surroundings,
-    actor::{Actor, Done, Step},
+    actor::{AGAIN, Actor, Done, Step},
     ledger::Until,
     reading::{self, Got, Keep, Stop},
 };
@@ -162,7 +162,8 @@ impl Actor {
     /// Events of deliveries that cannot be read stop what is behind them too.
     pub(super) fn unreadable(&mut self, events: Vec<(Token, Stop)>) {
         let tokens: Vec<Token> = events.iter().map(|(token, _)| *token).collect();
-        self.give_back(&tokens);
+        // Not at once: each try is written down.
+        self.give_back(&tokens, AGAIN);
         for (token, stop) in events {
             self.stopped_at(token.place.lane, Some(&[token.place.partition]), &stop);
         }
