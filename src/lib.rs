@@ -24,6 +24,22 @@
 //!  service
 //! ```
 //!
+//! And the path of an event, from whoever publishes it to whoever takes it:
+//!
+//! ```text
+//!  publisher
+//!    |
+//!  events::api        CloudEvents over HTTP: admin listener, `events_api`
+//!    |
+//!  events::store      topics and subscriptions by name; what is open, and for how long
+//!    |
+//!  events::queue      storage > codec > log > topic: one log per topic, synced before it answers
+//!    |
+//!  events::delivery   leases, attempts, order by key, dead letters, replay
+//!    |
+//!  consumer
+//! ```
+//!
 //! `error` says what can go wrong and how the client hears of it; `http` and `telemetry` are the
 //! vocabulary of all of them. `config` turns gateway.yaml into the plain `Settings` of these folders
 //! and is known to none of them. `gateway` puts everything together: one snapshot per worker
