@@ -270,13 +270,14 @@ fn end_without_successor(
     });
     let end = end.map_err(|error| error.into_open(it.header.base))?;
     let offset = end.offset.min(next.header.base);
+    let what = "a file is missing, or not the one that belongs there".into();
     if offset < next.header.base {
-        damage.push(Damage {
-            range: offset..next.header.base,
-            bytes: None,
-            what: "a file is missing, or not the one that belongs there".into(),
-            is_lost: true,
-        });
+        let range = offset..next.header.base;
+        damage.push(Damage { range, bytes: None, what, is_lost: true });
+    } else if next.header.predecessor.is_some() {
+        // It ends where it should, but the file that the next one followed on was another.
+        let range = it.header.base..next.header.base;
+        damage.push(Damage { range, bytes: None, what, is_lost: false });
     }
     Ok(Extent { end: offset, position: end.position, newest_wall, is_sealed: true })
 }

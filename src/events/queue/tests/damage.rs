@@ -409,3 +409,31 @@ fn t4_damage_stays_damage_when_the_log_is_reopened_twice() {
         assert_eq!(offline.range, Some(Offset(4)..Offset(5)));
     }
 }
+
+/// A file of another life of the log, whole in itself, is not the one that belongs there.
+#[test]
+fn t4_a_file_of_another_epoch_is_not_taken_for_its_own() {
+    let writer = writer();
+    let fixture = Fixture::new(&writer, true);
+    let other = Fixture::new(&writer, true);
+    let logs: Vec<_> =
+        fixture.files.iter().filter(|it| it.extension().is_some_and(|it| it == "log")).collect();
+    for file in &logs[..logs.len() - 1] {
+        let model = fixture.model.fork();
+        model.overwrite(file, &other.model.bytes(file));
+        let case = format!("{} of another life", file.display());
+        let seen = look(&writer, &model, Recovery::Strict, &case);
+        assert!(seen.offline.is_some(), "{case} is taken");
+    }
+    // A single frame, too.
+    let (own, foreign) = (&fixture.frames[3], &other.frames[3]);
+    assert_eq!(own.bytes, foreign.bytes);
+    let (start, end) = (own.bytes.start, own.bytes.end);
+    let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
+    let mut bytes = fixture.model.bytes(&own.file);
+    bytes[range.clone()].copy_from_slice(&other.model.bytes(&own.file)[range]);
+    fixture.model.overwrite(&own.file, &bytes);
+    let seen = look(&writer, &fixture.model, Recovery::Strict, &"a frame of another life");
+    let lost: Vec<u64> = seen.damaged.iter().flat_map(Clone::clone).collect();
+    assert_eq!(lost, (own.base..own.base + own.records.len() as u64).collect::<Vec<_>>());
+}

@@ -1,6 +1,7 @@
 //! What a queue is worth when its disk is not: tests over several of its parts at once.
 
 mod damage;
+mod duplicates;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,7 +11,9 @@ use uuid::Uuid;
 use crate::events::queue::{
     LogId, Offset, StoreId,
     codec::{Draft, Fields, Kind},
-    log::{DiskSettings, DiskWatch, Log, OpenError, Opened, Place, Plain, Settings, Writer},
+    log::{
+        DiskSettings, DiskWatch, Log, OpenError, Opened, Place, Plain, Sequencer, Settings, Writer,
+    },
     storage::{Storage, model::Model},
     time::{ManualClock, Now},
 };
@@ -35,8 +38,17 @@ fn writer() -> Writer {
 }
 
 fn open(writer: &Writer, model: &Model, settings: &Settings) -> Result<(Log, Opened), OpenError> {
+    open_with(writer, model, settings, Box::new(Plain))
+}
+
+fn open_with(
+    writer: &Writer,
+    model: &Model,
+    settings: &Settings,
+    sequencer: Box<dyn Sequencer>,
+) -> Result<(Log, Opened), OpenError> {
     let place = place(Arc::new(model.clone()));
-    Log::open(writer, place, settings, Offset::ZERO, Box::new(Plain))
+    Log::open(writer, place, settings, Offset::ZERO, sequencer)
 }
 
 /// The event with this number.
