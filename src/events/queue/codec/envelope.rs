@@ -1,6 +1,7 @@
 //! What every file but a log is wrapped in: what it is, its version, its length, a checksum.
 
 use super::reading::Reading;
+use crate::events::queue::mutation::{self, Mutation};
 
 /// Magic, version, two bytes that are zero, length of the payload.
 pub(super) const ENVELOPE_HEADER_BYTES: usize = 16;
@@ -73,7 +74,8 @@ impl Envelope {
         let length = length as usize;
         let payload = reading.take(length).ok_or(FileError::Short)?;
         let covered = bytes.get(..ENVELOPE_HEADER_BYTES + length).ok_or(FileError::Short)?;
-        if reading.u32().ok_or(FileError::Short)? != crc32c::crc32c(covered) {
+        let is_right = reading.u32().ok_or(FileError::Short)? == crc32c::crc32c(covered);
+        if !is_right && !mutation::is(Mutation::AcceptABadCrc) {
             return Err(FileError::Checksum);
         }
         if version > self.version {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use bytes::Bytes;
+use ::bytes::Bytes;
 
 use super::{draft, open_with, writer};
 use crate::events::queue::{

@@ -1,11 +1,13 @@
 //! What a queue is worth when its disk is not: tests over several of its parts at once.
 
+mod bytes;
 mod damage;
 mod duplicates;
+mod killed;
 
 use std::{path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
+use ::bytes::Bytes;
 use uuid::Uuid;
 
 use crate::events::queue::{
