@@ -12,10 +12,10 @@ use super::{
 };
 use crate::events::queue::{
     LogId, Offset, StoreId,
-    codec::{Draft, Fields, HashKey, Kind, Lookup, Role},
+    codec::{Closing, Draft, Fields, FrameWriter, HashKey, Kind, Lookup, Role, Stamp},
     log::{
-        AppendError, Appended, Commit, DiskSettings, DiskWatch, Log, Opened, Place, Settings,
-        Writer,
+        AppendError, Appended, Commit, DiskSettings, DiskWatch, Log, Opened, Place, Placement,
+        Sequencer, Settings, Writer,
     },
     storage::{
         Storage,
@@ -351,4 +351,48 @@ fn what_is_sealed_is_found_by_its_id() {
         Ok(buffer.len())
     };
     assert_eq!(head.find(Lookup::Id, hash, 10, read).unwrap(), [Offset(17)]);
+}
+
+/// `SLUICE_CAMPAIGN=n` places n million events; for release builds.
+#[test]
+fn placing_is_cheap() {
+    let Ok(millions) = std::env::var("SLUICE_CAMPAIGN").unwrap_or_default().parse::<u64>() else {
+        return;
+    };
+    let clock = GuardedClock::new(Arc::new(ManualClock::at(START)), None);
+    let dedup = DedupSettings { window: Duration::from_mins(1), max_entries: 2_000_000 };
+    let shared = Shared::new(Live { dedup, ..LIVE });
+    let mut sequencer = TopicSequencer::new(shared, KEY, clock);
+    let mut writer = FrameWriter::new();
+    let drafts: Vec<_> =
+        (0..500).map(|id| Draft { body: Bytes::from(vec![b'x'; 512]), ..event(id) }).collect();
+    let closing = Closing { previous_crc: 0, durable: Offset(0), wall: 0, mono: 0 };
+    let (mut next, mut sealing, mut longest) = (0, Duration::ZERO, Duration::ZERO);
+    let start = tokio::time::Instant::now();
+    for round in 0..millions * 2_000 {
+        writer.begin(7, Offset(next));
+        for draft in &drafts {
+            // Each event has a key of its own.
+            let key = Bytes::copy_from_slice(&next.to_le_bytes());
+            let draft = Draft { dedup: Some(key), ..draft.clone() };
+            let now = Now { wall: START.wall + round, mono: round };
+            match sequencer.place(&draft, Offset(next), now) {
+                Placement::Append { generation, partition } => {
+                    writer.push(&draft, Stamp { generation, partition, published: 1 }).unwrap();
+                }
+                other @ Placement::Duplicate { .. } => panic!("{other:?}"),
+            }
+            next += 1;
+        }
+        writer.finish(&closing);
+        sequencer.commit();
+        if round % 200 == 199 {
+            let since = tokio::time::Instant::now();
+            sequencer.sealed(7, Offset(next - 100_000)..Offset(next)).unwrap();
+            longest = longest.max(since.elapsed());
+            sealing += since.elapsed();
+        }
+    }
+    let each = start.elapsed().saturating_sub(sealing).as_secs_f64() * 1e9 / next as f64;
+    println!("{each:.0} ns to place and encode; sealing 100,000 takes {longest:?} at most");
 }
