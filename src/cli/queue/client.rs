@@ -136,13 +136,14 @@ fn told(status: StatusCode, body: &[u8]) -> String {
     let text = |name: &str| problem.get(name).and_then(Value::as_str);
     let Some(title) = text("title") else { return format!("the admin API answered {status}") };
     let mut told = title.to_owned();
-    for (name, before) in [("detail", "\n  "), ("help", "\n  ")] {
-        if let Some(text) = text(name) {
-            told.push_str(before);
-            told.push_str(text);
-        }
+    let problems = problem.get("problems").and_then(Value::as_array);
+    // The detail is the first of several.
+    let detail = text("detail").filter(|_| problems.is_none());
+    for text in detail.into_iter().chain(text("help")) {
+        told.push_str("\n  ");
+        told.push_str(text);
     }
-    for problem in problem.get("problems").and_then(Value::as_array).into_iter().flatten() {
+    for problem in problems.into_iter().flatten() {
         let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
         let index = problem.get("index").map(ToString::to_string).unwrap_or_default();
         let help = match text("help") {

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 /// Rows under a head, columns as wide as they need; numbers to the right.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let is_number = |text: &str| text == "-" || text.starts_with(|c: char| c.is_ascii_digit());
+    // A size or an age is one too; a UUID or a time is none.
+    let is_number = |text: &str| {
+        let starts = text.starts_with(|c: char| c.is_ascii_digit());
+        text == "-" || (starts && !text.contains(['-', ':']))
+    };
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([head[column].len()]).max().unwrap_or(0)
