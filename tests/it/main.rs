@@ -23,6 +23,8 @@ mod key_server;
 mod mirror;
 mod overload;
 mod program;
+mod queue_access;
+mod queue_http;
 mod rate_limits;
 mod reload;
 mod retries;

@@ -12,12 +12,21 @@ use crate::events::{
         Published, Receive, Redrive, Redriven, Replay, Seek, StoredEvent, SubscriptionStatus, Tail,
         TailPage, TokenItem, TokenResult, TopicStatus, Trace, Unblock, Verb,
     },
-    queue::codec::Record,
+    queue::{codec::Record, gauges::Gauges},
 };
 
 impl Events for Store {
     fn publish<'a>(&'a self, topic: &'a str, events: Vec<Event>) -> Answer<'a, Vec<Published>> {
         self.do_publish(topic, events).boxed()
+    }
+
+    fn gauges(&self) -> Vec<(Arc<str>, Arc<Gauges>)> {
+        let topics = self.all_topics().into_iter();
+        topics.filter_map(|it| Some((it.name(), it.shelf().log()?.gauges().clone()))).collect()
+    }
+
+    fn disk_free(&self) -> Option<u64> {
+        Some(self.0.disk.free())
     }
 
     fn topics(&self) -> Answer<'_, Vec<TopicStatus>> {
