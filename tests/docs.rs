@@ -56,3 +56,35 @@ fn every_reason_is_documented_with_its_status() {
         assert!(page.contains(&row), "docs/reasons.md has no row {row}");
     }
 }
+
+#[test]
+fn every_refusal_of_the_event_endpoints_is_documented() {
+    use sluicegate::events::facade::Refusal;
+    let page = read("docs/reasons.md");
+    let index = 0;
+    let retry_after = std::time::Duration::from_secs(1);
+    for refusal in [
+        Refusal::Full { retry_after },
+        Refusal::Disk { retry_after },
+        Refusal::unavailable(""),
+        Refusal::Draining,
+        Refusal::unknown("topic", ""),
+        Refusal::TooLarge { index, limit: 1 },
+        Refusal::Invalid { index, detail: String::new() },
+        Refusal::DelayTooLong { index },
+        Refusal::conflict(""),
+        Refusal::internal(""),
+    ] {
+        let row = format!("| `{}` | ", refusal.reason());
+        assert!(page.contains(&row), "docs/reasons.md has no row {row}");
+    }
+}
+
+#[test]
+fn every_yaml_block_of_the_events_page_is_valid() {
+    for block in blocks(&read("docs/events.md"), "yaml") {
+        if let Err(problems) = config::parse(&block, "events.md", root(), &|_| None) {
+            panic!("{problems}\nin\n{block}");
+        }
+    }
+}
