@@ -294,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn another_size_is_followed() {
+        for bytes in [RESERVE / 2, RESERVE * 2] {
+            let model = limited(8 << 20);
+            drop(World::on(model.clone()));
+            let storage: Arc<dyn Storage> = Arc::new(model.clone());
+            let disk = Arc::new(DiskWatch::new(storage.clone(), DiskSettings::default()));
+            let reserve = Reserve::open(storage, disk, "RESERVE".into(), bytes).unwrap();
+            assert!(reserve.is_held());
+            assert_eq!(model.bytes("RESERVE".as_ref()).len() as u64, bytes);
+        }
+    }
+
+    #[test]
     fn none_is_missed_where_none_is_wanted() {
         let model = limited(8 << 20);
         let storage: Arc<dyn Storage> = Arc::new(model.clone());
