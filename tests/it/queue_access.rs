@@ -25,13 +25,10 @@ fn gateway(folder: &Path, auth: &str) -> Running {
         ("consumer", "[\"subscription:billing:consume\"]"),
         ("nobody", "[]"),
     ];
-    let keys: String = scopes
-        .iter()
-        .map(|(id, scopes)| {
-            format!("- {{ id: {id}, sha256: \"{}\", scopes: {scopes} }}\n", hex(id))
-        })
-        .collect();
-    fs::write(folder.join("keys.yaml"), keys).unwrap();
+    let keys = scopes.map(|(id, scopes)| {
+        format!("- {{ id: {id}, sha256: \"{}\", scopes: {scopes} }}\n", hex(id))
+    });
+    fs::write(folder.join("keys.yaml"), keys.concat()).unwrap();
     let folder = folder.display();
     let config = harness::config(&format!(
         "api_keys: {{ partners: {{ file: \"{folder}/keys.yaml\" }} }}\n\
