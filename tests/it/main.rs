@@ -20,6 +20,7 @@ mod forward_auth;
 mod forwarding;
 mod health;
 mod key_server;
+mod kill_nine;
 mod mirror;
 mod overload;
 mod program;
