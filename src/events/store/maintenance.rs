@@ -46,7 +46,8 @@ impl Store {
             }
         }
         self.snapshot_if_due().await;
-        for topic in self.all_topics() {
+        // One that is offline has said so once, and lets go of nothing.
+        for topic in self.all_topics().into_iter().filter(|topic| !topic.is_offline()) {
             if let Err(error) = self.retain(&topic).await {
                 tracing::warn!(topic = %topic.name(), %error, "nothing is let go of");
             }
