@@ -22,7 +22,6 @@ use crate::{cli::token::duration, events::api::wire, telemetry::clock};
 Examples:
   sluice queue publish orders --type order.created --data '{\"id\": 7}' --key customer-1
   sluice queue publish orders --type invoice.made --data @invoice.pdf --content-type application/pdf
-  sluice queue publish orders --type order.reminder --data '{}' --delay 1h
   sluice queue publish orders --event event.json        a whole CloudEvent, or a list of them; - is stdin")]
 pub(super) struct Args {
     /// The topic
@@ -51,7 +50,7 @@ pub(super) struct Args {
     /// A further attribute; may be repeated
     #[arg(long = "attribute", value_name = "NAME=VALUE")]
     attributes: Vec<String>,
-    /// Not to be delivered before so long
+    /// Not to be delivered before so long; this version refuses it
     #[arg(long, value_name = "DURATION", value_parser = positive)]
     delay: Option<Duration>,
     /// Not to be delivered after so long
