@@ -39,10 +39,16 @@ routes: [{ name: a, match: { path: /a }, respond: { body: a } }]
 
 /// The program, and what it says of itself.
 struct Program {
-    child: Child,
+    _child: Killed,
     admin: SocketAddr,
     opened: Duration,
 }
+
+/// Gets SIGKILL when it is dropped.
+struct Killed(Child);
+
+/// An event by publisher and number.
+type Name = (u64, u64);
 
 /// The admin listener, which answers one call on a connection.
 struct Connection(SocketAddr);
@@ -54,10 +60,10 @@ type Place = (u64, u64);
 #[derive(Debug, Default)]
 struct Ledger {
     /// By publisher and number.
-    published: BTreeMap<(u64, u64), Place>,
+    published: BTreeMap<Name, Place>,
     /// The newest number that was sent, by publisher.
     sent: BTreeMap<u64, u64>,
-    acked: BTreeSet<(u64, u64)>,
+    acked: BTreeSet<Name>,
     /// First deliveries, by publisher, in their order.
     delivered: BTreeMap<u64, Vec<u64>>,
 }
@@ -68,7 +74,7 @@ impl Program {
     /// Starts it and waits until it is ready.
     fn start(folder: &Path, storage: &str) -> Self {
         let since = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        let child = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .arg("run")
             .current_dir(folder)
             .env("SLUICE_TEST_STORAGE", storage)
@@ -76,7 +82,9 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut child = Killed(child);
+        let mut lines =
+            BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut seen = Vec::new();
         let admin = loop {
             let Some(line) = lines.next() else { panic!("it ended: {seen:#?}") };
@@ -94,16 +102,20 @@ impl Program {
         while Instant::now() < until {
             let answer = Connection(admin).ask("GET", "/readyz", "");
             if answer.is_some_and(|(status, _)| status == 200) {
-                return Self { child, admin, opened: since.elapsed() };
+                return Self { _child: child, admin, opened: since.elapsed() };
             }
             thread::sleep(Duration::from_millis(5));
         }
         panic!("it is not ready");
     }
+}
 
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+// === impl Killed ===
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().expect("it is ours");
+        self.0.wait().expect("it is dead");
     }
 }
 
@@ -169,7 +181,7 @@ fn publish(
     (number, published)
 }
 
-fn who(event: &Value) -> (u64, u64) {
+fn who(event: &Value) -> Name {
     let id = event["event"]["id"].as_str().unwrap();
     let (publisher, number) = id.split_once('-').unwrap();
     (publisher.parse().unwrap(), number.parse().unwrap())
@@ -181,7 +193,7 @@ fn place(event: &Value) -> Place {
 }
 
 /// Events delivered, in order, and those whose acknowledgement was answered.
-fn consume(admin: SocketAddr, ended: &AtomicBool) -> (Vec<(u64, u64)>, BTreeSet<(u64, u64)>) {
+fn consume(admin: SocketAddr, ended: &AtomicBool) -> (Vec<Name>, BTreeSet<Name>) {
     let (mut delivered, mut acked) = (Vec::new(), BTreeSet::new());
     let connection = Connection(admin);
     while !ended.load(Ordering::Relaxed) {
@@ -222,7 +234,7 @@ fn live(program: Program, ledger: &mut Ledger, span: Duration) {
         thread::spawn(move || consume(admin, &ended))
     };
     thread::sleep(span);
-    program.kill();
+    drop(program);
     ended.store(true, Ordering::Relaxed);
     for publisher in publishers {
         let (publisher, (next, published)) = publisher.join().unwrap();
@@ -242,7 +254,7 @@ fn live(program: Program, ledger: &mut Ledger, span: Duration) {
 }
 
 /// Everything there is: by event, each place it was found at.
-fn audit(admin: SocketAddr) -> BTreeMap<(u64, u64), BTreeSet<Place>> {
+fn audit(admin: SocketAddr) -> BTreeMap<Name, BTreeSet<Place>> {
     let mut found: BTreeMap<_, BTreeSet<Place>> = BTreeMap::new();
     let connection = Connection(admin);
     loop {
@@ -263,6 +275,7 @@ fn audit(admin: SocketAddr) -> BTreeMap<(u64, u64), BTreeSet<Place>> {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "what a campaign came to is for whoever ran it")]
 fn campaign(storage: &str) {
     let kills = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok()).unwrap_or(50);
     let folder = tempfile::tempdir().unwrap();
@@ -277,7 +290,7 @@ fn campaign(storage: &str) {
     let program = Program::start(folder.path(), storage);
     slowest = slowest.max(program.opened);
     let found = audit(program.admin);
-    program.kill();
+    drop(program);
     let lost = ledger
         .published
         .iter()
