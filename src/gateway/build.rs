@@ -1,7 +1,7 @@
 //! A configuration to what the workers run, read from the listener down to the upstream.
 //!
-//! [`Plan`] is what all workers share and what lives on by identity across reloads; [`stack`] makes
-//! one worker's stack of it.
+//! [`Plan`] is what all workers share and what lives on by identity across reloads; [`stacks`] makes
+//! one worker's stacks of it.
 
 use std::{collections::HashMap, sync::Arc};
 

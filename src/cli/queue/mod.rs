@@ -1,6 +1,6 @@
 //! `sluice queue`: the event queue from a shell, over the admin API.
 //!
-//! [`client`] calls, [`show`] turns answers into tables; with `--json` they are printed as they came.
+//! [`mod@client`] calls, [`show`] turns answers into tables; with `--json` they are printed as they came.
 
 mod calls;
 mod client;

@@ -16,7 +16,7 @@ pub struct Partition {
 }
 
 /// One event in one lane. A lane reads one log: the live one its topic's, a job the one named by
-/// [`Entry::JobStarted`].
+/// [`Entry::JobStarted`](super::Entry::JobStarted).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// The lane.
