@@ -418,7 +418,8 @@ mod tests {
                 let twice = Target::parse(&form).unwrap();
                 prop_assert_eq!(twice.path_and_query(false), form.clone());
                 prop_assert_eq!(twice.merged(), once.merged());
-                prop_assert_eq!(twice.has_encoded_separator(), once.has_encoded_separator());
+                // One in a segment that `..` takes away was seen, and counts.
+                prop_assert!(once.has_encoded_separator() || !twice.has_encoded_separator());
                 prop_assert!(form.path().starts_with('/'));
                 prop_assert!(!form.path().split('/').any(|segment| segment == "." || segment == ".."));
             }

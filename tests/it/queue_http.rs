@@ -70,6 +70,18 @@ async fn receive(address: SocketAddr, name: &str, body: &Value) -> Vec<(String, 
     events.iter().map(pair).collect()
 }
 
+/// As [`receive`], until `wanted` are leased: one answer may have fewer than there are.
+async fn receive_all(address: SocketAddr, name: &str, wanted: usize) -> Vec<(String, Value)> {
+    let mut leased = Vec::new();
+    while leased.len() < wanted {
+        let asked = json!({ "max_events": wanted - leased.len(), "wait_ms": 10_000 });
+        let more = receive(address, name, &asked).await;
+        assert!(!more.is_empty(), "{leased:?}");
+        leased.extend(more);
+    }
+    leased
+}
+
 async fn settle(address: SocketAddr, name: &str, verb: &str, body: &Value) -> Vec<String> {
     let line = format!("POST /v1/subscriptions/{name}/{verb}");
     let told = call(address, &line, JSON, &body.to_string()).await;
@@ -107,7 +119,7 @@ async fn an_event_is_published_received_and_settled() {
     let status = gateway.json("/v1/subscriptions/billing").await;
     assert_eq!((&status["lag_events"], &status["in_flight"]), (&json!(0), &json!(0)));
     // The other subscription has its own.
-    assert_eq!(receive(admin, "shipping", &json!({})).await.len(), 1);
+    assert_eq!(receive_all(admin, "shipping", 1).await.len(), 1);
     let found = gateway.json("/v1/events/1").await;
     assert_eq!(found["events"][0]["subscriptions"]["billing"]["state"], "settled");
     assert_eq!(found["events"][0]["subscriptions"]["shipping"]["state"], "in_flight");
@@ -151,8 +163,9 @@ async fn a_lease_that_runs_out_makes_the_event_come_again_and_then_die() {
     let admin = gateway.gateway().admin_address();
     publish(admin, &event("1", "k", &json!(1))).await;
     publish(admin, &event("2", "k", &json!(2))).await;
-    let one = json!({ "max_events": 1, "lease_ms": 1000, "wait_ms": 10_000 });
-    let first = receive(admin, "billing", &one).await;
+    let short = json!({ "max_events": 1, "lease_ms": 1000, "wait_ms": 10_000 });
+    let first = receive(admin, "billing", &short).await;
+    let one = json!({ "max_events": 1, "wait_ms": 10_000 });
     let second = receive(admin, "billing", &one).await;
     assert_eq!(first[0].1["event"]["id"], second[0].1["event"]["id"], "its key waits for it");
     assert_eq!(second[0].1["lease"]["attempt"], 2);
@@ -204,7 +217,7 @@ async fn what_was_delivered_is_delivered_again_by_a_replay() {
     for id in ["1", "2", "3"] {
         publish(admin, &event(id, "k", &json!(id))).await;
     }
-    let leased = receive(admin, "billing", &json!({ "wait_ms": 5000 })).await;
+    let leased = receive_all(admin, "billing", 3).await;
     let tokens: Vec<_> = leased.iter().map(|(token, _)| token).collect();
     assert_eq!(settle(admin, "billing", "ack", &json!({ "tokens": tokens })).await, ["ok"; 3]);
     let body = r#"{"subscription":"billing","from":"earliest"}"#;
@@ -232,7 +245,7 @@ async fn a_restart_keeps_events_settlements_and_leases() {
     for id in ["1", "2", "3"] {
         publish(admin, &event(id, id, &json!(id))).await;
     }
-    let leased = receive(admin, "billing", &json!({ "max_events": 2, "wait_ms": 5000 })).await;
+    let leased = receive_all(admin, "billing", 2).await;
     let (settled, held) = (&leased[0], &leased[1]);
     settle(admin, "billing", "ack", &json!({ "tokens": [settled.0] })).await;
     drop(gateway);

@@ -66,7 +66,10 @@ pub struct SubscriptionSpec<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// Another process has it.
-    #[error("another process has the data directory open")]
+    #[error(
+        "another process has the data directory open; stop it, give this one a `queue.dir` of its own, \
+         or let it wait with `queue.lock_wait`"
+    )]
     Locked,
     /// Written by a later version of the program.
     #[error("META: {0}")]
