@@ -7,7 +7,6 @@ pub mod lease;
 pub mod runner;
 pub mod side_log;
 pub mod snapshot;
-pub mod stored;
 pub mod subscription;
 
 pub use self::encoding::Malformed;

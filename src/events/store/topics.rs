@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Reading, Store, finding, topic::Topic};
 use crate::events::{
-    delivery::{stored, subscription::Partition},
+    delivery::subscription::Partition,
     event::Event,
     facade::{
         DedupStatus, Found, Published, Refusal, StoredEvent, Tail, TailPage, TopicStatus, Trace,
@@ -17,6 +17,7 @@ use crate::events::{
         codec::{Draft, MAX_FRAME_BYTES, Record},
         log::{AppendError, Appended, Log, ReadError, Reason, Refused},
     },
+    stored,
 };
 
 /// A search by ID ends after so long.

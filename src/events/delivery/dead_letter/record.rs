@@ -5,7 +5,6 @@ use bytes::Bytes;
 use crate::events::{
     delivery::{
         encoding::{Encoding, Malformed, fields},
-        stored,
         subscription::{Failure, Letter, Place, Reason},
     },
     event::Event,
@@ -14,6 +13,7 @@ use crate::events::{
         Offset,
         codec::{Draft, Fields, Record, Tag},
     },
+    stored,
 };
 
 /// The field: version u8, then a [`Death`].

@@ -20,7 +20,6 @@ use crate::events::{
     delivery::{
         dead_letter::{self, Death},
         side_log::Appended,
-        stored,
         subscription::{Effect, Ending, Letter, Publication},
     },
     queue::{
@@ -28,6 +27,7 @@ use crate::events::{
         log::{AppendError, Log, Purpose},
     },
     settings::{Reaction, Subscription as Settings},
+    stored,
 };
 
 /// What became of a dead letter.

@@ -5,7 +5,6 @@ use std::{ops::Range, sync::Arc};
 use crate::events::{
     delivery::{
         dead_letter::Death,
-        stored,
         subscription::{Added, Found, Partition, Scan},
     },
     event::Event,
@@ -15,6 +14,7 @@ use crate::events::{
         log::{Block, ReadError, Reader},
     },
     settings::TypePattern,
+    stored,
 };
 
 /// Read at once.

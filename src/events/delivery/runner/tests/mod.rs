@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::*;
 use crate::events::{
     delivery::{
-        journal, stored,
+        journal,
         subscription::{LaneId, Seek},
     },
     event::Event,
@@ -25,6 +25,7 @@ use crate::events::{
         storage::{Real, Storage},
         time::{ManualClock, Now},
     },
+    stored,
 };
 
 const START: Now = Now { wall: 1_700_000_000_000, mono: 5_000 };
