@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use super::{
     auth::{AuthFault, AuthRefusal},
     facts::{Denial, Exceeded, Method405, RetryClass, Sent, Side},
+    queue::QueueFault,
 };
 
 /// What happened to a request. The payload is what the answer needs to say.
@@ -68,6 +69,8 @@ pub enum Kind {
     RetryBudget(Box<Kind>),
     /// `fault` of the route refused it on purpose, with this status.
     FaultInjected(StatusCode),
+    /// The event queue cannot keep what the route promises of it.
+    Queue(QueueFault),
     /// The process is draining.
     Draining,
     /// A bug: a panic, or an invariant that did not hold.
@@ -119,6 +122,7 @@ impl Kind {
             Self::Internal,
         ];
         all.extend(auth);
+        all.extend(QueueFault::ALL.map(Self::Queue));
         all
     }
 
@@ -136,6 +140,7 @@ impl Kind {
             Self::FaultInjected(status) => *status,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Auth(refusal) => refusal.fault.status(),
+            Self::Queue(fault) => fault.status(),
             Self::AuthDenied(denial) => denial.status,
             Self::AuthUnavailable
             | Self::ConcurrencyFull
@@ -170,6 +175,7 @@ impl Kind {
             Self::IpDenied => "ip-denied",
             Self::RateLimited(_) => "rate-limited",
             Self::Auth(refusal) => refusal.fault.reason(),
+            Self::Queue(fault) => fault.reason(),
             Self::AuthDenied(_) => "auth-denied",
             Self::AuthUnavailable => "auth-unavailable",
             Self::ConcurrencyFull => "concurrency-full",
@@ -206,6 +212,7 @@ impl Kind {
             Self::IpDenied => "This client address is not allowed here.",
             Self::RateLimited(_) => "The quota of these requests is used up; try again later.",
             Self::Auth(refusal) => refusal.fault.title(),
+            Self::Queue(fault) => fault.title(),
             Self::AuthDenied(_) => "This request was not allowed.",
             Self::AuthUnavailable => "Who may do this cannot be decided at the moment.",
             Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
@@ -244,6 +251,7 @@ impl Kind {
             | Self::RateLimited(_)
             | Self::AuthDenied(_) => Side::Downstream,
             Self::Auth(refusal) => refusal.fault.side(),
+            Self::Queue(fault) => fault.side(),
             Self::AuthUnavailable
             | Self::ConcurrencyFull
             | Self::ShedOverload
@@ -298,6 +306,7 @@ impl Kind {
             | Self::UpstreamTimeoutTotal
             | Self::RetryBudget(_)
             | Self::FaultInjected(_)
+            | Self::Queue(_)
             | Self::Draining
             | Self::Internal => RetryClass::Final,
         }
@@ -309,6 +318,7 @@ impl Kind {
             Self::RateLimited(exceeded) => Some(exceeded.retry_after),
             Self::BreakerOpen(after) => Some(*after),
             Self::Auth(refusal) => refusal.fault.retry_after(),
+            Self::Queue(fault) => fault.retry_after(),
             Self::AuthUnavailable
             | Self::ConcurrencyFull
             | Self::ShedOverload

@@ -7,12 +7,14 @@
 mod auth;
 mod facts;
 mod kind;
+mod queue;
 pub mod response;
 
 pub use self::{
     auth::{AuthFault, AuthRefusal},
     facts::{Denial, Exceeded, Method405, RetryClass, Sent, Side},
     kind::Kind,
+    queue::QueueFault,
 };
 
 use std::{error, fmt};

@@ -12,7 +12,7 @@ use http::{
 };
 
 use crate::{
-    error::{AuthFault, Kind},
+    error::{AuthFault, Kind, QueueFault},
     http::{Body, Response, names::PROXY_STATUS},
 };
 
@@ -177,7 +177,8 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         Kind::UpstreamBadResponse => "http_protocol_error",
         Kind::RetryBudget(last) => return proxy_error(last),
         Kind::FaultInjected(_) => "proxy_internal_response",
-        Kind::Draining | Kind::Internal => "proxy_internal_error",
+        Kind::Queue(QueueFault::KeyMissing | QueueFault::TooLarge) => "http_request_error",
+        Kind::Queue(_) | Kind::Draining | Kind::Internal => "proxy_internal_error",
     })
 }
 
@@ -185,6 +186,7 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
 /// Status Code Mapping"), but more precise where we know more.
 fn grpc_status(kind: &Kind) -> &'static str {
     const CANCELLED: &str = "1";
+    const INVALID_ARGUMENT: &str = "3";
     const DEADLINE_EXCEEDED: &str = "4";
     const PERMISSION_DENIED: &str = "7";
     const RESOURCE_EXHAUSTED: &str = "8";
@@ -226,6 +228,11 @@ fn grpc_status(kind: &Kind) -> &'static str {
         | Kind::AuthUnavailable
         | Kind::FaultInjected(_)
         | Kind::Draining => UNAVAILABLE,
+        Kind::Queue(fault) => match fault {
+            QueueFault::KeyMissing => INVALID_ARGUMENT,
+            QueueFault::TooLarge => RESOURCE_EXHAUSTED,
+            QueueFault::Full(_) | QueueFault::Disk(_) | QueueFault::Unavailable(_) => UNAVAILABLE,
+        },
         Kind::RetryBudget(last) => grpc_status(last),
     }
 }

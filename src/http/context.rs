@@ -6,6 +6,7 @@
 //! cannot touch the next.
 
 mod attempt;
+mod overtime;
 
 pub use self::attempt::{Attempt, AttemptHandle};
 
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use self::overtime::Overtime;
 use crate::{
     http::{ClientIp, Peer, Principal, Target},
     telemetry::{metrics::RouteMetrics, tracing::Trace},
@@ -50,8 +52,11 @@ struct Cells {
     rate_limits: [OnceLock<Box<RateLimitFields>>; 2],
     reason: OnceLock<&'static str>,
     deadline: OnceLock<Instant>,
+    event_ids: OnceLock<Box<[Box<str>]>>,
+    overtime: OnceLock<Overtime>,
     received: AtomicU64,
     is_connecting: AtomicBool,
+    was_repeated: AtomicBool,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
 
@@ -103,8 +108,11 @@ impl Context {
             rate_limits: [const { OnceLock::new() }; 2],
             reason: OnceLock::new(),
             deadline: OnceLock::new(),
+            event_ids: OnceLock::new(),
+            overtime: OnceLock::new(),
             received: AtomicU64::new(0),
             is_connecting: AtomicBool::new(false),
+            was_repeated: AtomicBool::new(false),
             attempts: Mutex::new(SmallVec::new()),
         }))
     }

@@ -11,6 +11,7 @@ pub mod hop_by_hop;
 pub mod identity;
 pub mod io;
 pub mod names;
+pub mod outcome;
 pub mod pace;
 pub mod peer;
 pub mod principal;
@@ -25,6 +26,7 @@ pub use self::{
     body::Body,
     client_ip::{Cidrs, ClientIp},
     context::Context,
+    outcome::Outcome,
     pace::Pace,
     peer::Peer,
     principal::Principal,

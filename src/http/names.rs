@@ -28,6 +28,8 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 pub const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 /// `X-Request-Id`.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The IDs of the events that a request led to.
+pub const SLUICE_EVENT_ID: HeaderName = HeaderName::from_static("sluice-event-id");
 /// On a copy that `mirror` sent.
 pub const X_SLUICE_MIRROR: HeaderName = HeaderName::from_static("x-sluice-mirror");
 /// Which try of the request this is, for the upstream.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
 
 use crate::{
@@ -64,12 +64,15 @@ pin_project! {
         upload: Option<Over>,
         #[pin]
         sleep: Option<Sleep>,
+        is_overtime: bool,
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Span {
     length: Duration,
+    /// How long a late answer is waited for, where the context allows it.
+    overtime: Duration,
     is_total: bool,
     error: fn(Duration, &ours::Context) -> Error,
 }
@@ -88,6 +91,7 @@ impl TotalTimeoutLayer {
     pub fn new(settings: Settings) -> Self {
         Self(Span {
             length: settings.total,
+            overtime: settings.total,
             is_total: true,
             error: |length, _| {
                 Error::new(Kind::UpstreamTimeoutTotal)
@@ -112,6 +116,7 @@ impl AttemptTimeoutLayer {
     pub fn new(settings: Settings) -> Self {
         Self(settings.per_attempt.map(|length| Span {
             length,
+            overtime: settings.total,
             is_total: false,
             error: |length, cx| {
                 // What the upstream has seen by now is not known here: the worse is assumed, unless
@@ -146,7 +151,8 @@ impl<S: Next> Service<Request> for Timeout<S> {
     fn call(&mut self, mut request: Request) -> Self::Future {
         let upload = self.span.and_then(|_| request.body.watch());
         let clock = self.span.map(|span| Clock { span, cx: request.cx.clone() });
-        ResponseFuture { inner: Some(self.inner.call(request)), clock, upload, sleep: None }
+        let inner = Some(self.inner.call(request));
+        ResponseFuture { inner, clock, upload, sleep: None, is_overtime: false }
     }
 }
 
@@ -178,14 +184,28 @@ where
             }
             this.sleep.set(Some(sleep));
         }
-        if let Some(sleep) = this.sleep.as_pin_mut() {
-            ready!(sleep.poll(cx));
+        if let Some(mut sleep) = this.sleep.as_pin_mut() {
+            ready!(sleep.as_mut().poll(cx));
+            let runs_on = !*this.is_overtime && may_run_on(*span, exchange);
+            if runs_on && exchange.begin_overtime(|| (span.error)(span.length, exchange)) {
+                *this.is_overtime = true;
+                sleep.as_mut().reset(Instant::now() + span.overtime);
+                // It registers for its new end; if that is over already, the next poll says so.
+                ready!(sleep.poll(cx));
+            }
         }
         let error = (span.error)(span.length, exchange);
         exchange.give_up_attempt(error.kind().reason());
         this.inner.set(None);
         Poll::Ready(Err(error))
     }
+}
+
+/// Whether a late answer would say something: some of the request may have left, and it is not to be
+/// repeated at once.
+fn may_run_on(span: Span, exchange: &ours::Context) -> bool {
+    let is_sent = !exchange.is_connecting() && !exchange.with_attempts(<[_]>::is_empty);
+    is_sent && (span.is_total || !ours::is_repeatable(exchange.method()))
 }
 
 #[cfg(test)]
@@ -195,7 +215,7 @@ mod tests {
     use futures_util::{FutureExt, stream};
     use http::Method;
     use http_body_util::{BodyExt, StreamBody};
-    use tokio::time::{Instant, advance, sleep};
+    use tokio::time::{advance, sleep};
     use tower::{ServiceExt, service_fn};
 
     use super::*;
@@ -324,6 +344,56 @@ mod tests {
         });
         let late = layer.layer(inner).oneshot(request(Method::PUT, "/", body)).await;
         assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer_is_waited_for_once_more_where_somebody_writes_it_down() {
+        let attempting = |span: Duration| {
+            service_fn(move |request: Request| async move {
+                request.cx.begin_attempt("a/b".into(), Instant::now());
+                sleep(span).await;
+                Ok(Response::new(Body::empty()))
+            })
+        };
+        for (method, per_attempt, is_late) in [
+            (Method::POST, None, true),
+            (Method::PUT, None, true),
+            (Method::POST, Some(SECOND), true),
+            // The next attempt of it is as good.
+            (Method::PUT, Some(SECOND), false),
+        ] {
+            let settings = settings(3 * SECOND, per_attempt);
+            let (total, attempt) =
+                (TotalTimeoutLayer::new(settings), AttemptTimeoutLayer::new(settings));
+            let first = per_attempt.unwrap_or(3 * SECOND);
+            for (late, is_answered) in [(2 * SECOND, is_late), (4 * SECOND, false)] {
+                let stack = total.layer(attempt.layer(attempting(first + late)));
+                let asked = request(method.clone(), "/", Body::empty());
+                let mut told = asked.cx.allow_overtime();
+                let start = Instant::now();
+                let answer = stack.oneshot(asked).await;
+                assert_eq!(answer.is_ok(), is_answered, "{method} {per_attempt:?} {late:?}");
+                assert_eq!(told.try_recv().is_ok(), is_late, "what the client gets meanwhile");
+                let span = if is_late { first + late.min(3 * SECOND) } else { first };
+                assert_eq!(start.elapsed().as_secs(), span.as_secs());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_sent_does_not_run_on() {
+        let inner = service_fn(async |request: Request| {
+            request.cx.begin_attempt("a/b".into(), Instant::now());
+            request.cx.set_connecting(true);
+            sleep(60 * SECOND).await;
+            Ok(Response::new(Body::empty()))
+        });
+        let asked = get("/");
+        let _told = asked.cx.allow_overtime();
+        let start = Instant::now();
+        let layer = TotalTimeoutLayer::new(settings(SECOND, None));
+        layer.layer(inner).oneshot(asked).await.unwrap_err();
+        assert_eq!(start.elapsed().as_secs(), 1);
     }
 
     #[tokio::test(start_paused = true)]

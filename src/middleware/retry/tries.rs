@@ -123,6 +123,9 @@ impl Tries {
             Class::MaybeSeen | Class::Answered => Resend::repeat(kept),
         };
         let Some(resend) = resend else { return done(outcome, kept.into()) };
+        if failure.class != Class::NotSent {
+            kept.cx().set_repeated();
+        }
         if let Some(upstream) = self.upstream(kept.cx().upstream()) {
             match &outcome {
                 Ok(response) => upstream.count_retry(response.status().as_str()),

@@ -1,0 +1,86 @@
+//! How the event queue keeps a request from being done: before anything of it was sent, unless it says
+//! otherwise.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::Side;
+
+/// Why what a request asks of the queue cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueFault {
+    /// There is no room in the topic, in its buffer, in the records of requests, or among the bodies
+    /// that are held; come back after so long.
+    Full(Duration),
+    /// The disk is low on space.
+    Disk(Duration),
+    /// The log is offline, or took nothing: the upstream may have acted on the request.
+    Unavailable(Duration),
+    /// The event is over the topic's `max_event_bytes`.
+    TooLarge,
+    /// The route needs a key of each event, and this request has none.
+    KeyMissing,
+}
+
+// === impl QueueFault ===
+
+impl QueueFault {
+    /// One of each.
+    pub const ALL: [Self; 5] = [
+        Self::Full(Duration::from_secs(1)),
+        Self::Disk(Duration::from_secs(10)),
+        Self::Unavailable(Duration::from_secs(30)),
+        Self::TooLarge,
+        Self::KeyMissing,
+    ];
+
+    /// The status a client is answered with.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::KeyMissing => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The word for it.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Full(_) => "queue-full",
+            Self::Disk(_) => "queue-disk",
+            Self::Unavailable(_) => "queue-unavailable",
+            Self::TooLarge => "event-too-large",
+            Self::KeyMissing => "event-key-missing",
+        }
+    }
+
+    /// One sentence that a client may read.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Full(_) => "What this request leads to cannot be stored now; try again shortly.",
+            Self::Disk(_) => {
+                "There is no room to store what this request leads to; try again later."
+            }
+            Self::Unavailable(_) => "What this request leads to cannot be stored; try again later.",
+            Self::TooLarge => "The event of this request would be too large.",
+            Self::KeyMissing => "This request lacks the value that its event is ordered by.",
+        }
+    }
+
+    /// Whose doing it is.
+    pub const fn side(self) -> Side {
+        match self {
+            Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) => Side::Gateway,
+            Self::TooLarge | Self::KeyMissing => Side::Downstream,
+        }
+    }
+
+    /// When to come back, for those that pass.
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Full(after) | Self::Disk(after) | Self::Unavailable(after) => Some(after),
+            Self::TooLarge | Self::KeyMissing => None,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What goes on when the time of an exchange is up: on routes whose requests leave a record, the attempt
+//! under way, so that its late answer can be written down.
+
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::Context;
+use crate::error::Error;
+
+/// Who hears that the time was up. Empty once it was told.
+#[derive(Debug)]
+pub(super) struct Overtime(Mutex<Option<oneshot::Sender<Error>>>);
+
+impl Context {
+    /// From now on whoever bounds the time of this exchange tells the failure here, once, and lets the
+    /// attempt run on for as long again. To be called once.
+    pub fn allow_overtime(&self) -> oneshot::Receiver<Error> {
+        let (sender, told) = oneshot::channel();
+        super::set(&self.0.overtime, Overtime(Mutex::new(Some(sender))));
+        told
+    }
+
+    /// The time is up, and the client gets what `error` makes. `false`: the attempt does not run on.
+    pub fn begin_overtime(&self, error: impl FnOnce() -> Error) -> bool {
+        let Some(overtime) = self.0.overtime.get() else { return false };
+        if let Some(sender) = overtime.0.lock().take() {
+            // Whoever allowed it waits for the attempt; if that is over there is nothing to tell.
+            drop(sender.send(error()));
+        }
+        true
+    }
+
+    /// An attempt that the upstream may have seen, or has answered, is followed by another.
+    pub fn set_repeated(&self) {
+        // Relaxed, as the read: both happen in the polls of one future.
+        self.0.was_repeated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the upstream may have seen the request before the last attempt of it.
+    pub fn was_repeated(&self) -> bool {
+        self.0.was_repeated.load(Ordering::Relaxed)
+    }
+
+    /// The IDs of the events that this request led to; none until they are certain.
+    pub fn event_ids(&self) -> &[Box<str>] {
+        self.0.event_ids.get().map_or(&[], AsRef::as_ref)
+    }
+
+    /// Written by `publish`.
+    pub fn set_event_ids(&self, ids: impl IntoIterator<Item = Box<str>>) {
+        super::set(&self.0.event_ids, ids.into_iter().collect());
+    }
+}
