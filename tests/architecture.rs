@@ -51,10 +51,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("events::event", &[]),
     ("events::api", &["events::event", "events::facade", "events::queue"]),
     ("events::queue", &[]),
-    ("events::publish", &["events::queue", "events::event"]),
-    ("events::enqueue", &["events::queue", "events::event"]),
+    ("events::stored", &["events::event", "events::queue"]),
+    // What requests leave behind: shared by all that act on behalf of one.
+    ("events::ingress", &["events::event", "events::queue", "events::stored"]),
+    ("events::publish", &["events::queue", "events::event", "events::ingress"]),
+    ("events::enqueue", &["events::queue", "events::event", "events::ingress"]),
     // What the flow offers and what a user decides about it are plain values.
-    ("events::delivery", &["events::queue", "events::event", "events::facade", "events::settings"]),
+    (
+        "events::delivery",
+        &["events::queue", "events::event", "events::facade", "events::settings", "events::stored"],
+    ),
     ("admin", &[]),
     (
         "config",

@@ -161,7 +161,8 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         | Kind::HeaderCount
         | Kind::BodyTooLarge
         | Kind::ClientTimeout
-        | Kind::ClientClosed => "http_request_error",
+        | Kind::ClientClosed
+        | Kind::Queue(QueueFault::KeyMissing | QueueFault::TooLarge) => "http_request_error",
         Kind::IpDenied | Kind::RateLimited(_) | Kind::Auth(_) | Kind::AuthDenied(_) => {
             "http_request_denied"
         }
@@ -177,7 +178,6 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         Kind::UpstreamBadResponse => "http_protocol_error",
         Kind::RetryBudget(last) => return proxy_error(last),
         Kind::FaultInjected(_) => "proxy_internal_response",
-        Kind::Queue(QueueFault::KeyMissing | QueueFault::TooLarge) => "http_request_error",
         Kind::Queue(_) | Kind::Draining | Kind::Internal => "proxy_internal_error",
     })
 }

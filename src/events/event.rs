@@ -4,9 +4,13 @@
 //! it to the rules of CloudEvents and to [`limits`]; what is on disk in the store.
 
 mod builder;
+mod id;
 pub mod timestamp;
 
-pub use self::builder::{Builder, Invalid, limits, new_id};
+pub use self::{
+    builder::{Builder, Invalid, limits, new_id},
+    id::derived_id,
+};
 
 use bytes::Bytes;
 

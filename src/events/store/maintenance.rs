@@ -18,7 +18,7 @@ use crate::telemetry::task;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// A journal that is offline is opened again so often, in looks.
+/// A log of the store's own that is offline is opened again so often, in looks.
 const REOPEN: u64 = 30;
 /// Segments of which little is left are looked for so often, in looks.
 const TIDY: u64 = 10;
@@ -39,11 +39,15 @@ impl Store {
         if let Ok(Err(error)) = self.block(move || disk.refresh()).await {
             tracing::warn!(%error, "the disk does not say how much room it has");
         }
-        if number.is_multiple_of(REOPEN) && self.0.journal.is_offline() {
-            let journal = self.0.journal.clone();
-            if let Ok(Err(error)) = self.block(move || journal.reopen()).await {
-                tracing::error!(%error, "the journal of the delivery state stays offline");
-            }
+        if number.is_multiple_of(REOPEN) {
+            self.reopen("the journal of the delivery state", &self.0.journal).await;
+            self.reopen("the log of requests", self.0.ingress.log()).await;
+        }
+        // One that is offline has said so once.
+        if let Err(error) = self.tend_requests().await
+            && number.is_multiple_of(REOPEN)
+        {
+            tracing::warn!(%error, "what requests have led to waits");
         }
         self.snapshot_if_due().await;
         // One that is offline has said so once, and lets go of nothing.
@@ -63,6 +67,15 @@ impl Store {
                     tracing::warn!(%subscription, %error, "nothing is copied forward");
                 }
             }
+        }
+    }
+
+    async fn reopen(&self, what: &'static str, log: &Log) {
+        let log = log.clone();
+        if log.is_offline()
+            && let Ok(Err(error)) = self.block(move || log.reopen()).await
+        {
+            tracing::error!(%error, "{what} stays offline");
         }
     }
 

@@ -10,6 +10,7 @@ mod letters;
 mod maintenance;
 mod opening;
 mod reloading;
+mod requests;
 mod serve;
 mod snapshots;
 mod state;
@@ -33,10 +34,11 @@ pub use self::opening::StoreError;
 use self::{snapshots::Snapshots, topic::Topic};
 use crate::events::{
     delivery::{
-        runner::{KeyHash, Subscription, Topics},
+        runner::{self, KeyHash, Subscription},
         subscription::Partition,
     },
     facade::Refusal,
+    ingress::Ingress,
     queue::{
         codec::{HashKey, Role},
         log::{DiskWatch, Log, Writer},
@@ -65,8 +67,7 @@ struct Inner {
     /// Writes dead letters and parked events.
     letters_writer: Writer,
     journal: Log,
-    /// Laid out for what comes later; nobody writes to it yet.
-    ingress: Log,
+    ingress: Ingress,
     topics: Arc<TopicMap>,
     subscriptions: RwLock<BTreeMap<Arc<str>, Reading>>,
     snapshots: Snapshots,
@@ -136,7 +137,8 @@ impl Store {
             .filter(|topic| topic.is_offline())
             .map(|it| it.name().to_string())
             .collect();
-        for (name, log) in [("delivery state", &self.0.journal), ("requests", &self.0.ingress)] {
+        for (name, log) in [("delivery state", &self.0.journal), ("requests", self.0.ingress.log())]
+        {
             if log.is_offline() {
                 offline.push(name.to_owned());
             }
@@ -165,7 +167,7 @@ impl fmt::Debug for Store {
 
 // === impl TopicMap ===
 
-impl Topics for TopicMap {
+impl runner::Topics for TopicMap {
     fn log(&self, topic: &str) -> Option<Log> {
         self.0.read().get(topic)?.shelf().log()
     }

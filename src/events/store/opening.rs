@@ -25,10 +25,13 @@ use crate::events::{
         subscription::{LaneId, Machine, Seek},
     },
     facade::Refusal,
+    ingress::{Ingress, IngressError},
     queue::{
         LogId, Offset, StoreId,
         codec::{SubscriptionMeta, TopicMeta},
-        log::{DiskSettings, DiskWatch, Log, OpenError, Place, Plain, Writer},
+        log::{
+            DiskSettings, DiskWatch, Log, OpenError, Place, Plain, Settings as LogSettings, Writer,
+        },
         pool::Pool,
         storage::Storage,
         time::Clock,
@@ -60,6 +63,9 @@ pub enum StoreError {
     /// The journal of the delivery state, or the records of requests.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// The records of requests cannot be read.
+    #[error(transparent)]
+    Ingress(#[from] IngressError),
     /// The journal cannot be read.
     #[error("the journal of the delivery state: {0}")]
     Journal(String),
@@ -100,6 +106,9 @@ impl Store {
             store.start(&meta, machine).await?;
         }
         store.snapshot().await?;
+        if let Err(error) = store.tend_requests().await {
+            tracing::warn!(%error, "what requests have led to waits");
+        }
         store.look_after();
         Ok(store)
     }
@@ -240,7 +249,7 @@ impl Store {
         }
         self.0.letters_writer.stop();
         self.0.journal.close();
-        self.0.ingress.close();
+        self.0.ingress.log().close();
         self.0.state_writer.stop();
     }
 }
@@ -301,8 +310,11 @@ fn prepare(
     let at = |dir: &str, id| place(&storage, &disk, store, PathBuf::from(dir), id);
     let state = read_state(&state_writer, at(JOURNAL, LogId(store.0)), &settings)?;
     let ingress_place = at(INGRESS, LogId(store.0));
+    let max_bytes = Some(settings.ingress.max_bytes);
+    let own = LogSettings { max_bytes, ..base(&settings) };
     let (ingress, _) =
-        Log::open(&state_writer, ingress_place, &base(&settings), Offset::ZERO, Box::new(Plain))?;
+        Log::open(&state_writer, ingress_place, &own, Offset::ZERO, Box::new(Plain))?;
+    let ingress = Ingress::open(ingress, settings.ingress.max_entries)?;
     let guard = GuardedClock::new(clock.clone(), state.last);
     let mut topics = BTreeMap::new();
     for meta in registry.topics() {

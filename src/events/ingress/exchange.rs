@@ -1,0 +1,158 @@
+//! One exchange, from the room for it to its end.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use super::{
+    handle::Ingress,
+    record::{self, About, Owed},
+    state::{Id, Stage},
+    target::Target,
+};
+use crate::events::{
+    queue::{
+        Offset,
+        codec::Draft,
+        log::{AppendError, Permit, Reason, Refused},
+    },
+    stored,
+};
+
+/// Room for all that may be written of an exchange. Dropped, it gives it back.
+#[derive(Debug)]
+pub struct Room {
+    entry: Entry,
+    permit: Permit,
+    begin: u64,
+}
+
+/// An exchange whose intents are on disk. Dropped before its end it is resolved as uncertain.
+#[derive(Debug)]
+pub struct Exchange {
+    entry: Entry,
+    /// For the answer.
+    permit: Permit,
+    at: Offset,
+    intents: u16,
+}
+
+/// The place of an exchange in memory; left behind if it is dropped.
+#[derive(Debug)]
+struct Entry {
+    ingress: Ingress,
+    id: Id,
+}
+
+// === impl Room ===
+
+impl Room {
+    pub(super) fn new(ingress: Ingress, id: Id, permit: Permit, begin: u64) -> Self {
+        Self { entry: Entry { ingress, id }, permit, begin }
+    }
+
+    /// Writes what may happen: when this returns it is on disk, and the request may be sent. An error:
+    /// it must not be.
+    ///
+    /// Dropped before its end: nothing was sent, and nothing is owed.
+    pub async fn begin(self, intents: &[Owed], about: About<'_>) -> Result<Exchange, AppendError> {
+        let Self { entry, mut permit, begin } = self;
+        let drafts = (0..).zip(intents).map(|(index, owed)| owed.intent(index, about));
+        let drafts: Vec<Draft> = drafts.collect();
+        let count = u16::try_from(drafts.len()).unwrap_or(u16::MAX);
+        let too_large = Refused::new(Reason::TooLarge);
+        let own = permit.split(begin).ok_or(too_large)?;
+        let log = &entry.ingress.0.log;
+        let appended = log.append(own, drafts).await?;
+        let at = appended.first().map(|first| first.offset).ok_or(AppendError::Unknown)?;
+        entry.set(Stage::Begun { at, intents: count });
+        Ok(Exchange { entry, permit, at, intents: count })
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// Writes what has happened, and what is owed because of it, in one frame: on disk when this returns.
+    /// `is_uncertain`: nobody knows, and the events say so ([`record::uncertain`]).
+    ///
+    /// After an error the exchange is to be dropped: it is uncertain.
+    pub async fn answer(&mut self, is_uncertain: bool, owed: &[Owed]) -> Result<(), AppendError> {
+        let (at, intents) = (self.at, self.intents);
+        let drafts = record::answer(at, is_uncertain, owed);
+        let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
+        let own = self.permit.split(bytes).ok_or(Refused::new(Reason::TooLarge))?;
+        let entry = &self.entry;
+        let commit = entry.ingress.0.log.append(own, drafts);
+        // From here on the frame may be there, whatever becomes of this future.
+        entry.set(Stage::InDoubt { at, intents });
+        let appended = match commit.await {
+            Ok(appended) => appended,
+            Err(error) => {
+                if !matches!(error, AppendError::Unknown) {
+                    entry.set(Stage::Begun { at, intents });
+                }
+                return Err(error);
+            }
+        };
+        let first = appended.first().map_or(at, |first| first.offset.plus(1));
+        entry.set(Stage::Owing { first, count: u16::try_from(owed.len()).unwrap_or(u16::MAX) });
+        if is_uncertain {
+            entry.ingress.0.uncertain.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Nothing follows from it. Not waited for: lost with the power, it would be found uncertain, which
+    /// is never wrong.
+    pub fn close(mut self) {
+        let drafts = record::answer(self.at, false, &[]);
+        let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
+        if let Some(own) = self.permit.split(bytes) {
+            drop(self.entry.ingress.0.log.append_unwaited(own, drafts));
+            self.entry.end();
+        }
+    }
+
+    /// Appends what is owed to the topics, and ends. What a topic does not take now it gets later: it is
+    /// owed, on disk.
+    pub async fn settle(self, owed: Vec<(Arc<dyn Target>, Permit, Owed)>) {
+        let Self { entry, .. } = self;
+        let mut commits = Vec::with_capacity(owed.len());
+        for (target, permit, owed) in owed {
+            commits.push(target.append(permit, vec![stored::draft(&owed.event)]));
+        }
+        let mut are_stored = true;
+        for commit in commits {
+            let stored = match commit {
+                Ok(commit) => commit.await.map(drop),
+                Err(refused) => Err(refused.into()),
+            };
+            if let Err(error) = stored {
+                tracing::warn!(%error, "an event is kept with its request until its topic takes it");
+                are_stored = false;
+            }
+        }
+        if are_stored {
+            entry.end();
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn set(&self, stage: Stage) {
+        self.ingress.0.state.lock().set(self.id, stage);
+    }
+
+    /// Nothing is owed.
+    fn end(&self) {
+        self.ingress.0.state.lock().end(self.id);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // After its end it is not there any more, and this does nothing.
+        self.ingress.0.state.lock().abandon(self.id);
+    }
+}

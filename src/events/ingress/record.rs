@@ -1,0 +1,255 @@
+//! What is written of a request, as records of the ingress log. Pure.
+//!
+//! Two frames belong to a request. The first has an intent for each event that it may lead to; its first
+//! offset is the name of the exchange. The second has the answer and, behind it, the events that are to
+//! be appended to their topics. A control record says below which offset nothing is owed any more.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::events::{
+    event::{Event, derived_id},
+    queue::{
+        LogId, Offset,
+        codec::{Draft, Fields, FieldsBuilder, Kind, Record, Tag},
+    },
+    stored,
+};
+
+/// The topic an event is for.
+const TOPIC: Tag = Tag(1024);
+/// Where that topic ended when the exchange began: its event is not below.
+const END: Tag = Tag(1025);
+/// The place of an intent within its frame.
+const INDEX: Tag = Tag(1026);
+/// Method and target of the request, and the SHA-256 of its body, where it was read whole.
+const METHOD: Tag = Tag(1027);
+const TARGET: Tag = Tag(1028);
+const DIGEST: Tag = Tag(1029);
+/// Nothing below is owed.
+const SETTLED: Tag = Tag(1030);
+/// What nobody knows the outcome of.
+const UNCERTAIN: Tag = Tag(1031);
+/// What these fields take of a record, at most, beside method and target.
+const OVERHEAD: usize = 256;
+/// What a control record and an answer without events take, at most.
+pub(super) const SMALL: u64 = 256;
+/// The end of the type of an event that may not have happened.
+const UNCERTAIN_SUFFIX: &str = ".uncertain";
+
+/// An event on its way to a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// The topic.
+    pub topic: LogId,
+    /// Where the topic ended before: the event is not below.
+    pub end: Offset,
+    /// The event.
+    pub event: Event,
+}
+
+/// Which request it is about, for whoever has to find out what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// Its normalised target.
+    pub target: &'a str,
+    /// The SHA-256 of its body, where that was read whole.
+    pub digest: Option<[u8; 32]>,
+}
+
+/// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// An exchange begins; this is its intent of this number.
+    Intent { index: u16 },
+    /// The exchange that began there is over.
+    Answer { exchange: Offset, is_uncertain: bool },
+    /// The exchange that began there owes this event.
+    Owed { exchange: Offset },
+    /// Nothing below is owed.
+    Settled { below: Offset },
+}
+
+/// An event as a record has it.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) topic: LogId,
+    pub(super) end: Offset,
+    pub(super) event: Event,
+}
+
+// === impl Owed ===
+
+impl Owed {
+    /// The most bytes its records take.
+    pub fn bytes(&self, about: Option<About<'_>>) -> u64 {
+        let about = about.map_or(0, |about| about.method.len() + about.target.len());
+        (stored::draft(&self.event).encoded_bytes() + OVERHEAD + about) as u64
+    }
+
+    /// This may happen: to be written before the request is sent.
+    pub(super) fn intent(&self, index: u16, about: About<'_>) -> Draft {
+        let digest = about.digest.unwrap_or_default();
+        let fields = self.place().field(INDEX, &index.to_le_bytes());
+        let fields = fields
+            .field(METHOD, about.method.as_bytes())
+            .field(TARGET, about.target.as_bytes())
+            .field(DIGEST, if about.digest.is_some() { &digest } else { &[] });
+        self.draft(Kind::Intent, fields)
+    }
+
+    /// This has happened: to be written with the answer.
+    fn owed(&self, exchange: Offset) -> Draft {
+        self.draft(Kind::Event, self.place().cause(exchange.0))
+    }
+
+    fn place(&self) -> FieldsBuilder {
+        let fields = Fields::builder().field(TOPIC, self.topic.0.as_bytes());
+        fields.field(END, &self.end.0.to_le_bytes())
+    }
+
+    /// The event's own record, with more fields.
+    fn draft(&self, kind: Kind, more: FieldsBuilder) -> Draft {
+        let mut draft = stored::draft(&self.event);
+        let fields = [draft.fields.as_bytes(), more.build().as_bytes()].concat();
+        draft.kind = kind;
+        // Both halves are well-formed.
+        draft.fields = Fields::from_encoded(fields.into()).unwrap_or_default();
+        draft
+    }
+}
+
+/// The frame that ends an exchange.
+pub(super) fn answer(exchange: Offset, is_uncertain: bool, owed: &[Owed]) -> Vec<Draft> {
+    let fields = Fields::builder().cause(exchange.0);
+    let fields = if is_uncertain { fields.field(UNCERTAIN, &[1]) } else { fields };
+    let answer = Draft::new(Kind::Answer, fields.build(), Bytes::new());
+    std::iter::once(answer).chain(owed.iter().map(|owed| owed.owed(exchange))).collect()
+}
+
+/// That nothing below is owed.
+pub(super) fn settled(below: Offset) -> Draft {
+    let fields = Fields::builder().field(SETTLED, &below.0.to_le_bytes());
+    Draft::new(Kind::Control, fields.build(), Bytes::new())
+}
+
+/// What a record says; `None`: it is of another kind, from a later version.
+pub(super) fn entry(record: &Record<'_>) -> Option<Entry> {
+    match record.kind() {
+        Kind::Intent => {
+            let index = record.field(INDEX)?.try_into().ok().map(u16::from_le_bytes)?;
+            Some(Entry::Intent { index })
+        }
+        Kind::Answer => Some(Entry::Answer {
+            exchange: record.cause()?,
+            is_uncertain: record.field(UNCERTAIN).is_some(),
+        }),
+        Kind::Event => Some(Entry::Owed { exchange: record.cause()? }),
+        Kind::Control => Some(Entry::Settled { below: offset(record, SETTLED)? }),
+        Kind::Request | Kind::Outcome => None,
+    }
+}
+
+/// The event in an intent or behind an answer.
+pub(super) fn found(record: &Record<'_>) -> Option<Found> {
+    let topic = LogId(Uuid::from_slice(record.field(TOPIC)?).ok()?);
+    let event = stored::event(record, Bytes::copy_from_slice);
+    Some(Found { topic, end: offset(record, END)?, event })
+}
+
+fn offset(record: &Record<'_>, tag: Tag) -> Option<Offset> {
+    record.field(tag)?.try_into().ok().map(u64::from_le_bytes).map(Offset)
+}
+
+/// The event that says of another that nobody knows whether it happened: its type with `.uncertain`, its
+/// own ID as the cause, and an ID that is the same whoever finds out, UUIDv5 of that ID.
+pub fn uncertain(mut event: Event) -> Event {
+    let name = Uuid::parse_str(&event.id).unwrap_or_default();
+    let id = derived_id(name, &["uncertain"]).to_string();
+    event.causation = Some(std::mem::replace(&mut event.id, id));
+    event.kind.push_str(UNCERTAIN_SUFFIX);
+    // It repeats nothing that anybody could have published.
+    event.dedup_key = None;
+    event
+}
+
+/// The type of what [`uncertain`] makes of an event of this one.
+pub fn uncertain_kind(kind: &str) -> String {
+    format!("{kind}{UNCERTAIN_SUFFIX}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::queue::codec::{Closing, FrameWriter, Stamp, parse_frame};
+
+    fn owed() -> Owed {
+        let event = Event {
+            id: "0198c3a0-0000-7000-8000-000000000001".into(),
+            source: "/sluice/a/b".into(),
+            kind: "order.created".into(),
+            key: Some(Bytes::from_static(b"7")),
+            dedup_key: Some(Bytes::from_static(b"d")),
+            not_before: Some(9),
+            expiry: Some(99),
+            data: Bytes::from_static(b"{}"),
+            ..Event::default()
+        };
+        Owed { topic: LogId(Uuid::from_u128(3)), end: Offset(40), event }
+    }
+
+    /// What a reader finds of drafts that are written in one frame.
+    fn read(drafts: &[Draft], look: impl Fn(&Record<'_>)) {
+        let mut writer = FrameWriter::new();
+        writer.begin(9, Offset(4));
+        for draft in drafts {
+            writer.push(draft, Stamp { generation: 0, partition: 0, published: 3 }).unwrap();
+        }
+        let closing = Closing { previous_crc: 0, durable: Offset(4), wall: 1, mono: 1 };
+        let bytes = writer.finish(&closing).bytes.to_vec();
+        let frame = parse_frame(&bytes, 9, Offset(4)).unwrap();
+        frame.records().for_each(|(_, record)| look(&record.unwrap()));
+    }
+
+    #[test]
+    fn an_exchange_is_read_as_it_was_written() {
+        let about = About { method: "POST", target: "/orders?a=1", digest: Some([7; 32]) };
+        let intent = owed().intent(2, about);
+        assert!(intent.encoded_bytes() as u64 <= owed().bytes(Some(about)));
+        read(&[intent], |record| {
+            assert_eq!(entry(record), Some(Entry::Intent { index: 2 }));
+            let found = found(record).unwrap();
+            assert_eq!(
+                (found.topic, found.end, found.event),
+                (owed().topic, Offset(40), owed().event)
+            );
+            assert_eq!(record.text(METHOD), Some("POST"));
+            assert_eq!(record.field(DIGEST), Some(&[7; 32][..]));
+        });
+        let answer = answer(Offset(11), true, &[owed()]);
+        assert!(answer[0].encoded_bytes() as u64 <= SMALL);
+        read(&answer[..1], |record| {
+            let exchange = Offset(11);
+            assert_eq!(entry(record), Some(Entry::Answer { exchange, is_uncertain: true }));
+        });
+        read(&answer[1..], |record| {
+            assert_eq!(entry(record), Some(Entry::Owed { exchange: Offset(11) }));
+            assert_eq!(found(record).unwrap().event, owed().event);
+        });
+        read(&[settled(Offset(12))], |record| {
+            assert_eq!(entry(record), Some(Entry::Settled { below: Offset(12) }));
+        });
+    }
+
+    #[test]
+    fn what_is_uncertain_is_the_same_event_whoever_finds_out() {
+        let first = uncertain(owed().event);
+        assert_eq!(first, uncertain(owed().event));
+        assert_eq!(first.kind, "order.created.uncertain");
+        assert_eq!(first.causation.as_deref(), Some(&*owed().event.id));
+        assert_eq!(Uuid::parse_str(&first.id).unwrap().get_version_num(), 5);
+        assert_eq!((first.key, first.dedup_key), (owed().event.key, None));
+    }
+}

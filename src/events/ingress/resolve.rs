@@ -1,0 +1,236 @@
+//! What nobody goes on with is brought to its end: after a crash, and where a topic or the records
+//! themselves took nothing for a while.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering::Relaxed,
+};
+
+use super::{
+    handle::{Ingress, each},
+    record::{self, Entry, Found, Owed},
+    state::{Id, Stage},
+    target::{Target, Topics},
+};
+use crate::events::{
+    event::Event,
+    queue::{
+        LogId, Offset,
+        log::{AppendError, Log, Purpose, ReadError, Reason, Refused},
+    },
+    stored,
+};
+
+/// Exchanges that are resolved in one go.
+const BATCH: usize = 256;
+/// A block of a topic, as it is read.
+const BLOCK: usize = 1 << 20;
+
+/// Why some of it has to wait.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// A log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A log takes nothing.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// What one topic is owed.
+#[derive(Default)]
+struct Debt {
+    /// Nothing of it is below.
+    from: Option<Offset>,
+    events: Vec<Event>,
+    exchanges: HashSet<Id>,
+}
+
+// === impl Ingress ===
+
+impl Ingress {
+    /// Ends what nobody goes on with: an intent without an answer becomes `<type>.uncertain`, and what is
+    /// owed is appended where it is not there. Blocks.
+    ///
+    /// One topic that takes nothing keeps the others from nothing: the error is the last there was, and
+    /// what it is about is tried again with the next call.
+    pub fn resolve(&self, topics: &dyn Topics) -> Result<(), ResolveError> {
+        if self.is_offline() {
+            return Ok(());
+        }
+        let (mut after, mut outcome) = (None, Ok(()));
+        loop {
+            let orphans = self.0.state.lock().orphans(after, BATCH);
+            let Some((last, _)) = orphans.last() else { return outcome };
+            after = Some(*last);
+            if let Err(error) = self.resolve_some(topics, &orphans) {
+                outcome = Err(error);
+            }
+        }
+    }
+
+    fn resolve_some(
+        &self,
+        topics: &dyn Topics,
+        orphans: &[(Id, Stage)],
+    ) -> Result<(), ResolveError> {
+        let mut debts: HashMap<LogId, Debt> = HashMap::new();
+        for (id, stage) in orphans {
+            if let Some((first, count)) = self.owing(*id, *stage)? {
+                self.gather(*id, first, count, &mut debts)?;
+            }
+        }
+        let (mut unpaid, mut outcome) = (HashSet::new(), Ok(()));
+        for (topic, debt) in debts {
+            let paid = if let Some(target) = topics.of_id(topic) {
+                pay(&*target, &debt)
+            } else {
+                let count = debt.events.len();
+                tracing::error!(%topic, count, "events are owed to a topic that was dropped");
+                Ok(())
+            };
+            if let Err(error) = paid {
+                unpaid.extend(debt.exchanges);
+                outcome = Err(error);
+            }
+        }
+        let mut state = self.0.state.lock();
+        for (id, _) in orphans.iter().filter(|(id, _)| !unpaid.contains(id)) {
+            state.end(*id);
+        }
+        outcome
+    }
+
+    /// Where the events are that an exchange owes; `None`: it owes none.
+    fn owing(&self, id: Id, stage: Stage) -> Result<Option<(Offset, u16)>, ResolveError> {
+        match stage {
+            Stage::Owing { first, count } => Ok(Some((first, count))),
+            Stage::Begun { at, intents } => self.give_up(id, at, intents).map(Some),
+            Stage::InDoubt { at, intents } => match self.find_answer(at)? {
+                Some(found) => Ok(Some(found)),
+                None => self.give_up(id, at, intents).map(Some),
+            },
+            Stage::Beginning { .. } => Ok(None),
+        }
+    }
+
+    /// Where the events of the exchange that began at `at` are, none included, if its answer was written.
+    fn find_answer(&self, at: Offset) -> Result<Option<(Offset, u16)>, ReadError> {
+        let mut found = None;
+        each(&self.0.log, at, |offset, entry| match (entry, &mut found) {
+            (Entry::Answer { exchange, .. }, _) if exchange == at => {
+                found = Some((offset.plus(1), 0));
+            }
+            (Entry::Owed { exchange }, Some((_, count))) if exchange == at => *count += 1,
+            _ => {}
+        })?;
+        Ok(found)
+    }
+
+    /// Nobody knows what became of it, and its events say so.
+    fn give_up(&self, id: Id, at: Offset, intents: u16) -> Result<(Offset, u16), ResolveError> {
+        let found = self.read(at, intents)?;
+        let uncertain = found.into_iter().map(|it| Owed {
+            topic: it.topic,
+            end: it.end,
+            event: record::uncertain(it.event),
+        });
+        let owed: Vec<_> = uncertain.collect();
+        let drafts = record::answer(at, true, &owed);
+        let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
+        let log = &self.0.log;
+        let permit = log.permit_for(Purpose::Accepted, bytes).map_err(AppendError::from)?;
+        let appended = log.append(permit, drafts).wait()?;
+        self.0.uncertain.fetch_add(1, Relaxed);
+        let first = appended.first().map_or(at, |first| first.offset.plus(1));
+        let count = u16::try_from(owed.len()).unwrap_or(u16::MAX);
+        self.0.state.lock().set(id, Stage::Owing { first, count });
+        Ok((first, count))
+    }
+
+    fn gather(
+        &self,
+        id: Id,
+        first: Offset,
+        count: u16,
+        debts: &mut HashMap<LogId, Debt>,
+    ) -> Result<(), ReadError> {
+        for found in self.read(first, count)? {
+            let debt = debts.entry(found.topic).or_default();
+            debt.from = Some(debt.from.map_or(found.end, |from| from.min(found.end)));
+            debt.events.push(found.event);
+            debt.exchanges.insert(id);
+        }
+        Ok(())
+    }
+
+    /// The events at so many offsets from `first` on. One that is damaged is told and given up: nothing
+    /// will ever be read there.
+    fn read(&self, first: Offset, count: u16) -> Result<Vec<Found>, ReadError> {
+        let mut reader = self.0.log.reader();
+        let mut all = Vec::with_capacity(count.into());
+        for index in 0..u64::from(count) {
+            let offset = first.plus(index);
+            match reader.get(offset) {
+                Ok(record) => {
+                    let found = record.and_then(|it| it.record().and_then(|it| record::found(&it)));
+                    all.extend(found);
+                }
+                Err(ReadError::Damaged { .. } | ReadError::Retired { .. }) => {
+                    tracing::error!(%offset, "what a request has led to is lost");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Appends what is not there. Blocks.
+fn pay(target: &dyn Target, debt: &Debt) -> Result<(), ResolveError> {
+    let Some(log) = target.log() else {
+        return Err(closed());
+    };
+    let wanted: HashSet<&str> = debt.events.iter().map(|event| &*event.id).collect();
+    let there = present(&log, debt.from.unwrap_or_default(), &wanted)?;
+    for event in debt.events.iter().filter(|event| !there.contains(&*event.id)) {
+        let draft = stored::draft(event);
+        let permit = target.permit(Purpose::Accepted, draft.encoded_bytes() as u64);
+        let permit = permit.map_err(AppendError::from)?;
+        target.append(permit, vec![draft]).map_err(AppendError::from)?.wait()?;
+    }
+    Ok(())
+}
+
+fn closed() -> ResolveError {
+    ResolveError::Append(Refused::new(Reason::Offline).into())
+}
+
+/// Those of `wanted` that are in a topic from `from` on. Blocks.
+fn present<'a>(
+    log: &Log,
+    from: Offset,
+    wanted: &HashSet<&'a str>,
+) -> Result<HashSet<&'a str>, ReadError> {
+    let (mut there, mut reader, mut next) = (HashSet::new(), log.reader(), from);
+    loop {
+        let block = match reader.read(next, BLOCK) {
+            Err(ReadError::Retired { start }) => {
+                next = start;
+                continue;
+            }
+            // What is damaged is not there for anybody.
+            Err(ReadError::Damaged { range }) => {
+                next = range.end;
+                continue;
+            }
+            other => other?,
+        };
+        if block.is_empty() {
+            return Ok(there);
+        }
+        let found = block.records().filter_map(|(_, record)| wanted.get(record.id()?).copied());
+        there.extend(found);
+        next = block.next();
+    }
+}

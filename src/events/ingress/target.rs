@@ -1,0 +1,41 @@
+//! Topics, as far as requests publish to them.
+
+use std::{fmt, sync::Arc};
+
+use crate::events::queue::{
+    LogId, Offset,
+    codec::Draft,
+    log::{Commit, Log, Permit, Purpose, Refused},
+};
+
+/// One topic.
+pub trait Target: fmt::Debug + Send + Sync {
+    /// Its ID, which outlives its name.
+    fn id(&self) -> LogId;
+
+    /// The largest event it takes.
+    fn max_event_bytes(&self) -> u64;
+
+    /// Room for `bytes`, at once or not at all.
+    fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused>;
+
+    /// Appends in one frame; what is there already is answered as a duplicate.
+    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused>;
+
+    /// Its log; `None`: it was never open.
+    fn log(&self) -> Option<Log>;
+
+    /// Its end: what is appended from now on is not below.
+    fn end(&self) -> Offset {
+        self.log().map_or(Offset::ZERO, |log| log.durable())
+    }
+}
+
+/// All topics of a store.
+pub trait Topics: fmt::Debug + Send + Sync {
+    /// The topic of this name.
+    fn named(&self, name: &str) -> Option<Arc<dyn Target>>;
+
+    /// The topic of this ID.
+    fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>>;
+}

@@ -1,0 +1,88 @@
+//! Requests and the store: topics as what they publish to, and their records, which are kept in order.
+
+use std::sync::Arc;
+
+use super::{Store, TopicMap, topic::Topic};
+use crate::events::{
+    facade::Refusal,
+    ingress::{Ingress, Target, Topics},
+    queue::{
+        LogId,
+        codec::Draft,
+        log::{Commit, Log, Permit, Purpose, Reason, Refused},
+    },
+};
+
+// === impl Store ===
+
+impl Store {
+    /// The records of requests.
+    pub fn ingress(&self) -> &Ingress {
+        &self.0.ingress
+    }
+
+    /// The topics, as far as requests publish to them.
+    pub fn targets(&self) -> Arc<dyn Topics> {
+        self.0.topics.clone()
+    }
+
+    /// What the gateway calls itself in `source`.
+    pub fn name(&self) -> Arc<str> {
+        self.instance()
+    }
+
+    /// Brings what nobody goes on with to its end, and lets go of what is settled.
+    pub(super) async fn tend_requests(&self) -> Result<(), Refusal> {
+        let (ingress, topics) = (self.0.ingress.clone(), self.0.topics.clone());
+        let tended = self.block(move || {
+            // What waits for a topic keeps nobody from noting what does not.
+            let resolved = ingress.resolve(&*topics).map_err(|error| error.to_string());
+            let tidied = ingress.tidy().map_err(|error| error.to_string());
+            resolved.and(tidied)
+        });
+        tended.await?.map_err(Refusal::unavailable)
+    }
+}
+
+// === impl TopicMap ===
+
+impl Topics for TopicMap {
+    fn named(&self, name: &str) -> Option<Arc<dyn Target>> {
+        self.0.read().get(name).cloned().map(|topic| topic as Arc<dyn Target>)
+    }
+
+    fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>> {
+        let topics = self.0.read();
+        let topic = topics.values().find(|topic| topic.id() == id);
+        topic.cloned().map(|topic| topic as Arc<dyn Target>)
+    }
+}
+
+// === impl Topic ===
+
+impl Target for Topic {
+    fn id(&self) -> LogId {
+        self.id()
+    }
+
+    fn max_event_bytes(&self) -> u64 {
+        self.about().settings.max_event_bytes
+    }
+
+    fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {
+        let log = Target::log(self).ok_or(Refused::new(Reason::Offline))?;
+        if purpose == Purpose::Publish && self.is_held() {
+            return Err(Refused::new(Reason::Full));
+        }
+        log.permit_for(purpose, bytes)
+    }
+
+    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
+        let log = Target::log(self).ok_or(Refused::new(Reason::Offline))?;
+        Ok(log.append(permit, drafts))
+    }
+
+    fn log(&self) -> Option<Log> {
+        self.shelf().log()
+    }
+}
