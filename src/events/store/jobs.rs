@@ -1,6 +1,6 @@
 //! Jobs: started, shown, ended.
 
-use super::{Reading, Store, finding};
+use super::{Reading, Store};
 use crate::events::{
     delivery::subscription::LaneId,
     facade::{JobId, JobStatus, Refusal, Replay, Start},
@@ -26,7 +26,7 @@ impl Store {
             );
             return Err(Refusal::conflict(detail));
         }
-        let log = topic.log()?;
+        let log = topic.opened()?.log().clone();
         let from = self.place_of(&log, replay.from).await?;
         let to = match replay.to {
             Some(to) => self.place_of(&log, to).await?,
@@ -44,7 +44,7 @@ impl Store {
             Start::Offset(offset) => Ok(Offset(offset).clamp(log.start(), log.durable())),
             Start::Time(at) => {
                 let log = log.clone();
-                let found = self.block(move || finding::since(&log, at)).await?;
+                let found = self.block(move || log.offset_at(at)).await?;
                 found.map_err(|error| Refusal::unavailable(error.to_string()))
             }
         }

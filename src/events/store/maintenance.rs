@@ -4,15 +4,16 @@ use std::{sync::Arc, sync::Weak, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{Inner, Store, topic::Topic, topics::millis};
+use super::{Inner, Reading, Store, topic::Topic, topics::millis};
 use crate::events::{
     delivery::subscription::Removal,
     facade::{DeadLetterFilter, Refusal},
     queue::{
+        Offset,
+        codec::Generation,
         log::Log,
-        topic::retention::{self, Keep, Pin, Segment},
+        topic::{Readers, Topic as Handle, registry::RegistryError, retention::Pin},
     },
-    settings::OnFull,
 };
 use crate::telemetry::task;
 
@@ -79,49 +80,66 @@ impl Store {
         }
     }
 
-    /// Lets go of what a topic need not keep, and refuses publishes to it where it is full of what it must.
+    /// Lets go of what a topic need not keep, and refuses publishes to it while a reader is too far behind.
     pub(super) async fn retain(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
-        let Ok(log) = topic.log() else { return Ok(()) };
-        let about = topic.about();
-        let judged = self.0.guard.judge();
-        let wall = (!judged.is_frozen).then_some(judged.wall);
+        let Some(handle) = topic.handle().cloned() else { return Ok(()) };
         let readers = self.readers(topic);
-        let (mut pins, mut oldest) = (Vec::new(), None);
+        let mut pins = Vec::with_capacity(readers.len());
         for reader in &readers {
             let from = reader.subscription.pins().await?.topic;
             pins.push(Pin { from, pins: reader.settings.is_pinning });
-            let numbers = reader.subscription.status(false).await?.status;
-            let age = numbers.oldest_age.map(millis);
-            let published = age.map(|age| self.now().saturating_sub(age));
-            oldest = [oldest, published].into_iter().flatten().min();
         }
-        let keep = Keep {
-            max_age: about.settings.max_age,
-            max_bytes: about.settings.max_bytes,
-            on_full: match about.settings.on_full {
-                OnFull::Reject => retention::OnFull::Reject,
-                OnFull::DropOldest => retention::OnFull::DropOldest,
-            },
+        let oldest = match topic.about().settings.max_oldest_age {
+            Some(_) => self.oldest_unsettled(&readers).await?,
+            None => None,
         };
-        let is_behind = retention::is_backed_up(about.settings.max_oldest_age, oldest, wall);
-        let (deciding, name) = (log.clone(), topic.name());
-        let decision = self.block(move || decide(&deciding, &keep, &pins, wall)).await?;
-        topic.hold(decision.is_full || is_behind);
+        let looking = handle.clone();
+        let look = move || looking.look(&Readers { pins: &pins, oldest });
+        let decision = self.block(look).await?;
+        let decision = decision.map_err(|error| Refusal::unavailable(error.to_string()))?;
         if let Some(held) = decision.held {
             for reader in readers.iter().filter(|reader| reader.settings.is_pinning) {
                 self.park(topic, reader, held).await?;
             }
         }
-        let Some(below) = decision.retire else { return Ok(()) };
-        if decision.lost > 0 {
-            tracing::warn!(topic = %name, lost = decision.lost, "unsettled events are let go of");
+        if decision.retire.is_some() {
+            let start = handle.log().start();
+            for reader in readers {
+                reader.subscription.dropped(start).await?;
+            }
         }
-        let start = self.block(move || log.retire(below)).await?;
-        let start = start.map_err(|error| Refusal::unavailable(error.to_string()))?;
+        self.note_generation(topic).await
+    }
+
+    /// When the oldest event that any of these has not settled was published.
+    async fn oldest_unsettled(&self, readers: &[Reading]) -> Result<Option<u64>, Refusal> {
+        let mut oldest = None;
         for reader in readers {
-            reader.subscription.dropped(start).await?;
+            let age = self.show_subscription(reader.clone()).await?.oldest_age.map(millis);
+            let published = age.map(|age| self.now().saturating_sub(age));
+            oldest = [oldest, published].into_iter().flatten().min();
         }
-        Ok(())
+        Ok(oldest)
+    }
+
+    /// Has the registry know where the newest generation of a topic begins, once it has.
+    async fn note_generation(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
+        let Some((number, opened)) = topic.handle().and_then(Handle::generation_opened) else {
+            return Ok(());
+        };
+        let known = topic.about().meta.generations;
+        let is_open = |it: &Generation| it.number == number && it.opened == Offset(u64::MAX);
+        if !known.iter().any(is_open) {
+            return Ok(());
+        }
+        let (store, topic) = (self.clone(), topic.clone());
+        let noted = self.block(move || {
+            let mut registry = store.0.registry.lock();
+            registry.generation_opened(topic.id(), number, opened)?;
+            topic.generation_opened(number, opened);
+            Ok(())
+        });
+        noted.await?.map_err(|error: RegistryError| Refusal::unavailable(error.to_string()))
     }
 
     /// Dead letters are kept for so long.
@@ -147,21 +165,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-/// Blocks.
-fn decide(log: &Log, keep: &Keep, pins: &[Pin], wall: Option<u64>) -> retention::Decision {
-    let segments: Vec<Segment> = log
-        .segments()
-        .into_iter()
-        .map(|segment| Segment {
-            end: segment.end,
-            bytes: segment.bytes,
-            newest: segment.newest_wall,
-            is_sealed: segment.is_sealed,
-        })
-        .collect();
-    retention::decide(&segments, keep, pins, wall)
 }
 
 /// Ends when the store does.

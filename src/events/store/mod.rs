@@ -4,11 +4,11 @@
 //! what its readers have seen of it. Trouble in one log is that log's: a topic that cannot be opened is
 //! offline, and everything else runs.
 
-mod finding;
 mod jobs;
 mod letters;
 mod maintenance;
 mod opening;
+mod publish;
 mod reloading;
 mod requests;
 mod serve;
@@ -41,7 +41,7 @@ use crate::events::{
     ingress::Ingress,
     queue::{
         codec::{HashKey, Role},
-        log::{DiskWatch, Log, Writer},
+        log::{DiskWatch, Log, Permit, Purpose, Reason, Refused, Writer},
         pool::Pool,
         storage::Storage,
         time::Clock,
@@ -169,7 +169,13 @@ impl fmt::Debug for Store {
 
 impl runner::Topics for TopicMap {
     fn log(&self, topic: &str) -> Option<Log> {
-        self.0.read().get(topic)?.shelf().log()
+        Some(self.0.read().get(topic)?.handle()?.log().clone())
+    }
+
+    fn permit(&self, topic: &str, bytes: u64) -> Result<Permit, Refused> {
+        let topic = self.0.read().get(topic).cloned();
+        let handle = topic.as_ref().and_then(|topic| topic.handle());
+        handle.ok_or(Refused::new(Reason::Offline))?.permit(Purpose::Accepted, bytes)
     }
 
     fn partitions(&self, topic: &str) -> Vec<Partition> {

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use super::{
-    Inner, Keyed, Reading, Store, TopicMap, finding,
+    Inner, Keyed, Reading, Store, TopicMap,
     snapshots::Snapshots,
     state::read_state,
     topic::{Ground, Topic, base},
@@ -175,12 +175,13 @@ impl Store {
     /// Where a new subscription begins.
     async fn beginning(&self, topic: &Topic, from: StartAt) -> Result<Offset, Refusal> {
         // One whose topic is offline begins with what is there when it is back.
-        let Ok(log) = topic.log() else { return Ok(Offset::ZERO) };
+        let Ok(handle) = topic.opened() else { return Ok(Offset::ZERO) };
+        let log = handle.log().clone();
         match from {
             StartAt::Earliest => Ok(log.start()),
             StartAt::Latest => Ok(log.durable()),
             StartAt::Time(at) => {
-                let found = self.block(move || finding::since(&log, at)).await?;
+                let found = self.block(move || log.offset_at(at)).await?;
                 found.map_err(|error| Refusal::unavailable(error.to_string()))
             }
         }

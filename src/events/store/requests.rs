@@ -70,19 +70,14 @@ impl Target for Topic {
     }
 
     fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {
-        let log = Target::log(self).ok_or(Refused::new(Reason::Offline))?;
-        if purpose == Purpose::Publish && self.is_held() {
-            return Err(Refused::new(Reason::Full));
-        }
-        log.permit_for(purpose, bytes)
+        self.handle().ok_or(Refused::new(Reason::Offline))?.permit(purpose, bytes)
     }
 
     fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
-        let log = Target::log(self).ok_or(Refused::new(Reason::Offline))?;
-        Ok(log.append(permit, drafts))
+        Ok(self.handle().ok_or(Refused::new(Reason::Offline))?.append(permit, drafts))
     }
 
     fn log(&self) -> Option<Log> {
-        self.shelf().log()
+        self.handle().map(|handle| handle.log().clone())
     }
 }

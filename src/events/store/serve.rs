@@ -12,7 +12,7 @@ use crate::events::{
         Published, Receive, Redrive, Redriven, Replay, Seek, StoredEvent, SubscriptionStatus, Tail,
         TailPage, TokenItem, TokenResult, TopicStatus, Trace, Unblock, Verb,
     },
-    queue::{codec::Record, gauges::Gauges},
+    queue::gauges::Gauges,
 };
 
 impl Events for Store {
@@ -22,7 +22,7 @@ impl Events for Store {
 
     fn gauges(&self) -> Vec<(Arc<str>, Arc<Gauges>)> {
         let topics = self.all_topics().into_iter();
-        topics.filter_map(|it| Some((it.name(), it.shelf().log()?.gauges().clone()))).collect()
+        topics.filter_map(|it| Some((it.name(), it.handle()?.log().gauges().clone()))).collect()
     }
 
     fn disk_free(&self) -> Option<u64> {
@@ -54,17 +54,11 @@ impl Events for Store {
     }
 
     fn event<'a>(&'a self, id: &'a str) -> Answer<'a, Trace> {
-        let id: Arc<str> = id.into();
-        self.do_trace(move |record: &Record<'_>| record.id() == Some(&*id)).boxed()
+        self.do_event(id).boxed()
     }
 
     fn saga<'a>(&'a self, correlation: &'a str) -> Answer<'a, Trace> {
-        let saga: Arc<str> = correlation.into();
-        let is_meant = move |record: &Record<'_>| {
-            let is_first = record.correlation().is_none() && record.id() == Some(&*saga);
-            is_first || record.correlation() == Some(&*saga)
-        };
-        self.do_trace(is_meant).boxed()
+        self.do_saga(correlation).boxed()
     }
 
     fn tail<'a>(&'a self, topic: &'a str, tail: Tail) -> Answer<'a, TailPage> {

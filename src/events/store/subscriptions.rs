@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Reading, Store, finding, topics::published_at};
+use super::{Reading, Store, topics::published_at};
 use crate::events::{
     delivery::subscription::{self, Partition},
     facade::{
@@ -55,7 +55,8 @@ impl Store {
     ) -> Result<SubscriptionStatus, Refusal> {
         let shown = reading.subscription.status(reading.is_orphaned).await?;
         let mut status = shown.status;
-        if let (Some(at), Ok(log)) = (shown.oldest_at, reading.topic.log()) {
+        if let (Some(at), Ok(handle)) = (shown.oldest_at, reading.topic.opened()) {
+            let log = handle.log().clone();
             let now = self.now();
             let oldest = self.block(move || published_at(&log, at)).await?;
             let age = oldest.map(|oldest| Duration::from_millis(now.saturating_sub(oldest)));
@@ -70,12 +71,12 @@ impl Store {
 
     pub(super) async fn do_seek(&self, name: &str, to: Seek) -> Result<(), Refusal> {
         let reading = self.find_subscription(name)?;
-        let log = reading.topic.log()?;
+        let log = reading.topic.opened()?.log().clone();
         let to = match to {
             Seek::Earliest => subscription::Seek::All(log.start()),
             Seek::Latest => subscription::Seek::All(log.durable()),
             Seek::Time(at) => {
-                let found = self.block(move || finding::since(&log, at)).await?;
+                let found = self.block(move || log.offset_at(at)).await?;
                 let found = found.map_err(|error| Refusal::unavailable(error.to_string()))?;
                 subscription::Seek::All(found)
             }

@@ -1,5 +1,7 @@
 //! The whole store behind the facade, on the real file system.
 
+mod publishing;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;

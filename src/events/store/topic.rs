@@ -1,30 +1,25 @@
-//! One topic: its log, open or not, and what is decided about it.
+//! One topic of a store: open or not, under which settings, and who writes to it.
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::events::{
     delivery::{runner::Shelf, subscription::Partition},
     facade::{OfflineRange, Refusal, TopicState},
     queue::{
         LogId, Offset,
-        codec::{HashKey, TopicMeta},
-        log::{
-            Durability, Log, OpenError, Place, Recovery, Settings as LogSettings, State, Writer,
-        },
+        codec::{Generation, HashKey, TopicMeta},
+        log::{Durability, OpenError, Place, Recovery, Settings as LogSettings, State, Writer},
         time::Clock,
         topic::{
+            Topic as Handle, TopicSettings,
             clock_guard::GuardedClock,
             dedup::DedupSettings,
-            retention,
-            sequencer::{Live, Shared, TopicSequencer},
+            retention::{Keep, OnFull},
         },
     },
     settings::{self, Settings},
@@ -35,15 +30,17 @@ pub(super) struct Topic {
     id: LogId,
     place: Place,
     writer: Writer,
-    shelf: Shelf,
-    shared: Arc<Shared>,
     hash_key: HashKey,
     guard: GuardedClock,
+    /// Empty as long as it could not be opened.
+    handle: OnceLock<Handle>,
+    /// Held while it is opened: two that open one log would each believe to be its only writer.
+    opening: Mutex<()>,
+    /// What its readers read it with.
+    shelf: Shelf,
     about: RwLock<About>,
     /// Why it could not be opened.
     error: RwLock<Option<String>>,
-    /// A subscription is too far behind, or the topic is full of what is pinned.
-    is_held: AtomicBool,
 }
 
 /// What may change about a topic.
@@ -51,7 +48,8 @@ pub(super) struct Topic {
 pub(super) struct About {
     pub(super) meta: TopicMeta,
     pub(super) settings: settings::Topic,
-    log: LogSettings,
+    /// As its logs are written; of a log that is open only a restart changes it.
+    pub(super) log: LogSettings,
 }
 
 /// What all topics of a store share.
@@ -72,26 +70,25 @@ impl Topic {
         place: Place,
         ground: &Ground<'_>,
     ) -> std::io::Result<Self> {
-        let log = log_settings(&settings, ground.settings);
-        let shared = Shared::new(live(meta, &settings));
         Ok(Self {
             id: meta.id,
             place,
             writer: Writer::spawn(format!("topic-{}", meta.name), ground.clock.clone())?,
-            shelf: Shelf::new(meta.id, None),
-            shared,
             hash_key: ground.hash_key,
             guard: ground.guard.clone(),
-            about: RwLock::new(About { meta: meta.clone(), settings, log }),
+            handle: OnceLock::new(),
+            opening: Mutex::new(()),
+            shelf: Shelf::new(meta.id, None),
+            about: RwLock::new(About::new(meta, settings, ground.settings)),
             error: RwLock::new(None),
-            is_held: AtomicBool::new(false),
         })
     }
 
     /// Opens its log, or recovers it. `floor`: what its readers have seen. Blocks.
     pub(super) fn open(&self, floor: Offset) -> Result<(), OpenError> {
-        let opened = match self.shelf.log() {
-            Some(log) => log.reopen().map(drop),
+        let _one_at_a_time = self.opening.lock();
+        let opened = match self.handle.get() {
+            Some(handle) => handle.log().reopen().map(drop),
             None => self.open_first(floor),
         };
         *self.error.write() = opened.as_ref().err().map(ToString::to_string);
@@ -99,26 +96,46 @@ impl Topic {
     }
 
     fn open_first(&self, floor: Offset) -> Result<(), OpenError> {
-        let settings = self.about.read().log.clone();
-        let guard = self.guard.clone();
-        let sequencer = TopicSequencer::new(self.shared.clone(), self.hash_key, guard);
-        let place = self.place.clone();
-        let (log, _) = Log::open(&self.writer, place, &settings, floor, Box::new(sequencer))?;
-        self.shelf.put(log);
+        let about = self.about();
+        let (handle, _) = Handle::open(
+            &self.writer,
+            self.place.clone(),
+            &about.meta,
+            &about.settings(),
+            self.hash_key,
+            self.guard.clone(),
+            floor,
+        )?;
+        let handle = self.handle.get_or_init(|| handle);
+        // The settings may have changed meanwhile.
+        let about = self.about();
+        handle.set(&about.meta, &about.settings());
+        self.shelf.put(handle.log().clone());
         Ok(())
     }
 
     /// Other settings hold from here on.
     pub(super) fn set(&self, meta: &TopicMeta, settings: settings::Topic, all: &Settings) {
-        self.shared.set(live(meta, &settings));
-        let log = log_settings(&settings, all);
-        *self.about.write() = About { meta: meta.clone(), settings, log };
+        let about = About::new(meta, settings, all);
+        *self.about.write() = about.clone();
+        if let Some(handle) = self.handle.get() {
+            handle.set(meta, &about.settings());
+        }
+    }
+
+    /// All events of generations before `number` lie below `opened`: the registry has it.
+    pub(super) fn generation_opened(&self, number: u16, opened: Offset) {
+        let mut about = self.about.write();
+        let mut generations = about.meta.generations.iter_mut();
+        if let Some(generation) = generations.find(|it| it.number == number) {
+            generation.opened = opened;
+        }
     }
 
     /// Syncs what is on its way, and ends its writer. Blocks.
     pub(super) fn close(&self) {
-        if let Some(log) = self.shelf.log() {
-            log.close();
+        if let Some(handle) = self.handle.get() {
+            handle.log().close();
         }
         self.writer.stop();
     }
@@ -139,39 +156,34 @@ impl Topic {
         &self.shelf
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// What was opened, once it was: offline or not.
+    pub(super) fn handle(&self) -> Option<&Handle> {
+        self.handle.get()
     }
 
-    /// The log, if it is open.
-    pub(super) fn log(&self) -> Result<Log, Refusal> {
-        self.shelf.log().ok_or_else(|| {
-            let error = self.error.read().clone().unwrap_or_else(|| "it is not open yet".into());
+    /// What was opened.
+    pub(super) fn opened(&self) -> Result<&Handle, Refusal> {
+        self.handle().ok_or_else(|| {
+            let error = self.why_not_open();
             Refusal::unavailable(format!("topic `{}` is offline: {error}", self.name()))
         })
     }
 
+    fn why_not_open(&self) -> String {
+        self.error.read().clone().unwrap_or_else(|| "it is not open yet".into())
+    }
+
     pub(super) fn is_offline(&self) -> bool {
-        self.shelf.log().is_none_or(|log| log.is_offline())
-    }
-
-    /// Publishes are refused, or not any more. Relaxed: a publish more or less.
-    pub(super) fn hold(&self, is_held: bool) {
-        self.is_held.store(is_held, Relaxed);
-    }
-
-    pub(super) fn is_held(&self) -> bool {
-        self.is_held.load(Relaxed)
+        self.handle().is_none_or(|handle| handle.log().is_offline())
     }
 
     /// Whether it serves, and why not.
     pub(super) fn state(&self) -> TopicState {
-        let Some(log) = self.shelf.log() else {
-            let reason = self.error.read().clone().unwrap_or_else(|| "it is not open yet".into());
-            return TopicState::Offline { reason, range: None };
+        let Some(handle) = self.handle() else {
+            return TopicState::Offline { reason: self.why_not_open(), range: None };
         };
-        match log.status().state {
-            State::Serving if self.is_held() => TopicState::Full,
+        match handle.log().status().state {
+            State::Serving if handle.is_full() => TopicState::Full,
             State::Serving => TopicState::Serving,
             State::Full => TopicState::Full,
             State::Offline(offline) => TopicState::Offline {
@@ -186,7 +198,7 @@ impl Topic {
     /// Every partition, of all generations.
     pub(super) fn partitions(&self) -> Vec<Partition> {
         let about = self.about.read();
-        let of = |generation: &crate::events::queue::codec::Generation| {
+        let of = |generation: &Generation| {
             let number = generation.number;
             (0..generation.partitions)
                 .map(move |partition| Partition { generation: number, number: partition })
@@ -204,25 +216,27 @@ impl fmt::Debug for Topic {
     }
 }
 
-fn live(meta: &TopicMeta, settings: &settings::Topic) -> Live {
-    let newest = meta.generation();
-    Live {
-        generation: newest.number,
-        partitions: newest.partitions,
-        dedup: DedupSettings {
-            window: settings.dedup.window,
-            max_entries: settings.dedup.max_entries,
-        },
-    }
-}
+// === impl About ===
 
-/// How the log of a topic treats what it is given.
-fn log_settings(topic: &settings::Topic, all: &Settings) -> LogSettings {
-    LogSettings {
-        segment_bytes: retention::segment_bytes(topic.max_bytes),
-        max_bytes: Some(topic.max_bytes),
-        durability: durability(topic.durability),
-        ..base(all)
+impl About {
+    fn new(meta: &TopicMeta, settings: settings::Topic, all: &Settings) -> Self {
+        let log = LogSettings { durability: durability(settings.durability), ..base(all) };
+        Self { meta: meta.clone(), settings, log }
+    }
+
+    /// As the topic wants them.
+    fn settings(&self) -> TopicSettings {
+        let settings::Topic { max_age, max_bytes, max_oldest_age, dedup, .. } = self.settings;
+        let on_full = match self.settings.on_full {
+            settings::OnFull::Reject => OnFull::Reject,
+            settings::OnFull::DropOldest => OnFull::DropOldest,
+        };
+        TopicSettings {
+            keep: Keep { max_age, max_bytes, on_full },
+            dedup: DedupSettings { window: dedup.window, max_entries: dedup.max_entries },
+            max_oldest_age,
+            log: self.log.clone(),
+        }
     }
 }
 

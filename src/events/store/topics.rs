@@ -1,111 +1,33 @@
-//! Publishing, and what is said of topics and their events.
+//! What is said of topics and their events, and searches in them.
 
-use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Reading, Store, finding, topic::Topic};
+use super::{Reading, Store, topic::Topic};
 use crate::events::{
     delivery::subscription::Partition,
-    event::Event,
     facade::{
-        DedupStatus, Found, Published, Refusal, StoredEvent, Tail, TailPage, TopicStatus, Trace,
+        DedupStatus, Found as Traced, Refusal, StoredEvent, Tail, TailPage, TopicStatus, Trace,
     },
     queue::{
         Offset,
-        codec::{Draft, MAX_FRAME_BYTES, Record},
-        log::{AppendError, Appended, Log, ReadError, Reason, Refused},
+        codec::{Lookup, Record},
+        log::{Log, OwnedRecord, ReadError},
+        topic::{Found, Topic as Handle},
     },
     stored,
 };
 
 /// A search by ID ends after so long.
 const SEARCH: Duration = Duration::from_secs(1);
-/// What a frame takes beside its records, at most.
-const FRAME_OVERHEAD: usize = 4096;
-/// A full topic, and one whose reader is behind: come back after.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A search finds at most so many in one topic.
+const TRACED: usize = 1_000;
 
 // === impl Store ===
 
 impl Store {
-    pub(super) async fn do_publish(
-        &self,
-        topic: &str,
-        events: Vec<Event>,
-    ) -> Result<Vec<Published>, Refusal> {
-        if self.0.is_draining.load(Relaxed) {
-            return Err(Refusal::Draining);
-        }
-        let topic = self.find_topic(topic)?;
-        let log = topic.log()?;
-        if topic.is_held() {
-            return Err(Refusal::Full { retry_after: RETRY_AFTER });
-        }
-        let drafts = self.drafts(&topic, &events)?;
-        let bytes = drafts.iter().map(Draft::encoded_bytes).sum::<usize>() as u64;
-        let permit = log.permit(bytes).map_err(|refused| refusal(&refused, bytes))?;
-        let appended = log.append(permit, drafts).await;
-        let appended = appended.map_err(|error| append_refusal(&error, bytes))?;
-        let mut published = Vec::with_capacity(appended.len());
-        for (event, appended) in events.into_iter().zip(appended) {
-            published.push(self.published(&log, event, &appended).await?);
-        }
-        Ok(published)
-    }
-
-    fn drafts(&self, topic: &Topic, events: &[Event]) -> Result<Vec<Draft>, Refusal> {
-        let about = topic.about();
-        let limit = about.settings.max_event_bytes;
-        let last = self.now().saturating_add(millis(about.settings.max_age));
-        let mut drafts = Vec::with_capacity(events.len());
-        let mut all = FRAME_OVERHEAD;
-        for (index, event) in events.iter().enumerate() {
-            let draft = stored::draft(event);
-            all += draft.encoded_bytes();
-            if event.bytes() as u64 > limit || draft.check().is_err() {
-                return Err(Refusal::TooLarge { index, limit });
-            }
-            if all > MAX_FRAME_BYTES {
-                return Err(Refusal::TooLarge { index, limit: MAX_FRAME_BYTES as u64 });
-            }
-            if event.not_before.is_some_and(|at| at > last) {
-                return Err(Refusal::DelayTooLong { index });
-            }
-            if event.not_before.is_some_and(|at| at > self.now()) {
-                let detail = "events that wait for their time are not stored yet".into();
-                return Err(Refusal::Invalid { index, detail });
-            }
-            drafts.push(draft);
-        }
-        Ok(drafts)
-    }
-
-    /// A duplicate has the ID of the event that was there.
-    async fn published(
-        &self,
-        log: &Log,
-        event: Event,
-        appended: &Appended,
-    ) -> Result<Published, Refusal> {
-        let (offset, mut id) = (appended.offset, event.id);
-        if appended.duplicate.is_some() {
-            let mut reader = log.reader();
-            let first = self.block(move || reader.get(offset)).await?;
-            let first = first.ok().flatten();
-            let first = first.and_then(|first| Some(first.record()?.id()?.to_owned()));
-            id = first.unwrap_or(id);
-        }
-        Ok(Published {
-            id,
-            partition: appended.partition.into(),
-            offset: offset.0,
-            duplicate: appended.duplicate.is_some(),
-            mismatch: appended.duplicate.is_some_and(|duplicate| duplicate.mismatch),
-        })
-    }
-
     pub(super) async fn show_topic(&self, topic: Arc<Topic>) -> Result<TopicStatus, Refusal> {
         let readers = self.readers(&topic);
         let is_clock_frozen = self.0.guard.judge().is_frozen;
@@ -133,7 +55,7 @@ impl Store {
         offset: u64,
     ) -> Result<StoredEvent, Refusal> {
         let topic = self.find_topic(name)?;
-        let mut reader = topic.log()?.reader();
+        let mut reader = topic.opened()?.log().reader();
         let unknown = || Refusal::unknown("event", format!("{partition}:{offset}"));
         let found = self.block(move || reader.get(Offset(offset))).await?;
         let found = match found {
@@ -148,38 +70,45 @@ impl Store {
         Ok(shown(&topic.name(), found.offset(), &record, |part| found.slice(part)))
     }
 
-    pub(super) async fn do_trace(
+    /// Every event with this ID.
+    pub(super) async fn do_event(&self, id: &str) -> Result<Trace, Refusal> {
+        let id = id.to_owned();
+        self.trace(move |topic, until| topic.find(Lookup::Id, &id, TRACED, until)).await
+    }
+
+    /// Every event of a saga: the one that has its ID, and those that follow from it.
+    pub(super) async fn do_saga(&self, saga: &str) -> Result<Trace, Refusal> {
+        let saga = saga.to_owned();
+        let find = move |topic: &Handle, until| {
+            let mut found = topic.find(Lookup::Correlation, &saga, TRACED, until);
+            let first = topic.find(Lookup::Id, &saga, TRACED, until);
+            let is_first =
+                |it: &OwnedRecord| it.record().is_some_and(|it| it.correlation().is_none());
+            found.records.extend(first.records.into_iter().filter(is_first));
+            found.is_partial |= first.is_partial;
+            found
+        };
+        self.trace(find).await
+    }
+
+    async fn trace(
         &self,
-        is_meant: impl Fn(&Record<'_>) -> bool + Send + Sync + 'static,
+        find: impl Fn(&Handle, Instant) -> Found + Send + Sync + 'static,
     ) -> Result<Trace, Refusal> {
-        let is_meant = Arc::new(is_meant);
-        let deadline = Instant::now() + SEARCH;
+        let find = Arc::new(find);
+        let until = Instant::now() + SEARCH;
         let mut trace = Trace::default();
         for topic in self.all_topics() {
-            let Ok(log) = topic.log() else {
+            let Some(handle) = topic.handle().cloned() else {
                 trace.partial = true;
                 continue;
             };
-            let (name, is_meant) = (topic.name(), is_meant.clone());
-            let look = move || {
-                let keep = |offset, record: &Record<'_>| {
-                    let place =
-                        Partition { generation: record.generation(), number: record.partition() };
-                    let copy = |part: &[u8]| Bytes::copy_from_slice(part);
-                    is_meant(record).then(|| (place, shown(&name, offset, record, copy)))
-                };
-                finding::each(&log, keep, || Instant::now() >= deadline)
-            };
-            let (found, is_whole) = self.block(look).await?;
-            trace.partial |= !is_whole;
+            let find = find.clone();
+            let found = self.block(move || find(&handle, until)).await?;
+            trace.partial |= found.is_partial;
             let readers = self.readers(&topic);
-            for (partition, stored) in found {
-                let mut states = Vec::with_capacity(readers.len());
-                for reader in &readers {
-                    let state = reader.subscription.event(partition, Offset(stored.offset)).await?;
-                    states.push((reader.settings.name.clone(), state));
-                }
-                trace.events.push(Found { stored, states });
+            for record in &found.records {
+                trace.events.extend(traced(&topic.name(), record, &readers).await?);
             }
         }
         trace.events.sort_by_key(|found| found.stored.published);
@@ -188,7 +117,7 @@ impl Store {
 
     pub(super) async fn do_tail(&self, name: &str, tail: Tail) -> Result<TailPage, Refusal> {
         let topic = self.find_topic(name)?;
-        let log = topic.log()?;
+        let log = topic.opened()?.log().clone();
         let from = tail.from.map_or_else(|| log.durable(), Offset);
         let start = log.start().max(from);
         let mut durable = log.subscribe_durable();
@@ -201,6 +130,24 @@ impl Store {
         page.gap += start.since(from);
         Ok(page)
     }
+}
+
+/// An event, and how far each subscription is with it.
+async fn traced(
+    topic: &Arc<str>,
+    record: &OwnedRecord,
+    readers: &[Reading],
+) -> Result<Option<Traced>, Refusal> {
+    let offset = record.offset();
+    let Some(read) = record.record() else { return Ok(None) };
+    let partition = Partition { generation: read.generation(), number: read.partition() };
+    let stored = shown(topic, offset, &read, |part| record.slice(part));
+    let mut states = Vec::with_capacity(readers.len());
+    for reader in readers {
+        let state = reader.subscription.event(partition, offset).await?;
+        states.push((reader.settings.name.clone(), state));
+    }
+    Ok(Some(Traced { stored, states }))
 }
 
 fn page(log: &Log, topic: &Arc<str>, from: Offset, most: usize) -> Result<TailPage, ReadError> {
@@ -236,10 +183,11 @@ fn shown(
 /// Blocks.
 fn status(topic: &Topic, readers: &[Reading], is_clock_frozen: bool) -> TopicStatus {
     let about = topic.about();
-    let log = topic.shelf().log();
-    let of_log = log.as_ref().map(Log::status);
-    let dedup = topic.shared().dedup();
-    let gauges = log.as_ref().map(|log| log.gauges().clone());
+    let handle = topic.handle();
+    let log = handle.map(Handle::log);
+    let of_log = log.map(Log::status);
+    let dedup = handle.map(Handle::dedup).unwrap_or_default();
+    let gauges = log.map(|log| log.gauges().clone());
     TopicStatus {
         name: about.settings.name.clone(),
         id: topic.id().to_string(),
@@ -249,8 +197,8 @@ fn status(topic: &Topic, readers: &[Reading], is_clock_frozen: bool) -> TopicSta
         end: of_log.as_ref().map_or(0, |status| status.durable.0),
         events: of_log.as_ref().map_or(0, |status| status.events),
         bytes: of_log.as_ref().map_or(0, |status| status.bytes),
-        oldest: log.as_ref().and_then(oldest),
-        segments: log.as_ref().map_or(0, |log| log.segments().len()),
+        oldest: log.and_then(oldest),
+        segments: log.map_or(0, |log| log.segments().len()),
         delayed: 0,
         dedup: DedupStatus { entries: dedup.entries, hits: dedup.hits, window: dedup.window },
         lost: gauges.as_ref().map_or(0, |gauges| gauges.lost.get()),
@@ -277,22 +225,4 @@ pub(super) fn published_at(log: &Log, from: Offset) -> Option<u64> {
 
 pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn refusal(refused: &Refused, bytes: u64) -> Refusal {
-    let retry_after = refused.retry_after.unwrap_or(RETRY_AFTER);
-    match refused.reason {
-        Reason::Full => Refusal::Full { retry_after },
-        Reason::DiskLow => Refusal::Disk { retry_after },
-        Reason::Offline => Refusal::unavailable("the topic is offline"),
-        Reason::TooLarge => Refusal::TooLarge { index: 0, limit: bytes },
-    }
-}
-
-fn append_refusal(error: &AppendError, bytes: u64) -> Refusal {
-    match error {
-        AppendError::Refused(refused) => refusal(refused, bytes),
-        AppendError::Unknown => Refusal::Unavailable { detail: error.to_string(), may_exist: true },
-        AppendError::Stopped => Refusal::Draining,
-    }
 }

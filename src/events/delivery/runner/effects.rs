@@ -24,7 +24,7 @@ use crate::events::{
     },
     queue::{
         codec::{Draft, Record},
-        log::{AppendError, Log, Purpose},
+        log::Log,
     },
     settings::{Reaction, Subscription as Settings},
     stored,
@@ -188,7 +188,7 @@ async fn follow(
     if publication.is_recovered && is_there(around, &log, publication, &follower.event.id).await? {
         return Ok(());
     }
-    append(&log, draft).await.map(drop)
+    append(around, reaction, &log, draft).await
 }
 
 fn topic(around: &Surroundings, reaction: &Reaction) -> Result<Log, String> {
@@ -214,15 +214,17 @@ async fn is_there(
 }
 
 /// Appends on behalf of an event that was accepted, with room that others do not have.
-pub(super) async fn append(
+async fn append(
+    around: &Surroundings,
+    reaction: &Reaction,
     log: &Log,
     draft: Draft,
-) -> Result<crate::events::queue::log::Appended, String> {
+) -> Result<(), String> {
     let bytes = draft.encoded_bytes() as u64;
-    let permit = log.permit_for(Purpose::Accepted, bytes).map_err(|refused| refused.to_string())?;
+    let permit = around.topics.permit(&reaction.topic, bytes);
+    let permit = permit.map_err(|refused| refused.to_string())?;
     let appended = log.append(permit, vec![draft]).await;
-    let appended = appended.map_err(|error: AppendError| error.to_string())?;
-    appended.first().copied().ok_or_else(|| "nothing was appended".into())
+    appended.map(drop).map_err(|error| error.to_string())
 }
 
 pub(super) fn said(stop: &Stop) -> String {

@@ -37,7 +37,7 @@ use crate::{
     events::{
         queue::{
             LogId,
-            log::{Log, Reader},
+            log::{Log, Permit, Reader, Refused},
             pool::Pool,
             time::Clock,
         },
@@ -92,6 +92,9 @@ pub struct Surroundings {
 pub trait Topics: fmt::Debug + Send + Sync {
     /// The log of a topic, if it is configured and open.
     fn log(&self, topic: &str) -> Option<Log>;
+
+    /// Room in a topic for what follows from an event that was accepted.
+    fn permit(&self, topic: &str, bytes: u64) -> Result<Permit, Refused>;
 
     /// Every partition of a topic, of all generations.
     fn partitions(&self, topic: &str) -> Vec<Partition>;

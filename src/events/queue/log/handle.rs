@@ -59,6 +59,11 @@ impl Log {
         self.0.permit(purpose, bytes).map_err(|reason| self.0.refuse(reason))
     }
 
+    /// Bytes for which permits are out, what is being written among them.
+    pub fn permitted(&self) -> u64 {
+        self.0.budget.taken()
+    }
+
     /// Appends all of `drafts` in one frame, or none of them. Those that are there already are answered
     /// as duplicates. Done at once, whether or not the future is polled; dropping it cancels nothing.
     ///

@@ -41,7 +41,7 @@ pub(super) struct OpenLog {
     pub(super) settings: Settings,
     pub(super) gauges: Arc<Gauges>,
     pub(super) view: View,
-    budget: Arc<Budget>,
+    pub(super) budget: Arc<Budget>,
     queue: Arc<Queue>,
     engine: Mutex<Engine>,
     noted: Mutex<Noted>,

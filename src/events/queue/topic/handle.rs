@@ -4,8 +4,9 @@
 //! reader that is too far behind. What is appended on behalf of something accepted already may exceed the
 //! size by a tenth, so that nothing stops a topic from being drained.
 
+mod finding;
+
 use std::{
-    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -15,7 +16,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+
+pub use self::finding::Found;
 
 use super::{
     clock_guard::GuardedClock,
@@ -25,12 +27,10 @@ use super::{
 };
 use crate::events::queue::{
     LogId, Offset, StoreId,
-    codec::{
-        Draft, FileError, HashKey, KeysHead, Lookup, LookupError, PAGE_BYTES, Role, TopicMeta,
-    },
+    codec::{Draft, HashKey, TopicMeta},
     log::{
-        self, Commit, Log, OpenError, Opened, OwnedRecord, Permit, Place, Purpose, ReadError,
-        Reason, Refused, RetireError, Writer,
+        self, Commit, Log, OpenError, Opened, Permit, Place, Purpose, Reason, Refused, RetireError,
+        Writer,
     },
     storage::Storage,
 };
@@ -68,7 +68,8 @@ struct Inner {
     max_bytes: AtomicU64,
     is_dropping: AtomicBool,
     is_backed_up: AtomicBool,
-    dropped: AtomicU64,
+    dropped_oldest: AtomicU64,
+    dropped_unpinned: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,13 +87,13 @@ pub struct Readers<'a> {
     pub oldest: Option<u64>,
 }
 
-/// What a lookup came to.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// The records, in order.
-    pub records: Vec<OwnedRecord>,
-    /// There may be more: time was up, or a file could not be asked.
-    pub is_partial: bool,
+/// Events that went before a subscription had settled them, since start, by why they might.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// The topic was full and drops its oldest.
+    pub oldest: u64,
+    /// The subscription does not pin.
+    pub unpinned: u64,
 }
 
 // === impl Topic ===
@@ -133,7 +134,8 @@ impl Topic {
             max_bytes: AtomicU64::new(u64::MAX),
             is_dropping: AtomicBool::new(false),
             is_backed_up: AtomicBool::new(false),
-            dropped: AtomicU64::new(0),
+            dropped_oldest: AtomicU64::new(0),
+            dropped_unpinned: AtomicU64::new(0),
         }));
         topic.follow(limits);
         Ok((topic, opened))
@@ -159,7 +161,7 @@ impl Topic {
         // With `drop_oldest` a tenth is for what comes until the oldest has gone.
         let may_exceed = !is_new || inner.is_dropping.load(Relaxed);
         let limit = if may_exceed { max.saturating_add(max / 10) } else { max };
-        let is_full = inner.log.gauges().bytes.get().saturating_add(bytes) > limit;
+        let is_full = inner.bytes().saturating_add(bytes) > limit;
         let is_refused = is_full || is_new && inner.is_backed_up.load(Relaxed);
         // A log that is offline says so itself: that does not pass with time.
         if is_refused && !inner.log.gauges().is_offline.get() {
@@ -196,58 +198,12 @@ impl Topic {
         if let Some(below) = decision.retire {
             inner.log.retire(below)?;
             if decision.lost > 0 {
-                inner.dropped.fetch_add(decision.lost, Relaxed);
+                inner.dropped_oldest.fetch_add(decision.lost - decision.unpinned, Relaxed);
+                inner.dropped_unpinned.fetch_add(decision.unpinned, Relaxed);
                 tracing::warn!(topic = %inner.id, lost = decision.lost, "unsettled events are gone");
             }
         }
         Ok(decision)
-    }
-
-    /// The ID of the event at `offset`, if it has one and is there. Blocks.
-    pub fn id_at(&self, offset: Offset) -> Result<Option<String>, ReadError> {
-        let found = self.0.log.reader().get(offset)?;
-        Ok(found.and_then(|found| found.record().and_then(|it| it.id().map(str::to_owned))))
-    }
-
-    /// Events with this ID or correlation ID, the newest `most` of them that are found before `until`.
-    /// Blocks.
-    pub fn find(&self, lookup: Lookup, text: &str, most: usize, until: Instant) -> Found {
-        let inner = &*self.0;
-        let role = match lookup {
-            Lookup::Id => Role::Id,
-            Lookup::Correlation => Role::Correlation,
-        };
-        let hash = inner.hash_key.hash(role, &[text.as_bytes()]);
-        let mut found = Found::default();
-        let mut offsets = inner.shared.find(lookup, hash, most);
-        for segment in inner.log.segments().iter().rev().filter(|segment| segment.is_sealed) {
-            if offsets.len() >= most {
-                break;
-            }
-            if Instant::now() >= until {
-                found.is_partial = true;
-                break;
-            }
-            match inner.find_sealed(segment, lookup, hash, most - offsets.len()) {
-                Ok(sealed) => offsets.extend(sealed),
-                Err(error) => {
-                    tracing::debug!(topic = %inner.id, %error, base = %segment.base, "no keys");
-                    found.is_partial = true;
-                }
-            }
-        }
-        offsets.sort_unstable();
-        offsets.dedup();
-        let mut reader = inner.log.reader();
-        for offset in offsets {
-            match reader.get(offset) {
-                Ok(Some(record)) if has(&record, lookup, text) => found.records.push(record),
-                // Another of the same half of a hash, or not durable yet, or just retired.
-                Ok(_) | Err(ReadError::Retired { .. }) => {}
-                Err(_) => found.is_partial = true,
-            }
-        }
-        found
     }
 
     /// Its log: to read, and to ask how it stands.
@@ -276,47 +232,34 @@ impl Topic {
         self.0.shared.opened()
     }
 
-    /// Events that went before a subscription had settled them, since start.
-    pub fn dropped(&self) -> u64 {
-        self.0.dropped.load(Relaxed)
+    /// What went before a subscription had settled it.
+    pub fn dropped(&self) -> Dropped {
+        Dropped {
+            oldest: self.0.dropped_oldest.load(Relaxed),
+            unpinned: self.0.dropped_unpinned.load(Relaxed),
+        }
     }
 
     /// Whether publishes are refused because a reader is too far behind.
     pub fn is_backed_up(&self) -> bool {
         self.0.is_backed_up.load(Relaxed)
     }
+
+    /// Whether it takes nothing new: it has what it may have, or a reader is too far behind.
+    pub fn is_full(&self) -> bool {
+        let max = self.0.max_bytes.load(Relaxed);
+        let is_dropping = self.0.is_dropping.load(Relaxed);
+        self.is_backed_up() || !is_dropping && self.0.bytes() >= max
+    }
 }
 
 // === impl Inner ===
 
 impl Inner {
-    fn find_sealed(
-        &self,
-        segment: &log::SegmentInfo,
-        lookup: Lookup,
-        hash: u128,
-        most: usize,
-    ) -> Result<Vec<Offset>, LookupError> {
-        let path = self.dir.join(format!("{:020}.keys", segment.base.0));
-        let file = self.storage.open_read(&path)?;
-        let mut page = [0; PAGE_BYTES];
-        file.read_at(&mut page, 0)?;
-        let head = KeysHead::decode(&page)?;
-        if head.end != segment.end {
-            return Err(FileError::Contradiction.into());
-        }
-        let read = |buffer: &mut [u8], at: u64| -> io::Result<usize> { file.read_at(buffer, at) };
-        head.find(lookup, hash, most, read)
+    /// What it has, and what is on its way.
+    fn bytes(&self) -> u64 {
+        self.log.gauges().bytes.get().saturating_add(self.log.permitted())
     }
-}
-
-fn has(record: &OwnedRecord, lookup: Lookup, text: &str) -> bool {
-    let Some(record) = record.record() else { return false };
-    let own = match lookup {
-        Lookup::Id => record.id(),
-        Lookup::Correlation => record.correlation(),
-    };
-    own == Some(text)
 }
 
 fn live(meta: &TopicMeta, dedup: DedupSettings) -> Live {

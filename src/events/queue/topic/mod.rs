@@ -8,7 +8,7 @@ pub mod registry;
 pub mod retention;
 pub mod sequencer;
 
-pub use self::handle::{Found, Readers, Topic, TopicSettings};
+pub use self::handle::{Dropped, Found, Readers, Topic, TopicSettings};
 
 #[cfg(test)]
 mod tests;

@@ -71,6 +71,8 @@ pub struct Decision {
     pub retire: Option<Offset>,
     /// Of those, events that somebody had not settled, at most: from the first one that anybody lacked.
     pub lost: u64,
+    /// Of those, the ones that nobody who pins lacked: only readers that chose to lose what is old.
+    pub unpinned: u64,
     /// Segments that end here or below would go if they were not pinned: who holds them by a few events
     /// only may copy those.
     pub held: Option<Offset>,
@@ -108,6 +110,7 @@ pub fn decide(segments: &[Segment], keep: &Keep, pins: &[Pin], wall: Option<u64>
     if let Some(end) = decision.retire {
         let lacked = pins.iter().map(|pin| pin.from).min();
         decision.lost = lacked.map_or(0, |from| end.since(from));
+        decision.unpinned = decision.lost - pinned.map_or(0, |from| end.since(from));
     }
     decision
 }
@@ -185,6 +188,9 @@ mod tests {
         let keep = Keep { on_full: OnFull::DropOldest, ..KEEP };
         let decision = decide(&segments(8), &keep, &[pin(25, true)], Some(0));
         assert_eq!((decision.retire, decision.lost), (Some(Offset(40)), 15));
+        assert_eq!(decision.unpinned, 0);
+        let decision = decide(&segments(8), &keep, &[pin(25, true), pin(5, false)], Some(0));
+        assert_eq!((decision.lost, decision.unpinned), (35, 20));
         // Only fullness takes from a pin, never age.
         let decision = decide(&segments(4), &keep, &[pin(15, true)], Some(1_000));
         assert_eq!((decision.retire, decision.lost), (Some(Offset(10)), 0));
@@ -195,6 +201,7 @@ mod tests {
     fn who_does_not_pin_loses_it_and_that_is_counted() {
         let decision = decide(&segments(5), &KEEP, &[pin(5, false), pin(40, true)], Some(1_000));
         assert_eq!((decision.retire, decision.lost), (Some(Offset(40)), 35));
+        assert_eq!(decision.unpinned, 35);
     }
 
     #[test]

@@ -20,7 +20,8 @@ use crate::events::{
     queue::{
         LogId, Offset, StoreId,
         log::{
-            DiskSettings, DiskWatch, Log, Place as Where, Plain, Settings as LogSettings, Writer,
+            DiskSettings, DiskWatch, Log, Permit, Place as Where, Plain, Purpose, Refused,
+            Settings as LogSettings, Writer,
         },
         storage::{Real, Storage},
         time::{ManualClock, Now},
@@ -60,6 +61,10 @@ impl KeyHash for PlainHash {
 impl Topics for OneTopic {
     fn log(&self, _: &str) -> Option<Log> {
         Some(self.0.clone())
+    }
+
+    fn permit(&self, _: &str, bytes: u64) -> Result<Permit, Refused> {
+        self.0.permit_for(Purpose::Accepted, bytes)
     }
 
     fn partitions(&self, _: &str) -> Vec<Partition> {
