@@ -13,16 +13,19 @@
 #![expect(clippy::print_stdout, reason = "it reports to whoever runs it")]
 
 use std::{
+    collections::VecDeque,
     fs,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use sluicegate::events::queue::{
     LogId, Offset, StoreId,
     codec::{Draft, Fields, Kind},
@@ -32,7 +35,7 @@ use sluicegate::events::queue::{
     storage::{Real, Storage},
     time::SystemClock,
 };
-use tokio::{runtime::Runtime, time::Instant};
+use tokio::{runtime::Runtime, sync::Semaphore, time::Instant};
 use uuid::Uuid;
 
 /// How long each line is measured.
@@ -261,9 +264,8 @@ impl Bench {
     }
 }
 
-/// Each publisher publishes one event after the other, all of them together `pace` a second if there is
-/// one: each on its own beat, and a latency then counts from the beat, not from when the one before was
-/// done. Latencies in microseconds.
+/// Each publisher publishes one event after the other; with a pace, when it is its turn. Latencies in
+/// microseconds, from when the turn came: an event that finds all publishers busy has waited.
 async fn publish_for(
     log: &Log,
     publishers: u32,
@@ -272,25 +274,20 @@ async fn publish_for(
     span: Duration,
 ) -> Vec<u64> {
     let is_over = Arc::new(AtomicBool::new(false));
-    let started = Instant::now();
+    let turns = pace.map(|pace| Turns::start(pace, span));
     let mut tasks = tokio::task::JoinSet::new();
-    for publisher in 0..publishers {
-        let (log, is_over) = (log.clone(), is_over.clone());
-        let beat = pace.map(|pace| Duration::from_secs(1) * publishers / pace);
-        let mut next = started + beat.unwrap_or_default() * publisher / publishers;
+    for _ in 0..publishers {
+        let (log, is_over, turns) = (log.clone(), is_over.clone(), turns.clone());
         tasks.spawn(async move {
             let draft = draft(size);
             let bytes = draft.encoded_bytes() as u64;
             let mut latencies = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
-                let mut since = Instant::now();
-                if let Some(beat) = beat {
-                    let is_behind = next < since;
-                    tokio::time::sleep_until(next).await;
-                    // A timer rings up to a millisecond late: that is not the queue's.
-                    since = if is_behind { next } else { Instant::now() };
-                    next += beat;
-                }
+                let since = match &turns {
+                    Some(turns) => turns.next().await,
+                    None => Some(Instant::now()),
+                };
+                let Some(since) = since else { break };
                 let permit = log.permit_for(Purpose::Publish, bytes).expect("room");
                 log.append(permit, vec![draft.clone()]).await.expect("an append");
                 latencies.push(micros(since));
@@ -301,6 +298,43 @@ async fn publish_for(
     tokio::time::sleep(span).await;
     is_over.store(true, Ordering::Relaxed);
     tasks.join_all().await.into_iter().flatten().collect()
+}
+
+/// Lets so many go a second, evenly.
+#[derive(Clone)]
+struct Turns {
+    came: Arc<Mutex<VecDeque<Instant>>>,
+    there: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn start(pace: u32, span: Duration) -> Self {
+        let turns = Self { came: Arc::default(), there: Arc::new(Semaphore::new(0)) };
+        let giver = turns.clone();
+        // A thread of its own: tokio's timers ring once a millisecond, and then for fifty at once.
+        thread::spawn(move || {
+            let started = Instant::now();
+            let mut given = 0;
+            while started.elapsed() < span {
+                let now = Instant::now();
+                let due = (now - started).as_secs_f64() * f64::from(pace);
+                while f64::from(given) < due {
+                    giver.came.lock().push_back(now);
+                    giver.there.add_permits(1);
+                    given += 1;
+                }
+                thread::sleep(Duration::from_micros(50));
+            }
+            giver.there.close();
+        });
+        turns
+    }
+
+    /// When the turn came; `None`: there are no more.
+    async fn next(&self) -> Option<Instant> {
+        self.there.acquire().await.ok()?.forget();
+        self.came.lock().pop_front()
+    }
 }
 
 /// As many events of 512 bytes as go, several at once.
