@@ -22,6 +22,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use sluicegate::telemetry::clock;
 use tokio::time::Instant;
 
 const PUBLISHERS: u64 = 4;
@@ -30,8 +31,12 @@ const YAML: &str = "\
 listeners: [{ name: web, address: 127.0.0.1:0 }]
 admin: { address: 127.0.0.1:0 }
 queue: { dir: data, disk: { low_water: 0%, min_free: 8MiB, reserve: 4MiB } }
-topics: { orders: { partitions: 4, retention: { max_age: 1d, max_bytes: 1GiB }, dedup: { window: 1h } } }
+topics:
+  orders: { partitions: 4, retention: { max_age: 1d, max_bytes: 1GiB }, dedup: { window: 1h } }
+  # No duplicates are found: what was moved is not moved again for another reason.
+  late: { partitions: 1, dedup: { window: 0s } }
 subscriptions:
+  - { name: late, topic: late, from: earliest, order: none, lease: 60s }
   - { name: work, topic: orders, from: earliest, lease: 1s }
   - { name: audit, topic: orders, from: earliest, order: none }
 routes: [{ name: a, match: { path: /a }, respond: { body: a } }]
@@ -315,6 +320,76 @@ fn campaign(storage: &str) {
     );
     assert!(!ledger.published.is_empty() && !ledger.acked.is_empty());
     assert_eq!((lost, twice, shared, out_of_order), (0, 0, 0, 0), "{ledger:?}");
+}
+
+/// Publishes events that are soon due until the program is killed; those that were accepted.
+fn delay(admin: SocketAddr, first: u64, ended: &AtomicBool) -> (u64, BTreeSet<String>) {
+    let mut accepted = BTreeSet::new();
+    let mut number = first;
+    while !ended.load(Ordering::Relaxed) {
+        let id = number.to_string();
+        number += 1;
+        let due = clock::now() + Duration::from_millis(fastrand::u64(50..400));
+        let event = json!({
+            "specversion": "1.0", "id": id, "source": "/kill", "type": "t",
+            "sluicenotbefore": clock::rfc3339(due),
+        });
+        let answer = Connection(admin).ask("POST", "/v1/topics/late/events", &event.to_string());
+        let Some((202, answer)) = answer else { break };
+        if answer["results"][0]["delayed"] == true {
+            accepted.insert(id);
+        }
+    }
+    (number, accepted)
+}
+
+/// Kills it while events wait, are moved and have been moved.
+fn delayed_campaign(storage: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.yaml"), YAML).unwrap();
+    let (mut next, mut accepted) = (0, BTreeSet::new());
+    for _ in 0..6 {
+        let program = Program::start(folder.path(), storage);
+        let ended = Arc::new(AtomicBool::new(false));
+        let publisher = {
+            let (admin, ended) = (program.admin, ended.clone());
+            thread::spawn(move || delay(admin, next, &ended))
+        };
+        thread::sleep(Duration::from_millis(fastrand::u64(300..900)));
+        drop(program);
+        ended.store(true, Ordering::Relaxed);
+        let (number, more) = publisher.join().unwrap();
+        next = number;
+        accepted.extend(more);
+    }
+    let program = Program::start(folder.path(), storage);
+    let connection = Connection(program.admin);
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    let until = Instant::now() + Duration::from_secs(30);
+    while !accepted.iter().all(|id| found.contains_key(id)) && Instant::now() < until {
+        let asked = r#"{"max_events":500,"wait_ms":1000}"#;
+        let received = connection.ask("POST", "/v1/subscriptions/late/receive", asked);
+        let (_, answer) = received.expect("it runs");
+        let events = answer["events"].as_array().cloned().unwrap_or_default();
+        for event in &events {
+            *found.entry(event["event"]["id"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        let tokens: Vec<_> = events.iter().map(|event| event["lease"]["token"].clone()).collect();
+        let asked = json!({ "tokens": tokens }).to_string();
+        let acked = connection.ask("POST", "/v1/subscriptions/late/ack", &asked);
+        assert!(events.is_empty() || acked.is_some_and(|(status, _)| status == 200));
+    }
+    let lost: Vec<_> = accepted.iter().filter(|id| !found.contains_key(*id)).collect();
+    let twice: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(accepted.len() > 20, "{accepted:?}");
+    assert!(lost.is_empty() && twice.is_empty(), "{storage}: lost {lost:?}, twice {twice:?}");
+}
+
+#[test]
+fn what_waits_survives_a_killed_program_and_comes_once() {
+    for storage in ["real", "lossy"] {
+        delayed_campaign(storage);
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The event endpoints of a running gateway, by plain HTTP: publish, receive, settle, dead letters,
 //! replay, bad input of each kind, and what a restart leaves.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
+use sluicegate::telemetry::clock;
 
 use crate::harness::{Client, Running, within};
 
@@ -201,7 +202,7 @@ async fn a_lease_that_runs_out_makes_the_event_come_again_and_then_die() {
     let job = format!("/v1/jobs/{}", redrive.body["job"].as_str().unwrap());
     within("the job to end", async {
         while gateway.json(&job).await["state"] != "done" {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
@@ -263,6 +264,50 @@ async fn a_restart_keeps_events_settlements_and_leases() {
     assert_eq!(rest.len(), 1);
     assert_ne!(rest[0].1["event"]["id"], settled.1["event"]["id"]);
     assert_ne!(rest[0].1["event"]["id"], held.1["event"]["id"]);
+}
+
+#[tokio::test]
+async fn a_delayed_event_comes_when_it_is_due_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = queue(folder.path(), "");
+    let gateway = Running::start(&yaml);
+    let admin = gateway.gateway().admin_address();
+    let due = clock::now() + Duration::from_secs(3);
+    let mut late = event("late", "k", &json!("late"));
+    late["sluicenotbefore"] = json!(clock::rfc3339(due));
+    let told = publish(admin, &late).await;
+    let result = &told.body["results"][0];
+    assert_eq!(
+        (told.status, &result["id"], &result["delayed"]),
+        (202, &json!("late"), &json!(true))
+    );
+    assert_eq!((&result["partition"], &result["offset"]), (&Value::Null, &Value::Null));
+    publish(admin, &event("now", "k", &json!("now"))).await;
+    let first = receive(admin, "billing", &json!({ "wait_ms": 5000 })).await;
+    assert_eq!(first[0].1["event"]["id"], "now");
+    settle(admin, "billing", "ack", &json!({ "tokens": [first[0].0] })).await;
+    let status = gateway.json("/v1/topics/orders").await;
+    assert_eq!((&status["delayed"], &status["events"]), (&json!(1), &json!(1)), "{status}");
+    drop(gateway);
+
+    let gateway = Running::start(&yaml);
+    let admin = gateway.gateway().admin_address();
+    let received = within("the delayed event", async {
+        loop {
+            let leased = receive(admin, "billing", &json!({ "wait_ms": 1000 })).await;
+            if let Some(leased) = leased.into_iter().next() {
+                return leased;
+            }
+        }
+    })
+    .await;
+    assert!(clock::now() >= due, "before it is due");
+    assert_eq!(received.1["event"]["id"], "late");
+    assert_eq!(received.1["event"]["sluicenotbefore"], late["sluicenotbefore"]);
+    // From when it is due it is one of its key.
+    let again = publish(admin, &event("late", "k", &json!("late"))).await;
+    assert_eq!(again.body["results"][0]["duplicate"], true);
+    assert_eq!(gateway.json("/v1/topics/orders").await["delayed"], 0);
 }
 
 #[tokio::test]

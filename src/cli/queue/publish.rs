@@ -50,7 +50,7 @@ pub(super) struct Args {
     /// A further attribute; may be repeated
     #[arg(long = "attribute", value_name = "NAME=VALUE")]
     attributes: Vec<String>,
-    /// Not to be delivered before so long; this version refuses it
+    /// Not to be delivered before so long: it waits, at most as long as the topic keeps events
     #[arg(long, value_name = "DURATION", value_parser = positive)]
     delay: Option<Duration>,
     /// Not to be delivered after so long

@@ -107,6 +107,7 @@ pub(super) fn published(told: &Value) -> String {
         let note = match (it["duplicate"] == true, it["mismatch"] == true) {
             (_, true) => "duplicate, but it said something else",
             (true, false) => "duplicate",
+            (false, false) if it["delayed"] == true => "waits for its time",
             (false, false) => "",
         };
         vec![text(&it["id"]), text(&it["partition"]), text(&it["offset"]), note.to_owned()]

@@ -191,6 +191,7 @@ impl Events for Fake {
                     offset: offset as u64,
                     duplicate: known.is_some(),
                     mismatch: known.is_some_and(|at| state.log[at].data != event.data),
+                    is_delayed: event.not_before.is_some(),
                 });
                 if known.is_none() {
                     state.log.push(event);

@@ -71,12 +71,20 @@ async fn published_events_are_told_one_by_one() {
     let result = |duplicate: bool| {
         json!({
             "id": "1", "topic": "orders", "partition": 0, "offset": 0,
-            "duplicate": duplicate, "mismatch": duplicate,
+            "duplicate": duplicate, "mismatch": duplicate, "delayed": false,
         })
     };
     assert_eq!(read(answer), (202, json!({ "results": [result(false), result(true)] })));
     let empty = call(&fake, Access::Operator, line, wire::BATCH, "[]").await;
     assert_eq!(read(empty), (202, json!({ "results": [] })));
+    let waits = json!([{
+        "specversion": "1.0", "id": "2", "source": "/shop", "type": "t",
+        "sluicenotbefore": "2999-01-01T00:00:00Z",
+    }]);
+    let waits = call(&fake, Access::Operator, line, wire::BATCH, &waits.to_string()).await;
+    let (_, told) = read(waits);
+    let result = &told["results"][0];
+    assert_eq!((&result["delayed"], &result["offset"]), (&json!(true), &Value::Null), "{told}");
 }
 
 #[tokio::test]

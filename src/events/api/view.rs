@@ -33,10 +33,12 @@ pub(super) fn published(topic: &str, results: &[Published]) -> Value {
         json!({
             "id": it.id,
             "topic": topic,
-            "partition": it.partition,
-            "offset": it.offset,
+            // What waits gets its place in the topic when it is due.
+            "partition": (!it.is_delayed).then_some(it.partition),
+            "offset": (!it.is_delayed).then_some(it.offset),
             "duplicate": it.duplicate,
             "mismatch": it.mismatch,
+            "delayed": it.is_delayed,
         })
     };
     json!({ "results": results.iter().map(result).collect::<Vec<_>>() })

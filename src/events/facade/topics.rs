@@ -11,12 +11,15 @@ pub struct Published {
     pub id: String,
     /// Where in the topic.
     pub partition: u32,
-    /// Where in the log; of a delayed event, where in what waits.
+    /// Where in the log.
     pub offset: u64,
     /// It was there already.
     pub duplicate: bool,
     /// It was there already under this key, and said something else.
     pub mismatch: bool,
+    /// It waits for its time, and will get its place in the topic then: partition and offset are where it
+    /// waits.
+    pub is_delayed: bool,
 }
 
 /// An event that is stored.

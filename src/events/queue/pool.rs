@@ -33,14 +33,19 @@ pub struct Undone;
 // === impl Pool ===
 
 impl Pool {
-    /// So many threads, at least one.
+    /// So many threads that read, at least one.
     pub fn new(threads: usize) -> io::Result<Self> {
+        Self::named("queue-read", threads)
+    }
+
+    /// So many threads with names that begin so, at least one.
+    pub fn named(name: &str, threads: usize) -> io::Result<Self> {
         let threads = threads.max(1);
         let (row, waiting) = mpsc::channel::<Work>(threads * ROW);
         let waiting = Arc::new(Mutex::new(waiting));
         for number in 0..threads {
             let waiting = waiting.clone();
-            let name = format!("queue-read-{number}");
+            let name = format!("{name}-{number}");
             thread::Builder::new().name(name).spawn(move || serve(&waiting))?;
         }
         Ok(Self { row })

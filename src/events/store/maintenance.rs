@@ -52,7 +52,8 @@ impl Store {
         }
         self.snapshot_if_due().await;
         // One that is offline has said so once, and lets go of nothing.
-        for topic in self.all_topics().into_iter().filter(|topic| !topic.is_offline()) {
+        let is_open = |topic: &Arc<Topic>| topic.handle().is_some_and(|it| !it.log().is_offline());
+        for topic in self.all_topics().into_iter().filter(is_open) {
             if let Err(error) = self.retain(&topic).await {
                 tracing::warn!(topic = %topic.name(), %error, "nothing is let go of");
             }

@@ -4,6 +4,7 @@
 //! what its readers have seen of it. Trouble in one log is that log's: a topic that cannot be opened is
 //! offline, and everything else runs.
 
+mod delays;
 mod jobs;
 mod letters;
 mod maintenance;
@@ -58,6 +59,8 @@ struct Inner {
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
     pool: Pool,
+    /// Moves events that are due: a sync for each batch, which readers need not wait for.
+    movers: Pool,
     settings: RwLock<Settings>,
     registry: Mutex<Registry>,
     disk: Arc<DiskWatch>,

@@ -45,6 +45,8 @@ use crate::events::{
 
 /// Threads that read segments, for all of a store.
 const READERS: usize = 4;
+/// Threads that move delayed events, for all of a store.
+const MOVERS: usize = 2;
 pub(super) const STATE: &str = "state";
 const JOURNAL: &str = "state/journal";
 const INGRESS: &str = "ingress";
@@ -104,6 +106,9 @@ impl Store {
         for meta in metas {
             let machine = machines.remove(&meta.id.0);
             store.start(&meta, machine).await?;
+        }
+        for topic in store.all_topics() {
+            store.move_delayed(&topic);
         }
         store.snapshot().await?;
         if let Err(error) = store.tend_requests().await {
@@ -335,6 +340,7 @@ fn prepare(
         storage,
         clock,
         pool,
+        movers: Pool::named("queue-delay", MOVERS)?,
         settings: RwLock::new(settings),
         registry: Mutex::new(registry),
         disk,

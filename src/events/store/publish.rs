@@ -1,6 +1,9 @@
 //! Publishing: what is refused, what is appended, and what is answered.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use super::{Store, topic::Topic, topics::millis};
 use crate::events::{
@@ -9,6 +12,7 @@ use crate::events::{
     queue::{
         codec::{Draft, MAX_FRAME_BYTES},
         log::{AppendError, Appended, Log, Purpose, Reason, Refused},
+        topic::delayed::{self, NotAdmitted},
     },
     stored,
 };
@@ -32,7 +36,13 @@ impl Store {
         let topic = self.find_topic(topic)?;
         let handle = topic.opened()?;
         let drafts = self.drafts(&topic, &events)?;
-        let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
+        // The earlier of the two: while the clock is frozen nothing is let go before its time.
+        let now = self.now().min(self.0.guard.judge().wall);
+        let due = events.iter().filter_map(|event| event.not_before).max();
+        if let Some(due) = due.filter(|due| *due > now) {
+            return self.delay(&topic, events, drafts, due).await;
+        }
+        let bytes = bytes_of(&drafts);
         let commit = handle.publish(Purpose::Publish, drafts);
         let appended = commit.map_err(|refused| refusal(&refused, bytes))?.await;
         let appended = appended.map_err(|error| append_refusal(&error, bytes))?;
@@ -43,10 +53,45 @@ impl Store {
         Ok(published)
     }
 
+    /// Stores events of which the last is due at `due` where they wait.
+    async fn delay(
+        &self,
+        topic: &Arc<Topic>,
+        events: Vec<Event>,
+        drafts: Vec<Draft>,
+        due: u64,
+    ) -> Result<Vec<Published>, Refusal> {
+        let bytes = bytes_of(&drafts);
+        if topic.opened()?.log().is_offline() {
+            return Err(refusal(&Refused::new(Reason::Offline), bytes));
+        }
+        let delayed = self.delayed_log(topic).await?;
+        let settings = topic.about().settings;
+        let (max_delayed, max_age) = (settings.max_delayed, settings.max_age);
+        let allowed = delayed::Settings { max_delayed, max_age };
+        let (count, judged) = (events.len() as u64, self.0.guard.judge());
+        let admitted = delayed.admit(&allowed, due, count, &judged, self.now());
+        admitted.map_err(|not| match not {
+            // Each was looked at before: the settings have changed meanwhile.
+            NotAdmitted::TooLong => Refusal::DelayTooLong { index: 0 },
+            NotAdmitted::Full => Refusal::Full { retry_after: RETRY_AFTER },
+        })?;
+        let log = delayed.log();
+        let taken = log.gauges().bytes.get().saturating_add(log.permitted());
+        if taken.saturating_add(bytes) > settings.max_bytes {
+            return Err(Refusal::Full { retry_after: RETRY_AFTER });
+        }
+        let commit = delayed.append(drafts).map_err(|refused| refusal(&refused, bytes))?;
+        let appended = commit.await.map_err(|error| append_refusal(&error, bytes))?;
+        Ok(events.into_iter().zip(&appended).map(delayed_at).collect())
+    }
+
     fn drafts(&self, topic: &Topic, events: &[Event]) -> Result<Vec<Draft>, Refusal> {
         let about = topic.about();
         let limit = about.settings.max_event_bytes;
-        let last = self.now().saturating_add(millis(about.settings.max_age));
+        // The later of the two: while the clock is frozen nobody knows which is right.
+        let now = self.now().max(self.0.guard.judge().wall);
+        let last = now.saturating_add(millis(about.settings.max_age));
         let mut drafts = Vec::with_capacity(events.len());
         let mut all = FRAME_OVERHEAD;
         for (index, event) in events.iter().enumerate() {
@@ -60,10 +105,6 @@ impl Store {
             }
             if event.not_before.is_some_and(|at| at > last) {
                 return Err(Refusal::DelayTooLong { index });
-            }
-            if event.not_before.is_some_and(|at| at > self.now()) {
-                let detail = "events that wait for their time are not stored yet".into();
-                return Err(Refusal::Invalid { index, detail });
             }
             drafts.push(draft);
         }
@@ -91,8 +132,25 @@ impl Store {
             offset: offset.0,
             duplicate: appended.duplicate.is_some(),
             mismatch: appended.duplicate.is_some_and(|duplicate| duplicate.mismatch),
+            is_delayed: false,
         })
     }
+}
+
+/// What waits has a place among what waits: whether it is a duplicate shows when it is due.
+fn delayed_at((event, appended): (Event, &Appended)) -> Published {
+    Published {
+        id: event.id,
+        partition: appended.partition.into(),
+        offset: appended.offset.0,
+        duplicate: false,
+        mismatch: false,
+        is_delayed: true,
+    }
+}
+
+fn bytes_of(drafts: &[Draft]) -> u64 {
+    drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum()
 }
 
 fn refusal(refused: &Refused, bytes: u64) -> Refusal {

@@ -40,6 +40,7 @@ impl Store {
                 let (store, all) = (self.clone(), settings.clone());
                 let started = self.block(move || store.start_topic(&meta, &all)).await?;
                 let topic = started.map_err(|error| Refusal::internal(error.to_string()))?;
+                self.move_delayed(&topic);
                 self.0.topics.0.write().insert(topic.name(), topic);
             }
         }

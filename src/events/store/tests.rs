@@ -1,5 +1,6 @@
 //! The whole store behind the facade, on the real file system.
 
+mod delays;
 mod publishing;
 
 use std::{sync::Arc, time::Duration};

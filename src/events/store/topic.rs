@@ -7,6 +7,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
+use super::delays::{self, Delays};
 use crate::events::{
     delivery::{runner::Shelf, subscription::Partition},
     facade::{OfflineRange, Refusal, TopicState},
@@ -36,6 +37,8 @@ pub(super) struct Topic {
     handle: OnceLock<Handle>,
     /// Held while it is opened: two that open one log would each believe to be its only writer.
     opening: Mutex<()>,
+    /// What waits for its time.
+    delays: Delays,
     /// What its readers read it with.
     shelf: Shelf,
     about: RwLock<About>,
@@ -70,10 +73,12 @@ impl Topic {
         place: Place,
         ground: &Ground<'_>,
     ) -> std::io::Result<Self> {
+        let writer = Writer::spawn(format!("topic-{}", meta.name), ground.clock.clone())?;
         Ok(Self {
             id: meta.id,
+            delays: Delays::new(place.clone(), writer.clone()),
             place,
-            writer: Writer::spawn(format!("topic-{}", meta.name), ground.clock.clone())?,
+            writer,
             hash_key: ground.hash_key,
             guard: ground.guard.clone(),
             handle: OnceLock::new(),
@@ -84,15 +89,21 @@ impl Topic {
         })
     }
 
-    /// Opens its log, or recovers it. `floor`: what its readers have seen. Blocks.
+    /// Opens its logs, or recovers those that are offline. `floor`: what its readers have seen. Blocks.
     pub(super) fn open(&self, floor: Offset) -> Result<(), OpenError> {
         let _one_at_a_time = self.opening.lock();
         let opened = match self.handle.get() {
+            Some(handle) if !handle.log().is_offline() => Ok(()),
             Some(handle) => handle.log().reopen().map(drop),
             None => self.open_first(floor),
         };
         *self.error.write() = opened.as_ref().err().map(ToString::to_string);
-        opened
+        opened?;
+        // After the topic's own: what may have been moved is looked up there.
+        if let Err(error) = self.delays.open(&self.delay_settings()) {
+            tracing::error!(topic = %self.name(), %error, "delayed events are offline");
+        }
+        Ok(())
     }
 
     fn open_first(&self, floor: Offset) -> Result<(), OpenError> {
@@ -134,6 +145,7 @@ impl Topic {
 
     /// Syncs what is on its way, and ends its writer. Blocks.
     pub(super) fn close(&self) {
+        self.delays.close();
         if let Some(handle) = self.handle.get() {
             handle.log().close();
         }
@@ -156,6 +168,16 @@ impl Topic {
         &self.shelf
     }
 
+    pub(super) fn delays(&self) -> &Delays {
+        &self.delays
+    }
+
+    /// How the log of what waits is written.
+    pub(super) fn delay_settings(&self) -> LogSettings {
+        let about = self.about.read();
+        delays::settings(&about.log, about.settings.max_bytes)
+    }
+
     /// What was opened, once it was: offline or not.
     pub(super) fn handle(&self) -> Option<&Handle> {
         self.handle.get()
@@ -173,8 +195,9 @@ impl Topic {
         self.error.read().clone().unwrap_or_else(|| "it is not open yet".into())
     }
 
+    /// Whether it takes nothing, or nothing that is to wait.
     pub(super) fn is_offline(&self) -> bool {
-        self.handle().is_none_or(|handle| handle.log().is_offline())
+        self.handle().is_none_or(|handle| handle.log().is_offline()) || self.delays.is_offline()
     }
 
     /// Whether it serves, and why not.
@@ -183,6 +206,10 @@ impl Topic {
             return TopicState::Offline { reason: self.why_not_open(), range: None };
         };
         match handle.log().status().state {
+            State::Serving | State::Full if self.delays.is_offline() => TopicState::Offline {
+                reason: "its log of delayed events; others are taken".into(),
+                range: None,
+            },
             State::Serving if handle.is_full() => TopicState::Full,
             State::Serving => TopicState::Serving,
             State::Full => TopicState::Full,

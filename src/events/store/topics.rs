@@ -15,7 +15,7 @@ use crate::events::{
         Offset,
         codec::{Lookup, Record},
         log::{Log, OwnedRecord, ReadError},
-        topic::{Found, Topic as Handle},
+        topic::{Found, Topic as Handle, delayed::DelayedLog},
     },
     stored,
 };
@@ -199,7 +199,7 @@ fn status(topic: &Topic, readers: &[Reading], is_clock_frozen: bool) -> TopicSta
         bytes: of_log.as_ref().map_or(0, |status| status.bytes),
         oldest: log.and_then(oldest),
         segments: log.map_or(0, |log| log.segments().len()),
-        delayed: 0,
+        delayed: topic.delays().log().map_or(0, DelayedLog::waiting),
         dedup: DedupStatus { entries: dedup.entries, hits: dedup.hits, window: dedup.window },
         lost: gauges.as_ref().map_or(0, |gauges| gauges.lost.get()),
         recovery: Duration::from_millis(

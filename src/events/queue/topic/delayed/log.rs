@@ -62,6 +62,9 @@ pub enum NotAdmitted {
 // === impl DelayedLog ===
 
 impl DelayedLog {
+    /// The directory in the topic's.
+    pub const DIR: &str = "delayed";
+
     /// Opens or makes the delayed log of the topic whose log is at `topic`, and reads what waits in it.
     /// Blocks. The mover is to be run by one thread at a time.
     pub fn open(
@@ -70,7 +73,7 @@ impl DelayedLog {
         settings: &log::Settings,
     ) -> Result<(Self, Mover, Opened), OpenDelayedError> {
         let id = LogId(derived(topic.id.0));
-        let place = Place { dir: topic.dir.join("delayed"), id, ..topic.clone() };
+        let place = Place { dir: topic.dir.join(Self::DIR), id, ..topic.clone() };
         let (log, opened) = Log::open(writer, place, settings, Offset::ZERO, Box::new(Plain))?;
         let counts = Arc::<Counts>::default();
         let mover = Mover::open(log.clone(), counts.clone(), settings.segment_bytes)?;

@@ -1,0 +1,235 @@
+//! Events of one topic that wait for their time: their log, made when the first one has to wait, and the
+//! task that lets them go.
+//!
+//! What waits holds no floor, no key and no window of duplicates: it is in the topic from when it is due.
+//! A batch with an event in it that waits goes here whole, so that it is one frame; what of it is due is
+//! moved at once.
+
+use std::{
+    future::pending,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+use super::{Inner, Store, topic::Topic};
+use crate::events::{
+    facade::Refusal,
+    queue::{
+        Offset,
+        log::{Place, Settings as LogSettings, Writer},
+        topic::{
+            Topic as Handle,
+            clock_guard::Judged,
+            delayed::{DelayedLog, Moved, Mover, OpenDelayedError},
+            retention,
+        },
+    },
+};
+use crate::telemetry::task;
+
+/// Its files are no larger: what waits longest keeps a whole one.
+const SEGMENT: u64 = 8 << 20;
+/// After so long it is looked whether there is still a store, at the latest.
+const IDLE: Duration = Duration::from_mins(1);
+/// What went wrong is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What waits for one topic.
+pub(super) struct Delays {
+    topic: Place,
+    writer: Writer,
+    log: OnceLock<DelayedLog>,
+    /// Held while the log is opened, while events are moved, and while it is closed.
+    state: Mutex<State>,
+    /// There is something to look at.
+    stirred: Notify,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing has had to wait yet.
+    Unmade,
+    Open(Box<Mover>),
+    Closed,
+}
+
+/// What a run came to.
+enum Ran {
+    Moved(Moved),
+    /// There will be no other.
+    Closed,
+}
+
+/// When to look again, and what stands in the way; `None`: never.
+type Next = Option<(Duration, Option<String>)>;
+
+// === impl Delays ===
+
+impl Delays {
+    /// Of the topic whose log is at `topic`; nothing is opened yet.
+    pub(super) fn new(topic: Place, writer: Writer) -> Self {
+        let state = Mutex::new(State::Unmade);
+        Self { topic, writer, log: OnceLock::new(), state, stirred: Notify::new() }
+    }
+
+    /// The log, if anything has had to wait.
+    pub(super) fn log(&self) -> Option<&DelayedLog> {
+        self.log.get()
+    }
+
+    /// Whether it was made and takes nothing until it is reopened.
+    pub(super) fn is_offline(&self) -> bool {
+        self.log().is_some_and(|log| log.log().is_offline())
+    }
+
+    /// Opens what was made before, or recovers it if it is offline. Blocks.
+    pub(super) fn open(&self, settings: &LogSettings) -> Result<(), OpenDelayedError> {
+        let mut state = self.state.lock();
+        match (&mut *state, self.log.get()) {
+            (State::Open(mover), Some(log)) if log.log().is_offline() => {
+                log.log().reopen()?;
+                mover.reload()?;
+            }
+            (State::Unmade, _) => {
+                let dir = self.topic.dir.join(DelayedLog::DIR);
+                if self.topic.storage.list(&dir).is_ok_and(|names| !names.is_empty()) {
+                    self.make_in(&mut state, settings)?;
+                }
+            }
+            _ => {}
+        }
+        drop(state);
+        self.stir();
+        Ok(())
+    }
+
+    /// The log, made if it is not there. `None`: it is closed. Blocks.
+    pub(super) fn make(
+        &self,
+        settings: &LogSettings,
+    ) -> Result<Option<DelayedLog>, OpenDelayedError> {
+        let mut state = self.state.lock();
+        if matches!(&*state, State::Unmade) {
+            self.make_in(&mut state, settings)?;
+            self.stir();
+        }
+        let is_open = matches!(&*state, State::Open(_));
+        Ok(self.log.get().filter(|_| is_open).cloned())
+    }
+
+    fn make_in(&self, state: &mut State, settings: &LogSettings) -> Result<(), OpenDelayedError> {
+        let (log, mover, _) = DelayedLog::open(&self.writer, &self.topic, settings)?;
+        self.log.get_or_init(|| log);
+        *state = State::Open(Box::new(mover));
+        Ok(())
+    }
+
+    /// Moves what is due, a batch at most. Blocks.
+    fn run(&self, topic: &Handle, judged: &Judged) -> Ran {
+        match &mut *self.state.lock() {
+            State::Unmade => Ran::Moved(Moved::default()),
+            State::Open(mover) => Ran::Moved(mover.run(topic, judged, fastrand::u64(..))),
+            State::Closed => Ran::Closed,
+        }
+    }
+
+    /// Nothing is moved any more. Blocks.
+    pub(super) fn close(&self) {
+        *self.state.lock() = State::Closed;
+        if let Some(log) = self.log() {
+            log.log().close();
+        }
+        self.stir();
+    }
+
+    /// Has the task look again.
+    pub(super) fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    fn watch(&self) -> Option<watch::Receiver<Offset>> {
+        self.log().map(|log| log.log().subscribe_durable())
+    }
+}
+
+/// How the log of a topic's delayed events is written, from how its own is.
+pub(super) fn settings(topic: &LogSettings, max_bytes: u64) -> LogSettings {
+    LogSettings {
+        segment_bytes: retention::segment_bytes(max_bytes).min(SEGMENT),
+        // Kept where it can change.
+        max_bytes: None,
+        ..topic.clone()
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Lets what waits in a topic go when it is due, for as long as there is the store.
+    pub(super) fn move_delayed(&self, topic: &Arc<Topic>) {
+        task::spawn("delayed", move_delayed(Arc::downgrade(&self.0), topic.clone()));
+    }
+
+    /// The log of a topic's delayed events, made if there is none.
+    pub(super) async fn delayed_log(&self, topic: &Arc<Topic>) -> Result<DelayedLog, Refusal> {
+        if let Some(log) = topic.delays().log() {
+            return Ok(log.clone());
+        }
+        let making = topic.clone();
+        let made = self.block(move || making.delays().make(&making.delay_settings())).await?;
+        let made = made.map_err(|error| Refusal::unavailable(error.to_string()))?;
+        made.ok_or(Refusal::Draining)
+    }
+
+    async fn move_due(&self, topic: &Arc<Topic>) -> Next {
+        let Some(handle) = topic.handle().cloned() else { return Some((IDLE, None)) };
+        let judged = self.0.guard.judge();
+        let moving = topic.clone();
+        let ran = self.0.movers.run(move || moving.delays().run(&handle, &judged)).await;
+        match ran {
+            Ok(Ran::Moved(Moved { again, trouble, .. })) => {
+                Some((again.unwrap_or(IDLE), trouble.map(|trouble| trouble.to_string())))
+            }
+            Ok(Ran::Closed) => None,
+            Err(undone) => Some((AGAIN, Some(undone.to_string()))),
+        }
+    }
+}
+
+/// Ends when the store does.
+async fn move_delayed(store: Weak<Inner>, topic: Arc<Topic>) {
+    let mut is_troubled = false;
+    loop {
+        // Before anything is looked at: what is appended meanwhile is not missed.
+        let appended = topic.delays().watch();
+        let Some(inner) = store.upgrade() else { return };
+        let Some((pause, trouble)) = Store(inner).move_due(&topic).await else { return };
+        // Said once: it is tried again every second.
+        if let Some(error) = trouble.as_ref().filter(|_| !is_troubled) {
+            tracing::warn!(topic = %topic.name(), %error, "delayed events wait longer");
+        }
+        is_troubled = trouble.is_some();
+        // Woken by whatever comes first; nothing is lost by who is not.
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = topic.delays().stirred.notified() => {}
+            () = advanced(appended) => {}
+        }
+    }
+}
+
+/// Completes when more is on disk; never, if there is nothing to watch or it is closed.
+async fn advanced(log: Option<watch::Receiver<Offset>>) {
+    if let Some(mut log) = log
+        && log.changed().await.is_ok()
+    {
+        return;
+    }
+    pending::<()>().await;
+}
