@@ -9,7 +9,9 @@ use tokio::time::timeout;
 use crate::{
     events::{
         Events, Settings,
-        facade::{SubscriptionState, SubscriptionStatus, TopicState, TopicStatus},
+        facade::{
+            SubscriptionMode, SubscriptionState, SubscriptionStatus, Tally, TopicState, TopicStatus,
+        },
         queue::gauges::{Gauges, Histogram},
     },
     gateway::{StartError, delivery::Delivery},
@@ -17,8 +19,10 @@ use crate::{
         Desc, Exposition, QUEUE_APPEND, QUEUE_BYTES, QUEUE_CLOCK_FROZEN, QUEUE_COMMIT_EVENTS,
         QUEUE_CORRUPTION, QUEUE_DEDUP_ENTRIES, QUEUE_DEDUP_HITS, QUEUE_DEDUP_WINDOW, QUEUE_DELAYED,
         QUEUE_DISK_FREE, QUEUE_EVENTS, QUEUE_LOST, QUEUE_OFFLINE, QUEUE_RECOVERY, QUEUE_REJECTED,
-        QUEUE_SCRUBBED, QUEUE_SYNC, SUBSCRIPTION_BLOCKED_KEYS, SUBSCRIPTION_DEAD_LETTERS,
-        SUBSCRIPTION_IN_FLIGHT, SUBSCRIPTION_LAG_BYTES, SUBSCRIPTION_LAG_EVENTS,
+        QUEUE_SCRUBBED, QUEUE_SYNC, SUBSCRIPTION_ATTEMPTS, SUBSCRIPTION_BLOCKED_KEYS,
+        SUBSCRIPTION_CIRCUIT, SUBSCRIPTION_DEAD_LETTERED, SUBSCRIPTION_DEAD_LETTERS,
+        SUBSCRIPTION_DELIVERIES, SUBSCRIPTION_DELIVERY, SUBSCRIPTION_END_TO_END,
+        SUBSCRIPTION_IN_FLIGHT, SUBSCRIPTION_LAG_BYTES, SUBSCRIPTION_LAG_EVENTS, SUBSCRIPTION_LOST,
         SUBSCRIPTION_OLDEST_AGE, SUBSCRIPTION_PARKED, SUBSCRIPTION_PAUSED, SUBSCRIPTION_SUSPECTS,
     },
 };
@@ -123,11 +127,22 @@ impl Queue {
         for (name, gauges) in events.gauges().iter().take(MAX_LABELLED) {
             log(&mut told, name, gauges);
         }
+        let tallies = events.tallies();
+        for (name, tally) in tallies.iter().take(MAX_LABELLED) {
+            counted(&mut told, name, tally);
+        }
         if let Ok(Ok(topics)) = timeout(PATIENCE, events.topics()).await {
             topics.iter().take(MAX_LABELLED).for_each(|it| topic(&mut told, it));
         }
         if let Ok(Ok(subscriptions)) = timeout(PATIENCE, events.subscriptions()).await {
-            subscriptions.iter().take(MAX_LABELLED).for_each(|it| subscription(&mut told, it));
+            for it in subscriptions.iter().take(MAX_LABELLED) {
+                subscription(&mut told, it);
+                let tally = tallies.iter().find(|(name, _)| *name == it.name);
+                if let (SubscriptionMode::Push, Some((name, tally))) = (it.mode, tally) {
+                    let is_open = f64::from(u8::from(tally.is_circuit_open.get()));
+                    told.number(&SUBSCRIPTION_CIRCUIT, &[name], is_open);
+                }
+            }
         }
         told
     }
@@ -183,6 +198,20 @@ fn topic(told: &mut Exposition, topic: &TopicStatus) {
     if let Some(at) = topic.scrubbed {
         told.number(&QUEUE_SCRUBBED, &labels, at as f64 / 1e3);
     }
+}
+
+fn counted(told: &mut Exposition, name: &str, tally: &Tally) {
+    const MILLIS: f64 = 1e3;
+    for (end, count) in tally.deliveries() {
+        told.number(&SUBSCRIPTION_DELIVERIES, &[name, end.word()], count as f64);
+    }
+    for (reason, count) in tally.dead_letters() {
+        told.number(&SUBSCRIPTION_DEAD_LETTERED, &[name, reason.word()], count as f64);
+    }
+    told.number(&SUBSCRIPTION_LOST, &[name], tally.lost.get() as f64);
+    spread(told, &SUBSCRIPTION_ATTEMPTS, name, &tally.attempts, 1.0);
+    spread(told, &SUBSCRIPTION_DELIVERY, name, &tally.delivery_millis, MILLIS);
+    spread(told, &SUBSCRIPTION_END_TO_END, name, &tally.end_to_end_millis, MILLIS);
 }
 
 fn subscription(told: &mut Exposition, status: &SubscriptionStatus) {

@@ -7,6 +7,7 @@ mod consume;
 mod dead_letters;
 mod jobs;
 mod refusal;
+mod tally;
 mod topics;
 
 pub use self::{
@@ -20,6 +21,7 @@ pub use self::{
     },
     jobs::{JobFailure, JobId, JobKind, JobState, JobStatus, Replay, Start},
     refusal::Refusal,
+    tally::{DeliveryEnd, Tally},
     topics::{
         DedupStatus, EventState, Found, OfflineRange, Published, StoredEvent, Tail, TailPage,
         TopicState, TopicStatus, Trace,
@@ -46,6 +48,11 @@ pub trait Events: fmt::Debug + Send + Sync {
 
     /// What the log of each topic counts of itself, by name.
     fn gauges(&self) -> Vec<(Arc<str>, Arc<Gauges>)> {
+        Vec::new()
+    }
+
+    /// What each subscription counts of itself, by name.
+    fn tallies(&self) -> Vec<(Arc<str>, Arc<Tally>)> {
         Vec::new()
     }
 

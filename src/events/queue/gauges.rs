@@ -126,7 +126,8 @@ impl Flag {
 // === impl Histogram ===
 
 impl<const BOUNDS: usize> Histogram<BOUNDS> {
-    const fn new(bounds: &'static [u64; BOUNDS]) -> Self {
+    /// None yet, with these bounds, ascending.
+    pub const fn new(bounds: &'static [u64; BOUNDS]) -> Self {
         Self {
             bounds,
             counts: [const { AtomicU64::new(0) }; BOUNDS],

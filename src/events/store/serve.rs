@@ -10,7 +10,7 @@ use crate::events::{
     facade::{
         Answer, DeadLetter, DeadLetterFilter, DeadLetterPage, Events, JobId, JobStatus, Leased,
         Published, Receive, Redrive, Redriven, Replay, Seek, StoredEvent, SubscriptionStatus, Tail,
-        TailPage, TokenItem, TokenResult, TopicStatus, Trace, Unblock, Verb,
+        TailPage, Tally, TokenItem, TokenResult, TopicStatus, Trace, Unblock, Verb,
     },
     queue::gauges::Gauges,
 };
@@ -23,6 +23,11 @@ impl Events for Store {
     fn gauges(&self) -> Vec<(Arc<str>, Arc<Gauges>)> {
         let topics = self.all_topics().into_iter();
         topics.filter_map(|it| Some((it.name(), it.handle()?.log().gauges().clone()))).collect()
+    }
+
+    fn tallies(&self) -> Vec<(Arc<str>, Arc<Tally>)> {
+        let readings = self.all_subscriptions().into_iter();
+        readings.map(|it| (it.settings.name.clone(), it.subscription.tally().clone())).collect()
     }
 
     fn disk_free(&self) -> Option<u64> {

@@ -148,6 +148,20 @@ table! {
         "1 while it gives out nothing.";
     SUBSCRIPTION_DEAD_LETTERS = Gauge "sluice_subscription_dead_letters" ["subscription", "reason"]
         "Dead letters kept, by reason.";
+    SUBSCRIPTION_DEAD_LETTERED = Counter "sluice_subscription_dead_letters_total" ["subscription", "reason"]
+        "Events that became dead letters, by reason.";
+    SUBSCRIPTION_DELIVERIES = Counter "sluice_subscription_deliveries_total" ["subscription", "outcome"]
+        "Deliveries that ended: succeeded, failed, rejected, lapsed (without a word), released (not counted).";
+    SUBSCRIPTION_ATTEMPTS = Histogram "sluice_subscription_attempts" ["subscription"]
+        "Attempts that counted, of events that were taken or given up.";
+    SUBSCRIPTION_DELIVERY = Histogram "sluice_subscription_delivery_seconds" ["subscription"]
+        "From the beginning of a delivery to the consumer's or endpoint's answer.";
+    SUBSCRIPTION_END_TO_END = Histogram "sluice_subscription_end_to_end_seconds" ["subscription"]
+        "From publication to success, replays and redrives left out.";
+    SUBSCRIPTION_CIRCUIT = Gauge "sluice_subscription_circuit_state" ["subscription"]
+        "1 while only probes are sent to the endpoint, 0 while it is well. Of pushes alone.";
+    SUBSCRIPTION_LOST = Counter "sluice_subscription_lost_events_total" ["subscription"]
+        "Events dropped unsettled because their bytes are gone.";
     TASKS_DETACHED = Gauge "sluice_tasks_detached" []
         "Requests that go on without their client.";
 }

@@ -1,6 +1,6 @@
 //! The handle's side: what is asked of the task, and the wait for it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
@@ -17,8 +17,8 @@ use crate::events::{
         subscription::{Ask, LaneId, Partition, Pins, Place, Removal, Seek},
     },
     facade::{
-        Action, DeadLetterFilter, EventState, JobStatus, Leased, Receive, Refusal, TokenItem,
-        TokenResult, Verb,
+        Action, DeadLetterFilter, EventState, JobStatus, Leased, Receive, Refusal, Tally,
+        TokenItem, TokenResult, Verb,
     },
     queue::Offset,
     settings::Subscription as Settings,
@@ -28,6 +28,11 @@ impl Subscription {
     /// What is around it.
     pub fn surroundings(&self) -> &Surroundings {
         &self.surroundings
+    }
+
+    /// What it counts of itself.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// Leases events, and waits for the first as long as asked. Dropped, what was leased is given back.

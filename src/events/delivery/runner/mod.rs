@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     events::{
+        facade::Tally,
         queue::{
             LogId,
             log::{Log, Permit, Reader, Refused},
@@ -56,6 +57,7 @@ const SPARE: usize = 4;
 pub struct Subscription {
     commands: mpsc::Sender<Command>,
     surroundings: Arc<Surroundings>,
+    tally: Arc<Tally>,
 }
 
 /// What the task is told to do, between two of its own steps.
@@ -164,9 +166,10 @@ impl Subscription {
     pub fn start(surroundings: Surroundings, settings: Settings, machine: Machine) -> Self {
         let surroundings = Arc::new(surroundings);
         let (commands, asked) = mpsc::channel(COMMANDS);
+        let tally = machine.tally().clone();
         let actor = Actor::new(surroundings.clone(), settings, machine);
         task::spawn("subscription", actor.run(asked));
-        Self { commands, surroundings }
+        Self { commands, surroundings, tally }
     }
 }
 

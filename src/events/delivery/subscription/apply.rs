@@ -113,6 +113,7 @@ impl Machine {
             let Some(index) = self.find(event.place) else { continue };
             let slot = &mut self.slab[index];
             slot.attempts = event.number;
+            slot.begun = at;
             if mode != Mode::Probe {
                 slot.counted += 1;
                 slot.first.get_or_insert(at);

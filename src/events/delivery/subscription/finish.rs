@@ -29,6 +29,7 @@ impl Machine {
                 }
             }
         }
+        self.tally.is_circuit_open.set(self.outage.open.is_some());
         self.lapse_all(moment, pushed, out);
         for index in ending {
             self.proceed(index, moment.now, true, out);
@@ -104,6 +105,7 @@ impl Machine {
 
     /// Settles an event; one entry for many that end alike one after the other.
     pub(super) fn over(&mut self, at: u64, ending: Ending, place: Place, out: &mut Output) {
+        self.count_ending(at, ending, place);
         self.settle(ending, place);
         match out.entries.last_mut() {
             Some(Entry::Settled { at: other, ending: also, events })

@@ -9,7 +9,10 @@
 //! - At most `in_flight` events are on their way or ending; a partition whose parked events are `parked`
 //!   many is not read on. Nothing grows with the backlog.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use super::{
     effect::{Effect, Token},
@@ -26,7 +29,7 @@ use super::{
     state::EventStatus as Status,
     timers::Timers,
 };
-use crate::events::queue::Offset;
+use crate::events::{facade::Tally, queue::Offset};
 
 /// Ended jobs that are remembered.
 pub(super) const ENDED_JOBS: usize = 64;
@@ -53,6 +56,7 @@ pub struct Machine {
     pub(super) window: Window,
     pub(super) rate: Rate,
     pub(super) job_rates: BTreeMap<LaneId, Rate>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// How many events stand where.
@@ -110,6 +114,7 @@ impl Machine {
             window: Window::default(),
             rate: Rate::default(),
             job_rates: BTreeMap::new(),
+            tally: Arc::default(),
         }
     }
 
@@ -118,9 +123,18 @@ impl Machine {
         &self.settings
     }
 
+    /// What it counts of itself.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
     /// Applies an entry and hands it on to the journal.
     pub(super) fn commit(&mut self, out: &mut Output, entry: Entry) {
+        self.count(&entry);
+        let lost = self.lost;
         self.apply(&entry);
+        self.tally.lost.add(self.lost - lost);
+        self.tally.is_circuit_open.set(self.outage.open.is_some());
         out.entries.push(entry);
     }
 

@@ -12,6 +12,7 @@
 mod answer;
 mod apply;
 mod control;
+mod counting;
 mod effect;
 mod ending;
 mod entry;

@@ -57,6 +57,8 @@ pub(super) struct Slot {
     pub(super) ticket: u64,
     /// That is the queue of suspects.
     pub(super) is_suspect: bool,
+    /// When the latest attempt began; 0: not known any more.
+    pub(super) begun: u64,
     stamp: u32,
 }
 
@@ -85,6 +87,7 @@ impl Slab {
             is_due: true,
             ticket: 0,
             is_suspect: false,
+            begun: 0,
             stamp: 0,
         };
         if let Some(index) = self.free.pop() {

@@ -1,0 +1,94 @@
+//! What decisions come to, in numbers: looked at just before an entry is applied, and no part of the state.
+
+use super::{
+    ending::{Ending, Outcome, Reason},
+    entry::Entry,
+    machine::Machine,
+    place::Place,
+    slab::Slot,
+};
+use crate::events::{delivery::dead_letter, facade::DeliveryEnd};
+
+impl Machine {
+    /// Counts what an entry ends that a decision has made. Not for the journal's: those were counted.
+    pub(super) fn count(&self, entry: &Entry) {
+        match entry {
+            Entry::Failed { at, events } => {
+                for event in events {
+                    let end =
+                        if event.counts { DeliveryEnd::Failed } else { DeliveryEnd::Released };
+                    self.count_delivery(event.place, end, *at);
+                }
+            }
+            Entry::Lapsed { at, events } => {
+                for event in events {
+                    self.count_delivery(event.place, DeliveryEnd::Lapsed, *at);
+                }
+            }
+            Entry::Released { events, .. } => {
+                for place in events {
+                    self.count_delivery(*place, DeliveryEnd::Released, 0);
+                }
+            }
+            Entry::Blocked { at, place, .. } => {
+                self.count_delivery(*place, DeliveryEnd::Failed, *at);
+            }
+            Entry::Outcome(Outcome { at, place, ending, .. }) => {
+                self.count_ending(*at, *ending, *place);
+            }
+            Entry::DeadLettered { place, .. } => {
+                let slot = self.find(*place).map(|index| &self.slab[index].status);
+                if let Some(super::EventStatus::Ending { outcome, letter: None }) = slot
+                    && let Ending::DeadLettered(reason) = outcome.ending
+                {
+                    self.tally.count_dead_letter(dead_letter::reason(reason));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts the end of an event; one with an outcome has been counted.
+    pub(super) fn count_ending(&self, at: u64, ending: Ending, place: Place) {
+        let Some(index) = self.find(place) else { return };
+        let slot = &self.slab[index];
+        if slot.is_ending() {
+            return;
+        }
+        let is_success = ending == Ending::Succeeded;
+        let end = match ending {
+            Ending::Succeeded => DeliveryEnd::Succeeded,
+            Ending::DeadLettered(reason) | Ending::Discarded(reason) | Ending::Failed(reason) => {
+                match reason {
+                    Reason::Rejected | Reason::TooLarge => DeliveryEnd::Rejected,
+                    _ => DeliveryEnd::Failed,
+                }
+            }
+        };
+        self.count_delivery(place, end, at);
+        // A probe that succeeds does not count, and was an attempt nevertheless.
+        let attempts = slot.counted.max(u32::from(is_success));
+        if attempts > 0 {
+            self.tally.attempts.record(attempts.into());
+        }
+        if is_success && place.lane.is_live() {
+            self.tally.end_to_end_millis.record(at.saturating_sub(slot.published));
+        }
+    }
+
+    /// Counts the end of a delivery, if the event is on its way.
+    fn count_delivery(&self, place: Place, end: DeliveryEnd, at: u64) {
+        let Some(index) = self.find(place) else { return };
+        let slot: &Slot = &self.slab[index];
+        // What its consumer says after its lease settles it all the same: that is an end of its own.
+        let is_told = slot.is_in_flight() || end == DeliveryEnd::Succeeded;
+        if !is_told {
+            return;
+        }
+        self.tally.count_delivery(end);
+        let has_answer = !matches!(end, DeliveryEnd::Lapsed | DeliveryEnd::Released);
+        if has_answer && slot.begun > 0 {
+            self.tally.delivery_millis.record(at.saturating_sub(slot.begun));
+        }
+    }
+}

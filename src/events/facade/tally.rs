@@ -1,0 +1,120 @@
+//! What a subscription counts of itself, for the gateway to read when it is scraped.
+//!
+//! Counted since the process started, by whoever decides: reading it asks nobody and waits for nothing.
+
+use super::dead_letters::Reason;
+use crate::events::queue::gauges::{Counter, Flag, Histogram};
+
+/// Upper bounds of the buckets of spans, in milliseconds; a last bucket has what is longer.
+static SPAN_BOUNDS_MILLIS: [u64; 16] =
+    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 30_000, 60_000, 600_000, 3_600_000];
+
+/// Upper bounds of the buckets of attempts; a last bucket has what is more.
+static ATTEMPT_BOUNDS: [u64; 12] = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 60];
+
+/// The numbers of one subscription.
+#[derive(Debug)]
+pub struct Tally {
+    deliveries: [Counter; DeliveryEnd::ALL.len()],
+    /// Attempts that counted, of events that were taken or that nobody took.
+    pub attempts: Histogram<12>,
+    /// From the beginning of a delivery to the word of its consumer or endpoint, in milliseconds.
+    pub delivery_millis: Histogram<16>,
+    /// From publication to success, in milliseconds. Replays and redrives are not counted.
+    pub end_to_end_millis: Histogram<16>,
+    dead_letters: [Counter; Reason::ALL.len()],
+    /// Events dropped unsettled because their bytes are gone.
+    pub lost: Counter,
+    /// Nothing but probes is sent to the endpoint.
+    pub is_circuit_open: Flag,
+}
+
+/// How a delivery ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeliveryEnd {
+    /// The event was taken.
+    Succeeded,
+    /// It was not, and the event may come again.
+    Failed,
+    /// It was not, and never will be.
+    Rejected,
+    /// Nobody said anything in time.
+    Lapsed,
+    /// Given back: the attempt does not count.
+    Released,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Counts a delivery that has ended so.
+    pub fn count_delivery(&self, end: DeliveryEnd) {
+        self.deliveries[end as usize].add(1);
+    }
+
+    /// How many deliveries have ended each way.
+    pub fn deliveries(&self) -> impl Iterator<Item = (DeliveryEnd, u64)> {
+        DeliveryEnd::ALL.into_iter().zip(self.deliveries.iter().map(Counter::get))
+    }
+
+    /// Counts a dead letter that is on disk.
+    pub fn count_dead_letter(&self, reason: Reason) {
+        self.dead_letters[reason as usize].add(1);
+    }
+
+    /// How many dead letters there ever were, by reason.
+    pub fn dead_letters(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.dead_letters.iter().map(Counter::get))
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            deliveries: Default::default(),
+            attempts: Histogram::new(&ATTEMPT_BOUNDS),
+            delivery_millis: Histogram::new(&SPAN_BOUNDS_MILLIS),
+            end_to_end_millis: Histogram::new(&SPAN_BOUNDS_MILLIS),
+            dead_letters: Default::default(),
+            lost: Counter::default(),
+            is_circuit_open: Flag::default(),
+        }
+    }
+}
+
+// === impl DeliveryEnd ===
+
+impl DeliveryEnd {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::Succeeded, Self::Failed, Self::Rejected, Self::Lapsed, Self::Released];
+
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Lapsed => "lapsed",
+            Self::Released => "released",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_counted_as_itself() {
+        let tally = Tally::default();
+        for (times, end) in (1..).zip(DeliveryEnd::ALL) {
+            (0..times).for_each(|_| tally.count_delivery(end));
+        }
+        for (times, reason) in (1..).zip(Reason::ALL) {
+            (0..times).for_each(|_| tally.count_dead_letter(reason));
+        }
+        assert!((1..).zip(tally.deliveries()).all(|(times, (_, count))| times == count));
+        assert!((1..).zip(tally.dead_letters()).all(|(times, (_, count))| times == count));
+    }
+}
