@@ -26,6 +26,7 @@ mod overload;
 mod program;
 mod queue_access;
 mod queue_http;
+mod queue_operate;
 mod rate_limits;
 mod reload;
 mod retries;

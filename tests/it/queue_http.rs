@@ -8,9 +8,9 @@ use sluicegate::telemetry::clock;
 
 use crate::harness::{Client, Running, within};
 
-const STRUCTURED: &str = "application/cloudevents+json";
+pub const STRUCTURED: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
-const JSON: &str = "application/json";
+pub const JSON: &str = "application/json";
 
 /// A gateway with a topic, a subscription and their store in `folder`.
 fn queue(folder: &std::path::Path, more: &str) -> String {
@@ -24,13 +24,13 @@ fn queue(folder: &std::path::Path, more: &str) -> String {
     )
 }
 
-struct Told {
-    status: u16,
-    head: String,
-    body: Value,
+pub struct Told {
+    pub status: u16,
+    pub head: String,
+    pub body: Value,
 }
 
-async fn call(address: SocketAddr, line: &str, content_type: &str, body: &str) -> Told {
+pub async fn call(address: SocketAddr, line: &str, content_type: &str, body: &str) -> Told {
     call_with(address, line, &format!("Content-Type: {content_type}"), body).await
 }
 
@@ -50,19 +50,19 @@ async fn call_with(address: SocketAddr, line: &str, fields: &str, body: &str) ->
     Told { status: answer.status(), head: format!("{answer:?}").to_lowercase(), body }
 }
 
-fn event(id: &str, key: &str, data: &Value) -> Value {
+pub fn event(id: &str, key: &str, data: &Value) -> Value {
     json!({
         "specversion": "1.0", "id": id, "source": "/shop", "type": "order.created",
         "subject": key, "data": data,
     })
 }
 
-async fn publish(address: SocketAddr, event: &Value) -> Told {
+pub async fn publish(address: SocketAddr, event: &Value) -> Told {
     call(address, "POST /v1/topics/orders/events", STRUCTURED, &event.to_string()).await
 }
 
 /// What a receive leases: tokens and events, in order.
-async fn receive(address: SocketAddr, name: &str, body: &Value) -> Vec<(String, Value)> {
+pub async fn receive(address: SocketAddr, name: &str, body: &Value) -> Vec<(String, Value)> {
     let line = format!("POST /v1/subscriptions/{name}/receive");
     let told = call(address, &line, JSON, &body.to_string()).await;
     assert!(told.status == 200 || told.status == 204, "{}", told.body);
@@ -72,7 +72,7 @@ async fn receive(address: SocketAddr, name: &str, body: &Value) -> Vec<(String, 
 }
 
 /// As [`receive`], until `wanted` are leased: one answer may have fewer than there are.
-async fn receive_all(address: SocketAddr, name: &str, wanted: usize) -> Vec<(String, Value)> {
+pub async fn receive_all(address: SocketAddr, name: &str, wanted: usize) -> Vec<(String, Value)> {
     let mut leased = Vec::new();
     while leased.len() < wanted {
         let asked = json!({ "max_events": wanted - leased.len(), "wait_ms": 10_000 });
@@ -83,7 +83,7 @@ async fn receive_all(address: SocketAddr, name: &str, wanted: usize) -> Vec<(Str
     leased
 }
 
-async fn settle(address: SocketAddr, name: &str, verb: &str, body: &Value) -> Vec<String> {
+pub async fn settle(address: SocketAddr, name: &str, verb: &str, body: &Value) -> Vec<String> {
     let line = format!("POST /v1/subscriptions/{name}/{verb}");
     let told = call(address, &line, JSON, &body.to_string()).await;
     assert_eq!(told.status, 200, "{}", told.body);

@@ -152,11 +152,23 @@ pub(super) struct Named {
 
 /// `sluice queue unblock`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice queue unblock fulfillment customer-1 --action retry
+  sluice queue unblock fulfillment --partition 3 --action dead_letter     with `order: partition`
+  sluice queue unblock fulfillment --keyless --action discard             events without a key")]
 pub(super) struct Unblock {
     /// The subscription
     subscription: String,
     /// The key
-    key: String,
+    #[arg(required_unless_present_any = ["partition", "keyless"])]
+    key: Option<String>,
+    /// A partition, where the subscription has `order: partition`
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["key", "keyless"])]
+    partition: Option<u32>,
+    /// Every event without a key that waits
+    #[arg(long, conflicts_with = "key")]
+    keyless: bool,
     /// What becomes of the event that blocks it: retry, dead_letter, discard
     #[arg(long)]
     action: String,
@@ -315,7 +327,11 @@ impl Named {
 
 impl Unblock {
     pub(super) fn asked(&self) -> Asked {
-        let body = json!({ "key": self.key, "action": self.action });
+        let mut body = json!({ "action": self.action });
+        match self.partition {
+            Some(partition) => body["partition"] = json!(partition),
+            None => body["key"] = json!(self.key),
+        }
         post(subscription(&self.subscription, "/unblock"), &body, show::subscription)
     }
 }

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_TYPE};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{problem::Problem, query};
 use crate::events::facade::{
-    Action, DeadLetterFilter, Receive, Redrive, Replay, Seek, Start, TokenItem, Unblock, Verb,
-    Which,
+    Action, Blocked, DeadLetterFilter, Receive, Redrive, Replay, Seek, Start, TokenItem, Unblock,
+    Verb, Which,
 };
 
 /// Events of one receive where nothing is said.
@@ -57,7 +57,10 @@ struct SeekBody {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UnblockBody {
-    key: String,
+    /// `null` is a key too: that of events without one.
+    #[serde(default, deserialize_with = "given")]
+    key: Option<Value>,
+    partition: Option<u32>,
     action: Word,
 }
 
@@ -158,13 +161,23 @@ pub(super) fn seek(headers: &HeaderMap, body: &Bytes) -> Result<Seek, Problem> {
 }
 
 pub(super) fn unblock(headers: &HeaderMap, body: &Bytes) -> Result<Unblock, Problem> {
-    let UnblockBody { key, action } = parsed(headers, body)?;
+    let UnblockBody { key, partition, action } = parsed(headers, body)?;
+    let what = match (key, partition) {
+        (Some(Value::String(key)), None) => Blocked::Key(key.into()),
+        (Some(Value::Null), None) => Blocked::Keyless,
+        (Some(_), None) => return Err(Problem::bad_request("`key` is neither a text nor null")),
+        (None, Some(partition)) => Blocked::Partition(partition),
+        _ => {
+            let problem = Problem::bad_request("neither or both of `key` and `partition`");
+            return Err(problem.help("`partition` is for `order: partition`; `key` may be null"));
+        }
+    };
     let action = match action {
         Word::Retry => Action::Retry,
         Word::DeadLetter => Action::DeadLetter,
         Word::Discard => Action::Discard,
     };
-    Ok(Unblock { key: key.into(), action })
+    Ok(Unblock { what, action })
 }
 
 pub(super) fn redrive(headers: &HeaderMap, body: &Bytes) -> Result<Redrive, Problem> {
@@ -232,6 +245,11 @@ impl FilterBody {
             kind: self.r#type,
         })
     }
+}
+
+/// What is there, `null` included.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
 }
 
 /// The body as JSON. Asking for the content type keeps out forms of web pages.

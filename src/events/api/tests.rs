@@ -211,6 +211,9 @@ async fn bodies_are_held_to_their_ranges() {
         ("seek", r#"{"to":7}"#, "`to` is neither a text nor a map"),
         ("seek", r#"{"to":{"a":1}}"#, "invalid"),
         ("unblock", r#"{"key":"k","action":"drop"}"#, "unknown variant `drop`"),
+        ("unblock", r#"{"key":7,"action":"retry"}"#, "`key` is neither a text nor null"),
+        ("unblock", r#"{"action":"retry"}"#, "neither or both of `key` and `partition`"),
+        ("unblock", r#"{"key":null,"partition":1,"action":"retry"}"#, "neither or both"),
         ("dead-letters/redrive", r#"{"ids":[1],"filter":{}}"#, "neither or both"),
         ("dead-letters/redrive", r#"{"ids":[1],"rate":0}"#, "`rate`: 0 is out of range"),
         ("dead-letters/redrive", r#"{"filter":{"reason":"tired"}}"#, "`tired`"),
@@ -241,6 +244,8 @@ async fn what_is_asked_for_is_what_is_done() {
         ("seek", r#"{"to":"1970-01-01T00:00:01Z"}"#, "Time(1000)"),
         ("seek", r#"{"to":{"3":17,"0":2}}"#, "Offsets([(0, 2), (3, 17)])"),
         ("unblock", r#"{"key":"k","action":"dead_letter"}"#, "action: DeadLetter"),
+        ("unblock", r#"{"key":null,"action":"retry"}"#, "what: Keyless"),
+        ("unblock", r#"{"partition":3,"action":"retry"}"#, "what: Partition(3)"),
         ("dead-letters/redrive", r#"{"ids":[4],"force":true}"#, "which: Ids([4]), rate: None"),
     ] {
         let line = format!("POST /v1/subscriptions/billing/{line}");

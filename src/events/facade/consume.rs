@@ -102,13 +102,24 @@ pub enum Seek {
     Offsets(Vec<(u32, u64)>),
 }
 
-/// Frees a key.
+/// Frees what an event holds up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unblock {
-    /// The key.
-    pub key: Bytes,
+    /// Which.
+    pub what: Blocked,
     /// What becomes of the event that blocks it.
     pub action: Action,
+}
+
+/// What an event holds up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// A key.
+    Key(Bytes),
+    /// Nothing but itself: every event without a key that waits for an operator.
+    Keyless,
+    /// A partition, under `order: partition`.
+    Partition(u32),
 }
 
 /// What becomes of an event that blocked its key.

@@ -12,7 +12,7 @@ mod topics;
 
 pub use self::{
     consume::{
-        Action, Hold, Leased, Receive, Seek, SubscriptionMode, SubscriptionPartition,
+        Action, Blocked, Hold, Leased, Receive, Seek, SubscriptionMode, SubscriptionPartition,
         SubscriptionState, SubscriptionStatus, TokenItem, TokenResult, TokenStatus, Unblock, Verb,
     },
     dead_letters::{
@@ -116,7 +116,7 @@ pub trait Events: fmt::Debug + Send + Sync {
     /// Goes on after `pause`, and after whatever else stopped it, if that is over.
     fn resume<'a>(&'a self, subscription: &'a str) -> Answer<'a, ()>;
 
-    /// Frees a key that an event of it has blocked. `NameUnknown` if the key is not blocked.
+    /// Frees a key or partition that an event of it has blocked. `NameUnknown` if it is not blocked.
     fn unblock<'a>(&'a self, subscription: &'a str, unblock: Unblock) -> Answer<'a, ()>;
 
     /// Dead letters by ID, after `after`, at most `limit`.

@@ -30,10 +30,10 @@ pub enum Refusal {
     /// The process is draining.
     #[error("draining")]
     Draining,
-    /// There is no such topic, subscription, event, dead letter, key or job.
+    /// There is no such topic, subscription, event, dead letter, key, partition or job.
     #[error("no {what} named `{name}`")]
     NameUnknown {
-        /// `topic`, `subscription`, `event`, `dead letter`, `blocked key`, `job`.
+        /// `topic`, `subscription`, `event`, `dead letter`, `blocked key`, `blocked partition`, `job`.
         what: &'static str,
         /// What was asked for.
         name: String,

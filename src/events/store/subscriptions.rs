@@ -6,7 +6,7 @@ use super::{Reading, Store, topics::published_at};
 use crate::events::{
     delivery::subscription::{self, Partition},
     facade::{
-        Leased, Receive, Refusal, Seek, SubscriptionState, SubscriptionStatus, TokenItem,
+        Blocked, Leased, Receive, Refusal, Seek, SubscriptionState, SubscriptionStatus, TokenItem,
         TokenResult, Unblock, Verb,
     },
     queue::Offset,
@@ -99,9 +99,14 @@ impl Store {
     }
 
     pub(super) async fn do_unblock(&self, name: &str, unblock: Unblock) -> Result<(), Refusal> {
-        let key = String::from_utf8_lossy(&unblock.key).into_owned();
         let reading = self.find_subscription(name)?;
-        let was_blocked = reading.subscription.unblock(unblock.key, unblock.action).await?;
-        if was_blocked { Ok(()) } else { Err(Refusal::unknown("blocked key", key)) }
+        let unknown = match &unblock.what {
+            Blocked::Key(key) => {
+                Refusal::unknown("blocked key", String::from_utf8_lossy(key).into_owned())
+            }
+            Blocked::Keyless => Refusal::unknown("blocked key", "null"),
+            Blocked::Partition(number) => Refusal::unknown("blocked partition", number.to_string()),
+        };
+        if reading.subscription.unblock(unblock).await? { Ok(()) } else { Err(unknown) }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -17,8 +16,8 @@ use crate::events::{
         subscription::{Ask, LaneId, Partition, Pins, Place, Removal, Seek},
     },
     facade::{
-        Action, DeadLetterFilter, EventState, JobStatus, Leased, Receive, Refusal, Tally,
-        TokenItem, TokenResult, Verb,
+        DeadLetterFilter, EventState, JobStatus, Leased, Receive, Refusal, Tally, TokenItem,
+        TokenResult, Unblock, Verb,
     },
     queue::Offset,
     settings::Subscription as Settings,
@@ -72,9 +71,9 @@ impl Subscription {
         self.carry_out(Actor::resume).await
     }
 
-    /// Frees a key; `false`: it was not blocked. Synced.
-    pub async fn unblock(&self, key: Bytes, action: Action) -> Result<bool, Refusal> {
-        match self.ask(move |actor| actor.unblock(&key, action)).await?? {
+    /// Frees a key or a partition; `false`: it was not blocked. Synced.
+    pub async fn unblock(&self, unblock: Unblock) -> Result<bool, Refusal> {
+        match self.ask(move |actor| actor.unblock(&unblock)).await?? {
             Some(step) => written(step).await.map(|()| true),
             None => Ok(false),
         }

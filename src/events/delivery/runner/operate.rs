@@ -12,10 +12,12 @@ use super::{
 };
 use crate::events::{
     delivery::subscription::{
-        DeliveryMode, LaneId, Loss, Order as OrderRule, Partition, Pins, Place, Refused, Removal,
-        Seek, Settings as Rules, Then as ThenRule, Token, TokenStatus as Status, Unblock,
+        DeliveryMode, LaneId, Loss, Machine, Order as OrderRule, Partition, Pins, Place, Refused,
+        Removal, Seek, Settings as Rules, Then as ThenRule, Token, TokenStatus as Status, Unblock,
     },
-    facade::{Action, Refusal, TokenItem, TokenResult, TokenStatus, Verb},
+    facade::{
+        Action, Blocked, Refusal, TokenItem, TokenResult, TokenStatus, Unblock as Unblocking, Verb,
+    },
     queue::Offset,
     settings::{Order, Subscription as Settings, Then},
 };
@@ -141,16 +143,29 @@ impl Actor {
         Ok(self.decide(Until::Synced, |machine, _, out| machine.resume(out))?.1)
     }
 
-    /// Frees a key. `None` in the answer: it was not blocked.
-    pub(super) fn unblock(&mut self, key: &[u8], action: Action) -> Result<Option<Step>, Refusal> {
-        let key = self.around.hash.hash(key);
-        let action = match action {
+    /// Frees a key or a partition. `None` in the answer: it was not blocked.
+    pub(super) fn unblock(&mut self, unblock: &Unblocking) -> Result<Option<Step>, Refusal> {
+        let keys = match &unblock.what {
+            Blocked::Key(key) => vec![Some(self.around.hash.hash(key))],
+            Blocked::Keyless => vec![None],
+            Blocked::Partition(number) => {
+                let all = self.partitions().into_iter();
+                // Of each generation: the number is all that anybody sees.
+                let meant = all.filter(|partition| u32::from(partition.number) == *number);
+                meant.map(|partition| Some(Machine::partition_key(partition))).collect()
+            }
+        };
+        let action = match unblock.action {
             Action::Retry => Unblock::Retry,
             Action::DeadLetter => Unblock::DeadLetter,
             Action::Discard => Unblock::Discard,
         };
         let decided = self.decide(Until::Synced, |machine, moment, out| {
-            machine.unblock(moment, Some(key), action, out)
+            let mut was_any = false;
+            for key in keys {
+                was_any |= machine.unblock(moment, key, action, out);
+            }
+            was_any
         })?;
         let (was_blocked, written) = decided;
         Ok(was_blocked.then_some(written))
