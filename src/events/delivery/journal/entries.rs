@@ -36,6 +36,7 @@ variants!(Entry {
     24 => JobEnded { lane, at, end },
     25 => Configured { at, fingerprint },
     26 => ClockMoved { by },
+    27 => LostEvents { events },
 });
 
 fields!(Partition { generation, number });

@@ -126,6 +126,7 @@ fn about_events() -> impl Strategy<Value = Entry> {
         (any::<u64>(), place(), reason(), option::of(failure()))
             .prop_map(|(at, place, reason, failure)| Entry::Blocked { at, place, reason, failure }),
         place().prop_map(|place| Entry::Unblocked { place }),
+        vec(place(), 0..4).prop_map(|events| Entry::LostEvents { events }),
         (any::<u64>(), ending(), vec(place(), 0..4))
             .prop_map(|(at, ending, events)| Entry::Settled { at, ending, events }),
         (place(), offset()).prop_map(|(place, at)| Entry::Parked { place, at }),
@@ -346,6 +347,7 @@ fn samples_about_the_subscription() -> Vec<Entry> {
         Entry::JobEnded { lane: LaneId(2), at: 11, end: JobEnd::Cancelled },
         Entry::Configured { at: 12, fingerprint: 0xdead_beef },
         Entry::ClockMoved { by: -3_600_000 },
+        Entry::LostEvents { events: vec![place(9)] },
     ]
 }
 

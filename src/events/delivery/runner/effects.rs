@@ -13,16 +13,17 @@ use super::{
     actor::{AGAIN, Actor, Done, Step},
     ledger::Until,
     polls::{Spot, fetch},
-    reading::{self, Stop},
+    reading::{self, Keep, Stop},
     succession,
 };
 use crate::events::{
     delivery::{
         dead_letter::{self, Death},
         side_log::Appended,
-        subscription::{Effect, Ending, Letter, Publication},
+        subscription::{Effect, Ending, EventView, Letter, Place, Publication},
     },
     queue::{
+        Offset,
         codec::{Draft, Record},
         log::Log,
     },
@@ -33,13 +34,23 @@ use crate::events::{
 /// What became of a dead letter.
 pub(super) struct Buried {
     letter: Letter,
-    result: Result<Appended, String>,
+    result: Result<Appended, Undone>,
 }
 
 /// What became of what follows from an event.
 pub(super) struct Followed {
     publication: Publication,
-    result: Result<(), String>,
+    result: Result<(), Undone>,
+}
+
+/// Why nothing was appended.
+enum Undone {
+    /// Another try may help.
+    Later(String),
+    /// The bytes of the event are on their way back, or not: a repair decides.
+    Damaged(Stop),
+    /// The bytes of the event are gone for good.
+    Gone,
 }
 
 // === impl Actor ===
@@ -87,9 +98,10 @@ impl Actor {
                     self.defer(Effect::DeadLetter(Letter { is_recovered: true, ..letter }));
                 }
             }
-            Err(error) => {
-                tracing::warn!(subscription = %self.settings.name, %error, "a dead letter waits");
-                self.defer(Effect::DeadLetter(Letter { is_recovered: true, ..letter }));
+            Err(undone) => {
+                let (place, parked, is_known) = (letter.place, letter.parked, letter.is_recovered);
+                let effect = Effect::DeadLetter(Letter { is_recovered: true, ..letter });
+                self.undone((place, parked), (undone, is_known), effect);
             }
         }
     }
@@ -106,12 +118,61 @@ impl Actor {
                     self.defer(Effect::Publish(retry));
                 }
             }
-            Err(error) => {
-                let subscription = &self.settings.name;
-                tracing::warn!(%subscription, %error, "what follows from an event waits");
-                self.defer(Effect::Publish(retry));
+            Err(undone) => {
+                let Publication { place, parked, is_recovered, .. } = publication;
+                self.undone((place, parked), (undone, is_recovered), Effect::Publish(retry));
             }
         }
+    }
+
+    /// An effect was not carried out: it is tried again for as long as there is something to be had of its
+    /// event. `is_known`: it was not the first time.
+    fn undone(
+        &mut self,
+        (place, parked): (Place, Option<Offset>),
+        (undone, is_known): (Undone, bool),
+        effect: Effect,
+    ) {
+        // It was let go of meanwhile, and counted then.
+        if self.machine.event(place) != EventView::Ending {
+            return;
+        }
+        let subscription = self.settings.name.clone();
+        let error = match undone {
+            Undone::Gone if self.lose_event(place) => return,
+            Undone::Gone => "it cannot be written down that its event is gone".to_owned(),
+            Undone::Later(error) => error,
+            Undone::Damaged(stop) => {
+                // Of a copy there is no place in the topic to name.
+                if parked.is_none() && !is_known {
+                    self.stopped_at(place.lane, Some(&[place.partition]), &stop);
+                }
+                said(&stop)
+            }
+        };
+        let what = match effect {
+            Effect::DeadLetter(_) => "a dead letter",
+            Effect::Publish(_) => "what follows from an event",
+        };
+        // Once; it is tried every second.
+        if !is_known {
+            tracing::warn!(%subscription, %error, "{what} waits");
+        }
+        self.defer(effect);
+    }
+
+    /// Nothing can be read of an event any more: it is settled without a dead letter, and counted. `false`:
+    /// that could not be written down.
+    pub(super) fn lose_event(&mut self, place: Place) -> bool {
+        let decided = self.decide(Until::Written, |machine, moment, out| {
+            machine.lose_events(moment.now, &[place], out);
+        });
+        if decided.is_ok() {
+            let (subscription, offset) = (&self.settings.name, place.offset.0);
+            let partition = place.partition.number;
+            tracing::error!(%subscription, partition, offset, "an event is lost: its bytes are gone");
+        }
+        decided.is_ok()
     }
 
     fn defer(&mut self, effect: Effect) {
@@ -120,31 +181,43 @@ impl Actor {
     }
 }
 
-async fn synced(written: Option<Step>) -> Result<(), String> {
+async fn synced(written: Option<Step>) -> Result<(), Undone> {
     match written {
         None => Ok(()),
         Some(written) => match written.await {
             Ok(_) => Ok(()),
-            Err(_) => Err("its outcome is not written".into()),
+            Err(_) => Err(Undone::Later("its outcome is not written".into())),
         },
     }
 }
 
 /// Appends a dead letter, unless it is there.
-async fn bury(around: &Arc<Surroundings>, spot: Spot, letter: &Letter) -> Result<Appended, String> {
+async fn bury(around: &Arc<Surroundings>, spot: Spot, letter: &Letter) -> Result<Appended, Undone> {
     let letters = around.letters.clone();
     if letter.is_recovered
-        && let Some(there) = dead_letter::find(&letters, &around.pool, letter).await?
+        && let Some(there) =
+            dead_letter::find(&letters, &around.pool, letter).await.map_err(Undone::Later)?
     {
         return Ok(there);
     }
-    let event = match fetch(around, vec![spot], copied).await.pop() {
-        Some(Ok(event)) => event,
-        Some(Err(stop)) => return Err(format!("its event cannot be read: {}", said(&stop))),
-        None => return Err("its event cannot be read".into()),
-    };
+    let event = one(around, spot, copied).await?;
     let draft = Death::of(letter).draft(event);
-    letters.append(&around.pool, draft).await
+    letters.append(&around.pool, draft).await.map_err(Undone::Later)
+}
+
+/// Reads one event.
+async fn one<T: Send + 'static>(
+    around: &Surroundings,
+    spot: Spot,
+    keep: Keep<T>,
+) -> Result<T, Undone> {
+    match fetch(around, vec![spot], keep).await.pop() {
+        Some(Ok(event)) => Ok(event),
+        Some(Err(Stop::Gone | Stop::Retired(_))) => Err(Undone::Gone),
+        Some(Err(stop @ Stop::Damaged(_))) => Err(Undone::Damaged(stop)),
+        Some(Err(Stop::Failed(error))) => Err(Undone::Later(error)),
+        None => Err(Undone::Later("its event cannot be read".into())),
+    }
 }
 
 fn copied(record: &Record<'_>) -> Draft {
@@ -157,18 +230,14 @@ async fn follow(
     settings: &Settings,
     spot: Spot,
     publication: &Publication,
-) -> Result<(), String> {
+) -> Result<(), Undone> {
     let reaction = match publication.ending {
         Ending::Succeeded => settings.on_success.as_ref(),
         _ => settings.on_exhausted.as_ref(),
     };
     // The settings have changed since: nothing follows any more.
     let Some(reaction) = reaction else { return Ok(()) };
-    let cause = match fetch(around, vec![spot], reading::whole).await.pop() {
-        Some(Ok(event)) => event,
-        Some(Err(stop)) => return Err(format!("its cause cannot be read: {}", said(&stop))),
-        None => return Err("its cause cannot be read".into()),
-    };
+    let cause = one(around, spot, reading::whole).await?;
     let answer = publication.answer.as_ref();
     let follower = succession::follow(
         around.id,
@@ -188,12 +257,12 @@ async fn follow(
     if publication.is_recovered && is_there(around, &log, publication, &follower.event.id).await? {
         return Ok(());
     }
-    append(around, reaction, &log, draft).await
+    append(around, reaction, &log, draft).await.map_err(Undone::Later)
 }
 
-fn topic(around: &Surroundings, reaction: &Reaction) -> Result<Log, String> {
+fn topic(around: &Surroundings, reaction: &Reaction) -> Result<Log, Undone> {
     let log = around.topics.log(&reaction.topic);
-    log.ok_or_else(|| format!("topic `{}` is not open", reaction.topic))
+    log.ok_or_else(|| Undone::Later(format!("topic `{}` is not open", reaction.topic)))
 }
 
 async fn is_there(
@@ -201,15 +270,15 @@ async fn is_there(
     log: &Log,
     publication: &Publication,
     id: &str,
-) -> Result<bool, String> {
+) -> Result<bool, Undone> {
     let (from, mut reader, id) = (publication.target.end, log.reader(), id.to_owned());
     let look = move || {
         reading::find(&mut reader, from, |_, record| (record.id() == Some(&id)).then_some(()))
     };
     match around.pool.run(look).await {
         Ok(Ok(found)) => Ok(found.is_some()),
-        Ok(Err(stop)) => Err(said(&stop)),
-        Err(undone) => Err(undone.to_string()),
+        Ok(Err(stop)) => Err(Undone::Later(said(&stop))),
+        Err(undone) => Err(Undone::Later(undone.to_string())),
     }
 }
 
@@ -230,6 +299,7 @@ async fn append(
 pub(super) fn said(stop: &Stop) -> String {
     match stop {
         Stop::Damaged(range) => format!("offsets {} to {} are damaged", range.start, range.end),
+        Stop::Gone => "it is lost".to_owned(),
         Stop::Retired(start) => format!("the log begins at {start}"),
         Stop::Failed(error) => error.clone(),
     }

@@ -165,7 +165,12 @@ impl Actor {
         // Not at once: each try is written down.
         self.give_back(&tokens, AGAIN);
         for (token, stop) in events {
-            self.stopped_at(token.place.lane, Some(&[token.place.partition]), &stop);
+            match stop {
+                Stop::Gone => {
+                    self.lose_event(token.place);
+                }
+                stop => self.stopped_at(token.place.lane, Some(&[token.place.partition]), &stop),
+            }
         }
     }
 }

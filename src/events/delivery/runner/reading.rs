@@ -53,8 +53,10 @@ pub(super) struct Seen {
 /// Why a log cannot be read on.
 #[derive(Clone, Debug)]
 pub(super) enum Stop {
-    /// Bytes that are not what was written.
+    /// Bytes that are not what was written. A repair may bring them back, or accept that they are gone.
     Damaged(Range<Offset>),
+    /// It is lost, and the log goes on without it.
+    Gone,
     /// The log begins later.
     Retired(Offset),
     /// Another try may help.
@@ -159,7 +161,7 @@ pub(super) fn fetch<T>(reader: &mut Reader, offsets: &[Offset], keep: Keep<T>) -
                     let record = records.peek().filter(|(at, _)| *at == offset);
                     got[index] = Some(match record {
                         Some((_, record)) => Ok(keep(record)),
-                        None => Err(Stop::Damaged(offset..offset.plus(1))),
+                        None => Err(Stop::Gone),
                     });
                 }
             }

@@ -88,7 +88,8 @@ impl Actor {
             Stop::Retired(start) => {
                 machine.lose(moment.now, (lane, Loss::Dropped), (Offset::ZERO, *start), out);
             }
-            Stop::Failed(_) => {}
+            // A scan passes over what is gone; of a single event it is told as of one.
+            Stop::Gone | Stop::Failed(_) => {}
         });
         if let Stop::Failed(error) = stop {
             tracing::warn!(subscription = %self.settings.name, %error, "a log cannot be read");

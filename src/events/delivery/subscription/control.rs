@@ -202,6 +202,22 @@ impl Machine {
         }
     }
 
+    /// Nothing can be read of these events any more, wherever they lie; an effect that is being carried out
+    /// for one comes to nothing.
+    pub fn lose_events(&mut self, at: u64, places: &[Place], out: &mut Output) {
+        let events: Vec<Place> =
+            places.iter().copied().filter(|&place| self.find(place).is_some()).collect();
+        if events.is_empty() {
+            return;
+        }
+        let mut lanes: Vec<LaneId> = events.iter().map(|place| place.lane).collect();
+        lanes.dedup();
+        self.commit(out, Entry::LostEvents { events });
+        for lane in lanes {
+            self.end_if_done(lane, at, out);
+        }
+    }
+
     /// Live events below `below` that would keep a segment from going, at most `most`: copies of them
     /// belong into the parked log.
     pub fn to_park(&self, below: Offset, most: usize) -> Vec<Place> {

@@ -160,6 +160,12 @@ pub enum Entry {
         /// The first offset after it.
         to: Offset,
     },
+    /// Nothing can be read of these events any more, wherever they lay. Counted as lost; those with an
+    /// outcome too.
+    LostEvents {
+        /// Which.
+        events: Vec<Place>,
+    },
     /// The circuit to the endpoint has moved.
     Circuit(Circuit),
     /// The endpoint asked for time.

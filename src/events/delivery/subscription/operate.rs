@@ -33,6 +33,14 @@ impl Machine {
                 }
             }
             Entry::Lost { lane, from, to, .. } => self.lose_at(*lane, *from, *to),
+            Entry::LostEvents { events } => {
+                for place in events {
+                    if let Some(index) = self.find(*place) {
+                        self.remove(index);
+                        self.lost += 1;
+                    }
+                }
+            }
             Entry::JobStarted { lane, at, log, kind, rate, publishes } => {
                 let job = Job {
                     kind: kind.clone(),

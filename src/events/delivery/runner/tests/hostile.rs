@@ -162,6 +162,87 @@ fn keys_stay_in_order_at_a_flaky_consumer_over_any_number_of_lives() {
     }
 }
 
+/// Flips a bit of the topic.
+fn damage(model: &Model, said: &str) {
+    let is_there = |path: &PathBuf| {
+        let bytes = model.bytes(path);
+        let at = bytes.windows(said.len()).position(|bytes| bytes == said.as_bytes());
+        at.map(|at| (path.clone(), at as u64))
+    };
+    let mut files = model.files().into_iter().filter(|path| path.starts_with("topic"));
+    let (path, at) = files.find_map(|path| is_there(&path)).expect("it is on disk");
+    model.flip(&path, at, 1);
+}
+
+/// Takes what is there until so many events are counted as lost and nothing is left.
+async fn lost(running: &Running, count: u64) {
+    for _ in 0..2_000 {
+        for leased in running.try_receive(500).await.unwrap() {
+            running.say(Verb::Ack, &leased).await;
+        }
+        let status = running.subscription.status(false).await.unwrap().status;
+        if status.lag_events == 0 && running.subscription.tally().lost.get() == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("not lost: {:?}", running.subscription.status(false).await);
+}
+
+#[tokio::test]
+async fn an_event_whose_bytes_are_gone_before_its_dead_letter_is_written_is_lost_and_counted() {
+    let home = Home::real();
+    let running = home.open();
+    assert!(running.publish(&["a1", "a2"]).await);
+    let leased = running.receive_now(10).await;
+    // Its segment is filled, sealed and let go of while a consumer has it.
+    while running.topic.segments().len() < 2 {
+        let names: Vec<String> = (0..500).map(|n| format!("b{n}")).collect();
+        assert!(running.publish(&names.iter().map(String::as_str).collect::<Vec<_>>()).await);
+    }
+    let topic = running.topic.clone();
+    let end = topic.durable();
+    let start = tokio::task::spawn_blocking(move || topic.retire(end)).await.unwrap().unwrap();
+    assert!(start > Offset(1));
+    assert_eq!(running.say(Verb::Reject, &leased[0]).await, TokenStatus::Ok);
+    assert_eq!(running.say(Verb::Reject, &leased[1]).await, TokenStatus::Ok);
+    // Those that nobody had asked for yet too.
+    lost(&running, start.0).await;
+    assert!(running.letters_now().await.is_empty());
+    running.close().await;
+
+    let running = home.open();
+    let status = running.subscription.status(false).await.unwrap().status;
+    assert_eq!(status.lag_events, 0, "nothing is tried again in another life");
+    running.close().await;
+}
+
+#[tokio::test]
+async fn what_is_quarantined_is_lost_and_counted_and_what_is_behind_it_goes_on() {
+    let model = Model::new();
+    let mut home = Home::on(Arc::new(model.clone()));
+    home.recovery = Recovery::Quarantine;
+    let running = home.open();
+    assert!(running.publish(&["a1", "a2", "b1"]).await);
+    running.settled_down().await;
+    damage(&model, "data of a1");
+    let mut taken = BTreeSet::new();
+    for _ in 0..200 {
+        for leased in running.try_receive(10).await.unwrap() {
+            running.say(Verb::Ack, &leased).await;
+            taken.insert(leased.event.id);
+        }
+        home.pass(&running, 5).await;
+        if taken.len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(taken.into_iter().collect::<Vec<_>>(), ["a2", "b1"]);
+    lost(&running, 1).await;
+    running.close().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_read_is_not_overtaken_by_what_is_behind_it() {
     let model = Model::new();
@@ -169,14 +250,7 @@ async fn what_cannot_be_read_is_not_overtaken_by_what_is_behind_it() {
     let running = home.open();
     assert!(running.publish(&["a1", "a2", "b1"]).await);
     running.settled_down().await;
-    let said = b"data of a1";
-    let is_there = |path: &PathBuf| {
-        let at = model.bytes(path).windows(said.len()).position(|bytes| bytes == said);
-        at.map(|at| (path.clone(), at as u64))
-    };
-    let mut files = model.files().into_iter().filter(|path| path.starts_with("topic"));
-    let (path, at) = files.find_map(|path| is_there(&path)).expect("it is on disk");
-    model.flip(&path, at, 1);
+    damage(&model, "data of a1");
     for _ in 0..3 {
         let leased = running.try_receive(10).await.unwrap();
         assert!(leased.iter().all(|leased| key(&leased.event.id) != "a"), "{:?}", ids(&leased));

@@ -20,8 +20,8 @@ use crate::events::{
     queue::{
         LogId, Offset, StoreId,
         log::{
-            DiskSettings, DiskWatch, Log, Permit, Place as Where, Plain, Purpose, Refused,
-            Settings as LogSettings, Writer,
+            DiskSettings, DiskWatch, Log, Permit, Place as Where, Plain, Purpose, Recovery,
+            Refused, Settings as LogSettings, Writer,
         },
         storage::{Real, Storage},
         time::{ManualClock, Now},
@@ -36,6 +36,7 @@ pub(super) struct Home {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) clock: ManualClock,
     pub(super) settings: Settings,
+    pub(super) recovery: Recovery,
     _dir: Option<TempDir>,
 }
 
@@ -82,7 +83,13 @@ impl Home {
     pub(super) fn on(storage: Arc<dyn Storage>) -> Self {
         let mut settings = Settings::new("billing", "orders");
         settings.retry.schedule = vec![Duration::ZERO, Duration::from_secs(10)];
-        Self { storage, clock: ManualClock::at(START), settings, _dir: None }
+        Self {
+            storage,
+            clock: ManualClock::at(START),
+            settings,
+            recovery: Recovery::Strict,
+            _dir: None,
+        }
     }
 
     fn place(&self, dir: &str, id: u128) -> Where {
@@ -100,7 +107,11 @@ impl Home {
     pub(super) fn try_open(&self) -> Option<Running> {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let writer = Writer::spawn("test", clock.clone()).unwrap();
-        let settings = LogSettings { segment_bytes: 256 << 10, ..LogSettings::default() };
+        let settings = LogSettings {
+            segment_bytes: 256 << 10,
+            recovery: self.recovery,
+            ..LogSettings::default()
+        };
         let log = |dir, id| {
             let place = self.place(dir, id);
             Log::open(&writer, place, &settings, Offset::ZERO, Box::new(Plain)).map(|(log, _)| log)
