@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -236,14 +237,14 @@ async fn known(events: &dyn Events, what: &str) -> Option<String> {
     (!shown.is_empty()).then(|| format!("there is {}{more}", shown.join(", ")))
 }
 
-fn json_value(value: &Value) -> Response<Payload> {
-    json_bytes(format!("{value:#}\n").into())
+fn json_value(value: &impl Serialize) -> Response<Payload> {
+    json_bytes(view::pretty(value))
 }
 
 fn json_bytes(body: Bytes) -> Response<Payload> {
     respond(StatusCode::OK, "application/json", body)
 }
 
-fn accepted(value: &Value) -> Response<Payload> {
-    respond(StatusCode::ACCEPTED, "application/json", format!("{value:#}\n").into())
+fn accepted(value: &impl Serialize) -> Response<Payload> {
+    respond(StatusCode::ACCEPTED, "application/json", view::pretty(value))
 }

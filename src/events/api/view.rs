@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::wire::structured;
@@ -28,20 +29,54 @@ pub(super) fn shortened(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect()
 }
 
-pub(super) fn published(topic: &str, results: &[Published]) -> Value {
-    let result = |it: &Published| {
-        json!({
-            "id": it.id,
-            "topic": topic,
-            // What waits gets its place in the topic when it is due.
-            "partition": (!it.is_delayed).then_some(it.partition),
-            "offset": (!it.is_delayed).then_some(it.offset),
-            "duplicate": it.duplicate,
-            "mismatch": it.mismatch,
-            "delayed": it.is_delayed,
-        })
+/// One answer for each of what was asked, in order. Not by way of `Value`, which costs sixty allocations:
+/// these are what publishers and consumers wait for.
+#[derive(Serialize)]
+pub(super) struct Results<T> {
+    results: Vec<T>,
+}
+
+#[derive(Serialize)]
+pub(super) struct PublishedView<'a> {
+    id: &'a str,
+    topic: &'a str,
+    /// What waits gets its place in the topic when it is due.
+    partition: Option<u32>,
+    offset: Option<u64>,
+    duplicate: bool,
+    mismatch: bool,
+    delayed: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct SettledView<'a> {
+    token: &'a str,
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+struct LeaseView<'a> {
+    token: &'a str,
+    expires_at: String,
+    attempt: u32,
+    partition: u32,
+    offset: u64,
+}
+
+pub(super) fn published<'a>(
+    topic: &'a str,
+    results: &'a [Published],
+) -> Results<PublishedView<'a>> {
+    let result = |it: &'a Published| PublishedView {
+        id: &it.id,
+        topic,
+        partition: (!it.is_delayed).then_some(it.partition),
+        offset: (!it.is_delayed).then_some(it.offset),
+        duplicate: it.duplicate,
+        mismatch: it.mismatch,
+        delayed: it.is_delayed,
     };
-    json!({ "results": results.iter().map(result).collect::<Vec<_>>() })
+    Results { results: results.iter().map(result).collect() }
 }
 
 /// The body of a receive. Not by way of `Value`: the data of events is passed on as it is.
@@ -50,15 +85,17 @@ pub(super) fn leased(events: &[Leased]) -> Bytes {
     let mut out = Vec::with_capacity(bytes.sum());
     out.extend_from_slice(b"{\"events\":[");
     for (index, it) in events.iter().enumerate() {
-        let lease = json!({
-            "token": it.token,
-            "expires_at": time(it.expires),
-            "attempt": it.attempt,
-            "partition": it.partition,
-            "offset": it.offset,
-        });
+        let lease = LeaseView {
+            token: &it.token,
+            expires_at: time(it.expires),
+            attempt: it.attempt,
+            partition: it.partition,
+            offset: it.offset,
+        };
         push_separator(index, &mut out);
-        out.extend_from_slice(format!("{{\"lease\":{lease},\"event\":").as_bytes());
+        out.extend_from_slice(b"{\"lease\":");
+        push_json(&lease, &mut out);
+        out.extend_from_slice(b",\"event\":");
         if it.is_replay {
             let mut event = it.event.clone();
             event.attributes.push(("sluicereplay".to_owned(), Attribute::Boolean(true)));
@@ -114,6 +151,25 @@ fn push_with_event(map: &Map<String, Value>, event: &Event, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
+/// For a person who looks at it, with a line for each member.
+pub(super) fn pretty(value: &impl Serialize) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    written(serde_json::to_writer_pretty(&mut out, value));
+    out.push(b'\n');
+    out.into()
+}
+
+fn push_json(value: &impl Serialize, out: &mut Vec<u8>) {
+    written(serde_json::to_writer(out, value));
+}
+
+/// Texts, numbers and lists of them, to memory: nothing of it fails.
+fn written(result: serde_json::Result<()>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "an answer is not whole");
+    }
+}
+
 fn push_separator(index: usize, out: &mut Vec<u8>) {
     if index > 0 {
         out.push(b',');
@@ -132,17 +188,17 @@ fn event_state(state: EventState) -> Value {
     }
 }
 
-pub(super) fn settled(results: &[TokenResult]) -> Value {
-    let result = |it: &TokenResult| {
+pub(super) fn settled<'a>(results: &'a [TokenResult]) -> Results<SettledView<'a>> {
+    let result = |it: &'a TokenResult| {
         let status = match it.status {
             TokenStatus::Ok => "ok",
             TokenStatus::LeaseExpired => "lease_expired",
             TokenStatus::Unknown => "unknown",
             TokenStatus::Settled => "settled",
         };
-        json!({ "token": it.token, "status": status })
+        SettledView { token: &it.token, status }
     };
-    json!({ "results": results.iter().map(result).collect::<Vec<_>>() })
+    Results { results: results.iter().map(result).collect() }
 }
 
 pub(super) fn topic(topic: &TopicStatus) -> Value {
