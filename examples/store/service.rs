@@ -98,6 +98,19 @@ impl<B: Business> Service<B> {
         self.state.lock()
     }
 
+    /// A copy of its books.
+    pub(crate) fn books(&self) -> B
+    where
+        B: Clone,
+    {
+        self.state().business.clone()
+    }
+
+    /// What it counted so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
     async fn event(&self, head: &Parts, body: &[u8]) -> Option<Reply> {
         if !self.secret.has_signed(&head.headers, body) {
             self.state().counts.forged += 1;

@@ -117,10 +117,10 @@ impl Store {
 
     /// What the services counted, together.
     pub(crate) fn counts(&self) -> Counts {
-        self.orders.service.state().counts
-            + self.inventory.service.state().counts
-            + self.payment.service.state().counts
-            + self.fulfillment.service.state().counts
+        self.orders.service.counts()
+            + self.inventory.service.counts()
+            + self.payment.service.counts()
+            + self.fulfillment.service.counts()
     }
 
     /// What everybody wrote down.
@@ -132,10 +132,10 @@ impl Store {
     ) -> Facts {
         Facts {
             told,
-            orders: self.orders.service.state().business.clone(),
-            inventory: self.inventory.service.state().business.clone(),
-            payment: self.payment.service.state().business.clone(),
-            fulfillment: self.fulfillment.service.state().business.clone(),
+            orders: self.orders.service.books(),
+            inventory: self.inventory.service.books(),
+            payment: self.payment.service.books(),
+            fulfillment: self.fulfillment.service.books(),
             analytics,
             counts: self.counts(),
             strangers,
