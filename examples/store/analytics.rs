@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{error::Error, event::Event, gateway::Gateway, order::Order};
 
+/// So many times in a row there is nothing to fetch, each after 200 ms, though the replay has not ended.
+const STANDSTILL: u32 = 100;
+
 /// What it learnt from the whole history.
 #[derive(Debug, Default)]
 pub(crate) struct Analytics {
@@ -29,13 +32,20 @@ impl Analytics {
         gateway.add_analytics().await?;
         let job = gateway.replay_to("analytics").await?;
         let mut analytics = Self::default();
-        loop {
+        let mut idle = 0;
+        while idle < STANDSTILL {
             // Asked first: what is over then is fetched below.
             let state = gateway.expect(Method::GET, &job, "").await?["state"].clone();
-            if !analytics.fetch(gateway).await? && state != "running" {
-                return Ok(analytics);
+            if analytics.fetch(gateway).await? {
+                idle = 0;
+            } else if state == "running" {
+                idle += 1;
+            } else {
+                break;
             }
         }
+        // What did not come is found by the audit.
+        Ok(analytics)
     }
 
     /// A batch. Whether there was one.

@@ -56,7 +56,7 @@ pub(crate) async fn tell(
     let mut teller = Teller { store, diary: Diary::default(), since, say };
     let told = teller.the_day(day, kills).await?;
     teller.the_rest().await;
-    teller.note('R', "all replayed to analytics");
+    teller.happens('R', "replay to analytics", "everything is replayed to analytics");
     let Teller { store, diary, .. } = teller;
     let analytics = Analytics::of_everything(&mut store.gateway).await?;
     let dead_letters = store.gateway.dead_letters("inventory").await?
