@@ -27,6 +27,7 @@ mod program;
 mod queue_access;
 mod queue_http;
 mod queue_operate;
+mod queue_sagas;
 mod rate_limits;
 mod reload;
 mod retries;

@@ -15,6 +15,7 @@ mod listeners;
 mod nothing;
 mod policies;
 mod rate_limits;
+mod reactions;
 mod remote;
 mod retry;
 mod routes;

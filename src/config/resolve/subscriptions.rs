@@ -27,7 +27,9 @@ impl Resolver<'_> {
     pub(super) fn subscriptions(&mut self, file: &File, topics: &[Topic]) -> Vec<Subscription> {
         let written = file.subscriptions.as_deref().unwrap_or_default();
         self.unique_names("subscriptions", written.iter().map(|it| &it.value.name));
-        written.iter().filter_map(|it| self.subscription(it, topics)).collect()
+        let all: Vec<_> = written.iter().filter_map(|it| self.subscription(it, topics)).collect();
+        self.warn_of_loops(written, &all);
+        all
     }
 
     fn subscription(
@@ -41,6 +43,7 @@ impl Resolver<'_> {
         let topic = self.checked(written.topic.place, topic);
         let own = Subscription::new("", "");
         let (dead_letter, then) = self.end(written);
+        let (on_success, on_exhausted) = self.reactions(written, topics);
         let lease = written.lease.as_ref();
         let settings = Subscription {
             types: self.types(written.types.as_deref()),
@@ -57,6 +60,8 @@ impl Resolver<'_> {
             limits: self.delivery_limits(written.limits.as_ref()),
             dead_letter,
             then,
+            on_success,
+            on_exhausted,
             ..own
         };
         Some(Subscription { name: name?.0, topic: topic?, ..settings })
@@ -256,7 +261,7 @@ impl Resolver<'_> {
 }
 
 /// The topic of this name.
-fn topic_named(name: &str, topics: &[Topic]) -> Result<Arc<str>, Fault> {
+pub(super) fn topic_named(name: &str, topics: &[Topic]) -> Result<Arc<str>, Fault> {
     if let Some(topic) = topics.iter().find(|topic| *topic.name == *name) {
         return Ok(topic.name.clone());
     }

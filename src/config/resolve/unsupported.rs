@@ -9,10 +9,8 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 7] = [
+const LATER: [&str; 5] = [
     "subscriptions[].push",
-    "subscriptions[].on_success",
-    "subscriptions[].on_exhausted.publish",
     "routes[].idempotency",
     "routes[].spill",
     "routes[].publish",

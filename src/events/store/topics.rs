@@ -111,7 +111,8 @@ impl Store {
                 trace.events.extend(traced(&topic.name(), record, &readers).await?);
             }
         }
-        trace.events.sort_by_key(|found| found.stored.published);
+        // Of one moment, a cause before what follows from it.
+        trace.events.sort_by_key(|found| (found.stored.published, found.stored.event.depth));
         Ok(trace)
     }
 

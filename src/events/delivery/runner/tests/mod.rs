@@ -3,6 +3,7 @@
 mod crash;
 mod hostile;
 mod pull;
+mod saga;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
