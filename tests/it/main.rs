@@ -28,6 +28,7 @@ mod queue_access;
 mod queue_http;
 mod queue_operate;
 mod queue_sagas;
+mod queue_verify;
 mod rate_limits;
 mod reload;
 mod retries;

@@ -10,6 +10,7 @@ mod publish;
 mod show;
 mod table;
 mod tail;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -100,7 +101,7 @@ enum Command {
     /// Say that the clock is right after a jump
     ConfirmClock,
     /// Read every byte of a stopped store, and repair it
-    Verify(offline::Verify),
+    Verify(verify::Args),
     /// Remove a topic or subscription of a stopped store that is no longer configured
     Drop(offline::Drop),
     /// Write a stopped store in the newest format
@@ -118,7 +119,7 @@ struct Asked {
 /// Does one thing. 0, 1 when the admin API refuses or is not there, 78 for a bad file.
 pub(super) fn run(args: &Args) -> ExitCode {
     match &args.command {
-        Command::Verify(verify) => return offline::verify(verify, &args.file.path, args.json),
+        Command::Verify(verify) => return verify::run(verify, &args.file.path, args.json),
         Command::Drop(drop) => return offline::drop(drop, &args.file.path, args.json),
         Command::Upgrade(upgrade) => return offline::upgrade(upgrade, &args.file.path, args.json),
         _ => {}

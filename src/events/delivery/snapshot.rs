@@ -53,6 +53,19 @@ pub struct Section {
     pub state: Bytes,
 }
 
+/// A file of a snapshot, looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// Its name.
+    pub name: String,
+    /// How large it is.
+    pub bytes: u64,
+    /// Subscriptions whose state it has.
+    pub sections: usize,
+    /// What is wrong with it, in words.
+    pub error: Option<String>,
+}
+
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
@@ -195,6 +208,29 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Looks at every snapshot in `dir`, the older one too. Changes nothing. Blocks.
+    pub fn examine(storage: &dyn Storage, dir: &Path, store: StoreId) -> io::Result<Vec<Examined>> {
+        let mut examined = Vec::new();
+        for offset in offsets(storage, dir)? {
+            let bytes = read(storage, &path(dir, offset))?;
+            let (sections, error) = match Self::decode(&bytes) {
+                Ok((owner, _)) if owner != store => (0, Some("it belongs to another store")),
+                Ok((_, snapshot)) => (snapshot.sections.len(), None),
+                Err(Malformed::Newer) => (0, Some("a later version of this program wrote it")),
+                Err(Malformed::Bytes) => (0, Some("its bytes have changed")),
+            };
+            examined.push(Examined {
+                name: format!("{PREFIX}{:020}", offset.0),
+                bytes: bytes.len() as u64,
+                sections,
+                error: error.map(str::to_owned),
+            });
+        }
+        Ok(examined)
+    }
+}
+
 // === impl Loaded ===
 
 impl Loaded {
@@ -209,14 +245,24 @@ impl Loaded {
         if self.snapshot.start() < start {
             return Err(SnapshotError::Lost(self.damaged));
         }
-        for name in &self.damaged {
-            storage.rename(&dir.join(name), &dir.join(format!("{ASIDE}{name}")))?;
-        }
-        if !self.damaged.is_empty() {
-            storage.sync_dir(dir)?;
-        }
+        set_aside(storage, dir, self.damaged.iter().map(String::as_str))?;
         Ok(self.snapshot)
     }
+}
+
+/// Keeps snapshots that are damaged under other names, so that they are never counted as generations.
+/// Blocks.
+pub fn set_aside<'a>(
+    storage: &dyn Storage,
+    dir: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+) -> io::Result<()> {
+    let mut is_any = false;
+    for name in names {
+        storage.rename(&dir.join(name), &dir.join(format!("{ASIDE}{name}")))?;
+        is_any = true;
+    }
+    if is_any { storage.sync_dir(dir) } else { Ok(()) }
 }
 
 fn path(dir: &Path, start: Offset) -> PathBuf {

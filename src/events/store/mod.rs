@@ -6,6 +6,7 @@
 
 mod delays;
 mod jobs;
+pub mod layout;
 mod letters;
 mod maintenance;
 mod opening;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Inner, Keyed, Reading, Store, TopicMap,
+    layout::{INGRESS, JOURNAL, LETTERS, PARKED, STATE},
     snapshots::Snapshots,
     state::read_state,
     topic::{Ground, Topic, base},
@@ -47,11 +48,6 @@ use crate::events::{
 const READERS: usize = 4;
 /// Threads that move delayed events, for all of a store.
 const MOVERS: usize = 2;
-pub(super) const STATE: &str = "state";
-const JOURNAL: &str = "state/journal";
-const INGRESS: &str = "ingress";
-const LETTERS: &str = "dead-letters";
-const PARKED: &str = "parked";
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::{Store, opening::STATE};
+use super::{Store, layout::STATE};
 use crate::events::{delivery::snapshot::Snapshot, facade::Refusal, queue::Offset};
 
 /// A snapshot is taken after so many bytes of journal ...

@@ -4,10 +4,7 @@ use std::{collections::HashMap, path::Path};
 
 use uuid::Uuid;
 
-use super::{
-    opening::{STATE, StoreError},
-    topic::base,
-};
+use super::{layout::STATE, opening::StoreError, topic::base};
 use crate::events::{
     delivery::{journal, runner::Restored, snapshot::Snapshot},
     queue::log::{Log, Place, Plain, Writer},

@@ -1,6 +1,7 @@
 //! The front of the delayed log: what publishers see of it.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -72,8 +73,8 @@ impl DelayedLog {
         topic: &Place,
         settings: &log::Settings,
     ) -> Result<(Self, Mover, Opened), OpenDelayedError> {
-        let id = LogId(derived(topic.id.0));
-        let place = Place { dir: topic.dir.join(Self::DIR), id, ..topic.clone() };
+        let (dir, id) = lies_at(&topic.dir, topic.id);
+        let place = Place { dir, id, ..topic.clone() };
         let (log, opened) = Log::open(writer, place, settings, Offset::ZERO, Box::new(Plain))?;
         let counts = Arc::<Counts>::default();
         let mover = Mover::open(log.clone(), counts.clone(), settings.segment_bytes)?;
@@ -136,6 +137,11 @@ pub enum OpenDelayedError {
     /// What waits in it.
     #[error("the log of delayed events: {0}")]
     Read(#[from] ReadError),
+}
+
+/// Where the delayed log of a topic lies, whose own is in `dir`, and what its files say.
+pub fn lies_at(dir: &Path, topic: LogId) -> (PathBuf, LogId) {
+    (dir.join(DelayedLog::DIR), LogId(derived(topic.0)))
 }
 
 /// The same for every opening, and of no other log: files that were mixed up are told apart.

@@ -11,7 +11,7 @@ mod waiting;
 mod tests;
 
 pub use self::{
-    log::{DelayedLog, NotAdmitted, OpenDelayedError, Settings},
+    log::{DelayedLog, NotAdmitted, OpenDelayedError, Settings, lies_at},
     mover::{Moved, Mover, Trouble},
     target::Target,
 };

@@ -1,0 +1,56 @@
+//! Where the logs of a store lie: one place for who opens them and who looks at them while it is stopped.
+
+use std::path::{Path, PathBuf};
+
+use crate::events::queue::{
+    LogId,
+    topic::{delayed, registry::Registry},
+};
+
+/// Snapshots of the delivery state, and the journal after them.
+pub const STATE: &str = "state";
+/// The journal of the delivery state.
+pub(super) const JOURNAL: &str = "state/journal";
+/// Records of requests.
+pub(super) const INGRESS: &str = "ingress";
+/// By subscription.
+pub(super) const LETTERS: &str = "dead-letters";
+/// By subscription.
+pub(super) const PARKED: &str = "parked";
+
+/// A log of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogAt {
+    /// What a person calls it.
+    pub name: String,
+    /// Where it lies, in the store's directory. Many are made at first use.
+    pub dir: PathBuf,
+    /// What its files say.
+    pub id: LogId,
+}
+
+/// The journal of the delivery state.
+pub fn journal(registry: &Registry) -> LogAt {
+    LogAt { name: JOURNAL.to_owned(), dir: JOURNAL.into(), id: LogId(registry.store().0) }
+}
+
+/// Where the logs of a subscription lie: dead letters, parked events.
+pub fn dirs_of_subscription(id: LogId) -> Vec<PathBuf> {
+    [LETTERS, PARKED].map(|kind| Path::new(kind).join(id.to_string())).to_vec()
+}
+
+/// Every log that belongs to none of the topics' own and is not the journal: delayed events, records of
+/// requests, dead letters, parked events.
+pub fn side_logs(registry: &Registry) -> Vec<LogAt> {
+    let delayed = registry.topics().iter().map(|topic| {
+        let (dir, id) = delayed::lies_at(&Registry::topic_dir(topic.id), topic.id);
+        LogAt { name: format!("{}/delayed", topic.name), dir, id }
+    });
+    let ingress =
+        LogAt { name: INGRESS.to_owned(), dir: INGRESS.into(), id: LogId(registry.store().0) };
+    let of_subscriptions = registry.subscriptions().iter().flat_map(|it| {
+        let kinds = [LETTERS, PARKED].into_iter().zip(dirs_of_subscription(it.id));
+        kinds.map(|(kind, dir)| LogAt { name: format!("{kind}/{}", it.name), dir, id: it.id })
+    });
+    delayed.chain([ingress]).chain(of_subscriptions).collect()
+}

@@ -1,0 +1,134 @@
+//! `sluice queue verify` and `--repair` on a stopped store with damage in each of its logs.
+
+use std::{fs, path::Path, path::PathBuf, process::Command};
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Running, within},
+    queue_http::{event, publish, receive, settle},
+};
+
+const SUBSCRIPTIONS: &str = "\x20 - { name: billing, topic: orders, from: earliest, order: none, retry: { schedule: [0s] } }\n";
+
+fn yaml(folder: &Path) -> String {
+    format!(
+        "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+         topics: {{ orders: {{ partitions: 4 }} }}\n\
+         subscriptions:\n{SUBSCRIPTIONS}",
+        folder.join("data").display()
+    )
+}
+
+/// A store with events, state and a dead letter, stopped.
+async fn stopped(folder: &Path) {
+    let gateway = Running::start(&yaml(folder));
+    let admin = gateway.gateway().admin_address();
+    for id in ["1", "2", "3"] {
+        publish(admin, &event(id, id, &json!(format!("event number {id}")))).await;
+    }
+    let leased = receive(admin, "billing", &json!({ "max_events": 1, "wait_ms": 10_000 })).await;
+    settle(admin, "billing", "reject", &json!({ "tokens": [leased[0].0] })).await;
+    within("a dead letter", async {
+        let path = "/v1/subscriptions/billing";
+        while gateway.json(path).await["dead_letters"]["count"] != 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// What `verify` says, and its exit code.
+fn verify(folder: &Path, more: &[&str]) -> (i32, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["queue", "verify", "--json", "--dir"])
+        .arg(folder.join("data"))
+        .args(more)
+        .output()
+        .unwrap();
+    let told = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code().unwrap(), told)
+}
+
+/// Files below a directory whose names say what they are.
+fn files(dir: &Path, is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path, is_meant));
+        } else if is_meant(&entry.file_name().to_string_lossy()) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Changes one byte in the middle of what is used of a file, behind the page with a log's header.
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    let from = if used > 4096 { 4096 } else { 0 };
+    bytes[from + (used - from) * 3 / 4] ^= 0x40;
+    fs::write(path, bytes).unwrap();
+}
+
+/// The part of the answer that is about this.
+fn part<'a>(told: &'a Value, list: &str, kind: &str, starts: &str) -> &'a Value {
+    let all = told[list].as_array().unwrap();
+    let is_it = |it: &&Value| it[kind].as_str().is_some_and(|name| name.starts_with(starts));
+    all.iter().find(is_it).unwrap_or_else(|| panic!("no {starts} in {told:#}"))
+}
+
+#[tokio::test]
+async fn every_log_of_a_store_is_read_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped(folder.path()).await;
+    let (code, told) = verify(folder.path(), &[]);
+    assert_eq!(code, 0, "{told:#}");
+    for (list, kind, starts) in [
+        ("topics", "topic", "orders"),
+        ("logs", "log", "state/journal"),
+        ("logs", "log", "ingress"),
+        ("logs", "log", "dead-letters/billing"),
+        ("snapshots", "file", "state/snapshot-"),
+    ] {
+        assert_eq!(part(&told, list, kind, starts)["sound"], true, "{starts}");
+    }
+    assert_eq!(part(&told, "logs", "log", "dead-letters/billing")["records"], 1);
+}
+
+#[tokio::test]
+async fn damage_in_each_of_them_is_found_and_repaired_and_the_gateway_starts() {
+    for (what, dir, list, kind) in [
+        ("orders", "topics", "topics", "topic"),
+        ("state/journal", "state/journal", "logs", "log"),
+        ("dead-letters/billing", "dead-letters", "logs", "log"),
+        ("state/snapshot-", "state", "snapshots", "file"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        stopped(folder.path()).await;
+        let is_meant: &dyn Fn(&str) -> bool = match list {
+            "snapshots" => &|name| name.starts_with("snapshot-"),
+            _ => &|name| Path::new(name).extension().is_some_and(|it| it == "log"),
+        };
+        // The newest.
+        damage(files(&folder.path().join("data").join(dir), is_meant).last().unwrap());
+        let (code, told) = verify(folder.path(), &[]);
+        assert_eq!(code, 1, "{what}: {told:#}");
+        let all = told[list].as_array().unwrap();
+        let bad: Vec<_> = all.iter().filter(|it| it["sound"] == false).collect();
+        assert_eq!(bad.len(), 1, "{what}: {told:#}");
+        assert!(bad[0][kind].as_str().unwrap().starts_with(what), "{what}: {told:#}");
+        let (code, told) = verify(folder.path(), &["--repair"]);
+        assert_eq!(code, 0, "{what}: {told:#}");
+        assert_eq!(verify(folder.path(), &[]).0, 0, "{what}");
+        // What was lost is lost; everything else serves.
+        let gateway = Running::start(&yaml(folder.path()));
+        let admin = gateway.gateway().admin_address();
+        let told = publish(admin, &event("9", "9", &json!(9))).await;
+        assert_eq!(told.status, 202, "{what}: {}", told.body);
+    }
+}
