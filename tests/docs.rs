@@ -88,3 +88,53 @@ fn every_yaml_block_of_the_events_page_is_valid() {
         }
     }
 }
+
+/// Words of a text that are names of metrics, without what a histogram adds.
+fn metrics_in(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names = words.filter(|word| word.starts_with("sluice_"));
+    names
+        .map(|word| {
+            let ends = ["_bucket", "_sum", "_count"];
+            ends.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word)
+        })
+        .collect()
+}
+
+#[test]
+fn every_metric_that_a_rule_or_a_page_names_exists() {
+    let known: Vec<_> =
+        sluicegate::telemetry::metrics::METRICS.iter().map(|metric| metric.name()).collect();
+    for path in ["examples/alerts.yml", "examples/alerts_test.yml", "README.md", "docs/events.md"] {
+        for name in metrics_in(&read(path)) {
+            // `sluice_queue_*` stands for all that begin so.
+            let is_known = known.contains(&name)
+                || name.ends_with('_') && known.iter().any(|known| known.starts_with(name));
+            assert!(is_known, "{path} names {name}, which does not exist");
+        }
+    }
+    assert!(metrics_in(&read("examples/alerts.yml")).len() > 10, "the rules name metrics");
+}
+
+#[test]
+fn every_label_that_a_rule_shows_or_sums_by_is_one_of_its_metrics() {
+    let rules = read("examples/alerts.yml");
+    for rule in rules.split("- alert: ").skip(1) {
+        let name = rule.lines().next().unwrap_or_default();
+        let metrics = metrics_in(rule);
+        let all = sluicegate::telemetry::metrics::METRICS.iter();
+        let mut labels: Vec<_> = all
+            .filter(|metric| metrics.contains(&metric.name()))
+            .flat_map(|metric| metric.labels())
+            .copied()
+            .collect();
+        // Prometheus's own.
+        labels.push("instance");
+        let shown = rule.split("$labels.").skip(1).filter_map(|rest| rest.split(' ').next());
+        let summed = rule.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+        let summed = summed.flat_map(|list| list.split(", "));
+        for label in shown.chain(summed) {
+            assert!(labels.contains(&label), "{name}: no metric of it has the label `{label}`");
+        }
+    }
+}

@@ -16,12 +16,29 @@ pub(super) enum DescKind {
     Histogram,
 }
 
+// === impl Desc ===
+
+impl Desc {
+    /// As it is exposed; a histogram also with `_bucket`, `_sum` and `_count`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The labels it has, in order; a bucket also has `le`.
+    pub fn labels(&self) -> &'static [&'static str] {
+        self.labels
+    }
+}
+
 macro_rules! table {
     ($($(#[$doc:meta])* $id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
         $($(#[$doc])* #[doc = $help]
         pub static $id: Desc = Desc {
             name: $name, help: $help, kind: DescKind::$kind, labels: &[$($label),*],
         };)*
+
+        /// Every metric there is.
+        pub static METRICS: &[&Desc] = &[$(&$id),*];
     };
 }
 
