@@ -6,6 +6,7 @@ use super::{
     machine::Machine,
     place::Place,
     slab::Slot,
+    state::EventStatus as Status,
 };
 use crate::events::{delivery::dead_letter, facade::DeliveryEnd};
 
@@ -37,8 +38,8 @@ impl Machine {
                 self.count_ending(*at, *ending, *place);
             }
             Entry::DeadLettered { place, .. } => {
-                let slot = self.find(*place).map(|index| &self.slab[index].status);
-                if let Some(super::EventStatus::Ending { outcome, letter: None }) = slot
+                let status = self.find(*place).map(|index| &self.slab[index].status);
+                if let Some(Status::Ending { outcome, letter: None }) = status
                     && let Ending::DeadLettered(reason) = outcome.ending
                 {
                     self.tally.count_dead_letter(dead_letter::reason(reason));
