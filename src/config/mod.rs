@@ -139,6 +139,8 @@ pub struct Route {
     pub claims: auth::claims::Settings,
     /// Whether the whole body is needed, and how much of it may be.
     pub buffer: buffer::Settings,
+    /// `publish`.
+    pub publish: Vec<events::publish::Settings>,
     /// What happens.
     pub action: action::Settings,
     /// Indexes into [`Config::upstreams`], as the weights of [`action::Settings::Forward`].

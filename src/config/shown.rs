@@ -51,6 +51,13 @@ pub(super) fn effective(tree: &Tree, keys: &[HeaderName]) -> Value {
         if let Some(retry) = route.get_mut("retry").filter(|retry| retry.is_object()) {
             fill(retry, &of_retry());
         }
+        match route.get_mut("publish") {
+            Some(list @ Value::Array(_)) => {
+                list.as_array_mut().into_iter().flatten().for_each(fill_publish);
+            }
+            Some(one) if one.is_object() => fill_publish(one),
+            _ => {}
+        }
         for fields in FIELDS {
             if let Some(Value::Object(fields)) = route.pointer_mut(fields) {
                 redact(fields, keys);
@@ -128,6 +135,26 @@ fn of_retry() -> Value {
         "per_attempt_timeout": "10s",
         "on": ["connect", "reset", 502, 503, 504],
     })
+}
+
+fn fill_publish(publish: &mut Value) {
+    let has_answer = publish.get("mode").and_then(Value::as_str) != Some("before");
+    let is_waited = publish.get("ack").and_then(Value::as_str) != Some("async");
+    if has_answer {
+        fill(publish, &json!({ "when": "success", "intent": is_waited }));
+    }
+    fill(
+        publish,
+        &json!({
+            "mode": "after",
+            "ack": "durable",
+            "on_error": "fail",
+            "key_required": false,
+            "delay": "0s",
+            "data": "request",
+            "redact": [],
+        }),
+    );
 }
 
 /// `queue`, `topics` and `subscriptions`, where there are topics.

@@ -12,7 +12,7 @@ use tower::{Layer as _, Service};
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, EventsApi, Mirror, Route},
-    events::Events,
+    events::{Events, Store, publish::Publisher},
     gateway::{
         StartError,
         control::worker_count,
@@ -162,13 +162,13 @@ fn limits(config: &Config, previous: &[Arc<Policy>]) -> Arc<[Arc<Policy>]> {
     config.rate_limits.iter().map(|limit| Policy::new(limit.clone(), previous)).collect()
 }
 
-/// One worker's stacks; `events` is what its clients publish to and consume from.
+/// One worker's stacks; `store` is what its clients publish to and consume from.
 pub(super) fn stacks(
     plan: &Plan,
     worker: &Resources,
     access_log: &AccessLog,
     exporter: &Exporter,
-    events: Option<&Arc<dyn Events>>,
+    store: Option<&Store>,
 ) -> Stacks {
     let config = &plan.config;
     let sink = access_log.sink(&config.telemetry.access_log, &worker.cells);
@@ -179,7 +179,7 @@ pub(super) fn stacks(
     worker.budgets.retain(|name| plan.group(name).is_some());
     let credentials =
         Credentials::new(config, &plan.issuers, &worker.verified, &worker.cells, &groups);
-    let build = Build { plan, worker, groups: &groups, credentials: &credentials };
+    let build = Build { plan, worker, store, groups: &groups, credentials: &credentials };
     let routes = (0..config.routes.len()).map(|index| build.entry(index));
     let edge = || EdgeLayer::new(config.edge.clone(), &worker.cells);
     let event_stack = |settings: &EventsApi| {
@@ -187,7 +187,7 @@ pub(super) fn stacks(
             RequestIdLayer::new(),
             AccessLogLayer::new(recorder.clone()),
             edge(),
-            build.events(settings, events.cloned()),
+            build.events(settings, store.map(|store| Arc::new(store.clone()) as Arc<dyn Events>)),
         )
     };
     Stacks {
@@ -205,6 +205,7 @@ pub(super) fn stacks(
 struct Build<'a> {
     plan: &'a Plan,
     worker: &'a Resources,
+    store: Option<&'a Store>,
     groups: &'a [GroupHandle],
     credentials: &'a Credentials,
 }
@@ -299,6 +300,7 @@ impl Build<'_> {
         MemberSettings {
             rate_limit_by_principal: self.rate_limits(route, true),
             buffer: route.buffer.clone(),
+            publish: self.publisher(route).map(Arc::new),
             action: own_action(&route.action),
             fault: route.fault,
             headers: own_headers(&route.headers),
@@ -307,6 +309,18 @@ impl Build<'_> {
             retry: (route.retry.clone(), self.retried(route)),
             adaptive: self.adaptive(route),
         }
+    }
+
+    /// What the route publishes with. Its topics are configured, so they are in the store.
+    fn publisher(&self, route: &Route) -> Option<Publisher> {
+        let (store, worker) = (self.store?, self.worker);
+        Publisher::new(
+            &route.publish,
+            (&store.name(), &route.rule.name),
+            (&*store.targets(), store.ingress()),
+            worker.tasks.clone(),
+            &worker.cells,
+        )
     }
 
     fn adaptive(&self, route: &Route) -> Vec<Option<Arc<Limiter>>> {

@@ -133,9 +133,9 @@ impl Control {
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
         for worker in &workers {
-            let events = keeper.queue().events();
+            let store = keeper.queue().store();
             let stacks =
-                build::stacks(&plan, worker.resources(), &access_log, &exporter, events.as_ref());
+                build::stacks(&plan, worker.resources(), &access_log, &exporter, store.as_ref());
             worker.commit(stacks).await.map_err(StartError::Thread)?;
         }
         let started = Started {
@@ -257,8 +257,8 @@ impl Control {
         self.exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         for worker in &self.workers {
             let (log, exporter) = (&self.access_log, &self.exporter);
-            let events = self.keeper.queue().events();
-            let stacks = build::stacks(&plan, worker.resources(), log, exporter, events.as_ref());
+            let store = self.keeper.queue().store();
+            let stacks = build::stacks(&plan, worker.resources(), log, exporter, store.as_ref());
             // The old stacks end here, not on the worker's time.
             drop(worker.commit(stacks).await.map_err(StartError::Thread)?);
         }

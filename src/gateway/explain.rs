@@ -2,6 +2,7 @@
 //! others lost, then each policy in the order of the stack.
 
 mod limits;
+mod publish;
 
 use std::sync::Arc;
 
@@ -100,6 +101,7 @@ impl Told<'_> {
         }
         self.rate_limits(true, &mut steps);
         self.buffer(&mut steps);
+        self.publish(&mut steps);
         match &self.route.action {
             action::Settings::Respond { status, .. } => {
                 steps.push(step("respond", "answer", status.to_string()));

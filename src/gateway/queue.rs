@@ -8,21 +8,23 @@ use tokio::time::timeout;
 
 use crate::{
     events::{
-        Events, Settings,
+        Events, Settings, Store,
         facade::{
             SubscriptionMode, SubscriptionState, SubscriptionStatus, Tally, TopicState, TopicStatus,
         },
+        ingress,
         queue::gauges::{Gauges, Histogram},
     },
     gateway::{StartError, delivery::Delivery},
     telemetry::metrics::{
         Desc, Exposition, QUEUE_APPEND, QUEUE_BYTES, QUEUE_CLOCK_FROZEN, QUEUE_COMMIT_EVENTS,
         QUEUE_CORRUPTION, QUEUE_DEDUP_ENTRIES, QUEUE_DEDUP_HITS, QUEUE_DEDUP_WINDOW, QUEUE_DELAYED,
-        QUEUE_DISK_FREE, QUEUE_EVENTS, QUEUE_LOST, QUEUE_OFFLINE, QUEUE_RECOVERY, QUEUE_REJECTED,
-        QUEUE_SCRUBBED, QUEUE_SYNC, SUBSCRIPTION_ATTEMPTS, SUBSCRIPTION_BLOCKED_KEYS,
-        SUBSCRIPTION_CIRCUIT, SUBSCRIPTION_DEAD_LETTERED, SUBSCRIPTION_DEAD_LETTERS,
-        SUBSCRIPTION_DELIVERIES, SUBSCRIPTION_DELIVERY, SUBSCRIPTION_END_TO_END,
-        SUBSCRIPTION_IN_FLIGHT, SUBSCRIPTION_LAG_BYTES, SUBSCRIPTION_LAG_EVENTS, SUBSCRIPTION_LOST,
+        QUEUE_DISK_FREE, QUEUE_EVENTS, QUEUE_INGRESS_BYTES, QUEUE_INGRESS_ENTRIES, QUEUE_LOST,
+        QUEUE_OFFLINE, QUEUE_RECOVERY, QUEUE_REJECTED, QUEUE_SCRUBBED, QUEUE_SYNC, QUEUE_UNCERTAIN,
+        SUBSCRIPTION_ATTEMPTS, SUBSCRIPTION_BLOCKED_KEYS, SUBSCRIPTION_CIRCUIT,
+        SUBSCRIPTION_DEAD_LETTERED, SUBSCRIPTION_DEAD_LETTERS, SUBSCRIPTION_DELIVERIES,
+        SUBSCRIPTION_DELIVERY, SUBSCRIPTION_END_TO_END, SUBSCRIPTION_IN_FLIGHT,
+        SUBSCRIPTION_LAG_BYTES, SUBSCRIPTION_LAG_EVENTS, SUBSCRIPTION_LOST,
         SUBSCRIPTION_OLDEST_AGE, SUBSCRIPTION_PARKED, SUBSCRIPTION_PAUSED, SUBSCRIPTION_SUSPECTS,
     },
 };
@@ -39,7 +41,7 @@ pub(super) struct Queue(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     /// `None`: there are no topics.
-    events: Option<Arc<dyn Events>>,
+    store: Option<Store>,
     /// `queue.required`
     is_required: bool,
 }
@@ -79,9 +81,9 @@ impl Keeper {
             Some(delivery) => delivery.reload(settings.clone()).await?,
             None => self.delivery = Some(Delivery::start(settings.clone()).await?),
         }
-        let store = self.delivery.as_ref().map(|it| Arc::new(it.store().clone()));
+        let store = self.delivery.as_ref().map(|it| it.store().clone());
         let mut state = self.queue.0.lock();
-        state.events = store.map(|store| store as Arc<dyn Events>);
+        state.store = store;
         state.is_required = settings.is_required;
         drop(state);
         self.settings = Some(settings);
@@ -90,7 +92,7 @@ impl Keeper {
 
     /// Closes the store: what was accepted is on disk then.
     pub(super) async fn close(self) {
-        self.queue.0.lock().events = None;
+        self.queue.0.lock().store = None;
         if let Some(delivery) = self.delivery {
             delivery.stop().await;
         }
@@ -102,14 +104,19 @@ impl Keeper {
 impl Queue {
     /// What is served; `None`: there are no topics.
     pub(super) fn events(&self) -> Option<Arc<dyn Events>> {
-        self.0.lock().events.clone()
+        self.store().map(|store| Arc::new(store) as Arc<dyn Events>)
+    }
+
+    /// The store itself; `None`: there are no topics.
+    pub(super) fn store(&self) -> Option<Store> {
+        self.0.lock().store.clone()
     }
 
     /// Why readiness has to wait, a sentence for each topic that is offline while `queue.required`.
     pub(super) fn lacks(&self) -> Vec<String> {
         let (events, is_required) = {
             let state = self.0.lock();
-            (state.events.clone(), state.is_required)
+            (state.store.clone(), state.is_required)
         };
         let Some(events) = events.filter(|_| is_required) else { return Vec::new() };
         let gauges = events.gauges();
@@ -120,7 +127,8 @@ impl Queue {
     /// What is to be told at a scrape. A part that does not come in time is left out.
     pub(super) async fn told(&self) -> Exposition {
         let mut told = Exposition::new();
-        let Some(events) = self.events() else { return told };
+        let Some(events) = self.store() else { return told };
+        requests(&mut told, events.ingress().status());
         if let Some(free) = events.disk_free() {
             told.number(&QUEUE_DISK_FREE, &[], free as f64);
         }
@@ -146,6 +154,13 @@ impl Queue {
         }
         told
     }
+}
+
+/// Of the records of requests.
+fn requests(told: &mut Exposition, status: ingress::Status) {
+    told.number(&QUEUE_INGRESS_ENTRIES, &[], status.entries as f64);
+    told.number(&QUEUE_INGRESS_BYTES, &[], status.bytes as f64);
+    told.number(&QUEUE_UNCERTAIN, &[], status.uncertain as f64);
 }
 
 fn log(told: &mut Exposition, name: &str, gauges: &Gauges) {

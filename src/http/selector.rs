@@ -185,10 +185,15 @@ impl Part {
 impl<'a> Input<'a> {
     /// What a request's head and its context say; the rest is for the caller to add.
     pub fn new(parts: &'a request::Parts, cx: &'a Context) -> Self {
+        Self::of(&parts.headers, cx)
+    }
+
+    /// As [`Input::new`], of these fields.
+    pub fn of(headers: &'a HeaderMap, cx: &'a Context) -> Self {
         let principal = cx.principal();
         Self {
             method: cx.method(),
-            headers: &parts.headers,
+            headers,
             query: cx.target().and_then(|target| target.query()),
             host: cx.host(),
             client_ip: cx.client_ip(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tower::ServiceBuilder;
 
 use crate::{
+    events::publish::{Publish, PublishLayer, Publisher},
     middleware::{
         access_log::{AccessLog, AccessLogLayer},
         action::{self, Action, ActionLayer},
@@ -40,7 +41,7 @@ pub type EachRoute<B> =
     IpFilter<Cors<BodyLimit<ConcurrencyLimit<RateLimit<Auth<Members<AfterAuth<ToUpstream<B>>>>>>>>>;
 
 /// What follows once it is known who asks.
-pub type AfterAuth<U> = RateLimit<Buffer<Action<U>>>;
+pub type AfterAuth<U> = RateLimit<Buffer<Publish<Action<U>>>>;
 
 /// The part of a route that only requests for an upstream reach.
 pub type ToUpstream<B> = Fault<Mirror<Copies<B>, Headers<Timeout<Retry<Timeout<Adaptive<B>>>>>>>;
@@ -73,6 +74,8 @@ pub struct MemberSettings {
     pub rate_limit_by_principal: Option<rate_limit::Limits>,
     /// Whether the whole body is needed first.
     pub buffer: buffer::Settings,
+    /// What its requests publish.
+    pub publish: Option<Arc<Publisher>>,
     /// What happens.
     pub action: action::Settings,
     /// `fault`.
@@ -144,6 +147,7 @@ pub fn after_auth<B>(
     ServiceBuilder::new()
         .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
         .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
+        .layer(PublishLayer::new(route.publish)) // sees who was admitted, and what became of it
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
         .layer(FaultLayer::new(route.fault)) // fails what would have been sent, and nothing else
         .layer(MirrorLayer::new(mirror)) // copies what is sent, with changes of its own

@@ -117,7 +117,7 @@ fn the_whole_reference_has_a_shape() {
         assert!(problem.message.ends_with("is not in this version"), "{problem}");
     }
     let told: Vec<_> = problems.0.iter().map(|problem| problem.path.as_ref()).collect();
-    for path in ["subscriptions[0].push", "routes[0].publish"] {
+    for path in ["subscriptions[0].push", "routes[0].spill"] {
         assert!(told.contains(&path), "{path} is not refused: {told:?}");
     }
 }

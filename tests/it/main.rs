@@ -24,6 +24,7 @@ mod kill_nine;
 mod mirror;
 mod overload;
 mod program;
+mod publish;
 mod queue_access;
 mod queue_http;
 mod queue_operate;

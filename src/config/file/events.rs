@@ -1,5 +1,5 @@
-//! `queue`, `topics`, `subscriptions`, `events_api`, and what routes do with topics; the latter comes
-//! with later versions, see [`super::later`].
+//! `queue`, `topics`, `subscriptions`, `events_api`, and what routes do with topics; of that `enqueue`
+//! and `spill` come with later versions, see [`super::later`].
 
 use std::time::Duration;
 

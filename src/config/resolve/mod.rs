@@ -14,6 +14,7 @@ mod limits;
 mod listeners;
 mod nothing;
 mod policies;
+mod publish;
 mod rate_limits;
 mod reactions;
 mod remote;
@@ -79,6 +80,7 @@ struct Named<'a> {
     upstreams: &'a mut upstreams::Upstreams,
     rate_limits: &'a mut rate_limits::RateLimits,
     credentials: &'a Credentials,
+    flow: publish::Flow<'a>,
     /// `admin.allow_faults`.
     allow_faults: bool,
 }
@@ -137,14 +139,19 @@ impl Resolver<'_> {
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
         let allow_faults = file.admin.as_ref().and_then(|admin| admin.allow_faults.as_ref());
+        let events = self.store(file);
+        let flow = publish::Flow {
+            topics: events.as_ref().map_or(&[], |events| &events.topics),
+            subscriptions: events.as_ref().map_or(&[], |events| &events.subscriptions),
+        };
         let mut named = Named {
+            flow,
             upstreams: &mut upstreams,
             rate_limits: &mut rate_limits,
             allow_faults: self.or(allow_faults, false),
             credentials: &known,
         };
         let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
-        let events = self.store(file);
         let events_api = self.events_api(file, events.as_ref(), &limits, (&known, &mut upstreams));
         let retry_budgets = upstreams.retry_budgets();
         let auths = routes.iter().map(|route| route.auth.as_ref());

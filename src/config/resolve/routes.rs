@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use http::Method;
 use regex::Regex;
 
-use super::{Named, Resolver, limits::Limits};
+use super::{Named, Resolver, limits::Limits, publish::Flow};
 use crate::{
     config::{
         Route,
@@ -16,6 +16,7 @@ use crate::{
         value::{Fault, Name, ParamName, Value as _, path_template},
         written::{OneOrMany, Placed, Written},
     },
+    events::publish,
     middleware::{buffer, concurrency_limit},
     routing::{
         Rule,
@@ -54,7 +55,11 @@ impl Resolver<'_> {
         let params = params(&rule.path);
         let (action, used) = self.action(written, &params, named.upstreams);
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
-        let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index));
+        let publish = self.publications(route, &params, named.flow);
+        let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index))
+            || publish.iter().any(publish::Settings::reads_request);
+        let buffer_bytes = largest_body(&publish, named.flow)
+            .map_or(buffer_bytes, |largest| buffer_bytes.min(largest));
         let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
         let (retry, timeout) = self.retry(route, total);
         let max_in_flight = self.count(route.max_in_flight.as_ref(), DEFAULT_MAX_IN_FLIGHT);
@@ -68,6 +73,7 @@ impl Resolver<'_> {
             auth: self.auth(route.auth.as_ref(), named.credentials, named.upstreams),
             claims,
             buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes) },
+            publish,
             action,
             mirror: self.mirror(route, named, &used, total),
             upstreams: used,
@@ -176,6 +182,13 @@ impl Resolver<'_> {
             }
         }
     }
+}
+
+/// How much of a body events may carry, if any does.
+fn largest_body(publications: &[publish::Settings], flow: Flow<'_>) -> Option<u64> {
+    let carrying = publications.iter().filter(|it| it.data.has_request());
+    let topic = |it: &publish::Settings| flow.topics.iter().find(|topic| topic.name == it.topic);
+    carrying.filter_map(topic).map(|topic| topic.max_event_bytes).min()
 }
 
 /// The names in a path template.

@@ -9,11 +9,10 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 5] = [
+const LATER: [&str; 4] = [
     "subscriptions[].push",
     "routes[].idempotency",
     "routes[].spill",
-    "routes[].publish",
     "routes[].enqueue",
 ];
 

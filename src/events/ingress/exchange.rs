@@ -8,13 +8,10 @@ use super::{
     state::{Id, Stage},
     target::Target,
 };
-use crate::events::{
-    queue::{
-        Offset,
-        codec::Draft,
-        log::{AppendError, Permit, Reason, Refused},
-    },
-    stored,
+use crate::events::queue::{
+    Offset,
+    codec::Draft,
+    log::{AppendError, Permit, Reason, Refused},
 };
 
 /// Room for all that may be written of an exchange. Dropped, it gives it back.
@@ -118,7 +115,7 @@ impl Exchange {
         let Self { entry, .. } = self;
         let mut commits = Vec::with_capacity(owed.len());
         for (target, permit, owed) in owed {
-            commits.push(target.append(permit, vec![stored::draft(&owed.event)]));
+            commits.push(target.append(permit, vec![owed.record()]));
         }
         let mut are_stored = true;
         for commit in commits {

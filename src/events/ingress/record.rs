@@ -86,7 +86,17 @@ impl Owed {
     /// The most bytes its records take.
     pub fn bytes(&self, about: Option<About<'_>>) -> u64 {
         let about = about.map_or(0, |about| about.method.len() + about.target.len());
-        (stored::draft(&self.event).encoded_bytes() + OVERHEAD + about) as u64
+        (self.record().encoded_bytes() + OVERHEAD + about) as u64
+    }
+
+    /// The record of the event in its topic.
+    pub fn record(&self) -> Draft {
+        stored::draft(&self.event)
+    }
+
+    /// Whether it is within the limits of the format.
+    pub fn fits(&self) -> bool {
+        self.record().check().is_ok()
     }
 
     /// This may happen: to be written before the request is sent.
@@ -112,7 +122,7 @@ impl Owed {
 
     /// The event's own record, with more fields.
     fn draft(&self, kind: Kind, more: FieldsBuilder) -> Draft {
-        let mut draft = stored::draft(&self.event);
+        let mut draft = self.record();
         let fields = [draft.fields.as_bytes(), more.build().as_bytes()].concat();
         draft.kind = kind;
         // Both halves are well-formed.

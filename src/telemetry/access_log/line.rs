@@ -66,6 +66,7 @@ impl Line<'_> {
         number(out, key!("bytes_in"), self.cx.received());
         number(out, key!("bytes_out"), self.sent);
         millis(out, key!("duration_ms"), self.took);
+        encode_events(self.cx.event_ids(), out);
         self.cx.with_attempts(|attempts| encode_attempts(attempts, out));
         if let Some(reason) = self.reason {
             text(out, key!("reason"), reason.as_bytes());
@@ -157,6 +158,20 @@ impl Line<'_> {
 }
 
 /// The endpoint that answered last, and the whole list if there is more to say than that.
+/// The events that a request led to. Their IDs are UUIDs: nothing in them needs an escape.
+fn encode_events(ids: &[Box<str>], out: &mut Vec<u8>) {
+    if ids.is_empty() {
+        return;
+    }
+    out.extend_from_slice(key!("event_ids"));
+    for (index, id) in ids.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b"[\"" } else { b",\"" });
+        out.extend_from_slice(id.as_bytes());
+        out.push(b'"');
+    }
+    out.push(b']');
+}
+
 fn encode_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
     let Some(last) = attempts.last() else { return };
     text(out, key!("upstream"), last.endpoint.as_bytes());

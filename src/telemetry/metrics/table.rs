@@ -147,6 +147,12 @@ table! {
         "Duplicates found.";
     QUEUE_DEDUP_WINDOW = Gauge "sluice_queue_dedup_window_seconds" ["topic"]
         "For how long a key is remembered now.";
+    QUEUE_INGRESS_ENTRIES = Gauge "sluice_queue_ingress_entries" []
+        "Requests with something on record that is not settled.";
+    QUEUE_INGRESS_BYTES = Gauge "sluice_queue_ingress_bytes" []
+        "Bytes on disk of the records of requests.";
+    QUEUE_UNCERTAIN = Counter "sluice_queue_uncertain_total" []
+        "Requests that an upstream may have acted on, and nobody knows.";
     SUBSCRIPTION_LAG_EVENTS = Gauge "sluice_subscription_lag_events" ["subscription"]
         "Events not settled; an upper bound where only some types are taken.";
     SUBSCRIPTION_LAG_BYTES = Gauge "sluice_subscription_lag_bytes" ["subscription"]

@@ -1,0 +1,265 @@
+//! `routes[].publish`.
+
+use std::time::Duration;
+
+use super::{Resolver, subscriptions::topic_named};
+use crate::{
+    config::{
+        file::{self, events},
+        value::{Fault, ParamName, Text, selector_part},
+        written::{OneOrMany, Written},
+    },
+    events::{
+        ingress::uncertain_kind,
+        publish::{
+            redact::Pointer,
+            settings::{Ack, Data, Mode, OnError, Settings, When},
+        },
+        settings::{Subscription, Topic},
+    },
+    http::selector::{Part, Selector},
+};
+
+/// Events of one request.
+const MAX_EVENTS: usize = 16;
+/// Values replaced in one event.
+const MAX_POINTERS: usize = 100;
+const YEAR: Duration = Duration::from_hours(24 * 365);
+
+/// What of the event flow routes refer to.
+#[derive(Clone, Copy)]
+pub(super) struct Flow<'a> {
+    pub(super) topics: &'a [Topic],
+    pub(super) subscriptions: &'a [Subscription],
+}
+
+impl Resolver<'_> {
+    /// What a route publishes.
+    pub(super) fn publications(
+        &mut self,
+        route: &file::Route,
+        params: &[ParamName],
+        flow: Flow<'_>,
+    ) -> Vec<Settings> {
+        let written: Vec<_> = route.publish.iter().flat_map(OneOrMany::iter).collect();
+        if let Some(one_too_many) = written.get(MAX_EVENTS) {
+            let fault = Fault::new("these are too many events for one request");
+            self.error(one_too_many.topic.place, fault.help(format!("at most {MAX_EVENTS}")));
+        }
+        let all = written.iter().take(MAX_EVENTS);
+        all.filter_map(|written| self.publication(written, route, params, flow)).collect()
+    }
+
+    fn publication(
+        &mut self,
+        written: &events::Publish,
+        route: &file::Route,
+        params: &[ParamName],
+        flow: Flow<'_>,
+    ) -> Option<Settings> {
+        let name = topic_named(&written.topic.text, flow.topics);
+        let name = self.checked(written.topic.place, name);
+        let topic = name.and_then(|name| flow.topics.iter().find(|topic| topic.name == name));
+        let kind = self.publication_type(&written.r#type);
+        let mode = match self.or(written.mode.as_ref(), events::PublishMode::After) {
+            events::PublishMode::After => Mode::After,
+            events::PublishMode::Before => Mode::Before,
+        };
+        let ack = match self.or(written.ack.as_ref(), events::Ack::Durable) {
+            events::Ack::Durable => Ack::Durable,
+            events::Ack::Async => Ack::Async,
+        };
+        let data = match self.or(written.data.as_ref(), events::EventData::Request) {
+            events::EventData::Request => Data::Request,
+            events::EventData::Response => Data::Response,
+            events::EventData::Both => Data::Both,
+            events::EventData::None => Data::None,
+        };
+        let settings = Settings {
+            topic: topic.map(|topic| topic.name.clone()).unwrap_or_default(),
+            kind: kind.unwrap_or_default(),
+            mode,
+            when: self.when(written.when.as_ref()),
+            ack,
+            on_error: match self.or(written.on_error.as_ref(), events::OnError::Fail) {
+                events::OnError::Fail => OnError::Fail,
+                events::OnError::Ignore => OnError::Ignore,
+            },
+            key: self.event_key(written.key.as_ref(), route, params),
+            is_key_required: self.or(written.key_required.as_ref(), false),
+            dedup_key: self.event_key(written.dedup_key.as_ref(), route, params),
+            has_intent: self.intent(written, mode, ack),
+            delay: self.delay(written),
+            expires: written.expires.as_ref().map(|expires| {
+                let range = Duration::from_secs(1)..=YEAR;
+                let tell = |_: &Duration| "from 1s to 365d".to_owned();
+                self.in_range(Some(expires), YEAR, range, tell)
+            }),
+            data,
+            redact: self.pointers(written, data),
+        };
+        self.check_before(written, &settings);
+        self.check_keys(written, &settings);
+        if topic.is_some() && settings.has_intent {
+            self.warn_unread(written, &settings, flow.subscriptions);
+        }
+        topic.map(|_| settings)
+    }
+
+    fn publication_type(&mut self, written: &Written<Text>) -> Option<std::sync::Arc<str>> {
+        let text = written.text.as_str();
+        let is_type = !text.is_empty()
+            && text.len() <= 200
+            && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        if !is_type {
+            let fault = Fault::new("this is no type of an event").help("such as `order.created`");
+            self.error(written.place, fault);
+        }
+        is_type.then(|| text.into())
+    }
+
+    fn when(&mut self, written: Option<&events::When>) -> When {
+        match written {
+            None => When::Success,
+            Some(events::When::Outcome(word)) => match self.value(word) {
+                Some(events::Outcome::Failure) => When::Failure,
+                Some(events::Outcome::Always) => When::Always,
+                Some(events::Outcome::Success) | None => When::Success,
+            },
+            Some(events::When::Statuses(list)) => {
+                When::Statuses(list.iter().filter_map(|status| self.value(status)).collect())
+            }
+        }
+    }
+
+    fn event_key(
+        &mut self,
+        written: Option<&OneOrMany<Written<Text>>>,
+        route: &file::Route,
+        params: &[ParamName],
+    ) -> Option<Selector> {
+        let mut parts = Vec::new();
+        for written in written? {
+            let Some(part) = self.checked(written.place, selector_part(&written.text)) else {
+                continue;
+            };
+            let fault = match &part {
+                Part::Claim(_) | Part::Principal if route.auth.is_none() => {
+                    let fault = Fault::new(format!("`{}` needs `auth`", written.text));
+                    Some(fault.help("this route has none"))
+                }
+                Part::Path(name) if !params.contains(name) => {
+                    let fault = Fault::new(format!("the path binds no `{name}`"));
+                    Some(fault.help(format!("that needs `{{{name}}}` in this route's path")))
+                }
+                _ => None,
+            };
+            match fault {
+                Some(fault) => self.error(written.place, fault),
+                None => parts.push(part),
+            }
+        }
+        (!parts.is_empty()).then(|| Selector::new(parts))
+    }
+
+    fn intent(&mut self, written: &events::Publish, mode: Mode, ack: Ack) -> bool {
+        let is_possible = mode == Mode::After && ack == Ack::Durable;
+        let has_intent = self.or(written.intent.as_ref(), is_possible);
+        if let Some(written) = written.intent.as_ref().filter(|_| has_intent && !is_possible) {
+            let fault = match mode {
+                Mode::Before => Fault::new("with `mode: before` the event itself comes first"),
+                Mode::After => Fault::new("with `ack: async` nothing waits for the disk"),
+            };
+            self.error(written.place, fault.help("leave it out"));
+        }
+        has_intent && is_possible
+    }
+
+    /// Topics store no event that waits, as their own endpoints say as well.
+    fn delay(&mut self, written: &events::Publish) -> Duration {
+        let delay = self.or(written.delay.as_ref(), Duration::ZERO);
+        if let Some(written) = written.delay.as_ref().filter(|_| !delay.is_zero()) {
+            self.error(written.place, Fault::new("`delay` is not in this version"));
+        }
+        delay
+    }
+
+    fn pointers(&mut self, written: &events::Publish, data: Data) -> Box<[Pointer]> {
+        let all = written.redact.as_deref().unwrap_or_default();
+        if let (Data::None, Some(first)) = (data, all.first()) {
+            let fault = Fault::new("with `data: none` there is nothing to replace");
+            self.error(first.place, fault.help("leave it out"));
+        }
+        if let Some(one_too_many) = all.get(MAX_POINTERS) {
+            let fault = Fault::new("these are too many").help(format!("at most {MAX_POINTERS}"));
+            self.error(one_too_many.place, fault);
+        }
+        let pointer = |written: &Written<Text>| {
+            let fault =
+                |error: &dyn std::fmt::Display| Fault::new(format!("`{}` {error}", written.text));
+            let pointer = Pointer::parse(&written.text).map_err(|error| fault(&error));
+            self.checked(written.place, pointer)
+        };
+        all.iter().take(MAX_POINTERS).filter_map(pointer).collect()
+    }
+
+    /// What comes before the request is sent knows nothing of its answer.
+    fn check_before(&mut self, written: &events::Publish, settings: &Settings) {
+        if settings.mode != Mode::Before {
+            return;
+        }
+        let fault = || Fault::new("with `mode: before` there is no answer yet");
+        match &written.when {
+            Some(events::When::Outcome(word)) => {
+                self.error(word.place, fault().help("leave it out"));
+            }
+            Some(events::When::Statuses(list)) => {
+                if let Some(first) = list.first() {
+                    self.error(first.place, fault().help("leave it out"));
+                }
+            }
+            None => {}
+        }
+        if let Some(data) = written.data.as_ref().filter(|_| settings.data.has_response()) {
+            self.error(data.place, fault().help("`request` or `none`"));
+        }
+        if !settings.has_early_keys() {
+            let place = written.topic.place;
+            self.error(place, fault().help("take the keys from the request"));
+        }
+    }
+
+    fn check_keys(&mut self, written: &events::Publish, settings: &Settings) {
+        let Some(required) = written.key_required.as_ref().filter(|_| settings.is_key_required)
+        else {
+            return;
+        };
+        if written.key.is_none() {
+            let fault =
+                Fault::new("there is no `key`").help("such as `key: \"json:/customer_id\"`");
+            self.error(required.place, fault);
+        } else if !settings.has_early_keys() {
+            let fault = Fault::new("what only the answer has cannot be required of a request");
+            self.error(required.place, fault.help("take the key from the request"));
+        }
+    }
+
+    /// What may have happened is told to nobody.
+    fn warn_unread(
+        &mut self,
+        written: &events::Publish,
+        settings: &Settings,
+        subscriptions: &[Subscription],
+    ) {
+        let kind = uncertain_kind(&settings.kind);
+        let reads = |it: &Subscription| {
+            let takes = it.types.is_empty() || it.types.iter().any(|types| types.matches(&kind));
+            it.topic == settings.topic && takes
+        };
+        if !subscriptions.iter().any(reads) {
+            let fault = Fault::new(format!("no subscription receives `{kind}`"));
+            let help = "it says that a request may have been done; `intent: false` goes without";
+            self.warn(written.r#type.place, fault.help(help));
+        }
+    }
+}

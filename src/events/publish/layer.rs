@@ -1,0 +1,206 @@
+//! Publishes events of requests, before or after they are sent.
+//!
+//! Touches the requests of routes with `publish`. Refuses, before anything is sent: 503 `queue-full`,
+//! `queue-disk`, `queue-unavailable` where there is no room for the events, 413 `event-too-large`, 400
+//! `event-key-missing`. Answers 503 `queue-unavailable` in place of the upstream's answer where that
+//! could not be written down and `on_error` is `fail`: the upstream has acted, and the event ends as
+//! `<type>.uncertain`. Adds `sluice-event-id` to answers whose events are certain, and writes their IDs
+//! to the context. Counts `sluice_queue_dropped_total`.
+//!
+//! From the first durable write on the exchange runs in a task of the worker's drained spawner: a client
+//! that leaves drops only its wait. A failure that comes of time alone is told to the client while the
+//! attempt runs on (`Context::allow_overtime`).
+//!
+//! Costs, where a route publishes: a task, and what waits for the disk; elsewhere one look at an `Option`.
+//! It sits behind all that may refuse, and `buffer`, whose bytes it shares; before `action`, so that a
+//! route that answers by itself publishes as well.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
+use tower::{Layer, Service};
+
+use super::{making::Content, plan::Plan, run::run, settings::Settings};
+use crate::{
+    error::{Error, Kind},
+    events::ingress::{Ingress, Target, Topics},
+    http::{Next, Request, Response},
+    telemetry::{
+        clock,
+        metrics::{Cells, Counter, QUEUE_DROPPED},
+        task::Spawner,
+    },
+};
+
+/// What a route publishes with: one for each worker and route.
+pub struct Publisher {
+    pub(super) publications: Vec<Arc<Publication>>,
+    pub(super) source: String,
+    pub(super) ingress: Ingress,
+    pub(super) tasks: Spawner,
+}
+
+/// One event that a route publishes, and where to.
+pub(super) struct Publication {
+    pub(super) settings: Settings,
+    pub(super) target: Arc<dyn Target>,
+    /// Events that could not be stored, and whose loss the route takes.
+    pub(super) lost: Counter,
+    /// Bodies that were left out, for they could not be looked through.
+    unreadable: Counter,
+}
+
+/// Makes [`Publish`]es.
+#[derive(Clone, Debug)]
+pub struct PublishLayer(Option<Arc<Publisher>>);
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Publish<S> {
+    publisher: Option<Arc<Publisher>>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, of the route or of the task that goes on with it.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Passed { #[pin] inner: F },
+        Refused { error: Option<Error> },
+        Running { answer: oneshot::Receiver<Result<Response, Error>> },
+    }
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// Publishes these, as the route of this name. `None`: there is no such topic, or nothing to publish.
+    pub fn new(
+        settings: &[Settings],
+        (instance, route): (&str, &str),
+        (topics, ingress): (&dyn Topics, &Ingress),
+        tasks: Spawner,
+        cells: &Cells,
+    ) -> Option<Self> {
+        let publication = |settings: &Settings| {
+            Some(Arc::new(Publication {
+                target: topics.named(&settings.topic)?,
+                lost: cells.counter(&QUEUE_DROPPED, &[&settings.topic, "on-error-ignore"]),
+                unreadable: cells.counter(&QUEUE_DROPPED, &[&settings.topic, "not-redactable"]),
+                settings: settings.clone(),
+            }))
+        };
+        let publications: Option<Vec<_>> = settings.iter().map(publication).collect();
+        let source = format!("/sluice/{instance}/{route}");
+        let publications = publications.filter(|publications| !publications.is_empty())?;
+        Some(Self { publications, source, ingress: ingress.clone(), tasks })
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+// === impl Publication ===
+
+impl Publication {
+    /// A body as the event may carry it, if it `is_wanted`. One that cannot be looked through is left out
+    /// and counted, never stored as it is.
+    pub(super) fn content(
+        &self,
+        is_wanted: bool,
+        body: &Bytes,
+        headers: &HeaderMap,
+    ) -> Option<Content> {
+        let content = is_wanted.then(|| Content::of(body, headers, &self.settings))?;
+        if content.is_err() {
+            self.unreadable.add(1);
+        }
+        content.ok()
+    }
+}
+
+// === impl PublishLayer ===
+
+impl PublishLayer {
+    /// A layer that publishes with this; `None`: nothing.
+    pub fn new(publisher: Option<Arc<Publisher>>) -> Self {
+        Self(publisher)
+    }
+}
+
+impl<S> Layer<S> for PublishLayer {
+    type Service = Publish<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Publish { publisher: self.0.clone(), inner }
+    }
+}
+
+// === impl Publish ===
+
+impl<S: Next> Service<Request> for Publish<S> {
+    type Response = Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Some(publisher) = &self.publisher else {
+            return ResponseFuture { state: State::Passed { inner: self.inner.call(request) } };
+        };
+        let Publisher { publications, source, ingress, tasks } = &**publisher;
+        let state = match Plan::new(publications, source, ingress, &request, clock::now()) {
+            Ok(plan) => {
+                let (client, answer) = oneshot::channel();
+                // Runs to its end: the drain waits for it, the client does not have to.
+                drop(tasks.spawn("publish", run(plan, self.inner.clone(), request, client)));
+                State::Running { answer }
+            }
+            Err(error) => State::Refused { error: Some(error) },
+        };
+        ResponseFuture { state }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
+    type Output = Result<Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Passed { inner } => inner.poll(cx),
+            StateProj::Refused { error } => {
+                Poll::Ready(Err(error.take().unwrap_or_else(|| Kind::Internal.into())))
+            }
+            StateProj::Running { answer } => {
+                let answered = ready!(Pin::new(answer).poll(cx));
+                Poll::Ready(answered.unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Internal).with_detail("the exchange ended early"))
+                }))
+            }
+        }
+    }
+}

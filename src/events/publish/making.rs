@@ -1,0 +1,241 @@
+//! Events made of a request and its answer. Pure: the time and the ID are arguments.
+
+use std::{borrow::Cow, time::SystemTime};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, header::CONTENT_TYPE, request};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{
+    redact::{NotJson, redact},
+    settings::{Data, Settings},
+};
+use crate::{
+    events::event::{Attribute, Event, limits},
+    http::{
+        Context,
+        selector::{Input, Selector},
+    },
+    telemetry::{clock, tracing::propagation::TraceParent},
+};
+
+/// On an event that says less than it was asked to, because the answer is over the limit.
+const TRUNCATED: &str = "sluicetruncated";
+/// A key is told apart by so many bytes; a longer one that an answer has counts as none.
+pub(super) const LATE_KEY_BYTES: usize = 1024;
+
+/// A body, as an event carries it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Its bytes.
+    pub(super) bytes: Bytes,
+    /// What they are.
+    pub(super) media_type: Option<String>,
+}
+
+/// What an answer adds to an event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer<'a> {
+    /// Its fields.
+    pub(super) headers: &'a HeaderMap,
+    /// Its body; `None`: it is over the limit.
+    pub(super) body: Option<&'a Bytes>,
+}
+
+/// What a route says of its events.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin<'a> {
+    /// CloudEvents `source`.
+    pub(super) source: &'a str,
+    /// When the request came.
+    pub(super) now: SystemTime,
+}
+
+/// The event as far as the request says it.
+pub(super) fn of_request(
+    settings: &Settings,
+    origin: Origin<'_>,
+    id: String,
+    (parts, cx): (&request::Parts, &Context),
+) -> Event {
+    let now = millis(origin.now);
+    let after = |span: std::time::Duration| {
+        now.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    };
+    let trace = TraceParent::of(&parts.headers).map(|parent| parent.encode());
+    Event {
+        id,
+        source: origin.source.to_owned(),
+        kind: settings.kind.as_ref().to_owned(),
+        time: Some(clock::rfc3339(origin.now)),
+        not_before: (!settings.delay.is_zero()).then(|| after(settings.delay)),
+        expiry: settings.expires.map(after),
+        principal: cx.principal().map(|it| it.name.to_string()).filter(|it| !it.is_empty()),
+        trace_context: trace.and_then(|trace| trace.to_str().ok().map(str::to_owned)),
+        ..Event::default()
+    }
+}
+
+/// Gives `event` the keys that `input` has.
+pub(super) fn set_keys(event: &mut Event, settings: &Settings, input: &Input<'_>, most: usize) {
+    let value = |selector: &Option<Selector>| {
+        let value = selector.as_ref().and_then(|it| it.extract(input).map(Cow::into_owned));
+        value.filter(|value| value.len() <= most)
+    };
+    if let Some(key) = value(&settings.key) {
+        event.subject = Some(key.clone()).filter(|key| is_text(key, limits::TEXT_BYTES));
+        event.key = Some(key.into());
+    }
+    event.dedup_key = value(&settings.dedup_key).map(Bytes::from);
+}
+
+/// Gives `event` its data: `request` and `answer` as far as it is to carry them, `None` for what cannot
+/// be stored. One that would have more than `limit` bytes goes without what is over.
+pub(super) fn set_data(
+    event: &mut Event,
+    data: Data,
+    request: Option<&Content>,
+    answer: Option<&Content>,
+    is_whole: bool,
+    limit: u64,
+) {
+    put(event, data, request, answer);
+    if is_whole && event.bytes() as u64 <= limit {
+        return;
+    }
+    let without = if data == Data::Both { request } else { None };
+    put(event, data, without, None);
+    event.attributes.push((TRUNCATED.to_owned(), Attribute::Boolean(true)));
+    if event.bytes() as u64 > limit {
+        put(event, Data::None, None, None);
+    }
+}
+
+fn put(event: &mut Event, data: Data, request: Option<&Content>, answer: Option<&Content>) {
+    let (bytes, media_type) = match data {
+        Data::Both => both(request, answer),
+        Data::Request | Data::Response | Data::None => {
+            let only = if data == Data::Request { request } else { answer };
+            match only.filter(|_| data != Data::None) {
+                Some(content) => (content.bytes.clone(), content.media_type.clone()),
+                None => (Bytes::new(), None),
+            }
+        }
+    };
+    event.data = bytes;
+    event.content_type = media_type;
+}
+
+/// One JSON object with `request` and `response`; what is no JSON stands in it as `.._base64`.
+fn both(request: Option<&Content>, answer: Option<&Content>) -> (Bytes, Option<String>) {
+    let mut members: Vec<(String, Box<RawValue>)> = Vec::new();
+    for (name, content) in [("request", request), ("response", answer)] {
+        let Some(content) = content.filter(|content| !content.bytes.is_empty()) else { continue };
+        let raw = serde_json::from_slice::<Box<RawValue>>(&content.bytes).ok();
+        let raw = raw.filter(|_| content.is_json()).map(|raw| (name.to_owned(), raw));
+        members.extend(raw.or_else(|| {
+            let text = STANDARD.encode(&content.bytes);
+            Some((format!("{name}_base64"), to_raw_value(&text).ok()?))
+        }));
+    }
+    let members = members.iter().map(|(name, raw)| format!("{}:{raw}", json!(name)));
+    let text = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+    (text.into(), Some("application/json".to_owned()))
+}
+
+// === impl Content ===
+
+impl Content {
+    /// The body of a message with these fields, less what `settings` keep out of it. An error: it cannot
+    /// be looked through.
+    pub(super) fn of(
+        bytes: &Bytes,
+        headers: &HeaderMap,
+        settings: &Settings,
+    ) -> Result<Self, NotJson> {
+        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type =
+            media_type.filter(|it| is_text(it, limits::NAME_BYTES) && it.contains('/'));
+        let media_type = media_type.map(str::to_owned);
+        let bytes = match &*settings.redact {
+            _ if bytes.is_empty() => Bytes::new(),
+            [] => bytes.clone(),
+            pointers => redact(bytes, pointers)?.into(),
+        };
+        Ok(Self { bytes, media_type })
+    }
+
+    /// `application/json`, or what is built on it.
+    fn is_json(&self) -> bool {
+        let essence = self.media_type.as_deref().unwrap_or("application/json");
+        let essence = essence.split(';').next().unwrap_or(essence).trim().to_ascii_lowercase();
+        essence.ends_with("/json") || essence.ends_with("+json")
+    }
+}
+
+/// As JSON, for selectors.
+pub(super) fn parse(bytes: &Bytes) -> Option<Value> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// What CloudEvents takes as a string.
+fn is_text(text: &str, most: usize) -> bool {
+    !text.is_empty() && text.len() <= most && !text.chars().any(char::is_control)
+}
+
+pub(super) fn millis(time: SystemTime) -> u64 {
+    u64::try_from(clock::since_epoch(time).as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(text: &str, media_type: &str) -> Content {
+        Content {
+            bytes: Bytes::copy_from_slice(text.as_bytes()),
+            media_type: Some(media_type.to_owned()),
+        }
+    }
+
+    fn with(data: Data, is_whole: bool, limit: u64) -> Event {
+        let mut event = Event { id: "1".into(), ..Event::default() };
+        let request = content(r#"{"a":1.10}"#, "application/json; charset=utf-8");
+        let answer = content("<ok/>", "text/xml");
+        let answer = is_whole.then_some(&answer);
+        set_data(&mut event, data, Some(&request), answer, is_whole, limit);
+        event
+    }
+
+    #[test]
+    fn data_is_what_was_asked_for() {
+        let event = with(Data::Request, true, 1_000);
+        assert_eq!(
+            (&*event.data, event.content_type.as_deref()),
+            (&br#"{"a":1.10}"#[..], Some("application/json; charset=utf-8"))
+        );
+        assert_eq!(&*with(Data::Response, true, 1_000).data, b"<ok/>");
+        assert_eq!(
+            &*with(Data::Both, true, 1_000).data,
+            br#"{"request":{"a":1.10},"response_base64":"PG9rLz4="}"#
+        );
+        assert_eq!(with(Data::None, true, 1_000).data.len(), 0);
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_left_out_and_said_to_be() {
+        for (data, expected) in
+            [(Data::Response, &b""[..]), (Data::Both, br#"{"request":{"a":1.10}}"#)]
+        {
+            let event = with(data, false, 1_000);
+            assert_eq!(&*event.data, expected);
+            assert_eq!(event.attributes, [(TRUNCATED.into(), Attribute::Boolean(true))]);
+        }
+        assert_eq!(with(Data::Both, true, 60).attributes.len(), 1);
+        assert!(with(Data::Both, true, 30).data.is_empty());
+    }
+}

@@ -1,0 +1,179 @@
+//! An exchange with room for all that may come of it: **room first**.
+//!
+//! Everything that can refuse a request for its events is here, and happens before a byte of it is sent.
+
+use std::{sync::Arc, time::SystemTime};
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::{HeaderMap, request};
+use serde_json::Value;
+
+use super::{
+    layer::Publication,
+    making::{self, Content, LATE_KEY_BYTES, Origin},
+    settings::{Ack, Mode, Settings},
+};
+use crate::{
+    error::{Error, Kind, QueueFault},
+    events::{
+        event::{Event, new_id},
+        ingress::{About, Ingress, Owed, Room, uncertain_kind},
+        queue::log::{Permit, Purpose, Reason, Refused},
+    },
+    http::{Context, Request, selector::Input},
+};
+
+/// What an event may grow by when it turns out to be uncertain or truncated, and what its record takes
+/// beside it.
+const GROWTH: u64 = 512;
+
+/// A request whose events have room.
+pub(super) struct Plan {
+    /// In the order of the route.
+    pub(super) items: Vec<Item>,
+    /// For intents, if any has one.
+    pub(super) room: Option<Room>,
+    pub(super) request: Kept,
+}
+
+/// One event that may follow.
+pub(super) struct Item {
+    pub(super) publication: Arc<Publication>,
+    /// As far as the request says it.
+    pub(super) owed: Owed,
+    pub(super) permit: Permit,
+    /// The request's body, as it may be stored.
+    pub(super) content: Option<Content>,
+}
+
+/// What is needed of the request when its answer is there.
+pub(super) struct Kept {
+    pub(super) cx: Context,
+    pub(super) target: String,
+    pub(super) digest: Option<[u8; 32]>,
+    /// Where a key is taken from request and answer.
+    pub(super) late: Option<Box<(HeaderMap, Option<Value>)>>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Takes the room for all events of `request`, or says why there is none.
+    pub(super) fn new(
+        publications: &[Arc<Publication>],
+        source: &str,
+        ingress: &Ingress,
+        request: &Request,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        let (parts, cx) = (&*request.parts, &request.cx);
+        let whole = request.body.is_in_memory();
+        let body = request.body.as_full().cloned().unwrap_or_default();
+        let needs_json = publications.iter().any(|it| it.settings.selects_json());
+        let json = if needs_json { making::parse(&body) } else { None };
+        let origin = Origin { source, now };
+        let mut items = Vec::with_capacity(publications.len());
+        for publication in publications {
+            let input = Input { body: json.as_ref(), ..Input::new(parts, cx) };
+            items.push(Item::new(publication, origin, (parts, cx), &body, &input)?);
+        }
+        let is_late = publications.iter().any(|it| !it.settings.has_early_keys());
+        let late = is_late.then(|| Box::new((parts.headers.clone(), json)));
+        let target = cx.target().map_or_else(
+            || parts.uri.path().to_owned(),
+            |target| target.path_and_query(true).to_string(),
+        );
+        let digest = whole.then(|| sha256(&body));
+        let kept = Kept { cx: cx.clone(), target, digest, late };
+        let room = Self::room(&items, ingress, kept.about())?;
+        Ok(Self { items, room, request: kept })
+    }
+
+    fn room(items: &[Item], ingress: &Ingress, about: About<'_>) -> Result<Option<Room>, Error> {
+        let (mut begin, mut answer) = (0, 0);
+        for item in items.iter().filter(|item| item.has_intent()) {
+            begin += item.owed.bytes(Some(about));
+            answer += item.permit.bytes() + GROWTH;
+        }
+        match begin {
+            0 => Ok(None),
+            _ => ingress.reserve(begin, answer).map(Some).map_err(refused),
+        }
+    }
+}
+
+// === impl Item ===
+
+impl Item {
+    fn new(
+        publication: &Arc<Publication>,
+        origin: Origin<'_>,
+        of: (&request::Parts, &Context),
+        body: &Bytes,
+        input: &Input<'_>,
+    ) -> Result<Self, Error> {
+        let Publication { settings, target, .. } = &**publication;
+        let id = new_id(making::millis(origin.now));
+        let mut event = making::of_request(settings, origin, id, of);
+        if settings.has_early_keys() {
+            making::set_keys(&mut event, settings, input, usize::MAX);
+        }
+        if settings.is_key_required && event.key.is_none() {
+            return Err(Kind::Queue(QueueFault::KeyMissing).into());
+        }
+        let limit = target.max_event_bytes();
+        let content = publication.content(settings.data.has_request(), body, &of.0.headers);
+        making::set_data(&mut event, settings.data, content.as_ref(), None, true, u64::MAX);
+        let owed = Owed { topic: target.id(), end: target.end(), event };
+        let bytes = owed.bytes(None);
+        if owed.event.bytes() as u64 > limit || !owed.fits() {
+            return Err(Kind::Queue(QueueFault::TooLarge).into());
+        }
+        let late_keys = if settings.has_early_keys() { 0 } else { 3 * LATE_KEY_BYTES as u64 };
+        let grown = if settings.data.has_response() { limit.max(bytes) } else { bytes };
+        let wanted = grown + GROWTH + late_keys + uncertain_kind(&settings.kind).len() as u64;
+        let permit = target.permit(Purpose::Publish, wanted).map_err(refused)?;
+        Ok(Self { publication: publication.clone(), owed, permit, content })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.publication.settings
+    }
+
+    pub(super) fn event(&self) -> &Event {
+        &self.owed.event
+    }
+
+    /// It is written down before the request is sent, and again with the answer.
+    pub(super) fn has_intent(&self) -> bool {
+        let settings = self.settings();
+        settings.has_intent && settings.mode == Mode::After && settings.ack == Ack::Durable
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    pub(super) fn about(&self) -> About<'_> {
+        About { method: self.cx.method().as_str(), target: &self.target, digest: self.digest }
+    }
+}
+
+fn sha256(bytes: &Bytes) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// Why there is no room.
+pub(super) fn refused(refused: Refused) -> Error {
+    let after = refused.retry_after.unwrap_or_default();
+    Kind::Queue(match refused.reason {
+        Reason::Full => QueueFault::Full(after),
+        Reason::DiskLow => QueueFault::Disk(after),
+        Reason::Offline => QueueFault::Unavailable(after),
+        Reason::TooLarge => QueueFault::TooLarge,
+    })
+    .into()
+}

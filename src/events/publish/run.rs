@@ -1,0 +1,347 @@
+//! An exchange carried out to its end, whoever still waits for it.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
+use tokio::sync::oneshot;
+
+use super::{
+    making::{self, Answer, LATE_KEY_BYTES},
+    peek::peek,
+    plan::{Item, Kept, Plan, refused},
+    settings::{Ack, Mode, OnError, When},
+};
+use crate::{
+    error::{Error, Kind, QueueFault},
+    events::{
+        ingress::{Exchange, Owed, Target, uncertain},
+        queue::{
+            log::{AppendError, Commit, Permit, Refused},
+            mutation::{self, Mutation},
+        },
+    },
+    http::{Next, Outcome, Request, Response, names::SLUICE_EVENT_ID, selector::Input},
+};
+
+/// A log that failed while it was written: come back after.
+const UNAVAILABLE: Duration = Duration::from_secs(30);
+
+/// Who waits for the answer, until it has one or has gone.
+struct Client(Option<oneshot::Sender<Result<Response, Error>>>);
+
+/// What an intent ends as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Event,
+    Nothing,
+    Uncertain,
+}
+
+/// An event that follows, and its room.
+struct Following {
+    verdict: Verdict,
+    item: Item,
+}
+
+/// Carries `plan` out. What the client gets goes to `client`.
+pub(super) async fn run<S: Next>(
+    plan: Plan,
+    inner: S,
+    request: Request,
+    client: oneshot::Sender<Result<Response, Error>>,
+) {
+    let mut client = Client(Some(client));
+    let Plan { items, room, request: kept } = plan;
+    let (before, after): (Vec<_>, Vec<_>) =
+        items.into_iter().partition(|item| item.settings().mode == Mode::Before);
+    let mut ids = match append_first(before).await {
+        Ok(ids) => ids,
+        Err(error) => return client.answer(Err(error)),
+    };
+    let exchange = async {
+        let Some(room) = room else { return Ok(None) };
+        let intents = after.iter().filter(|item| item.has_intent());
+        let intents: Vec<_> = intents.map(|item| item.owed.clone()).collect();
+        room.begin(&intents, kept.about()).await.map(Some)
+    };
+    let is_mutant = mutation::is(Mutation::IntentAfterForwarding);
+    let (result, begun) = if is_mutant {
+        let result = forward(inner, request, &kept, &mut client).await;
+        (result, exchange.await)
+    } else {
+        match exchange.await {
+            Err(error) => return client.answer(Err(failed(&error))),
+            begun => (forward(inner, request, &kept, &mut client).await, begun),
+        }
+    };
+    let exchange = begun.unwrap_or_default();
+    let (result, following) = follow(result, after, &kept).await;
+    end(result, following, exchange, &kept, &mut ids, client).await;
+}
+
+/// Events that come before the request is sent. An error: it is not.
+async fn append_first(items: Vec<Item>) -> Result<Vec<Box<str>>, Error> {
+    let mut ids = Vec::with_capacity(items.len());
+    let mut waited = Vec::new();
+    for item in items {
+        let id: Box<str> = item.event().id.as_str().into();
+        let is_waited = item.settings().ack == Ack::Durable;
+        let publication = item.publication.clone();
+        match append(item) {
+            Ok(commit) if is_waited => waited.push((publication, id, commit)),
+            // It is on its way; what becomes of it nobody waits for.
+            Ok(commit) => {
+                drop(commit);
+                ids.push(id);
+            }
+            Err(_) if publication.settings.on_error == OnError::Ignore => publication.lost.add(1),
+            Err(error) => return Err(refused(error)),
+        }
+    }
+    for (publication, id, commit) in waited {
+        match commit.await {
+            Ok(_) => ids.push(id),
+            Err(_) if publication.settings.on_error == OnError::Ignore => publication.lost.add(1),
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    Ok(ids)
+}
+
+fn append(item: Item) -> Result<Commit, Refused> {
+    let record = item.owed.record();
+    item.publication.target.append(item.permit, vec![record])
+}
+
+/// Sends the request and waits for what comes of it; for a late answer too, where the client has been
+/// told that the time is up. A panic below is a failure of which nobody knows what was sent.
+async fn forward<S: Next>(
+    mut inner: S,
+    request: Request,
+    kept: &Kept,
+    client: &mut Client,
+) -> Result<Response, Error> {
+    let overtime = kept.cx.allow_overtime();
+    let attempts = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
+    tokio::pin!(attempts, overtime);
+    let caught = tokio::select! {
+        caught = &mut attempts => caught,
+        // The sender is in the context, which outlives this: it ends by being told something.
+        Ok(error) = &mut overtime => {
+            client.answer(Err(error));
+            attempts.await
+        }
+    };
+    caught
+        .unwrap_or_else(|_| Err(Error::new(Kind::Internal).with_detail("a panic below `publish`")))
+}
+
+/// What follows from `result`, each event as it is to be stored.
+async fn follow(
+    result: Result<Response, Error>,
+    items: Vec<Item>,
+    kept: &Kept,
+) -> (Result<Response, Error>, Vec<Following>) {
+    let outcome = Outcome::of(&result, &kept.cx);
+    let status = result.as_ref().ok().map(Response::status);
+    let mut following: Vec<_> = items
+        .into_iter()
+        .map(|item| Following { verdict: verdict(&item.settings().when, outcome, status), item })
+        .collect();
+    let limits = following.iter().filter(|it| it.verdict == Verdict::Event);
+    let limits = limits.filter(|it| it.item.settings().reads_response());
+    let limit = limits.map(|it| it.item.publication.target.max_event_bytes()).max();
+    let (result, body) = match (result, limit) {
+        (Ok(response), Some(limit)) if is_readable(&response) => {
+            let (response, body) = peek(response, limit).await;
+            (Ok(response), body)
+        }
+        (result, _) => (result, None),
+    };
+    let headers = result.as_ref().ok().map(Response::headers);
+    for it in &mut following {
+        match (it.verdict, headers) {
+            (Verdict::Event, Some(headers)) => {
+                complete(&mut it.item, Answer { headers, body: body.as_ref() }, kept);
+            }
+            (Verdict::Uncertain, _) => {
+                let event = std::mem::take(&mut it.item.owed.event);
+                it.item.owed.event = uncertain(event);
+            }
+            _ => {}
+        }
+    }
+    (result, following)
+}
+
+/// Exactly one of three, from what the upstream knows. An answer that a route asks for by its status is
+/// an answer, whoever made it.
+fn verdict(when: &When, outcome: Outcome, status: Option<StatusCode>) -> Verdict {
+    match (outcome, status) {
+        (Outcome::NotSent, _) => Verdict::Nothing,
+        (_, Some(status)) if when.takes(status) => Verdict::Event,
+        (Outcome::Answered(_), _) => Verdict::Nothing,
+        (Outcome::MaybeSeen, _) => Verdict::Uncertain,
+    }
+}
+
+/// A stream without an end is not waited for, nor is an upgraded connection.
+fn is_readable(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_stream =
+        kind.is_some_and(|it| it.to_ascii_lowercase().starts_with(b"text/event-stream"));
+    !is_stream && response.status() != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// What only the answer knows.
+fn complete(item: &mut Item, answer: Answer<'_>, kept: &Kept) {
+    let publication = item.publication.clone();
+    let settings = &publication.settings;
+    if let (false, Some(late)) = (settings.has_early_keys(), &kept.late) {
+        let json = answer.body.and_then(making::parse);
+        let (headers, body) = &**late;
+        let input = Input {
+            body: body.as_ref(),
+            response_headers: Some(answer.headers),
+            response_body: json.as_ref(),
+            ..Input::of(headers, &kept.cx)
+        };
+        making::set_keys(&mut item.owed.event, settings, &input, LATE_KEY_BYTES);
+    }
+    if settings.data.has_response() {
+        let limit = publication.target.max_event_bytes();
+        let content = answer.body.and_then(|body| publication.content(true, body, answer.headers));
+        let event = &mut item.owed.event;
+        let is_whole = answer.body.is_some();
+        let request = item.content.as_ref();
+        making::set_data(event, settings.data, request, content.as_ref(), is_whole, limit);
+    }
+}
+
+/// Writes down what follows, answers the client, and appends the events.
+async fn end(
+    result: Result<Response, Error>,
+    following: Vec<Following>,
+    exchange: Option<Exchange>,
+    kept: &Kept,
+    ids: &mut Vec<Box<str>>,
+    mut client: Client,
+) {
+    let (recorded, direct): (Vec<_>, Vec<_>) = following
+        .into_iter()
+        .filter(|it| it.verdict != Verdict::Nothing)
+        .partition(|it| it.item.has_intent());
+    // Handed over first, so that all syncs run beside each other.
+    let mut commits = Vec::new();
+    for Following { verdict, item } in direct {
+        let (publication, id) = (item.publication.clone(), item.event().id.as_str().into());
+        commits.push((publication, verdict, id, append(item)));
+    }
+    let mut failure = None;
+    let settling = record(recorded, exchange, ids, &mut failure).await;
+    let mut unwaited = Vec::new();
+    for (publication, verdict, id, commit) in commits {
+        let is_waited = publication.settings.ack == Ack::Durable && verdict == Verdict::Event;
+        let stored = match commit {
+            Ok(commit) if is_waited => commit.await.map(drop),
+            Ok(commit) => {
+                unwaited.push((publication.clone(), commit));
+                Ok(())
+            }
+            Err(refused) => Err(refused.into()),
+        };
+        match stored {
+            Ok(()) if verdict == Verdict::Event => ids.push(id),
+            Ok(()) => {}
+            Err(_) if publication.settings.on_error == OnError::Ignore || !is_waited => {
+                publication.lost.add(1);
+            }
+            Err(error) => failure = Some(failed(&error)),
+        }
+    }
+    client.answer(match failure {
+        None => result.map(|response| tell(response, ids, kept)),
+        Some(error) => Err(error),
+    });
+    if let Some((exchange, owed)) = settling {
+        exchange.settle(owed).await;
+    }
+    for (publication, commit) in unwaited {
+        if commit.await.is_err() {
+            publication.lost.add(1);
+        }
+    }
+}
+
+type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Owed)>);
+
+/// Writes the answer and what is owed in one frame. What is owed is appended later: it is on disk.
+async fn record(
+    recorded: Vec<Following>,
+    exchange: Option<Exchange>,
+    ids: &mut Vec<Box<str>>,
+    failure: &mut Option<Error>,
+) -> Option<Settling> {
+    let mut exchange = exchange?;
+    if recorded.is_empty() {
+        exchange.close();
+        return None;
+    }
+    let owed: Vec<_> = recorded.iter().map(|it| it.item.owed.clone()).collect();
+    let is_uncertain = recorded.iter().any(|it| it.verdict == Verdict::Uncertain);
+    if let Err(error) = exchange.answer(is_uncertain, &owed).await {
+        tracing::error!(%error, "an answer cannot be written down: what follows from it is uncertain");
+        let is_failure = |it: &Following| {
+            it.verdict == Verdict::Event && it.item.settings().on_error == OnError::Fail
+        };
+        if recorded.iter().any(is_failure) {
+            *failure = Some(failed(&error));
+        }
+        let is_lost = |it: &&Following| {
+            it.verdict == Verdict::Event && it.item.settings().on_error == OnError::Ignore
+        };
+        recorded.iter().filter(is_lost).for_each(|it| it.item.publication.lost.add(1));
+        return None;
+    }
+    let certain = recorded.iter().filter(|it| it.verdict == Verdict::Event);
+    ids.extend(certain.map(|it| Box::from(it.item.event().id.as_str())));
+    let owed = recorded
+        .into_iter()
+        .map(|Following { item, .. }| (item.publication.target.clone(), item.permit, item.owed));
+    Some((exchange, owed.collect()))
+}
+
+/// The answer, and the events that follow from it.
+fn tell(mut response: Response, ids: &[Box<str>], kept: &Kept) -> Response {
+    if !ids.is_empty() {
+        kept.cx.set_event_ids(ids.iter().cloned());
+    }
+    for id in ids {
+        if let Ok(id) = HeaderValue::from_str(id) {
+            response.headers_mut().append(SLUICE_EVENT_ID, id);
+        }
+    }
+    response
+}
+
+/// It cannot be written down.
+fn failed(error: &AppendError) -> Error {
+    let kind = match error {
+        AppendError::Refused(it) => return refused(*it),
+        AppendError::Unknown => Kind::Queue(QueueFault::Unavailable(UNAVAILABLE)),
+        AppendError::Stopped => Kind::Draining,
+    };
+    Error::new(kind).with_detail(error.to_string())
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Once; whoever has left does not want to know.
+    fn answer(&mut self, result: Result<Response, Error>) {
+        if let Some(client) = self.0.take() {
+            drop(client.send(result));
+        }
+    }
+}

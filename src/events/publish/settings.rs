@@ -1,0 +1,153 @@
+//! `routes[].publish`.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use super::redact::Pointer;
+use crate::http::selector::{Part, Selector};
+
+/// One entry of it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the events go.
+    pub topic: Arc<str>,
+    /// CloudEvents `type`.
+    pub kind: Arc<str>,
+    /// When it is appended.
+    pub mode: Mode,
+    /// What it follows from.
+    pub when: When,
+    /// Whether the client waits for the disk.
+    pub ack: Ack,
+    /// What the client gets if it cannot be stored.
+    pub on_error: OnError,
+    /// The order domain.
+    pub key: Option<Selector>,
+    /// Requests without a key are refused.
+    pub is_key_required: bool,
+    /// What makes two events the same one; `None`: source and ID.
+    pub dedup_key: Option<Selector>,
+    /// It is written down before the request is sent.
+    pub has_intent: bool,
+    /// Not delivered before so long after the request.
+    pub delay: Duration,
+    /// Not delivered so long after the request.
+    pub expires: Option<Duration>,
+    /// What it carries.
+    pub data: Data,
+    /// What is replaced in that.
+    pub redact: Box<[Pointer]>,
+}
+
+/// When an event is appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// When the answer is there.
+    After,
+    /// Before the request is sent, whatever becomes of it.
+    Before,
+}
+
+/// Which answers an event follows from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum When {
+    /// 2xx.
+    Success,
+    /// Anything else.
+    Failure,
+    /// Any.
+    Always,
+    /// These.
+    Statuses(Box<[StatusCode]>),
+}
+
+/// Whether the client waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// It hears of success once the event is on disk.
+    Durable,
+    /// It does not wait.
+    Async,
+}
+
+/// What the client gets if the event cannot be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// 503.
+    Fail,
+    /// What it would get otherwise; counted.
+    Ignore,
+}
+
+/// What an event carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// The request's body.
+    Request,
+    /// The answer's body.
+    Response,
+    /// Both, in one JSON object.
+    Both,
+    /// Nothing.
+    None,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Whether the whole body of the request has to be there before the request is sent.
+    pub fn reads_request(&self) -> bool {
+        self.data.has_request() || self.selects_json()
+    }
+
+    /// Whether a key is taken from the request's body.
+    pub(super) fn selects_json(&self) -> bool {
+        self.selectors().any(|part| matches!(part, Part::Json(_)))
+    }
+
+    /// Whether the answer's body becomes part of the event.
+    pub(super) fn reads_response(&self) -> bool {
+        let is_json = |part: &Part| matches!(part, Part::ResponseJson(_));
+        self.data.has_response() || self.selectors().any(is_json)
+    }
+
+    /// Whether key and dedup key are known before there is an answer.
+    pub fn has_early_keys(&self) -> bool {
+        let is_late = |part: &Part| matches!(part, Part::ResponseHeader(_) | Part::ResponseJson(_));
+        !self.selectors().any(is_late)
+    }
+
+    fn selectors(&self) -> impl Iterator<Item = &Part> {
+        let selectors = [&self.key, &self.dedup_key].into_iter().flatten();
+        selectors.flat_map(Selector::parts)
+    }
+}
+
+// === impl When ===
+
+impl When {
+    /// Whether an answer of this status is meant.
+    pub fn takes(&self, status: StatusCode) -> bool {
+        match self {
+            Self::Success => status.is_success(),
+            Self::Failure => !status.is_success(),
+            Self::Always => true,
+            Self::Statuses(statuses) => statuses.contains(&status),
+        }
+    }
+}
+
+// === impl Data ===
+
+impl Data {
+    /// Whether the request's body is in it.
+    pub fn has_request(self) -> bool {
+        matches!(self, Self::Request | Self::Both)
+    }
+
+    /// Whether the answer's body is in it.
+    pub fn has_response(self) -> bool {
+        matches!(self, Self::Response | Self::Both)
+    }
+}

@@ -1,0 +1,191 @@
+//! The layer over a whole store, on a modelled disk.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use parking_lot::Mutex;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use super::{
+    PublishLayer, Publisher, Settings,
+    settings::{Ack, Data, Mode, OnError, When},
+};
+use crate::{
+    error::{Error, Kind, QueueFault},
+    events::{
+        Settings as StoreSettings, Store,
+        queue::{
+            Offset,
+            storage::model::{Fault, Model, Op},
+            time::{ManualClock, Now},
+        },
+        settings::{Disk, Topic},
+    },
+    http::{Body, Context, Next, Peer, Request, Response, Target, peer::Address},
+    telemetry::{metrics::Metrics, task::Spawner},
+};
+
+struct World {
+    store: Store,
+    model: Model,
+    tasks: Spawner,
+    metrics: Metrics,
+}
+
+impl World {
+    async fn new() -> Self {
+        let model = Model::new();
+        let mut settings = StoreSettings::new("");
+        settings.disk = Disk { low_water: 0.0, min_free: 0, reserve: 0 };
+        settings.topics.push(Topic::new("orders"));
+        let clock = Arc::new(ManualClock::at(Now { wall: 1_700_000_000_000, mono: 1_000 }));
+        let store = Store::open(Arc::new(model.clone()), settings, clock).await.unwrap();
+        Self { store, model, tasks: Spawner::new(), metrics: Metrics::new() }
+    }
+
+    fn layer(&self, settings: Settings) -> PublishLayer {
+        let publisher = Publisher::new(
+            &[settings],
+            ("test", "orders"),
+            (&*self.store.targets(), self.store.ingress()),
+            self.tasks.clone(),
+            &self.metrics.thread(),
+        );
+        assert!(publisher.is_some());
+        PublishLayer::new(publisher.map(Arc::new))
+    }
+
+    async fn send(&self, settings: Settings, inner: impl Next) -> Result<Response, Error> {
+        self.layer(settings).layer(inner).oneshot(request()).await
+    }
+
+    /// Types of the events there are, once every exchange is over.
+    async fn events(&self) -> Vec<String> {
+        self.tasks.drained().await;
+        let log = self.store.targets().named("orders").unwrap().log().unwrap();
+        let block = log.reader().read(log.start(), 1 << 20).unwrap();
+        let kind = |(_, record): (Offset, crate::events::queue::codec::Record<'_>)| {
+            record.event_type().unwrap().to_owned()
+        };
+        block.records().map(kind).collect()
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        topic: "orders".into(),
+        kind: "order.created".into(),
+        mode: Mode::After,
+        when: When::Success,
+        ack: Ack::Durable,
+        on_error: OnError::Fail,
+        key: None,
+        is_key_required: false,
+        dedup_key: None,
+        has_intent: true,
+        delay: std::time::Duration::ZERO,
+        expires: None,
+        data: Data::Request,
+        redact: Box::default(),
+    }
+}
+
+fn request() -> Request {
+    let peer = Peer::new("test".into(), Address::Unix, Address::Unix);
+    let cx = Context::new(Arc::new(peer), Method::POST, http::Version::HTTP_11);
+    cx.set_target(Target::parse_str("/orders").unwrap());
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::POST;
+    Request::new(parts, Body::full("{}"), cx)
+}
+
+fn ok() -> Response {
+    Response::new(Body::empty())
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_its_intent_is_on_disk() {
+    let world = World::new().await;
+    let log = world.store.ingress().log().clone();
+    let seen = Arc::new(Mutex::new(None));
+    let inner = service_fn({
+        let (log, seen) = (log.clone(), seen.clone());
+        move |_: Request| {
+            *seen.lock() = Some(log.durable());
+            async { Ok(ok()) }
+        }
+    });
+    world.send(settings(), inner).await.unwrap();
+    assert_eq!(*seen.lock(), Some(Offset(1)), "one record, and it is durable");
+    assert_eq!(world.events().await, ["order.created"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_down_is_503_or_counted() {
+    for on_error in [OnError::Fail, OnError::Ignore] {
+        let world = World::new().await;
+        let inner = service_fn({
+            let model = world.model.clone();
+            move |_: Request| {
+                model.fail_every(Op::Sync, Fault::Io);
+                async { Ok(ok()) }
+            }
+        });
+        let answer = world.send(Settings { on_error, ..settings() }, inner).await;
+        match on_error {
+            OnError::Fail => {
+                let error = answer.unwrap_err();
+                assert!(matches!(error.kind(), Kind::Queue(QueueFault::Unavailable(_))), "{error}");
+            }
+            OnError::Ignore => {
+                assert_eq!(answer.unwrap().status(), StatusCode::OK);
+                let series = "reason=\"on-error-ignore\"} 1";
+                assert!(world.metrics.render().contains(series));
+            }
+        }
+        world.tasks.drained().await;
+        // Neither is the end of it: whichever it was, one of the two is told when the log is back.
+        world.model.heal();
+        world.store.ingress().log().reopen().unwrap();
+        let (ingress, topics) = (world.store.ingress().clone(), world.store.targets());
+        let resolved = tokio::task::spawn_blocking(move || ingress.resolve(&*topics)).await;
+        resolved.unwrap().unwrap();
+        let events = world.events().await;
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!(world.store.ingress().status().entries, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_below_is_no_silence() {
+    let world = World::new().await;
+    let inner = service_fn(|request: Request| async move {
+        request.cx.begin_attempt("a/b".into(), tokio::time::Instant::now());
+        panic!("on purpose");
+        #[expect(unreachable_code, reason = "says what the future would give")]
+        Ok(ok())
+    });
+    let error = world.send(settings(), inner).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Internal), "{error}");
+    assert_eq!(world.events().await, ["order.created.uncertain"]);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_drops_only_its_wait() {
+    let world = World::new().await;
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    let gone = Arc::new(Mutex::new(Some(gone)));
+    let inner = service_fn(move |_: Request| {
+        let gone = gone.lock().take().unwrap();
+        async move {
+            gone.await.unwrap();
+            Ok(ok())
+        }
+    });
+    let mut call = Box::pin(world.layer(settings()).layer(inner).oneshot(request()));
+    assert!(futures_util::poll!(&mut call).is_pending());
+    drop(call);
+    assert_eq!(world.tasks.running(), 1);
+    go.send(()).unwrap();
+    assert_eq!(world.events().await, ["order.created"]);
+}
