@@ -15,8 +15,8 @@
 //!  routing       host, path, method, headers, query -> route
 //!    |
 //!  middleware    each route:     ip_filter > cors > body_limit > concurrency_limit > rate_limit
-//!    |                           > auth > rate_limit > buffer > action > fault > mirror > headers
-//!    |                           > timeout > retry > timeout > adaptive
+//!    |                           > auth > rate_limit > buffer > idempotency > publish > action
+//!    |                           > fault > mirror > headers > timeout > retry > timeout > adaptive
 //!  balancer      a group of endpoints -> one of them
 //!    |
 //!  upstream      a pooled connection; re-framing, upgrades
@@ -27,9 +27,10 @@
 //! And the path of an event, from whoever publishes it to whoever takes it:
 //!
 //! ```text
-//!  publisher
+//!  publisher, or a request of a route with `publish`
 //!    |
 //!  events::api        CloudEvents over HTTP: admin listener, `events_api`
+//!  events::publish    events of requests; events::ingress has their records until they are settled
 //!    |
 //!  events::store      topics and subscriptions by name; what is open, and for how long
 //!    |

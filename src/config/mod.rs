@@ -29,7 +29,7 @@ use crate::{
     admin, balancer, connection, events, listener,
     middleware::{
         action, adaptive, auth, body_limit, buffer, concurrency_limit, cors, edge, fault, headers,
-        ip_filter, mirror, rate_limit, retry, timeout,
+        idempotency, ip_filter, mirror, rate_limit, retry, timeout,
     },
     routing::Rule,
     telemetry,
@@ -60,7 +60,8 @@ pub struct Config {
     pub adaptive: Vec<Option<adaptive::Settings>>,
     /// In the order of the file.
     pub routes: Vec<Route>,
-    /// `queue`, `topics`, `subscriptions`; `None`: there are no topics, and no store.
+    /// `queue`, `topics`, `subscriptions`; `None`: there are neither topics nor routes with
+    /// `idempotency`, and no store.
     pub events: Option<events::Settings>,
     /// `events_api`.
     pub events_api: Option<EventsApi>,
@@ -139,6 +140,8 @@ pub struct Route {
     pub claims: auth::claims::Settings,
     /// Whether the whole body is needed, and how much of it may be.
     pub buffer: buffer::Settings,
+    /// `idempotency`.
+    pub idempotency: Option<idempotency::Settings>,
     /// `publish`.
     pub publish: Vec<events::publish::Settings>,
     /// What happens.

@@ -51,6 +51,9 @@ pub(super) fn effective(tree: &Tree, keys: &[HeaderName]) -> Value {
         if let Some(retry) = route.get_mut("retry").filter(|retry| retry.is_object()) {
             fill(retry, &of_retry());
         }
+        if let Some(keys) = route.get_mut("idempotency").filter(|it| it.is_object()) {
+            fill(keys, &of_idempotency());
+        }
         match route.get_mut("publish") {
             Some(list @ Value::Array(_)) => {
                 list.as_array_mut().into_iter().flatten().for_each(fill_publish);
@@ -126,6 +129,15 @@ fn of_route() -> Value {
         "encoded_separators": "reject",
         "timeout": "30s",
         "max_in_flight": 1024,
+    })
+}
+
+fn of_idempotency() -> Value {
+    json!({
+        "header": "idempotency-key",
+        "required": false,
+        "ttl": "24h",
+        "on_uncertain": "hold",
     })
 }
 

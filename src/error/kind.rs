@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use super::{
     auth::{AuthFault, AuthRefusal},
     facts::{Denial, Exceeded, Method405, RetryClass, Sent, Side},
+    idempotency::IdempotencyFault,
     queue::QueueFault,
 };
 
@@ -69,6 +70,8 @@ pub enum Kind {
     RetryBudget(Box<Kind>),
     /// `fault` of the route refused it on purpose, with this status.
     FaultInjected(StatusCode),
+    /// Its idempotency key keeps it from being done again.
+    Idempotency(IdempotencyFault),
     /// The event queue cannot keep what the route promises of it.
     Queue(QueueFault),
     /// The process is draining.
@@ -122,6 +125,7 @@ impl Kind {
             Self::Internal,
         ];
         all.extend(auth);
+        all.extend(IdempotencyFault::ALL.map(Self::Idempotency));
         all.extend(QueueFault::ALL.map(Self::Queue));
         all
     }
@@ -140,6 +144,7 @@ impl Kind {
             Self::FaultInjected(status) => *status,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Auth(refusal) => refusal.fault.status(),
+            Self::Idempotency(fault) => fault.status(),
             Self::Queue(fault) => fault.status(),
             Self::AuthDenied(denial) => denial.status,
             Self::AuthUnavailable
@@ -175,6 +180,7 @@ impl Kind {
             Self::IpDenied => "ip-denied",
             Self::RateLimited(_) => "rate-limited",
             Self::Auth(refusal) => refusal.fault.reason(),
+            Self::Idempotency(fault) => fault.reason(),
             Self::Queue(fault) => fault.reason(),
             Self::AuthDenied(_) => "auth-denied",
             Self::AuthUnavailable => "auth-unavailable",
@@ -212,6 +218,7 @@ impl Kind {
             Self::IpDenied => "This client address is not allowed here.",
             Self::RateLimited(_) => "The quota of these requests is used up; try again later.",
             Self::Auth(refusal) => refusal.fault.title(),
+            Self::Idempotency(fault) => fault.title(),
             Self::Queue(fault) => fault.title(),
             Self::AuthDenied(_) => "This request was not allowed.",
             Self::AuthUnavailable => "Who may do this cannot be decided at the moment.",
@@ -249,7 +256,8 @@ impl Kind {
             | Self::ClientClosed
             | Self::IpDenied
             | Self::RateLimited(_)
-            | Self::AuthDenied(_) => Side::Downstream,
+            | Self::AuthDenied(_)
+            | Self::Idempotency(_) => Side::Downstream,
             Self::Auth(refusal) => refusal.fault.side(),
             Self::Queue(fault) => fault.side(),
             Self::AuthUnavailable
@@ -306,6 +314,7 @@ impl Kind {
             | Self::UpstreamTimeoutTotal
             | Self::RetryBudget(_)
             | Self::FaultInjected(_)
+            | Self::Idempotency(_)
             | Self::Queue(_)
             | Self::Draining
             | Self::Internal => RetryClass::Final,
@@ -318,6 +327,7 @@ impl Kind {
             Self::RateLimited(exceeded) => Some(exceeded.retry_after),
             Self::BreakerOpen(after) => Some(*after),
             Self::Auth(refusal) => refusal.fault.retry_after(),
+            Self::Idempotency(fault) => fault.retry_after(),
             Self::Queue(fault) => fault.retry_after(),
             Self::AuthUnavailable
             | Self::ConcurrencyFull

@@ -6,6 +6,7 @@
 
 mod auth;
 mod facts;
+mod idempotency;
 mod kind;
 mod queue;
 pub mod response;
@@ -13,6 +14,7 @@ pub mod response;
 pub use self::{
     auth::{AuthFault, AuthRefusal},
     facts::{Denial, Exceeded, Method405, RetryClass, Sent, Side},
+    idempotency::IdempotencyFault,
     kind::Kind,
     queue::QueueFault,
 };

@@ -12,7 +12,7 @@ use http::{
 };
 
 use crate::{
-    error::{AuthFault, Kind, QueueFault},
+    error::{AuthFault, IdempotencyFault, Kind, QueueFault},
     http::{Body, Response, names::PROXY_STATUS},
 };
 
@@ -163,9 +163,11 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
         | Kind::ClientTimeout
         | Kind::ClientClosed
         | Kind::Queue(QueueFault::KeyMissing | QueueFault::TooLarge) => "http_request_error",
-        Kind::IpDenied | Kind::RateLimited(_) | Kind::Auth(_) | Kind::AuthDenied(_) => {
-            "http_request_denied"
-        }
+        Kind::IpDenied
+        | Kind::RateLimited(_)
+        | Kind::Auth(_)
+        | Kind::AuthDenied(_)
+        | Kind::Idempotency(_) => "http_request_denied",
         Kind::ConcurrencyFull | Kind::ShedOverload => "connection_limit_reached",
         Kind::UpstreamNone | Kind::BreakerOpen(_) | Kind::AuthUnavailable => {
             "destination_unavailable"
@@ -190,6 +192,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
     const DEADLINE_EXCEEDED: &str = "4";
     const PERMISSION_DENIED: &str = "7";
     const RESOURCE_EXHAUSTED: &str = "8";
+    const ABORTED: &str = "10";
     const UNIMPLEMENTED: &str = "12";
     const INTERNAL: &str = "13";
     const UNAVAILABLE: &str = "14";
@@ -228,6 +231,10 @@ fn grpc_status(kind: &Kind) -> &'static str {
         | Kind::AuthUnavailable
         | Kind::FaultInjected(_)
         | Kind::Draining => UNAVAILABLE,
+        Kind::Idempotency(fault) => match fault {
+            IdempotencyFault::Missing | IdempotencyFault::Mismatch => INVALID_ARGUMENT,
+            IdempotencyFault::InFlight(_) | IdempotencyFault::Uncertain => ABORTED,
+        },
         Kind::Queue(fault) => match fault {
             QueueFault::KeyMissing => INVALID_ARGUMENT,
             QueueFault::TooLarge => RESOURCE_EXHAUSTED,

@@ -3,6 +3,8 @@
 //! [`Plan`] is what all workers share and what lives on by identity across reloads; [`stacks`] makes
 //! one worker's stacks of it.
 
+mod recording;
+
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use tower::{Layer as _, Service};
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, EventsApi, Mirror, Route},
-    events::{Events, Store, publish::Publisher},
+    events::{Events, Store},
     gateway::{
         StartError,
         control::worker_count,
@@ -300,6 +302,7 @@ impl Build<'_> {
         MemberSettings {
             rate_limit_by_principal: self.rate_limits(route, true),
             buffer: route.buffer.clone(),
+            idempotency: self.idempotency(route),
             publish: self.publisher(route).map(Arc::new),
             action: own_action(&route.action),
             fault: route.fault,
@@ -309,18 +312,6 @@ impl Build<'_> {
             retry: (route.retry.clone(), self.retried(route)),
             adaptive: self.adaptive(route),
         }
-    }
-
-    /// What the route publishes with. Its topics are configured, so they are in the store.
-    fn publisher(&self, route: &Route) -> Option<Publisher> {
-        let (store, worker) = (self.store?, self.worker);
-        Publisher::new(
-            &route.publish,
-            (&store.name(), &route.rule.name),
-            (&*store.targets(), store.ingress()),
-            worker.tasks.clone(),
-            &worker.cells,
-        )
     }
 
     fn adaptive(&self, route: &Route) -> Vec<Option<Arc<Limiter>>> {

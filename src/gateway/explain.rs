@@ -101,6 +101,7 @@ impl Told<'_> {
         }
         self.rate_limits(true, &mut steps);
         self.buffer(&mut steps);
+        self.idempotency(&mut steps);
         self.publish(&mut steps);
         match &self.route.action {
             action::Settings::Respond { status, .. } => {

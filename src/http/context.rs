@@ -6,7 +6,7 @@
 //! cannot touch the next.
 
 mod attempt;
-mod overtime;
+mod recorded;
 
 pub use self::attempt::{Attempt, AttemptHandle};
 
@@ -23,9 +23,12 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use self::overtime::Overtime;
+use self::recorded::Overtime;
 use crate::{
-    http::{ClientIp, Peer, Principal, Target},
+    http::{
+        ClientIp, Peer, Principal, Target,
+        idempotency::{KeyHonoured, Rider},
+    },
     telemetry::{metrics::RouteMetrics, tracing::Trace},
 };
 
@@ -54,6 +57,8 @@ struct Cells {
     deadline: OnceLock<Instant>,
     event_ids: OnceLock<Box<[Box<str>]>>,
     overtime: OnceLock<Overtime>,
+    rider: OnceLock<Rider>,
+    key_honoured: OnceLock<KeyHonoured>,
     received: AtomicU64,
     is_connecting: AtomicBool,
     was_repeated: AtomicBool,
@@ -110,6 +115,8 @@ impl Context {
             deadline: OnceLock::new(),
             event_ids: OnceLock::new(),
             overtime: OnceLock::new(),
+            rider: OnceLock::new(),
+            key_honoured: OnceLock::new(),
             received: AtomicU64::new(0),
             is_connecting: AtomicBool::new(false),
             was_repeated: AtomicBool::new(false),

@@ -8,6 +8,7 @@ pub mod context;
 pub mod fetch;
 pub mod guard;
 pub mod hop_by_hop;
+pub mod idempotency;
 pub mod identity;
 pub mod io;
 pub mod names;

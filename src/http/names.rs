@@ -4,6 +4,8 @@ use http::HeaderName;
 
 /// `Forwarded` (RFC 7239).
 pub use http::header::FORWARDED;
+/// `Idempotent-Replayed`: the answer was given before.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// `Keep-Alive`: hop-by-hop, with the upstream's idle timeout in it.
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// `Proxy-Connection`: never standard, still sent, hop-by-hop.

@@ -79,6 +79,7 @@ fn was_not_sent(kind: &Kind, cx: &Context) -> bool {
         | Kind::BreakerOpen(_)
         | Kind::UpstreamDns
         | Kind::FaultInjected(_)
+        | Kind::Idempotency(_)
         | Kind::Queue(_)
         | Kind::Draining => true,
     }

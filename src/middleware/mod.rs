@@ -12,6 +12,7 @@ pub mod cors;
 pub mod edge;
 pub mod fault;
 pub mod headers;
+pub mod idempotency;
 pub mod ip_filter;
 pub mod mirror;
 pub mod rate_limit;

@@ -9,6 +9,7 @@ use tower::ServiceBuilder;
 
 use crate::{
     events::publish::{Publish, PublishLayer, Publisher},
+    http::idempotency::IdempotencyStore,
     middleware::{
         access_log::{AccessLog, AccessLogLayer},
         action::{self, Action, ActionLayer},
@@ -22,6 +23,7 @@ use crate::{
         edge::{Edge, EdgeLayer},
         fault::{self, Fault, FaultLayer},
         headers::{self, Headers, HeadersLayer},
+        idempotency::{self, Idempotency, IdempotencyLayer},
         ip_filter::{self, IpFilter, IpFilterLayer},
         mirror::{Copier, Mirror, MirrorLayer},
         rate_limit::{self, RateLimit, RateLimitLayer},
@@ -41,7 +43,7 @@ pub type EachRoute<B> =
     IpFilter<Cors<BodyLimit<ConcurrencyLimit<RateLimit<Auth<Members<AfterAuth<ToUpstream<B>>>>>>>>>;
 
 /// What follows once it is known who asks.
-pub type AfterAuth<U> = RateLimit<Buffer<Publish<Action<U>>>>;
+pub type AfterAuth<U> = RateLimit<Buffer<Idempotency<Publish<Action<U>>>>>;
 
 /// The part of a route that only requests for an upstream reach.
 pub type ToUpstream<B> = Fault<Mirror<Copies<B>, Headers<Timeout<Retry<Timeout<Adaptive<B>>>>>>>;
@@ -74,6 +76,8 @@ pub struct MemberSettings {
     pub rate_limit_by_principal: Option<rate_limit::Limits>,
     /// Whether the whole body is needed first.
     pub buffer: buffer::Settings,
+    /// Whether requests with a key are done once, and who remembers keys.
+    pub idempotency: Option<(idempotency::Settings, Arc<str>, Arc<dyn IdempotencyStore>)>,
     /// What its requests publish.
     pub publish: Option<Arc<Publisher>>,
     /// What happens.
@@ -147,6 +151,7 @@ pub fn after_auth<B>(
     ServiceBuilder::new()
         .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
         .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
+        .layer(IdempotencyLayer::new(route.idempotency)) // hashes the body; what was done is not done again
         .layer(PublishLayer::new(route.publish)) // sees who was admitted, and what became of it
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
         .layer(FaultLayer::new(route.fault)) // fails what would have been sent, and nothing else

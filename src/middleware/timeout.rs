@@ -205,7 +205,8 @@ where
 /// repeated at once.
 fn may_run_on(span: Span, exchange: &ours::Context) -> bool {
     let is_sent = !exchange.is_connecting() && !exchange.with_attempts(<[_]>::is_empty);
-    is_sent && (span.is_total || !ours::is_repeatable(exchange.method()))
+    let is_repeated = ours::is_repeatable(exchange.method()) || exchange.key_honoured().is_some();
+    is_sent && (span.is_total || !is_repeated)
 }
 
 #[cfg(test)]

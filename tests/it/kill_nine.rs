@@ -43,9 +43,10 @@ routes: [{ name: a, match: { path: /a }, respond: { body: a } }]
 ";
 
 /// The program, and what it says of itself.
-struct Program {
+pub struct Program {
     _child: Killed,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
+    pub web: SocketAddr,
     opened: Duration,
 }
 
@@ -55,8 +56,8 @@ struct Killed(Child);
 /// An event by publisher and number.
 type Name = (u64, u64);
 
-/// The admin listener, which answers one call on a connection.
-struct Connection(SocketAddr);
+/// A listener, which is asked one thing on a connection.
+pub struct Connection(pub SocketAddr);
 
 /// Where an event is: partition and offset.
 type Place = (u64, u64);
@@ -77,7 +78,7 @@ struct Ledger {
 
 impl Program {
     /// Starts it and waits until it is ready.
-    fn start(folder: &Path, storage: &str) -> Self {
+    pub fn start(folder: &Path, storage: &str) -> Self {
         let since = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .arg("run")
@@ -91,13 +92,15 @@ impl Program {
         let mut lines =
             BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut seen = Vec::new();
-        let admin = loop {
+        let (admin, web) = loop {
             let Some(line) = lines.next() else { panic!("it ended: {seen:#?}") };
-            let address = line.split("admin on ").nth(1).and_then(|rest| {
-                rest.split([',', ' ', '"']).next().and_then(|text| text.parse().ok())
-            });
-            if let Some(address) = address.filter(|_| line.contains("serving")) {
-                break address;
+            let address = |what: &str| -> Option<SocketAddr> {
+                let rest = line.split(what).nth(1)?;
+                rest.split([',', ' ', '"']).next()?.parse().ok()
+            };
+            let both = address("admin on ").zip(address("web on "));
+            if let Some(both) = both.filter(|_| line.contains("serving")) {
+                break both;
             }
             seen.push(line);
         };
@@ -107,7 +110,7 @@ impl Program {
         while Instant::now() < until {
             let answer = Connection(admin).ask("GET", "/readyz", "");
             if answer.is_some_and(|(status, _)| status == 200) {
-                return Self { _child: child, admin, opened: since.elapsed() };
+                return Self { _child: child, admin, web, opened: since.elapsed() };
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -128,10 +131,21 @@ impl Drop for Killed {
 
 impl Connection {
     /// Status and body; none: the program is dead.
-    fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        self.ask_with(method, path, "", body)
+    }
+
+    /// As [`Connection::ask`], with these fields.
+    pub fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &str,
+    ) -> Option<(u16, Value)> {
         let kind = if path.ends_with("/events") { "cloudevents+json" } else { "json" };
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/{kind}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/{kind}\r\n{fields}\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         );

@@ -1,5 +1,5 @@
-//! `queue`, `topics`, `subscriptions`, `events_api`, and what routes do with topics; of that `enqueue`
-//! and `spill` come with later versions, see [`super::later`].
+//! `queue`, `topics`, `subscriptions`, `events_api`, and what routes do with topics. What of it comes with
+//! later versions has its shape already, so that the schema is stable.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@
 pub mod auth;
 pub mod events;
 pub mod health;
-pub mod later;
+pub mod idempotency;
 pub mod retry;
 pub mod route;
 pub mod traffic;

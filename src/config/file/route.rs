@@ -8,7 +8,7 @@ use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{auth, events, later, retry, traffic, word_or};
+use super::{auth, events, idempotency, retry, traffic, word_or};
 use crate::{
     config::{
         value::{ByteSize, Name, Origin, Text, Value, words},
@@ -73,7 +73,7 @@ pub struct Route {
     /// Further attempts after a failure.
     pub retry: Option<Placed<retry::Retry>>,
     /// Requests with a key are done once.
-    pub idempotency: Option<later::Idempotency>,
+    pub idempotency: Option<idempotency::Idempotency>,
     /// Requests under way, over all workers. Default: 1024.
     pub max_in_flight: Option<Written<usize>>,
     /// A share of requests is copied to another upstream.

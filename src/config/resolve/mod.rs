@@ -9,6 +9,7 @@ mod auth;
 mod events_api;
 mod files;
 mod health;
+mod idempotency;
 mod issuers;
 mod limits;
 mod listeners;

@@ -55,9 +55,11 @@ impl Resolver<'_> {
         let params = params(&rule.path);
         let (action, used) = self.action(written, &params, named.upstreams);
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
+        let idempotency = self.idempotency(route);
         let publish = self.publications(route, &params, named.flow);
         let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index))
-            || publish.iter().any(publish::Settings::reads_request);
+            || publish.iter().any(publish::Settings::reads_request)
+            || idempotency.is_some();
         let buffer_bytes = largest_body(&publish, named.flow)
             .map_or(buffer_bytes, |largest| buffer_bytes.min(largest));
         let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
@@ -73,6 +75,7 @@ impl Resolver<'_> {
             auth: self.auth(route.auth.as_ref(), named.credentials, named.upstreams),
             claims,
             buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes) },
+            idempotency,
             publish,
             action,
             mirror: self.mirror(route, named, &used, total),

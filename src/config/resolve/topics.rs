@@ -26,11 +26,13 @@ const MAX_EVENT: u64 = 16 * MIB;
 const SEGMENT: u64 = 64 * MIB;
 
 impl Resolver<'_> {
-    /// Everything about the store; `None` without topics.
+    /// Everything about the store; `None` without topics and `idempotency`.
     pub(super) fn store(&mut self, file: &File) -> Option<Settings> {
         let topics = file.topics.as_ref().filter(|topics| !topics.0.is_empty());
         let queue = file.queue.as_ref();
-        if let (None, Some(queue)) = (topics, queue) {
+        let routes = file.routes.iter().flatten();
+        let has_keys = routes.into_iter().any(|route| route.value.idempotency.is_some());
+        if let (None, Some(queue), false) = (topics, queue, has_keys) {
             let fault = Fault::new("there are no `topics`: no store is opened");
             self.warn(queue.place, fault.help("`topics: { orders: {} }` is one"));
         }
@@ -39,7 +41,7 @@ impl Resolver<'_> {
         settings.topics = self.topics(topics, settings.durability);
         self.check_buffer(queue, topics, &settings);
         settings.subscriptions = self.subscriptions(file, &settings.topics);
-        topics.is_some().then_some(settings)
+        (topics.is_some() || has_keys).then_some(settings)
     }
 
     fn queue(&mut self, written: &events::Queue) -> Settings {

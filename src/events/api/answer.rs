@@ -81,7 +81,14 @@ impl From<Refusal> for Failed {
 async fn done(events: Arc<dyn Events>, call: Call) -> Result<Response<Payload>, Failed> {
     let Call { endpoint, headers, query, body, access } = call;
     let query = query.as_deref();
-    if !matches!(endpoint, Endpoint::Stream(_) | Endpoint::DeadLetters(_) | Endpoint::Purge(_)) {
+    let has_query = matches!(
+        endpoint,
+        Endpoint::Stream(_)
+            | Endpoint::DeadLetters(_)
+            | Endpoint::Purge(_)
+            | Endpoint::UncertainKeys
+    );
+    if !has_query {
         query::none(query)?;
     }
     Ok(match endpoint {
@@ -123,6 +130,16 @@ async fn done(events: Arc<dyn Events>, call: Call) -> Result<Response<Payload>, 
             json_bytes(view::trace(&trace))
         }
         Endpoint::Saga(id) => json_bytes(view::trace(&events.saga(&id).await?)),
+        Endpoint::UncertainKeys => {
+            query::state_uncertain(query)?;
+            let keys = events.uncertain_keys().await?;
+            json_value(&json!({ "keys": keys.iter().map(view::uncertain_key).collect::<Vec<_>>() }))
+        }
+        Endpoint::ResolveKey(id) => {
+            let is_done = body::outcome(&headers, &body)?;
+            events.resolve_key(&id, is_done).await?;
+            json_value(&json!({ "id": id, "outcome": if is_done { "done" } else { "not_done" } }))
+        }
         Endpoint::ConfirmClock => {
             events.confirm_clock().await?;
             json_value(&json!({ "clock": "confirmed" }))

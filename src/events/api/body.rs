@@ -56,6 +56,19 @@ struct SeekBody {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ResolveBody {
+    outcome: Outcome,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Done,
+    NotDone,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct UnblockBody {
     /// `null` is a key too: that of events without one.
     #[serde(default, deserialize_with = "given")]
@@ -178,6 +191,12 @@ pub(super) fn unblock(headers: &HeaderMap, body: &Bytes) -> Result<Unblock, Prob
         Word::Discard => Action::Discard,
     };
     Ok(Unblock { what, action })
+}
+
+/// Whether the request of an uncertain key was done.
+pub(super) fn outcome(headers: &HeaderMap, body: &Bytes) -> Result<bool, Problem> {
+    let ResolveBody { outcome } = parsed(headers, body)?;
+    Ok(matches!(outcome, Outcome::Done))
 }
 
 pub(super) fn redrive(headers: &HeaderMap, body: &Bytes) -> Result<Redrive, Problem> {

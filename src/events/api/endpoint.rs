@@ -58,12 +58,17 @@ pub enum Endpoint {
     Job(JobId),
     /// DELETE `/v1/jobs/{id}`
     Cancel(JobId),
+    /// GET `/v1/idempotency`
+    UncertainKeys,
+    /// POST `/v1/idempotency/{id}/resolve`
+    ResolveKey(String),
     /// POST `/v1/queue/confirm-clock`
     ConfirmClock,
 }
 
 /// What the first segments of a path may be that is about events.
-const ROOTS: [&str; 6] = ["events", "jobs", "queue", "sagas", "subscriptions", "topics"];
+const ROOTS: [&str; 7] =
+    ["events", "idempotency", "jobs", "queue", "sagas", "subscriptions", "topics"];
 
 // === impl Endpoint ===
 
@@ -118,6 +123,7 @@ impl Endpoint {
             ["subscriptions", name, "dead-letters", id] => {
                 Self::DeadLetter(name.to_owned(), id.parse().ok()?)
             }
+            ["idempotency"] => Self::UncertainKeys,
             ["jobs"] => Self::Jobs,
             ["jobs", id] => Self::Job(id.parse().ok()?),
             _ => return None,
@@ -136,6 +142,7 @@ impl Endpoint {
             ["subscriptions", name, "unblock"] => Self::Unblock(name.to_owned()),
             ["subscriptions", name, "dead-letters", "redrive"] => Self::Redrive(name.to_owned()),
             ["subscriptions", name, word] => Self::Settle(name.to_owned(), verb(word)?),
+            ["idempotency", id, "resolve"] => Self::ResolveKey(id.to_owned()),
             ["queue", "confirm-clock"] => Self::ConfirmClock,
             _ => return None,
         })
@@ -171,6 +178,7 @@ impl Endpoint {
                 | Self::Seek(_)
                 | Self::Unblock(_)
                 | Self::Redrive(_)
+                | Self::ResolveKey(_)
         )
     }
 }

@@ -69,6 +69,18 @@ pub(super) fn stream_from(query: Option<&str>) -> Result<Option<u64>, Problem> {
     Ok(from)
 }
 
+/// `state=uncertain`, the one there is.
+pub(super) fn state_uncertain(query: Option<&str>) -> Result<(), Problem> {
+    for (name, value) in pairs(query)? {
+        match (name.as_str(), value.as_str()) {
+            ("state", "uncertain") => {}
+            ("state", _) => return Err(wrong(&name, &value).help("`uncertain`")),
+            _ => return Err(unknown(&name, "state")),
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a query where none is read.
 pub(super) fn none(query: Option<&str>) -> Result<(), Problem> {
     match pairs(query)?.first() {

@@ -12,7 +12,7 @@ use crate::{
     events::facade::{
         DeadLetter, EventState, Found, Hold, JobKind, JobState, JobStatus, Leased, Published,
         StoredEvent, SubscriptionMode, SubscriptionState, SubscriptionStatus, TokenResult,
-        TokenStatus, TopicState, TopicStatus, Trace,
+        TokenStatus, TopicState, TopicStatus, Trace, UncertainKey,
     },
     telemetry::clock,
 };
@@ -330,6 +330,20 @@ pub(super) fn dead_letter_event(letter: &DeadLetter, event: &Event) -> Bytes {
     push_with_event(&dead_letter(letter), event, &mut out);
     out.push(b'\n');
     out.into()
+}
+
+pub(super) fn uncertain_key(key: &UncertainKey) -> Value {
+    let request = &key.request;
+    json!({
+        "id": key.id,
+        "route": request.route,
+        "principal": request.principal,
+        "key": request.key,
+        "method": request.method,
+        "target": request.target,
+        "since": time(request.since),
+        "expires_at": time(request.expires),
+    })
 }
 
 pub(super) fn job(job: &JobStatus) -> Value {

@@ -30,8 +30,9 @@ pub use self::{
 
 use std::{fmt, sync::Arc};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 
+pub use crate::events::ingress::UncertainKey;
 use crate::events::{event::Event, queue::gauges::Gauges};
 
 /// What an operation ends in.
@@ -86,6 +87,17 @@ pub trait Events: fmt::Debug + Send + Sync {
 
     /// Recovers an offline topic. `Conflict` if it is not offline.
     fn reopen<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus>;
+
+    /// Idempotency keys of which nobody knows what became of their request; those first that are forgotten
+    /// first.
+    fn uncertain_keys(&self) -> Answer<'_, Vec<UncertainKey>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    /// Says what became of the request of such a key. `NameUnknown` if it is not uncertain.
+    fn resolve_key<'a>(&'a self, id: &'a str, _is_done: bool) -> Answer<'a, ()> {
+        async move { Err(Refusal::unknown("uncertain key", id)) }.boxed()
+    }
 
     /// Takes the wall clock as right, after a jump that froze what goes by it.
     fn confirm_clock(&self) -> Answer<'_, ()>;

@@ -4,6 +4,9 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{
     handle::Ingress,
+    key::Key,
+    key_record::KeyEnd,
+    keys::Mark,
     record::{self, About, Owed},
     state::{Id, Stage},
     target::Target,
@@ -20,6 +23,7 @@ pub struct Room {
     entry: Entry,
     permit: Permit,
     begin: u64,
+    key: Option<Bound>,
 }
 
 /// An exchange whose intents are on disk. Dropped before its end it is resolved as uncertain.
@@ -30,6 +34,22 @@ pub struct Exchange {
     permit: Permit,
     at: Offset,
     intents: u16,
+    key: Option<Bound>,
+}
+
+/// A key that goes with its exchange: given back if nothing was written, uncertain if nobody says more.
+#[derive(Debug)]
+pub(super) struct Bound(pub(super) Arc<Key>);
+
+/// What has happened.
+#[derive(Clone, Debug)]
+pub struct Answer<'a> {
+    /// Nobody knows, and the events say so ([`record::uncertain`]).
+    pub is_uncertain: bool,
+    /// The events that follow.
+    pub owed: &'a [Owed],
+    /// What becomes of the request's key, if it has one.
+    pub key: Option<KeyEnd>,
 }
 
 /// The place of an exchange in memory; left behind if it is dropped.
@@ -42,8 +62,14 @@ struct Entry {
 // === impl Room ===
 
 impl Room {
-    pub(super) fn new(ingress: Ingress, id: Id, permit: Permit, begin: u64) -> Self {
-        Self { entry: Entry { ingress, id }, permit, begin }
+    pub(super) fn new(
+        ingress: Ingress,
+        id: Id,
+        permit: Permit,
+        begin: u64,
+        key: Option<Bound>,
+    ) -> Self {
+        Self { entry: Entry { ingress, id }, permit, begin, key }
     }
 
     /// Writes what may happen: when this returns it is on disk, and the request may be sent. An error:
@@ -51,9 +77,11 @@ impl Room {
     ///
     /// Dropped before its end: nothing was sent, and nothing is owed.
     pub async fn begin(self, intents: &[Owed], about: About<'_>) -> Result<Exchange, AppendError> {
-        let Self { entry, mut permit, begin } = self;
-        let drafts = (0..).zip(intents).map(|(index, owed)| owed.intent(index, about));
-        let drafts: Vec<Draft> = drafts.collect();
+        let Self { entry, mut permit, begin, key } = self;
+        let claim = key.as_ref().map(|key| key.0.claim(about));
+        let first = u16::from(claim.is_some());
+        let intents = (first..).zip(intents).map(|(index, owed)| owed.intent(index, about));
+        let drafts: Vec<Draft> = claim.into_iter().chain(intents).collect();
         let count = u16::try_from(drafts.len()).unwrap_or(u16::MAX);
         let too_large = Refused::new(Reason::TooLarge);
         let own = permit.split(begin).ok_or(too_large)?;
@@ -61,7 +89,10 @@ impl Room {
         let appended = log.append(own, drafts).await?;
         let at = appended.first().map(|first| first.offset).ok_or(AppendError::Unknown)?;
         entry.set(Stage::Begun { at, intents: count });
-        Ok(Exchange { entry, permit, at, intents: count })
+        if let Some(key) = &key {
+            key.0.recorded(at);
+        }
+        Ok(Exchange { entry, permit, at, intents: count, key })
     }
 }
 
@@ -69,12 +100,16 @@ impl Room {
 
 impl Exchange {
     /// Writes what has happened, and what is owed because of it, in one frame: on disk when this returns.
-    /// `is_uncertain`: nobody knows, and the events say so ([`record::uncertain`]).
     ///
     /// After an error the exchange is to be dropped: it is uncertain.
-    pub async fn answer(&mut self, is_uncertain: bool, owed: &[Owed]) -> Result<(), AppendError> {
+    pub async fn answer(&mut self, answer: Answer<'_>) -> Result<(), AppendError> {
         let (at, intents) = (self.at, self.intents);
-        let drafts = record::answer(at, is_uncertain, owed);
+        let Answer { is_uncertain, owed, key: end } = answer;
+        // Of a key nothing is ever left unsaid.
+        let end = end.unwrap_or(KeyEnd::Uncertain);
+        let key = self.key.as_ref().map(|key| (key, &end));
+        let marked = key.map(|(key, end)| (key.0.hash(), end));
+        let drafts = record::answer(at, is_uncertain, owed, marked);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         let own = self.permit.split(bytes).ok_or(Refused::new(Reason::TooLarge))?;
         let entry = &self.entry;
@@ -90,7 +125,11 @@ impl Exchange {
                 return Err(error);
             }
         };
-        let first = appended.first().map_or(at, |first| first.offset.plus(1));
+        let written = appended.first().map_or(at, |first| first.offset);
+        if let Some((key, end)) = key {
+            key.0.over(end.mark(), written);
+        }
+        let first = written.plus(1);
         entry.set(Stage::Owing { first, count: u16::try_from(owed.len()).unwrap_or(u16::MAX) });
         if is_uncertain {
             entry.ingress.0.uncertain.fetch_add(1, Relaxed);
@@ -98,14 +137,23 @@ impl Exchange {
         Ok(())
     }
 
-    /// Nothing follows from it. Not waited for: lost with the power, it would be found uncertain, which
-    /// is never wrong.
+    /// Whether an idempotency key goes with it.
+    pub fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Nothing follows from it, and its key is free. Not waited for: lost with the power, it would be found
+    /// uncertain, which is never wrong.
     pub fn close(mut self) {
-        let drafts = record::answer(self.at, false, &[]);
+        let hash = self.key.as_ref().map(|key| (key.0.hash(), &KeyEnd::Free));
+        let drafts = record::answer(self.at, false, &[], hash);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         if let Some(own) = self.permit.split(bytes) {
             drop(self.entry.ingress.0.log.append_unwaited(own, drafts));
             self.entry.end();
+            if let Some(key) = &self.key {
+                key.0.over(Mark::Free, self.at);
+            }
         }
     }
 
@@ -144,6 +192,14 @@ impl Entry {
     /// Nothing is owed.
     fn end(&self) {
         self.ingress.0.state.lock().end(self.id);
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // One of the two, or neither: it goes by what was written.
+        self.0.release();
+        self.0.doubt();
     }
 }
 

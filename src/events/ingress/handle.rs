@@ -8,13 +8,19 @@ use std::sync::{
 use parking_lot::Mutex;
 
 use super::{
-    exchange::Room,
+    exchange::{Bound, Room},
+    key::Key,
+    key_record::Claim,
+    keys::{self, KeyState, Keys},
     record::{self, Entry, SMALL},
     state::State,
 };
 use crate::events::queue::{
     Offset,
-    log::{Log, Purpose, ReadError, Reason, Refused, RetireError},
+    codec::HashKey,
+    log::{Log, Purpose, ReadError, Reason, Refused, RetireError, SegmentInfo},
+    pool::Pool,
+    topic::clock_guard::GuardedClock,
 };
 
 /// A block of the log, as it is read.
@@ -28,11 +34,26 @@ pub struct Ingress(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) log: Log,
     pub(super) state: Mutex<State>,
-    max_entries: u64,
+    pub(super) keys: Mutex<Keys>,
+    pub(super) max_entries: u64,
+    pub(super) hash_key: HashKey,
+    pub(super) pool: Pool,
+    clock: GuardedClock,
     /// Below it nothing is owed, as the log says.
     noted: Mutex<Offset>,
     /// Exchanges whose outcome nobody knows, since start.
     pub(super) uncertain: AtomicU64,
+}
+
+/// What the records of requests need of their store.
+#[derive(Debug)]
+pub struct Around {
+    /// Secret of the hashes.
+    pub hash_key: HashKey,
+    /// Reads what is asked for.
+    pub pool: Pool,
+    /// What keys age by.
+    pub clock: GuardedClock,
 }
 
 /// Why the records cannot be read.
@@ -45,6 +66,8 @@ pub struct IngressError(#[from] ReadError);
 pub struct Status {
     /// Exchanges that are not settled.
     pub entries: u64,
+    /// Idempotency keys that are remembered.
+    pub keys: u64,
     /// Bytes on disk.
     pub bytes: u64,
     /// Exchanges whose outcome nobody knew, since start.
@@ -57,9 +80,12 @@ impl Ingress {
     /// Reads what `log` has. Blocks. What others have left is for [`Ingress::resolve`].
     ///
     /// A log that is offline is taken as far as it can be read: it takes no request anyway.
-    pub fn open(log: Log, max_entries: u64) -> Result<Self, IngressError> {
-        let mut state = State::default();
-        let read = each(&log, log.start(), |offset, entry| state.replay(offset, entry));
+    pub fn open(log: Log, max_entries: u64, around: Around) -> Result<Self, IngressError> {
+        let (mut state, mut keys) = (State::default(), Keys::default());
+        let read = each(&log, log.start(), |offset, entry| {
+            state.replay(offset, entry);
+            replay_key(&mut keys, offset, entry);
+        });
         state.replayed_all();
         match read {
             Err(error) if !log.is_offline() => return Err(error.into()),
@@ -67,23 +93,38 @@ impl Ingress {
             Ok(()) => {}
         }
         let noted = Mutex::new(log.start());
-        let (state, uncertain) = (Mutex::new(state), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { log, state, max_entries, noted, uncertain })))
+        let Around { hash_key, pool, clock } = around;
+        let inner = Inner {
+            log,
+            state: Mutex::new(state),
+            keys: Mutex::new(keys),
+            max_entries,
+            hash_key,
+            pool,
+            clock,
+            noted,
+            uncertain: AtomicU64::new(0),
+        };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Room for all that may be written of an exchange, at once or not at all: `begin` bytes before the
-    /// request is sent, and `answer` bytes afterwards ([`record::Owed::bytes`] of each event).
-    pub fn reserve(&self, begin: u64, answer: u64) -> Result<Room, Refused> {
+    /// request is sent, and `answer` bytes afterwards ([`record::Owed::bytes`] of each event, and what
+    /// [`Key`] says of itself).
+    pub fn reserve(&self, begin: u64, answer: u64, key: Option<Arc<Key>>) -> Result<Room, Refused> {
+        let key = key.map(Bound);
         let inner = &self.0;
         // First the room: a refusal is counted by the log.
         let permit = inner.log.permit(begin.saturating_add(answer).saturating_add(4 * SMALL))?;
         let mut state = inner.state.lock();
-        if state.len() as u64 >= inner.max_entries {
+        // Whoever comes with a key has a place by that.
+        let taken = state.len() + inner.keys.lock().len();
+        if taken as u64 >= inner.max_entries && key.is_none() {
             return Err(Refused::new(Reason::Full));
         }
         // Whoever reads the mark after this sees it: see [`State::low`].
         let id = state.begin(inner.log.durable());
-        Ok(Room::new(self.clone(), id, permit, begin))
+        Ok(Room::new(self.clone(), id, permit, begin, key))
     }
 
     /// Notes how far nothing is owed any more, and lets go of what lies below. To be called about once a
@@ -93,6 +134,8 @@ impl Ingress {
         if inner.log.is_offline() {
             return Ok(());
         }
+        let (_, now) = self.clock();
+        inner.keys.lock().sweep(now);
         let low = {
             // Durable is read under the lock: what begins later begins above it.
             let state = inner.state.lock();
@@ -106,7 +149,31 @@ impl Ingress {
             drop(inner.log.append_unwaited(permit, vec![record::settled(low)]));
             *noted = low;
         }
-        inner.log.retire(*noted).map(drop)
+        let below = self.forgotten(*noted);
+        drop(noted);
+        inner.log.retire(below).map(drop)
+    }
+
+    /// Below it nothing is owed, as `noted` says, and no record of a key is needed.
+    fn forgotten(&self, noted: Offset) -> Offset {
+        let (longest, (_, now)) = (self.0.keys.lock().longest(), self.clock());
+        if longest == 0 {
+            return noted;
+        }
+        let is_old = |segment: &&SegmentInfo| {
+            let written = segment.newest_wall;
+            segment.is_sealed && written > 0 && written.saturating_add(longest) <= now
+        };
+        let segments = self.0.log.segments();
+        let old = segments.iter().take_while(is_old).last();
+        old.map_or(Offset::ZERO, |segment| segment.end.min(noted))
+    }
+
+    /// Milliseconds since 1970; and again, but 0 while the clock is not to be trusted: nothing is over
+    /// then.
+    pub(super) fn clock(&self) -> (u64, u64) {
+        let judged = self.0.clock.judge();
+        (judged.wall, if judged.is_frozen { 0 } else { judged.wall })
     }
 
     /// Whether it takes nothing before it is reopened.
@@ -123,9 +190,27 @@ impl Ingress {
     pub fn status(&self) -> Status {
         Status {
             entries: self.0.state.lock().len() as u64,
+            keys: self.0.keys.lock().len() as u64,
             bytes: self.0.log.gauges().bytes.get(),
             uncertain: self.0.uncertain.load(Relaxed),
         }
+    }
+}
+
+fn replay_key(keys: &mut Keys, offset: Offset, entry: Entry) {
+    match entry {
+        Entry::Claim { claim: Claim { hash, fingerprint, expires }, wall } => {
+            let state = KeyState::Running;
+            let entry = keys::Entry { fingerprint, expires, claim: offset, state };
+            keys.replay(hash, entry, wall);
+        }
+        Entry::Answer { key: Some((hash, mark)), .. } | Entry::Resolved { hash, mark } => {
+            keys.mark(hash, mark, offset);
+        }
+        Entry::Answer { key: None, .. }
+        | Entry::Intent { .. }
+        | Entry::Owed { .. }
+        | Entry::Settled { .. } => {}
     }
 }
 

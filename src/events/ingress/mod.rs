@@ -21,19 +21,27 @@
 //! and appends what is not there. How far nothing is owed any more is noted about once a second, and what
 //! lies below is unlinked.
 //!
-//! The log is always durable. Memory: one small entry for each exchange that is not settled, at most
-//! `max_entries`; when there are more, requests are refused before they are sent.
+//! An idempotency key ([`Key`]) goes with its exchange: its claim is in the first frame, what becomes of it
+//! in the second. It is free again when nothing was sent, remembered with its answer, or uncertain.
+//!
+//! The log is always durable. Memory: one entry for each key that is remembered, and one for each exchange
+//! that is not settled, at most `max_entries` together; when there are more, requests are refused before they are sent.
 
 mod exchange;
 mod handle;
+mod key;
+mod key_record;
+mod keys;
 mod record;
 mod resolve;
 mod state;
 mod target;
 
 pub use self::{
-    exchange::{Exchange, Room},
-    handle::{Ingress, IngressError, Status},
+    exchange::{Answer, Exchange, Room},
+    handle::{Around, Ingress, IngressError, Status},
+    key::{Key, MAX_STORED_BYTES, NotUncertain, UncertainKey},
+    key_record::{Claimed, KeyEnd},
     record::{About, Owed, uncertain, uncertain_kind},
     target::{Target, Topics},
 };

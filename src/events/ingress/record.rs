@@ -7,6 +7,10 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::{
+    key_record::{self, Claim, KeyEnd},
+    keys::{KeyHash, Mark},
+};
 use crate::events::{
     event::{Event, derived_id},
     queue::{
@@ -64,8 +68,12 @@ pub struct About<'a> {
 pub(super) enum Entry {
     /// An exchange begins; this is its intent of this number.
     Intent { index: u16 },
-    /// The exchange that began there is over.
-    Answer { exchange: Offset, is_uncertain: bool },
+    /// An exchange begins with a key.
+    Claim { claim: Claim, wall: u64 },
+    /// The exchange that began there is over, and so much is known of its key.
+    Answer { exchange: Offset, key: Option<(KeyHash, Mark)> },
+    /// An operator says what became of a key.
+    Resolved { hash: KeyHash, mark: Mark },
     /// The exchange that began there owes this event.
     Owed { exchange: Offset },
     /// Nothing below is owed.
@@ -101,13 +109,7 @@ impl Owed {
 
     /// This may happen: to be written before the request is sent.
     pub(super) fn intent(&self, index: u16, about: About<'_>) -> Draft {
-        let digest = about.digest.unwrap_or_default();
-        let fields = self.place().field(INDEX, &index.to_le_bytes());
-        let fields = fields
-            .field(METHOD, about.method.as_bytes())
-            .field(TARGET, about.target.as_bytes())
-            .field(DIGEST, if about.digest.is_some() { &digest } else { &[] });
-        self.draft(Kind::Intent, fields)
+        self.draft(Kind::Intent, put_about(self.place(), index, about))
     }
 
     /// This has happened: to be written with the answer.
@@ -131,11 +133,36 @@ impl Owed {
     }
 }
 
-/// The frame that ends an exchange.
-pub(super) fn answer(exchange: Offset, is_uncertain: bool, owed: &[Owed]) -> Vec<Draft> {
+/// Which request, and its place in its frame.
+pub(super) fn put_about(fields: FieldsBuilder, index: u16, about: About<'_>) -> FieldsBuilder {
+    let digest = about.digest.as_ref().map_or(&[][..], |digest| digest);
+    fields
+        .field(INDEX, &index.to_le_bytes())
+        .field(METHOD, about.method.as_bytes())
+        .field(TARGET, about.target.as_bytes())
+        .field(DIGEST, digest)
+}
+
+/// Method and target of the request that an intent is about.
+pub(super) fn request<'a>(record: &Record<'a>) -> (&'a str, &'a str) {
+    let text = |tag| record.text(tag).unwrap_or_default();
+    (text(METHOD), text(TARGET))
+}
+
+/// The frame that ends an exchange; `key`: and what becomes of its key.
+pub(super) fn answer(
+    exchange: Offset,
+    is_uncertain: bool,
+    owed: &[Owed],
+    key: Option<(KeyHash, &KeyEnd)>,
+) -> Vec<Draft> {
     let fields = Fields::builder().cause(exchange.0);
     let fields = if is_uncertain { fields.field(UNCERTAIN, &[1]) } else { fields };
-    let answer = Draft::new(Kind::Answer, fields.build(), Bytes::new());
+    let (fields, body) = match key {
+        Some((hash, end)) => end.put(fields, hash),
+        None => (fields, Bytes::new()),
+    };
+    let answer = Draft::new(Kind::Answer, fields.build(), body);
     std::iter::once(answer).chain(owed.iter().map(|owed| owed.owed(exchange))).collect()
 }
 
@@ -149,15 +176,20 @@ pub(super) fn settled(below: Offset) -> Draft {
 pub(super) fn entry(record: &Record<'_>) -> Option<Entry> {
     match record.kind() {
         Kind::Intent => {
+            if let Some(claim) = key_record::read_claim(record) {
+                return Some(Entry::Claim { claim, wall: record.published() });
+            }
             let index = record.field(INDEX)?.try_into().ok().map(u16::from_le_bytes)?;
             Some(Entry::Intent { index })
         }
-        Kind::Answer => Some(Entry::Answer {
-            exchange: record.cause()?,
-            is_uncertain: record.field(UNCERTAIN).is_some(),
-        }),
+        Kind::Answer => {
+            Some(Entry::Answer { exchange: record.cause()?, key: key_record::mark(record) })
+        }
         Kind::Event => Some(Entry::Owed { exchange: record.cause()? }),
-        Kind::Control => Some(Entry::Settled { below: offset(record, SETTLED)? }),
+        Kind::Control => match key_record::mark(record) {
+            Some((hash, mark)) => Some(Entry::Resolved { hash, mark }),
+            None => Some(Entry::Settled { below: offset(record, SETTLED)? }),
+        },
         Kind::Request | Kind::Outcome => None,
     }
 }
@@ -238,11 +270,11 @@ mod tests {
             assert_eq!(record.text(METHOD), Some("POST"));
             assert_eq!(record.field(DIGEST), Some(&[7; 32][..]));
         });
-        let answer = answer(Offset(11), true, &[owed()]);
+        let answer = answer(Offset(11), true, &[owed()], None);
         assert!(answer[0].encoded_bytes() as u64 <= SMALL);
         read(&answer[..1], |record| {
             let exchange = Offset(11);
-            assert_eq!(entry(record), Some(Entry::Answer { exchange, is_uncertain: true }));
+            assert_eq!(entry(record), Some(Entry::Answer { exchange, key: None }));
         });
         read(&answer[1..], |record| {
             assert_eq!(entry(record), Some(Entry::Owed { exchange: Offset(11) }));

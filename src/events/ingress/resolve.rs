@@ -8,6 +8,8 @@ use std::{
 
 use super::{
     handle::{Ingress, each},
+    key_record::{self, KeyEnd},
+    keys::{KeyHash, Mark},
     record::{self, Entry, Found, Owed},
     state::{Id, Stage},
     target::{Target, Topics},
@@ -116,14 +118,18 @@ impl Ingress {
 
     /// Where the events of the exchange that began at `at` are, none included, if its answer was written.
     fn find_answer(&self, at: Offset) -> Result<Option<(Offset, u16)>, ReadError> {
-        let mut found = None;
+        let (mut found, mut marked) = (None, None);
         each(&self.0.log, at, |offset, entry| match (entry, &mut found) {
-            (Entry::Answer { exchange, .. }, _) if exchange == at => {
+            (Entry::Answer { exchange, key }, _) if exchange == at => {
                 found = Some((offset.plus(1), 0));
+                marked = key.map(|(hash, mark)| (hash, mark, offset));
             }
             (Entry::Owed { exchange }, Some((_, count))) if exchange == at => *count += 1,
             _ => {}
         })?;
+        if let Some((hash, mark, offset)) = marked {
+            self.0.keys.lock().mark(hash, mark, offset);
+        }
         Ok(found)
     }
 
@@ -136,16 +142,29 @@ impl Ingress {
             event: record::uncertain(it.event),
         });
         let owed: Vec<_> = uncertain.collect();
-        let drafts = record::answer(at, true, &owed);
+        let hash = self.claimed_at(at)?;
+        let key = hash.map(|hash| (hash, &KeyEnd::Uncertain));
+        let drafts = record::answer(at, true, &owed, key);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         let log = &self.0.log;
         let permit = log.permit_for(Purpose::Accepted, bytes).map_err(AppendError::from)?;
         let appended = log.append(permit, drafts).wait()?;
         self.0.uncertain.fetch_add(1, Relaxed);
-        let first = appended.first().map_or(at, |first| first.offset.plus(1));
+        let written = appended.first().map_or(at, |first| first.offset);
+        if let Some(hash) = hash {
+            self.0.keys.lock().mark(hash, Mark::Uncertain, written);
+        }
+        let first = written.plus(1);
         let count = u16::try_from(owed.len()).unwrap_or(u16::MAX);
         self.0.state.lock().set(id, Stage::Owing { first, count });
         Ok((first, count))
+    }
+
+    /// The key of the exchange that began at `at`, if it has one.
+    fn claimed_at(&self, at: Offset) -> Result<Option<KeyHash>, ReadError> {
+        let record = self.0.log.reader().get(at)?;
+        let claim = record.and_then(|it| key_record::read_claim(&it.record()?));
+        Ok(claim.map(|claim| claim.hash))
     }
 
     fn gather(

@@ -102,7 +102,8 @@ impl State {
     /// One more record of a log that is read from its beginning.
     pub(super) fn replay(&mut self, offset: Offset, entry: Entry) {
         match entry {
-            Entry::Intent { index } => {
+            Entry::Intent { .. } | Entry::Claim { .. } => {
+                let index = if let Entry::Intent { index } = entry { index } else { 0 };
                 let at = Offset(offset.0.saturating_sub(index.into()));
                 let stage = Stage::Begun { at, intents: index + 1 };
                 match self.begun.get(&at) {
@@ -125,6 +126,7 @@ impl State {
                 }
                 None => drop(self.replayed(exchange, Stage::Owing { first: offset, count: 1 })),
             },
+            Entry::Resolved { .. } => {}
             Entry::Settled { below } => {
                 self.exchanges.retain(|_, exchange| exchange.stage.at() >= below);
                 let exchanges = &self.exchanges;
@@ -226,7 +228,7 @@ mod tests {
                     }
                     Step::Answer(which, count) if !under_way.is_empty() => {
                         let (id, exchange) = under_way.swap_remove(which % under_way.len());
-                        entries.push(Entry::Answer { exchange, is_uncertain: false });
+                        entries.push(Entry::Answer { exchange, key: None });
                         entries.extend((0..count).map(|_| Entry::Owed { exchange }));
                         let first = end.plus(1);
                         match count {

@@ -10,16 +10,18 @@ use crate::events::{
     event::Event,
     queue::{
         LogId, Offset, StoreId,
-        codec::Draft,
+        codec::{Draft, HashKey},
         log::{
             AppendError, Commit, DiskSettings, DiskWatch, Log, Permit, Place, Plain, Purpose,
             Reason, Refused, Settings, Writer,
         },
+        pool::Pool,
         storage::{
             Storage,
             model::{Crash, Fault, Model, Op, Survivors},
         },
         time::{ManualClock, Now},
+        topic::clock_guard::GuardedClock,
     },
 };
 
@@ -99,7 +101,14 @@ impl World {
         };
         let topic = Simple(open("topic", TOPIC)?);
         let log = open("ingress", LogId(Uuid::from_u128(3)))?;
-        Some(Self { ingress: Ingress::open(log, max_entries).ok()?, topic, _writer: writer })
+        let clock = ManualClock::at(Now { wall: 1_000, mono: 1_000 });
+        let around = Around {
+            hash_key: HashKey([7; 16]),
+            pool: Pool::new(1).unwrap(),
+            clock: GuardedClock::new(Arc::new(clock), None),
+        };
+        let ingress = Ingress::open(log, max_entries, around).ok()?;
+        Some(Self { ingress, topic, _writer: writer })
     }
 
     fn owed(&self, id: Uuid) -> Owed {
@@ -115,7 +124,7 @@ impl World {
 
     fn reserve(&self, owed: &Owed) -> Result<Room, Refused> {
         let bytes = owed.bytes(Some(ABOUT));
-        self.ingress.reserve(bytes, 2 * bytes)
+        self.ingress.reserve(bytes, 2 * bytes, None)
     }
 
     /// What there is in the topic, by type, for an event of this ID.
@@ -152,7 +161,7 @@ async fn run(world: &World, id: Uuid, ending: Ending) -> (bool, bool) {
         Ending::Event => owed,
         Ending::Uncertain => Owed { event: uncertain(owed.event), ..owed },
     };
-    let answered = exchange.answer(ending == Ending::Uncertain, std::slice::from_ref(&owed)).await;
+    let answered = exchange.answer(says(ending == Ending::Uncertain, &owed)).await;
     if answered.is_err() {
         return (true, false);
     }
@@ -160,6 +169,10 @@ async fn run(world: &World, id: Uuid, ending: Ending) -> (bool, bool) {
     exchange.settle(vec![(target, permit, owed)]).await;
     world.ingress.tidy().ok();
     (true, true)
+}
+
+fn says(is_uncertain: bool, owed: &Owed) -> Answer<'_> {
+    Answer { is_uncertain, owed: std::slice::from_ref(owed), key: None }
 }
 
 fn fail_the_next_sync(model: &Model) {
@@ -257,7 +270,7 @@ fn what_a_topic_does_not_take_waits_for_it_and_is_appended_once() {
     let room = world.reserve(&owed).unwrap();
     let permit = world.topic.permit(Purpose::Publish, 8 * KIB).unwrap();
     let mut exchange = block_on(room.begin(std::slice::from_ref(&owed), ABOUT)).unwrap();
-    block_on(exchange.answer(false, std::slice::from_ref(&owed))).unwrap();
+    block_on(exchange.answer(says(false, &owed))).unwrap();
     fail_the_next_sync(&model);
     let target: Arc<dyn Target> = Arc::new(world.topic.clone());
     block_on(exchange.settle(vec![(target, permit, owed)]));
@@ -278,7 +291,7 @@ fn an_answer_that_may_be_written_is_looked_for_before_anything_is_called_uncerta
     let room = world.reserve(&owed).unwrap();
     let mut exchange = block_on(room.begin(std::slice::from_ref(&owed), ABOUT)).unwrap();
     fail_the_next_sync(&model);
-    let answered = block_on(exchange.answer(false, std::slice::from_ref(&owed)));
+    let answered = block_on(exchange.answer(says(false, &owed)));
     assert_eq!(answered, Err(AppendError::Unknown));
     drop(exchange);
     world.ingress.resolve(&world.topic).unwrap();

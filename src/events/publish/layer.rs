@@ -1,6 +1,7 @@
 //! Publishes events of requests, before or after they are sent.
 //!
-//! Touches the requests of routes with `publish`. Refuses, before anything is sent: 503 `queue-full`,
+//! Touches the requests of routes with `publish`, and those with a key of routes with `idempotency`, whose
+//! key is in the context: what becomes of it is written down with all else. Refuses, before anything is sent: 503 `queue-full`,
 //! `queue-disk`, `queue-unavailable` where there is no room for the events, 413 `event-too-large`, 400
 //! `event-key-missing`. Answers 503 `queue-unavailable` in place of the upstream's answer where that
 //! could not be written down and `on_error` is `fail`: the upstream has acted, and the event ends as
@@ -21,6 +22,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -29,9 +31,14 @@ use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 use tower::{Layer, Service};
 
-use super::{making::Content, plan::Plan, run::run, settings::Settings};
+use super::{
+    making::Content,
+    plan::{Plan, key_of},
+    run::run,
+    settings::Settings,
+};
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, QueueFault},
     events::ingress::{Ingress, Target, Topics},
     http::{Next, Request, Response},
     telemetry::{
@@ -41,12 +48,18 @@ use crate::{
     },
 };
 
+/// Somebody has to see to it first.
+const UNAVAILABLE: Duration = Duration::from_secs(30);
+
 /// What a route publishes with: one for each worker and route.
-pub struct Publisher {
-    pub(super) publications: Vec<Arc<Publication>>,
-    pub(super) source: String,
-    pub(super) ingress: Ingress,
-    pub(super) tasks: Spawner,
+pub struct Publisher(Option<Parts>);
+
+/// `None`: what the route needs is not there, and all of its requests are refused.
+struct Parts {
+    publications: Vec<Arc<Publication>>,
+    source: String,
+    ingress: Ingress,
+    tasks: Spawner,
 }
 
 /// One event that a route publishes, and where to.
@@ -90,14 +103,20 @@ pin_project! {
 // === impl Publisher ===
 
 impl Publisher {
-    /// Publishes these, as the route of this name. `None`: there is no such topic, or nothing to publish.
+    /// Of a route whose store is not there: nothing it asks for can be kept, so nothing is sent.
+    pub fn unavailable() -> Self {
+        Self(None)
+    }
+
+    /// Publishes these, as the route of this name, and records what becomes of idempotency keys. Without
+    /// one of the topics it is [`Publisher::unavailable`].
     pub fn new(
         settings: &[Settings],
         (instance, route): (&str, &str),
         (topics, ingress): (&dyn Topics, &Ingress),
         tasks: Spawner,
         cells: &Cells,
-    ) -> Option<Self> {
+    ) -> Self {
         let publication = |settings: &Settings| {
             Some(Arc::new(Publication {
                 target: topics.named(&settings.topic)?,
@@ -106,16 +125,20 @@ impl Publisher {
                 settings: settings.clone(),
             }))
         };
-        let publications: Option<Vec<_>> = settings.iter().map(publication).collect();
+        let publications = settings.iter().map(publication).collect::<Option<Vec<_>>>();
+        let Some(publications) = publications else {
+            tracing::error!(%route, "a topic of this route is not there: its requests are refused");
+            return Self::unavailable();
+        };
         let source = format!("/sluice/{instance}/{route}");
-        let publications = publications.filter(|publications| !publications.is_empty())?;
-        Some(Self { publications, source, ingress: ingress.clone(), tasks })
+        Self(Some(Parts { publications, source, ingress: ingress.clone(), tasks }))
     }
 }
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").field("source", &self.source).finish_non_exhaustive()
+        let source = self.0.as_ref().map(|parts| &parts.source);
+        f.debug_struct("Publisher").field("source", &source).finish_non_exhaustive()
     }
 }
 
@@ -167,10 +190,19 @@ impl<S: Next> Service<Request> for Publish<S> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Some(publisher) = &self.publisher else {
+        let has_work = |it: &&Arc<Publisher>| {
+            let has_events = it.0.as_ref().is_none_or(|parts| !parts.publications.is_empty());
+            has_events || request.cx.rider().is_some()
+        };
+        let Some(publisher) = self.publisher.as_ref().filter(has_work) else {
             return ResponseFuture { state: State::Passed { inner: self.inner.call(request) } };
         };
-        let Publisher { publications, source, ingress, tasks } = &**publisher;
+        let Some(Parts { publications, source, ingress, tasks }) = &publisher.0 else {
+            let fault = QueueFault::Unavailable(UNAVAILABLE);
+            return ResponseFuture {
+                state: State::Refused { error: Some(Kind::Queue(fault).into()) },
+            };
+        };
         let state = match Plan::new(publications, source, ingress, &request, clock::now()) {
             Ok(plan) => {
                 let (client, answer) = oneshot::channel();
@@ -178,7 +210,12 @@ impl<S: Next> Service<Request> for Publish<S> {
                 drop(tasks.spawn("publish", run(plan, self.inner.clone(), request, client)));
                 State::Running { answer }
             }
-            Err(error) => State::Refused { error: Some(error) },
+            Err(error) => {
+                if let Some(key) = key_of(&request.cx) {
+                    key.release();
+                }
+                State::Refused { error: Some(error) }
+            }
         };
         ResponseFuture { state }
     }

@@ -11,6 +11,7 @@
 //! all of these are pure or nearly so. `plan` is an exchange with room for all of it, `run` carries it
 //! out, [`layer`] is the step of the stack.
 
+mod keyed;
 pub mod layer;
 mod making;
 mod peek;

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind, QueueFault},
     events::{
         event::{Event, new_id},
-        ingress::{About, Ingress, Owed, Room, uncertain_kind},
+        ingress::{About, Ingress, Key, Owed, Room, uncertain_kind},
         queue::log::{Permit, Purpose, Reason, Refused},
     },
     http::{Context, Request, selector::Input},
@@ -34,6 +34,8 @@ pub(super) struct Plan {
     pub(super) items: Vec<Item>,
     /// For intents, if any has one.
     pub(super) room: Option<Room>,
+    /// The request's idempotency key.
+    pub(super) key: Option<Arc<Key>>,
     pub(super) request: Kept,
 }
 
@@ -68,15 +70,20 @@ impl Plan {
         now: SystemTime,
     ) -> Result<Self, Error> {
         let (parts, cx) = (&*request.parts, &request.cx);
+        let key = key_of(cx);
         let whole = request.body.is_in_memory();
         let body = request.body.as_full().cloned().unwrap_or_default();
         let needs_json = publications.iter().any(|it| it.settings.selects_json());
         let json = if needs_json { making::parse(&body) } else { None };
         let origin = Origin { source, now };
         let mut items = Vec::with_capacity(publications.len());
-        for publication in publications {
+        for (index, publication) in publications.iter().enumerate() {
+            let id = match &key {
+                Some(key) => key.event_id(index),
+                None => new_id(making::millis(now)),
+            };
             let input = Input { body: json.as_ref(), ..Input::new(parts, cx) };
-            items.push(Item::new(publication, origin, (parts, cx), &body, &input)?);
+            items.push(Item::new(publication, origin, id, (parts, cx), (&body, &input))?);
         }
         let is_late = publications.iter().any(|it| !it.settings.has_early_keys());
         let late = is_late.then(|| Box::new((parts.headers.clone(), json)));
@@ -86,19 +93,26 @@ impl Plan {
         );
         let digest = whole.then(|| sha256(&body));
         let kept = Kept { cx: cx.clone(), target, digest, late };
-        let room = Self::room(&items, ingress, kept.about())?;
-        Ok(Self { items, room, request: kept })
+        let room = Self::room(&items, ingress, &kept, key.clone())?;
+        Ok(Self { items, room, key, request: kept })
     }
 
-    fn room(items: &[Item], ingress: &Ingress, about: About<'_>) -> Result<Option<Room>, Error> {
-        let (mut begin, mut answer) = (0, 0);
+    fn room(
+        items: &[Item],
+        ingress: &Ingress,
+        kept: &Kept,
+        key: Option<Arc<Key>>,
+    ) -> Result<Option<Room>, Error> {
+        let about = kept.about();
+        let own = key.as_ref().map(|key| (key.begin_bytes(about), Key::ANSWER_BYTES));
+        let (mut begin, mut answer) = own.unwrap_or_default();
         for item in items.iter().filter(|item| item.has_intent()) {
             begin += item.owed.bytes(Some(about));
             answer += item.permit.bytes() + GROWTH;
         }
         match begin {
             0 => Ok(None),
-            _ => ingress.reserve(begin, answer).map(Some).map_err(refused),
+            _ => ingress.reserve(begin, answer, key).map(Some).map_err(refused),
         }
     }
 }
@@ -109,12 +123,11 @@ impl Item {
     fn new(
         publication: &Arc<Publication>,
         origin: Origin<'_>,
+        id: String,
         of: (&request::Parts, &Context),
-        body: &Bytes,
-        input: &Input<'_>,
+        (body, input): (&Bytes, &Input<'_>),
     ) -> Result<Self, Error> {
         let Publication { settings, target, .. } = &**publication;
-        let id = new_id(making::millis(origin.now));
         let mut event = making::of_request(settings, origin, id, of);
         if settings.has_early_keys() {
             making::set_keys(&mut event, settings, input, usize::MAX);
@@ -158,6 +171,11 @@ impl Kept {
     pub(super) fn about(&self) -> About<'_> {
         About { method: self.cx.method().as_str(), target: &self.target, digest: self.digest }
     }
+}
+
+/// The idempotency key that a request has for itself.
+pub(super) fn key_of(cx: &Context) -> Option<Arc<Key>> {
+    cx.rider().and_then(|rider| rider.clone().downcast().ok())
 }
 
 fn sha256(bytes: &Bytes) -> [u8; 32] {

@@ -2,12 +2,14 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use tokio::sync::oneshot;
 
 use super::{
-    making::{self, Answer, LATE_KEY_BYTES},
+    keyed,
+    making::{self, LATE_KEY_BYTES},
     peek::peek,
     plan::{Item, Kept, Plan, refused},
     settings::{Ack, Mode, OnError, When},
@@ -15,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Kind, QueueFault},
     events::{
-        ingress::{Exchange, Owed, Target, uncertain},
+        ingress::{Answer, Exchange, Key, KeyEnd, MAX_STORED_BYTES, Owed, Target, uncertain},
         queue::{
             log::{AppendError, Commit, Permit, Refused},
             mutation::{self, Mutation},
@@ -44,6 +46,15 @@ struct Following {
     item: Item,
 }
 
+/// What came of the request, and what follows from it.
+struct Finished {
+    result: Result<Response, Error>,
+    outcome: Outcome,
+    following: Vec<Following>,
+    /// Of the answer, if it was read and is not too long.
+    body: Option<Bytes>,
+}
+
 /// Carries `plan` out. What the client gets goes to `client`.
 pub(super) async fn run<S: Next>(
     plan: Plan,
@@ -52,12 +63,16 @@ pub(super) async fn run<S: Next>(
     client: oneshot::Sender<Result<Response, Error>>,
 ) {
     let mut client = Client(Some(client));
-    let Plan { items, room, request: kept } = plan;
+    let Plan { items, room, key, request: kept } = plan;
     let (before, after): (Vec<_>, Vec<_>) =
         items.into_iter().partition(|item| item.settings().mode == Mode::Before);
     let mut ids = match append_first(before).await {
         Ok(ids) => ids,
-        Err(error) => return client.answer(Err(error)),
+        // With its key, which nobody has used.
+        Err(error) => {
+            drop(room);
+            return client.answer(Err(error));
+        }
     };
     let exchange = async {
         let Some(room) = room else { return Ok(None) };
@@ -67,17 +82,20 @@ pub(super) async fn run<S: Next>(
     };
     let is_mutant = mutation::is(Mutation::IntentAfterForwarding);
     let (result, begun) = if is_mutant {
-        let result = forward(inner, request, &kept, &mut client).await;
+        let result = forward(inner, request, (&kept, key.as_deref()), &mut client).await;
         (result, exchange.await)
     } else {
         match exchange.await {
             Err(error) => return client.answer(Err(failed(&error))),
-            begun => (forward(inner, request, &kept, &mut client).await, begun),
+            begun => {
+                let of = (&kept, key.as_deref());
+                (forward(inner, request, of, &mut client).await, begun)
+            }
         }
     };
     let exchange = begun.unwrap_or_default();
-    let (result, following) = follow(result, after, &kept).await;
-    end(result, following, exchange, &kept, &mut ids, client).await;
+    let finished = follow(result, after, &kept, key.is_some()).await;
+    end(finished, exchange, &kept, &mut ids, client).await;
 }
 
 /// Events that come before the request is sent. An error: it is not.
@@ -119,7 +137,7 @@ fn append(item: Item) -> Result<Commit, Refused> {
 async fn forward<S: Next>(
     mut inner: S,
     request: Request,
-    kept: &Kept,
+    (kept, key): (&Kept, Option<&Key>),
     client: &mut Client,
 ) -> Result<Response, Error> {
     let overtime = kept.cx.allow_overtime();
@@ -129,6 +147,9 @@ async fn forward<S: Next>(
         caught = &mut attempts => caught,
         // The sender is in the context, which outlives this: it ends by being told something.
         Ok(error) = &mut overtime => {
+            if let Some(key) = key {
+                key.doubt();
+            }
             client.answer(Err(error));
             attempts.await
         }
@@ -142,7 +163,8 @@ async fn follow(
     result: Result<Response, Error>,
     items: Vec<Item>,
     kept: &Kept,
-) -> (Result<Response, Error>, Vec<Following>) {
+    is_keyed: bool,
+) -> Finished {
     let outcome = Outcome::of(&result, &kept.cx);
     let status = result.as_ref().ok().map(Response::status);
     let mut following: Vec<_> = items
@@ -151,7 +173,9 @@ async fn follow(
         .collect();
     let limits = following.iter().filter(|it| it.verdict == Verdict::Event);
     let limits = limits.filter(|it| it.item.settings().reads_response());
-    let limit = limits.map(|it| it.item.publication.target.max_event_bytes()).max();
+    let limits = limits.map(|it| it.item.publication.target.max_event_bytes());
+    let is_kept = is_keyed && matches!(outcome, Outcome::Answered(_));
+    let limit = limits.chain(is_kept.then_some(MAX_STORED_BYTES)).max();
     let (result, body) = match (result, limit) {
         (Ok(response), Some(limit)) if is_readable(&response) => {
             let (response, body) = peek(response, limit).await;
@@ -163,7 +187,8 @@ async fn follow(
     for it in &mut following {
         match (it.verdict, headers) {
             (Verdict::Event, Some(headers)) => {
-                complete(&mut it.item, Answer { headers, body: body.as_ref() }, kept);
+                let answer = making::Answer { headers, body: body.as_ref() };
+                complete(&mut it.item, answer, kept);
             }
             (Verdict::Uncertain, _) => {
                 let event = std::mem::take(&mut it.item.owed.event);
@@ -172,7 +197,7 @@ async fn follow(
             _ => {}
         }
     }
-    (result, following)
+    Finished { result, outcome, following, body }
 }
 
 /// Exactly one of three, from what the upstream knows. An answer that a route asks for by its status is
@@ -195,7 +220,7 @@ fn is_readable(response: &Response) -> bool {
 }
 
 /// What only the answer knows.
-fn complete(item: &mut Item, answer: Answer<'_>, kept: &Kept) {
+fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
     let publication = item.publication.clone();
     let settings = &publication.settings;
     if let (false, Some(late)) = (settings.has_early_keys(), &kept.late) {
@@ -221,13 +246,13 @@ fn complete(item: &mut Item, answer: Answer<'_>, kept: &Kept) {
 
 /// Writes down what follows, answers the client, and appends the events.
 async fn end(
-    result: Result<Response, Error>,
-    following: Vec<Following>,
+    finished: Finished,
     exchange: Option<Exchange>,
     kept: &Kept,
     ids: &mut Vec<Box<str>>,
     mut client: Client,
 ) {
+    let Finished { result, outcome, following, body } = finished;
     let (recorded, direct): (Vec<_>, Vec<_>) = following
         .into_iter()
         .filter(|it| it.verdict != Verdict::Nothing)
@@ -239,7 +264,8 @@ async fn end(
         commits.push((publication, verdict, id, append(item)));
     }
     let mut failure = None;
-    let settling = record(recorded, exchange, ids, &mut failure).await;
+    let key = keyed::end(outcome, result.as_ref().ok(), body, kept);
+    let settling = record(recorded, exchange, (key, ids), &mut failure).await;
     let mut unwaited = Vec::new();
     for (publication, verdict, id, commit) in commits {
         let is_waited = publication.settings.ack == Ack::Durable && verdict == Verdict::Event;
@@ -260,8 +286,11 @@ async fn end(
             Err(error) => failure = Some(failed(&error)),
         }
     }
+    if !ids.is_empty() {
+        kept.cx.set_event_ids(ids.iter().cloned());
+    }
     client.answer(match failure {
-        None => result.map(|response| tell(response, ids, kept)),
+        None => result.map(|response| tell(response, ids)),
         Some(error) => Err(error),
     });
     if let Some((exchange, owed)) = settling {
@@ -280,22 +309,29 @@ type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Owed)>);
 async fn record(
     recorded: Vec<Following>,
     exchange: Option<Exchange>,
-    ids: &mut Vec<Box<str>>,
+    (mut key, ids): (KeyEnd, &mut Vec<Box<str>>),
     failure: &mut Option<Error>,
 ) -> Option<Settling> {
     let mut exchange = exchange?;
-    if recorded.is_empty() {
+    if recorded.is_empty() && (key == KeyEnd::Free || !exchange.has_key()) {
         exchange.close();
         return None;
     }
     let owed: Vec<_> = recorded.iter().map(|it| it.item.owed.clone()).collect();
     let is_uncertain = recorded.iter().any(|it| it.verdict == Verdict::Uncertain);
-    if let Err(error) = exchange.answer(is_uncertain, &owed).await {
+    let certain = recorded.iter().filter(|it| it.verdict == Verdict::Event);
+    let certain: Vec<Box<str>> = certain.map(|it| it.item.event().id.as_str().into()).collect();
+    if let KeyEnd::Done(answer) = &mut key {
+        put_ids(&mut answer.headers, ids.iter().chain(&certain));
+    }
+    let answer = Answer { is_uncertain, owed: &owed, key: Some(key) };
+    if let Err(error) = exchange.answer(answer).await {
         tracing::error!(%error, "an answer cannot be written down: what follows from it is uncertain");
         let is_failure = |it: &Following| {
             it.verdict == Verdict::Event && it.item.settings().on_error == OnError::Fail
         };
-        if recorded.iter().any(is_failure) {
+        // With a key and nothing else to follow, nobody has said that it may be lost.
+        if recorded.iter().any(is_failure) || recorded.is_empty() {
             *failure = Some(failed(&error));
         }
         let is_lost = |it: &&Following| {
@@ -304,8 +340,7 @@ async fn record(
         recorded.iter().filter(is_lost).for_each(|it| it.item.publication.lost.add(1));
         return None;
     }
-    let certain = recorded.iter().filter(|it| it.verdict == Verdict::Event);
-    ids.extend(certain.map(|it| Box::from(it.item.event().id.as_str())));
+    ids.extend(certain);
     let owed = recorded
         .into_iter()
         .map(|Following { item, .. }| (item.publication.target.clone(), item.permit, item.owed));
@@ -313,16 +348,19 @@ async fn record(
 }
 
 /// The answer, and the events that follow from it.
-fn tell(mut response: Response, ids: &[Box<str>], kept: &Kept) -> Response {
-    if !ids.is_empty() {
-        kept.cx.set_event_ids(ids.iter().cloned());
-    }
+fn tell(mut response: Response, ids: &[Box<str>]) -> Response {
+    // Whose events an upstream means is not for our clients to guess.
+    response.headers_mut().remove(SLUICE_EVENT_ID);
+    put_ids(response.headers_mut(), ids.iter());
+    response
+}
+
+fn put_ids<'a>(headers: &mut HeaderMap, ids: impl Iterator<Item = &'a Box<str>>) {
     for id in ids {
         if let Ok(id) = HeaderValue::from_str(id) {
-            response.headers_mut().append(SLUICE_EVENT_ID, id);
+            headers.append(SLUICE_EVENT_ID, id);
         }
     }
-    response
 }
 
 /// It cannot be written down.

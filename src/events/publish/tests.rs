@@ -11,7 +11,7 @@ use super::{
     settings::{Ack, Data, Mode, OnError, When},
 };
 use crate::{
-    error::{Error, Kind, QueueFault},
+    error::{Error, Kind, QueueFault, Sent},
     events::{
         Settings as StoreSettings, Store,
         queue::{
@@ -21,7 +21,11 @@ use crate::{
         },
         settings::{Disk, Topic},
     },
-    http::{Body, Context, Next, Peer, Request, Response, Target, peer::Address},
+    http::{
+        Body, Context, Next, Peer, Request, Response, Target,
+        idempotency::{IdempotencyStore as _, Judgement, Keyed},
+        peer::Address,
+    },
     telemetry::{metrics::Metrics, task::Spawner},
 };
 
@@ -51,8 +55,7 @@ impl World {
             self.tasks.clone(),
             &self.metrics.thread(),
         );
-        assert!(publisher.is_some());
-        PublishLayer::new(publisher.map(Arc::new))
+        PublishLayer::new(Some(Arc::new(publisher)))
     }
 
     async fn send(&self, settings: Settings, inner: impl Next) -> Result<Response, Error> {
@@ -154,6 +157,46 @@ async fn an_answer_that_cannot_be_written_down_is_503_or_counted() {
         assert_eq!(events.len(), 1, "{events:?}");
         assert_eq!(world.store.ingress().status().entries, 0);
     }
+}
+
+#[tokio::test]
+async fn a_key_is_held_after_what_may_have_been_seen() {
+    let world = World::new().await;
+    let keyed = Keyed {
+        route: "orders".into(),
+        principal: "".into(),
+        key: "k".into(),
+        fingerprint: [7; 32],
+        ttl: std::time::Duration::from_hours(1),
+        may_resend: false,
+    };
+    let inner = service_fn(|request: Request| async move {
+        request.cx.begin_attempt("a/b".into(), tokio::time::Instant::now());
+        Err(Kind::UpstreamReset(Sent::MaybeSeen).into())
+    });
+    let ingress = world.store.ingress();
+    let request = request();
+    match ingress.judge(keyed.clone()).await.unwrap() {
+        Judgement::New(rider) => request.cx.set_rider(rider),
+        other => panic!("{other:?}"),
+    }
+    let again = ingress.judge(keyed.clone()).await.unwrap();
+    assert!(matches!(again, Judgement::Running), "{again:?}");
+    let answer = world.layer(settings()).layer(inner).oneshot(request).await;
+    assert!(answer.is_err());
+    let again = ingress.judge(keyed).await.unwrap();
+    assert!(matches!(again, Judgement::Uncertain), "{again:?}");
+    assert_eq!(world.events().await, ["order.created.uncertain"]);
+    assert_eq!(ingress.uncertain_keys()[0].request.key, "k");
+}
+
+#[tokio::test]
+async fn without_its_topic_a_route_sends_nothing() {
+    let world = World::new().await;
+    let inner = service_fn(|_: Request| async { panic!("it was sent") });
+    let settings = Settings { topic: "none".into(), ..settings() };
+    let error = world.send(settings, inner).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Queue(QueueFault::Unavailable(_))), "{error}");
 }
 
 #[tokio::test]

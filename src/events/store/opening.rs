@@ -26,7 +26,7 @@ use crate::events::{
         subscription::{LaneId, Machine, Seek},
     },
     facade::Refusal,
-    ingress::{Ingress, IngressError},
+    ingress::{Around, Ingress, IngressError},
     queue::{
         LogId, Offset, StoreId,
         codec::{SubscriptionMeta, TopicMeta},
@@ -316,8 +316,10 @@ fn prepare(
     let own = LogSettings { max_bytes, ..base(&settings) };
     let (ingress, _) =
         Log::open(&state_writer, ingress_place, &own, Offset::ZERO, Box::new(Plain))?;
-    let ingress = Ingress::open(ingress, settings.ingress.max_entries)?;
     let guard = GuardedClock::new(clock.clone(), state.last);
+    let hash_key = registry.hash_key();
+    let around = Around { hash_key, pool: pool.clone(), clock: guard.clone() };
+    let ingress = Ingress::open(ingress, settings.ingress.max_entries, around)?;
     let mut topics = BTreeMap::new();
     for meta in registry.topics() {
         let hash_key = registry.hash_key();

@@ -66,7 +66,7 @@ impl Target for Topic {
     }
 
     fn max_event_bytes(&self) -> u64 {
-        self.about().settings.max_event_bytes
+        self.largest_event()
     }
 
     fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {

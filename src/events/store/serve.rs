@@ -9,9 +9,11 @@ use crate::events::{
     event::Event,
     facade::{
         Answer, DeadLetter, DeadLetterFilter, DeadLetterPage, Events, JobId, JobStatus, Leased,
-        Published, Receive, Redrive, Redriven, Replay, Seek, StoredEvent, SubscriptionStatus, Tail,
-        TailPage, Tally, TokenItem, TokenResult, TopicStatus, Trace, Unblock, Verb,
+        Published, Receive, Redrive, Redriven, Refusal, Replay, Seek, StoredEvent,
+        SubscriptionStatus, Tail, TailPage, Tally, TokenItem, TokenResult, TopicStatus, Trace,
+        Unblock, Verb,
     },
+    ingress::{NotUncertain, UncertainKey},
     queue::gauges::Gauges,
 };
 
@@ -72,6 +74,20 @@ impl Events for Store {
 
     fn reopen<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus> {
         self.do_reopen(topic).boxed()
+    }
+
+    fn uncertain_keys(&self) -> Answer<'_, Vec<UncertainKey>> {
+        let ingress = self.0.ingress.clone();
+        self.block(move || ingress.uncertain_keys()).boxed()
+    }
+
+    fn resolve_key<'a>(&'a self, id: &'a str, is_done: bool) -> Answer<'a, ()> {
+        async move {
+            let resolved = self.0.ingress.resolve_key(id, is_done).await;
+            let resolved = resolved.map_err(|error| Refusal::unavailable(error.to_string()))?;
+            resolved.map_err(|NotUncertain| Refusal::unknown("uncertain key", id))
+        }
+        .boxed()
     }
 
     fn confirm_clock(&self) -> Answer<'_, ()> {

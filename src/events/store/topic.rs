@@ -160,6 +160,11 @@ impl Topic {
         self.about.read().settings.name.clone()
     }
 
+    /// `max_event_bytes`, for each request that publishes.
+    pub(super) fn largest_event(&self) -> u64 {
+        self.about.read().settings.max_event_bytes
+    }
+
     pub(super) fn about(&self) -> About {
         self.about.read().clone()
     }

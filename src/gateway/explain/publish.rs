@@ -1,4 +1,4 @@
-//! What a request would publish, in words.
+//! What is known of a request's key, and what it would publish, in words.
 
 use http::StatusCode;
 
@@ -9,10 +9,25 @@ use crate::{
         settings::{Ack, Mode, When},
     },
     http::selector::Part,
+    middleware::idempotency::fingerprint,
     routing::explain::Step,
 };
 
 impl Told<'_> {
+    pub(super) fn idempotency(&self, steps: &mut Vec<Step>) {
+        let Some(settings) = &self.route.idempotency else { return };
+        let name = &settings.header;
+        let (outcome, detail) = match fingerprint::key(&self.asked.headers, name) {
+            Ok(Some(key)) => ("depends", format!("on what is known of key `{key}`")),
+            Ok(None) if settings.is_required => {
+                ("refuse", format!("400 idempotency-missing: there is no {name}"))
+            }
+            Ok(None) => ("pass", format!("there is no {name}")),
+            Err(_) => ("refuse", format!("400 idempotency-missing: its {name} is no key")),
+        };
+        steps.push(step("idempotency", outcome, detail));
+    }
+
     pub(super) fn publish(&self, steps: &mut Vec<Step>) {
         steps.extend(self.route.publish.iter().map(|settings| {
             let Settings { topic, kind, .. } = settings;

@@ -7,18 +7,21 @@
 //! - [`Resend::unsent`], with the [`Unsent`] that an error gives out only when it says that not one
 //!   byte left (class A): whatever the method.
 //! - [`Resend::repeat`], from a copy that was made with a [`Repeatable`], of which there is one only
-//!   for a method that does not mind coming twice (classes B and C).
+//!   for a method that does not mind coming twice, or for a key that the upstream honours (classes B and
+//!   C).
 //!
-//! So a POST of class B has no way to become a `Resend`, whatever settings, counts and budgets say.
-//! A request whose upstream honours an idempotency key is to be a second maker of [`Repeatable`],
-//! beside [`Repeatable::by_method`]; there is no third thing a `bool` could switch.
+//! So a POST of class B has no way to become a `Resend`, whatever settings, counts and budgets say. The
+//! one other maker of a [`Repeatable`] is [`Repeatable::by_key`], of a request whose upstream honours its
+//! idempotency key; there is no third thing a `bool` could switch.
 
 use http::{HeaderMap, HeaderValue, Method, request};
 
 use super::replay::Replay;
 use crate::{
     error::Unsent,
-    http::{Body, Context, Request, is_repeatable, names::X_SLUICE_ATTEMPT},
+    http::{
+        Body, Context, Request, idempotency::KeyHonoured, is_repeatable, names::X_SLUICE_ATTEMPT,
+    },
 };
 
 /// The most attempts of one request.
@@ -44,6 +47,11 @@ pub(super) struct Resend(Request);
 // === impl Repeatable ===
 
 impl Repeatable {
+    /// By what the upstream does with the key of the request.
+    pub fn by_key(_: &KeyHonoured) -> Self {
+        Self(())
+    }
+
     /// By what the method promises.
     pub fn by_method(method: &Method) -> Option<Self> {
         is_repeatable(method).then_some(Self(()))
@@ -59,7 +67,8 @@ impl Kept {
             head: request.parts.clone(),
             body: Replay::of(&mut request.body),
             cx: request.cx.clone(),
-            repeatable: Repeatable::by_method(&request.parts.method),
+            repeatable: Repeatable::by_method(&request.parts.method)
+                .or_else(|| request.cx.key_honoured().map(Repeatable::by_key)),
         }
     }
 

@@ -149,6 +149,8 @@ table! {
         "For how long a key is remembered now.";
     QUEUE_INGRESS_ENTRIES = Gauge "sluice_queue_ingress_entries" []
         "Requests with something on record that is not settled.";
+    QUEUE_INGRESS_KEYS = Gauge "sluice_queue_ingress_keys" []
+        "Idempotency keys that are remembered.";
     QUEUE_INGRESS_BYTES = Gauge "sluice_queue_ingress_bytes" []
         "Bytes on disk of the records of requests.";
     QUEUE_UNCERTAIN = Counter "sluice_queue_uncertain_total" []

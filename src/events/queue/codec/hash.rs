@@ -21,6 +21,8 @@ pub enum Role {
     Id,
     /// A correlation ID.
     Correlation,
+    /// Route, principal and idempotency key.
+    Idempotency,
 }
 
 // === impl HashKey ===
@@ -53,6 +55,7 @@ impl Role {
             Self::SourceAndId => 2,
             Self::Id => 3,
             Self::Correlation => 4,
+            Self::Idempotency => 5,
         }
     }
 }

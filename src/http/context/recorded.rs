@@ -1,5 +1,6 @@
-//! What goes on when the time of an exchange is up: on routes whose requests leave a record, the attempt
-//! under way, so that its late answer can be written down.
+//! What is known of an exchange whose request leaves a record: its idempotency key, its events, whether it
+//! was repeated, and that the attempt under way goes on when its time is up, so that a late answer can be
+//! written down.
 
 use std::sync::atomic::Ordering;
 
@@ -7,7 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Context;
-use crate::error::Error;
+use crate::{
+    error::Error,
+    http::idempotency::{KeyHonoured, Rider},
+};
 
 /// Who hears that the time was up. Empty once it was told.
 #[derive(Debug)]
@@ -41,6 +45,26 @@ impl Context {
     /// Whether the upstream may have seen the request before the last attempt of it.
     pub fn was_repeated(&self) -> bool {
         self.0.was_repeated.load(Ordering::Relaxed)
+    }
+
+    /// The idempotency key that this request has for itself.
+    pub fn rider(&self) -> Option<&Rider> {
+        self.0.rider.get()
+    }
+
+    /// Written by `idempotency`.
+    pub fn set_rider(&self, rider: Rider) {
+        super::set(&self.0.rider, rider);
+    }
+
+    /// That the upstream honours the request's idempotency key.
+    pub fn key_honoured(&self) -> Option<&KeyHonoured> {
+        self.0.key_honoured.get()
+    }
+
+    /// Written by `idempotency`.
+    pub fn set_key_honoured(&self, honoured: KeyHonoured) {
+        super::set(&self.0.key_honoured, honoured);
     }
 
     /// The IDs of the events that this request led to; none until they are certain.

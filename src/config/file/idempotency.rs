@@ -1,5 +1,4 @@
-//! Keys of traffic whose behaviour comes with later versions. They have their shape already, so
-//! that the schema is stable; [`crate::config::resolve`] refuses each where it is written.
+//! `routes[].idempotency`.
 
 use std::time::Duration;
 

@@ -1,0 +1,223 @@
+//! A key that a request has for itself, and who remembers keys.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering::Relaxed},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use uuid::Uuid;
+
+use super::{
+    handle::Ingress,
+    key_record::{self, Claimed},
+    keys::{Entry, KeyHash, KeyState, Mark, Moment, Verdict},
+    record::{About, SMALL},
+};
+use crate::{
+    error::QueueFault,
+    events::{
+        event::derived_id,
+        queue::{
+            Offset,
+            codec::{Draft, Role},
+            log::{AppendError, Purpose, Reason, Refused},
+        },
+    },
+    http::idempotency::{IdempotencyStore, Judgement, Keyed, StoredAnswer},
+};
+
+/// IDs of events that follow from a keyed request are made in this name space.
+const EVENTS: Uuid = Uuid::from_u128(0x3f0c_6f4e_5b1a_4f6e_9d6d_0a7c_5e1b_2d90);
+
+/// Bytes of an answer that are kept, beside its fields.
+pub const MAX_STORED_BYTES: u64 = 64 << 10;
+/// Keys that are listed.
+const LISTED: usize = 1_000;
+
+/// A key that a request has for itself: the rider in its context.
+///
+/// Dropped before it was recorded it is as it was; recorded, it ends with its exchange.
+#[derive(Debug)]
+pub struct Key {
+    ingress: Ingress,
+    hash: KeyHash,
+    keyed: Keyed,
+    expires: u64,
+    before: Option<Entry>,
+    stage: AtomicU8,
+}
+
+/// Stages of a key. Relaxed: one exchange has it.
+const HELD: u8 = 0;
+const RECORDED: u8 = 1;
+const OVER: u8 = 2;
+
+/// A key of which nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UncertainKey {
+    /// To name it by.
+    pub id: String,
+    /// Which request it belongs to.
+    pub request: Claimed,
+}
+
+/// A key that is not uncertain, or not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotUncertain;
+
+// === impl Key ===
+
+impl Key {
+    /// Bytes of its claim.
+    pub fn begin_bytes(&self, about: About<'_>) -> u64 {
+        key_record::claim_bytes(&self.keyed, about)
+    }
+
+    /// Bytes that what becomes of it may take, fields of the answer included.
+    pub const ANSWER_BYTES: u64 = MAX_STORED_BYTES + (32 << 10);
+
+    pub(super) fn claim(&self, about: About<'_>) -> Draft {
+        key_record::claim(&self.keyed, self.hash, self.expires, about)
+    }
+
+    pub(super) fn hash(&self) -> KeyHash {
+        self.hash
+    }
+
+    /// Its claim is on disk, there.
+    pub(super) fn recorded(&self, at: Offset) {
+        self.stage.store(RECORDED, Relaxed);
+        self.ingress.0.keys.lock().placed(self.hash, at);
+    }
+
+    /// What became of it is on disk, there.
+    pub(super) fn over(&self, mark: Mark, at: Offset) {
+        self.stage.store(OVER, Relaxed);
+        self.ingress.0.keys.lock().mark(self.hash, mark, at);
+    }
+
+    /// Nothing was sent: it is as it was.
+    pub fn release(&self) {
+        if self.stage.compare_exchange(HELD, OVER, Relaxed, Relaxed).is_ok() {
+            self.ingress.0.keys.lock().give_back(self.hash, self.before);
+        }
+    }
+
+    /// The time is up, and nobody knows; a late answer says more.
+    pub fn doubt(&self) {
+        if self.stage.load(Relaxed) == RECORDED {
+            self.ingress.0.keys.lock().mark(self.hash, Mark::Uncertain, Offset::ZERO);
+        }
+    }
+
+    /// The ID of an event of its request: the same however often that comes.
+    pub fn event_id(&self, index: usize) -> String {
+        let Keyed { route, principal, key, .. } = &self.keyed;
+        derived_id(EVENTS, &[route, principal, key, &index.to_string()]).to_string()
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+// === impl Ingress ===
+
+impl Ingress {
+    fn key_hash(&self, keyed: &Keyed) -> KeyHash {
+        let parts = [&*keyed.route, &*keyed.principal, &*keyed.key].map(str::as_bytes);
+        self.0.hash_key.hash(Role::Idempotency, &parts)
+    }
+
+    fn judge_now(&self, keyed: Keyed) -> Result<Result<Key, Verdict>, QueueFault> {
+        let inner = &self.0;
+        let hash = self.key_hash(&keyed);
+        let ttl = u64::try_from(keyed.ttl.as_millis()).unwrap_or(u64::MAX);
+        let (wall, now) = self.clock();
+        let expires = wall.saturating_add(ttl);
+        let fingerprint = key_record::short(&keyed.fingerprint).unwrap_or(0);
+        let taken = inner.state.lock().len();
+        let mut keys = inner.keys.lock();
+        let is_full = (taken + keys.len()) as u64 >= inner.max_entries;
+        if is_full && keys.get(hash).is_none() {
+            return Err(full());
+        }
+        let moment = Moment { wall, now, ttl };
+        let verdict = keys.judge(hash, fingerprint, keyed.may_resend, moment);
+        drop(keys);
+        let Verdict::New(before) = verdict else { return Ok(Err(verdict)) };
+        let (ingress, stage) = (self.clone(), AtomicU8::new(HELD));
+        Ok(Ok(Key { ingress, hash, keyed, expires, before, stage }))
+    }
+
+    async fn stored(&self, at: Offset) -> Option<StoredAnswer> {
+        let mut reader = self.0.log.reader();
+        let read = self.0.pool.run(move || reader.get(at)).await.ok()?.ok()??;
+        let record = read.record()?;
+        Some(key_record::stored_answer(&record, |bytes| read.slice(bytes)))
+    }
+
+    /// Keys of which nobody knows, those that are forgotten first at most. Blocks.
+    pub fn uncertain_keys(&self) -> Vec<UncertainKey> {
+        let found: Vec<_> = {
+            let keys = self.0.keys.lock();
+            keys.uncertain().take(LISTED).map(|(hash, entry)| (hash, entry.claim)).collect()
+        };
+        let mut reader = self.0.log.reader();
+        let key = |(hash, claim): (KeyHash, Offset)| {
+            let record = reader.get(claim).ok().flatten()?;
+            let request = key_record::claimed(&record.record()?)?;
+            Some(UncertainKey { id: format!("{hash:032x}"), request })
+        };
+        found.into_iter().filter_map(key).collect()
+    }
+
+    /// An operator says what became of a key: it was done, or it was not. On disk when this returns.
+    pub async fn resolve_key(
+        &self,
+        id: &str,
+        is_done: bool,
+    ) -> Result<Result<(), NotUncertain>, AppendError> {
+        let Ok(hash) = KeyHash::from_str_radix(id, 16) else { return Ok(Err(NotUncertain)) };
+        let is_uncertain = |entry: &Entry| entry.state == KeyState::Uncertain;
+        if !self.0.keys.lock().get(hash).is_some_and(is_uncertain) {
+            return Ok(Err(NotUncertain));
+        }
+        let mark = if is_done { Mark::Done } else { Mark::Free };
+        let permit = self.0.log.permit_for(Purpose::Accepted, SMALL)?;
+        let appended = self.0.log.append(permit, vec![key_record::resolution(hash, mark)]).await?;
+        let at = appended.first().map_or(Offset::ZERO, |first| first.offset);
+        self.0.keys.lock().mark(hash, mark, at);
+        Ok(Ok(()))
+    }
+}
+
+impl IdempotencyStore for Ingress {
+    fn judge(&self, keyed: Keyed) -> BoxFuture<'_, Result<Judgement, QueueFault>> {
+        async move {
+            Ok(match self.judge_now(keyed)? {
+                Ok(key) => Judgement::New(Arc::new(key)),
+                Err(Verdict::Mismatch) => Judgement::Mismatch,
+                Err(Verdict::Uncertain) => Judgement::Uncertain,
+                Err(Verdict::Done { at }) => match self.stored(at).await {
+                    Some(answer) => Judgement::Done(answer),
+                    // It was done, and what was answered cannot be read: not to be done again.
+                    None => return Err(unreadable()),
+                },
+                Err(Verdict::Running | Verdict::New(_)) => Judgement::Running,
+            })
+        }
+        .boxed()
+    }
+}
+
+fn full() -> QueueFault {
+    QueueFault::Full(Refused::new(Reason::Full).retry_after.unwrap_or_default())
+}
+
+fn unreadable() -> QueueFault {
+    QueueFault::Unavailable(Refused::new(Reason::Offline).retry_after.unwrap_or_default())
+}

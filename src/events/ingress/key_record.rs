@@ -1,0 +1,189 @@
+//! Idempotency keys in the ingress log: the claim of one, and what became of it. Pure.
+//!
+//! A claim is the first record of its exchange's first frame; what became of the key is in the answer, or
+//! in a control record of an operator.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::{
+    keys::{KeyHash, Mark},
+    record::{About, put_about},
+};
+use crate::{
+    events::queue::codec::{Draft, Fields, FieldsBuilder, Kind, Record, Tag},
+    http::idempotency::{Keyed, StoredAnswer},
+};
+
+const HASH: Tag = Tag(1040);
+const FINGERPRINT: Tag = Tag(1041);
+/// Milliseconds since 1970, u64.
+const EXPIRES: Tag = Tag(1042);
+const ROUTE: Tag = Tag(1043);
+const KEY: Tag = Tag(1044);
+/// 0 free, 1 done, 2 uncertain.
+const MARK: Tag = Tag(1045);
+/// u16.
+const STATUS: Tag = Tag(1046);
+/// Name, 0, value; any number of them.
+const FIELD: Tag = Tag(1047);
+/// The body was too long to be kept.
+const NO_BODY: Tag = Tag(1048);
+/// What these take of a record, at most, beside texts.
+pub(super) const OVERHEAD: u64 = 256;
+
+/// What becomes of a key with its request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyEnd {
+    /// It may be used again: nothing was done.
+    Free,
+    /// It was answered so.
+    Done(StoredAnswer),
+    /// Nobody knows.
+    Uncertain,
+}
+
+/// A claim as it is read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) hash: KeyHash,
+    pub(super) fingerprint: u64,
+    pub(super) expires: u64,
+}
+
+/// Which request a key belongs to, for an operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// The route.
+    pub route: String,
+    /// Who sent it.
+    pub principal: String,
+    /// The key.
+    pub key: String,
+    /// Its method.
+    pub method: String,
+    /// Its target.
+    pub target: String,
+    /// When it came, in milliseconds since 1970.
+    pub since: u64,
+    /// When the key is forgotten, in milliseconds since 1970.
+    pub expires: u64,
+}
+
+// === impl KeyEnd ===
+
+impl KeyEnd {
+    pub(super) fn mark(&self) -> Mark {
+        match self {
+            Self::Free => Mark::Free,
+            Self::Done(_) => Mark::Done,
+            Self::Uncertain => Mark::Uncertain,
+        }
+    }
+
+    /// Adds it to the fields of an answer, whose body is what is given back.
+    pub(super) fn put(&self, fields: FieldsBuilder, hash: KeyHash) -> (FieldsBuilder, Bytes) {
+        let fields = put_mark(fields, hash, self.mark());
+        let Self::Done(answer) = self else { return (fields, Bytes::new()) };
+        let mut fields = fields.field(STATUS, &answer.status.as_u16().to_le_bytes());
+        for (name, value) in &answer.headers {
+            let field = [name.as_str().as_bytes(), b"\0", value.as_bytes()].concat();
+            fields = fields.field(FIELD, &field);
+        }
+        match &answer.body {
+            Some(body) => (fields, body.clone()),
+            None => (fields.field(NO_BODY, &[]), Bytes::new()),
+        }
+    }
+}
+
+/// The bytes of a claim, at most.
+pub(super) fn claim_bytes(keyed: &Keyed, about: About<'_>) -> u64 {
+    let texts = keyed.route.len() + keyed.principal.len() + keyed.key.len();
+    (texts + about.method.len() + about.target.len()) as u64 + 2 * OVERHEAD
+}
+
+/// A request has this key from now on.
+pub(super) fn claim(keyed: &Keyed, hash: KeyHash, expires: u64, about: About<'_>) -> Draft {
+    let fields = put_about(Fields::builder(), 0, about)
+        .field(HASH, &hash.to_le_bytes())
+        .field(FINGERPRINT, &keyed.fingerprint)
+        .field(EXPIRES, &expires.to_le_bytes())
+        .field(ROUTE, keyed.route.as_bytes())
+        .field(KEY, keyed.key.as_bytes())
+        .principal(&keyed.principal);
+    Draft::new(Kind::Intent, fields.build(), Bytes::new())
+}
+
+/// What an operator says of a key.
+pub(super) fn resolution(hash: KeyHash, mark: Mark) -> Draft {
+    let fields = put_mark(Fields::builder(), hash, mark).field(NO_BODY, &[]);
+    Draft::new(Kind::Control, fields.build(), Bytes::new())
+}
+
+fn put_mark(fields: FieldsBuilder, hash: KeyHash, mark: Mark) -> FieldsBuilder {
+    let number = match mark {
+        Mark::Free => 0,
+        Mark::Done => 1,
+        Mark::Uncertain => 2,
+    };
+    fields.field(HASH, &hash.to_le_bytes()).field(MARK, &[number])
+}
+
+/// What an answer or a control record says of a key.
+pub(super) fn mark(record: &Record<'_>) -> Option<(KeyHash, Mark)> {
+    let mark = match record.field(MARK)? {
+        [0] => Mark::Free,
+        [1] => Mark::Done,
+        // From a later version: what is not understood is not known.
+        _ => Mark::Uncertain,
+    };
+    Some((hash(record)?, mark))
+}
+
+/// The claim in an intent, if it is one.
+pub(super) fn read_claim(record: &Record<'_>) -> Option<Claim> {
+    let expires = record.field(EXPIRES)?.try_into().ok().map(u64::from_le_bytes)?;
+    let fingerprint = short(record.field(FINGERPRINT)?)?;
+    Some(Claim { hash: hash(record)?, fingerprint, expires })
+}
+
+/// The beginning of a fingerprint.
+pub(super) fn short(fingerprint: &[u8]) -> Option<u64> {
+    fingerprint.first_chunk().copied().map(u64::from_le_bytes)
+}
+
+/// Which request a claim is for.
+pub(super) fn claimed(record: &Record<'_>) -> Option<Claimed> {
+    let text = |tag| record.text(tag).unwrap_or_default().to_owned();
+    let (method, target) = super::record::request(record);
+    Some(Claimed {
+        route: text(ROUTE),
+        principal: record.principal().unwrap_or_default().to_owned(),
+        key: text(KEY),
+        method: method.to_owned(),
+        target: target.to_owned(),
+        since: record.published(),
+        expires: read_claim(record)?.expires,
+    })
+}
+
+/// The answer that is kept in a record. Where an operator said that it was done there is none: 200.
+pub(super) fn stored_answer(record: &Record<'_>, own: impl Fn(&[u8]) -> Bytes) -> StoredAnswer {
+    let status = record.field(STATUS).and_then(|it| it.try_into().ok()).map(u16::from_le_bytes);
+    let status = status.and_then(|it| StatusCode::from_u16(it).ok()).unwrap_or(StatusCode::OK);
+    let mut headers = HeaderMap::new();
+    for field in record.fields().filter(|field| field.tag == FIELD) {
+        let Some(at) = field.value.iter().position(|byte| *byte == 0) else { continue };
+        let name = HeaderName::from_bytes(&field.value[..at]);
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&field.value[at + 1..])) {
+            headers.append(name, value);
+        }
+    }
+    let body = record.field(NO_BODY).is_none().then(|| own(record.body()));
+    StoredAnswer { status, headers, body }
+}
+
+fn hash(record: &Record<'_>) -> Option<KeyHash> {
+    record.field(HASH)?.try_into().ok().map(KeyHash::from_le_bytes)
+}

@@ -1,0 +1,283 @@
+//! Idempotency keys in memory: a pure table over the records of the ingress log, with time as an argument.
+//!
+//! Invariant: **a key that is held or remembered is never given to a second request**, until its time to
+//! live is over or somebody says what became of it. Nothing is evicted for room: who gets no place is
+//! refused before it is sent.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::events::queue::Offset;
+
+/// What stands for route, principal and key.
+pub(super) type KeyHash = u128;
+
+/// Keys that are held or remembered.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    entries: HashMap<KeyHash, Entry>,
+    /// When each is forgotten.
+    expiries: BTreeSet<(u64, KeyHash)>,
+    /// Records older than this say nothing any more.
+    longest: u64,
+}
+
+/// A key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The beginning of the SHA-256 of what it was used for.
+    pub(super) fingerprint: u64,
+    /// Milliseconds since 1970.
+    pub(super) expires: u64,
+    /// Where its claim is, once it is written.
+    pub(super) claim: Offset,
+    pub(super) state: KeyState,
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyState {
+    /// The request that has it is under way.
+    Running,
+    /// Nobody knows what became of it.
+    Uncertain,
+    /// It was answered, with what is written there.
+    Done { at: Offset },
+}
+
+/// What becomes of a key with its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// It may be used again.
+    Free,
+    /// It was answered.
+    Done,
+    /// Nobody knows.
+    Uncertain,
+}
+
+/// When a request comes, and for how long its key is to be remembered; milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// Since 1970, as the clock shows it.
+    pub(super) wall: u64,
+    /// The same, or 0 while the clock is not to be trusted: nothing is over then.
+    pub(super) now: u64,
+    pub(super) ttl: u64,
+}
+
+/// Whether a request may have a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It may; what the key was before.
+    New(Option<Entry>),
+    /// Another has it.
+    Running,
+    /// It was used for something else.
+    Mismatch,
+    /// It may have been done.
+    Uncertain,
+    /// It was done.
+    Done { at: Offset },
+}
+
+// === impl Keys ===
+
+impl Keys {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Judges a request. One that may have its key has it then.
+    pub(super) fn judge(
+        &mut self,
+        hash: KeyHash,
+        fingerprint: u64,
+        may_resend: bool,
+        Moment { wall, now, ttl }: Moment,
+    ) -> Verdict {
+        let known = self.entries.get(&hash).copied().filter(|entry| !entry.is_over(now));
+        if let Some(entry) = known {
+            if entry.fingerprint != fingerprint {
+                return Verdict::Mismatch;
+            }
+            match entry.state {
+                KeyState::Running => return Verdict::Running,
+                KeyState::Done { at } => return Verdict::Done { at },
+                KeyState::Uncertain if !may_resend => return Verdict::Uncertain,
+                KeyState::Uncertain => {}
+            }
+        }
+        let (claim, state) = (Offset::ZERO, KeyState::Running);
+        self.longest = self.longest.max(ttl);
+        let expires = wall.saturating_add(ttl);
+        self.put(hash, Entry { fingerprint, expires, claim, state });
+        Verdict::New(known)
+    }
+
+    /// The key as it was before it was given away.
+    pub(super) fn give_back(&mut self, hash: KeyHash, before: Option<Entry>) {
+        match before {
+            Some(entry) => self.put(hash, entry),
+            None => self.remove(hash),
+        }
+    }
+
+    /// Its claim is written there.
+    pub(super) fn placed(&mut self, hash: KeyHash, claim: Offset) {
+        if let Some(entry) = self.entries.get_mut(&hash) {
+            entry.claim = claim;
+        }
+    }
+
+    /// What became of it, and where that is written.
+    pub(super) fn mark(&mut self, hash: KeyHash, mark: Mark, at: Offset) {
+        match (mark, self.entries.get_mut(&hash)) {
+            (Mark::Free, _) => self.remove(hash),
+            (Mark::Done, Some(entry)) => entry.state = KeyState::Done { at },
+            (Mark::Uncertain, Some(entry)) => entry.state = KeyState::Uncertain,
+            (Mark::Done | Mark::Uncertain, None) => {}
+        }
+    }
+
+    /// A claim that is read back, written at `wall`. What follows it says what became of it.
+    pub(super) fn replay(&mut self, hash: KeyHash, entry: Entry, wall: u64) {
+        self.longest = self.longest.max(entry.expires.saturating_sub(wall));
+        self.put(hash, entry);
+    }
+
+    /// Forgets what is over at `now`.
+    pub(super) fn sweep(&mut self, now: u64) {
+        let mut kept = Vec::new();
+        while let Some((expires, hash)) = self.expiries.first().copied().filter(|it| it.0 <= now) {
+            self.expiries.pop_first();
+            match self.entries.get(&hash) {
+                // Its request ends, and then it is looked at again.
+                Some(entry) if entry.state == KeyState::Running => kept.push((expires, hash)),
+                _ => drop(self.entries.remove(&hash)),
+            }
+        }
+        self.expiries.extend(kept);
+    }
+
+    /// The key, if it is there.
+    pub(super) fn get(&self, hash: KeyHash) -> Option<&Entry> {
+        self.entries.get(&hash)
+    }
+
+    /// Those of which nobody knows, in the order in which they are forgotten.
+    pub(super) fn uncertain(&self) -> impl Iterator<Item = (KeyHash, &Entry)> {
+        let known =
+            self.expiries.iter().filter_map(|(_, hash)| Some((*hash, self.entries.get(hash)?)));
+        known.filter(|(_, entry)| entry.state == KeyState::Uncertain)
+    }
+
+    /// No record is needed for longer, in milliseconds.
+    pub(super) fn longest(&self) -> u64 {
+        self.longest
+    }
+
+    fn put(&mut self, hash: KeyHash, entry: Entry) {
+        self.remove(hash);
+        self.expiries.insert((entry.expires, hash));
+        self.entries.insert(hash, entry);
+    }
+
+    fn remove(&mut self, hash: KeyHash) {
+        if let Some(entry) = self.entries.remove(&hash) {
+            self.expiries.remove(&(entry.expires, hash));
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn is_over(&self, now: u64) -> bool {
+        self.expires <= now && self.state != KeyState::Running
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NEW: Verdict = Verdict::New(None);
+
+    fn at(now: u64, ttl: u64) -> Moment {
+        Moment { wall: now, now, ttl }
+    }
+
+    #[test]
+    fn a_key_is_one_requests_until_it_is_told_what_became_of_it() {
+        let mut keys = Keys::default();
+        let judge =
+            |keys: &mut Keys, fingerprint, now| keys.judge(1, fingerprint, false, at(now, 100));
+        assert_eq!(judge(&mut keys, 7, 0), NEW);
+        assert_eq!(judge(&mut keys, 7, 0), Verdict::Running);
+        assert_eq!(judge(&mut keys, 8, 0), Verdict::Mismatch);
+        assert_eq!(judge(&mut keys, 7, 1_000), Verdict::Running, "it does not expire under way");
+        keys.mark(1, Mark::Uncertain, Offset(3));
+        assert_eq!(judge(&mut keys, 7, 0), Verdict::Uncertain);
+        let resent = keys.judge(1, 7, true, at(0, 150));
+        assert!(matches!(resent, Verdict::New(Some(Entry { state: KeyState::Uncertain, .. }))));
+        keys.mark(1, Mark::Done, Offset(5));
+        assert_eq!(judge(&mut keys, 7, 149), Verdict::Done { at: Offset(5) });
+        assert_eq!(judge(&mut keys, 8, 150), NEW, "its time is over");
+        keys.mark(1, Mark::Free, Offset(6));
+        assert_eq!(judge(&mut keys, 9, 0), NEW);
+    }
+
+    #[test]
+    fn what_was_not_used_is_as_it_was() {
+        let mut keys = Keys::default();
+        let Verdict::New(before) = keys.judge(1, 7, false, at(0, 100)) else { panic!() };
+        keys.give_back(1, before);
+        assert_eq!(keys.len(), 0);
+        keys.judge(1, 7, false, at(0, 100));
+        keys.mark(1, Mark::Uncertain, Offset(1));
+        let Verdict::New(before) = keys.judge(1, 7, true, at(0, 100)) else { panic!() };
+        keys.give_back(1, before);
+        assert_eq!(keys.judge(1, 7, false, at(0, 100)), Verdict::Uncertain);
+    }
+
+    #[test]
+    fn a_clock_that_is_not_to_be_trusted_ends_nothing_and_shortens_nothing() {
+        let mut keys = Keys::default();
+        let frozen = Moment { wall: 1_000, now: 0, ttl: 100 };
+        assert_eq!(keys.judge(1, 7, false, frozen), NEW);
+        keys.mark(1, Mark::Done, Offset(5));
+        assert_eq!(keys.judge(1, 7, false, at(1_099, 100)), Verdict::Done { at: Offset(5) });
+        let late = Moment { wall: 9_000, ..frozen };
+        assert_eq!(keys.judge(1, 7, false, late), Verdict::Done { at: Offset(5) });
+        assert_eq!(keys.longest(), 100);
+        assert_eq!(keys.judge(1, 7, false, at(1_100, 100)), NEW);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_forgotten_before_its_time_and_everything_after_it(
+            steps in prop::collection::vec((0_u128..6, 1_u64..50, 0_u8..4), 1..80),
+        ) {
+            let (mut keys, mut now) = (Keys::default(), 0);
+            for (hash, ttl, step) in steps {
+                now += 1;
+                if let Verdict::New(_) = keys.judge(hash, 1, false, at(now, ttl)) {
+                    let mark = [Mark::Free, Mark::Done, Mark::Uncertain].get(usize::from(step));
+                    if let Some(mark) = mark { keys.mark(hash, *mark, Offset(now)) }
+                }
+                keys.sweep(now);
+                for (hash, entry) in &keys.entries {
+                    prop_assert!(entry.expires > now || entry.state == KeyState::Running);
+                    prop_assert!(keys.expiries.contains(&(entry.expires, *hash)));
+                }
+                prop_assert_eq!(keys.expiries.len(), keys.entries.len());
+            }
+            let running = keys.entries.values().filter(|it| it.state == KeyState::Running).count();
+            keys.sweep(u64::MAX);
+            prop_assert_eq!(keys.len(), running);
+        }
+    }
+}

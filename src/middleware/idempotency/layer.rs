@@ -1,0 +1,224 @@
+//! Does requests with a key once, and answers what was done already.
+//!
+//! Touches the unsafe requests of routes with `idempotency`; a GET, HEAD, OPTIONS or TRACE passes. Refuses:
+//! 400 `idempotency-missing` without a key where one is needed, and with one that is none; 422
+//! `idempotency-mismatch` for another request with a used key; 409 `idempotency-in-flight` with
+//! `Retry-After` while the first runs; 409 `idempotency-uncertain` when nobody knows what became of it;
+//! 503 `queue-full` or `queue-unavailable` where the key cannot be remembered. Answers what was done with
+//! what is stored, and `Idempotent-Replayed: true`, reason `idempotency-replayed`.
+//!
+//! Writes the key into the context, for whoever records the exchange (`publish`, right below), and, with
+//! `on_uncertain: resend`, that its upstream honours it, which is leave for `retry` to repeat.
+//!
+//! Costs, with a key: a hash of the body, a box, a lock of the table of keys. Without one: a look at the
+//! fields. It sits behind `buffer`, whose bytes it hashes, and around all that has an effect. Dropped
+//! before the request was recorded, the key is as it was; afterwards the exchange goes on.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderName, HeaderValue, Method};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use super::fingerprint::{fingerprint, key};
+use crate::{
+    error::{Error, IdempotencyFault, Kind},
+    http::{
+        Body, Next, Request, Response,
+        idempotency::{IdempotencyStore, Judgement, KeyHonoured, Keyed, StoredAnswer},
+        names::IDEMPOTENT_REPLAYED,
+    },
+};
+
+/// The first request of a key still runs: come back after.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The reason of an answer that was given before.
+const REPLAYED: &str = "idempotency-replayed";
+/// What stands for a body that was too long to be kept.
+const NOTE: &str = "{\"title\":\"This request was done before; its answer is not kept.\"}\n";
+
+/// `routes[].idempotency`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The field that has the key.
+    pub header: HeaderName,
+    /// Requests without a key are refused.
+    pub is_required: bool,
+    /// How long a key is remembered.
+    pub ttl: Duration,
+    /// The upstream honours the key: what it may have seen is sent again.
+    pub may_resend: bool,
+}
+
+/// Makes [`Idempotency`]s.
+#[derive(Clone, Debug)]
+pub struct IdempotencyLayer(Option<Arc<Shared>>);
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Idempotency<S> {
+    shared: Option<Arc<Shared>>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, of the route or of what is remembered.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Passed { #[pin] inner: F },
+        Refused { error: Option<Error> },
+        // Boxed, so that requests without a key do not carry its size.
+        Judged { inner: BoxFuture<'static, Result<Response, Error>> },
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    route: Arc<str>,
+    store: Arc<dyn IdempotencyStore>,
+}
+
+// === impl IdempotencyLayer ===
+
+impl IdempotencyLayer {
+    /// A layer for the route of this name; `None`: it has no `idempotency`.
+    pub fn new(settings: Option<(Settings, Arc<str>, Arc<dyn IdempotencyStore>)>) -> Self {
+        let shared = |(settings, route, store)| Arc::new(Shared { settings, route, store });
+        Self(settings.map(shared))
+    }
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = Idempotency<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Idempotency { shared: self.0.clone(), inner }
+    }
+}
+
+// === impl Idempotency ===
+
+impl<S: Next> Service<Request> for Idempotency<S> {
+    type Response = Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let keyed = self.shared.as_ref().map(|shared| shared.keyed(&request)).transpose();
+        let state = match (keyed, &self.shared) {
+            (Ok(Some(Some(keyed))), Some(shared)) => {
+                let judged = judged(shared.store.clone(), keyed, self.inner.clone(), request);
+                State::Judged { inner: Box::pin(judged) }
+            }
+            (Ok(_), _) => State::Passed { inner: self.inner.call(request) },
+            (Err(fault), _) => State::Refused { error: Some(Kind::Idempotency(fault).into()) },
+        };
+        ResponseFuture { state }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The key of a request and what it is used for; `None`: it needs none.
+    fn keyed(&self, request: &Request) -> Result<Option<Keyed>, IdempotencyFault> {
+        let Request { parts, body, cx } = request;
+        if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) {
+            return Ok(None);
+        }
+        let key = key(&parts.headers, &self.settings.header);
+        let key = key.map_err(|_| IdempotencyFault::Missing)?;
+        let Some(key) = key else {
+            let is_required = self.settings.is_required;
+            return if is_required { Err(IdempotencyFault::Missing) } else { Ok(None) };
+        };
+        let body = body.as_full().map_or(&[][..], |bytes| &bytes[..]);
+        let target = cx.target().map(|target| target.path_and_query(true).to_string());
+        let target = target.unwrap_or_default();
+        Ok(Some(Keyed {
+            route: self.route.clone(),
+            principal: cx.principal().map(|it| it.name.clone()).unwrap_or_default(),
+            key,
+            fingerprint: fingerprint(&parts.method, &target, body),
+            ttl: self.settings.ttl,
+            may_resend: self.settings.may_resend,
+        }))
+    }
+}
+
+/// What is known of the key decides.
+async fn judged<S: Next>(
+    store: Arc<dyn IdempotencyStore>,
+    keyed: Keyed,
+    mut inner: S,
+    request: Request,
+) -> Result<Response, Error> {
+    let honoured = KeyHonoured::by(&keyed);
+    let fault = match store.judge(keyed).await.map_err(Kind::Queue)? {
+        Judgement::New(rider) => {
+            request.cx.set_rider(rider);
+            if let Some(honoured) = honoured {
+                request.cx.set_key_honoured(honoured);
+            }
+            return inner.call(request).await;
+        }
+        Judgement::Done(answer) => {
+            request.cx.set_reason(REPLAYED);
+            return Ok(replayed(answer));
+        }
+        Judgement::Running => IdempotencyFault::InFlight(RETRY_AFTER),
+        Judgement::Mismatch => IdempotencyFault::Mismatch,
+        Judgement::Uncertain => IdempotencyFault::Uncertain,
+    };
+    Err(Kind::Idempotency(fault).into())
+}
+
+/// The answer as it was given, or its status and a note.
+fn replayed(answer: StoredAnswer) -> Response {
+    let StoredAnswer { status, mut headers, body } = answer;
+    let body = body.unwrap_or_else(|| {
+        headers.remove(http::header::CONTENT_ENCODING);
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        NOTE.into()
+    });
+    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+// === impl ResponseFuture ===
+
+impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
+    type Output = Result<Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Passed { inner } => inner.poll(cx),
+            StateProj::Judged { inner } => inner.as_mut().poll(cx),
+            StateProj::Refused { error } => {
+                Poll::Ready(Err(error.take().unwrap_or_else(|| Kind::Internal.into())))
+            }
+        }
+    }
+}
