@@ -23,7 +23,7 @@ use crate::{
         keys::Keyring,
         worker::Resources,
     },
-    http::{Request, context::RouteInfo},
+    http::{Request, context::RouteInfo, held::HeldBodies},
     middleware::{
         access_log::AccessLogLayer,
         action,
@@ -78,6 +78,8 @@ pub(super) struct Plan {
     pub(super) limits: Arc<[Arc<Policy>]>,
     /// In the order of [`Config::issuers`].
     pub(super) issuers: Issuers,
+    /// What bodies may be held, all routes together.
+    held: HeldBodies,
     counters: Counters,
 }
 
@@ -109,6 +111,8 @@ impl Plan {
             adaptive: adaptive(&config, previous),
             limits: limits(&config, previous.map_or(&[], |plan| &plan.limits)),
             issuers: Issuers::new(&config, previous.map(|plan| &plan.issuers), Some(keyring)),
+            held: previous
+                .map_or_else(|| HeldBodies::new(held_bytes(&config)), |it| it.held.clone()),
             counters: counters(&config, previous.map(|plan| &plan.counters)),
             config: Arc::new(config),
         })
@@ -116,6 +120,7 @@ impl Plan {
 
     /// It is in force now: what it shares with the plan before has its bounds from here on.
     pub(super) fn take_effect(&self) {
+        self.held.set_limit(held_bytes(&self.config));
         for group in &self.groups {
             group.take_effect();
         }
@@ -132,6 +137,10 @@ impl Plan {
     fn group(&self, name: &str) -> Option<&Arc<Group>> {
         self.groups.iter().find(|group| **group.name() == *name)
     }
+}
+
+fn held_bytes(config: &Config) -> u64 {
+    config.events.as_ref().map_or(0, |events| events.body_buffer)
 }
 
 /// The counts of `previous` for the routes that are still there, fresh ones for the others.
@@ -301,7 +310,7 @@ impl Build<'_> {
     fn member_settings(&self, route: &Route) -> MemberSettings {
         MemberSettings {
             rate_limit_by_principal: self.rate_limits(route, true),
-            buffer: route.buffer.clone(),
+            buffer: (route.buffer.clone(), self.plan.held.clone()),
             idempotency: self.idempotency(route),
             publish: self.publisher(route).map(Arc::new),
             action: own_action(&route.action),

@@ -27,6 +27,7 @@ use self::recorded::Overtime;
 use crate::{
     http::{
         ClientIp, Peer, Principal, Target,
+        held::Held,
         idempotency::{KeyHonoured, Rider},
     },
     telemetry::{metrics::RouteMetrics, tracing::Trace},
@@ -59,6 +60,7 @@ struct Cells {
     overtime: OnceLock<Overtime>,
     rider: OnceLock<Rider>,
     key_honoured: OnceLock<KeyHonoured>,
+    held: OnceLock<Held>,
     received: AtomicU64,
     is_connecting: AtomicBool,
     was_repeated: AtomicBool,
@@ -117,6 +119,7 @@ impl Context {
             overtime: OnceLock::new(),
             rider: OnceLock::new(),
             key_honoured: OnceLock::new(),
+            held: OnceLock::new(),
             received: AtomicU64::new(0),
             is_connecting: AtomicBool::new(false),
             was_repeated: AtomicBool::new(false),

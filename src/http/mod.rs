@@ -7,6 +7,7 @@ pub mod client_ip;
 pub mod context;
 pub mod fetch;
 pub mod guard;
+pub mod held;
 pub mod hop_by_hop;
 pub mod idempotency;
 pub mod identity;

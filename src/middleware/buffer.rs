@@ -3,7 +3,9 @@
 //! Touches the streaming bodies of routes that need them whole: they are read to the end, without
 //! their trailers, become one `Bytes`, and only then does the request go on, framed by its true
 //! length. Refuses with 413 `body-too-large` above the limit, before anything was sent anywhere; the
-//! body's own limit and pace hold as well; 499 when it ends short of its declared length. No body, or one in memory: passed through at no cost.
+//! body's own limit and pace hold as well; with 503 `queue-full` where it is needed for an event, a key or
+//! a fingerprint and all such bodies together are over `queue.body_buffer`; 499 when it ends short of its
+//! declared length. No body, or one in memory: passed through at no cost.
 //!
 //! Costs one box and one copy of the body; a body of one frame is not copied. It sits behind
 //! everything that may refuse, so that nobody unwelcome fills memory, and before everything that
@@ -13,6 +15,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -22,28 +25,40 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    error::{Error, Kind},
-    http::{Body, Next, Request, Response},
+    error::{Error, Kind, QueueFault},
+    http::{
+        Body, Next, Request, Response,
+        held::{Held, HeldBodies},
+    },
 };
 
 /// What is set aside before a byte has come: an announced length is only a promise.
 const FIRST_CAPACITY: u64 = 64 * 1024;
+
+/// Bodies come and go: come back after.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether and how much of a body is read before the request goes on.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Bytes read into memory; 413 above, nothing sent. `None`: the body streams.
     pub bytes: Option<u64>,
+    /// What is held counts against `queue.body_buffer`.
+    pub is_counted: bool,
 }
 
 /// Makes [`Buffer`]s.
-#[derive(Clone, Copy, Debug)]
-pub struct BufferLayer(Option<u64>);
+#[derive(Clone, Debug)]
+pub struct BufferLayer {
+    limit: Option<u64>,
+    room: Option<HeldBodies>,
+}
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Buffer<S> {
     limit: Option<u64>,
+    room: Option<HeldBodies>,
     inner: S,
 }
 
@@ -79,6 +94,8 @@ struct Reading<S> {
     // What the client said the whole would be.
     declared: Option<u64>,
     read: Read,
+    // Of the room that all such bodies share.
+    held: Option<Held>,
 }
 
 /// What has been read: most bodies are one frame, which is passed on as it came.
@@ -93,9 +110,10 @@ enum Read {
 // === impl BufferLayer ===
 
 impl BufferLayer {
-    /// A layer of these settings.
-    pub fn new(settings: &Settings) -> Self {
-        Self(settings.bytes)
+    /// A layer of these settings; `room` is what all bodies share that are counted.
+    pub fn new(settings: &Settings, room: Option<&HeldBodies>) -> Self {
+        let room = room.filter(|_| settings.is_counted).cloned();
+        Self { limit: settings.bytes, room }
     }
 }
 
@@ -103,7 +121,7 @@ impl<S> Layer<S> for BufferLayer {
     type Service = Buffer<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Buffer { limit: self.0, inner }
+        Buffer { limit: self.limit, room: self.room.clone(), inner }
     }
 }
 
@@ -124,7 +142,8 @@ impl<S: Next> Service<Request> for Buffer<S> {
                 let inner = self.inner.clone();
                 let declared = request.body.size_hint().exact();
                 let (request, read) = (Some(request), Read::Nothing);
-                let reading = Reading { inner, request, limit, declared, read };
+                let held = self.room.as_ref().map(HeldBodies::hold);
+                let reading = Reading { inner, request, limit, declared, read, held };
                 State::Reading { reading: Box::new(reading) }
             }
             Some(_) | None => State::Passed { inner: self.inner.call(request) },
@@ -163,11 +182,17 @@ impl<S: Next> Reading<S> {
         if expected > self.limit.saturating_sub(self.read.len()) {
             return Poll::Ready(Err(Kind::BodyTooLarge.into()));
         }
+        if !hold(&mut self.held, self.read.len() + expected) {
+            return Poll::Ready(Err(Kind::Queue(QueueFault::Full(RETRY_AFTER)).into()));
+        }
         while let Some(frame) = ready!(Pin::new(&mut request.body).poll_frame(cx)?) {
             // Trailers end here: a body in memory has none.
             let Ok(data) = frame.into_data() else { continue };
             if data.len() as u64 > self.limit.saturating_sub(self.read.len()) {
                 return Poll::Ready(Err(Kind::BodyTooLarge.into()));
+            }
+            if !hold(&mut self.held, self.read.len() + data.len() as u64) {
+                return Poll::Ready(Err(Kind::Queue(QueueFault::Full(RETRY_AFTER)).into()));
             }
             self.read.push(data, expected);
         }
@@ -178,12 +203,20 @@ impl<S: Next> Reading<S> {
         let Some(mut request) = self.request.take() else {
             return Poll::Ready(Err(Kind::Internal.into()));
         };
+        if let Some(held) = self.held.take() {
+            request.cx.hold_body(held);
+        }
         let bytes = std::mem::take(&mut self.read).into_bytes();
         request.parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         request.parts.headers.remove(header::TRAILER);
         request.body = Body::full(bytes);
         Poll::Ready(Ok(self.inner.call(request)))
     }
+}
+
+/// Whether there is room for so many bytes in all.
+fn hold(held: &mut Option<Held>, bytes: u64) -> bool {
+    held.as_mut().is_none_or(|held| held.grow_to(bytes))
 }
 
 // === impl Read ===
@@ -243,7 +276,7 @@ mod tests {
     async fn buffered(limit: u64, feeding: impl FnOnce(Feed)) -> Result<Response, Error> {
         let (feed, body) = fed();
         feeding(feed);
-        let layer = BufferLayer::new(&Settings { bytes: Some(limit) });
+        let layer = BufferLayer::new(&Settings { bytes: Some(limit), is_counted: false }, None);
         let mut request = request(Method::POST, "/", body);
         request.parts.headers.insert(header::TRAILER, HeaderValue::from_static("x-sum"));
         layer.layer(service_fn(echo)).oneshot(request).await
@@ -317,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_short_of_its_declared_length_is_not_passed_on() {
         let body = Body::boxed(Short(Some(Bytes::from_static(b"abc"))));
-        let layer = BufferLayer::new(&Settings { bytes: Some(1024) });
+        let layer = BufferLayer::new(&Settings { bytes: Some(1024), is_counted: false }, None);
         let call = layer.layer(service_fn(echo)).oneshot(request(Method::POST, "/", body));
         assert!(matches!(call.await.unwrap_err().kind(), Kind::ClientClosed));
     }
@@ -327,25 +360,52 @@ mod tests {
         let (feed, mut body) = fed();
         body.set_limit(2);
         feed.try_send(data("abc")).unwrap();
-        let layer = BufferLayer::new(&Settings { bytes: Some(1024) });
+        let layer = BufferLayer::new(&Settings { bytes: Some(1024), is_counted: false }, None);
         let call = layer.layer(service_fn(echo)).oneshot(request(Method::POST, "/", body));
         assert!(matches!(call.await.unwrap_err().kind(), Kind::BodyTooLarge));
     }
 
     #[tokio::test]
     async fn what_is_in_memory_and_what_may_stream_pass_untouched() {
-        let on = BufferLayer::new(&Settings { bytes: Some(1) });
+        let on = BufferLayer::new(&Settings { bytes: Some(1), is_counted: false }, None);
         let full = request(Method::POST, "/", Body::full("ab"));
         let response = on.layer(service_fn(echo)).oneshot(full).await.unwrap();
         assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
         assert!(on.layer(service_fn(echo)).oneshot(get("/")).await.is_ok());
 
-        let off = BufferLayer::new(&Settings { bytes: None });
+        let off = BufferLayer::new(&Settings { bytes: None, is_counted: false }, None);
         let inner = service_fn(async |request: Request| {
             assert!(!request.body.is_in_memory());
             Ok(Response::new(Body::empty()))
         });
         let streaming = request(Method::POST, "/", fed().1);
         assert!(off.layer(inner).oneshot(streaming).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn bodies_that_are_counted_share_their_room() {
+        let room = HeldBodies::new(10);
+        let settings = Settings { bytes: Some(8), is_counted: true };
+        let layer = BufferLayer::new(&settings, Some(&room));
+        let (feed, body) = fed();
+        let asked = request(Method::POST, "/", body);
+        let cx = asked.cx.clone();
+        feed.send(data("sevenby")).await.unwrap();
+        drop(feed);
+        layer.layer(service_fn(echo)).oneshot(asked).await.unwrap();
+        // It is held as long as its exchange is known.
+        let send = async |text: &'static str| {
+            let (feed, body) = fed();
+            feed.send(data(text)).await.unwrap();
+            drop(feed);
+            layer.layer(service_fn(echo)).oneshot(request(Method::POST, "/", body)).await
+        };
+        let refused = send("four").await.unwrap_err();
+        assert!(matches!(refused.kind(), Kind::Queue(QueueFault::Full(_))), "{refused}");
+        assert!(send("two").await.is_ok());
+        drop(cx);
+        assert!(send("eight by").await.is_ok(), "and given back");
+        let free = BufferLayer::new(&Settings { is_counted: false, ..settings }, Some(&room));
+        assert!(free.room.is_none());
     }
 }

@@ -9,7 +9,7 @@ use tower::ServiceBuilder;
 
 use crate::{
     events::publish::{Publish, PublishLayer, Publisher},
-    http::idempotency::IdempotencyStore,
+    http::{held::HeldBodies, idempotency::IdempotencyStore},
     middleware::{
         access_log::{AccessLog, AccessLogLayer},
         action::{self, Action, ActionLayer},
@@ -75,7 +75,7 @@ pub struct MemberSettings {
     /// `rate_limit`, by what `auth` finds out.
     pub rate_limit_by_principal: Option<rate_limit::Limits>,
     /// Whether the whole body is needed first.
-    pub buffer: buffer::Settings,
+    pub buffer: (buffer::Settings, HeldBodies),
     /// Whether requests with a key are done once, and who remembers keys.
     pub idempotency: Option<(idempotency::Settings, Arc<str>, Arc<dyn IdempotencyStore>)>,
     /// What its requests publish.
@@ -150,7 +150,7 @@ pub fn after_auth<B>(
 ) -> AfterAuth<ToUpstream<B>> {
     ServiceBuilder::new()
         .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
-        .layer(BufferLayer::new(&route.buffer)) // the only reader of whole bodies; all below share it
+        .layer(BufferLayer::new(&route.buffer.0, Some(&route.buffer.1))) // the only reader of whole bodies; all below share it
         .layer(IdempotencyLayer::new(route.idempotency)) // hashes the body; what was done is not done again
         .layer(PublishLayer::new(route.publish)) // sees who was admitted, and what became of it
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once

@@ -57,9 +57,9 @@ impl Resolver<'_> {
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
         let idempotency = self.idempotency(route);
         let publish = self.publications(route, &params, named.flow);
-        let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index))
-            || publish.iter().any(publish::Settings::reads_request)
-            || idempotency.is_some();
+        let is_counted =
+            idempotency.is_some() || publish.iter().any(publish::Settings::reads_request);
+        let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index)) || is_counted;
         let buffer_bytes = largest_body(&publish, named.flow)
             .map_or(buffer_bytes, |largest| buffer_bytes.min(largest));
         let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
@@ -74,7 +74,7 @@ impl Resolver<'_> {
             concurrency_limit: Some(concurrency_limit::Settings { max_in_flight }),
             auth: self.auth(route.auth.as_ref(), named.credentials, named.upstreams),
             claims,
-            buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes) },
+            buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes), is_counted },
             idempotency,
             publish,
             action,

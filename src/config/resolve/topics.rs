@@ -50,7 +50,7 @@ impl Resolver<'_> {
         if let Some(dir) = dir.filter(|dir| dir.text.is_empty()) {
             self.error(dir.place, Fault::new("this is no directory").help("`./data`"));
         }
-        self.in_range(
+        let body_buffer = self.in_range(
             written.body_buffer.as_ref(),
             ByteSize(256 * MIB),
             ByteSize(MIB)..=ByteSize(64 * GIB),
@@ -69,6 +69,7 @@ impl Resolver<'_> {
             instance: written.instance.as_ref().and_then(|instance| self.instance(instance)),
             is_required: self.or(written.required.as_ref(), own.is_required),
             publish_buffer: publish_buffer.0,
+            body_buffer: body_buffer.0,
             lock_wait: self.in_range(
                 written.lock_wait.as_ref(),
                 own.lock_wait,

@@ -32,6 +32,8 @@ pub struct Settings {
     pub is_required: bool,
     /// Bytes that may wait in front of each log.
     pub publish_buffer: u64,
+    /// Bytes of bodies that may be held for keys, fingerprints and events, all routes together.
+    pub body_buffer: u64,
     /// How long to wait for another process to let go of the directory.
     pub lock_wait: Duration,
     /// Records of requests.
@@ -102,6 +104,7 @@ impl Settings {
             instance: None,
             is_required: false,
             publish_buffer: 64 * MIB,
+            body_buffer: 256 * MIB,
             lock_wait: Duration::ZERO,
             ingress: Ingress::default(),
             durability: Durability::Durable,

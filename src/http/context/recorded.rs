@@ -10,7 +10,10 @@ use tokio::sync::oneshot;
 use super::Context;
 use crate::{
     error::Error,
-    http::idempotency::{KeyHonoured, Rider},
+    http::{
+        held::Held,
+        idempotency::{KeyHonoured, Rider},
+    },
 };
 
 /// Who hears that the time was up. Empty once it was told.
@@ -45,6 +48,11 @@ impl Context {
     /// Whether the upstream may have seen the request before the last attempt of it.
     pub fn was_repeated(&self) -> bool {
         self.0.was_repeated.load(Ordering::Relaxed)
+    }
+
+    /// Written by `buffer`: its body is held in memory, and is as long as anybody knows of the exchange.
+    pub fn hold_body(&self, held: Held) {
+        super::set(&self.0.held, held);
     }
 
     /// The idempotency key that this request has for itself.

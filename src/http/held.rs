@@ -1,0 +1,90 @@
+//! Room for bodies that are held in memory for keys, fingerprints and events, all routes together.
+//!
+//! One atomic word. Nobody waits for it: who finds no room is told so at once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// The room. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct HeldBodies(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    taken: AtomicU64,
+    limit: AtomicU64,
+}
+
+/// Room for so many bytes. Dropped, it gives them back.
+#[derive(Debug)]
+pub struct Held {
+    room: HeldBodies,
+    bytes: u64,
+}
+
+// === impl HeldBodies ===
+
+// Every access is relaxed: the words guard numbers, no memory.
+impl HeldBodies {
+    /// Room for so many bytes at once.
+    pub fn new(limit: u64) -> Self {
+        Self(Arc::new(Inner { taken: AtomicU64::new(0), limit: AtomicU64::new(limit) }))
+    }
+
+    /// There is room for so many from now on; what is held stays.
+    pub fn set_limit(&self, limit: u64) {
+        self.0.limit.store(limit, Relaxed);
+    }
+
+    /// Room for nothing yet.
+    pub fn hold(&self) -> Held {
+        Held { room: self.clone(), bytes: 0 }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Room for `bytes` in all. `false`: there is not so much, and nothing has changed.
+    #[must_use]
+    pub fn grow_to(&mut self, bytes: u64) -> bool {
+        let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
+            return true;
+        };
+        let Inner { taken, limit } = &*self.room.0;
+        let limit = limit.load(Relaxed);
+        let fits = |taken: u64| taken.checked_add(more).filter(|all| *all <= limit);
+        let is_taken = taken.fetch_update(Relaxed, Relaxed, fits).is_ok();
+        if is_taken {
+            self.bytes = bytes;
+        }
+        is_taken
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.0.taken.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_counted_once_and_given_back() {
+        let room = HeldBodies::new(100);
+        let (mut first, mut second) = (room.hold(), room.hold());
+        assert!(first.grow_to(60) && first.grow_to(70) && first.grow_to(10));
+        assert!(!second.grow_to(31) && second.grow_to(30));
+        drop(first);
+        assert!(second.grow_to(100));
+        room.set_limit(50);
+        assert!(second.grow_to(100), "what is held stays");
+        drop(second);
+        assert!(!room.hold().grow_to(51) && room.hold().grow_to(50));
+    }
+}
