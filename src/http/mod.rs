@@ -18,6 +18,7 @@ pub mod pace;
 pub mod peer;
 pub mod principal;
 pub mod query;
+pub mod retry_after;
 pub mod secret;
 pub mod selector;
 pub mod target;
@@ -32,6 +33,7 @@ pub use self::{
     pace::Pace,
     peer::Peer,
     principal::Principal,
+    retry_after::retry_after,
     secret::Secret,
     target::Target,
 };

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result, Unsent},
-    http::Response,
+    http::{Response, retry_after},
     telemetry::clock,
 };
 
@@ -84,7 +84,7 @@ impl Tries {
             Ok(response) => {
                 let after = response.headers().get(header::RETRY_AFTER);
                 let is_listed = self.shared.settings.on.lists(response.status(), after.is_some());
-                let wait = || after.and_then(|value| backoff::retry_after(value, clock::now()));
+                let wait = || after.and_then(|value| retry_after(value, clock::now()));
                 is_listed
                     .then(|| Failure { class: Class::Answered, wait: wait().unwrap_or_default() })
             }
