@@ -4,6 +4,7 @@
 //! what [`facade`] offers; [`publish`] makes them of requests, and [`ingress`] remembers what is owed
 //! because of each; [`delivery`] brings them to subscribers. [`queue`] is the durable log: it knows
 //! neither requests nor configuration.
+//! [`wire`] is how events stand in HTTP messages.
 
 pub mod api;
 pub mod delivery;
@@ -15,5 +16,6 @@ pub mod queue;
 pub mod settings;
 pub mod store;
 pub mod stored;
+pub mod wire;
 
 pub use self::{event::Event, facade::Events, settings::Settings, store::Store};

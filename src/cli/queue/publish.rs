@@ -14,7 +14,7 @@ use super::{
     client::{Sent, segment},
     object, show,
 };
-use crate::{cli::token::duration, events::api::wire, telemetry::clock};
+use crate::{cli::token::duration, events::wire, telemetry::clock};
 
 /// Arguments of `sluice queue publish`.
 #[derive(Debug, clap::Args)]

@@ -8,12 +8,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Payload, body, endpoint::Endpoint, problem::Problem, query, respond, stream, view, wire,
+    Payload, body, endpoint::Endpoint, problem::Problem, query, respond, stream, view,
 };
 use crate::{
     events::{
         event::new_id,
         facade::{Events, Refusal},
+        wire,
     },
     telemetry::clock,
 };

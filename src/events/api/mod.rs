@@ -1,9 +1,10 @@
-//! Events over HTTP: how they are written, and the endpoints that take and give them.
+//! Events over HTTP: the endpoints that take and give them, as [`wire`](crate::events::wire) writes
+//! them.
 //!
-//! [`wire`] is the CloudEvents HTTP binding and JSON format; [`endpoint`] which method and path is
-//! what; [`body`] and [`query`] what a call may say; [`answer`](fn@answer) does it, by what
-//! [`facade`](crate::events::facade) offers; [`view`] is how things are shown and [`problem`] how a
-//! refusal is told. It knows no sockets: whoever has one hands in the head and the whole body.
+//! [`endpoint`] is which method and path is what; [`body`] and [`query`] what a call may say;
+//! [`answer`](fn@answer) does it, by what [`facade`](crate::events::facade) offers; [`view`] is how
+//! things are shown and [`problem`] how a refusal is told. It knows no sockets: whoever has one hands
+//! in the head and the whole body.
 
 mod answer;
 mod body;
@@ -12,7 +13,6 @@ mod problem;
 mod query;
 mod stream;
 mod view;
-pub mod wire;
 
 #[cfg(test)]
 mod fake;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Payload, wire::Unreadable};
-use crate::events::facade::Refusal;
+use super::Payload;
+use crate::events::{facade::Refusal, wire::Unreadable};
 
 /// Why a call was not done.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,9 +11,8 @@ use serde_json::{Value, json};
 use super::{
     Access, Call, Endpoint, Payload, answer,
     fake::{self, Fake},
-    wire,
 };
-use crate::events::{event::Event, facade::Refusal};
+use crate::events::{event::Event, facade::Refusal, wire};
 
 const JSON: &str = "application/json";
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::wire::structured;
 use crate::{
     events::event::{Attribute, Event},
     events::facade::{
@@ -14,6 +13,7 @@ use crate::{
         StoredEvent, SubscriptionMode, SubscriptionState, SubscriptionStatus, TokenResult,
         TokenStatus, TopicState, TopicStatus, Trace, UncertainKey,
     },
+    events::wire::structured,
     telemetry::clock,
 };
 

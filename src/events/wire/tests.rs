@@ -207,6 +207,20 @@ fn a_message_that_is_no_event_is_told_apart() {
     }
 }
 
+#[test]
+fn a_text_in_a_field_is_percent_encoded() {
+    for (text, field) in [
+        ("plain-1/2?x=#", "plain-1/2?x=#"),
+        ("a b", "a%20b"),
+        ("100%", "100%25"),
+        ("say \"hi\"", "say%20%22hi%22"),
+        ("Euro \u{20ac} \u{1f600}", "Euro%20%E2%82%AC%20%F0%9F%98%80"),
+        ("line\r\nbreak", "line%0D%0Abreak"),
+    ] {
+        assert_eq!(binary::encode(text.as_bytes()), field);
+    }
+}
+
 fn attribute() -> impl Strategy<Value = Attribute> {
     prop_oneof![
         any::<bool>().prop_map(Attribute::Boolean),
@@ -273,6 +287,26 @@ proptest! {
         let text = written(&event);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
         prop_assert_eq!(structured_event(&text), event);
+    }
+
+    #[test]
+    fn what_is_written_as_fields_is_read_back(event in any_demanding_event()) {
+        let fields = binary::fields(&event);
+        prop_assert!(fields.values().all(|value| value.to_str().is_ok()));
+        let read = binary::event(&fields, event.data.clone(), String::new).unwrap();
+        // A field has no types: every attribute comes back as text.
+        let text = |value: Attribute| Attribute::Text(match value {
+            Attribute::Boolean(is) => is.to_string(),
+            Attribute::Integer(number) => number.to_string(),
+            Attribute::Text(text) => text,
+        });
+        let attributes = event.attributes.clone();
+        let attributes = attributes.into_iter().map(|(name, value)| (name, text(value)));
+        let mut read_back = read.clone();
+        read_back.attributes.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut expected = Event { attributes: attributes.collect(), ..event };
+        expected.attributes.sort_by(|a, b| a.0.cmp(&b.0));
+        prop_assert_eq!(read_back, expected);
     }
 
     #[test]

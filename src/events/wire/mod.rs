@@ -2,8 +2,10 @@
 //!
 //! [`read`] tells the three modes apart by the content type: [`structured`] (one event as JSON), a
 //! batch (a JSON array of them) and [`binary`] (attributes in `ce-` fields, the body is the data).
-//! JSON data is kept byte for byte. Going out, an event is structured JSON. Pure.
+//! JSON data is kept byte for byte. Going out, an event is structured JSON, or, pushed, what its
+//! subscription asks for. Pure.
 
+mod attributes;
 pub mod binary;
 pub mod json;
 pub mod structured;

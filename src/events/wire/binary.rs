@@ -1,8 +1,9 @@
 //! Binary mode: attributes in `ce-` fields, `Content-Type` is the data's, the body is the data.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 
+use super::attributes::{self, Shown};
 use crate::events::event::{Attribute, Builder, Event, Invalid};
 
 /// What the names of fields with attributes begin with.
@@ -36,6 +37,48 @@ pub fn event(
         }
     }
     builder.finish(data, new_id)
+}
+
+/// The fields that tell of an event; its data is the body.
+pub fn fields(event: &Event) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(16);
+    fields.insert("ce-specversion", HeaderValue::from_static("1.0"));
+    if let Some(value) = event.content_type.as_deref().and_then(|it| it.parse().ok()) {
+        fields.insert(CONTENT_TYPE, value);
+    }
+    attributes::each(event, |name, value| {
+        let Ok(field) = HeaderName::try_from(format!("{PREFIX}{name}")) else { return };
+        let value = match value {
+            Shown::Text(_) if name == "datacontenttype" => return,
+            Shown::Text(text) => encode(text.as_bytes()),
+            Shown::Boolean(is) => HeaderValue::from_static(if is { "true" } else { "false" }),
+            Shown::Integer(number) => number.into(),
+            Shown::Time(millis) => {
+                let mut text = Vec::with_capacity(24);
+                attributes::push_time(millis, &mut text);
+                encode(&text)
+            }
+        };
+        fields.insert(field, value);
+    });
+    fields
+}
+
+/// The field value that stands for a text (HTTP binding, 3.1.3.2): what is not visible ASCII, quotes
+/// and `%` are percent-encoded, byte for byte.
+pub fn encode(text: &[u8]) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = Vec::with_capacity(text.len());
+    for &byte in text {
+        if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%') {
+            out.push(byte);
+        } else {
+            let (high, low) = (usize::from(byte >> 4), usize::from(byte & 0xf));
+            out.extend_from_slice(&[b'%', DIGITS[high], DIGITS[low]]);
+        }
+    }
+    // Visible ASCII is a field value.
+    HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The text that a field value stands for (HTTP binding, 3.1.3.2): quotes go, then one round of

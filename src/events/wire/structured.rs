@@ -1,9 +1,6 @@
 //! Structured mode: an event as one JSON object, both ways.
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -13,11 +10,11 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::json;
-use crate::{
-    events::event::{Attribute, Builder, Event, Invalid, names},
-    telemetry::clock,
+use super::{
+    attributes::{self, Shown},
+    json,
 };
+use crate::events::event::{Attribute, Builder, Event, Invalid};
 
 /// The members of an object in their order, values as they were written.
 #[derive(Debug)]
@@ -89,46 +86,19 @@ pub fn event(
 pub fn write(event: &Event, out: &mut Vec<u8>) {
     out.reserve(event.bytes() + 256);
     out.extend_from_slice(b"{\"specversion\":\"1.0\"");
-    let required = [("id", &event.id), ("source", &event.source), ("type", &event.kind)];
-    let optional = [
-        ("time", &event.time),
-        ("subject", &event.subject),
-        ("datacontenttype", &event.content_type),
-        (names::CORRELATION, &event.correlation),
-        (names::CAUSATION, &event.causation),
-        (names::TRACE, &event.trace_context),
-    ];
-    let optional = optional.iter().filter_map(|(name, text)| Some((*name, text.as_ref()?)));
-    for (name, text) in required.into_iter().chain(optional) {
-        push_name(name, out);
-        push_string(text, out);
-    }
-    let subject = event.subject.as_ref().map(String::as_bytes);
-    let key = event.key.as_deref().filter(|key| Some(*key) != subject);
-    for (name, bytes) in [(names::KEY, key), (names::DEDUP, event.dedup_key.as_deref())] {
-        if let Some(text) = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()) {
-            push_name(name, out);
-            push_string(text, out);
-        }
-    }
-    for (name, millis) in [(names::NOT_BEFORE, event.not_before), (names::EXPIRY, event.expiry)] {
-        if let Some(millis) = millis {
-            push_name(name, out);
-            push_time(millis, out);
-        }
-    }
-    for (name, value) in &event.attributes {
+    attributes::each(event, |name, value| {
         push_name(name, out);
         match value {
-            Attribute::Boolean(is) => {
-                out.extend_from_slice(if *is { b"true" } else { b"false" });
+            Shown::Text(text) => push_string(text, out),
+            Shown::Time(millis) => push_time(millis, out),
+            Shown::Boolean(is) => {
+                out.extend_from_slice(if is { b"true" } else { b"false" });
             }
-            Attribute::Integer(number) => {
-                out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            Shown::Integer(number) => {
+                out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
             }
-            Attribute::Text(text) => push_string(text, out),
         }
-    }
+    });
     push_data(&event.data, event.content_type.as_deref(), out);
     out.push(b'}');
 }
@@ -167,17 +137,15 @@ fn push_name(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\":");
 }
 
-/// A JSON string with this moment, milliseconds since 1970; the year has four digits.
-pub(in crate::events::api) fn push_time(millis: u64, out: &mut Vec<u8>) {
-    /// 9999-12-31T23:59:59.999Z
-    const LAST: u64 = 253_402_300_799_999;
+/// A JSON string with this moment, milliseconds since 1970.
+pub(in crate::events) fn push_time(millis: u64, out: &mut Vec<u8>) {
     out.push(b'"');
-    clock::push_rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis.min(LAST)), out);
+    attributes::push_time(millis, out);
     out.push(b'"');
 }
 
 /// A JSON string. (Writing to memory does not fail.)
-pub(in crate::events::api) fn push_string(text: &str, out: &mut Vec<u8>) {
+pub(in crate::events) fn push_string(text: &str, out: &mut Vec<u8>) {
     if serde_json::to_writer(&mut *out, text).is_err() {
         out.extend_from_slice(b"\"\"");
     }
