@@ -49,7 +49,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upstream", &[]),
     ("events", &[]),
     ("events::event", &[]),
-    ("events::api", &["events::event", "events::facade", "events::queue"]),
+    ("events::wire", &["events::event"]),
+    ("events::api", &["events::event", "events::facade", "events::queue", "events::wire"]),
     ("events::queue", &[]),
     ("events::stored", &["events::event", "events::queue"]),
     // What requests leave behind: shared by all that act on behalf of one.
@@ -59,7 +60,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What the flow offers and what a user decides about it are plain values.
     (
         "events::delivery",
-        &["events::queue", "events::event", "events::facade", "events::settings", "events::stored"],
+        &[
+            "events::queue",
+            "events::event",
+            "events::facade",
+            "events::settings",
+            "events::stored",
+            "events::wire",
+        ],
     ),
     ("admin", &[]),
     (

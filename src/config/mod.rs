@@ -97,6 +97,12 @@ pub fn event_bytes(settings: Option<&events::Settings>) -> u64 {
     largest.unwrap_or(0).max(LEAST)
 }
 
+/// The name of the upstream that stands for the webhooks of one host and port, beside those under
+/// `upstreams`.
+pub fn push_upstream(url: &http::Uri) -> String {
+    value::HttpUrl(url.clone()).upstream("push")
+}
+
 /// A listener and how its connections are treated.
 #[derive(Clone, Debug)]
 pub struct Listener {

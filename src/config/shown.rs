@@ -182,6 +182,13 @@ fn fill_events(shown: &mut Value) {
     });
     each(shown, "subscriptions", |subscription| {
         fill(subscription, &of_subscription());
+        if let Some(push) = subscription.get_mut("push").filter(|push| push.is_object()) {
+            fill(push, &json!({ "timeout": "15s" }));
+            if push.get("url").is_some() {
+                fill(push, &json!({ "format": "structured" }));
+            }
+            fill(subscription, &json!({ "limits": { "concurrency": 64 } }));
+        }
         let schedule = subscription.pointer("/retry/schedule").and_then(Value::as_str);
         match schedule {
             Some("service") => {

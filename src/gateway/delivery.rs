@@ -15,6 +15,7 @@ use crate::{
         store::Store,
     },
     gateway::StartError,
+    http::sink::Sink,
 };
 
 /// Orders that may wait; control waits for each.
@@ -38,13 +39,14 @@ enum Order {
 // === impl Delivery ===
 
 impl Delivery {
-    /// Starts the thread and opens the store there; it is open when this returns.
-    pub(super) async fn start(settings: Settings) -> Result<Self, StartError> {
+    /// Starts the thread and opens the store there; it is open when this returns. What is pushed goes out
+    /// by `sink`, on that thread.
+    pub(super) async fn start(settings: Settings, sink: Arc<dyn Sink>) -> Result<Self, StartError> {
         let (report, reported) = oneshot::channel();
         let (orders, inbox) = mpsc::channel(ORDERS);
         let thread = thread::Builder::new()
             .name("delivery".into())
-            .spawn(move || run(settings, inbox, report))
+            .spawn(move || run((settings, sink), inbox, report))
             .map_err(StartError::Thread)?;
         match reported.await {
             Ok(Ok(store)) => Ok(Self { store, orders, thread }),
@@ -78,7 +80,7 @@ impl Delivery {
 
 /// The whole life of the thread.
 fn run(
-    settings: Settings,
+    (settings, sink): (Settings, Arc<dyn Sink>),
     mut inbox: mpsc::Receiver<Order>,
     report: oneshot::Sender<Result<Store, StartError>>,
 ) {
@@ -88,7 +90,7 @@ fn run(
         Err(error) => return drop(report.send(Err(StartError::Thread(error)))),
     };
     runtime.block_on(async move {
-        let store = match open(settings).await {
+        let store = match open(settings, sink).await {
             Ok(store) => store,
             Err(error) => return drop(report.send(Err(error))),
         };
@@ -103,11 +105,11 @@ fn run(
     });
 }
 
-async fn open(settings: Settings) -> Result<Store, StartError> {
+async fn open(settings: Settings, sink: Arc<dyn Sink>) -> Result<Store, StartError> {
     let dir = settings.dir.clone();
     let failed =
         |error: &dyn std::fmt::Display| StartError::Queue(format!("{}: {error}", dir.display()));
     let storage = storage::open(&settings.dir).map_err(|error| failed(&error))?;
     let clock = Arc::new(SystemClock);
-    Store::open(storage, settings, clock).await.map_err(|error| failed(&error))
+    Store::open(storage, settings, clock, sink).await.map_err(|error| failed(&error))
 }

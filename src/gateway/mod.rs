@@ -26,6 +26,7 @@ mod handler;
 mod keys;
 mod listeners;
 mod operator;
+mod outbox;
 mod queue;
 mod reload;
 mod watch;

@@ -15,13 +15,13 @@ use crate::{
         ingress,
         queue::gauges::{Gauges, Histogram},
     },
-    gateway::{StartError, delivery::Delivery},
+    gateway::{StartError, build::Plan, delivery::Delivery, outbox::Outbox},
     telemetry::metrics::{
-        Desc, Exposition, QUEUE_APPEND, QUEUE_BYTES, QUEUE_CLOCK_FROZEN, QUEUE_COMMIT_EVENTS,
-        QUEUE_CORRUPTION, QUEUE_DEDUP_ENTRIES, QUEUE_DEDUP_HITS, QUEUE_DEDUP_WINDOW, QUEUE_DELAYED,
-        QUEUE_DISK_FREE, QUEUE_EVENTS, QUEUE_INGRESS_BYTES, QUEUE_INGRESS_ENTRIES,
-        QUEUE_INGRESS_KEYS, QUEUE_LOST, QUEUE_OFFLINE, QUEUE_RECOVERY, QUEUE_REJECTED,
-        QUEUE_SCRUBBED, QUEUE_SYNC, QUEUE_UNCERTAIN, SUBSCRIPTION_ATTEMPTS,
+        Cells, Desc, Exposition, QUEUE_APPEND, QUEUE_BYTES, QUEUE_CLOCK_FROZEN,
+        QUEUE_COMMIT_EVENTS, QUEUE_CORRUPTION, QUEUE_DEDUP_ENTRIES, QUEUE_DEDUP_HITS,
+        QUEUE_DEDUP_WINDOW, QUEUE_DELAYED, QUEUE_DISK_FREE, QUEUE_EVENTS, QUEUE_INGRESS_BYTES,
+        QUEUE_INGRESS_ENTRIES, QUEUE_INGRESS_KEYS, QUEUE_LOST, QUEUE_OFFLINE, QUEUE_RECOVERY,
+        QUEUE_REJECTED, QUEUE_SCRUBBED, QUEUE_SYNC, QUEUE_UNCERTAIN, SUBSCRIPTION_ATTEMPTS,
         SUBSCRIPTION_BLOCKED_KEYS, SUBSCRIPTION_CIRCUIT, SUBSCRIPTION_DEAD_LETTERED,
         SUBSCRIPTION_DEAD_LETTERS, SUBSCRIPTION_DELIVERIES, SUBSCRIPTION_DELIVERY,
         SUBSCRIPTION_END_TO_END, SUBSCRIPTION_IN_FLIGHT, SUBSCRIPTION_LAG_BYTES,
@@ -48,9 +48,10 @@ struct State {
 }
 
 /// The store's keeper: control has it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Keeper {
     queue: Queue,
+    outbox: Outbox,
     delivery: Option<Delivery>,
     /// As they were last followed.
     settings: Option<Settings>,
@@ -59,10 +60,12 @@ pub(super) struct Keeper {
 // === impl Keeper ===
 
 impl Keeper {
-    /// Opens the store that `settings` ask for; without topics there is none.
-    pub(super) async fn open(settings: Option<&Settings>) -> Result<Self, StartError> {
-        let mut keeper = Self::default();
-        keeper.follow(settings).await?;
+    /// Opens the store that `plan` asks for; without topics there is none.
+    pub(super) async fn open(plan: &Plan, cells: &Cells) -> Result<Self, StartError> {
+        let outbox = Outbox::new(cells);
+        let queue = Queue::default();
+        let mut keeper = Self { queue, outbox, delivery: None, settings: None };
+        keeper.follow(plan, None).await?;
         Ok(keeper)
     }
 
@@ -71,16 +74,35 @@ impl Keeper {
         &self.queue
     }
 
+    /// Follows a plan in the place of another. Refused: nothing has changed.
+    pub(super) async fn follow(
+        &mut self,
+        plan: &Plan,
+        previous: Option<&Plan>,
+    ) -> Result<(), StartError> {
+        // Whoever hears of the new settings finds the way; the old ways last as long as the old ones.
+        self.outbox.learn(plan);
+        let followed = self.follow_settings(plan.config.events.as_ref()).await;
+        match (&followed, previous) {
+            (Ok(()), _) => self.outbox.follow(plan),
+            (Err(_), Some(previous)) => self.outbox.follow(previous),
+            (Err(_), None) => {}
+        }
+        followed
+    }
+
     /// Follows new settings. A store that is open stays open: without topics all it has are orphans.
-    pub(super) async fn follow(&mut self, settings: Option<&Settings>) -> Result<(), StartError> {
+    async fn follow_settings(&mut self, settings: Option<&Settings>) -> Result<(), StartError> {
         let none = || {
             let (topics, subscriptions) = (Vec::new(), Vec::new());
             Some(Settings { topics, subscriptions, ..self.settings.clone()? })
         };
         let Some(settings) = settings.cloned().or_else(none) else { return Ok(()) };
-        match &self.delivery {
-            Some(delivery) => delivery.reload(settings.clone()).await?,
-            None => self.delivery = Some(Delivery::start(settings.clone()).await?),
+        if let Some(delivery) = &self.delivery {
+            delivery.reload(settings.clone()).await?;
+        } else {
+            let sink = Arc::new(self.outbox.clone());
+            self.delivery = Some(Delivery::start(settings.clone(), sink).await?);
         }
         let store = self.delivery.as_ref().map(|it| it.store().clone());
         let mut state = self.queue.0.lock();

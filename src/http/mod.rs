@@ -21,8 +21,10 @@ pub mod query;
 pub mod retry_after;
 pub mod secret;
 pub mod selector;
+pub mod sink;
 pub mod target;
 pub mod trailers;
+pub mod webhook;
 
 pub use self::{
     abort::Abort,

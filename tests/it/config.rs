@@ -15,6 +15,8 @@ fn env(name: &str) -> Option<String> {
     match name {
         "SLUICE_ADMIN_TOKEN" => Some("s3cr3t-from-the-environment".to_owned()),
         "JWT_SECRET" => Some("s3cr3t-that-is-long-enough-to-be-good".to_owned()),
+        "FULFILLMENT_SECRET" => Some("whsec_s3cr3ts3cr3ts3cr3ts3cr3ts3cr3ts3".to_owned()),
+        "SHORT_SECRET" => Some("whsec_czNjcjN0".to_owned()),
         "ORDERS_ADDRESS" => Some("10.9.8.7:9001".to_owned()),
         "NOT_AN_ADDRESS" => Some("s3cr3t-but-no-address".to_owned()),
         _ => None,
@@ -117,9 +119,7 @@ fn the_whole_reference_has_a_shape() {
         assert!(problem.message.ends_with("is not in this version"), "{problem}");
     }
     let told: Vec<_> = problems.0.iter().map(|problem| problem.path.as_ref()).collect();
-    for path in ["subscriptions[0].push", "routes[0].spill"] {
-        assert!(told.contains(&path), "{path} is not refused: {told:?}");
-    }
+    assert!(told.contains(&"routes[0].spill"), "it is not refused: {told:?}");
 }
 
 #[test]

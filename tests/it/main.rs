@@ -27,6 +27,7 @@ mod mirror;
 mod overload;
 mod program;
 mod publish;
+mod push;
 mod queue_access;
 mod queue_http;
 mod queue_operate;

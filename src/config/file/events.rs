@@ -11,8 +11,8 @@ use super::{Selector, auth::Auth, block, word_or};
 use crate::{
     config::{
         value::{
-            ByteSize, LogName, Name, Percent, Rate, Reference, SecretReference, Text, Value as _,
-            words,
+            ByteSize, HttpUrl, LogName, Name, Percent, Rate, Reference, SecretReference, Text,
+            Value as _, words,
         },
         written::{FromScalar, Nothing, OneOrMany, Place, Placed, Shape, Written, expected},
     },
@@ -37,7 +37,7 @@ words! {
     /// What stores a topic.
     Backend { "local" = Local }
     /// The form of pushed events.
-    PushFormat { "structured" = Structured, "binary" = Binary }
+    PushFormat { "structured" = Structured, "binary" = Binary, "raw" = Raw }
     /// In which order events are delivered.
     Order { "key" = Key, "none" = None, "partition" = Partition }
     /// What becomes of an event that nobody took.
@@ -208,7 +208,7 @@ block! {
         /// `earliest`, `latest` or a time. Default: latest.
         from: Option<Written<Text>>,
         /// Where events are sent. Default: they are fetched.
-        push: Option<Push>,
+        push: Option<Placed<Push>>,
         /// Default: 30s.
         lease: Option<Written<Duration>>,
         /// Default: true.
@@ -229,7 +229,7 @@ block! {
     /// Where events are sent.
     Push {
         /// A webhook.
-        url: Option<Written<Text>>,
+        url: Option<Written<HttpUrl>>,
         /// An upstream; delivers enqueued requests.
         upstream: Option<Written<Name>>,
         /// Default: structured.

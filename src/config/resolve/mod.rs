@@ -16,6 +16,7 @@ mod listeners;
 mod nothing;
 mod policies;
 mod publish;
+mod push;
 mod rate_limits;
 mod reactions;
 mod remote;
@@ -140,7 +141,7 @@ impl Resolver<'_> {
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
         let allow_faults = file.admin.as_ref().and_then(|admin| admin.allow_faults.as_ref());
-        let events = self.store(file);
+        let events = self.store(file, &mut upstreams);
         let flow = publish::Flow {
             topics: events.as_ref().map_or(&[], |events| &events.topics),
             subscriptions: events.as_ref().map_or(&[], |events| &events.subscriptions),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Resolver;
+use super::{Resolver, upstreams::Upstreams};
 use crate::{
     config::{
         file::{File, events},
@@ -24,10 +24,16 @@ const MAX_STEPS: usize = 100;
 const MAX_TYPES: usize = 100;
 
 impl Resolver<'_> {
-    pub(super) fn subscriptions(&mut self, file: &File, topics: &[Topic]) -> Vec<Subscription> {
+    pub(super) fn subscriptions(
+        &mut self,
+        file: &File,
+        topics: &[Topic],
+        upstreams: &mut Upstreams,
+    ) -> Vec<Subscription> {
         let written = file.subscriptions.as_deref().unwrap_or_default();
         self.unique_names("subscriptions", written.iter().map(|it| &it.value.name));
-        let all: Vec<_> = written.iter().filter_map(|it| self.subscription(it, topics)).collect();
+        let each = written.iter().filter_map(|it| self.subscription(it, topics, upstreams));
+        let all: Vec<_> = each.collect();
         self.warn_of_loops(written, &all);
         all
     }
@@ -36,6 +42,7 @@ impl Resolver<'_> {
         &mut self,
         placed: &Placed<events::Subscription>,
         topics: &[Topic],
+        upstreams: &mut Upstreams,
     ) -> Option<Subscription> {
         let written = &placed.value;
         let name = self.value(&written.name);
@@ -45,9 +52,19 @@ impl Resolver<'_> {
         let (dead_letter, then) = self.end(written);
         let (on_success, on_exhausted) = self.reactions(written, topics);
         let lease = written.lease.as_ref();
+        let push = written.push.as_ref();
+        match (push, lease) {
+            (Some(_), Some(lease)) => {
+                let fault = Fault::new("a lease is for consumers that fetch");
+                self.warn(lease.place, fault.help("an endpoint has `push.timeout`"));
+            }
+            (None, _) => self.warn_pace(written.limits.as_ref()),
+            (Some(_), None) => {}
+        }
         let settings = Subscription {
             types: self.types(written.types.as_deref()),
             from: self.start_at(written.from.as_ref()),
+            push: push.and_then(|push| self.push(push, upstreams)),
             lease: self
                 .in_range(lease, own.lease, SECOND..=12 * HOUR, |_| "from 1s to 12h".to_owned()),
             is_pinning: self.or(written.pin.as_ref(), own.is_pinning),
@@ -167,19 +184,19 @@ impl Resolver<'_> {
         Some(Retry { schedule: steps, max_attempts, max_age })
     }
 
-    fn delivery_limits(&mut self, written: Option<&events::DeliveryLimits>) -> Limits {
-        let own = Limits::default();
-        let Some(written) = written else { return own };
-        for place in [
-            written.concurrency.as_ref().map(|it| it.place),
-            written.rate.as_ref().map(|it| it.place),
-        ]
-        .into_iter()
-        .flatten()
-        {
+    fn warn_pace(&mut self, written: Option<&events::DeliveryLimits>) {
+        let Some(written) = written else { return };
+        let concurrency = written.concurrency.as_ref().map(|it| it.place);
+        let rate = written.rate.as_ref().map(|it| it.place);
+        for place in [concurrency, rate].into_iter().flatten() {
             let fault = Fault::new("this is for `push`; a consumer that fetches sets its own pace");
             self.warn(place, fault);
         }
+    }
+
+    fn delivery_limits(&mut self, written: Option<&events::DeliveryLimits>) -> Limits {
+        let own = Limits::default();
+        let Some(written) = written else { return own };
         let concurrency = written.concurrency.as_ref();
         let rate: Option<Rate> = written.rate.as_ref().and_then(|rate| self.value(rate));
         let in_flight = written.in_flight.as_ref();

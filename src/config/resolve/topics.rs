@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Found, Resolver};
+use super::{Found, Resolver, upstreams::Upstreams};
 use crate::{
     config::{
         file::{File, events},
@@ -27,7 +27,7 @@ const SEGMENT: u64 = 64 * MIB;
 
 impl Resolver<'_> {
     /// Everything about the store; `None` without topics and `idempotency`.
-    pub(super) fn store(&mut self, file: &File) -> Option<Settings> {
+    pub(super) fn store(&mut self, file: &File, upstreams: &mut Upstreams) -> Option<Settings> {
         let topics = file.topics.as_ref().filter(|topics| !topics.0.is_empty());
         let queue = file.queue.as_ref();
         let routes = file.routes.iter().flatten();
@@ -40,7 +40,7 @@ impl Resolver<'_> {
         let mut settings = self.queue(queue.map_or(&none, |queue| &queue.value));
         settings.topics = self.topics(topics, settings.durability);
         self.check_buffer(queue, topics, &settings);
-        settings.subscriptions = self.subscriptions(file, &settings.topics);
+        settings.subscriptions = self.subscriptions(file, &settings.topics, upstreams);
         (topics.is_some() || has_keys).then_some(settings)
     }
 

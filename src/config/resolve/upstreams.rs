@@ -10,6 +10,7 @@ use crate::{
             Upstream,
             upstream::{Balance, BalanceWord, Endpoint, Pool, UpstreamTls},
         },
+        push_upstream,
         value::{Fault, HttpUrl, Name, Percent, Value as _, did_you_mean, selector_part},
         written::{Entries, OneOrMany, Place, Placed, Written},
     },
@@ -62,19 +63,33 @@ impl Upstreams {
         self.entries.iter().map(|entry| entry.retry_budget).collect()
     }
 
-    /// The index of the upstream that stands for the service at `url`: one for each scheme, host and
-    /// port, with every default.
+    /// The index of the upstream that stands for the service at `url` which decides about requests: one
+    /// for each scheme, host and port, with every default.
     pub(super) fn service(&mut self, url: &HttpUrl, place: Place) -> Result<usize, Fault> {
-        // With characters that no name under `upstreams` has.
-        let scheme = if url.is_https() { "https" } else { "http" };
-        let name = format!("auth {scheme}://{}", url.address());
+        self.implied(url, place, url.upstream("auth"), DEFAULT_MAX_IN_FLIGHT)
+    }
+
+    /// As [`Upstreams::service`], for the receiver of what is pushed. How much goes there at once its
+    /// subscriptions say.
+    pub(super) fn webhook(&mut self, url: &HttpUrl, place: Place) -> Result<usize, Fault> {
+        self.implied(url, place, push_upstream(&url.0), usize::MAX)
+    }
+
+    fn implied(
+        &mut self,
+        url: &HttpUrl,
+        place: Place,
+        name: String,
+        max_in_flight: usize,
+    ) -> Result<usize, Fault> {
         if let Some(index) = self.entries.iter().position(|entry| entry.name == name) {
             return Ok(index);
         }
         let source =
             Source { address: SourceAddress::parse(&url.address())?, weight: 1, priority: 0 };
         let tls = upstream::TlsSettings { server_name: None, ca: None, client: None };
-        let settings = service(name.as_str().into(), source, url.is_https().then_some(tls));
+        let service = service(name.as_str().into(), source, url.is_https().then_some(tls));
+        let settings = balancer::Settings { max_in_flight, ..service };
         let retry_budget = budget::Settings::default();
         self.entries.push(Entry { name, place, is_used: true, settings, retry_budget });
         Ok(self.entries.len() - 1)

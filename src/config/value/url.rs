@@ -27,9 +27,21 @@ impl HttpUrl {
         self.0.scheme_str() == Some("https")
     }
 
+    /// The name of the upstream that stands for the service there, for one purpose: with characters
+    /// that no name under `upstreams` has.
+    pub fn upstream(&self, purpose: &str) -> String {
+        let scheme = if self.is_https() { "https" } else { "http" };
+        format!("{purpose} {scheme}://{}", self.address())
+    }
+
+    /// Whether it is on the machine the gateway runs on.
+    pub fn is_loopback(&self) -> bool {
+        fetch::is_loopback(&self.0)
+    }
+
     /// Whether what is said there can be read and changed on the way.
     pub fn is_exposed(&self) -> bool {
-        !self.is_https() && !fetch::is_loopback(&self.0)
+        !self.is_https() && !self.is_loopback()
     }
 }
 

@@ -7,9 +7,7 @@ use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    Payload, body, endpoint::Endpoint, problem::Problem, query, respond, stream, view,
-};
+use super::{Payload, body, endpoint::Endpoint, problem::Problem, query, respond, stream, view};
 use crate::{
     events::{
         event::new_id,

@@ -4,6 +4,7 @@ pub mod dead_letter;
 mod encoding;
 pub mod journal;
 pub mod lease;
+pub mod push;
 pub mod runner;
 pub mod side_log;
 pub mod snapshot;

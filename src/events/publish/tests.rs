@@ -25,6 +25,7 @@ use crate::{
         Body, Context, Next, Peer, Request, Response, Target,
         idempotency::{IdempotencyStore as _, Judgement, Keyed},
         peer::Address,
+        sink::testing::Nowhere,
     },
     telemetry::{metrics::Metrics, task::Spawner},
 };
@@ -43,7 +44,8 @@ impl World {
         settings.disk = Disk { low_water: 0.0, min_free: 0, reserve: 0 };
         settings.topics.push(Topic::new("orders"));
         let clock = Arc::new(ManualClock::at(Now { wall: 1_700_000_000_000, mono: 1_000 }));
-        let store = Store::open(Arc::new(model.clone()), settings, clock).await.unwrap();
+        let store =
+            Store::open(Arc::new(model.clone()), settings, clock, Arc::new(Nowhere)).await.unwrap();
         Self { store, model, tasks: Spawner::new(), metrics: Metrics::new() }
     }
 

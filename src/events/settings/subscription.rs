@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::Uri;
+
 use super::{GIB, HOUR};
+use crate::http::webhook::SigningKey;
 
 /// One subscription.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +61,7 @@ pub enum StartAt {
     Time(u64),
 }
 
-/// Where events are sent. What a sink needs beyond this is the gateway's.
+/// Where events are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
     /// Where to.
@@ -67,13 +70,15 @@ pub struct Push {
     pub format: Format,
     /// How long an endpoint has.
     pub timeout: Duration,
+    /// What deliveries to a webhook are signed with; several while one takes the place of another.
+    pub secrets: Vec<SigningKey>,
 }
 
 /// Who gets pushed events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A webhook.
-    Url(Arc<str>),
+    /// A webhook: an absolute `http` or `https` URL.
+    Url(Uri),
     /// An upstream, which gets stored requests.
     Upstream(Arc<str>),
 }

@@ -51,6 +51,7 @@ use crate::events::{
     },
     settings::{Settings, Subscription as SubscriptionSettings},
 };
+use crate::http::sink::Sink;
 
 /// An open store. A clone is the same store.
 #[derive(Clone)]
@@ -71,6 +72,8 @@ struct Inner {
     /// Writes dead letters and parked events.
     letters_writer: Writer,
     journal: Log,
+    /// Sends what is pushed.
+    sink: Arc<dyn Sink>,
     ingress: Ingress,
     topics: Arc<TopicMap>,
     subscriptions: RwLock<BTreeMap<Arc<str>, Reading>>,

@@ -43,6 +43,7 @@ use crate::events::{
     },
     settings::{Settings, StartAt, Subscription as SubscriptionSettings, Topic as TopicSettings},
 };
+use crate::http::sink::Sink;
 
 /// Threads that read segments, for all of a store.
 const READERS: usize = 4;
@@ -84,17 +85,19 @@ struct Ready {
 // === impl Store ===
 
 impl Store {
-    /// Opens the store in `storage`, or makes it, and starts its subscriptions on the current runtime.
+    /// Opens the store in `storage`, or makes it, and starts its subscriptions on the current runtime;
+    /// what they push is sent by `sink`.
     ///
     /// A topic that cannot be opened is offline; the store is open nevertheless.
     pub async fn open(
         storage: Arc<dyn Storage>,
         settings: Settings,
         clock: Arc<dyn Clock>,
+        sink: Arc<dyn Sink>,
     ) -> Result<Self, StoreError> {
         let pool = Pool::new(READERS)?;
         let opening = pool.clone();
-        let work = move || prepare(storage, settings, clock, opening);
+        let work = move || prepare(storage, settings, (clock, sink), opening);
         let ready = pool.run(work).await.map_err(io::Error::other)??;
         let Ready { inner, mut machines } = ready;
         let store = Self(Arc::new(inner));
@@ -160,6 +163,7 @@ impl Store {
             instance: self.instance(),
             topics: inner.topics.clone(),
             hash: Arc::new(Keyed(hash_key)),
+            sink: inner.sink.clone(),
         };
         let subscription = Subscription::start(surroundings, settings.clone(), machine);
         if is_new {
@@ -296,7 +300,7 @@ pub(super) fn configure(registry: &mut Registry, settings: &Settings) -> Result<
 fn prepare(
     storage: Arc<dyn Storage>,
     settings: Settings,
-    clock: Arc<dyn Clock>,
+    (clock, sink): (Arc<dyn Clock>, Arc<dyn Sink>),
     pool: Pool,
 ) -> Result<Ready, StoreError> {
     let mut registry = Registry::open(storage.clone(), settings.lock_wait)?;
@@ -346,6 +350,7 @@ fn prepare(
         state_writer,
         letters_writer,
         journal: state.journal,
+        sink,
         ingress,
         topics: Arc::new(TopicMap(RwLock::new(topics))),
         subscriptions: RwLock::default(),

@@ -21,6 +21,7 @@ use crate::events::{
     },
     settings::{Disk, StartAt, Subscription, Topic as TopicSettings},
 };
+use crate::http::sink::testing::Nowhere;
 
 struct Home {
     dir: TempDir,
@@ -44,7 +45,8 @@ impl Home {
 
     async fn try_open(&self) -> Result<Store, StoreError> {
         let storage = Arc::new(Real::open(self.dir.path()).unwrap());
-        Store::open(storage, self.settings.clone(), Arc::new(self.clock.clone())).await
+        let clock = Arc::new(self.clock.clone());
+        Store::open(storage, self.settings.clone(), clock, Arc::new(Nowhere)).await
     }
 
     async fn open(&self) -> Store {

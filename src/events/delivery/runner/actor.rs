@@ -1,6 +1,6 @@
 //! The task of one subscription: what is told to it, what it tells, and the time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
@@ -18,6 +18,7 @@ use super::{
     effects::{Buried, Followed},
     ledger::{Hole, Ledger, Until},
     polls::Polls,
+    pushes::{Landed, Packed},
     reading::{Seen, Sieve, Stop},
 };
 use crate::events::{
@@ -57,6 +58,8 @@ pub(super) struct Actor {
     pub(super) retry_at: Option<Instant>,
     /// Effects that wait until what failed them is over.
     pub(super) deferred: Vec<Effect>,
+    /// Pushes that are over and are not written yet: at most as many as are on their way.
+    pub(super) landed: VecDeque<Landed>,
     pub(super) durable: Option<watch::Receiver<Offset>>,
     /// Who asked for a snapshot.
     section: Option<oneshot::Sender<(Offset, Bytes)>>,
@@ -75,6 +78,10 @@ pub(super) enum Done {
     Buried(Buried),
     /// What follows from an event was appended, or not.
     Followed(Followed),
+    /// Events to be pushed were read.
+    Packed(Packed),
+    /// A push is over.
+    Landed(Landed),
     /// Nothing to be told.
     Nothing,
 }
@@ -98,6 +105,7 @@ impl Actor {
             scanning: false,
             retry_at: None,
             deferred: Vec::new(),
+            landed: VecDeque::new(),
             durable: None,
             section: None,
             is_stopped: false,
@@ -129,6 +137,7 @@ impl Actor {
                 () = sleep_until(wake) => {}
             }
         }
+        self.release_pushes();
         self.settle_writes().await;
     }
 
@@ -155,7 +164,9 @@ impl Actor {
             }
         }
         self.decide(Until::Written, Machine::tick).ok();
+        self.settle_landed();
         self.serve();
+        self.push();
         self.read_ahead();
     }
 
@@ -284,6 +295,8 @@ impl Actor {
             Done::Unreadable(events) => self.unreadable(events),
             Done::Buried(buried) => self.buried(buried),
             Done::Followed(followed) => self.followed(followed),
+            Done::Packed(packed) => self.packed(packed),
+            Done::Landed(landed) => self.landed(landed),
             Done::Nothing => {}
         }
     }

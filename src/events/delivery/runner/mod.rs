@@ -10,6 +10,7 @@ mod handle;
 mod ledger;
 mod operate;
 mod polls;
+mod pushes;
 mod reading;
 mod scanning;
 mod shown;
@@ -44,6 +45,7 @@ use crate::{
         },
         settings::Subscription as Settings,
     },
+    http::sink::Sink,
     telemetry::task,
 };
 
@@ -88,6 +90,8 @@ pub struct Surroundings {
     pub topics: Arc<dyn Topics>,
     /// Hashes keys.
     pub hash: Arc<dyn KeyHash>,
+    /// Sends what is pushed.
+    pub sink: Arc<dyn Sink>,
 }
 
 /// The topics of the store, by name.

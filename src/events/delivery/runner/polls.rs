@@ -138,7 +138,7 @@ impl Actor {
         }
     }
 
-    fn spot(&self, delivery: &Delivery) -> Spot {
+    pub(super) fn spot(&self, delivery: &Delivery) -> Spot {
         self.spot_of(delivery.token.place, delivery.parked)
     }
 

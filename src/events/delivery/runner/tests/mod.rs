@@ -3,6 +3,7 @@
 mod crash;
 mod hostile;
 mod pull;
+mod push;
 mod saga;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -38,6 +39,7 @@ pub(super) struct Home {
     pub(super) clock: ManualClock,
     pub(super) settings: Settings,
     pub(super) recovery: Recovery,
+    pub(super) sink: Arc<dyn Sink>,
     _dir: Option<TempDir>,
 }
 
@@ -84,10 +86,12 @@ impl Home {
     pub(super) fn on(storage: Arc<dyn Storage>) -> Self {
         let mut settings = Settings::new("billing", "orders");
         settings.retry.schedule = vec![Duration::ZERO, Duration::from_secs(10)];
+        let sink: Arc<dyn Sink> = Arc::new(Arc::new(push::Script::default()));
         Self {
             storage,
             clock: ManualClock::at(START),
             settings,
+            sink,
             recovery: Recovery::Strict,
             _dir: None,
         }
@@ -136,6 +140,7 @@ impl Home {
             instance: "test".into(),
             topics: Arc::new(OneTopic(topic.clone())),
             hash: Arc::new(PlainHash),
+            sink: self.sink.clone(),
         };
         let restored = Restored { state: State::default(), entries: entries(&journal)? };
         let machine = restored.machine(&self.settings, 4);

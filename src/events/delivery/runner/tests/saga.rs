@@ -148,7 +148,8 @@ async fn a_success_and_a_failure_are_followed_by_their_own_and_jobs_by_nothing()
     assert_eq!(done.data, "data of a1");
 
     // A redrive and a replay deliver again, and publish nothing.
-    let letters = running.subscription.letters(None, Default::default(), 10).await.unwrap();
+    let letters =
+        running.subscription.letters(None, facade::DeadLetterFilter::default(), 10).await.unwrap();
     assert!(letters[0].is_compensated, "a redrive of it needs `force`");
     running.subscription.redrive(vec![letters[0].id], None).await.unwrap();
     running.finish_jobs(&home).await;

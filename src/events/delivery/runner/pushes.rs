@@ -1,0 +1,157 @@
+//! Pushes: what the machine gives out is read, sent by the sink, and told to the machine.
+//!
+//! The bodies of what may go at once are read together while its attempts are written; without its
+//! attempt's record nothing is sent. Each exchange then runs for itself, at most as many as the machine
+//! lets out, and all of them end with the task: a slow endpoint delays its own subscription only.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::FutureExt as _;
+
+use super::{
+    Surroundings,
+    actor::{AGAIN, Actor, Done, Step},
+    ledger::Until,
+    polls::{Spot, fetch},
+    reading::{self, Got},
+};
+use crate::{
+    events::{
+        delivery::{
+            push::{Addressed, Heard, hear, parcel},
+            subscription::{Delivery, Output, Token},
+        },
+        event::Event,
+        queue::mutation::{self, Mutation},
+        settings::{ReactionData, Target},
+    },
+    http::sink::Sending,
+};
+
+/// Of an answer that nobody wants: enough for people, and to use most connections again.
+const SOME: usize = 4 << 10;
+/// Of an answer that goes into the event that follows.
+const ALL: usize = 64 << 10;
+/// Pushes that begin with one record.
+const BATCH: usize = 64;
+
+/// Events that were read to be sent.
+pub(super) struct Packed(Vec<(Delivery, Got<Event>)>);
+
+/// A push that is over.
+pub(super) struct Landed {
+    token: Token,
+    heard: Heard,
+}
+
+// === impl Actor ===
+
+impl Actor {
+    /// Begins every push that may begin.
+    pub(super) fn push(&mut self) {
+        if self.settings.push.is_none() {
+            return;
+        }
+        loop {
+            let decided = self.decide(Until::Written, |machine, moment, out| {
+                let next = || machine.next_push(moment, out);
+                std::iter::from_fn(next).take(BATCH).collect::<Vec<_>>()
+            });
+            let Ok((deliveries, written)) = decided else { return };
+            if deliveries.is_empty() {
+                return;
+            }
+            let spots = deliveries.iter().map(|delivery| self.spot(delivery)).collect();
+            self.work.push(pack(self.around.clone(), deliveries, spots, written).boxed());
+        }
+    }
+
+    /// Sends what was read.
+    pub(super) fn packed(&mut self, Packed(events): Packed) {
+        let mut unreadable = Vec::new();
+        for (delivery, event) in events {
+            match event.map(|event| self.address(&delivery, &event)) {
+                Ok(Some(sending)) => {
+                    let (token, clock) = (delivery.token, self.around.clock.clone());
+                    let work = async move {
+                        let ending = sending.await;
+                        let now = Duration::from_millis(clock.now().wall);
+                        let heard = hear(ending, SystemTime::UNIX_EPOCH + now);
+                        Done::Landed(Landed { token, heard })
+                    };
+                    self.work.push(work.boxed());
+                }
+                // The settings have changed since: not at once, each try is written down.
+                Ok(None) => self.give_back(&[delivery.token], AGAIN),
+                Err(stop) => unreadable.push((delivery.token, stop)),
+            }
+        }
+        if !unreadable.is_empty() {
+            self.unreadable(unreadable);
+        }
+    }
+
+    /// The exchange that delivers an event, by the settings as they are now.
+    fn address(&self, delivery: &Delivery, event: &Event) -> Option<Sending> {
+        let push = self.settings.push.as_ref()?;
+        let Target::Url(url) = &push.target else { return None };
+        let next = self.settings.on_success.as_ref();
+        let is_wanted = next
+            .is_some_and(|next| matches!(next.data, ReactionData::Response | ReactionData::Both));
+        let addressed = Addressed {
+            subscription: self.settings.name.clone(),
+            place: delivery.token.place,
+            attempt: delivery.token.attempt,
+            max_answer: if is_wanted { ALL } else { SOME },
+            now: Duration::from_millis(self.around.clock.now().wall),
+        };
+        Some(self.around.sink.send(parcel(event, url, push, &addressed)))
+    }
+
+    /// A push is over; what it came to waits until it can be written.
+    pub(super) fn landed(&mut self, landed: Landed) {
+        self.landed.push_back(landed);
+        self.settle_landed();
+    }
+
+    /// Tells the machine what came of pushes, as soon as that can be written.
+    pub(super) fn settle_landed(&mut self) {
+        while self.ledger.is_ready() {
+            let Some(Landed { token, heard }) = self.landed.pop_front() else { return };
+            let Heard { answer, said, body } = heard;
+            let said = (said.as_deref(), body);
+            let decided = self.decide(Until::Written, |machine, moment, out| {
+                machine.pushed(moment, token, answer, said, out)
+            });
+            debug_assert!(decided.is_ok(), "there was room for it");
+        }
+    }
+
+    /// Gives back what is on its way: the gateway stops, and it is not the events' fault. Where that
+    /// cannot be written, the next life finds them ended without a word.
+    pub(super) fn release_pushes(&mut self) {
+        self.settle_landed();
+        if self.ledger.is_ready() {
+            let mut out = Output::default();
+            self.machine.release_pushes(&mut out);
+            drop(self.commit(out, Until::Written));
+        }
+    }
+}
+
+/// Reads the events of deliveries while their attempts are written.
+async fn pack(
+    around: Arc<Surroundings>,
+    deliveries: Vec<Delivery>,
+    spots: Vec<Spot>,
+    written: Step,
+) -> Done {
+    let events = fetch(&around, spots, reading::whole).await;
+    if !mutation::is(Mutation::AttemptAfterDelivery) && written.await.is_err() {
+        return Done::Abandoned(deliveries.iter().map(|delivery| delivery.token).collect());
+    }
+    Done::Packed(Packed(deliveries.into_iter().zip(events).collect()))
+}
