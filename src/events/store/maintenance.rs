@@ -1,6 +1,10 @@
 //! What a store does by itself: looks at disk and clock, takes snapshots, lets go of what is old.
 
-use std::{sync::Arc, sync::Weak, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
@@ -11,7 +15,7 @@ use crate::events::{
     queue::{
         Offset,
         codec::Generation,
-        log::Log,
+        log::{Log, State},
         topic::{Readers, Topic as Handle, registry::RegistryError, retention::Pin},
     },
 };
@@ -36,9 +40,9 @@ impl Store {
     }
 
     async fn look(&self, number: u64) {
-        let disk = self.0.disk.clone();
-        if let Ok(Err(error)) = self.block(move || disk.refresh()).await {
-            tracing::warn!(%error, "the disk does not say how much room it has");
+        let store = self.clone();
+        if let Ok(Err(error)) = self.block(move || store.tend_disk()).await {
+            tracing::warn!(%error, "the disk does not say how much room it has, or takes no reserve");
         }
         if number.is_multiple_of(REOPEN) {
             self.reopen("the journal of the delivery state", &self.0.journal).await;
@@ -70,6 +74,17 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Gives the reserve to a journal that has no room, or takes it back. Blocks.
+    fn tend_disk(&self) -> io::Result<()> {
+        self.0.reserve.tend()?;
+        // It says so until it is written to again: that may be long after there is room.
+        let is_full = self.0.journal.status().state == State::Full;
+        if is_full && self.0.disk.is_low() {
+            self.0.reserve.give_up()?;
+        }
+        Ok(())
     }
 
     async fn reopen(&self, what: &'static str, log: &Log) {

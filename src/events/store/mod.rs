@@ -45,6 +45,7 @@ use crate::events::{
         codec::{HashKey, Role},
         log::{DiskWatch, Log, Permit, Purpose, Reason, Refused, Writer},
         pool::Pool,
+        reserve::Reserve,
         storage::Storage,
         time::Clock,
         topic::{clock_guard::GuardedClock, registry::Registry},
@@ -66,6 +67,8 @@ struct Inner {
     settings: RwLock<Settings>,
     registry: Mutex<Registry>,
     disk: Arc<DiskWatch>,
+    /// Room for the journal on a disk that is full.
+    reserve: Reserve,
     guard: GuardedClock,
     /// Writes delivery state and records of requests.
     state_writer: Writer,

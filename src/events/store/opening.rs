@@ -34,6 +34,7 @@ use crate::events::{
             DiskSettings, DiskWatch, Log, OpenError, Place, Plain, Settings as LogSettings, Writer,
         },
         pool::Pool,
+        reserve::Reserve,
         storage::Storage,
         time::Clock,
         topic::{
@@ -49,6 +50,7 @@ use crate::http::sink::Sink;
 const READERS: usize = 4;
 /// Threads that move delayed events, for all of a store.
 const MOVERS: usize = 2;
+const RESERVE: &str = "state/RESERVE";
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -310,6 +312,8 @@ fn prepare(
         storage.create_dir(Path::new(dir))?;
     }
     storage.sync_dir(Path::new(""))?;
+    let (room, path) = (settings.disk.reserve, PathBuf::from(RESERVE));
+    let reserve = Reserve::open(storage.clone(), disk.clone(), path, room)?;
     let store = registry.store();
     let state_writer = Writer::spawn("state", clock.clone())?;
     let letters_writer = Writer::spawn("dead-letters", clock.clone())?;
@@ -346,6 +350,7 @@ fn prepare(
         settings: RwLock::new(settings),
         registry: Mutex::new(registry),
         disk,
+        reserve,
         guard,
         state_writer,
         letters_writer,

@@ -7,9 +7,16 @@ use uuid::Uuid;
 use super::{layout::STATE, opening::StoreError, topic::base};
 use crate::events::{
     delivery::{journal, runner::Restored, snapshot::Snapshot},
-    queue::log::{Log, Place, Plain, Writer},
+    queue::log::{Log, Place, Plain, Settings as LogSettings, Writer},
     settings::Settings,
 };
+
+/// What a segment of the journal has at most: the reserve is to last for several.
+const SEGMENT: u64 = 8 << 20;
+/// And at least.
+const MIN_SEGMENT: u64 = 64 << 10;
+/// So many segments the reserve is to last for.
+const SEGMENTS: u64 = 4;
 
 /// The delivery state of a store.
 pub(super) struct Base {
@@ -34,10 +41,17 @@ pub(super) fn read_state(
         tracing::error!(%name, "a snapshot of the delivery state is damaged: an older one steps in");
     }
     let floor = loaded.snapshot.floor();
-    let (journal, opened) = Log::open(writer, place, &base(settings), floor, Box::new(Plain))?;
+    let own = journal_settings(settings);
+    let (journal, opened) = Log::open(writer, place, &own, floor, Box::new(Plain))?;
     let snapshot = loaded.settle(&*storage, dir, journal.start())?;
     let restored = replay(&journal, &snapshot)?;
     Ok(Base { journal, restored, last: opened.last.map(|last| last.wall) })
+}
+
+fn journal_settings(settings: &Settings) -> LogSettings {
+    let share = settings.disk.reserve / SEGMENTS;
+    let segment_bytes = if share == 0 { SEGMENT } else { share.clamp(MIN_SEGMENT, SEGMENT) };
+    LogSettings { segment_bytes, ..base(settings) }
 }
 
 fn replay(journal: &Log, snapshot: &Snapshot) -> Result<HashMap<Uuid, Restored>, StoreError> {

@@ -1,6 +1,7 @@
 //! The whole store behind the facade, on the real file system.
 
 mod delays;
+mod full_disk;
 mod publishing;
 
 use std::{sync::Arc, time::Duration};
@@ -19,7 +20,7 @@ use crate::events::{
         storage::Real,
         time::{ManualClock, Now},
     },
-    settings::{Disk, StartAt, Subscription, Topic as TopicSettings},
+    settings::{Disk, Order, StartAt, Subscription, Topic as TopicSettings},
 };
 use crate::http::sink::testing::Nowhere;
 

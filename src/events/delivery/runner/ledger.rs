@@ -68,7 +68,7 @@ impl Ledger {
             return false;
         }
         if self.room.is_none() {
-            self.room = self.journal.permit_for(Purpose::Accepted, ROOM).ok();
+            self.room = self.journal.permit_for(Purpose::Journal, ROOM).ok();
         }
         self.room.is_some()
     }
@@ -113,7 +113,7 @@ impl Ledger {
             held.shrink_to(bytes);
             return Some(held);
         }
-        self.journal.permit_for(Purpose::Accepted, bytes).ok()
+        self.journal.permit_for(Purpose::Journal, bytes).ok()
     }
 }
 

@@ -1,0 +1,79 @@
+//! A disk that has no room: publishes are refused, what is stored is delivered and settled, and with room
+//! again everything goes on without a restart.
+
+use super::*;
+use crate::events::queue::storage::model::Model;
+
+const MIB: u64 = 1 << 20;
+/// Of events, in so many rounds.
+const EVENTS: usize = 100;
+
+#[tokio::test]
+async fn a_full_disk_drains_by_the_reserve_and_takes_publishes_once_there_is_room() {
+    let mut home = Home::new();
+    home.settings.disk = Disk { low_water: 0.5, min_free: 4 * MIB, reserve: MIB };
+    let billing = &mut home.settings.subscriptions[0];
+    billing.order = Order::None;
+    billing.retry.max_attempts = 10_000;
+    let model = Model::new();
+    model.set_capacity(1 << 30);
+    let storage = Arc::new(model.clone());
+    let store = Store::open(storage, home.settings.clone(), Arc::new(home.clock.clone())).await;
+    let store = store.unwrap();
+    let reserve = || model.files().iter().any(|path| path.ends_with("state/RESERVE"));
+    assert!(reserve());
+    let events = (0..EVENTS).map(|number| event(&number.to_string())).collect();
+    store.publish("orders", events).await.unwrap();
+
+    model.set_free(0);
+    let refused = || async { store.publish("orders", vec![event("x")]).await.err() };
+    assert_eq!(until(refused).await.reason(), "queue-disk");
+    // Failures with a reason each, until the journal has used what it had and the reserve is given to it.
+    let mut rounds = 0;
+    until(|| async {
+        fail_all(&store).await;
+        (!reserve()).then_some(())
+    })
+    .await;
+    let mut settled = std::collections::BTreeSet::new();
+    while settled.len() < EVENTS {
+        rounds += 1;
+        assert!(rounds < 10_000, "{} settled", settled.len());
+        for leased in leased(&store, Duration::from_secs(1)).await {
+            let item = TokenItem { token: leased.token.clone(), ..TokenItem::default() };
+            let answer = store.settle("billing", Verb::Ack, vec![item]).await;
+            if answer.is_ok_and(|all| all[0].status == TokenStatus::Ok) {
+                settled.insert(leased.event.id);
+            }
+        }
+    }
+    assert_eq!(refused().await.unwrap().reason(), "queue-disk");
+    assert!(!reserve());
+
+    model.set_free(512 * MIB);
+    until(|| async { store.publish("orders", vec![event("y")]).await.ok() }).await;
+    assert!(reserve(), "it is taken back before anything new is accepted");
+    let is_y = |leased: &Leased| leased.event.id == "y";
+    until(|| async { leased(&store, Duration::ZERO).await.iter().any(is_y).then_some(()) }).await;
+    store.shutdown().await.unwrap();
+}
+
+/// Nothing, for a moment, when the journal has no room and the reserve is not out yet.
+async fn leased(store: &Store, wait: Duration) -> Vec<Leased> {
+    let receive = Receive { max_events: EVENTS, max_bytes: 1 << 20, wait, lease: None };
+    store.receive("billing", receive).await.unwrap_or_default()
+}
+
+async fn fail_all(store: &Store) {
+    let leased = leased(store, Duration::from_millis(50)).await;
+    let reason = Some("no such customer ".repeat(30));
+    let failed = |leased: &Leased| TokenItem {
+        token: leased.token.clone(),
+        delay: Some(Duration::ZERO),
+        reason: reason.clone(),
+        ..TokenItem::default()
+    };
+    let items = leased.iter().map(failed).collect();
+    // Refused for a moment: it is tried again.
+    drop(store.settle("billing", Verb::Nack, items).await);
+}
