@@ -24,9 +24,10 @@
 //!
 //! ```text
 //! LOCK  META                      exclusive lock; store ID, secret of the hashes, names of topics and subscriptions
-//! topics/<uuid>/                  <base offset, 20 digits>.log, .idx and .keys beside each sealed one, CHECKPOINT, quarantine/
-//! topics/<uuid>/delayed/          the same again, for events that wait for their time
-//! dead-letters/<uuid>/  ingress/  state/journal/      logs of the same kind
+//! topics/<uuid>/                  <base offset, 20 digits>.log, .idx and .keys beside each sealed one, CHECKPOINT, GAPS, quarantine/
+//! topics/<uuid>/delayed/          a log of the same kind, made when the first event has to wait
+//! dead-letters/<uuid>/  parked/<uuid>/  ingress/  state/journal/      logs of the same kind, without .keys
+//! state/RESERVE                   room on the disk, kept for the journal
 //! ```
 //!
 //! ## A log file
@@ -129,6 +130,26 @@
 //!   IDs. Then each of these, sorted, in pages of its own: dedup keys are hash (16), digest of the body (4),
 //!   offset - base (4), time - origin (4), partition (4); the others upper half of the hash (8), offset -
 //!   base (4). Hashes are SipHash-1-3 with 128 bits and the secret of META.
+//!
+//! - GAPS: text. A line `sluice gaps 1`, a line `start end` for each range of lost offsets that [`log::repair`]
+//!   has accepted, in order, and crc32c of all that as 8 hexadecimal digits. Replaced whole. In these ranges
+//!   damage is a gap, with [`log::Recovery::Strict`] too; a file that is not sound accepts nothing.
+//! - RESERVE: as many bytes as `queue.disk.reserve` says, allocated; what they are means nothing. Made as
+//!   `RESERVE.new`, synced and renamed; unlinked when the journal has no room. One of another size is made anew.
+//!
+//! ## Delayed events
+//!
+//! The log in `delayed/` has the topic's ID with `delayed\0` over its first eight bytes (exclusive or). Its
+//! records are events as they were published, with field 5 (not before), and control records about them, whose
+//! bodies are `kind u8, end u64, offsets u64 ..`:
+//!
+//! | Kind | |
+//! |---|---|
+//! | 1 moving | the events at these offsets are about to be appended to the topic, which ended at `end`: they are there at or after it, or not at all. Synced before they are appended |
+//! | 2 settled | the events at these offsets wait no longer; `end` is 0. In one frame with copies of them, if they were only moved within this log |
+//!
+//! An event with neither waits. One that is moving and not settled is looked for in the topic, by its dedup key
+//! or by source and ID, and appended if it is not there.
 //!
 //! `.idx` and `.keys` are derived: made again from the log when missing or not sound, never evidence.
 
