@@ -66,6 +66,8 @@ struct Inner {
     /// What new events are refused from: a copy, so that no lock is taken for each. Relaxed as the rest:
     /// to be a moment late does no harm.
     max_bytes: AtomicU64,
+    /// Bytes that were refused for want of room since the last look, the most of them at once.
+    wanted: AtomicU64,
     is_dropping: AtomicBool,
     is_backed_up: AtomicBool,
     dropped_oldest: AtomicU64,
@@ -132,6 +134,7 @@ impl Topic {
             clock,
             settings: Mutex::new(limits),
             max_bytes: AtomicU64::new(u64::MAX),
+            wanted: AtomicU64::new(0),
             is_dropping: AtomicBool::new(false),
             is_backed_up: AtomicBool::new(false),
             dropped_oldest: AtomicU64::new(0),
@@ -166,6 +169,9 @@ impl Topic {
         // A log that is offline says so itself: that does not pass with time.
         if is_refused && !inner.log.gauges().is_offline.get() {
             inner.log.gauges().rejected.full.add(1);
+            if is_full && bytes <= max {
+                inner.wanted.fetch_max(bytes, Relaxed);
+            }
             return Err(Refused::new(Reason::Full));
         }
         inner.log.permit_for(purpose, bytes)
@@ -193,8 +199,9 @@ impl Topic {
         let wall = (!judged.is_frozen).then_some(judged.wall);
         let backed_up = retention::is_backed_up(limits.max_oldest_age, readers.oldest, wall);
         inner.is_backed_up.store(backed_up, Relaxed);
+        let wanted = inner.wanted.swap(0, Relaxed);
         let segments: Vec<_> = inner.log.segments().iter().map(segment).collect();
-        let decision = retention::decide(&segments, &limits.keep, readers.pins, wall);
+        let decision = retention::decide(&segments, &limits.keep, readers.pins, wall, wanted);
         if let Some(below) = decision.retire {
             inner.log.retire(below)?;
             if decision.lost > 0 {

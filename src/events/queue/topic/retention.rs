@@ -81,13 +81,20 @@ pub struct Decision {
 }
 
 /// What goes. `segments` are all of them, the oldest first. `wall` is the time to judge age by, none
-/// while the clock is not to be trusted.
-pub fn decide(segments: &[Segment], keep: &Keep, pins: &[Pin], wall: Option<u64>) -> Decision {
+/// while the clock is not to be trusted. `wanted`: for so many bytes there was no room.
+pub fn decide(
+    segments: &[Segment],
+    keep: &Keep,
+    pins: &[Pin],
+    wall: Option<u64>,
+    wanted: u64,
+) -> Decision {
     let max_age = u64::try_from(keep.max_age.as_millis()).unwrap_or(u64::MAX);
     let pinned = pins.iter().filter(|pin| pin.pins).map(|pin| pin.from).min();
     let is_pinned = |end: Offset| pinned.is_some_and(|from| from < end);
     // A little early: what is not pinned never makes a publish wait for the next look.
-    let most = keep.max_bytes - (keep.max_bytes / HEADROOM).min(MAX_HEADROOM);
+    let headroom = (keep.max_bytes / HEADROOM).min(MAX_HEADROOM).max(wanted);
+    let most = keep.max_bytes.saturating_sub(headroom);
     let mut bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>();
     let mut decision = Decision::default();
     for segment in segments.iter().filter(|segment| segment.is_sealed) {
@@ -154,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_too_old_goes() {
-        let decide = |wall| decide(&segments(4), &KEEP, &[], wall).retire;
+        let decide = |wall| decide(&segments(4), &KEEP, &[], wall, 0).retire;
         assert_eq!(decide(Some(110)), None, "to the millisecond");
         assert_eq!(decide(Some(111)), Some(Offset(10)));
         assert_eq!(decide(Some(1_000)), Some(Offset(30)), "the open one stays");
@@ -163,22 +170,24 @@ mod tests {
 
     #[test]
     fn what_is_too_much_goes() {
-        let decision = decide(&segments(8), &KEEP, &[], Some(0));
+        let decision = decide(&segments(8), &KEEP, &[], Some(0), 0);
         assert_eq!(decision.retire, Some(Offset(40)), "so that there is room before it is needed");
         assert!(!decision.is_full);
-        assert_eq!(decide(&segments(8), &KEEP, &[], None).retire, Some(Offset(40)));
-        let decision = decide(&segments(4), &KEEP, &[], Some(0));
+        assert_eq!(decide(&segments(8), &KEEP, &[], None, 0).retire, Some(Offset(40)));
+        let decision = decide(&segments(4), &KEEP, &[], Some(0), 0);
         assert_eq!((decision.retire, decision.is_full), (None, false));
+        let decision = decide(&segments(4), &KEEP, &[], Some(0), 20);
+        assert_eq!(decision.retire, Some(Offset(10)), "so that what was refused has room");
     }
 
     #[test]
     fn a_pin_keeps_it_and_the_topic_is_full_in_the_end() {
-        let decision = decide(&segments(8), &KEEP, &[pin(25, true)], Some(1_000));
+        let decision = decide(&segments(8), &KEEP, &[pin(25, true)], Some(1_000), 0);
         assert_eq!(decision.retire, Some(Offset(20)));
         assert_eq!(decision.held, Some(Offset(70)));
         assert!(decision.is_full);
         assert_eq!(decision.lost, 0);
-        let decision = decide(&segments(5), &KEEP, &[pin(10, true)], Some(1_000));
+        let decision = decide(&segments(5), &KEEP, &[pin(10, true)], Some(1_000), 0);
         assert_eq!((decision.retire, decision.held), (Some(Offset(10)), Some(Offset(40))));
         assert!(!decision.is_full);
     }
@@ -186,20 +195,20 @@ mod tests {
     #[test]
     fn the_oldest_goes_if_that_was_chosen_and_is_counted() {
         let keep = Keep { on_full: OnFull::DropOldest, ..KEEP };
-        let decision = decide(&segments(8), &keep, &[pin(25, true)], Some(0));
+        let decision = decide(&segments(8), &keep, &[pin(25, true)], Some(0), 0);
         assert_eq!((decision.retire, decision.lost), (Some(Offset(40)), 15));
         assert_eq!(decision.unpinned, 0);
-        let decision = decide(&segments(8), &keep, &[pin(25, true), pin(5, false)], Some(0));
+        let decision = decide(&segments(8), &keep, &[pin(25, true), pin(5, false)], Some(0), 0);
         assert_eq!((decision.lost, decision.unpinned), (35, 20));
         // Only fullness takes from a pin, never age.
-        let decision = decide(&segments(4), &keep, &[pin(15, true)], Some(1_000));
+        let decision = decide(&segments(4), &keep, &[pin(15, true)], Some(1_000), 0);
         assert_eq!((decision.retire, decision.lost), (Some(Offset(10)), 0));
         assert_eq!(decision.held, Some(Offset(30)));
     }
 
     #[test]
     fn who_does_not_pin_loses_it_and_that_is_counted() {
-        let decision = decide(&segments(5), &KEEP, &[pin(5, false), pin(40, true)], Some(1_000));
+        let decision = decide(&segments(5), &KEEP, &[pin(5, false), pin(40, true)], Some(1_000), 0);
         assert_eq!((decision.retire, decision.lost), (Some(Offset(40)), 35));
         assert_eq!(decision.unpinned, 35);
     }
@@ -237,7 +246,7 @@ mod tests {
             let pins: Vec<_> =
                 from.map(|it| pin(it, true)).into_iter().chain(other.map(|it| pin(it, false))).collect();
             let segments = segments(count);
-            let decision = decide(&segments, &keep, &pins, wall);
+            let decision = decide(&segments, &keep, &pins, wall, 0);
             let retired = decision.retire.unwrap_or_default();
             prop_assert!(segments.iter().filter(|it| !it.is_sealed).all(|it| it.end > retired));
             if let Some(from) = from && !is_dropping {

@@ -141,6 +141,18 @@ fn what_nobody_needs_never_fills_it() {
     assert_eq!(test.topic.dropped(), Dropped::default());
 }
 
+#[test]
+fn what_was_refused_has_room_after_a_look_if_anything_may_go() {
+    let test = Test::first(&settings());
+    for id in 0..20 {
+        let publish = || test.publish_for(Purpose::Publish, id, 900 << 10);
+        if publish().is_err() {
+            test.look(&[]);
+            publish().unwrap();
+        }
+    }
+}
+
 /// Queue 7.17, for retention: with a clock that jumped nothing is old.
 #[test]
 fn age_lets_go_unless_the_clock_jumped() {
