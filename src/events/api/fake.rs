@@ -9,8 +9,8 @@ use crate::events::{
     event::Event,
     facade::{
         Answer, DeadLetter, DeadLetterCount, DeadLetterFilter, DeadLetterPage, DedupStatus,
-        EventState, Events, Found, Hold, JobId, JobKind, JobState, JobStatus, Leased, Origin,
-        Published, Reason, Receive, Redrive, Redriven, Refusal, Replay, Seek, StoredEvent,
+        Dropped, EventState, Events, Found, Hold, JobId, JobKind, JobState, JobStatus, Leased,
+        Origin, Published, Reason, Receive, Redrive, Redriven, Refusal, Replay, Seek, StoredEvent,
         SubscriptionMode, SubscriptionPartition, SubscriptionState, SubscriptionStatus, Tail,
         TailPage, TokenItem, TokenResult, TokenStatus, TopicState, TopicStatus, Trace, Unblock,
         Verb,
@@ -74,6 +74,7 @@ impl State {
             oldest: (!self.log.is_empty()).then_some(NOW),
             segments: 1,
             delayed: 0,
+            dropped: Dropped::default(),
             dedup: DedupStatus::default(),
             lost: 0,
             recovery: Duration::from_millis(3),

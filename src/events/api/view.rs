@@ -228,6 +228,11 @@ pub(super) fn topic(topic: &TopicStatus) -> Value {
             "hits": topic.dedup.hits,
             "window_seconds": topic.dedup.window.as_secs_f64(),
         },
+        "dropped": {
+            "drop_oldest": topic.dropped.oldest,
+            "pin_false": topic.dropped.unpinned,
+            "dead_letter_age": topic.dropped.dead_letters,
+        },
         "lost": topic.lost,
         "recovery_seconds": topic.recovery.as_secs_f64(),
         "scrubbed_at": topic.scrubbed.map(time),

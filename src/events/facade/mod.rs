@@ -23,8 +23,8 @@ pub use self::{
     refusal::Refusal,
     tally::{DeliveryEnd, Tally},
     topics::{
-        DedupStatus, EventState, Found, OfflineRange, Published, StoredEvent, Tail, TailPage,
-        TopicState, TopicStatus, Trace,
+        DedupStatus, Dropped, EventState, Found, OfflineRange, Published, StoredEvent, Tail,
+        TailPage, TopicState, TopicStatus, Trace,
     },
 };
 

@@ -127,6 +127,8 @@ pub struct TopicStatus {
     pub delayed: u64,
     /// What is known of duplicates.
     pub dedup: DedupStatus,
+    /// Given up by policies that allow it, since start.
+    pub dropped: Dropped,
     /// Offsets lost to damage, since the log exists as far as is known.
     pub lost: u64,
     /// How long the last recovery took.
@@ -139,6 +141,17 @@ pub struct TopicStatus {
     pub is_orphaned: bool,
     /// Who reads it, by name.
     pub subscriptions: Vec<Arc<str>>,
+}
+
+/// Events that were given up before a subscription had settled them, by the policy that allowed it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// `on_full: drop_oldest`
+    pub oldest: u64,
+    /// `pin: false` of a subscription.
+    pub unpinned: u64,
+    /// `max_age` of the dead letters of a subscription.
+    pub dead_letters: u64,
 }
 
 /// Whether a topic serves.

@@ -175,8 +175,10 @@ impl Store {
                     count = gone.len(),
                     "dead letters are removed by age"
                 );
-                let gone = gone.into_iter().map(|letter| letter.id).collect();
+                let gone: Vec<_> = gone.into_iter().map(|letter| letter.id).collect();
+                let count = gone.len() as u64;
                 reading.subscription.remove_letters(Removal::Aged, gone).await?;
+                reading.topic.count_aged_letters(count);
             }
         }
         Ok(())

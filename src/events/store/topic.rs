@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +44,8 @@ pub(super) struct Topic {
     delays: Delays,
     /// What its readers read it with.
     shelf: Shelf,
+    /// Dead letters of its readers that went by age, since start. Relaxed: a word for itself.
+    aged_letters: AtomicU64,
     about: RwLock<About>,
     /// Why it could not be opened.
     error: RwLock<Option<String>>,
@@ -84,6 +89,7 @@ impl Topic {
             handle: OnceLock::new(),
             opening: Mutex::new(()),
             shelf: Shelf::new(meta.id, None),
+            aged_letters: AtomicU64::new(0),
             about: RwLock::new(About::new(meta, settings, ground.settings)),
             error: RwLock::new(None),
         })
@@ -171,6 +177,16 @@ impl Topic {
 
     pub(super) fn shelf(&self) -> &Shelf {
         &self.shelf
+    }
+
+    /// Dead letters of its readers that went by age, since start.
+    pub(super) fn aged_letters(&self) -> u64 {
+        self.aged_letters.load(Relaxed)
+    }
+
+    /// So many more went.
+    pub(super) fn count_aged_letters(&self, count: u64) {
+        self.aged_letters.fetch_add(count, Relaxed);
     }
 
     pub(super) fn delays(&self) -> &Delays {

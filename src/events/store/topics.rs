@@ -9,7 +9,8 @@ use super::{Reading, Store, topic::Topic};
 use crate::events::{
     delivery::subscription::Partition,
     facade::{
-        DedupStatus, Found as Traced, Refusal, StoredEvent, Tail, TailPage, TopicStatus, Trace,
+        DedupStatus, Dropped, Found as Traced, Refusal, StoredEvent, Tail, TailPage, TopicStatus,
+        Trace,
     },
     queue::{
         Offset,
@@ -202,6 +203,7 @@ fn status(topic: &Topic, readers: &[Reading], is_clock_frozen: bool) -> TopicSta
         segments: log.map_or(0, |log| log.segments().len()),
         delayed: topic.delays().log().map_or(0, DelayedLog::waiting),
         dedup: DedupStatus { entries: dedup.entries, hits: dedup.hits, window: dedup.window },
+        dropped: dropped(topic),
         lost: gauges.as_ref().map_or(0, |gauges| gauges.lost.get()),
         recovery: Duration::from_millis(
             gauges.as_ref().map_or(0, |gauges| gauges.recovery_millis.get()),
@@ -211,6 +213,12 @@ fn status(topic: &Topic, readers: &[Reading], is_clock_frozen: bool) -> TopicSta
         is_orphaned: about.meta.is_orphaned,
         subscriptions: readers.iter().map(|reader| reader.settings.name.clone()).collect(),
     }
+}
+
+fn dropped(topic: &Topic) -> Dropped {
+    let of_log = topic.handle().map(Handle::dropped).unwrap_or_default();
+    let dead_letters = topic.aged_letters();
+    Dropped { oldest: of_log.oldest, unpinned: of_log.unpinned, dead_letters }
 }
 
 /// When the first event of a log was published. Blocks.

@@ -1,7 +1,10 @@
 //! Room before events, what a full topic and a slow reader do to publishes, and how events are found.
 
 use super::*;
-use crate::events::queue::{Offset, log::Purpose};
+use crate::events::{
+    queue::{Offset, log::Purpose},
+    store::topics::millis,
+};
 
 /// With a payload of so many bytes.
 fn large(id: &str, bytes: usize) -> Event {
@@ -89,5 +92,26 @@ async fn the_registry_knows_where_a_new_generation_begins() {
         (newest.opened != Offset(u64::MAX)).then_some((newest.number, newest.opened))
     };
     assert_eq!(until(opened).await, (1, Offset(2)));
+    store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_policy_gives_up_is_counted_by_which() {
+    let mut home = Home::new();
+    home.settings.topics[0].max_bytes = 4 << 20;
+    home.settings.subscriptions[0].is_pinning = false;
+    let store = home.open().await;
+    let dropped = || async { store.topic("orders").await.unwrap().dropped };
+    publish(&store, &["a1"]).await;
+    assert_eq!(say(&store, Verb::Reject, &take(&store).await[0]).await, TokenStatus::Ok);
+    for number in 0..10 {
+        let large = large(&format!("b{number}"), 900 << 10);
+        until(|| async { store.publish("orders", vec![large.clone()]).await.ok() }).await;
+    }
+    until(|| async { (dropped().await.unpinned > 0).then_some(()) }).await;
+    let letters = home.settings.subscriptions[0].dead_letter.as_ref().unwrap();
+    home.clock.advance(millis(letters.max_age) + 1);
+    until(|| async { (dropped().await.dead_letters > 0).then_some(()) }).await;
+    assert_eq!((dropped().await.dead_letters, dropped().await.oldest), (1, 0));
     store.shutdown().await.unwrap();
 }
