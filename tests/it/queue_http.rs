@@ -1,10 +1,21 @@
 //! The event endpoints of a running gateway, by plain HTTP: publish, receive, settle, dead letters,
 //! replay, bad input of each kind, and what a restart leaves.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use sluicegate::telemetry::clock;
+use sluicegate::{
+    events::{
+        Event, Events as _, Settings, Store,
+        queue::{
+            storage::Real,
+            time::{ManualClock, Now},
+        },
+        settings::Topic,
+    },
+    http::sink::{Parcel, Sending, Sink},
+    telemetry::clock,
+};
 
 use crate::harness::{Client, Running, within};
 
@@ -22,6 +33,16 @@ fn queue(folder: &std::path::Path, more: &str) -> String {
          \x20 - {{ name: shipping, topic: orders, from: earliest, types: [\"order.*\"] }}\n{more}",
         folder.join("data").display()
     )
+}
+
+/// Nothing is delivered by it.
+#[derive(Debug)]
+struct Nobody;
+
+impl Sink for Nobody {
+    fn send(&self, _: Parcel) -> Sending {
+        Box::pin(std::future::pending())
+    }
 }
 
 pub struct Told {
@@ -308,6 +329,34 @@ async fn a_delayed_event_comes_when_it_is_due_over_a_restart() {
     let again = publish(admin, &event("late", "k", &json!("late"))).await;
     assert_eq!(again.body["results"][0]["duplicate"], true);
     assert_eq!(gateway.json("/v1/topics/orders").await["delayed"], 0);
+}
+
+#[tokio::test]
+async fn a_store_that_was_idle_for_days_says_so_until_its_clock_is_confirmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    std::fs::create_dir(&dir).unwrap();
+    let now = u64::try_from(clock::since_epoch(clock::now()).as_millis()).unwrap();
+    let before = ManualClock::at(Now { wall: now - 3 * 24 * 3_600_000, mono: 0 });
+    let mut settings = Settings::new(&dir);
+    settings.topics.push(Topic { partitions: 4, ..Topic::new("orders") });
+    let storage = Arc::new(Real::open(&dir).unwrap());
+    let store = Store::open(storage, settings, Arc::new(before), Arc::new(Nobody)).await.unwrap();
+    let old = Event { id: "1".into(), source: "/".into(), kind: "t".into(), ..Event::default() };
+    store.publish("orders", vec![old]).await.unwrap();
+    store.shutdown().await.unwrap();
+    drop(store);
+
+    let yaml = queue(folder.path(), "").replacen("queue: {", "queue: { lock_wait: 10s,", 1);
+    let gateway = Running::start(&yaml);
+    let frozen = "sluice_queue_clock_frozen{topic=\"orders\"}";
+    assert!((gateway.metric(frozen).await - 1.0).abs() < f64::EPSILON);
+    assert_eq!(gateway.json("/v1/topics/orders").await["clock_frozen"], true);
+    let admin = gateway.gateway().admin_address();
+    let told = call(admin, "POST /v1/queue/confirm-clock", JSON, "{}").await;
+    assert_eq!((told.status, &told.body["clock"]), (200, &json!("confirmed")));
+    assert!(gateway.metric(frozen).await.abs() < f64::EPSILON);
+    assert_eq!(gateway.json("/v1/topics/orders").await["clock_frozen"], false);
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use crate::events::queue::{
 pub const STATE: &str = "state";
 /// The journal of the delivery state.
 pub(super) const JOURNAL: &str = "state/journal";
+/// Room on the disk for the journal.
+pub(super) const RESERVE: &str = "state/RESERVE";
 /// Records of requests.
 pub(super) const INGRESS: &str = "ingress";
 /// By subscription.

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::{
     Inner, Keyed, Reading, Store, TopicMap,
-    layout::{INGRESS, JOURNAL, LETTERS, PARKED, STATE},
+    layout::{INGRESS, JOURNAL, LETTERS, PARKED, RESERVE, STATE},
+    reloading::configure,
     snapshots::Snapshots,
     state::read_state,
     topic::{Ground, Topic, base},
@@ -39,7 +40,7 @@ use crate::events::{
         time::Clock,
         topic::{
             clock_guard::GuardedClock,
-            registry::{Registry, RegistryError, SubscriptionSpec, TopicSpec},
+            registry::{Registry, RegistryError},
         },
     },
     settings::{Settings, StartAt, Subscription as SubscriptionSettings, Topic as TopicSettings},
@@ -50,7 +51,6 @@ use crate::http::sink::Sink;
 const READERS: usize = 4;
 /// Threads that move delayed events, for all of a store.
 const MOVERS: usize = 2;
-const RESERVE: &str = "state/RESERVE";
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +155,7 @@ impl Store {
             .unwrap_or_else(|| Restored::default().machine(&settings, topic.partitions().len()));
         let surroundings = Surroundings {
             id,
-            clock: inner.clock.clone(),
+            clock: inner.guard.clone(),
             pool: inner.pool.clone(),
             journal: inner.journal.clone(),
             tokens: Tokens::new(&hash_key.0, id),
@@ -279,25 +279,6 @@ pub(super) fn topic_settings(meta: &TopicMeta, settings: &Settings) -> TopicSett
     known.unwrap_or_else(|| TopicSettings::new(meta.name.as_str()))
 }
 
-/// Has the registry follow the settings.
-pub(super) fn configure(registry: &mut Registry, settings: &Settings) -> Result<(), RegistryError> {
-    let topics: Vec<TopicSpec<'_>> = settings
-        .topics
-        .iter()
-        .map(|topic| TopicSpec {
-            name: &topic.name,
-            partitions: u16::try_from(topic.partitions).unwrap_or(u16::MAX),
-            renamed_from: topic.renamed_from.as_deref(),
-        })
-        .collect();
-    let subscriptions: Vec<SubscriptionSpec<'_>> = settings
-        .subscriptions
-        .iter()
-        .map(|it| SubscriptionSpec { name: &it.name, topic: &it.topic })
-        .collect();
-    registry.configure(&topics, &subscriptions)
-}
-
 /// Everything but the subscriptions. Blocks.
 fn prepare(
     storage: Arc<dyn Storage>,
@@ -322,8 +303,9 @@ fn prepare(
     let ingress_place = at(INGRESS, LogId(store.0));
     let max_bytes = Some(settings.ingress.max_bytes);
     let own = LogSettings { max_bytes, ..base(&settings) };
-    let (ingress, _) =
+    let (ingress, requests) =
         Log::open(&state_writer, ingress_place, &own, Offset::ZERO, Box::new(Plain))?;
+    // As far as is known yet: what is remembered of duplicates goes by it.
     let guard = GuardedClock::new(clock.clone(), state.last);
     let hash_key = registry.hash_key();
     let around = Around { hash_key, pool: pool.clone(), clock: guard.clone() };
@@ -338,9 +320,11 @@ fn prepare(
         topics.insert(topic.name(), Arc::new(topic));
     }
     let machines = machines(&registry, &settings, &topics, state.restored);
+    let mut last = state.last.max(requests.last.map(|last| last.wall));
     for topic in topics.values() {
-        open_topic(topic, floor(&registry, topic, &machines));
+        last = last.max(open_topic(topic, floor(&registry, topic, &machines)));
     }
+    guard.begin(last);
     let inner = Inner {
         snapshots: Snapshots::new(state.journal.durable()),
         storage,
@@ -365,10 +349,12 @@ fn prepare(
     Ok(Ready { inner, machines })
 }
 
-fn open_topic(topic: &Topic, floor: Offset) {
-    if let Err(error) = topic.open(floor) {
+/// When anything was last written to it.
+fn open_topic(topic: &Topic, floor: Offset) -> Option<u64> {
+    topic.open(floor).unwrap_or_else(|error| {
         tracing::error!(topic = %topic.name(), %error, "the topic is offline");
-    }
+        None
+    })
 }
 
 fn disk_settings(settings: &Settings) -> DiskSettings {

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use super::{Reading, Store, opening};
 use crate::events::{
     facade::Refusal,
-    queue::topic::registry::RegistryError,
+    queue::topic::registry::{Registry, RegistryError, SubscriptionSpec, TopicSpec},
     settings::{Settings, Subscription as SubscriptionSettings},
 };
 
@@ -23,7 +23,7 @@ impl Store {
         let (store, asked) = (self.clone(), settings.clone());
         let followed = self.block(move || {
             let mut registry = store.0.registry.lock();
-            opening::configure(&mut registry, &asked)?;
+            configure(&mut registry, &asked)?;
             Ok((registry.topics().to_vec(), registry.subscriptions().to_vec()))
         });
         let (topics, subscriptions) = followed.await?.map_err(|error| follow(&error))?;
@@ -95,6 +95,25 @@ impl Store {
         };
         Err(Refusal::NeedsRestart { detail: format!("a change of {what} needs a restart") })
     }
+}
+
+/// Has the registry follow the settings.
+pub(super) fn configure(registry: &mut Registry, settings: &Settings) -> Result<(), RegistryError> {
+    let topics: Vec<TopicSpec<'_>> = settings
+        .topics
+        .iter()
+        .map(|topic| TopicSpec {
+            name: &topic.name,
+            partitions: u16::try_from(topic.partitions).unwrap_or(u16::MAX),
+            renamed_from: topic.renamed_from.as_deref(),
+        })
+        .collect();
+    let subscriptions: Vec<SubscriptionSpec<'_>> = settings
+        .subscriptions
+        .iter()
+        .map(|it| SubscriptionSpec { name: &it.name, topic: &it.topic })
+        .collect();
+    registry.configure(&topics, &subscriptions)
 }
 
 fn follow(error: &RegistryError) -> Refusal {

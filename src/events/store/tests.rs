@@ -1,5 +1,6 @@
 //! The whole store behind the facade, on the real file system.
 
+mod clock;
 mod delays;
 mod full_disk;
 mod publishing;
@@ -34,6 +35,8 @@ impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path());
+        // The last one is closed by its tasks, a moment after it is dropped.
+        settings.lock_wait = Duration::from_secs(1);
         settings.disk = Disk { low_water: 0.0, min_free: 0, reserve: 0 };
         settings.topics.push(TopicSettings::new("orders"));
         let mut billing = Subscription::new("billing", "orders");

@@ -17,7 +17,9 @@ use crate::events::{
     queue::{
         LogId, Offset,
         codec::{Generation, HashKey, TopicMeta},
-        log::{Durability, OpenError, Place, Recovery, Settings as LogSettings, State, Writer},
+        log::{
+            Durability, OpenError, Opened, Place, Recovery, Settings as LogSettings, State, Writer,
+        },
         time::Clock,
         topic::{
             Topic as Handle, TopicSettings,
@@ -95,26 +97,27 @@ impl Topic {
         })
     }
 
-    /// Opens its logs, or recovers those that are offline. `floor`: what its readers have seen. Blocks.
-    pub(super) fn open(&self, floor: Offset) -> Result<(), OpenError> {
+    /// Opens its logs, or recovers those that are offline, and gives when anything was last written to it.
+    /// `floor`: what its readers have seen. Blocks.
+    pub(super) fn open(&self, floor: Offset) -> Result<Option<u64>, OpenError> {
         let _one_at_a_time = self.opening.lock();
         let opened = match self.handle.get() {
-            Some(handle) if !handle.log().is_offline() => Ok(()),
-            Some(handle) => handle.log().reopen().map(drop),
+            Some(handle) if !handle.log().is_offline() => Ok(Opened::default()),
+            Some(handle) => handle.log().reopen(),
             None => self.open_first(floor),
         };
         *self.error.write() = opened.as_ref().err().map(ToString::to_string);
-        opened?;
+        let last = opened?.last.map(|last| last.wall);
         // After the topic's own: what may have been moved is looked up there.
         if let Err(error) = self.delays.open(&self.delay_settings()) {
             tracing::error!(topic = %self.name(), %error, "delayed events are offline");
         }
-        Ok(())
+        Ok(last)
     }
 
-    fn open_first(&self, floor: Offset) -> Result<(), OpenError> {
+    fn open_first(&self, floor: Offset) -> Result<Opened, OpenError> {
         let about = self.about();
-        let (handle, _) = Handle::open(
+        let (handle, opened) = Handle::open(
             &self.writer,
             self.place.clone(),
             &about.meta,
@@ -128,7 +131,7 @@ impl Topic {
         let about = self.about();
         handle.set(&about.meta, &about.settings());
         self.shelf.put(handle.log().clone());
-        Ok(())
+        Ok(opened)
     }
 
     /// Other settings hold from here on.

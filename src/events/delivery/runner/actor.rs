@@ -27,7 +27,12 @@ use crate::events::{
         Effect, Entry, Machine, Moment, Output, Scan, Target, Targets, Token,
     },
     facade::Refusal,
-    queue::{Offset, log::Log},
+    queue::{
+        Offset,
+        log::Log,
+        time::{Clock as _, Now},
+        topic::clock_guard::jump,
+    },
     settings::Subscription as Settings,
 };
 
@@ -44,6 +49,8 @@ pub(super) struct Actor {
     pub(super) around: Arc<Surroundings>,
     pub(super) settings: Arc<Settings>,
     pub(super) machine: Machine,
+    /// When anything was last decided.
+    decided: Now,
     pub(super) ledger: Ledger,
     pub(super) polls: Polls,
     pub(super) sieve: Sieve,
@@ -94,6 +101,7 @@ impl Actor {
         let ledger = Ledger::new(around.journal.clone(), around.id);
         Self {
             position: ledger.durable(),
+            decided: around.clock.now(),
             around,
             settings: Arc::new(settings),
             machine,
@@ -142,8 +150,11 @@ impl Actor {
     }
 
     fn recover(&mut self) {
-        let moment = self.moment();
-        let mut out = Output::default();
+        let (moment, mut out) = self.begin();
+        if let Some(frozen) = self.around.clock.frozen().filter(|frozen| frozen.is_at_start) {
+            // Nobody knows whether so much time went by.
+            self.machine.clock_moved(frozen.by, &mut out);
+        }
         self.machine.recover(&moment, &mut out);
         let fingerprint = super::operate::fingerprint(&self.settings);
         let rules = self.machine.settings().clone();
@@ -196,8 +207,7 @@ impl Actor {
         if !self.ledger.is_ready() {
             return Err(self.unready());
         }
-        let moment = self.moment();
-        let mut out = Output::default();
+        let (moment, mut out) = self.begin();
         let value = decision(&mut self.machine, &moment, &mut out);
         Ok((value, self.commit(out, until)))
     }
@@ -269,7 +279,19 @@ impl Actor {
         self.durable = None;
     }
 
-    pub(super) fn moment(&self) -> Moment {
+    /// What a decision begins with. A clock that has jumped since the last one takes everything that is timed
+    /// with it, before anything goes by what it says now.
+    fn begin(&mut self) -> (Moment, Output) {
+        let now = self.around.clock.now();
+        let mut out = Output::default();
+        if let Some(by) = jump(self.decided, now) {
+            self.machine.clock_moved(by, &mut out);
+        }
+        self.decided = now;
+        (self.moment(now.wall), out)
+    }
+
+    fn moment(&self, now: u64) -> Moment {
         let end = |log: Option<&Log>| log.map_or(Offset::ZERO, Log::durable);
         let reaction = |reaction: Option<&crate::events::settings::Reaction>| {
             let log = reaction.and_then(|reaction| self.around.topics.log(&reaction.topic));
@@ -278,7 +300,8 @@ impl Actor {
         };
         let letters = &self.around.letters;
         Moment {
-            now: self.around.clock.now().wall,
+            now,
+            judged: self.around.clock.judge().wall,
             random: fastrand::u64(..),
             targets: Targets {
                 letters: Target { log: letters.id(), end: end(letters.log().as_ref()) },
@@ -303,8 +326,7 @@ impl Actor {
 
     /// Deliveries that reached nobody do not count; not again before `delay`.
     pub(super) fn give_back(&mut self, tokens: &[Token], delay: Duration) {
-        let mut out = Output::default();
-        let moment = self.moment();
+        let (moment, mut out) = self.begin();
         for token in tokens {
             self.machine.release(&moment, *token, super::operate::millis(delay), &mut out);
         }

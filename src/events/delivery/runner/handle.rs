@@ -156,11 +156,6 @@ impl Subscription {
         self.carry_out(move |actor| actor.configure(settings)).await
     }
 
-    /// The wall clock was set by so many milliseconds.
-    pub async fn clock_moved(&self, by: i64) -> Result<(), Refusal> {
-        self.carry_out(move |actor| actor.clock_moved(by)).await
-    }
-
     /// What must be kept for it.
     pub async fn pins(&self) -> Result<Pins, Refusal> {
         self.ask(|actor| actor.pins()).await

@@ -41,7 +41,7 @@ use crate::{
             LogId,
             log::{Log, Permit, Reader, Refused},
             pool::Pool,
-            time::Clock,
+            topic::clock_guard::GuardedClock,
         },
         settings::Subscription as Settings,
     },
@@ -71,7 +71,7 @@ pub struct Surroundings {
     /// What it is called on disk.
     pub id: Uuid,
     /// The time.
-    pub clock: Arc<dyn Clock>,
+    pub clock: GuardedClock,
     /// Threads for what blocks.
     pub pool: Pool,
     /// Where its steps are written.

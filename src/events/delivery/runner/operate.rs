@@ -253,11 +253,6 @@ impl Actor {
         Ok(written)
     }
 
-    /// The wall clock was set.
-    pub(super) fn clock_moved(&mut self, by: i64) -> Result<Step, Refusal> {
-        Ok(self.decide(Until::Written, |machine, _, out| machine.clock_moved(by, out))?.1)
-    }
-
     /// The log it reads was opened anew.
     pub(super) fn reopened(&mut self) {
         self.retry_at = None;

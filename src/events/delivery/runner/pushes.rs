@@ -25,7 +25,10 @@ use crate::{
             subscription::{Delivery, Output, Token},
         },
         event::Event,
-        queue::mutation::{self, Mutation},
+        queue::{
+            mutation::{self, Mutation},
+            time::Clock as _,
+        },
         settings::{ReactionData, Target},
     },
     http::sink::Sending,

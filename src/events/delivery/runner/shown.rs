@@ -14,7 +14,7 @@ use crate::events::{
         self, DeadLetterCount, EventState, JobFailure, JobId, JobState, JobStatus,
         SubscriptionMode, SubscriptionPartition, SubscriptionState, SubscriptionStatus,
     },
-    queue::{Offset, log::Log},
+    queue::{Offset, log::Log, time::Clock as _},
 };
 
 /// A status, and what is still missing in it.

@@ -5,9 +5,13 @@ use super::{
     lane::{Job, Lane},
     machine::{ENDED_JOBS, Machine},
     place::{LaneId, Partition},
+    settings::mix,
     state::EventStatus as Status,
 };
 use crate::events::queue::Offset;
+
+/// What waits when the clock jumps comes within so many milliseconds of when it would have, not all at once.
+const SPREAD: u64 = 1_000;
 
 impl Machine {
     /// The part of `apply` that is not about single events.
@@ -173,7 +177,8 @@ impl Machine {
             slot.first = slot.first.map(moved);
             let status = match slot.status.clone() {
                 Status::Waiting { until } if until > 0 => {
-                    Status::Waiting { until: moved(until).max(1) }
+                    let later = mix(by.cast_unsigned(), slot.place.offset.0) % SPREAD;
+                    Status::Waiting { until: moved(until).saturating_add(later).max(1) }
                 }
                 Status::InFlight { deadline: Some(deadline), mode } => {
                     Status::InFlight { deadline: Some(moved(deadline)), mode }

@@ -168,7 +168,7 @@ impl Machine {
             // Others of its key in order: the consumer has them all, and nobody else does.
             let mut next = self.slab[index].next;
             left = self.room().saturating_sub(u32::try_from(picked.len()).unwrap_or(u32::MAX));
-            while next != NONE && room.events > 0 && left > 0 && self.follows(next, moment.now) {
+            while next != NONE && room.events > 0 && left > 0 && self.follows(next, moment.judged) {
                 if !self.may_go(id, moment.now) || !self.fits(next, room) {
                     break;
                 }
@@ -195,17 +195,17 @@ impl Machine {
     }
 
     /// Whether an event may be delivered together with the one before it in its key.
-    fn follows(&self, index: u32, now: u64) -> bool {
+    fn follows(&self, index: u32, judged: u64) -> bool {
         let slot = &self.slab[index];
         slot.is_waiting()
             && slot.is_due
-            && slot.expires.is_none_or(|expires| now < expires)
+            && slot.expires.is_none_or(|expires| judged < expires)
             && !self.is_suspect(index)
     }
 
     /// Gives an event up whose own time is over.
     fn expire(&mut self, moment: &Moment, index: u32, out: &mut Output) -> bool {
-        let is_over = self.slab[index].expires.is_some_and(|expires| expires <= moment.now);
+        let is_over = self.slab[index].expires.is_some_and(|expires| expires <= moment.judged);
         if is_over {
             self.give_up(moment, index, (Reason::Expired, true), None, out);
         }

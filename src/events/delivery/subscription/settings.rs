@@ -76,6 +76,9 @@ pub struct Moment {
     /// Milliseconds since 1970. Moves forward only; a clock that was set is told by
     /// [`super::Machine::clock_moved`].
     pub now: u64,
+    /// What the expiry of events goes by: as `now`, but it stands still while the clock is not to be
+    /// trusted.
+    pub judged: u64,
     /// A new random number for each decision.
     pub random: u64,
     /// Where something would be appended.

@@ -186,10 +186,17 @@ impl GuardedClock {
     /// At start; `last` as for [`ClockGuard::new`].
     pub fn new(clock: Arc<dyn Clock>, last: Option<u64>) -> Self {
         let guard = ClockGuard::new(clock.now(), last);
+        Self { clock, guard: Arc::new(Mutex::new(guard)) }
+    }
+
+    /// Everything stored was looked at: `last` is when the newest of it was written. Begins anew with that,
+    /// and says so if the clock is not to be trusted.
+    pub fn begin(&self, last: Option<u64>) {
+        let mut guard = self.guard.lock();
+        *guard = ClockGuard::new(self.clock.now(), last);
         if let Some(frozen) = guard.frozen() {
             tell(&frozen);
         }
-        Self { clock, guard: Arc::new(Mutex::new(guard)) }
     }
 
     /// Looks at the clock.
@@ -213,6 +220,9 @@ impl GuardedClock {
         let was_frozen = guard.frozen().is_some();
         let now = self.clock.now();
         guard.confirm(now);
+        if was_frozen {
+            tracing::warn!("the system's clock is confirmed: retention and delays go on");
+        }
         was_frozen
     }
 
@@ -229,10 +239,21 @@ impl Clock for GuardedClock {
     }
 }
 
+/// By how much the wall was set between two readings of one clock, if it jumped. What is timed by the wall
+/// and is to go on as before moves by so much.
+pub fn jump(before: Now, now: Now) -> Option<i64> {
+    let mut guard = ClockGuard::new(before, None);
+    match guard.look(now).change {
+        Some(Change::Frozen(frozen)) => Some(frozen.by),
+        _ => None,
+    }
+}
+
 fn tell(frozen: &Frozen) {
     tracing::error!(
         reason = %frozen,
-        "retention, expiry, duplicates and delays stand still until the clock is confirmed"
+        "retention, expiry, duplicates and delays stand still until the clock is back; if it is right: \
+         `sluice queue confirm-clock`, or POST /v1/queue/confirm-clock"
     );
 }
 
@@ -317,6 +338,15 @@ mod tests {
         assert!(guard.look(Now { wall: 1_000, mono: 1_005 }).is_frozen);
         let set = guard.look(Now { wall: START.wall + HOUR, mono: 2_005 });
         assert_eq!(set.change, Some(Change::Thawed));
+    }
+
+    #[test]
+    fn two_readings_tell_of_a_jump_and_not_of_time_that_went_by() {
+        assert_eq!(jump(START, after(DAY, 0)), None);
+        assert_eq!(jump(START, after(30 * DAY, 20 * MINUTE.cast_signed())), None, "it crept");
+        for by in [6 * MINUTE.cast_signed(), -6 * MINUTE.cast_signed()] {
+            assert_eq!(jump(START, after(1_000, by)), Some(by));
+        }
     }
 
     #[test]

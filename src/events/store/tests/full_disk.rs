@@ -17,9 +17,9 @@ async fn a_full_disk_drains_by_the_reserve_and_takes_publishes_once_there_is_roo
     billing.retry.max_attempts = 10_000;
     let model = Model::new();
     model.set_capacity(1 << 30);
-    let storage = Arc::new(model.clone());
-    let store = Store::open(storage, home.settings.clone(), Arc::new(home.clock.clone())).await;
-    let store = store.unwrap();
+    let (storage, clock) = (Arc::new(model.clone()), Arc::new(home.clock.clone()));
+    let store =
+        Store::open(storage, home.settings.clone(), clock, Arc::new(Nowhere)).await.unwrap();
     let reserve = || model.files().iter().any(|path| path.ends_with("state/RESERVE"));
     assert!(reserve());
     let events = (0..EVENTS).map(|number| event(&number.to_string())).collect();

@@ -26,7 +26,8 @@ use crate::events::{
             Refused, Settings as LogSettings, Writer,
         },
         storage::{Real, Storage},
-        time::{ManualClock, Now},
+        time::{Clock, ManualClock, Now},
+        topic::clock_guard::GuardedClock,
     },
     stored,
 };
@@ -130,7 +131,7 @@ impl Home {
         let id = Uuid::from_u128(12);
         let surroundings = Surroundings {
             id,
-            clock,
+            clock: GuardedClock::new(clock, None),
             pool: Pool::new(1).unwrap(),
             journal: journal.clone(),
             tokens: Tokens::new(b"secret", id),

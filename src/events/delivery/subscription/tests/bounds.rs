@@ -32,7 +32,7 @@ fn read(machine: &mut Machine, end: u64, keys: u64, out: &mut Output) {
 fn moment(now: u64) -> Moment {
     let target = Target { log: super::world::log_id(1), end: Offset(0) };
     let targets = Targets { letters: target, success: target, failure: target };
-    Moment { now, random: now, targets }
+    Moment { now, judged: now, random: now, targets }
 }
 
 /// What the machine holds, in pieces.

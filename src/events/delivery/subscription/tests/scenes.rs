@@ -732,6 +732,6 @@ fn a_clock_that_was_set_moves_what_waits() {
     world.decide(|machine, _, out| machine.clock_moved(24 * 3_600_000, out));
     assert!(world.receive(2, 1_000).is_empty());
     assert_eq!(world.ack(leased[1].token), TokenStatus::Ok, "leased still");
-    world.advance(12_000);
+    world.advance(13_000);
     assert_eq!(world.receive(2, 1_000).len(), 1);
 }

@@ -78,6 +78,7 @@ impl World {
         let target = |number, end: usize| Target { log: log_id(number), end: Offset(end as u64) };
         Moment {
             now: self.now,
+            judged: self.now,
             random: self.random,
             targets: Targets {
                 letters: target(2, self.letters.len()),

@@ -1,0 +1,120 @@
+//! A clock that is not to be trusted: what goes by age stands still, what is timed goes on, and somebody is
+//! told and can say that it is right.
+
+use super::*;
+use crate::events::queue::time::Clock as _;
+
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
+
+impl Home {
+    fn now(&self) -> u64 {
+        self.clock.now().wall
+    }
+
+    fn set(&self, by: i64) {
+        self.clock.set_wall(self.now().checked_add_signed(by).unwrap());
+    }
+}
+
+async fn is_frozen(store: &Store) -> bool {
+    store.topic("orders").await.unwrap().is_clock_frozen
+}
+
+async fn nack(store: &Store, leased: &Leased, delay: Duration) {
+    let delay = Some(delay);
+    let item = TokenItem { token: leased.token.clone(), delay, ..TokenItem::default() };
+    let answer = store.settle("billing", Verb::Nack, vec![item]).await.unwrap();
+    assert_eq!(answer[0].status, TokenStatus::Ok);
+}
+
+async fn take_two(store: &Store) -> Vec<Leased> {
+    let mut leased = take(store).await;
+    while leased.len() < 2 {
+        leased.extend(take(store).await);
+    }
+    leased
+}
+
+#[tokio::test]
+async fn after_a_jump_leases_and_retries_go_on_as_before_and_the_rest_stands_still() {
+    for by in [HOUR.cast_signed(), -HOUR.cast_signed()] {
+        let mut home = Home::new();
+        home.settings.subscriptions[0].retry.max_attempts = 9;
+        let store = home.open().await;
+        let expiring = Event { expiry: Some(home.now() + 30 * MINUTE), ..event("c1") };
+        let delayed = Event { not_before: Some(home.now() + MINUTE), ..event("d1") };
+        publish(&store, &["a1", "b1"]).await;
+        store.publish("orders", vec![delayed]).await.unwrap();
+        let leased = take_two(&store).await;
+        let [held, failed] = &leased[..] else { panic!("{leased:?}") };
+        nack(&store, failed, Duration::from_mins(2)).await;
+        store.publish("orders", vec![expiring]).await.unwrap();
+
+        home.set(by);
+        assert!(is_frozen(&store).await);
+        // It would have expired, were the clock right.
+        let third = take(&store).await;
+        assert_eq!((third.len(), &*third[0].event.id), (1, "c1"), "by {by}");
+        assert_eq!(say(&store, Verb::Ack, &third[0]).await, TokenStatus::Ok);
+        home.clock.advance(25_000);
+        assert_eq!(say(&store, Verb::Ack, held).await, TokenStatus::Ok, "leased for 30 s");
+        assert!(receive(&store, Duration::ZERO).await.is_empty(), "not its time yet, by {by}");
+        // The 2 minutes are over, and what a jump adds so that not all come at once.
+        home.clock.advance(2 * MINUTE - 25_000 + 1_000);
+        let again = take(&store).await;
+        assert_eq!((again.len(), &again[0].event.id), (1, &failed.event.id), "by {by}");
+        assert_eq!(say(&store, Verb::Ack, &again[0]).await, TokenStatus::Ok);
+        assert_eq!(store.topic("orders").await.unwrap().delayed, 1, "delays stand still");
+
+        home.set(-by);
+        assert!(!is_frozen(&store).await, "it is back");
+        let late = until(|| async {
+            // What became due meanwhile comes within a minute and a few seconds.
+            home.clock.advance(1_000);
+            receive(&store, Duration::ZERO).await.into_iter().next()
+        });
+        assert_eq!(late.await.event.id, "d1");
+        store.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_idle_for_a_day_stands_still_until_the_clock_is_confirmed() {
+    let mut home = Home::new();
+    home.settings.subscriptions[0].retry.max_attempts = 9;
+    let store = home.open().await;
+    let expiring = Event { expiry: Some(home.now() + HOUR), ..event("a1") };
+    let delayed = Event { not_before: Some(home.now() + HOUR), ..event("d1") };
+    store.publish("orders", vec![expiring.clone(), event("b1")]).await.unwrap();
+    store.publish("orders", vec![delayed]).await.unwrap();
+    let leased = take_two(&store).await;
+    let [first, second] = &leased[..] else { panic!("{leased:?}") };
+    nack(&store, first, Duration::ZERO).await;
+    store.shutdown().await.unwrap();
+    drop(store);
+
+    home.clock.advance(24 * HOUR + MINUTE);
+    let store = home.open().await;
+    assert!(is_frozen(&store).await);
+    // Nobody knows whether a day went by: what is leased is leased, and nothing has expired.
+    assert_eq!(say(&store, Verb::Ack, second).await, TokenStatus::Ok);
+    home.clock.advance(1_000);
+    let again = take(&store).await;
+    assert_eq!((again.len(), &*again[0].event.id), (1, "a1"));
+    nack(&store, &again[0], Duration::ZERO).await;
+    assert_eq!(store.topic("orders").await.unwrap().delayed, 1);
+
+    store.confirm_clock().await.unwrap();
+    assert!(!is_frozen(&store).await);
+    let late = until(|| async {
+        home.clock.advance(1_000);
+        receive(&store, Duration::ZERO).await.into_iter().next()
+    });
+    assert_eq!(late.await.event.id, "d1", "the other one has expired");
+    store.shutdown().await.unwrap();
+    drop(store);
+    let store = home.open().await;
+    assert!(!is_frozen(&store).await, "it is not asked again");
+    store.shutdown().await.unwrap();
+}
