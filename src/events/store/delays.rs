@@ -7,7 +7,10 @@
 
 use std::{
     future::pending,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,8 @@ pub(super) struct Delays {
     log: OnceLock<DelayedLog>,
     /// Held while the log is opened, while events are moved, and while it is closed.
     state: Mutex<State>,
+    /// What waits could not be read, and is not moved until the topic is reopened. Relaxed: a word for itself.
+    is_unreadable: AtomicBool,
     /// There is something to look at.
     stirred: Notify,
 }
@@ -75,7 +80,8 @@ impl Delays {
     /// Of the topic whose log is at `topic`; nothing is opened yet.
     pub(super) fn new(topic: Place, writer: Writer) -> Self {
         let state = Mutex::new(State::Unmade);
-        Self { topic, writer, log: OnceLock::new(), state, stirred: Notify::new() }
+        let (is_unreadable, stirred) = (AtomicBool::new(false), Notify::new());
+        Self { topic, writer, log: OnceLock::new(), state, is_unreadable, stirred }
     }
 
     /// The log, if anything has had to wait.
@@ -85,14 +91,21 @@ impl Delays {
 
     /// Whether it was made and takes nothing until it is reopened.
     pub(super) fn is_offline(&self) -> bool {
-        self.log().is_some_and(|log| log.log().is_offline())
+        self.is_unreadable.load(Relaxed) || self.log().is_some_and(|log| log.log().is_offline())
     }
 
     /// Opens what was made before, or recovers it if it is offline. Blocks.
     pub(super) fn open(&self, settings: &LogSettings) -> Result<(), OpenDelayedError> {
+        let opened = self.try_open(settings);
+        self.is_unreadable.store(opened.is_err(), Relaxed);
+        self.stir();
+        opened
+    }
+
+    fn try_open(&self, settings: &LogSettings) -> Result<(), OpenDelayedError> {
         let mut state = self.state.lock();
         match (&mut *state, self.log.get()) {
-            (State::Open(mover), Some(log)) if log.log().is_offline() => {
+            (State::Open(mover), Some(log)) if self.is_offline() => {
                 log.log().reopen()?;
                 mover.reload()?;
             }
@@ -104,8 +117,6 @@ impl Delays {
             }
             _ => {}
         }
-        drop(state);
-        self.stir();
         Ok(())
     }
 

@@ -132,3 +132,36 @@ async fn no_more_wait_than_may_and_none_for_longer_than_events_are_kept() {
     until(|| async { store.publish("orders", vec![home.due_in("g", MINUTE)]).await.ok() }).await;
     store.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_topic_whose_waiting_events_cannot_be_read_says_so_and_takes_others() {
+    let home = Home::new();
+    let store = home.open().await;
+    delay(&store, home.due_in("late", MINUTE)).await;
+    store.shutdown().await.unwrap();
+    drop(store);
+    // A page of the only file's header is gone.
+    let topic = home.dir.path().join("topics").read_dir().unwrap().next().unwrap().unwrap().path();
+    let of_log = |name: &std::path::Path| name.extension().is_some_and(|it| it == "log");
+    let files = topic.join("delayed").read_dir().unwrap().map(|file| file.unwrap().path());
+    let file = files.filter(|file| of_log(file)).min().unwrap();
+    let whole = std::fs::read(&file).unwrap();
+    let mut bad = whole.clone();
+    bad[..4_096].fill(0xff);
+    std::fs::write(&file, bad).unwrap();
+
+    let store = home.open().await;
+    let TopicState::Offline { reason, .. } = store.topic("orders").await.unwrap().state else {
+        panic!("it says nothing");
+    };
+    assert!(reason.contains("delayed"), "{reason}");
+    publish(&store, &["now"]).await;
+    assert_eq!(drained(&store, 1).await, ["now"]);
+    let refused = store.publish("orders", vec![home.due_in("more", MINUTE)]).await.unwrap_err();
+    assert_eq!(refused.reason(), "queue-unavailable");
+    std::fs::write(&file, whole).unwrap();
+    assert_eq!(store.reopen("orders").await.unwrap().state, TopicState::Serving);
+    home.clock.advance(MINUTE);
+    assert_eq!(drained(&store, 1).await, ["late"]);
+    store.shutdown().await.unwrap();
+}
