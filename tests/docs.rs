@@ -138,3 +138,18 @@ fn every_label_that_a_rule_shows_or_sums_by_is_one_of_its_metrics() {
         }
     }
 }
+
+/// Keys of a later version may be refused, nothing else may be.
+#[test]
+fn the_configuration_of_the_store_is_valid() {
+    let text = read("examples/store/gateway.yaml");
+    let secret = |name: &str| {
+        let is_ours = name.starts_with("STORE_") && name.ends_with("_SECRET");
+        is_ours.then(|| "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned())
+    };
+    if let Err(problems) = config::parse(&text, "gateway.yaml", root(), &secret) {
+        for problem in &problems.0 {
+            assert!(problem.message.ends_with("is not in this version"), "{problem}");
+        }
+    }
+}

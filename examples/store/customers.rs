@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn two_windows_know_what_each_was_told() {
-        let day = Day::plan(1);
+        let day = Day::plan(1, 1);
         let mut one = Told::new(&day.purchases[0]);
         let mut other = one.clone();
         one.hear(Word::InDoubt, &answer(409, ""), Duration::from_secs(1));
@@ -292,7 +292,7 @@ mod tests {
     /// The services alone: what the gateway is there for happens.
     #[tokio::test]
     async fn without_a_gateway_who_clicks_twice_orders_twice() {
-        let mut purchases = Day::plan(1).purchases;
+        let mut purchases = Day::plan(1, 1).purchases;
         purchases.truncate(40);
         for (number, purchase) in purchases.iter_mut().enumerate() {
             purchase.at = Duration::ZERO;
@@ -314,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gets_no_answer_asks_again_and_gives_up_in_the_end() {
-        let mut purchase = Day::plan(1).purchases.swap_remove(0);
+        let mut purchase = Day::plan(1, 1).purchases.swap_remove(0);
         purchase.is_impatient = false;
         let at = free_address().unwrap();
         // Not much of the patience is left.

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<bool, Error> {
     let folder = tempfile::Builder::new().prefix("sluice-store-").tempdir()?;
     let program = gateway::program()?;
-    let day = Day::plan(options.seed);
+    let day = Day::plan(options.seed, options.kills());
     say(&format!("seed {}, {}", options.seed, program.display()));
     if let Some(broken) = options.broken {
         say(broken.warning());

@@ -70,6 +70,11 @@ impl Break {
 // === impl Options ===
 
 impl Options {
+    /// How often the gateway is killed. A missing sync shows only when that comes in the right moment.
+    pub(crate) fn kills(&self) -> u32 {
+        if self.broken == Some(Break::Sync) { 6 } else { 1 }
+    }
+
     /// What cannot be asked of this build.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         let is_lossy = self.storage == Storage::Lossy;

@@ -80,11 +80,13 @@ impl Phase {
 // === impl Day ===
 
 impl Day {
-    pub(crate) fn plan(seed: u64) -> Self {
+    /// `kills`: so often the gateway is killed; each time there are as many customers more.
+    pub(crate) fn plan(seed: u64, kills: u32) -> Self {
         let mut luck = Rng::with_seed(seed);
         let mut purchases = Vec::new();
         for phase in Phase::ALL {
-            let count = phase.lasts().mul_f64(f64::from(phase.rate())).as_secs();
+            let times = if phase == Phase::Crash { kills } else { 1 };
+            let count = phase.lasts().mul_f64(f64::from(phase.rate() * times)).as_secs();
             for _ in 0..count {
                 let at = phase.starts() + phase.lasts().mul_f64(luck.f64());
                 purchases.push(purchase(&mut luck, phase, at));
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_day() {
-        let (one, same, other) = (Day::plan(1), Day::plan(1), Day::plan(2));
+        let (one, same, other) = (Day::plan(1, 1), Day::plan(1, 1), Day::plan(2, 1));
         let who = |day: &Day| {
             day.purchases.iter().map(|it| it.order.customer.clone()).collect::<Vec<_>>()
         };
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_spike_is_twenty_times_what_the_services_do() {
-        let day = Day::plan(7);
+        let day = Day::plan(7, 1);
         let spike = day.purchases.iter().filter(|it| it.phase == Phase::Spike).count();
         assert_eq!(spike, 20 * CAPACITY as usize);
         assert!(day.purchases.is_sorted_by_key(|it| it.at));
@@ -167,8 +169,17 @@ mod tests {
     }
 
     #[test]
+    fn each_kill_finds_customers() {
+        let crash = |kills| {
+            let day = Day::plan(7, kills);
+            day.purchases.iter().filter(|it| it.phase == Phase::Crash).count()
+        };
+        assert_eq!(crash(3), 3 * crash(1));
+    }
+
+    #[test]
     fn what_is_scarce_does_not_last() {
-        let day = Day::plan(3);
+        let day = Day::plan(3, 1);
         let wanted = |sku: &str| -> i64 {
             day.purchases
                 .iter()

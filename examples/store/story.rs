@@ -11,7 +11,7 @@ use crate::{
     customers::{self, Told},
     error::Error,
     http::Client,
-    options::{Break, Options},
+    options::Options,
     report::Diary,
     shop::{CAPACITY, Day, Phase},
     store::Store,
@@ -19,9 +19,6 @@ use crate::{
 
 /// Payment is gone for so long.
 const OUTAGE: Duration = Duration::from_secs(3);
-/// How often the gateway is killed. That a sync is missing shows only when it is killed in the right moment.
-const KILLS: u32 = 1;
-const KILLS_TO_SEE_A_MISSING_SYNC: u32 = 6;
 /// Between two kills.
 const LIFE: Duration = Duration::from_millis(150);
 /// The day is over when nothing has come to its end for so long.
@@ -51,10 +48,8 @@ pub(crate) async fn tell(
 ) -> Result<(Facts, Diary), Error> {
     let strangers = strangers(store, &day).await;
     let since = Instant::now();
-    let kills =
-        if options.broken == Some(Break::Sync) { KILLS_TO_SEE_A_MISSING_SYNC } else { KILLS };
     let mut teller = Teller { store, diary: Diary::default(), since, say };
-    let told = teller.the_day(day, kills).await?;
+    let told = teller.the_day(day, options.kills()).await?;
     teller.the_rest().await;
     teller.happens('R', "replay to analytics", "everything is replayed to analytics");
     let Teller { store, diary, .. } = teller;
