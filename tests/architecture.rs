@@ -54,9 +54,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("events::queue", &[]),
     ("events::stored", &["events::event", "events::queue"]),
     // What requests leave behind: shared by all that act on behalf of one.
-    ("events::ingress", &["events::event", "events::queue", "events::stored"]),
+    ("events::ingress", &["events::event", "events::queue", "events::request", "events::stored"]),
     ("events::publish", &["events::queue", "events::event", "events::ingress"]),
-    ("events::enqueue", &["events::queue", "events::event", "events::ingress"]),
+    // What is stored of a request: who accepts and who delivers have it in common.
+    ("events::request", &["events::queue"]),
+    ("events::enqueue", &["events::queue", "events::request", "events::ingress"]),
     // What the flow offers and what a user decides about it are plain values.
     (
         "events::delivery",
@@ -64,6 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "events::queue",
             "events::event",
             "events::facade",
+            "events::request",
             "events::settings",
             "events::stored",
             "events::wire",

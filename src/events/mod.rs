@@ -13,6 +13,7 @@ pub mod facade;
 pub mod ingress;
 pub mod publish;
 pub mod queue;
+pub mod request;
 pub mod settings;
 pub mod store;
 pub mod stored;

@@ -23,6 +23,8 @@ pub enum Role {
     Correlation,
     /// Route, principal and idempotency key.
     Idempotency,
+    /// The name of a principal.
+    Principal,
 }
 
 // === impl HashKey ===
@@ -56,6 +58,7 @@ impl Role {
             Self::Id => 3,
             Self::Correlation => 4,
             Self::Idempotency => 5,
+            Self::Principal => 6,
         }
     }
 }

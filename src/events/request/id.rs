@@ -1,0 +1,225 @@
+//! What a stored request is called: where it is, and that this store said so.
+//!
+//! `base32(version, store, topic, partition, offset, time, secret, MAC)`. The record is found by it
+//! without an index. It cannot be guessed: 96 bits of it are chance and stand in the record, and the MAC
+//! (HMAC-SHA256 under the store's secret, RFC 2104, cut to 80 bits) keeps those who try from having
+//! anything read. Of store and topic there are the last 64 bits, which are chance in every UUID they have.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+
+use super::base32;
+use crate::events::queue::{LogId, Offset, StoreId};
+
+/// Chance in each ID, and in its record.
+pub const SECRET_BYTES: usize = 12;
+/// The form of the ID.
+const VERSION: u8 = 1;
+/// Bytes of the MAC.
+const MAC: usize = 10;
+/// All before the MAC.
+const SAID: usize = 1 + 8 + 8 + 2 + 8 + 6 + SECRET_BYTES;
+/// The text of one; a multiple of 5 bytes, so that there is exactly one.
+const TEXT: usize = (SAID + MAC) / 5 * 8;
+/// What the secret is used for here: another use gives other bytes.
+const PURPOSE: &[u8] = b"sluice request 1";
+
+/// Where a stored request is: what it is known by inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The topic.
+    pub topic: LogId,
+    /// The record.
+    pub offset: Offset,
+}
+
+/// What a stored request is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// The end of the topic's ID, see [`RequestId::is_of`].
+    topic: u64,
+    /// The partition.
+    pub partition: u16,
+    /// The record.
+    pub offset: Offset,
+    /// When it was stored, in milliseconds since 1970, as its record says.
+    pub time: u64,
+    /// As its record says.
+    pub secret: [u8; SECRET_BYTES],
+}
+
+/// A text that is no ID of a request of this store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnId {
+    /// Nobody has made it.
+    #[error("this is no ID of a request")]
+    Malformed,
+    /// Another store has made it: it is asked for at the wrong gateway.
+    #[error("this ID was given out by another gateway")]
+    OtherStore,
+}
+
+/// Makes and reads the IDs of one store.
+#[derive(Clone)]
+pub struct RequestIds {
+    key: hmac::Key,
+    store: u64,
+}
+
+// === impl RequestId ===
+
+impl RequestId {
+    /// Of the record at `place`.
+    pub fn new(place: Place, partition: u16, time: u64, secret: [u8; SECRET_BYTES]) -> Self {
+        let Place { topic, offset } = place;
+        Self { topic: end_of(topic.0), partition, offset, time, secret }
+    }
+
+    /// Whether its record may be in this topic.
+    pub fn is_of(&self, topic: LogId) -> bool {
+        self.topic == end_of(topic.0)
+    }
+}
+
+// === impl RequestIds ===
+
+impl RequestIds {
+    /// Those of the store with this secret.
+    pub fn new(store: StoreId, secret: &[u8]) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), store: end_of(store.0) }
+    }
+
+    /// The text of an ID.
+    pub fn text(&self, id: &RequestId) -> String {
+        let mut bytes = Vec::with_capacity(SAID + MAC);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.store.to_be_bytes());
+        bytes.extend_from_slice(&id.topic.to_be_bytes());
+        bytes.extend_from_slice(&id.partition.to_be_bytes());
+        bytes.extend_from_slice(&id.offset.0.to_be_bytes());
+        bytes.extend_from_slice(&id.time.to_be_bytes()[2..]);
+        bytes.extend_from_slice(&id.secret);
+        let mac = self.mac(&bytes);
+        bytes.extend_from_slice(&mac.as_ref()[..MAC]);
+        base32::encode(&bytes)
+    }
+
+    /// The ID of this text, if this store has made it.
+    pub fn read(&self, text: &str) -> Result<RequestId, NotAnId> {
+        if text.len() != TEXT {
+            return Err(NotAnId::Malformed);
+        }
+        let bytes = base32::decode(text).ok_or(NotAnId::Malformed)?;
+        self.read_bytes(&bytes).ok_or(NotAnId::Malformed)?
+    }
+
+    fn read_bytes(&self, bytes: &[u8]) -> Option<Result<RequestId, NotAnId>> {
+        let (said, mac) = bytes.split_at_checked(SAID)?;
+        let (version, rest) = said.split_first()?;
+        if *version != VERSION {
+            return None;
+        }
+        let (store, rest) = rest.split_first_chunk()?;
+        if u64::from_be_bytes(*store) != self.store {
+            return Some(Err(NotAnId::OtherStore));
+        }
+        let own = self.mac(said);
+        // In constant time: byte for byte a MAC could be found out.
+        aws_lc_rs::constant_time::verify_slices_are_equal(&own.as_ref()[..MAC], mac).ok()?;
+        let (topic, rest) = rest.split_first_chunk()?;
+        let (partition, rest) = rest.split_first_chunk()?;
+        let (offset, rest) = rest.split_first_chunk()?;
+        let (time, secret) = rest.split_first_chunk::<6>()?;
+        let mut millis = [0; 8];
+        millis[2..].copy_from_slice(time);
+        Some(Ok(RequestId {
+            topic: u64::from_be_bytes(*topic),
+            partition: u16::from_be_bytes(*partition),
+            offset: Offset(u64::from_be_bytes(*offset)),
+            time: u64::from_be_bytes(millis),
+            secret: secret.try_into().ok()?,
+        }))
+    }
+
+    fn mac(&self, said: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(PURPOSE);
+        context.update(said);
+        context.sign()
+    }
+}
+
+impl fmt::Debug for RequestIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestIds").finish_non_exhaustive()
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "half of it is meant")]
+fn end_of(uuid: uuid::Uuid) -> u64 {
+    uuid.as_u128() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const TOPIC: LogId = LogId(Uuid::from_u128(0x0197_0000_0000_7000_8123_4567_89ab_cdef));
+
+    fn ids(store: u128) -> RequestIds {
+        RequestIds::new(StoreId(Uuid::from_u128(store)), b"0123456789abcdef")
+    }
+
+    fn id() -> RequestId {
+        let place = Place { topic: TOPIC, offset: Offset(77) };
+        RequestId::new(place, 3, 1_785_000_000_000, *b"twelve bytes")
+    }
+
+    #[test]
+    fn an_id_stands_for_its_record_in_its_store_only() {
+        let text = ids(1).text(&id());
+        assert_eq!(ids(1).read(&text), Ok(id()));
+        assert!(id().is_of(TOPIC) && !id().is_of(LogId(Uuid::from_u128(1))));
+        assert_eq!(ids(2).read(&text), Err(NotAnId::OtherStore));
+        let same_name = RequestIds::new(StoreId(Uuid::from_u128(1)), b"another secret..");
+        assert_eq!(same_name.read(&text), Err(NotAnId::Malformed));
+        assert_eq!(text, GOLDEN, "on the wire");
+    }
+
+    const GOLDEN: &str =
+        "aeaaaaaaaaaaaambencwpcnlzxxqaayaaaaaaaaaabgqdh42jj5aa5dxmvwhmzjamj4xizltk5c36bsq4f7z37ow";
+
+    #[test]
+    fn a_changed_id_stands_for_nothing() {
+        let bytes = base32::decode(&ids(1).text(&id())).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(ids(1).read(&base32::encode(&changed)).is_err(), "{bit}");
+        }
+        let text = ids(1).text(&id());
+        for other in [&text[1..], "", &text.to_uppercase(), &format!("{text}a"), &"a".repeat(999)] {
+            assert_eq!(ids(1).read(other), Err(NotAnId::Malformed), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_just_no_id(text in "[a-z2-7]{88}|.*") {
+            prop_assert!(ids(1).read(&text).is_err());
+        }
+
+        #[test]
+        fn what_is_made_is_read(
+            offset: u64, partition: u16, time in 0..1_u64 << 48, secret: [u8; SECRET_BYTES]
+        ) {
+            let place = Place { topic: TOPIC, offset: Offset(offset) };
+            let id = RequestId::new(place, partition, time, secret);
+            prop_assert_eq!(ids(1).read(&ids(1).text(&id)), Ok(id));
+        }
+    }
+}
