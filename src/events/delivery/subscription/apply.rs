@@ -4,7 +4,7 @@
 //! more) is passed over, so that a journal whose beginning a snapshot has is read without harm.
 
 use super::{
-    ending::{Ending, Failure, FailureKind, Outcome},
+    ending::{Ending, Failure, FailureKind, Outcome, Sign},
     entry::{Added, Attempt, Circuit, Entry, Failed, LapsedEvent, Mode, Removal},
     lane::Lane,
     letters::LetterState,
@@ -145,11 +145,12 @@ impl Machine {
         if !event.counts && mode != Mode::Probe {
             self.uncount(index);
         }
+        let is_refused = event.failure.kind == FailureKind::Refused;
         let is_open = self.outage.open.is_some();
         let slot = &mut self.slab[index];
         slot.unknown = 0;
-        if !is_open {
-            slot.is_refused |= event.failure.kind == FailureKind::Refused;
+        slot.is_refused |= is_refused;
+        if is_refused || !is_open {
             slot.failures += u32::from(event.failure.kind != FailureKind::Throttled);
         }
         self.note(index, Some(&event.failure), event.counts);
@@ -161,9 +162,13 @@ impl Machine {
         let Some(failure) = failure else { return };
         let slot = &mut self.slab[index];
         slot.failure = Some(Box::new(failure.clone()));
-        let is_endpoints = !matches!(failure.kind, FailureKind::Nack | FailureKind::Lapsed);
-        if is_endpoints && slot.is_in_flight() {
-            self.outage.fail(slot.place, counts);
+        if !slot.is_in_flight() {
+            return;
+        }
+        match failure.of_endpoint() {
+            Sign::Away => self.outage.fail(slot.place, counts),
+            Sign::There => self.outage.answered(),
+            Sign::None => {}
         }
     }
 
@@ -203,7 +208,6 @@ impl Machine {
         self.uncount(index);
         let slot = &mut self.slab[index];
         slot.failures = slot.failures.saturating_sub(1);
-        slot.is_refused = false;
     }
 
     fn unblock_at(&mut self, place: Place) {
@@ -221,7 +225,7 @@ impl Machine {
         let Some(index) = self.find(outcome.place) else { return };
         self.note(index, outcome.failure.as_ref(), true);
         if outcome.ending == Ending::Succeeded {
-            self.outage.succeed();
+            self.outage.answered();
         }
         self.turn(index, Status::Ending { outcome: Box::new(outcome.clone()), letter: None });
     }
@@ -246,7 +250,7 @@ impl Machine {
         let Some(index) = self.find(place) else { return };
         let is_success = ending == Ending::Succeeded;
         if is_success && self.slab[index].is_in_flight() {
-            self.outage.succeed();
+            self.outage.answered();
         }
         if let Some(job) = self.lanes.get_mut(&place.lane).and_then(|lane| lane.job.as_mut()) {
             match ending {

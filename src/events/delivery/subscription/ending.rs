@@ -95,6 +95,17 @@ pub enum FailureKind {
     Gone,
 }
 
+/// What a failed attempt says of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// Nothing: a consumer's word, or nothing was sent on purpose.
+    None,
+    /// It is there and has looked at the event.
+    There,
+    /// It may be away.
+    Away,
+}
+
 // === impl Failure ===
 
 impl Failure {
@@ -111,6 +122,21 @@ impl Failure {
             said[..end].into()
         });
         Self { kind, status, snippet }
+    }
+
+    /// What it says of the endpoint. An event that is too large for it is refused without being sent: that has
+    /// no status.
+    pub(super) fn of_endpoint(&self) -> Sign {
+        match self.kind {
+            FailureKind::Nack | FailureKind::Lapsed => Sign::None,
+            FailureKind::Refused if self.status.is_none() => Sign::None,
+            FailureKind::Refused => Sign::There,
+            FailureKind::NotSent
+            | FailureKind::Throttled
+            | FailureKind::Status
+            | FailureKind::Timeout
+            | FailureKind::Gone => Sign::Away,
+        }
     }
 }
 

@@ -3,6 +3,10 @@
 //! An outage burns nobody's attempts: after [`FAILURES`] failures in a row over at least [`EVENTS`]
 //! events the circuit opens and their counts are given back; then one probe at a time, which does not
 //! count, goes to see. An event that fails alone never opens it, so it comes to its end.
+//!
+//! A refusal speaks of the event, not of the endpoint: one that looks at an event and does not want it is
+//! as alive as one that takes it. It ends the row and, as the answer to a probe, the outage; counted as a
+//! failure it would hold the circuit open for good where all that is left is refused.
 
 use super::{place::Place, settings::jitter};
 
@@ -22,7 +26,8 @@ const LONGEST_THROTTLE: u64 = 60_000;
 pub struct Outage {
     /// The circuit, if it is open.
     pub open: Option<Open>,
-    /// Failures since the last success by event, as long as the circuit is closed. At most seven events.
+    /// Failures since the endpoint last took or refused something, by event, as long as the circuit is
+    /// closed. At most seven events.
     pub run: Vec<Failing>,
     /// Nothing is sent before.
     pub until: u64,
@@ -70,8 +75,8 @@ impl Outage {
         }
     }
 
-    /// A success ends the row.
-    pub(super) fn succeed(&mut self) {
+    /// The endpoint took an event, or refused it: it is there, and the row ends.
+    pub(super) fn answered(&mut self) {
         self.run.clear();
         self.throttled = 0;
     }

@@ -84,13 +84,7 @@ impl Machine {
         self.learn(verdict, answer, moment.now);
         let fail = |kind| Failure::new(kind, answer.status(), said);
         match verdict {
-            Verdict::Settled => {
-                self.succeed(moment, index, body, out);
-                if is_probe && self.outage.open.is_some() {
-                    self.commit(out, Entry::Circuit(Circuit::Closed));
-                }
-                return TokenStatus::Ok;
-            }
+            Verdict::Settled => self.succeed(moment, index, body, out),
             Verdict::Dead(reason) => {
                 let kind = match reason {
                     Reason::MaybeSeen => FailureKind::Timeout,
@@ -110,9 +104,6 @@ impl Machine {
                 let until = moment.now;
                 self.put_back(moment, index, until, fail(kind), out);
             }
-            Verdict::Refused if self.outage.open.is_some() => {
-                self.put_back(moment, index, moment.now, fail(FailureKind::Refused), out);
-            }
             Verdict::Retry { kind, counts, apart } => {
                 self.retry(moment, index, fail(kind), (counts, apart), out);
             }
@@ -124,7 +115,11 @@ impl Machine {
                 self.retry(moment, index, fail(FailureKind::Refused), (true, 0), out);
             }
         }
-        self.judge(moment, is_probe, out);
+        if matches!(verdict, Verdict::Settled | Verdict::Refused) {
+            self.welcome(is_probe, out);
+        } else {
+            self.judge(moment, is_probe, out);
+        }
         TokenStatus::Ok
     }
 
@@ -202,6 +197,14 @@ impl Machine {
         let until = moment.now.saturating_add(wait);
         if until > self.outage.until {
             self.commit(out, Entry::EndpointWaits { until, throttled });
+        }
+    }
+
+    /// Closes the circuit: a probe was taken or refused, by an endpoint that is there. What was sent before it
+    /// opened says less.
+    fn welcome(&mut self, is_probe: bool, out: &mut Output) {
+        if is_probe && self.outage.open.is_some() {
+            self.commit(out, Entry::Circuit(Circuit::Closed));
         }
     }
 

@@ -143,14 +143,13 @@ fn two_hours_of_503_over_10_000_events_make_no_dead_letter() {
 }
 
 #[test]
-fn any_kind_of_failure_opens_the_circuit() {
+fn any_kind_of_failure_that_is_no_refusal_opens_the_circuit() {
     let kinds = [
         Answer::NotSent,
         Answer::Timeout,
         status(500),
         status(404),
         status(302),
-        status(422),
         status(429),
         Answer::Status { status: 503, retry_after: Some(100) },
     ];
@@ -275,6 +274,98 @@ fn what_is_refused_gets_one_more_try() {
     let mut answers = [status(400), status(500), OK].into_iter();
     endpoint.run(start + HOUR, |_, _| answers.next().unwrap());
     assert!(endpoint.world.letters.is_empty());
+}
+
+#[test]
+fn refusals_never_open_the_circuit_and_each_event_comes_to_its_end() {
+    for code in [400, 413, 415, 422] {
+        let mut endpoint = push(8, |_| {});
+        endpoint.world.publish_keys((0..100).map(|event| event % 3));
+        let start = endpoint.world.now;
+        let mut was_open = false;
+        for minute in 1..=60 {
+            endpoint.run(start + minute * 60_000, |_, _| status(code));
+            was_open |= endpoint.is_open();
+        }
+        assert!(!was_open, "{code}");
+        assert_eq!(endpoint.world.floor(), 100, "{code}");
+        let is_rejected = |reasons: &Vec<Reason>| reasons[..] == [Reason::Rejected];
+        assert!(endpoint.world.dead().values().all(is_rejected));
+        assert_eq!(endpoint.world.letters.len(), 100);
+    }
+}
+
+#[test]
+fn a_refusal_ends_a_row_of_failures_as_a_success_does() {
+    for (answer, opens) in [(status(422), false), (OK, false), (status(500), true)] {
+        let mut endpoint = push(10, |settings| settings.schedule = vec![0]);
+        endpoint.world.publish_keys([0; 10]);
+        endpoint.send();
+        let sent: Vec<Delivery> = endpoint.sent.drain(..).map(|(_, delivery)| delivery).collect();
+        for (index, delivery) in sent.iter().enumerate() {
+            endpoint.answer(*delivery, if index == 5 { answer } else { status(500) });
+        }
+        assert_eq!(endpoint.is_open(), opens, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_refused_probe_closes_the_circuit_and_the_event_has_its_verdict() {
+    let mut endpoint = push(10, |settings| settings.schedule = vec![0]);
+    endpoint.world.publish_keys([0; 10]);
+    let start = endpoint.world.now;
+    // One was refused already when the outage began; that is not forgotten.
+    endpoint.send();
+    let (_, first) = endpoint.sent.pop_front().unwrap();
+    endpoint.answer(first, status(422));
+    endpoint.run(start + HOUR, |_, _| status(503));
+    assert!(endpoint.is_open());
+    endpoint.crash();
+    while endpoint.is_open() {
+        let probe = endpoint.probe();
+        let is_refused = probe.token.place == first.token.place;
+        endpoint.answer(probe, if is_refused { status(422) } else { status(503) });
+    }
+    let letter = &endpoint.world.letters[0];
+    assert_eq!((letter.place, letter.reason), (first.token.place, Reason::Rejected));
+    // The other nine: each has one more try when it is refused, by a probe or not, and then its end.
+    endpoint.run(start + 2 * HOUR, |_, _| status(422));
+    assert!(!endpoint.is_open());
+    assert_eq!(endpoint.world.floor(), 10);
+    assert_eq!(endpoint.world.letters.len(), 10);
+}
+
+#[test]
+fn what_was_sent_before_the_outage_does_not_end_it_but_has_its_verdict() {
+    let mut endpoint = push(10, |settings| settings.schedule = vec![0]);
+    endpoint.world.publish_keys([0; 10]);
+    endpoint.send();
+    let sent: Vec<Delivery> = endpoint.sent.drain(..).map(|(_, delivery)| delivery).collect();
+    for delivery in &sent[..9] {
+        endpoint.answer(*delivery, status(500));
+    }
+    endpoint.answer(sent[9], status(422));
+    assert!(endpoint.is_open());
+    let start = endpoint.world.now;
+    endpoint.run(start + HOUR, |_, delivery| {
+        if delivery.token.place == sent[9].token.place { status(422) } else { OK }
+    });
+    assert_eq!(endpoint.world.letters.len(), 1);
+    assert_eq!(endpoint.attempts[&9].len(), 2, "refused twice in all");
+}
+
+#[test]
+fn what_is_too_large_to_be_sent_says_nothing_of_the_endpoint() {
+    let mut endpoint = push(10, |settings| settings.schedule = vec![0]);
+    endpoint.world.publish_keys([0; 10]);
+    endpoint.send();
+    let sent: Vec<Delivery> = endpoint.sent.drain(..).map(|(_, delivery)| delivery).collect();
+    for (index, delivery) in sent.iter().enumerate().take(8) {
+        assert!(!endpoint.is_open());
+        endpoint.answer(*delivery, if index == 3 { Answer::TooLarge } else { status(500) });
+    }
+    assert!(endpoint.is_open());
+    assert_eq!(endpoint.world.letters[0].reason, Reason::TooLarge);
 }
 
 #[test]

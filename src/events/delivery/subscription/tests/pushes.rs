@@ -59,7 +59,7 @@ struct Model {
     rows: BTreeMap<u64, Row>,
     done: BTreeSet<u64>,
     sent: Vec<(Delivery, bool)>,
-    /// Failures since the last success.
+    /// Failures since the last success or refusal.
     run: Vec<(u64, bool)>,
     is_open: bool,
     dead: BTreeSet<u64>,
@@ -103,10 +103,10 @@ impl Model {
         row.unknown = 0;
         let counts = matches!(answer, Answer::Status { status: 500 | 422, .. } | Answer::Timeout);
         let is_refusal = matches!(answer, Answer::Status { status: 422, .. });
-        if self.is_open || !counts {
+        if self.is_open && !is_refusal || !counts {
             row.counted -= u32::from(!is_probe);
         }
-        if self.is_open {
+        if self.is_open && !is_refusal {
             return;
         }
         let is_over = is_refusal && row.is_refused || counts && row.counted >= MAX_ATTEMPTS;
@@ -114,6 +114,11 @@ impl Model {
         if is_over {
             self.done.insert(offset);
             self.dead.insert(offset);
+        }
+        if is_refusal {
+            self.run.clear();
+            self.is_open &= !is_probe;
+            return;
         }
         self.run.push((offset, counts));
         let distinct: BTreeSet<u64> = self.run.iter().map(|(offset, _)| *offset).collect();
@@ -125,7 +130,6 @@ impl Model {
                 }
                 let row = self.rows.entry(offset).or_default();
                 row.counted = row.counted.saturating_sub(1);
-                row.is_refused = false;
             }
         }
     }
