@@ -139,7 +139,7 @@ fn stock(purchases: &[Purchase]) -> BTreeMap<String, i64> {
     }
     for scarce in SCARCE {
         if let Some(pieces) = stock.get_mut(scarce) {
-            *pieces = *pieces * 7 / 8;
+            *pieces = *pieces * 3 / 4;
         }
     }
     stock
