@@ -14,13 +14,14 @@ use tower::{Layer as _, Service};
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, EventsApi, Mirror, Route},
-    events::{Events, Store},
+    events::Store,
     gateway::{
         StartError,
         control::worker_count,
         credentials::{Credentials, Issuers},
-        events::EventService,
+        events::{EventService, Served},
         keys::Keyring,
+        queue::Queue,
         worker::Resources,
     },
     http::{Request, context::RouteInfo, held::HeldBodies},
@@ -173,13 +174,13 @@ fn limits(config: &Config, previous: &[Arc<Policy>]) -> Arc<[Arc<Policy>]> {
     config.rate_limits.iter().map(|limit| Policy::new(limit.clone(), previous)).collect()
 }
 
-/// One worker's stacks; `store` is what its clients publish to and consume from.
+/// One worker's stacks; `queue` is what its clients publish to and consume from.
 pub(super) fn stacks(
     plan: &Plan,
     worker: &Resources,
     access_log: &AccessLog,
     exporter: &Exporter,
-    store: Option<&Store>,
+    queue: &Queue,
 ) -> Stacks {
     let config = &plan.config;
     let sink = access_log.sink(&config.telemetry.access_log, &worker.cells);
@@ -190,6 +191,8 @@ pub(super) fn stacks(
     worker.budgets.retain(|name| plan.group(name).is_some());
     let credentials =
         Credentials::new(config, &plan.issuers, &worker.verified, &worker.cells, &groups);
+    let store = queue.store();
+    let store = store.as_ref();
     let build = Build { plan, worker, store, groups: &groups, credentials: &credentials };
     let routes = (0..config.routes.len()).map(|index| build.entry(index));
     let edge = || EdgeLayer::new(config.edge.clone(), &worker.cells);
@@ -198,7 +201,7 @@ pub(super) fn stacks(
             RequestIdLayer::new(),
             AccessLogLayer::new(recorder.clone()),
             edge(),
-            build.events(settings, store.map(|store| Arc::new(store.clone()) as Arc<dyn Events>)),
+            build.events(settings, queue.served()),
         )
     };
     Stacks {
@@ -244,15 +247,11 @@ impl Build<'_> {
     }
 
     /// The event endpoints behind their own limits and `auth`.
-    fn events(
-        &self,
-        settings: &EventsApi,
-        events: Option<Arc<dyn Events>>,
-    ) -> BodyLimit<Auth<EventService>> {
+    fn events(&self, settings: &EventsApi, served: Served) -> BodyLimit<Auth<EventService>> {
         let name = settings.listener.socket.name.clone();
         let metrics = self.worker.cells.route(&name);
         let info = Arc::new(RouteInfo { metrics, path: "/v1/".into(), name });
-        let service = EventService::new(events, info);
+        let service = EventService::new(served, info);
         let auth = self.credentials.layer(settings.auth.as_ref());
         BodyLimitLayer::new(&settings.body_limit).layer(auth.layer(service))
     }

@@ -23,7 +23,7 @@ use crate::{
     config::{self, Config},
     gateway::{
         Drain, DrainSettings, Options, ReloadError, StartError, Started,
-        build::{self, Plan},
+        build::{self, Plan, Stacks},
         keys::Keyring,
         listeners::Listeners,
         operator::Operator,
@@ -133,9 +133,8 @@ impl Control {
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
         for worker in &workers {
-            let store = keeper.queue().store();
-            let stacks =
-                build::stacks(&plan, worker.resources(), &access_log, &exporter, store.as_ref());
+            let (log, queue) = (&access_log, keeper.queue());
+            let stacks = build::stacks(&plan, worker.resources(), log, &exporter, queue);
             worker.commit(stacks).await.map_err(StartError::Thread)?;
         }
         let started = Started {
@@ -192,6 +191,7 @@ impl Control {
                     Some(Order::Close) => self.close().await,
                     Some(Order::Stop) | None => return self.stop().await,
                 },
+                () = self.keeper.opened() => self.queue_opened().await,
                 () = files.changed() => drop(self.reload_from_file(&mut files).await),
                 _ = idle_keys.tick() => self.forget_idle_keys(),
                 _ = certificates.tick() => self.listeners.refresh_certificates(),
@@ -256,9 +256,7 @@ impl Control {
         self.operator.follow(&plan.config);
         self.exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         for worker in &self.workers {
-            let (log, exporter) = (&self.access_log, &self.exporter);
-            let store = self.keeper.queue().store();
-            let stacks = build::stacks(&plan, worker.resources(), log, exporter, store.as_ref());
+            let stacks = self.stacks(&plan, worker);
             // The old stacks end here, not on the worker's time.
             drop(worker.commit(stacks).await.map_err(StartError::Thread)?);
         }
@@ -268,6 +266,22 @@ impl Control {
         self.operator.took_over(&plan);
         self.plan = plan;
         Ok(self.plan.config.hash.clone())
+    }
+
+    /// What a worker serves.
+    fn stacks(&self, plan: &Plan, worker: &Worker) -> Stacks {
+        let (log, exporter, queue) = (&self.access_log, &self.exporter, self.keeper.queue());
+        build::stacks(plan, worker.resources(), log, exporter, queue)
+    }
+
+    /// The store that was waited for is there: routes and endpoints get it.
+    async fn queue_opened(&self) {
+        for worker in &self.workers {
+            if let Err(error) = worker.swap(self.stacks(&self.plan, worker)).await {
+                tracing::error!(%error, "a worker is gone");
+            }
+        }
+        tracing::info!("the queue is open");
     }
 
     /// Not ready any more from now on; what follows comes as orders from a task of its own.

@@ -2,16 +2,26 @@
 //!
 //! Neither workers nor control run a delivery: a storm of them starves no request and no probe. They ask
 //! the store, which answers any thread.
+//!
+//! Where another process has the data directory the thread waits for it, `queue.lock_wait` at most, while
+//! the gateway serves what needs no store.
 
-use std::{sync::Arc, thread};
+use std::{future, io, sync::Arc, thread, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
 
 use crate::{
     events::{
         Settings,
         facade::Refusal,
-        queue::{storage, time::SystemClock},
+        queue::{
+            storage::{self, Storage},
+            time::SystemClock,
+            topic::registry::is_locked,
+        },
         store::Store,
     },
     gateway::StartError,
@@ -20,13 +30,27 @@ use crate::{
 
 /// Orders that may wait; control waits for each.
 const ORDERS: usize = 2;
+/// What the thread may tell: that it waits, and how that ended.
+const REPORTS: usize = 2;
+/// Between two looks at a data directory that another process has.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Control's side of the thread.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    store: Store,
+    /// `None`: the thread waits for it, or could not open it.
+    store: Option<Store>,
+    reports: mpsc::Receiver<Report>,
     orders: mpsc::Sender<Order>,
     thread: thread::JoinHandle<()>,
+}
+
+#[derive(Debug)]
+enum Report {
+    /// Another process has the data directory.
+    Waiting,
+    /// The last report: this is served, or the thread has ended.
+    Opened(Result<Store, StartError>),
 }
 
 enum Order {
@@ -39,34 +63,47 @@ enum Order {
 // === impl Delivery ===
 
 impl Delivery {
-    /// Starts the thread and opens the store there; it is open when this returns. What is pushed goes out
-    /// by `sink`, on that thread.
+    /// Starts the thread and opens the store there; what is pushed goes out by `sink`, on that thread.
+    /// When this returns the store is open, or another process has it and there is time to wait.
     pub(super) async fn start(settings: Settings, sink: Arc<dyn Sink>) -> Result<Self, StartError> {
-        let (report, reported) = oneshot::channel();
+        let (report, mut reports) = mpsc::channel(REPORTS);
         let (orders, inbox) = mpsc::channel(ORDERS);
         let thread = thread::Builder::new()
             .name("delivery".into())
-            .spawn(move || run((settings, sink), inbox, report))
+            .spawn(move || run((settings, sink), inbox, &report))
             .map_err(StartError::Thread)?;
-        match reported.await {
-            Ok(Ok(store)) => Ok(Self { store, orders, thread }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(StartError::Queue("the delivery thread died".to_owned())),
-        }
+        let store = match reports.recv().await {
+            Some(Report::Waiting) => None,
+            Some(Report::Opened(outcome)) => Some(outcome?),
+            None => return Err(died()),
+        };
+        Ok(Self { store, reports, orders, thread })
     }
 
-    /// What is served.
-    pub(super) fn store(&self) -> &Store {
-        &self.store
+    /// What is served; `None`: the data directory is waited for, or could not be had.
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// Returns once, when the wait for the data directory is over. May be dropped.
+    pub(super) async fn opened(&mut self) -> Result<Store, StartError> {
+        if self.store.is_some() {
+            return future::pending().await;
+        }
+        let store = match self.reports.recv().await {
+            Some(Report::Opened(outcome)) => outcome?,
+            Some(Report::Waiting) | None => return Err(died()),
+        };
+        self.store = Some(store.clone());
+        Ok(store)
     }
 
     /// Follows other settings. Refused: nothing has changed.
     pub(super) async fn reload(&self, settings: Settings) -> Result<(), StartError> {
         let (reply, answer) = oneshot::channel();
-        let gone = || StartError::Queue("the delivery thread died".to_owned());
         let order = Order::Reload(Box::new(settings), reply);
-        self.orders.send(order).await.map_err(|_| gone())?;
-        let followed = answer.await.map_err(|_| gone())?;
+        self.orders.send(order).await.map_err(|_| died())?;
+        let followed = answer.await.map_err(|_| died())?;
         followed.map_err(|refusal| StartError::Queue(refusal.to_string()))
     }
 
@@ -78,23 +115,32 @@ impl Delivery {
     }
 }
 
+fn died() -> StartError {
+    StartError::Queue("the delivery thread died".to_owned())
+}
+
 /// The whole life of the thread.
 fn run(
     (settings, sink): (Settings, Arc<dyn Sink>),
     mut inbox: mpsc::Receiver<Order>,
-    report: oneshot::Sender<Result<Store, StartError>>,
+    report: &mpsc::Sender<Report>,
 ) {
+    let tell = |what| {
+        // There is room for all there is to tell; whoever is gone needs none of it.
+        drop(report.try_send(what));
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        // Whoever started us waits for this.
-        Err(error) => return drop(report.send(Err(StartError::Thread(error)))),
+        Err(error) => return tell(Report::Opened(Err(StartError::Thread(error)))),
     };
     runtime.block_on(async move {
-        let store = match open(settings, sink).await {
-            Ok(store) => store,
-            Err(error) => return drop(report.send(Err(error))),
+        let waiting = || tell(Report::Waiting);
+        let store = match open(settings, sink, &mut inbox, waiting).await {
+            Ok(Some(store)) => store,
+            Ok(None) => return,
+            Err(error) => return tell(Report::Opened(Err(error))),
         };
-        drop(report.send(Ok(store.clone())));
+        tell(Report::Opened(Ok(store.clone())));
         while let Some(Order::Reload(settings, reply)) = inbox.recv().await {
             // Control waits for it; if control is gone, so is the inbox.
             drop(reply.send(store.reload(*settings).await));
@@ -105,11 +151,52 @@ fn run(
     });
 }
 
-async fn open(settings: Settings, sink: Arc<dyn Sink>) -> Result<Store, StartError> {
+/// Opens the store, `waiting` until it is free if there is time. `None`: told to stop meanwhile.
+async fn open(
+    mut settings: Settings,
+    sink: Arc<dyn Sink>,
+    inbox: &mut mpsc::Receiver<Order>,
+    waiting: impl Fn(),
+) -> Result<Option<Store>, StartError> {
     let dir = settings.dir.clone();
     let failed =
         |error: &dyn std::fmt::Display| StartError::Queue(format!("{}: {error}", dir.display()));
-    let storage = storage::open(&settings.dir).map_err(|error| failed(&error))?;
-    let clock = Arc::new(SystemClock);
-    Store::open(storage, settings, clock, sink).await.map_err(|error| failed(&error))
+    let storage = storage::open(&dir).map_err(|error| failed(&error))?;
+    let is_taken = is_locked(&*storage).map_err(|error| failed(&error))?;
+    if is_taken && !settings.lock_wait.is_zero() {
+        waiting();
+        if !wait_until_free(&*storage, &mut settings, inbox).await.map_err(|it| failed(&it))? {
+            return Ok(None);
+        }
+    }
+    // The time to wait has been waited.
+    settings.lock_wait = Duration::ZERO;
+    let store = Store::open(storage, settings, Arc::new(SystemClock), sink).await;
+    store.map(Some).map_err(|error| failed(&error))
+}
+
+/// Until the data directory is free, or the time to wait for it is over; `settings` are followed
+/// meanwhile. Whether to go on.
+async fn wait_until_free(
+    storage: &dyn Storage,
+    settings: &mut Settings,
+    inbox: &mut mpsc::Receiver<Order>,
+) -> io::Result<bool> {
+    let (dir, wait) = (settings.dir.display().to_string(), settings.lock_wait);
+    tracing::warn!(%dir, ?wait, "another process has the data directory open; waiting for it");
+    let until = Instant::now() + wait;
+    while is_locked(storage)? {
+        tokio::select! {
+            () = sleep(LOCK_PAUSE) => {}
+            () = sleep_until(until) => break,
+            order = inbox.recv() => match order {
+                Some(Order::Reload(new, reply)) => {
+                    *settings = *new;
+                    drop(reply.send(Ok(())));
+                }
+                Some(Order::Stop) | None => return Ok(false),
+            },
+        }
+    }
+    Ok(true)
 }

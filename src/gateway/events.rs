@@ -24,24 +24,52 @@ use crate::{
     events::{
         Events,
         api::{self, Access, Call, Endpoint, Payload, Problem},
+        facade::Refusal,
     },
     http::{Body, Principal, Request, Response, context::RouteInfo},
     middleware::auth::jwt,
 };
 
+/// What there is to be served.
+#[derive(Clone, Debug)]
+pub(super) enum Served {
+    /// Nothing: there are no topics.
+    Nothing,
+    /// There is a store, and it is not open (yet, or any more).
+    Closed,
+    /// This.
+    Open(Arc<dyn Events>),
+}
+
 /// Answers publishers and consumers. One per worker.
 #[derive(Clone, Debug)]
 pub(super) struct EventService {
-    events: Option<Arc<dyn Events>>,
+    served: Served,
     info: Arc<RouteInfo>,
+}
+
+// === impl Served ===
+
+impl Served {
+    /// What answers, or the answer itself.
+    fn events(self, is_operator: bool) -> Result<Arc<dyn Events>, Problem> {
+        match self {
+            Self::Open(events) => Ok(events),
+            Self::Nothing => Err(Problem::no_store()),
+            Self::Closed => {
+                let detail = "the store is not open: the log says what it waits for";
+                Err(Problem::refused(&Refusal::unavailable(detail), is_operator))
+            }
+        }
+    }
 }
 
 // === impl EventService ===
 
 impl EventService {
-    /// Answers for `events`; `None`: there are no topics. Logged and counted as `info` says.
-    pub(super) fn new(events: Option<Arc<dyn Events>>, info: Arc<RouteInfo>) -> Self {
-        Self { events, info }
+    /// Answers for what is `served`. Logged and counted as `info` says.
+    pub(super) fn new(served: Served, info: Arc<RouteInfo>) -> Self {
+        Self { served, info }
     }
 }
 
@@ -56,10 +84,13 @@ impl Service<Request> for EventService {
 
     fn call(&mut self, request: Request) -> Self::Future {
         request.cx.set_route(self.info.clone());
-        let events = self.events.clone();
+        let served = self.served.clone();
         Box::pin(async move {
-            let response = match admitted(&request) {
-                Ok((endpoint, access)) => serve(events, request, endpoint, access).await?,
+            let admitted = admitted(&request).and_then(|it| Ok((it, served.events(false)?)));
+            let response = match admitted {
+                Ok(((endpoint, access), events)) => {
+                    serve(events, request, endpoint, access).await?
+                }
                 Err(problem) => problem.response(),
             };
             Ok(response.map(body))
@@ -89,7 +120,7 @@ fn has_scope(principal: &Principal, wanted: &str) -> bool {
 }
 
 async fn serve(
-    events: Option<Arc<dyn Events>>,
+    events: Arc<dyn Events>,
     request: Request,
     endpoint: Endpoint,
     access: Access,
@@ -97,25 +128,16 @@ async fn serve(
     let Request { parts, body, .. } = request;
     let body = if endpoint.has_body() { body.collect().await?.to_bytes() } else { Bytes::new() };
     let query = parts.uri.query().map(str::to_owned);
-    Ok(match events {
-        Some(events) => {
-            let headers = parts.headers;
-            api::answer(events, Call { endpoint, headers, query, body, access }).await
-        }
-        None => Problem::no_store().response(),
-    })
+    let headers = parts.headers;
+    Ok(api::answer(events, Call { endpoint, headers, query, body, access }).await)
 }
 
 /// The answer to an operator's call.
-pub(super) async fn answer_operator(
-    events: Option<Arc<dyn Events>>,
-    parts: &Parts,
-    body: Bytes,
-) -> Response {
-    let answer = match (Endpoint::at(&parts.method, parts.uri.path()), events) {
-        (Err(problem), _) => problem.response(),
-        (Ok(_), None) => Problem::no_store().response(),
-        (Ok(endpoint), Some(events)) => {
+pub(super) async fn answer_operator(served: Served, parts: &Parts, body: Bytes) -> Response {
+    let endpoint = Endpoint::at(&parts.method, parts.uri.path());
+    let answer = match endpoint.and_then(|it| Ok((it, served.events(true)?))) {
+        Err(problem) => problem.response(),
+        Ok((endpoint, events)) => {
             let query = parts.uri.query().map(str::to_owned);
             let headers = parts.headers.clone();
             let access = Access::Operator;

@@ -215,7 +215,7 @@ impl admin::Handles for Operator {
     }
 
     fn events<'a>(&'a self, parts: &'a Parts, body: Bytes) -> admin::Answer<'a, Response> {
-        Box::pin(answer_operator(self.queue.events(), parts, body))
+        Box::pin(answer_operator(self.queue.served(), parts, body))
     }
 
     fn explain(&self, call: Value) -> Result<Value, admin::Problem> {

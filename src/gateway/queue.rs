@@ -1,21 +1,21 @@
 //! The life of the event queue in the process: opened with the gateway, kept over reloads, closed
 //! when nobody is served any more; and what of it the operator's metrics tell.
 
-use std::{sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::{
     events::{
-        Events, Settings, Store,
+        Events as _, Settings, Store,
         facade::{
             SubscriptionMode, SubscriptionState, SubscriptionStatus, Tally, TopicState, TopicStatus,
         },
         ingress,
         queue::gauges::{Gauges, Histogram},
     },
-    gateway::{StartError, build::Plan, delivery::Delivery, outbox::Outbox},
+    gateway::{StartError, build::Plan, delivery::Delivery, events::Served, outbox::Outbox},
     telemetry::metrics::{
         Cells, Desc, Exposition, QUEUE_APPEND, QUEUE_BYTES, QUEUE_CLOCK_FROZEN,
         QUEUE_COMMIT_EVENTS, QUEUE_CORRUPTION, QUEUE_DEDUP_ENTRIES, QUEUE_DEDUP_HITS,
@@ -41,8 +41,10 @@ pub(super) struct Queue(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// `None`: there are no topics.
+    /// `None`: there are no topics, or it is not open.
     store: Option<Store>,
+    /// There are topics, and their store is not open.
+    is_closed: bool,
     /// `queue.required`
     is_required: bool,
 }
@@ -60,7 +62,8 @@ pub(super) struct Keeper {
 // === impl Keeper ===
 
 impl Keeper {
-    /// Opens the store that `plan` asks for; without topics there is none.
+    /// Opens the store that `plan` asks for; without topics there is none. Where another process has it
+    /// and `queue.lock_wait` allows, it is opened later: [`Keeper::opened`].
     pub(super) async fn open(plan: &Plan, cells: &Cells) -> Result<Self, StartError> {
         let outbox = Outbox::new(cells);
         let queue = Queue::default();
@@ -104,8 +107,9 @@ impl Keeper {
             let sink = Arc::new(self.outbox.clone());
             self.delivery = Some(Delivery::start(settings.clone(), sink).await?);
         }
-        let store = self.delivery.as_ref().map(|it| it.store().clone());
+        let store = self.delivery.as_ref().and_then(|it| it.store().cloned());
         let mut state = self.queue.0.lock();
+        state.is_closed = store.is_none();
         state.store = store;
         state.is_required = settings.is_required;
         drop(state);
@@ -113,9 +117,23 @@ impl Keeper {
         Ok(())
     }
 
+    /// Returns when a store is open that was waited for: the stacks have to be told. Never where there is
+    /// nothing to wait for. May be dropped.
+    pub(super) async fn opened(&mut self) {
+        let Some(delivery) = &mut self.delivery else { return future::pending().await };
+        match delivery.opened().await {
+            Ok(store) => self.queue.open(store),
+            Err(error) => {
+                tracing::error!(%error, "the queue stays closed until the next reload opens it");
+                self.delivery = None;
+                future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Closes the store: what was accepted is on disk then.
     pub(super) async fn close(self) {
-        self.queue.0.lock().store = None;
+        self.queue.close();
         if let Some(delivery) = self.delivery {
             delivery.stop().await;
         }
@@ -125,23 +143,43 @@ impl Keeper {
 // === impl Queue ===
 
 impl Queue {
-    /// What is served; `None`: there are no topics.
-    pub(super) fn events(&self) -> Option<Arc<dyn Events>> {
-        self.store().map(|store| Arc::new(store) as Arc<dyn Events>)
+    fn open(&self, store: Store) {
+        let mut state = self.0.lock();
+        state.store = Some(store);
+        state.is_closed = false;
     }
 
-    /// The store itself; `None`: there are no topics.
+    fn close(&self) {
+        let mut state = self.0.lock();
+        state.is_closed |= state.store.take().is_some();
+    }
+
+    /// What is served of it.
+    pub(super) fn served(&self) -> Served {
+        let state = self.0.lock();
+        match &state.store {
+            Some(store) => Served::Open(Arc::new(store.clone())),
+            None if state.is_closed => Served::Closed,
+            None => Served::Nothing,
+        }
+    }
+
+    /// The store itself; `None`: there are no topics, or it is not open.
     pub(super) fn store(&self) -> Option<Store> {
         self.0.lock().store.clone()
     }
 
-    /// Why readiness has to wait, a sentence for each topic that is offline while `queue.required`.
+    /// Why readiness has to wait, a sentence for each topic that is offline while `queue.required`, or for
+    /// all where the store is not open.
     pub(super) fn lacks(&self) -> Vec<String> {
-        let (events, is_required) = {
+        let events = {
             let state = self.0.lock();
-            (state.store.clone(), state.is_required)
+            if state.is_required && state.is_closed {
+                return vec!["the queue is not open".to_owned()];
+            }
+            state.store.clone().filter(|_| state.is_required)
         };
-        let Some(events) = events.filter(|_| is_required) else { return Vec::new() };
+        let Some(events) = events else { return Vec::new() };
         let gauges = events.gauges();
         let offline = gauges.iter().filter(|(_, gauges)| gauges.is_offline.get());
         offline.map(|(name, _)| format!("topic `{name}` is offline")).collect()

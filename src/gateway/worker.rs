@@ -106,6 +106,8 @@ enum Order {
     Prepare(Vec<Listening>, oneshot::Sender<io::Result<()>>),
     /// The old stacks come back: their end is not the worker's business.
     Commit(Box<Stacks>, oneshot::Sender<Replaced>),
+    /// As `Commit`, and the listeners stay as they are.
+    Swap(Box<Stacks>, oneshot::Sender<Replaced>),
     /// Leave all ports; the sender is dropped when that is done.
     Close(oneshot::Sender<()>),
     Stop,
@@ -188,6 +190,13 @@ impl Worker {
         is_done.await.map_err(io::Error::other)
     }
 
+    /// Puts `stacks` in force behind the listeners there are. Gives the old stacks back.
+    pub(super) async fn swap(&self, stacks: Stacks) -> io::Result<Replaced> {
+        let (done, is_done) = oneshot::channel();
+        self.order(Order::Swap(Box::new(stacks), done)).await?;
+        is_done.await.map_err(io::Error::other)
+    }
+
     /// Leaves all ports; returns once every connection that was queued has been taken.
     pub(super) async fn close(&self) {
         let (done, is_done) = oneshot::channel();
@@ -250,7 +259,12 @@ async fn serve(resources: Resources, mut inbox: mpsc::Receiver<Order>) {
         // Control waits for every answer; when it is gone, so is the inbox.
         match order {
             Order::Prepare(listeners, done) => drop(done.send(serving.prepare(listeners))),
-            Order::Commit(stacks, done) => drop(done.send(serving.commit(*stacks))),
+            Order::Commit(stacks, done) => {
+                let replaced = serving.swap(*stacks);
+                serving.listen();
+                drop(done.send(replaced));
+            }
+            Order::Swap(stacks, done) => drop(done.send(serving.swap(*stacks))),
             Order::Close(done) => {
                 serving.close().await;
                 drop(done);
@@ -275,13 +289,11 @@ impl Serving {
         Ok(())
     }
 
-    fn commit(&mut self, stacks: Stacks) -> Replaced {
-        let replaced = Replaced {
+    fn swap(&mut self, stacks: Stacks) -> Replaced {
+        Replaced {
             _routes: put(&mut self.handler, stacks.routes),
             _events: stacks.events.and_then(|events| put(&mut self.events, events)),
-        };
-        self.listen();
-        replaced
+        }
     }
 
     /// Makes the prepared listeners the listeners: new ones start, those that are known get their

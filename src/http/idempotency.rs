@@ -7,13 +7,15 @@
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, StatusCode};
 
 use crate::error::QueueFault;
 
 /// A key as a client sends it, in bytes at most.
 pub const MAX_KEY_BYTES: usize = 255;
+/// When to come back to a store that is not there.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A request with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,12 +74,24 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync {
     fn judge(&self, keyed: Keyed) -> BoxFuture<'_, Result<Judgement, QueueFault>>;
 }
 
+/// Remembers nothing, for it is not there: every request with a key is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Unavailable;
+
 // === impl KeyHonoured ===
 
 impl KeyHonoured {
     /// By what the route of the request says.
     pub fn by(keyed: &Keyed) -> Option<Self> {
         keyed.may_resend.then_some(Self(()))
+    }
+}
+
+// === impl Unavailable ===
+
+impl IdempotencyStore for Unavailable {
+    fn judge(&self, _: Keyed) -> BoxFuture<'_, Result<Judgement, QueueFault>> {
+        async { Err(QueueFault::Unavailable(RETRY_AFTER)) }.boxed()
     }
 }
 

@@ -30,6 +30,7 @@ mod publish;
 mod push;
 mod queue_access;
 mod queue_http;
+mod queue_lock;
 mod queue_operate;
 mod queue_sagas;
 mod queue_verify;

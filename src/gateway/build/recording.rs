@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::Build;
 use crate::{
-    config::Route, events::publish::Publisher, http::idempotency::IdempotencyStore,
+    config::Route,
+    events::publish::Publisher,
+    http::idempotency::{IdempotencyStore, Unavailable},
     middleware::idempotency,
 };
 
@@ -14,8 +16,12 @@ type Keys = (idempotency::Settings, Arc<str>, Arc<dyn IdempotencyStore>);
 impl Build<'_> {
     /// Whether requests with a key are done once, and who remembers keys.
     pub(super) fn idempotency(&self, route: &Route) -> Option<Keys> {
-        let store: Arc<dyn IdempotencyStore> = Arc::new(self.store?.ingress().clone());
-        Some((route.idempotency.clone()?, route.rule.name.clone(), store))
+        let settings = route.idempotency.clone()?;
+        let store: Arc<dyn IdempotencyStore> = match self.store {
+            Some(store) => Arc::new(store.ingress().clone()),
+            None => Arc::new(Unavailable),
+        };
+        Some((settings, route.rule.name.clone(), store))
     }
 
     /// What the route publishes and records with. Its topics are configured, so they are in the store.
@@ -23,7 +29,10 @@ impl Build<'_> {
         if route.publish.is_empty() && route.idempotency.is_none() {
             return None;
         }
-        let Some(store) = self.store else { return Some(Publisher::unavailable()) };
+        let Some(store) = self.store else {
+            // Who has only a key is refused by who would remember it.
+            return (!route.publish.is_empty()).then(Publisher::unavailable);
+        };
         let worker = self.worker;
         Some(Publisher::new(
             &route.publish,

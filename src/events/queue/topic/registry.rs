@@ -259,6 +259,11 @@ impl Registry {
     }
 }
 
+/// Whether another process has the store in `storage`. Blocks no longer than a look at the file takes.
+pub fn is_locked(storage: &dyn Storage) -> io::Result<bool> {
+    Ok(storage.lock(Path::new(LOCK))?.is_none())
+}
+
 fn lock(storage: &dyn Storage, wait: Duration) -> Result<Box<dyn Lock>, RegistryError> {
     let until = Instant::now() + wait;
     loop {
