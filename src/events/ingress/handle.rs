@@ -13,7 +13,9 @@ use super::{
     key_record::Claim,
     keys::{self, KeyState, Keys},
     record::{self, Entry, SMALL},
+    results::Results,
     state::State,
+    waiters::Waiters,
 };
 use crate::events::queue::{
     Offset,
@@ -35,6 +37,9 @@ pub(super) struct Inner {
     pub(super) log: Log,
     pub(super) state: Mutex<State>,
     pub(super) keys: Mutex<Keys>,
+    pub(super) results: Mutex<Results>,
+    /// Who waits for a stored request to come on.
+    pub(super) waiters: Waiters,
     pub(super) max_entries: u64,
     pub(super) hash_key: HashKey,
     pub(super) pool: Pool,
@@ -68,6 +73,8 @@ pub struct Status {
     pub entries: u64,
     /// Idempotency keys that are remembered.
     pub keys: u64,
+    /// Stored requests that are being sent or have a result.
+    pub results: u64,
     /// Bytes on disk.
     pub bytes: u64,
     /// Exchanges whose outcome nobody knew, since start.
@@ -82,9 +89,13 @@ impl Ingress {
     /// A log that is offline is taken as far as it can be read: it takes no request anyway.
     pub fn open(log: Log, max_entries: u64, around: Around) -> Result<Self, IngressError> {
         let (mut state, mut keys) = (State::default(), Keys::default());
+        let mut results = Results::default();
         let read = each(&log, log.start(), |offset, entry| {
             state.replay(offset, entry);
             replay_key(&mut keys, offset, entry);
+            if let Entry::Request { place, recorded, wall } = entry {
+                results.replay(place, recorded, offset, wall);
+            }
         });
         state.replayed_all();
         match read {
@@ -98,6 +109,8 @@ impl Ingress {
             log,
             state: Mutex::new(state),
             keys: Mutex::new(keys),
+            results: Mutex::new(results),
+            waiters: Waiters::default(),
             max_entries,
             hash_key,
             pool,
@@ -118,7 +131,7 @@ impl Ingress {
         let permit = inner.log.permit(begin.saturating_add(answer).saturating_add(4 * SMALL))?;
         let mut state = inner.state.lock();
         // Whoever comes with a key has a place by that.
-        let taken = state.len() + inner.keys.lock().len();
+        let taken = state.len() + inner.keys.lock().len() + inner.results.lock().len();
         if taken as u64 >= inner.max_entries && key.is_none() {
             return Err(Refused::new(Reason::Full));
         }
@@ -136,6 +149,7 @@ impl Ingress {
         }
         let (_, now) = self.clock();
         inner.keys.lock().sweep(now);
+        inner.results.lock().sweep(now);
         let low = {
             // Durable is read under the lock: what begins later begins above it.
             let state = inner.state.lock();
@@ -154,9 +168,13 @@ impl Ingress {
         inner.log.retire(below).map(drop)
     }
 
-    /// Below it nothing is owed, as `noted` says, and no record of a key is needed.
+    /// Below it nothing is owed, as `noted` says, and no record of a key or of a stored request is needed.
     fn forgotten(&self, noted: Offset) -> Offset {
         let (longest, (_, now)) = (self.0.keys.lock().longest(), self.clock());
+        let results = self.0.results.lock();
+        let longest = longest.max(results.longest());
+        let noted = results.low().map_or(noted, |low| low.min(noted));
+        drop(results);
         if longest == 0 {
             return noted;
         }
@@ -191,6 +209,7 @@ impl Ingress {
         Status {
             entries: self.0.state.lock().len() as u64,
             keys: self.0.keys.lock().len() as u64,
+            results: self.0.results.lock().len() as u64,
             bytes: self.0.log.gauges().bytes.get(),
             uncertain: self.0.uncertain.load(Relaxed),
         }
@@ -210,6 +229,7 @@ fn replay_key(keys: &mut Keys, offset: Offset, entry: Entry) {
         Entry::Answer { key: None, .. }
         | Entry::Intent { .. }
         | Entry::Owed { .. }
+        | Entry::Request { .. }
         | Entry::Settled { .. } => {}
     }
 }

@@ -84,17 +84,29 @@ impl KeyEnd {
     /// Adds it to the fields of an answer, whose body is what is given back.
     pub(super) fn put(&self, fields: FieldsBuilder, hash: KeyHash) -> (FieldsBuilder, Bytes) {
         let fields = put_mark(fields, hash, self.mark());
-        let Self::Done(answer) = self else { return (fields, Bytes::new()) };
-        let mut fields = fields.field(STATUS, &answer.status.as_u16().to_le_bytes());
-        for (name, value) in &answer.headers {
-            let field = [name.as_str().as_bytes(), b"\0", value.as_bytes()].concat();
-            fields = fields.field(FIELD, &field);
-        }
-        match &answer.body {
-            Some(body) => (fields, body.clone()),
-            None => (fields.field(NO_BODY, &[]), Bytes::new()),
+        match self {
+            Self::Done(answer) => put_answer(fields, answer),
+            Self::Free | Self::Uncertain => (fields, Bytes::new()),
         }
     }
+}
+
+/// Adds an answer to the fields of a record, whose body is what is given back.
+pub(super) fn put_answer(fields: FieldsBuilder, answer: &StoredAnswer) -> (FieldsBuilder, Bytes) {
+    let mut fields = fields.field(STATUS, &answer.status.as_u16().to_le_bytes());
+    for (name, value) in &answer.headers {
+        let field = [name.as_str().as_bytes(), b"\0", value.as_bytes()].concat();
+        fields = fields.field(FIELD, &field);
+    }
+    match &answer.body {
+        Some(body) => (fields, body.clone()),
+        None => (fields.field(NO_BODY, &[]), Bytes::new()),
+    }
+}
+
+/// Whether there is an answer in a record.
+pub(super) fn has_answer(record: &Record<'_>) -> bool {
+    record.field(STATUS).is_some()
 }
 
 /// The bytes of a claim, at most.

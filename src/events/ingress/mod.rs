@@ -24,9 +24,13 @@
 //! An idempotency key ([`Key`]) goes with its exchange: its claim is in the first frame, what becomes of it
 //! in the second. It is free again when nothing was sent, remembered with its answer, or uncertain.
 //!
-//! The log is always durable. Memory: one entry for each key that is remembered, and one for each exchange
-//! that is not settled, at most `max_entries` together; when there are more, requests are refused before they are sent.
+//! A stored request has records of its own: its attempts, each on disk before it is sent ([`Attempt`]), and
+//! its result, on disk before it is settled. Whoever is asked for it has them as [`crate::events::request::Results`].
+//!
+//! The log is always durable. Memory: one entry for each key that is remembered, one for each exchange
+//! that is not settled, and one for each stored request from its first attempt on, at most `max_entries` together; when there are more, requests are refused before they are sent.
 
+mod attempt;
 mod exchange;
 mod handle;
 mod key;
@@ -34,10 +38,14 @@ mod key_record;
 mod keys;
 mod record;
 mod resolve;
+mod result_record;
+mod results;
 mod state;
 mod target;
+mod waiters;
 
 pub use self::{
+    attempt::{Attempt, Begun, Due},
     exchange::{Answer, Exchange, Room},
     handle::{Around, Ingress, IngressError, Status},
     key::{Key, MAX_STORED_BYTES, NotUncertain, UncertainKey},

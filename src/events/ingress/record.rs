@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::{
     key_record::{self, Claim, KeyEnd},
     keys::{KeyHash, Mark},
+    result_record,
+    results::Recorded,
 };
 use crate::events::{
     event::{Event, derived_id},
@@ -17,6 +19,7 @@ use crate::events::{
         LogId, Offset,
         codec::{Draft, Fields, FieldsBuilder, Kind, Record, Tag},
     },
+    request::Place,
     stored,
 };
 
@@ -78,6 +81,8 @@ pub(super) enum Entry {
     Owed { exchange: Offset },
     /// Nothing below is owed.
     Settled { below: Offset },
+    /// A stored request is so far.
+    Request { place: Place, recorded: Recorded, wall: u64 },
 }
 
 /// An event as a record has it.
@@ -190,7 +195,11 @@ pub(super) fn entry(record: &Record<'_>) -> Option<Entry> {
             Some((hash, mark)) => Some(Entry::Resolved { hash, mark }),
             None => Some(Entry::Settled { below: offset(record, SETTLED)? }),
         },
-        Kind::Request | Kind::Outcome => None,
+        Kind::Outcome => {
+            let (place, recorded) = result_record::read(record)?;
+            Some(Entry::Request { place, recorded, wall: record.published() })
+        }
+        Kind::Request => None,
     }
 }
 

@@ -60,7 +60,7 @@ impl Ingress {
         if self.is_offline() {
             return Ok(());
         }
-        let (mut after, mut outcome) = (None, Ok(()));
+        let (mut after, mut outcome) = (None, self.resolve_attempts().map_err(ResolveError::from));
         loop {
             let orphans = self.0.state.lock().orphans(after, BATCH);
             let Some((last, _)) = orphans.last() else { return outcome };

@@ -151,6 +151,8 @@ table! {
         "Requests with something on record that is not settled.";
     QUEUE_INGRESS_KEYS = Gauge "sluice_queue_ingress_keys" []
         "Idempotency keys that are remembered.";
+    QUEUE_INGRESS_RESULTS = Gauge "sluice_queue_ingress_results" []
+        "Stored requests that are being sent or whose result is kept.";
     QUEUE_INGRESS_BYTES = Gauge "sluice_queue_ingress_bytes" []
         "Bytes on disk of the records of requests.";
     QUEUE_UNCERTAIN = Counter "sluice_queue_uncertain_total" []

@@ -1,5 +1,7 @@
 //! Exchanges on a modelled disk that dies at every operation.
 
+mod attempts;
+
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
@@ -82,11 +84,14 @@ enum Ending {
 impl World {
     /// `None`: the disk is dead.
     fn open(model: &Model, max_entries: u64) -> Option<Self> {
+        Self::open_at(model, max_entries, &ManualClock::at(Now { wall: 1_000, mono: 1_000 }))
+    }
+
+    fn open_at(model: &Model, max_entries: u64, clock: &ManualClock) -> Option<Self> {
         let storage: Arc<dyn Storage> = Arc::new(model.clone());
         let settings = DiskSettings { low_water: 0.0, min_free: 0, reserve: 0 };
         let disk = Arc::new(DiskWatch::new(storage.clone(), settings));
-        let clock = ManualClock::at(Now { wall: 1_000, mono: 1_000 });
-        let writer = Writer::spawn("test", Arc::new(clock)).unwrap();
+        let writer = Writer::spawn("test", Arc::new(clock.clone())).unwrap();
         let settings = Settings { segment_bytes: 64 * KIB, ..Settings::default() };
         let open = |dir: &str, id| {
             let place = Place {
@@ -101,11 +106,10 @@ impl World {
         };
         let topic = Simple(open("topic", TOPIC)?);
         let log = open("ingress", LogId(Uuid::from_u128(3)))?;
-        let clock = ManualClock::at(Now { wall: 1_000, mono: 1_000 });
         let around = Around {
             hash_key: HashKey([7; 16]),
             pool: Pool::new(1).unwrap(),
-            clock: GuardedClock::new(Arc::new(clock), None),
+            clock: GuardedClock::new(Arc::new(clock.clone()), None),
         };
         let ingress = Ingress::open(log, max_entries, around).ok()?;
         Some(Self { ingress, topic, _writer: writer })

@@ -1,0 +1,331 @@
+//! One attempt at a stored request, and what became of it.
+//!
+//! [`Ingress::attempt`] has it on disk that the request may be seen from now on; only then it is sent. The
+//! attempt ends by [`Attempt::end`] (on disk when it returns; then the request is settled) or
+//! [`Attempt::give_back`] (nothing was done). One that is dropped before, with its task or its process, is
+//! an orphan: the request is uncertain, unless it does no harm if it is seen twice.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::time::sleep;
+
+use super::{
+    handle::Ingress,
+    key_record::{has_answer, stored_answer},
+    result_record::{self, STEP_BYTES},
+    results::{Entry, Recorded, Verdict},
+};
+use crate::{
+    events::{
+        queue::{
+            Offset,
+            log::{AppendError, Commit, Permit, Purpose, Reason, Refused},
+        },
+        request::{Place, Results, State, Status},
+    },
+    http::idempotency::StoredAnswer,
+};
+
+/// Room that is taken before a request is sent, for its end without the answer's body.
+const END_BYTES: u64 = 4 << 10;
+/// How long the body of an answer waits for room in front of the log,
+const PATIENCE: u32 = 50;
+/// so many times.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// A stored request that is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Which.
+    pub place: Place,
+    /// In which flow: 0, or a job's. What has ended is sent again for a job only, and once for each.
+    pub lane: u32,
+    /// It does no harm if it is seen twice.
+    pub may_repeat: bool,
+    /// Up to when its end is asked for, in milliseconds since 1970.
+    pub until: u64,
+    /// An attempt before this one ended without a word, as whoever sends it knows. What is not known here
+    /// any more may have been seen then.
+    pub was_left: bool,
+}
+
+/// Whether a request may be sent.
+#[derive(Debug)]
+pub enum Begun {
+    /// It may.
+    Attempt(Attempt),
+    /// Another attempt is under way.
+    Busy,
+    /// It has ended so, and is not sent again.
+    Over(State),
+}
+
+/// An attempt that is on disk. Dropped before its end it is an orphan.
+#[derive(Debug)]
+pub struct Attempt {
+    guard: Guard,
+    recorded: Recorded,
+    /// For its end.
+    permit: Permit,
+}
+
+/// The place of an attempt in memory.
+#[derive(Debug)]
+struct Guard {
+    ingress: Ingress,
+    place: Place,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Nothing is sent, and nothing known; what the request was before.
+    Beginning(Option<Entry>),
+    Begun,
+    Over,
+}
+
+// === impl Ingress ===
+
+impl Ingress {
+    /// Has it on disk that a request may be seen from now on, if it may be sent. An error: it must not be.
+    pub async fn attempt(&self, due: Due) -> Result<Begun, AppendError> {
+        let inner = &self.0;
+        let permit = inner.log.permit_for(Purpose::Accepted, 2 * STEP_BYTES + END_BYTES)?;
+        let verdict = match self.judge_attempt(due)? {
+            Verdict::Orphan(known) => {
+                self.doubt(due.place, known).await?;
+                // A job may want it nevertheless.
+                self.judge_attempt(due)?
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Begun { recorded, before } => {
+                let stage = Stage::Beginning(before);
+                let guard = Guard { ingress: self.clone(), place: due.place, stage };
+                let attempt = Attempt { guard, recorded, permit };
+                attempt.begin().await.map(Begun::Attempt)
+            }
+            Verdict::Unknown(asked) => {
+                self.doubt(due.place, asked).await?;
+                Ok(Begun::Over(State::Uncertain))
+            }
+            Verdict::Over(state) => Ok(Begun::Over(state)),
+            Verdict::Busy | Verdict::Orphan(_) => Ok(Begun::Busy),
+        }
+    }
+
+    fn judge_attempt(&self, due: Due) -> Result<Verdict, Refused> {
+        let inner = &self.0;
+        let others = inner.state.lock().len() + inner.keys.lock().len();
+        let mut results = inner.results.lock();
+        let is_full = (others + results.len()) as u64 >= inner.max_entries;
+        if is_full && results.get(due.place).is_none() {
+            return Err(Refused::new(Reason::Full));
+        }
+        let Due { place, lane, may_repeat, until, was_left } = due;
+        let asked = Recorded { state: State::Running, attempts: 0, lane, may_repeat, until };
+        // Durable is read under the lock: whoever asks how far back the log is needed sees the attempt.
+        Ok(results.begin(place, asked, was_left, (inner.log.durable(), self.clock().0)))
+    }
+
+    /// Nobody knows what became of an attempt, and nobody will. On disk when this returns.
+    async fn doubt(&self, place: Place, known: Recorded) -> Result<(), AppendError> {
+        let recorded = Recorded { state: State::Uncertain, ..known };
+        let permit = self.0.log.permit_for(Purpose::Accepted, STEP_BYTES)?;
+        let at = self.write(permit, place, recorded, None).await?;
+        self.doubted(place, recorded, at.first().map_or(Offset::ZERO, |first| first.offset));
+        Ok(())
+    }
+
+    fn doubted(&self, place: Place, recorded: Recorded, at: Offset) {
+        let wall = self.clock().0;
+        if self.0.results.lock().record_orphan(place, recorded, at, wall) {
+            self.tell(place, recorded.state);
+        }
+    }
+
+    fn tell(&self, place: Place, state: State) {
+        if state == State::Uncertain {
+            self.0.uncertain.fetch_add(1, Relaxed);
+        }
+        self.0.waiters.ring(place);
+    }
+
+    /// Ends what nobody goes on with, as far as is known here: what may have been seen is uncertain, the
+    /// rest waits for another attempt. Blocks.
+    pub(super) fn resolve_attempts(&self) -> Result<(), AppendError> {
+        let orphans = self.0.results.lock().orphans();
+        for (place, known) in orphans {
+            let state = if known.may_repeat { State::Queued } else { State::Uncertain };
+            let recorded = Recorded { state, ..known };
+            let permit = self.0.log.permit_for(Purpose::Accepted, STEP_BYTES)?;
+            let appended = self.write(permit, place, recorded, None).wait()?;
+            let at = appended.first().map_or(Offset::ZERO, |first| first.offset);
+            self.doubted(place, recorded, at);
+        }
+        Ok(())
+    }
+
+    /// A request was given up. On disk when this returns. What is known of its end already stays.
+    pub async fn conclude(&self, due: Due) -> Result<(), AppendError> {
+        let known = self.0.results.lock().get(due.place).map(|entry| entry.recorded);
+        if known.is_some_and(|known| known.state.is_over()) {
+            return Ok(());
+        }
+        let Due { place, lane, may_repeat, until, .. } = due;
+        let attempts = known.map_or(0, |known| known.attempts);
+        let state = match known {
+            Some(Recorded { state: State::Running, may_repeat: false, .. }) => State::Uncertain,
+            _ => State::DeadLettered,
+        };
+        let recorded = Recorded { state, attempts, lane, may_repeat, until };
+        let permit = self.0.log.permit_for(Purpose::Accepted, STEP_BYTES)?;
+        let appended = self.write(permit, place, recorded, None).await?;
+        self.recorded(place, recorded, appended.first().map(|first| first.offset));
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        permit: Permit,
+        place: Place,
+        recorded: Recorded,
+        answer: Option<&StoredAnswer>,
+    ) -> Commit {
+        self.0.log.append(permit, vec![result_record::draft(place, recorded, answer)])
+    }
+
+    fn recorded(&self, place: Place, recorded: Recorded, at: Option<Offset>) {
+        let wall = self.clock().0;
+        self.0.results.lock().record(place, recorded, at.unwrap_or_default(), wall);
+        self.tell(place, recorded.state);
+    }
+
+    async fn stored_result(&self, at: Offset) -> Option<StoredAnswer> {
+        let mut reader = self.0.log.reader();
+        let read = self.0.pool.run(move || reader.get(at)).await.ok()?.ok()??;
+        let record = read.record().filter(has_answer)?;
+        Some(stored_answer(&record, |bytes| read.slice(bytes)))
+    }
+}
+
+impl Results for Ingress {
+    fn status(&self, place: Place) -> BoxFuture<'_, Status> {
+        let known = self.0.results.lock().get(place).copied();
+        async move {
+            let Some(Entry { recorded, at, .. }) = known else {
+                return Status { state: State::Queued, attempts: 0, answer: None };
+            };
+            let Recorded { state, attempts, .. } = recorded;
+            let is_answered = matches!(state, State::Succeeded | State::Failed);
+            let answer = if is_answered { self.stored_result(at).await } else { None };
+            Status { state, attempts, answer }
+        }
+        .boxed()
+    }
+
+    fn changed(&self, place: Place) -> BoxFuture<'static, ()> {
+        self.0.waiters.changed(place).boxed()
+    }
+
+    fn is_over(&self, place: Place) -> bool {
+        let results = self.0.results.lock();
+        results.get(place).is_some_and(|entry| entry.recorded.state.is_over())
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    async fn begin(mut self) -> Result<Self, AppendError> {
+        let own = self.permit.split(STEP_BYTES).ok_or(Refused::new(Reason::TooLarge))?;
+        let Guard { ingress, place, .. } = &self.guard;
+        let appended = ingress.write(own, *place, self.recorded, None).await?;
+        if let Some(first) = appended.first() {
+            ingress.0.results.lock().placed(*place, first.offset);
+        }
+        ingress.0.waiters.ring(*place);
+        self.guard.stage = Stage::Begun;
+        Ok(self)
+    }
+
+    /// Which attempt it is, from 1.
+    pub fn number(&self) -> u32 {
+        self.recorded.attempts
+    }
+
+    /// Writes how the request ended: on disk when this returns, and only then it may be settled. After an
+    /// error that is still to be written.
+    ///
+    /// Where there is no room for the body of the answer, not even after a while, it ends without that.
+    pub async fn end(
+        &mut self,
+        state: State,
+        answer: Option<&StoredAnswer>,
+    ) -> Result<(), AppendError> {
+        let recorded = Recorded { state, ..self.recorded };
+        let (permit, shortened) = self.room(recorded, answer).await?;
+        let Guard { ingress, place, .. } = &self.guard;
+        let answer = shortened.as_ref().or(answer);
+        let appended = ingress.write(permit, *place, recorded, answer).await?;
+        ingress.recorded(*place, recorded, appended.first().map(|first| first.offset));
+        self.guard.stage = Stage::Over;
+        Ok(())
+    }
+
+    /// Room for the end, and what the answer is cut to if there is not enough.
+    async fn room(
+        &mut self,
+        recorded: Recorded,
+        answer: Option<&StoredAnswer>,
+    ) -> Result<(Permit, Option<StoredAnswer>), Refused> {
+        let Guard { ingress, place, .. } = &self.guard;
+        let bytes = result_record::draft(*place, recorded, answer).encoded_bytes() as u64;
+        let log = &ingress.0.log;
+        for _ in 0..PATIENCE {
+            if let Some(permit) = self.permit.split(bytes) {
+                return Ok((permit, None));
+            }
+            if let Ok(permit) = log.permit_for(Purpose::Accepted, bytes) {
+                return Ok((permit, None));
+            }
+            sleep(WAIT).await;
+        }
+        let bare = |answer: &StoredAnswer| StoredAnswer {
+            status: answer.status,
+            headers: http::HeaderMap::new(),
+            body: None,
+        };
+        let permit = self.permit.split(STEP_BYTES).ok_or(Refused::new(Reason::TooLarge))?;
+        Ok((permit, answer.map(bare)))
+    }
+
+    /// Nothing was done, and the request waits for another attempt. Not waited for: lost with the power it
+    /// would be found uncertain, which is never wrong.
+    pub fn give_back(mut self) {
+        let recorded = Recorded { state: State::Queued, ..self.recorded };
+        if let Some(own) = self.permit.split(STEP_BYTES) {
+            let Guard { ingress, place, .. } = &self.guard;
+            let draft = result_record::draft(*place, recorded, None);
+            drop(ingress.0.log.append_unwaited(own, vec![draft]));
+            ingress.recorded(*place, recorded, None);
+            self.guard.stage = Stage::Over;
+        }
+    }
+}
+
+// === impl Guard ===
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut results = self.ingress.0.results.lock();
+        match self.stage {
+            Stage::Beginning(before) => results.give_back(self.place, before),
+            Stage::Begun => results.abandon(self.place),
+            Stage::Over => {}
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Stored requests in memory, from their first attempt on: a pure table over the records of the ingress
+//! log, with time as an argument.
+//!
+//! Invariant: **who may have been seen is known for it**. An attempt that has begun stays in the table
+//! until somebody says what became of it; nothing under way is evicted for room or for age. What has ended
+//! is kept for its time, and never begins again by itself.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::events::{
+    queue::Offset,
+    request::{Place, State},
+};
+
+/// An end is known for as long, in milliseconds, even if nobody can ask for it any more: longer than it
+/// takes to be noted by who made the attempt.
+const SHORTEST: u64 = 3_600_000;
+
+/// What a record of the log says of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Recorded {
+    pub(super) state: State,
+    pub(super) attempts: u32,
+    /// The flow it is delivered in: 0, or a job's.
+    pub(super) lane: u32,
+    /// It does no harm if it is seen twice.
+    pub(super) may_repeat: bool,
+    /// How long its end is asked for, in milliseconds since 1970.
+    pub(super) until: u64,
+}
+
+/// A request of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) recorded: Recorded,
+    /// Where the last record of it is; of an attempt that is being written, where it is not below.
+    pub(super) at: Offset,
+    since: u64,
+    /// Nobody goes on with its attempt.
+    is_orphan: bool,
+}
+
+/// Whether an attempt may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It has; what is known of it now, and what was before.
+    Begun { recorded: Recorded, before: Option<Entry> },
+    /// Somebody else is at it.
+    Busy,
+    /// The one before may have been seen, and nobody will say more.
+    Orphan(Recorded),
+    /// An attempt was made that is not known here any more; what there is to be said of it.
+    Unknown(Recorded),
+    /// It has ended.
+    Over(State),
+}
+
+/// Stored requests.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    entries: HashMap<Place, Entry>,
+    /// When each is forgotten that does not run.
+    expiries: BTreeSet<(u64, Place)>,
+    /// The records of those that run.
+    running: BTreeSet<(Offset, Place)>,
+    /// Records older than this say nothing any more.
+    longest: u64,
+}
+
+// === impl Results ===
+
+impl Results {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The request, if there was an attempt.
+    pub(super) fn get(&self, place: Place) -> Option<&Entry> {
+        self.entries.get(&place)
+    }
+
+    /// Judges an attempt at `place`, at a time when its record will not be below `floor`. One that may begin
+    /// has begun then. `was_left`: one before it was left without a word.
+    ///
+    /// What has ended begins again for a job only, and once for each: an operator wants it.
+    pub(super) fn begin(
+        &mut self,
+        place: Place,
+        asked: Recorded,
+        was_left: bool,
+        (floor, wall): (Offset, u64),
+    ) -> Verdict {
+        let before = self.entries.get(&place).copied();
+        if before.is_none() && was_left && !asked.may_repeat {
+            // It is that attempt's place now.
+            self.put(place, Entry { recorded: asked, at: floor, since: wall, is_orphan: true });
+            return Verdict::Unknown(asked);
+        }
+        if let Some(entry) = before {
+            let known = entry.recorded;
+            match known.state {
+                State::Running if !entry.is_orphan => return Verdict::Busy,
+                State::Running if !known.may_repeat => return Verdict::Orphan(known),
+                State::Running | State::Queued => {}
+                ended if asked.lane == 0 || asked.lane == known.lane => {
+                    return Verdict::Over(ended);
+                }
+                State::Succeeded | State::Failed | State::Uncertain | State::DeadLettered => {}
+            }
+        }
+        let attempts = before.map_or(0, |entry| entry.recorded.attempts).saturating_add(1);
+        let recorded = Recorded { state: State::Running, attempts, ..asked };
+        self.put(place, Entry { recorded, at: floor, since: wall, is_orphan: false });
+        Verdict::Begun { recorded, before }
+    }
+
+    /// The record of its attempt is there.
+    pub(super) fn placed(&mut self, place: Place, at: Offset) {
+        if let Some(entry) = self.entries.get(&place).copied() {
+            self.put(place, Entry { at, ..entry });
+        }
+    }
+
+    /// The request as it was before an attempt that was not written.
+    pub(super) fn give_back(&mut self, place: Place, before: Option<Entry>) {
+        match before {
+            Some(entry) => self.put(place, entry),
+            None => self.remove(place),
+        }
+    }
+
+    /// Whoever made the attempt has gone without a word.
+    pub(super) fn abandon(&mut self, place: Place) {
+        if let Some(entry) = self.entries.get_mut(&place) {
+            entry.is_orphan = entry.recorded.state == State::Running;
+        }
+    }
+
+    /// Those that nobody goes on with.
+    pub(super) fn orphans(&self) -> Vec<(Place, Recorded)> {
+        let running = self.running.iter().filter_map(|(_, place)| {
+            let entry = self.entries.get(place)?;
+            entry.is_orphan.then_some((*place, entry.recorded))
+        });
+        running.collect()
+    }
+
+    /// A record says this of it, written there at `wall`.
+    pub(super) fn record(&mut self, place: Place, recorded: Recorded, at: Offset, wall: u64) {
+        self.put(place, Entry { recorded, at, since: wall, is_orphan: false });
+    }
+
+    /// As [`Results::record`], of an orphan; `false`: it is none any more.
+    pub(super) fn record_orphan(
+        &mut self,
+        place: Place,
+        recorded: Recorded,
+        at: Offset,
+        wall: u64,
+    ) -> bool {
+        let is_orphan = self.entries.get(&place).is_some_and(|entry| entry.is_orphan);
+        if is_orphan {
+            self.record(place, recorded, at, wall);
+        }
+        is_orphan
+    }
+
+    /// A record that is read back. Nobody goes on with what ran.
+    pub(super) fn replay(&mut self, place: Place, recorded: Recorded, at: Offset, wall: u64) {
+        let is_orphan = recorded.state == State::Running;
+        // The end of an attempt before, told late.
+        let is_late =
+            |it: &Entry| it.is_orphan && !is_orphan && it.recorded.attempts > recorded.attempts;
+        if self.entries.get(&place).is_some_and(is_late) {
+            return;
+        }
+        self.put(place, Entry { recorded, at, since: wall, is_orphan });
+    }
+
+    /// Forgets what is over at `now`.
+    pub(super) fn sweep(&mut self, now: u64) {
+        while let Some((_, place)) = self.expiries.first().copied().filter(|it| it.0 <= now) {
+            self.remove(place);
+        }
+    }
+
+    /// No record below is needed for what runs.
+    pub(super) fn low(&self) -> Option<Offset> {
+        self.running.first().map(|(at, _)| *at)
+    }
+
+    /// No record is needed for longer, in milliseconds, unless it is of what runs.
+    pub(super) fn longest(&self) -> u64 {
+        self.longest
+    }
+
+    fn put(&mut self, place: Place, entry: Entry) {
+        self.remove(place);
+        let expires = entry.expires();
+        self.longest = self.longest.max(expires.map_or(0, |it| it.saturating_sub(entry.since)));
+        match expires {
+            Some(expires) => self.expiries.insert((expires, place)),
+            None => self.running.insert((entry.at, place)),
+        };
+        self.entries.insert(place, entry);
+    }
+
+    fn remove(&mut self, place: Place) {
+        let Some(entry) = self.entries.remove(&place) else { return };
+        match entry.expires() {
+            Some(expires) => self.expiries.remove(&(expires, place)),
+            None => self.running.remove(&(entry.at, place)),
+        };
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// When it is forgotten; `None`: not while it runs.
+    fn expires(&self) -> Option<u64> {
+        let Recorded { state, until, .. } = self.recorded;
+        (state != State::Running).then(|| until.max(self.since.saturating_add(SHORTEST)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::events::queue::LogId;
+
+    const ENDS: [State; 4] =
+        [State::Succeeded, State::Failed, State::Uncertain, State::DeadLettered];
+
+    const UNTIL: u64 = SHORTEST + 100;
+
+    fn place(offset: u64) -> Place {
+        Place { topic: LogId(Uuid::from_u128(1)), offset: Offset(offset) }
+    }
+
+    fn asked(lane: u32, may_repeat: bool) -> Recorded {
+        Recorded { state: State::Running, attempts: 0, lane, may_repeat, until: UNTIL }
+    }
+
+    fn begin(results: &mut Results, lane: u32) -> Verdict {
+        results.begin(place(1), asked(lane, false), false, (Offset(0), 0))
+    }
+
+    fn number(verdict: Verdict) -> u32 {
+        match verdict {
+            Verdict::Begun { recorded, .. } => recorded.attempts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(results: &mut Results, state: State, wall: u64) {
+        let known = results.get(place(1)).unwrap().recorded;
+        results.record(place(1), Recorded { state, ..known }, Offset(9), wall);
+    }
+
+    #[test]
+    fn what_ended_begins_again_for_another_job_only() {
+        for ending in ENDS {
+            let mut results = Results::default();
+            assert!(matches!(begin(&mut results, 0), Verdict::Begun { before: None, .. }));
+            assert_eq!(begin(&mut results, 0), Verdict::Busy);
+            assert_eq!(begin(&mut results, 3), Verdict::Busy);
+            end(&mut results, State::Queued, 0);
+            assert_eq!(number(begin(&mut results, 0)), 2);
+            end(&mut results, ending, 0);
+            assert_eq!(begin(&mut results, 0), Verdict::Over(ending));
+            assert_eq!(number(begin(&mut results, 3)), 3);
+            end(&mut results, ending, 0);
+            assert_eq!(begin(&mut results, 3), Verdict::Over(ending), "once for each");
+            assert_eq!(number(begin(&mut results, 4)), 4);
+        }
+    }
+
+    #[test]
+    fn what_nobody_goes_on_with_is_not_begun_again_unless_it_does_no_harm() {
+        let mut results = Results::default();
+        begin(&mut results, 0);
+        results.abandon(place(1));
+        assert!(matches!(begin(&mut results, 0), Verdict::Orphan(_)));
+        assert!(matches!(begin(&mut results, 3), Verdict::Orphan(_)), "not by a job either");
+        assert_eq!(results.orphans().len(), 1);
+        let known = results.get(place(1)).unwrap().recorded;
+        let uncertain = Recorded { state: State::Uncertain, ..known };
+        results.record_orphan(place(1), uncertain, Offset(5), 0);
+        assert_eq!(
+            (begin(&mut results, 0), results.orphans()),
+            (Verdict::Over(State::Uncertain), vec![])
+        );
+
+        let harmless =
+            |results: &mut Results| results.begin(place(2), asked(0, true), false, (Offset(0), 0));
+        harmless(&mut results);
+        results.abandon(place(2));
+        assert_eq!(number(harmless(&mut results)), 2);
+        let late = Recorded { state: State::Queued, ..asked(0, true) };
+        results.record_orphan(place(2), late, Offset(6), 0);
+        let running = results.get(place(2)).unwrap().recorded;
+        assert_eq!(running.state, State::Running, "somebody goes on with it again");
+    }
+
+    #[test]
+    fn what_was_forgotten_and_left_before_is_not_begun() {
+        let mut results = Results::default();
+        let mut left =
+            |may_repeat| results.begin(place(1), asked(0, may_repeat), true, (Offset(3), 0));
+        assert_eq!(left(false), Verdict::Unknown(asked(0, false)));
+        assert_eq!(results.orphans(), [(place(1), asked(0, false))], "until that is written");
+        let mut results = Results::default();
+        let verdict = results.begin(place(1), asked(0, true), true, (Offset(3), 0));
+        assert_eq!(number(verdict), 1);
+    }
+
+    #[test]
+    fn what_was_not_written_is_as_it_was() {
+        let mut results = Results::default();
+        let Verdict::Begun { before, .. } = begin(&mut results, 0) else { panic!() };
+        results.give_back(place(1), before);
+        assert_eq!((results.len(), results.low()), (0, None));
+        begin(&mut results, 0);
+        end(&mut results, State::Queued, 7);
+        let waiting = results.get(place(1)).copied();
+        let Verdict::Begun { before, .. } = begin(&mut results, 0) else { panic!() };
+        results.give_back(place(1), before);
+        assert_eq!(results.get(place(1)).copied(), waiting);
+    }
+
+    #[test]
+    fn an_end_is_known_for_its_time_and_what_runs_for_as_long_as_it_runs() {
+        let mut results = Results::default();
+        begin(&mut results, 0);
+        results.placed(place(1), Offset(4));
+        results.sweep(u64::MAX);
+        assert_eq!((results.low(), results.len()), (Some(Offset(4)), 1));
+        end(&mut results, State::Succeeded, 50);
+        assert_eq!(results.low(), None);
+        results.sweep(UNTIL - 1);
+        assert_eq!(results.len(), 1);
+        results.sweep(UNTIL);
+        assert_eq!((results.len(), results.longest()), (0, UNTIL - 50));
+        begin(&mut results, 0);
+        end(&mut results, State::Succeeded, UNTIL);
+        results.sweep(UNTIL + SHORTEST - 1);
+        assert_eq!(results.len(), 1, "nobody asks for it, and who made it may not have noted it");
+    }
+
+    #[test]
+    fn a_record_of_an_attempt_before_says_nothing_of_the_one_after() {
+        let mut results = Results::default();
+        let said = |state, attempts| Recorded { state, attempts, ..asked(0, false) };
+        results.replay(place(1), said(State::Running, 2), Offset(1), 0);
+        results.replay(place(1), said(State::Queued, 1), Offset(2), 0);
+        assert_eq!(results.orphans().len(), 1);
+        results.replay(place(1), said(State::Queued, 2), Offset(3), 0);
+        assert_eq!(results.orphans().len(), 0);
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Begin(u64, u32),
+        End(u64, u8),
+        Abandon(u64),
+        Sweep,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0_u64..5, 0_u32..3).prop_map(|(place, lane)| Step::Begin(place, lane)),
+            (0_u64..5, 0_u8..5).prop_map(|(place, state)| Step::End(place, state)),
+            (0_u64..5).prop_map(Step::Abandon),
+            Just(Step::Sweep),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_read_again_knows_all_that_may_have_been_seen(
+            steps in prop::collection::vec(step(), 0..80),
+        ) {
+            let (mut live, mut records, mut now) = (Results::default(), Vec::new(), 0);
+            for step in steps {
+                now += SHORTEST / 10;
+                let end = Offset(records.len() as u64);
+                match step {
+                    Step::Begin(at, lane) => {
+                        let before = live.get(place(at)).copied();
+                        let verdict = live.begin(place(at), asked(lane, false), false, (end, now));
+                        let Verdict::Begun { before: was, .. } = verdict else { continue };
+                        prop_assert_eq!(was, before);
+                        let recorded = live.get(place(at)).unwrap().recorded;
+                        records.push((place(at), recorded, now));
+                    }
+                    Step::End(at, state) => {
+                        let Some(entry) = live.get(place(at)).copied() else { continue };
+                        if entry.recorded.state != State::Running { continue }
+                        let ended = [State::Queued, ENDS[0], ENDS[1], ENDS[2], ENDS[3]];
+                        let state = ended[usize::from(state)];
+                        let recorded = Recorded { state, ..entry.recorded };
+                        live.record(place(at), recorded, end, now);
+                        records.push((place(at), recorded, now));
+                    }
+                    Step::Abandon(at) => live.abandon(place(at)),
+                    Step::Sweep => live.sweep(now),
+                }
+            }
+            live.sweep(now);
+            // What is below is unlinked.
+            let low = live.low().map_or(records.len(), |low| usize::try_from(low.0).unwrap());
+            let old = records.iter().take_while(|(.., wall)| wall + live.longest() <= now).count();
+            let mut read = Results::default();
+            for (at, (place, recorded, wall)) in records.iter().enumerate().skip(low.min(old)) {
+                read.replay(*place, *recorded, Offset(at as u64), *wall);
+            }
+            read.sweep(now);
+            for (place, entry) in &live.entries {
+                prop_assert_eq!(read.get(*place).map(|it| it.recorded), Some(entry.recorded));
+            }
+            prop_assert_eq!(read.len(), live.len());
+            prop_assert_eq!(live.running.len() + live.expiries.len(), live.len());
+            prop_assert_eq!(read.orphans().len(), read.running.len());
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Who waits for a stored request to come on: a fixed number of bells, so that waiting costs no memory
+//! here, and a change wakes the few that share its bell.
+
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+};
+
+use tokio::sync::{Notify, futures::OwnedNotified};
+
+use crate::events::request::Place;
+
+const BELLS: usize = 256;
+
+/// The bells.
+pub(super) struct Waiters {
+    bells: Box<[Arc<Notify>]>,
+    hasher: RandomState,
+}
+
+// === impl Waiters ===
+
+impl Waiters {
+    /// The next change of what shares the bell of `place`, from this call on.
+    pub(super) fn changed(&self, place: Place) -> OwnedNotified {
+        self.bell(place).clone().notified_owned()
+    }
+
+    /// Something is known of `place` that was not before.
+    pub(super) fn ring(&self, place: Place) {
+        self.bell(place).notify_waiters();
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "any part of a hash is one")]
+    fn bell(&self, place: Place) -> &Arc<Notify> {
+        &self.bells[self.hasher.hash_one(place) as usize % self.bells.len()]
+    }
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        let bells = std::iter::repeat_with(Arc::default).take(BELLS).collect();
+        Self { bells, hasher: RandomState::new() }
+    }
+}
+
+impl fmt::Debug for Waiters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiters").finish_non_exhaustive()
+    }
+}
