@@ -15,6 +15,7 @@ use super::{
     batch::{Item, fitting, place},
     commit::Outcome,
     error::{AppendError, Reason},
+    live::Frames,
     open::OpenLog,
     segment::{self, CreateError, FIRST_FRAME, Segment},
     sequencer::Sequencer,
@@ -38,6 +39,8 @@ pub(super) struct Core {
     shared: Arc<OpenLog>,
     sequencer: Box<dyn Sequencer>,
     frames: FrameWriter,
+    /// Written and not synced, for those who follow.
+    unshown: Frames,
     tail: Tail,
     /// The offset that the next record gets.
     next: Offset,
@@ -92,6 +95,7 @@ impl Core {
             shared,
             sequencer,
             frames: FrameWriter::new(),
+            unshown: Frames::default(),
             tail,
             next,
             synced: next,
@@ -193,6 +197,11 @@ impl Core {
             };
             let frame = self.frames.finish(&closing);
             file.write_at(frame.bytes, self.tail.position)?;
+            if self.shared.live.is_followed() {
+                let (epoch, end) =
+                    (self.tail.segment.header.epoch, self.next.plus(u64::from(count)));
+                self.unshown.keep(epoch, self.next, end, frame.bytes);
+            }
             let (length, crc) = (frame.bytes.len(), frame.crc);
             let head = FrameHead { crc, length, base: self.next, count, closing };
             self.tail.segment.note(&head, self.tail.position, partitions(batch));
@@ -246,7 +255,8 @@ impl Core {
     }
 
     /// Readers may go to the end of what is written.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.shared.live.show(&mut self.unshown);
         let tail = &self.tail;
         tail.segment.publish(tail.end, tail.position, tail.newest_wall);
         self.shared.published(self.next, tail.position);

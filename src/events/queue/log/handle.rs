@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::{
     commit::Commit,
     error::{OpenError, ReadError, Reason, Refused, RetireError},
+    live::Following,
     open::OpenLog,
     permit::Permit,
     reader::Reader,
@@ -117,6 +118,11 @@ impl Log {
     /// Reads this log. Each reader has its own file handle.
     pub fn reader(&self) -> Reader {
         Reader::new(self.0.clone())
+    }
+
+    /// Follows this log: from now on what is written is kept in memory for a while.
+    pub fn follow(&self) -> Following {
+        Following::new(self.0.clone())
     }
 
     /// The first offset that was written at `wall` (milliseconds since 1970) or later, as far as clocks

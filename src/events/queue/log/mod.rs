@@ -12,6 +12,7 @@ mod error;
 mod handle;
 mod index;
 mod judge;
+mod live;
 mod open;
 mod opening;
 mod permit;
@@ -35,6 +36,7 @@ pub use self::{
     disk::{DiskSettings, DiskWatch},
     error::{AppendError, OpenError, ReadError, Reason, Refused, RetireError},
     handle::Log,
+    live::Following,
     permit::Permit,
     reader::Reader,
     scrub::{Scrub, Scrubbed, Scrubber},

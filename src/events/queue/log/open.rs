@@ -19,6 +19,7 @@ use super::{
     commit::{Commit, Waiter},
     core::Core,
     error::{OpenError, Reason, Refused, RetireError},
+    live::Live,
     opening::{self, Findings},
     permit::{Budget, Permit},
     segment::{CHECKPOINT, file_name, remove_if_there},
@@ -52,6 +53,8 @@ pub(super) struct OpenLog {
     pub(super) accepted: Mutex<Accepted>,
     is_closed: AtomicBool,
     pub(super) spare: Spare,
+    /// For those who follow.
+    pub(super) live: Live,
 }
 
 /// What appends, or would.
@@ -112,6 +115,7 @@ impl OpenLog {
             seen: Mutex::default(),
             is_closed: AtomicBool::new(false),
             spare: Spare::default(),
+            live: Live::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod following;
 mod interleaving;
 mod machine;
 mod modes;
