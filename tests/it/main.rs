@@ -33,6 +33,7 @@ mod queue_http;
 mod queue_lock;
 mod queue_operate;
 mod queue_sagas;
+mod queue_stream;
 mod queue_verify;
 mod rate_limits;
 mod reload;

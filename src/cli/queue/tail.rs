@@ -13,7 +13,7 @@ use super::{
 };
 use crate::cli;
 
-/// Before the next connection.
+/// Before the next connection, unless the stream says another.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Bytes of one message at most.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
@@ -35,10 +35,14 @@ pub(super) struct Args {
     count: Option<u64>,
 }
 
-/// What has come of a stream and is not a whole message yet.
+/// What has come of streams.
 #[derive(Default)]
 struct Messages {
+    /// Not a whole message yet.
     rest: Vec<u8>,
+    /// The last ID, and when to come back.
+    last: Option<String>,
+    retry: Option<Duration>,
 }
 
 /// One message.
@@ -52,11 +56,11 @@ struct Message {
 /// Prints events until somebody ends it. A stream that ends is resumed where it was.
 pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), String> {
     let mut left = args.count.unwrap_or(u64::MAX);
-    let mut last: Option<String> = None;
+    let mut messages = Messages::default();
     let base = format!("/v1/topics/{}/stream", segment(&args.topic));
     loop {
         let mut sent = Sent::nothing();
-        let target = match &last {
+        let target = match &messages.last {
             Some(id) => {
                 sent.fields.push(("last-event-id", id.clone()));
                 base.clone()
@@ -64,7 +68,7 @@ pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), 
             None => format!("{base}?from={}", segment(&args.from)),
         };
         let mut body = client.open(Method::GET, &target, sent).await?.into_body();
-        let mut messages = Messages::default();
+        messages.rest.clear();
         while let Some(frame) = body.frame().await {
             // A stream that breaks off is resumed like one that ends.
             let Some(data) = frame.ok().and_then(|frame| frame.into_data().ok()) else { break };
@@ -80,23 +84,25 @@ pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), 
                     return Ok(());
                 }
                 show(&message, json);
-                if message.id.is_some() {
-                    last = message.id;
-                    left -= 1;
-                }
+                left -= u64::from(message.event.is_none());
                 if left == 0 {
                     return Ok(());
                 }
             }
         }
-        sleep(PAUSE).await;
+        sleep(messages.retry.unwrap_or(PAUSE)).await;
     }
 }
 
 fn show(message: &Message, json: bool) {
     let Ok(value) = serde_json::from_str::<Value>(&message.data) else { return };
     if message.event.as_deref() == Some("gap") {
-        cli::print(&format!("-- {} events are lost or gone\n", value["lost"]));
+        if let Some(lost @ 1..) = value["lost"].as_u64() {
+            cli::print(&format!("-- {lost} events are lost or gone\n"));
+        }
+        if let Some(skipped @ 1..) = value["skipped"].as_u64() {
+            cli::print(&format!("-- {skipped} events were left out: too slow\n"));
+        }
     } else if json {
         cli::print(&format!("{value}\n"));
     } else if message.id.is_some() {
@@ -130,7 +136,11 @@ impl Messages {
                 let (name, value) = line.split_once(':').unwrap_or((line, ""));
                 let value = value.strip_prefix(' ').unwrap_or(value);
                 match name {
-                    "id" => message.id = Some(value.to_owned()),
+                    "id" => {
+                        message.id = Some(value.to_owned());
+                        self.last.clone_from(&message.id);
+                    }
+                    "retry" => self.retry = value.parse().ok().map(Duration::from_millis),
                     "event" => message.event = Some(value.to_owned()),
                     "data" => {
                         if is_any {
@@ -155,13 +165,18 @@ mod tests {
 
     #[test]
     fn messages_come_in_any_pieces() {
-        let stream = "retry: 1000\n\n: nothing new\n\nid: 7\ndata: {\"a\":\ndata: 1}\n\nevent: gap\ndata: {}\n\nid: 8";
+        let stream = "id: 6\nretry: 1000\n\n: nothing new\n\nid: 7\ndata: {\"a\":\ndata: 1}\n\nevent: gap\ndata: {}\n\nid: 8";
         let mut messages = Messages::default();
         let mut found = Vec::new();
         for byte in stream.bytes() {
             messages.rest.push(byte);
+            assert!(
+                messages.last.is_none()
+                    || found.is_empty() == (messages.last.as_deref() == Some("6"))
+            );
             found.extend(messages.next());
         }
+        assert_eq!(messages.retry, Some(Duration::from_secs(1)));
         assert_eq!(
             found,
             [

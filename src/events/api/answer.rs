@@ -94,7 +94,7 @@ async fn done(events: Arc<dyn Events>, call: Call) -> Result<Response<Payload>, 
         Endpoint::Publish(topic) => publish(&*events, &topic, &headers, &body, access).await?,
         Endpoint::Stream(topic) => {
             let is_operator = access == Access::Operator;
-            stream::answer(events, topic, &headers, query, is_operator).await?
+            stream::answer(&*events, &topic, &headers, query, is_operator).await?
         }
         Endpoint::Receive(name) => {
             let receive = body::receive(&headers, &body)?;

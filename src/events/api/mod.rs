@@ -15,8 +15,6 @@ mod stream;
 mod view;
 
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
 mod tests;
 
 pub use self::{

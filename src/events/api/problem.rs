@@ -190,6 +190,9 @@ impl Problem {
             Refusal::Draining => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The gateway is shutting down; try again.")
             }
+            Refusal::Busy { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "As many are served as may be; try again later.")
+            }
             Refusal::NameUnknown { .. } => {
                 (StatusCode::NOT_FOUND, "There is nothing of this name.")
             }

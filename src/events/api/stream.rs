@@ -1,14 +1,17 @@
 //! The live tail of a topic as server-sent events.
 //!
-//! Each event has its offset as ID, so `Last-Event-ID` resumes without a gap. A stream ends by itself
-//! after a while and clients come back, as they do anyway: no connection is kept for good.
+//! Each event has its offset as ID, so `Last-Event-ID` resumes without a gap; a client that has seen none
+//! is told where it stands (`-1`: before the first). What is missing is told as a message `gap`, with the
+//! ID of the last that is. A stream ends by itself after a while and clients come back at once, as they do
+//! anyway: no connection is kept for good.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Response, header};
-use tokio::time::Instant;
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Payload, problem::Problem, query, view};
 use crate::events::facade::{Events, StoredEvent, Tail, TailPage};
@@ -17,48 +20,48 @@ use crate::events::facade::{Events, StoredEvent, Tail, TailPage};
 const LASTS: Duration = Duration::from_secs(45);
 /// How often something is said, whatever happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Events fetched at once.
-const PAGE: usize = 100;
+/// Events are handed on together up to so many bytes, or one that is larger.
+const PIECE: usize = 16 << 10;
+/// When clients come back: after a stream that broke off, ...
+const RETRY: &str = "retry: 1000\n\n";
+/// ... and after one that has ended by itself.
+const RETRY_AT_ONCE: &str = "retry: 10\n\n";
 
 struct Tailing {
-    events: Arc<dyn Events>,
-    topic: String,
-    from: Option<u64>,
+    tail: Tail,
     ends: Instant,
-    pending: VecDeque<Bytes>,
+    /// Of the last page. Written as they are asked for: who takes them slowly has one page in memory.
+    events: VecDeque<StoredEvent>,
     is_over: bool,
 }
 
+/// Answers with a stream that begins at `Last-Event-ID`, or else where `query` says.
 pub(super) async fn answer(
-    events: Arc<dyn Events>,
-    topic: String,
+    events: &dyn Events,
+    topic: &str,
     headers: &HeaderMap,
     query: Option<&str>,
     is_operator: bool,
 ) -> Result<Response<Payload>, Problem> {
     let mut from = query::stream_from(query)?;
     if let Some(last) = headers.get("last-event-id") {
-        let last = last.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
-        let last = last.ok_or_else(|| Problem::bad_request("`Last-Event-ID` is not an offset"))?;
-        from = Some(last.saturating_add(1));
+        let last = last.to_str().ok().map(str::trim);
+        let next = match last {
+            Some("-1") => Some(0),
+            last => last.and_then(|last| last.parse::<u64>().ok()?.checked_add(1)),
+        };
+        from = Some(next.ok_or_else(|| Problem::bad_request("`Last-Event-ID` is not an offset"))?);
     }
-    // The first look tells whether there is such a topic, and where its end is.
-    let first = Tail { from, max_events: PAGE, wait: Duration::ZERO };
-    let page = events.tail(&topic, first).await;
-    let page = page.map_err(|refusal| Problem::refused(&refusal, is_operator))?;
-    let mut tailing = Tailing {
-        events,
-        topic,
-        from,
-        ends: Instant::now() + LASTS,
-        pending: VecDeque::from([Bytes::from_static(b"retry: 1000\n\n")]),
-        is_over: false,
-    };
-    tailing.took(&page);
+    let tail = events.tail(topic, from).await;
+    let tail = tail.map_err(|refusal| Problem::refused(&refusal, is_operator))?;
+    let start = Bytes::from(format!("id: {}\n{RETRY}", last_before(tail.next)));
+    let ends = Instant::now() + LASTS;
+    let tailing = Tailing { tail, ends, events: VecDeque::new(), is_over: false };
     let pieces = stream::unfold(tailing, |mut tailing| async move {
         let piece = tailing.next().await?;
         Some((piece, tailing))
     });
+    let pieces = stream::once(async { start }).chain(pieces);
     let mut response = Response::new(Payload::Stream(pieces.boxed()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -70,51 +73,63 @@ pub(super) async fn answer(
 
 impl Tailing {
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(piece) = self.pending.pop_front() {
-                return Some(piece);
-            }
-            let left = self.ends.saturating_duration_since(Instant::now());
-            if self.is_over || left.is_zero() {
-                return None;
-            }
-            let tail = Tail { from: self.from, max_events: PAGE, wait: left.min(KEEP_ALIVE) };
-            match self.events.tail(&self.topic, tail).await {
-                Ok(page) => {
-                    self.took(&page);
-                    if self.pending.is_empty() {
-                        return Some(Bytes::from_static(b": nothing new\n\n"));
-                    }
-                }
-                Err(refusal) => {
+        if self.is_over {
+            return None;
+        }
+        let mut piece = BytesMut::new();
+        if self.events.is_empty() {
+            let until = self.ends.min(Instant::now() + KEEP_ALIVE);
+            match timeout_at(until, self.tail.pages.next()).await {
+                Ok(Some(Ok(page))) => self.take(page, &mut piece),
+                Ok(Some(Err(refusal))) => {
                     self.is_over = true;
-                    let told = serde_json::json!({ "code": refusal.reason() });
+                    let told = json!({ "code": refusal.reason() });
                     return Some(format!("event: end\ndata: {told}\n\n").into());
                 }
+                Ok(None) => return None,
+                Err(_) if self.ends <= Instant::now() => {}
+                Err(_) => return Some(Bytes::from_static(b": nothing new\n\n")),
             }
         }
+        while piece.len() < PIECE
+            && let Some(event) = self.events.pop_front()
+        {
+            frame(&event, &mut piece);
+        }
+        if self.events.is_empty() && self.ends <= Instant::now() {
+            self.is_over = true;
+            piece.extend_from_slice(RETRY_AT_ONCE.as_bytes());
+        }
+        Some(piece.freeze())
     }
 
-    fn took(&mut self, page: &TailPage) {
-        self.from = Some(page.next);
-        if page.gap > 0 {
-            let told = format!("event: gap\ndata: {{\"lost\":{}}}\n\n", page.gap);
-            self.pending.push_back(told.into());
+    fn take(&mut self, page: TailPage, piece: &mut BytesMut) {
+        if page.gap + page.skipped > 0 {
+            let next = page.events.first().map_or(page.next, |event| event.offset);
+            let told = json!({ "lost": page.gap, "skipped": page.skipped });
+            let last = last_before(next);
+            let message = format!("id: {last}\nevent: gap\ndata: {told}\n\n");
+            piece.extend_from_slice(message.as_bytes());
         }
-        self.pending.extend(page.events.iter().map(framed));
+        self.events = page.events.into();
     }
 }
 
+/// The ID of whoever has seen everything below `next`.
+fn last_before(next: u64) -> String {
+    next.checked_sub(1).map_or_else(|| "-1".to_owned(), |last| last.to_string())
+}
+
 /// One message. JSON may have line ends between its tokens; each line is one of `data`.
-fn framed(stored: &StoredEvent) -> Bytes {
+fn frame(stored: &StoredEvent, out: &mut BytesMut) {
     let mut json = Vec::with_capacity(stored.event.bytes() + 256);
     view::stored(stored, &mut json);
-    let mut out = format!("id: {}\n", stored.offset).into_bytes();
+    out.reserve(json.len() + 64);
+    out.extend_from_slice(format!("id: {}\n", stored.offset).as_bytes());
     for line in json.split(|byte| matches!(byte, b'\n' | b'\r')) {
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(line);
-        out.push(b'\n');
+        out.extend_from_slice(b"\n");
     }
-    out.push(b'\n');
-    out.into()
+    out.extend_from_slice(b"\n");
 }

@@ -1,5 +1,7 @@
 //! The endpoints over an event flow in memory.
 
+mod fake;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -8,10 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, Response, header::CONTENT_TYPE};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{
-    Access, Call, Endpoint, Payload, answer,
-    fake::{self, Fake},
-};
+use self::fake::Fake;
+use super::{Access, Call, Endpoint, Payload, answer};
 use crate::events::{event::Event, facade::Refusal, wire};
 
 const JSON: &str = "application/json";
@@ -140,6 +140,12 @@ async fn every_refusal_has_its_status_and_its_word() {
         (Refusal::Disk { retry_after: Duration::ZERO }, 503, "queue-disk", Some("1")),
         (unavailable, 503, "queue-unavailable", Some("5")),
         (Refusal::Draining, 503, "draining", Some("5")),
+        (
+            Refusal::Busy { detail: "b".to_owned(), retry_after: after },
+            503,
+            "concurrency-full",
+            Some("2"),
+        ),
         (Refusal::TooLarge { index: 0, limit: 9 }, 413, "event-too-large", None),
         (Refusal::Invalid { index: 0, detail: "no".to_owned() }, 400, "event-invalid", None),
         (Refusal::DelayTooLong { index: 0 }, 422, "delay-too-long", None),
@@ -318,20 +324,54 @@ async fn a_live_tail_tells_events_as_they_come_and_ends_for_a_while() {
     assert_eq!(answer.headers()[CONTENT_TYPE], "text/event-stream");
     let Payload::Stream(mut pieces) = answer.into_body() else { panic!("no stream") };
     let mut next = async || String::from_utf8(pieces.next().await?.to_vec()).ok();
-    assert_eq!(next().await.unwrap(), "retry: 1000\n\n");
+    assert_eq!(next().await.unwrap(), "id: 0\nretry: 1000\n\n");
     assert!(next().await.unwrap().starts_with("id: 1\ndata: {\"topic\":\"orders\","));
     assert_eq!(next().await.unwrap(), ": nothing new\n\n");
     fake.0.lock().log.push(event("3", "[1,\n 2]"));
     let piece = next().await.unwrap();
     assert!(piece.starts_with("id: 2\ndata: ") && piece.contains("[1,\ndata:  2]"), "{piece}");
     let mut silent = 0;
+    let mut last = String::new();
     while let Some(piece) = next().await {
-        assert_eq!(piece, ": nothing new\n\n");
-        silent += 1;
+        silent += u32::from(piece == ": nothing new\n\n");
+        last = piece;
     }
-    assert_eq!(silent, 4, "within its 45 s");
+    assert_eq!((silent, last.as_str()), (3, "retry: 10\n\n"), "within its 45 s");
     let unknown = call(&fake, Access::Operator, "GET /v1/topics/order/stream", JSON, "").await;
     assert_eq!(unknown.status(), 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_tail_resumes_and_says_what_it_passed_over() {
+    let fake = fake::with((0..900).map(|number| event(&number.to_string(), "[]")));
+    let tail = async |last: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("last-event-id", last.parse().unwrap());
+        let endpoint = Endpoint::Stream("orders".to_owned());
+        let (query, body, access) = (None, Bytes::new(), Access::Operator);
+        answer(fake.clone(), Call { endpoint, headers, query, body, access }).await
+    };
+    let text = |piece: Bytes| String::from_utf8(piece.to_vec()).unwrap();
+    let Payload::Stream(mut pieces) = tail("-1").await.into_body() else { panic!("no stream") };
+    assert_eq!(text(pieces.next().await.unwrap()), "id: -1\nretry: 1000\n\n");
+    let (mut all, mut count) = (String::new(), 0);
+    while !all.contains("id: 899\n") {
+        let piece = text(pieces.next().await.unwrap());
+        assert!(piece.len() < 32 << 10 && piece.ends_with("\n\n"), "{}", piece.len());
+        (all, count) = (all + &piece, count + 1);
+    }
+    let ids: Vec<_> = all.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert!(ids.iter().map(|id| id.parse::<u64>().unwrap()).eq(0..900) && count > 5, "{count}");
+
+    fake.0.lock().skipped = 7;
+    let Payload::Stream(mut pieces) = tail("889").await.into_body() else { panic!("no stream") };
+    assert_eq!(text(pieces.next().await.unwrap()), "id: 889\nretry: 1000\n\n");
+    let piece = text(pieces.next().await.unwrap());
+    let gap = "id: 896\nevent: gap\ndata: {\"lost\":0,\"skipped\":7}\n\nid: 897\ndata: ";
+    assert!(piece.starts_with(gap), "{piece}");
+    for bad in ["-2", "x", "", "18446744073709551615"] {
+        assert_eq!(tail(bad).await.status(), 400, "{bad}");
+    }
 }
 
 proptest! {

@@ -82,8 +82,9 @@ pub trait Events: fmt::Debug + Send + Sync {
     /// Every event of a saga, in order of publication.
     fn saga<'a>(&'a self, correlation: &'a str) -> Answer<'a, Trace>;
 
-    /// Durable events from a place on, for a live tail; waits for one as long as asked.
-    fn tail<'a>(&'a self, topic: &'a str, tail: Tail) -> Answer<'a, TailPage>;
+    /// Durable events from a place on (`None`: from the end as it is now), and then as they come. `Busy` if
+    /// there are as many tails as there may be.
+    fn tail<'a>(&'a self, topic: &'a str, from: Option<u64>) -> Answer<'a, Tail>;
 
     /// Recovers an offline topic. `Conflict` if it is not offline.
     fn reopen<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus>;

@@ -30,6 +30,14 @@ pub enum Refusal {
     /// The process is draining.
     #[error("draining")]
     Draining,
+    /// As many are served as may be at once.
+    #[error("{detail}")]
+    Busy {
+        /// Of what there are too many.
+        detail: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// There is no such topic, subscription, event, dead letter, key, partition or job.
     #[error("no {what} named `{name}`")]
     NameUnknown {
@@ -96,6 +104,7 @@ impl Refusal {
             Self::Disk { .. } => "queue-disk",
             Self::Unavailable { .. } => "queue-unavailable",
             Self::Draining => "draining",
+            Self::Busy { .. } => "concurrency-full",
             Self::NameUnknown { .. } => "name-unknown",
             Self::TooLarge { .. } => "event-too-large",
             Self::Invalid { .. } => "event-invalid",
@@ -110,7 +119,9 @@ impl Refusal {
     /// When to come back, where that is known.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Full { retry_after } | Self::Disk { retry_after } => Some(*retry_after),
+            Self::Full { retry_after }
+            | Self::Disk { retry_after }
+            | Self::Busy { retry_after, .. } => Some(*retry_after),
             Self::Unavailable { .. } | Self::Draining => Some(Duration::from_secs(5)),
             Self::NameUnknown { .. }
             | Self::TooLarge { .. }

@@ -1,7 +1,10 @@
 //! What is said of topics and of the events in them.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::stream::BoxStream;
+
+use super::Refusal;
 use crate::events::event::Event;
 
 /// Where an event was put, or where it had been put before.
@@ -78,26 +81,25 @@ pub enum EventState {
     Settled,
 }
 
-/// From where to read a live tail, and for how long to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A live tail.
 pub struct Tail {
-    /// The first offset; `None` is the end as it is now.
-    pub from: Option<u64>,
-    /// At most so many events.
-    pub max_events: usize,
-    /// For the first one, if there is none.
-    pub wait: Duration,
+    /// Where it begins: the first offset that it will tell of.
+    pub next: u64,
+    /// What it tells, as it comes; an error is the last. Who takes them slowly holds up nobody.
+    pub pages: BoxStream<'static, Result<TailPage, Refusal>>,
 }
 
 /// A part of a live tail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TailPage {
-    /// In order.
+    /// In order, behind what is missing.
     pub events: Vec<StoredEvent>,
     /// Where to go on.
     pub next: u64,
     /// So many offsets on the way are lost or gone.
     pub gap: u64,
+    /// So many are stored, and were passed over because whoever reads is too slow.
+    pub skipped: u64,
 }
 
 /// How a topic stands.
@@ -188,4 +190,12 @@ pub struct DedupStatus {
     pub hits: u64,
     /// For how long a key is remembered now: less than set, if there are too many.
     pub window: Duration,
+}
+
+// === impl Tail ===
+
+impl fmt::Debug for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tail").field("next", &self.next).finish_non_exhaustive()
+    }
 }

@@ -17,6 +17,7 @@ mod serve;
 mod snapshots;
 mod state;
 mod subscriptions;
+mod tailing;
 mod tidying;
 mod topic;
 mod topics;
@@ -84,6 +85,8 @@ struct Inner {
     /// One change of the settings at a time.
     reloading: tokio::sync::Mutex<()>,
     is_draining: AtomicBool,
+    /// A place for each live tail.
+    tails: Arc<tokio::sync::Semaphore>,
 }
 
 /// Topics by name.

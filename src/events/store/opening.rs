@@ -16,6 +16,7 @@ use super::{
     reloading::configure,
     snapshots::Snapshots,
     state::read_state,
+    tailing::MAX_TAILS,
     topic::{Ground, Topic, base},
 };
 use crate::events::{
@@ -312,7 +313,6 @@ fn prepare(
     let ingress = Ingress::open(ingress, settings.ingress.max_entries, around)?;
     let mut topics = BTreeMap::new();
     for meta in registry.topics() {
-        let hash_key = registry.hash_key();
         let ground = Ground { settings: &settings, clock: &clock, hash_key, guard: &guard };
         let dir = Registry::topic_dir(meta.id);
         let place = place(&storage, &disk, store, dir, meta.id);
@@ -345,6 +345,7 @@ fn prepare(
         subscriptions: RwLock::default(),
         reloading: tokio::sync::Mutex::new(()),
         is_draining: AtomicBool::new(false),
+        tails: Arc::new(tokio::sync::Semaphore::new(MAX_TAILS)),
     };
     Ok(Ready { inner, machines })
 }

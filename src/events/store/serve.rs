@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future};
 
 use super::Store;
 use crate::events::{
@@ -10,8 +10,7 @@ use crate::events::{
     facade::{
         Answer, DeadLetter, DeadLetterFilter, DeadLetterPage, Events, JobId, JobStatus, Leased,
         Published, Receive, Redrive, Redriven, Refusal, Replay, Seek, StoredEvent,
-        SubscriptionStatus, Tail, TailPage, Tally, TokenItem, TokenResult, TopicStatus, Trace,
-        Unblock, Verb,
+        SubscriptionStatus, Tail, Tally, TokenItem, TokenResult, TopicStatus, Trace, Unblock, Verb,
     },
     ingress::{NotUncertain, UncertainKey},
     queue::gauges::Gauges,
@@ -68,8 +67,8 @@ impl Events for Store {
         self.do_saga(correlation).boxed()
     }
 
-    fn tail<'a>(&'a self, topic: &'a str, tail: Tail) -> Answer<'a, TailPage> {
-        self.do_tail(topic, tail).boxed()
+    fn tail<'a>(&'a self, topic: &'a str, from: Option<u64>) -> Answer<'a, Tail> {
+        future::ready(self.do_tail(topic, from)).boxed()
     }
 
     fn reopen<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus> {

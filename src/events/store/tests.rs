@@ -4,6 +4,7 @@ mod clock;
 mod delays;
 mod full_disk;
 mod publishing;
+mod tailing;
 
 use std::{sync::Arc, time::Duration};
 

@@ -3,15 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{Reading, Store, topic::Topic};
 use crate::events::{
     delivery::subscription::Partition,
-    facade::{
-        DedupStatus, Dropped, Found as Traced, Refusal, StoredEvent, Tail, TailPage, TopicStatus,
-        Trace,
-    },
+    facade::{DedupStatus, Dropped, Found as Traced, Refusal, StoredEvent, TopicStatus, Trace},
     queue::{
         Offset,
         codec::{Lookup, Record},
@@ -116,22 +113,6 @@ impl Store {
         trace.events.sort_by_key(|found| (found.stored.published, found.stored.event.depth));
         Ok(trace)
     }
-
-    pub(super) async fn do_tail(&self, name: &str, tail: Tail) -> Result<TailPage, Refusal> {
-        let topic = self.find_topic(name)?;
-        let log = topic.opened()?.log().clone();
-        let from = tail.from.map_or_else(|| log.durable(), Offset);
-        let start = log.start().max(from);
-        let mut durable = log.subscribe_durable();
-        let until = Instant::now() + tail.wait;
-        // In vain: the page is empty then.
-        timeout_at(until, durable.wait_for(|durable| *durable > start)).await.ok();
-        let most = tail.max_events.max(1);
-        let page = self.block(move || page(&log, &topic.name(), start, most)).await?;
-        let mut page = page.map_err(|error| Refusal::unavailable(error.to_string()))?;
-        page.gap += start.since(from);
-        Ok(page)
-    }
 }
 
 /// An event, and how far each subscription is with it.
@@ -152,22 +133,7 @@ async fn traced(
     Ok(Some(Traced { stored, states }))
 }
 
-fn page(log: &Log, topic: &Arc<str>, from: Offset, most: usize) -> Result<TailPage, ReadError> {
-    let block = log.reader().read(from, 256 << 10)?;
-    let mut page = TailPage { next: block.next().0, ..TailPage::default() };
-    for (offset, record) in block.records() {
-        if page.events.len() >= most {
-            page.next = offset.0;
-            break;
-        }
-        page.events.push(shown(topic, offset, &record, |part| block.slice(part)));
-    }
-    let gaps = block.gaps().iter().filter(|gap| gap.start.0 < page.next);
-    page.gap = gaps.map(|gap| gap.end.since(gap.start)).sum();
-    Ok(page)
-}
-
-fn shown(
+pub(super) fn shown(
     topic: &Arc<str>,
     offset: Offset,
     record: &Record<'_>,

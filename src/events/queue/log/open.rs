@@ -53,7 +53,6 @@ pub(super) struct OpenLog {
     pub(super) accepted: Mutex<Accepted>,
     is_closed: AtomicBool,
     pub(super) spare: Spare,
-    /// For those who follow.
     pub(super) live: Live,
 }
 

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 
 use crate::events::{
@@ -18,7 +19,7 @@ use crate::events::{
 };
 
 #[derive(Debug, Default)]
-pub(super) struct Fake(pub(super) Mutex<State>);
+pub(super) struct Fake(pub(super) Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -27,6 +28,8 @@ pub(super) struct State {
     progress: Vec<(u32, bool)>,
     dead: Vec<u64>,
     is_paused: bool,
+    /// So many events a tail that asks next is too slow for.
+    pub(super) skipped: u64,
     /// The next call of `publish` or `receive` ends in this.
     pub(super) refusal: Option<Refusal>,
     /// What was asked for, as it was understood.
@@ -59,6 +62,17 @@ impl State {
             published: NOW,
             event: self.log[offset].clone(),
         }
+    }
+
+    /// What a tail is told next; the first event after a gap is told of it.
+    fn page(&mut self, from: u64) -> Option<TailPage> {
+        let end = self.log.len();
+        let at = usize::try_from(from).unwrap().min(end);
+        let skipped = std::mem::take(&mut self.skipped);
+        let first = end.min(at + usize::try_from(skipped).unwrap());
+        let events: Vec<_> = (first..end).map(|at| self.stored(at)).collect();
+        let is_any = skipped > 0 || !events.is_empty();
+        is_any.then_some(TailPage { events, next: end as u64, gap: 0, skipped })
     }
 
     fn topic(&self) -> TopicStatus {
@@ -232,23 +246,24 @@ impl Events for Fake {
         ready(Ok(Trace { events: Vec::new(), partial: true }))
     }
 
-    fn tail<'a>(&'a self, topic: &'a str, tail: Tail) -> Answer<'a, TailPage> {
+    fn tail<'a>(&'a self, topic: &'a str, from: Option<u64>) -> Answer<'a, Tail> {
         if let Err(refusal) = is_topic(topic) {
             return ready(Err(refusal));
         }
-        Box::pin(async move {
-            let page = {
-                let state = self.0.lock();
-                let end = state.log.len();
-                let from = tail.from.map_or(end, |from| usize::try_from(from).unwrap().min(end));
-                let events = (from..end).map(|at| state.stored(at)).collect();
-                TailPage { events, next: end as u64, gap: 0 }
-            };
-            if page.events.is_empty() {
-                tokio::time::sleep(tail.wait).await;
+        let end = self.0.lock().log.len() as u64;
+        let next = from.unwrap_or(end);
+        let state = self.0.clone();
+        let pages = stream::unfold((state, next), |(state, next)| async move {
+            loop {
+                let page = state.lock().page(next);
+                if let Some(page) = page {
+                    let next = page.next;
+                    return Some((Ok(page), (state, next)));
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            Ok(page)
-        })
+        });
+        ready(Ok(Tail { next, pages: pages.boxed() }))
     }
 
     fn reopen<'a>(&'a self, _: &'a str) -> Answer<'a, TopicStatus> {
@@ -394,5 +409,5 @@ impl Events for Fake {
 pub(super) fn with(events: impl IntoIterator<Item = Event>) -> Arc<Fake> {
     let log: Vec<Event> = events.into_iter().collect();
     let progress = vec![(0, false); log.len()];
-    Arc::new(Fake(Mutex::new(State { log, progress, ..State::default() })))
+    Arc::new(Fake(Arc::new(Mutex::new(State { log, progress, ..State::default() }))))
 }

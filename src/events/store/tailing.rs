@@ -1,0 +1,148 @@
+//! Live tails: what is on disk of a topic, in order, from some place on and then as it comes.
+//!
+//! A tail reads the log until it has caught up; from then on it is given what was just written from
+//! memory ([`Following`]). Nobody waits for it: one that has been behind for a while, and for so much
+//! that memory has forgotten its place, goes on at the end and is told how many it missed.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::Instant,
+};
+
+use super::{Store, topics::shown};
+use crate::events::{
+    facade::{Refusal, Tail, TailPage},
+    queue::{
+        Offset,
+        log::{Block, Following, Log, ReadError},
+        pool::Pool,
+    },
+};
+
+/// Tails at once, of all topics: each topic that has one keeps some frames in memory.
+pub(super) const MAX_TAILS: usize = 32;
+/// When there may be a place again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Events of one page at most.
+const PAGE: usize = 256;
+/// Read from the log at once.
+const READ: usize = 256 << 10;
+/// For how long a tail may be behind, once it had caught up, before it goes on at the end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// One tail.
+struct Tailing {
+    topic: Arc<str>,
+    log: Log,
+    following: Following,
+    durable: watch::Receiver<Offset>,
+    pool: Pool,
+    /// Where to go on.
+    next: Offset,
+    /// When there was last nothing more to read. `None`: it has not caught up yet.
+    caught_up: Option<Instant>,
+    _place: OwnedSemaphorePermit,
+}
+
+// === impl Store ===
+
+impl Store {
+    pub(super) fn do_tail(&self, name: &str, from: Option<u64>) -> Result<Tail, Refusal> {
+        let topic = self.find_topic(name)?;
+        let log = topic.opened()?.log().clone();
+        let full = |_| Refusal::Busy {
+            detail: format!("{MAX_TAILS} live tails are open, and more are not kept"),
+            retry_after: RETRY_AFTER,
+        };
+        let place = self.0.tails.clone().try_acquire_owned().map_err(full)?;
+        let following = log.follow();
+        let durable = log.subscribe_durable();
+        let next = from.map_or_else(|| log.durable(), Offset);
+        let tailing = Tailing {
+            topic: topic.name(),
+            log,
+            following,
+            durable,
+            pool: self.0.pool.clone(),
+            next,
+            caught_up: None,
+            _place: place,
+        };
+        let pages = stream::try_unfold(tailing, |mut tailing| async move {
+            let page = tailing.page().await?;
+            Ok(Some((page, tailing)))
+        });
+        Ok(Tail { next: next.0, pages: pages.boxed() })
+    }
+}
+
+// === impl Tailing ===
+
+impl Tailing {
+    /// The next page, as soon as there is something to tell. It may be dropped at any time.
+    async fn page(&mut self) -> Result<TailPage, Refusal> {
+        loop {
+            if *self.durable.borrow_and_update() <= self.next {
+                // The log is never dropped: this has a handle.
+                self.durable.changed().await.ok();
+                self.caught_up = Some(Instant::now());
+                continue;
+            }
+            // One that always has more must leave turns to others.
+            tokio::task::yield_now().await;
+            let page = match self.following.read(self.next) {
+                Some(block) => self.of(&block),
+                None if self.is_slow() => self.skip(),
+                None => self.read().await?,
+            };
+            self.next = Offset(page.next);
+            if page.gap + page.skipped > 0 || !page.events.is_empty() {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Whether it has been behind for too long.
+    fn is_slow(&self) -> bool {
+        self.caught_up.is_some_and(|at| at.elapsed() > PATIENCE)
+    }
+
+    /// Goes to the end.
+    fn skip(&mut self) -> TailPage {
+        let end = self.log.durable();
+        self.caught_up = Some(Instant::now());
+        TailPage { next: end.0, skipped: end.since(self.next), ..TailPage::default() }
+    }
+
+    /// What the log has.
+    async fn read(&self) -> Result<TailPage, Refusal> {
+        let (mut reader, from) = (self.log.reader(), self.next);
+        let read = self.pool.run(move || reader.read(from, READ)).await;
+        let read = read.map_err(|undone| Refusal::internal(undone.to_string()))?;
+        match read {
+            Ok(block) => Ok(self.of(&block)),
+            Err(ReadError::Retired { start }) => {
+                let gap = start.since(from);
+                Ok(TailPage { next: start.0, gap, ..TailPage::default() })
+            }
+            Err(error) => Err(Refusal::unavailable(error.to_string())),
+        }
+    }
+
+    fn of(&self, block: &Block) -> TailPage {
+        let mut page = TailPage { next: block.next().0, ..TailPage::default() };
+        for (offset, record) in block.records() {
+            if page.events.len() >= PAGE {
+                page.next = offset.0;
+                break;
+            }
+            page.events.push(shown(&self.topic, offset, &record, |part| block.slice(part)));
+        }
+        let gaps = block.gaps().iter().filter(|gap| gap.start.0 < page.next);
+        page.gap = gaps.map(|gap| gap.end.since(gap.start)).sum();
+        page
+    }
+}

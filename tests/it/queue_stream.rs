@@ -1,0 +1,158 @@
+//! The live tail over real sockets: events as they come, resumed over a restart, and a reader that does
+//! not read.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    time::Instant,
+};
+
+use crate::{
+    harness::{Running, within},
+    queue_http::{event, publish},
+};
+
+fn queue(folder: &Path) -> String {
+    format!(
+        "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+         topics: {{ orders: {{}} }}\n",
+        folder.join("data").display()
+    )
+}
+
+/// A client of a stream.
+struct Stream {
+    socket: TcpStream,
+    /// Without the framing of chunks: these messages have no line that is a hexadecimal number.
+    text: String,
+}
+
+/// One message.
+#[derive(Debug)]
+struct Told {
+    id: String,
+    event: String,
+    data: Value,
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// With a receive buffer as small as the system has them.
+    async fn open(admin: SocketAddr, query: &str, last: Option<&str>) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut socket = socket.connect(admin).await.unwrap();
+        let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
+        let head =
+            format!("GET /v1/topics/orders/stream{query} HTTP/1.1\r\nHost: {admin}\r\n{last}\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut stream = Self { socket, text: String::new() };
+        within("the stream to open", async {
+            while !stream.text.contains("retry: 1000") {
+                stream.fill().await;
+            }
+        })
+        .await;
+        assert!(stream.text.starts_with("HTTP/1.1 200"), "{}", stream.text);
+        stream
+    }
+
+    async fn fill(&mut self) {
+        let mut bytes = vec![0; 64 << 10];
+        let count = self.socket.read(&mut bytes).await.unwrap();
+        assert!(count > 0, "it has ended");
+        self.text += std::str::from_utf8(&bytes[..count]).unwrap();
+    }
+
+    /// The next message with data.
+    async fn next(&mut self) -> Told {
+        within("a message", async {
+            loop {
+                if let Some(told) = self.take() {
+                    return told;
+                }
+                self.fill().await;
+            }
+        })
+        .await
+    }
+
+    fn take(&mut self) -> Option<Told> {
+        loop {
+            let end = self.text.find("\n\n")?;
+            let block: String = self.text.drain(..end + 2).collect();
+            let field = |name: &str| {
+                block.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+            };
+            // A piece may end within a long line: the framing of chunks is within it then.
+            if let Some(data) = field("data:") {
+                let data = serde_json::from_str(&data).unwrap_or(Value::Null);
+                let (id, event) = (field("id:").unwrap(), field("event:").unwrap_or_default());
+                return Some(Told { id, event, data });
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tail_is_told_of_events_as_they_come_and_resumes_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Running::start(&queue(folder.path()));
+    let admin = gateway.gateway().admin_address();
+    let mut stream = Stream::open(admin, "", None).await;
+    for number in 0..3 {
+        publish(admin, &event(&number.to_string(), "k", &json!(number))).await;
+        let told = stream.next().await;
+        assert_eq!((told.id, told.event.as_str()), (number.to_string(), ""));
+        assert_eq!(told.data["event"]["data"], json!(number));
+    }
+    drop(stream);
+    publish(admin, &event("3", "k", &json!(3))).await;
+    drop(gateway);
+
+    let gateway = Running::start(&queue(folder.path()));
+    let admin = gateway.gateway().admin_address();
+    let mut stream = Stream::open(admin, "?from=latest", Some("1")).await;
+    publish(admin, &event("4", "k", &json!(4))).await;
+    for number in 2..5 {
+        let told = stream.next().await;
+        assert_eq!((told.id, &told.data["event"]["data"]), (number.to_string(), &json!(number)));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_is_told_of_a_gap_and_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Running::start(&queue(folder.path()));
+    let admin = gateway.gateway().admin_address();
+    let mut stream = Stream::open(admin, "", None).await;
+    let large = "x".repeat(900 << 10);
+    // More than all buffers on the way and memory have, for longer than a tail may be behind.
+    let since = Instant::now();
+    let mut last = 0;
+    while last < 24 || since.elapsed() < Duration::from_secs(2) {
+        last += 1;
+        let told = publish(admin, &event(&format!("l{last}"), "k", &json!(large))).await;
+        assert_eq!(told.status, 202);
+    }
+    let mut seen = 0;
+    let gap = loop {
+        let told = stream.next().await;
+        if told.event == "gap" {
+            break told;
+        }
+        assert_eq!(told.id, seen.to_string(), "in order and without a gap until then");
+        seen += 1;
+    };
+    let skipped = gap.data["skipped"].as_u64().unwrap();
+    assert_eq!((gap.data["lost"].as_u64(), skipped > 0), (Some(0), true), "{gap:?}");
+    assert_eq!(gap.id, (seen + skipped - 1).to_string(), "it says where it goes on");
+    assert_eq!(seen + skipped, last);
+    publish(admin, &event("end", "k", &json!("end"))).await;
+    let told = stream.next().await;
+    assert_eq!((told.id, &told.data["event"]["id"]), (last.to_string(), &json!("end")));
+}
