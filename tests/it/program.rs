@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Client, within};
+use crate::harness::Client;
 
 const ROUTES: &str = "routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n";
 
@@ -183,7 +183,7 @@ async fn hangup_reloads_and_terminate_drains() {
     std::fs::write(folder.path().join("gateway.yaml"), new).unwrap();
     process.signal("-HUP");
     process.line("taken over");
-    within("the new answer", async { while client.get("/a").await.text() != "b" {} }).await;
+    client.get_until("/a", "b").await;
     process.signal("-INT");
     process.line("stopped");
     assert_eq!(process.exit_code(), Some(0));

@@ -57,8 +57,7 @@ async fn a_changed_file_is_taken_over_by_itself() {
     let mut client = file.running.client().await;
     assert_eq!(client.get("/a").await.text(), "one");
     file.write(&responds("two"));
-    within("the new file to be live", async { while client.get("/a").await.text() != "two" {} })
-        .await;
+    client.get_until("/a", "two").await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! HTTP/1.1 by hand: what a test writes and reads is bytes.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -222,6 +222,17 @@ impl Client {
     /// A GET of this target on the host `test`.
     pub async fn get(&mut self, target: &str) -> Message {
         self.request(&format!("GET {target} HTTP/1.1\nHost: test"), "").await
+    }
+
+    /// Asks for this target until the answer is `wanted`. Not as fast as it can: a connection is good for
+    /// so many requests.
+    pub async fn get_until(&mut self, target: &str, wanted: &str) {
+        within("the new answer", async {
+            while self.get(target).await.text() != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
     }
 
     /// Waits until the peer closes; gives what it sent before that.
