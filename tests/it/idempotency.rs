@@ -231,6 +231,40 @@ async fn what_may_have_been_seen_is_held_until_somebody_says_what_became_of_it()
 }
 
 #[tokio::test]
+async fn the_shell_lists_uncertain_keys_and_resolves_them() {
+    let rig = Rig::new("idempotency: {}", |_| answer("504 Gateway Timeout", "")).await;
+    let admin = rig.gateway.gateway().admin_address().to_string();
+    let queue = async |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+        command.args(["queue", "--admin", &admin]).args(args);
+        let done = tokio::task::spawn_blocking(move || command.output());
+        let output = within("the program", done).await.unwrap().unwrap();
+        let said = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    assert_eq!(queue(&["uncertain"]).await, (Some(0), "no uncertain keys\n".to_owned()));
+    assert_eq!(rig.post("k", ORDER).await.status(), 504);
+    let listed = within("the key to be listed", async {
+        loop {
+            let (_, listed) = queue(&["uncertain"]).await;
+            if listed.contains("POST /orders") {
+                return listed;
+            }
+        }
+    })
+    .await;
+    let row: Vec<_> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    let (id, route, key) = (row[0], row[3], row[row.len() - 3]);
+    assert_eq!((route, key), ("orders", "k"), "{listed}");
+    let told = queue(&["resolve", id, "--outcome", "not_done"]).await;
+    assert_eq!(told, (Some(0), format!("{id} is not done\n")));
+    let (code, told) = queue(&["resolve", id, "--outcome", "done"]).await;
+    assert!(code == Some(1) && told.contains("no uncertain key named"), "{told}");
+    assert_eq!(rig.post("k", ORDER).await.status(), 504);
+    assert_eq!(rig.effects(), 2, "it was sent again");
+}
+
+#[tokio::test]
 async fn a_late_answer_says_what_became_of_the_key() {
     let late = |_| Reply::After(Duration::from_millis(600), crate::harness::origin::ok("fine"));
     let rig = Rig::new("timeout: 400ms, idempotency: {}", late).await;

@@ -96,6 +96,10 @@ enum Command {
     Resume(operate::Named),
     /// Free a key that an event has blocked
     Unblock(operate::Unblock),
+    /// Idempotency keys of which nobody knows what became of their request
+    Uncertain,
+    /// Say what became of the request of such a key
+    Resolve(operate::Resolve),
     /// Recover an offline topic
     Reopen(operate::Topic),
     /// Say that the clock is right after a jump
@@ -166,6 +170,8 @@ fn asked(command: &Command) -> Result<Asked, String> {
         Command::Pause(args) => args.asked("pause"),
         Command::Resume(args) => args.asked("resume"),
         Command::Unblock(args) => args.asked(),
+        Command::Uncertain => get("/v1/idempotency?state=uncertain".to_owned(), show::uncertain),
+        Command::Resolve(args) => args.asked(),
         Command::Reopen(args) => args.asked("reopen", show::topic),
         Command::ConfirmClock => {
             post("/v1/queue/confirm-clock".to_owned(), &json!({}), |_| "confirmed\n".to_owned())

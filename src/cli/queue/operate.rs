@@ -125,6 +125,21 @@ pub(super) struct Cancel {
     id: String,
 }
 
+/// `sluice queue resolve`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice queue uncertain
+  sluice queue resolve A3F.. --outcome done         a repetition is answered 200, and not sent
+  sluice queue resolve A3F.. --outcome not_done     a repetition is sent")]
+pub(super) struct Resolve {
+    /// What `uncertain` printed
+    id: String,
+    /// `done` or `not_done`
+    #[arg(long, value_name = "WORD", value_parser = ["done", "not_done"])]
+    outcome: String,
+}
+
 /// `sluice queue seek`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -311,6 +326,15 @@ impl Seek {
         };
         let target = subscription(&self.subscription, "/seek");
         Ok(post(target, &json!({ "to": to }), show::subscription))
+    }
+}
+
+// === impl Resolve ===
+
+impl Resolve {
+    pub(super) fn asked(&self) -> Asked {
+        let target = format!("/v1/idempotency/{}/resolve", segment(&self.id));
+        post(target, &json!({ "outcome": self.outcome }), show::resolved)
     }
 }
 

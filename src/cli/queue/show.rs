@@ -228,6 +228,29 @@ pub(super) fn job(told: &Value) -> String {
     out
 }
 
+pub(super) fn uncertain(told: &Value) -> String {
+    let row = |it: &&Value| {
+        vec![
+            text(&it["id"]),
+            text(&it["since"]),
+            text(&it["expires_at"]),
+            text(&it["route"]),
+            text(&it["principal"]),
+            text(&it["key"]),
+            format!("{} {}", text(&it["method"]), text(&it["target"])),
+        ]
+    };
+    let rows: Vec<_> = list(told, "keys").iter().map(row).collect();
+    if rows.is_empty() {
+        return "no uncertain keys\n".to_owned();
+    }
+    table(&["ID", "SINCE", "UNTIL", "ROUTE", "PRINCIPAL", "KEY", "REQUEST"], &rows)
+}
+
+pub(super) fn resolved(told: &Value) -> String {
+    format!("{} is {}\n", text(&told["id"]), text(&told["outcome"]).replace('_', " "))
+}
+
 fn jobs_table(jobs: &[&Value]) -> String {
     let row = |it: &&Value| {
         vec![
