@@ -139,11 +139,12 @@ async fn measure(gateway: &Gateway, (publishers, rate, tails): (u64, u64, usize)
 /// A stream that has begun.
 async fn open(address: SocketAddr, path: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.expect("a connection");
-    let head = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     socket.write_all(head.as_bytes()).await.expect("a request");
     let mut text = Vec::new();
     while !text.windows(6).any(|six| six == b"retry:") {
-        assert!(socket.read_buf(&mut text).await.expect("an answer") > 0, "an answer");
+        let count = socket.read_buf(&mut text).await.expect("an answer");
+        assert!(count > 0, "{}", String::from_utf8_lossy(&text));
     }
     assert!(text.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&text));
     socket

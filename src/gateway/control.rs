@@ -118,8 +118,8 @@ impl Control {
         let access_log =
             AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
         let plan = Plan::new(config, None, &resolver, &metrics.thread(), &keyring)?;
-        let keeper = Keeper::open(&plan, &metrics.thread()).await?;
         let exporter = Exporter::start(&metrics.thread());
+        let keeper = Keeper::open(&plan, &metrics.thread(), &exporter).await?;
         exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         let (tunnels, deadline) = channel::channel(None);
         let mut workers = Vec::new();
@@ -247,7 +247,7 @@ impl Control {
             let listeners = prepared.for_worker()?;
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
-        self.keeper.follow(&plan, Some(&self.plan)).await?;
+        self.keeper.follow(&plan, Some(&self.plan), &self.exporter).await?;
         let path = &plan.config.telemetry.access_log.path;
         self.access_log.reopen(path).map_err(StartError::AccessLog)?;
         if let Some(log) = &self.options.log {

@@ -19,7 +19,7 @@ use tower::Service as _;
 use crate::{
     balancer::Balance,
     config,
-    error::{Error, Kind, Result, RetryClass, Unsent},
+    error::{Error, Kind, Result, RetryClass, Sent, Unsent},
     events::settings,
     gateway::build::Plan,
     http::{
@@ -28,7 +28,11 @@ use crate::{
         peer::Address,
         sink::{Ending, Parcel, Reply, Sending, Sink, Target},
     },
-    telemetry::{metrics::Cells, task::Spawner},
+    telemetry::{
+        metrics::Cells,
+        task::Spawner,
+        tracing::{Delivered, Delivery, Exporter, Tracer, propagation::TRACEPARENT},
+    },
     upstream::{Forward, Pools},
 };
 
@@ -43,6 +47,9 @@ struct Inner {
     pools: Arc<Pools>,
     peer: Arc<Peer>,
     ways: RwLock<Arc<Ways>>,
+    /// Its cells are those of the thread that delivers.
+    cells: Cells,
+    tracer: RwLock<Option<Arc<Tracer>>>,
 }
 
 /// The balancers of what subscriptions push to, by the upstream's name.
@@ -55,6 +62,15 @@ struct Exchange {
     request: Request,
     deadline: Instant,
     max_answer: usize,
+    traced: Option<Traced>,
+}
+
+/// Its span.
+struct Traced {
+    tracer: Arc<Tracer>,
+    delivery: Delivery,
+    /// What its endpoints' names begin with.
+    upstream: Arc<str>,
 }
 
 // === impl Outbox ===
@@ -66,7 +82,8 @@ impl Outbox {
         let (_, deadline) = channel::channel(None);
         let pools = Pools::new(cells.clone(), Spawner::new(), deadline);
         let peer = Arc::new(Peer::new(NAME.into(), Address::Unix, Address::Unix));
-        Self(Arc::new(Inner { pools, peer, ways: RwLock::default() }))
+        let (ways, tracer) = (RwLock::default(), RwLock::default());
+        Self(Arc::new(Inner { pools, peer, ways, cells: cells.clone(), tracer }))
     }
 
     /// Knows the ways of `plan` as well, before subscriptions hear of it.
@@ -76,8 +93,10 @@ impl Outbox {
         *self.0.ways.write() = Arc::new(ways);
     }
 
-    /// Knows the ways of `plan` and no others, once subscriptions follow it.
-    pub(super) fn follow(&self, plan: &Plan) {
+    /// Knows the ways of `plan` and no others, once subscriptions follow it, and traces as it says.
+    pub(super) fn follow(&self, plan: &Plan, exporter: &Exporter) {
+        let tracing = plan.config.telemetry.tracing.as_ref();
+        *self.0.tracer.write() = exporter.tracer(tracing, &self.0.cells).map(Arc::new);
         *self.0.ways.write() = Arc::new(self.ways(plan));
         self.0.pools.prune();
     }
@@ -114,9 +133,15 @@ impl Outbox {
         parts.uri = target.into();
         parts.headers = parcel.headers;
         parts.headers.extend(host.map(|host| (header::HOST, host)));
+        let tracer = self.0.tracer.read().clone();
+        let traced = tracer.zip(parcel.origin).map(|(tracer, origin)| {
+            let delivery = Delivery::begin(origin);
+            parts.headers.insert(TRACEPARENT, delivery.traceparent());
+            Traced { tracer, delivery, upstream: name }
+        });
         let cx = Context::new(self.0.peer.clone(), parcel.method, Version::HTTP_11);
         let request = Request::new(parts, Body::full(parcel.body), cx);
-        Ok(Exchange { balance, request, deadline, max_answer: parcel.max_answer })
+        Ok(Exchange { balance, request, deadline, max_answer: parcel.max_answer, traced })
     }
 }
 
@@ -150,7 +175,7 @@ fn path(url: &Uri) -> PathAndQuery {
 
 impl Exchange {
     async fn run(self) -> Ending {
-        let Self { balance, request, deadline, max_answer } = self;
+        let Self { balance, request, deadline, max_answer, traced } = self;
         let cx = request.cx.clone();
         // In a box, so that it is known when it is dropped: after it was told why.
         let mut answer = Box::pin(call(balance, request));
@@ -160,11 +185,33 @@ impl Exchange {
         });
         drop(answer);
         let outcome = Outcome::of(&result, &cx);
-        match result {
+        let mut end = Delivered {
+            address: traced.as_ref().and_then(|traced| traced.address(&cx)),
+            status: result.as_ref().ok().map(Response::status),
+            reason: result.as_ref().err().map(|error| error.kind().reason()),
+        };
+        let ending = match result {
             Ok(response) => read(response, deadline, max_answer).await,
             Err(error) if outcome == Outcome::NotSent => Ending::NotSent(error.to_string().into()),
             Err(error) => Ending::MaybeSeen(error.to_string().into()),
+        };
+        if let Some(Traced { tracer, delivery, .. }) = &traced {
+            if !matches!(ending, Ending::Answered(_)) {
+                end.reason.get_or_insert(Kind::UpstreamReset(Sent::MaybeSeen).reason());
+            }
+            tracer.delivered(delivery, &end);
         }
+        ending
+    }
+}
+
+// === impl Traced ===
+
+impl Traced {
+    /// Of the endpoint that it came to.
+    fn address(&self, cx: &Context) -> Option<Box<str>> {
+        let endpoint = cx.with_attempts(|all| Some(all.last()?.endpoint.clone()))?;
+        Some(endpoint.strip_prefix(&*self.upstream)?.strip_prefix('/')?.into())
     }
 }
 

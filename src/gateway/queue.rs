@@ -28,6 +28,7 @@ use crate::{
         SUBSCRIPTION_LAG_BYTES, SUBSCRIPTION_LAG_EVENTS, SUBSCRIPTION_LOST,
         SUBSCRIPTION_OLDEST_AGE, SUBSCRIPTION_PARKED, SUBSCRIPTION_PAUSED, SUBSCRIPTION_SUSPECTS,
     },
+    telemetry::tracing::Exporter,
 };
 
 /// Topics and subscriptions that have series of their own: those first by name.
@@ -64,11 +65,15 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Opens the store that `plan` asks for; without topics there is none. Where another process has it
     /// and `queue.lock_wait` allows, it is opened later: [`Keeper::opened`].
-    pub(super) async fn open(plan: &Plan, cells: &Cells) -> Result<Self, StartError> {
+    pub(super) async fn open(
+        plan: &Plan,
+        cells: &Cells,
+        exporter: &Exporter,
+    ) -> Result<Self, StartError> {
         let outbox = Outbox::new(cells);
         let queue = Queue::default();
         let mut keeper = Self { queue, outbox, delivery: None, settings: None };
-        keeper.follow(plan, None).await?;
+        keeper.follow(plan, None, exporter).await?;
         Ok(keeper)
     }
 
@@ -82,13 +87,14 @@ impl Keeper {
         &mut self,
         plan: &Plan,
         previous: Option<&Plan>,
+        exporter: &Exporter,
     ) -> Result<(), StartError> {
         // Whoever hears of the new settings finds the way; the old ways last as long as the old ones.
         self.outbox.learn(plan);
         let followed = self.follow_settings(plan.config.events.as_ref()).await;
         match (&followed, previous) {
-            (Ok(()), _) => self.outbox.follow(plan),
-            (Err(_), Some(previous)) => self.outbox.follow(previous),
+            (Ok(()), _) => self.outbox.follow(plan, exporter),
+            (Err(_), Some(previous)) => self.outbox.follow(previous, exporter),
             (Err(_), None) => {}
         }
         followed

@@ -30,7 +30,10 @@ use crate::{
         held::Held,
         idempotency::{KeyHonoured, Rider},
     },
-    telemetry::{metrics::RouteMetrics, tracing::Trace},
+    telemetry::{
+        metrics::RouteMetrics,
+        tracing::{Publishing, Trace},
+    },
 };
 
 /// Shared knowledge about one exchange. Cloning counts a reference.
@@ -57,6 +60,7 @@ struct Cells {
     reason: OnceLock<&'static str>,
     deadline: OnceLock<Instant>,
     event_ids: OnceLock<Box<[Box<str>]>>,
+    publishings: OnceLock<Box<Mutex<Vec<Publishing>>>>,
     overtime: OnceLock<Overtime>,
     rider: OnceLock<Rider>,
     key_honoured: OnceLock<KeyHonoured>,
@@ -116,6 +120,7 @@ impl Context {
             reason: OnceLock::new(),
             deadline: OnceLock::new(),
             event_ids: OnceLock::new(),
+            publishings: OnceLock::new(),
             overtime: OnceLock::new(),
             rider: OnceLock::new(),
             key_honoured: OnceLock::new(),

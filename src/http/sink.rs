@@ -9,6 +9,8 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri, uri::PathAndQuery};
 
+use crate::telemetry::tracing::Origin;
+
 /// Sends what is delivered.
 pub trait Sink: fmt::Debug + Send + Sync + 'static {
     /// Sends once: follows no redirect and tries nothing again. Dropped, the exchange is given up.
@@ -23,8 +25,10 @@ pub type Sending = Pin<Box<dyn Future<Output = Ending> + Send>>;
 pub struct Parcel {
     /// Where to.
     pub target: Target,
-    /// On whose behalf, for traces.
+    /// On whose behalf.
     pub subscription: Arc<str>,
+    /// What its span tells; `None`: it has none.
+    pub origin: Option<Box<Origin>>,
     /// What is asked.
     pub method: Method,
     /// Every field but `Host` and those of the framing.

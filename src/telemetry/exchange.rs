@@ -154,7 +154,7 @@ impl Exchange {
             && let Some(tracer) = &self.recorder.tracer
             && let Some(trace) = self.cx.trace()
         {
-            tracer.finish(Finished {
+            tracer.finish(&Finished {
                 cx: self.cx.clone(),
                 trace: *trace,
                 noted,

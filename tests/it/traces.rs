@@ -613,3 +613,135 @@ async fn explain_tells_whether_a_request_is_sampled() {
         assert_eq!(told["steps"][0]["outcome"], outcome, "{told}");
     }
 }
+
+/// A route that publishes, and a webhook that gets its events; the first answer of it is 503.
+async fn publishing(collector: &Origin, folder: &Path, origin: &Origin) -> (Running, Origin) {
+    let webhook = Origin::start(|number, _| {
+        let status = if number == 0 { "503 X" } else { "200 OK" };
+        Reply::Answer(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes())
+    })
+    .await;
+    let yaml = format!(
+        "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+         topics: {{ orders: {{}}, audit: {{}} }}\n\
+         subscriptions:\n\
+         - {{ name: mail, topic: orders, push: {{ url: \"http://{}/hook?token=secret\" }}, \
+         retry: {{ schedule: [0s], max_attempts: 5 }} }}\n\
+         upstreams: {{ origin: {{ endpoints: [\"{}\"] }} }}\n\
+         routes:\n\
+         - name: order\n\
+         \x20 match: {{ path: \"/orders/{{id}}\" }}\n\
+         \x20 upstream: origin\n\
+         \x20 publish:\n\
+         \x20 - {{ topic: orders, type: order.created }}\n\
+         \x20 - {{ topic: audit, type: order.asked, mode: before, data: none }}\n",
+        folder.join("data").display(),
+        webhook.address(),
+        origin.address()
+    );
+    (start(traced(&url(collector), "0%", &yaml)), webhook)
+}
+
+#[tokio::test]
+async fn an_event_has_a_span_where_it_is_published_and_each_delivery_one_that_is_linked_to_it() {
+    let (collector, origin) = (willing().await, Origin::ok("{}").await);
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, webhook) = publishing(&collector, folder.path(), &origin).await;
+    let told = get(&gateway, &format!("traceparent: {SAMPLED}")).await;
+    assert_eq!(told.status(), 200);
+    let of = |kind: SpanKind| {
+        let all = exported(&collector).into_iter();
+        all.filter(move |span| span.kind() == kind).collect::<Vec<_>>()
+    };
+    eventually("two deliveries", || of(SpanKind::Consumer).len() == 2).await;
+    eventually("the request", || !of(SpanKind::Server).is_empty()).await;
+    let (server, mut published) = (of(SpanKind::Server).remove(0), of(SpanKind::Producer));
+    published.sort_by(|one, other| other.name.cmp(&one.name));
+    let names: Vec<_> = published.iter().map(|span| &*span.name).collect();
+    assert_eq!(names, ["publish orders", "publish audit"]);
+    for span in &published {
+        assert_eq!((&span.trace_id, &span.parent_span_id), (&server.trace_id, &server.span_id));
+        assert!(!is_error(span) && span.links.is_empty());
+        assert!(span.start_time_unix_nano >= server.start_time_unix_nano);
+        assert!(span.end_time_unix_nano <= server.end_time_unix_nano);
+    }
+    let event = words(&published[0].attributes);
+    says(
+        &event,
+        &[
+            ("messaging.system", "sluice"),
+            ("messaging.operation.name", "publish"),
+            ("messaging.operation.type", "send"),
+            ("messaging.destination.name", "orders"),
+        ],
+    );
+    let id = &*event["messaging.message.id"];
+    assert!(told.all("sluice-event-id").contains(&id), "{id}");
+
+    let (deliveries, hooks) = (of(SpanKind::Consumer), webhook.requests());
+    assert_eq!(hooks.len(), 2);
+    assert_ne!(deliveries[0].trace_id, deliveries[1].trace_id);
+    assert!(!format!("{deliveries:?}").contains("secret"));
+    for (delivery, (number, hook)) in deliveries.iter().zip(hooks.iter().enumerate()) {
+        delivered(delivery, &published[0], hook);
+        let (attempt, port) = ((number + 1).to_string(), webhook.address().port().to_string());
+        says(
+            &words(&delivery.attributes),
+            &[
+                ("messaging.message.id", id),
+                ("sluice.attempt", &attempt),
+                ("http.response.status_code", if number == 0 { "503" } else { "200" }),
+                ("server.address", "127.0.0.1"),
+                ("server.port", &port),
+            ],
+        );
+        assert_eq!(is_error(delivery), number == 0);
+        assert_eq!(words(&delivery.attributes).contains_key("error.type"), number == 0);
+    }
+}
+
+fn says(words: &HashMap<String, String>, all: &[(&str, &str)]) {
+    for (name, value) in all {
+        assert_eq!(words.get(*name).map(String::as_str), Some(*value), "{name} of {words:#?}");
+    }
+}
+
+/// The span of a delivery, of what this span has published, that came to the webhook like this.
+fn delivered(delivery: &Span, published: &Span, hook: &Message) {
+    let link = &delivery.links[0];
+    assert_eq!((&link.trace_id, &link.span_id), (&published.trace_id, &published.span_id));
+    assert_eq!(delivery.links.len(), 1);
+    assert_ne!(delivery.trace_id, published.trace_id, "a trace of its own");
+    assert!(delivery.parent_span_id.is_empty());
+    let own = [hex(&delivery.trace_id), hex(&delivery.span_id), "01".to_owned()];
+    assert_eq!(seen(hook), own, "what the receiver does follows from the delivery");
+    let body: serde_json::Value = serde_json::from_slice(&hook.body).unwrap();
+    let context = format!("00-{}-{}-01", hex(&published.trace_id), hex(&published.span_id));
+    assert_eq!(body["traceparent"], context, "where the event comes from");
+    assert_eq!(delivery.name, "deliver orders");
+    says(
+        &words(&delivery.attributes),
+        &[
+            ("messaging.system", "sluice"),
+            ("messaging.operation.name", "deliver"),
+            ("messaging.operation.type", "process"),
+            ("messaging.destination.name", "orders"),
+            ("messaging.destination.subscription.name", "mail"),
+        ],
+    );
+}
+
+#[tokio::test]
+async fn the_events_of_unsampled_requests_have_no_spans_and_carry_their_trace() {
+    let (collector, origin) = (willing().await, Origin::ok("{}").await);
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, webhook) = publishing(&collector, folder.path(), &origin).await;
+    assert_eq!(get(&gateway, &format!("traceparent: {UNSAMPLED}")).await.status(), 200);
+    eventually("two deliveries", || webhook.requests().len() == 2).await;
+    for hook in webhook.requests() {
+        assert_eq!(hook.field("traceparent"), Some(UNSAMPLED), "the event's, as it came");
+    }
+    gateway.gateway().drain(Drain::Prompt);
+    within("the end", gateway.gateway().stopped()).await;
+    assert_eq!(exported(&collector).len(), 0);
+}

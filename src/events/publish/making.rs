@@ -53,6 +53,8 @@ pub(super) struct Origin<'a> {
     pub(super) source: &'a str,
     /// When the request came.
     pub(super) now: SystemTime,
+    /// Which of the route's events it is.
+    pub(super) number: usize,
 }
 
 /// The event as far as the request says it.
@@ -66,7 +68,10 @@ pub(super) fn of_request(
     let after = |span: std::time::Duration| {
         now.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
     };
-    let trace = TraceParent::of(&parts.headers).map(|parent| parent.encode());
+    // Where the publish has a span, what follows from the event follows from that.
+    let own = cx.trace().filter(|trace| trace.is_sampled());
+    let own = own.map(|trace| trace.publishing(origin.number));
+    let trace = own.or_else(|| TraceParent::of(&parts.headers)).map(|parent| parent.encode());
     Event {
         id,
         source: origin.source.to_owned(),

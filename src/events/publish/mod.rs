@@ -19,6 +19,7 @@ mod plan;
 pub mod redact;
 mod run;
 pub mod settings;
+mod spans;
 
 pub use self::{
     layer::{Publish, PublishLayer, Publisher},

@@ -42,6 +42,8 @@ pub(super) struct Plan {
 /// One event that may follow.
 pub(super) struct Item {
     pub(super) publication: Arc<Publication>,
+    /// Which of the route's it is, from 0.
+    pub(super) number: usize,
     /// As far as the request says it.
     pub(super) owed: Owed,
     pub(super) permit: Permit,
@@ -75,13 +77,13 @@ impl Plan {
         let body = request.body.as_full().cloned().unwrap_or_default();
         let needs_json = publications.iter().any(|it| it.settings.selects_json());
         let json = if needs_json { making::parse(&body) } else { None };
-        let origin = Origin { source, now };
         let mut items = Vec::with_capacity(publications.len());
         for (index, publication) in publications.iter().enumerate() {
             let id = match &key {
                 Some(key) => key.event_id(index),
                 None => new_id(making::millis(now)),
             };
+            let origin = Origin { source, now, number: index };
             let input = Input { body: json.as_ref(), ..Input::new(parts, cx) };
             items.push(Item::new(publication, origin, id, (parts, cx), (&body, &input))?);
         }
@@ -147,7 +149,7 @@ impl Item {
         let grown = if settings.data.has_response() { limit.max(bytes) } else { bytes };
         let wanted = grown + GROWTH + late_keys + uncertain_kind(&settings.kind).len() as u64;
         let permit = target.permit(Purpose::Publish, wanted).map_err(refused)?;
-        Ok(Self { publication: publication.clone(), owed, permit, content })
+        Ok(Self { publication: publication.clone(), number: origin.number, owed, permit, content })
     }
 
     pub(super) fn settings(&self) -> &Settings {

@@ -13,6 +13,7 @@ use super::{
     peek::peek,
     plan::{Item, Kept, Plan, refused},
     settings::{Ack, Mode, OnError, When},
+    spans::Producing,
 };
 use crate::{
     error::{Error, Kind, QueueFault},
@@ -66,7 +67,10 @@ pub(super) async fn run<S: Next>(
     let Plan { items, room, key, request: kept } = plan;
     let (before, after): (Vec<_>, Vec<_>) =
         items.into_iter().partition(|item| item.settings().mode == Mode::Before);
-    let mut ids = match append_first(before).await {
+    let producing = Producing::begin(&kept.cx, before.iter());
+    let first = append_first(before).await;
+    producing.end(&kept.cx, first.as_deref().unwrap_or_default(), first.as_ref().err());
+    let mut ids = match first {
         Ok(ids) => ids,
         // With its key, which nobody has used.
         Err(error) => {
@@ -253,6 +257,8 @@ async fn end(
     mut client: Client,
 ) {
     let Finished { result, outcome, following, body } = finished;
+    let stored = following.iter().filter(|it| it.verdict != Verdict::Nothing);
+    let producing = Producing::begin(&kept.cx, stored.map(|it| &it.item));
     let (recorded, direct): (Vec<_>, Vec<_>) = following
         .into_iter()
         .filter(|it| it.verdict != Verdict::Nothing)
@@ -289,6 +295,7 @@ async fn end(
     if !ids.is_empty() {
         kept.cx.set_event_ids(ids.iter().cloned());
     }
+    producing.end(&kept.cx, ids, failure.as_ref());
     client.answer(match failure {
         None => result.map(|response| tell(response, ids)),
         Some(error) => Err(error),

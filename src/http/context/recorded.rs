@@ -14,6 +14,7 @@ use crate::{
         held::Held,
         idempotency::{KeyHonoured, Rider},
     },
+    telemetry::tracing::Publishing,
 };
 
 /// Who hears that the time was up. Empty once it was told.
@@ -83,5 +84,18 @@ impl Context {
     /// Written by `publish`.
     pub fn set_event_ids(&self, ids: impl IntoIterator<Item = Box<str>>) {
         super::set(&self.0.event_ids, ids.into_iter().collect());
+    }
+
+    /// What the spans of its events tell. The list is locked meanwhile.
+    pub fn with_publishings<R>(&self, read: impl FnOnce(&[Publishing]) -> R) -> R {
+        match self.0.publishings.get() {
+            Some(all) => read(&all.lock()),
+            None => read(&[]),
+        }
+    }
+
+    /// Written by `publish`, of a sampled request only.
+    pub fn add_publishings(&self, more: impl IntoIterator<Item = Publishing>) {
+        self.0.publishings.get_or_init(Box::default).lock().extend(more);
     }
 }

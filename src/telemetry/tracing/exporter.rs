@@ -1,23 +1,15 @@
 //! Spans to the collector, in batches, from the control thread.
 //!
-//! Workers put finished requests into a bounded queue and never wait for it. One task takes them
-//! out, makes their spans, and sends those one batch after another: a batch that cannot be sent is
-//! tried again for a while, then it is lost and counted, and so is what finds the queue full
-//! meanwhile. A collector that is gone costs one warning a minute and nothing else.
+//! Workers put the spans of finished requests into a bounded queue and never wait for it. One task takes
+//! them out and sends them one batch after another: a batch that cannot be sent is tried again for a
+//! while, then it is lost and counted, and so is what finds the queue full meanwhile. A collector that is
+//! gone costs one warning a minute, and what the queue and two batches have in bytes.
 //!
 //! The task ends with [`Exporter::finish`], which sends what is left within its time.
 
 use std::{fmt, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use opentelemetry_proto::{
-    tonic::collector::trace::v1::ExportTraceServiceRequest,
-    transform::{
-        common::tonic::ResourceAttributesWithSchema,
-        trace::tonic::group_spans_by_resource_and_scope,
-    },
-};
-use prost::Message;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, sleep_until, timeout_at},
@@ -26,20 +18,21 @@ use tokio::{
 use super::{
     Settings,
     otlp::{Client, Failure},
+    queue::{self, Encoded, Envelope, SpanQueue, Waiting},
     resource,
-    tracer::{Finished, Tracer},
+    tracer::Tracer,
 };
 use crate::telemetry::{
     metrics::{Cells, Counter, SPANS_EXPORTED, SPANS_LOST},
     task,
 };
 
-/// Requests that wait for the exporter; each keeps about a KiB.
-const QUEUE: usize = 4096;
 /// Orders that wait while an export is under way.
 const ORDERS: usize = 4;
-/// Requests in one batch: with all their spans below the 4 MiB that gRPC servers take.
+/// Requests in one batch, ...
 const BATCH: usize = 256;
+/// ... if their spans have less: well below the 4 MiB that gRPC servers take.
+const BATCH_BYTES: usize = 2 << 20;
 /// How long a batch gathers.
 const GATHER: Duration = Duration::from_secs(1);
 /// How often it is looked whether it is full by then. Nobody is woken for a single request.
@@ -55,7 +48,7 @@ const COMPLAINTS: Duration = Duration::from_mins(1);
 
 /// Control's side of the exporter.
 pub struct Exporter {
-    queue: mpsc::Sender<Finished>,
+    queue: SpanQueue,
     orders: mpsc::Sender<Order>,
 }
 
@@ -68,11 +61,11 @@ enum Order {
 
 /// The task's side.
 struct Exporting {
-    queue: mpsc::Receiver<Finished>,
-    resource: ResourceAttributesWithSchema,
+    queue: Waiting,
+    envelope: Envelope,
     client: Option<Client>,
     /// What is being gathered.
-    batch: Vec<Finished>,
+    batch: Vec<Encoded>,
     /// What is being sent.
     pending: Option<Pending>,
     exported: Counter,
@@ -96,11 +89,11 @@ impl Exporter {
     /// Starts the task on the current runtime; it exports nothing until it is told where to.
     /// `cells` are this thread's.
     pub fn start(cells: &Cells) -> Self {
-        let (queue, out) = mpsc::channel(QUEUE);
+        let (queue, out) = queue::bounded(queue::ENTRIES, queue::BYTES);
         let (orders, inbox) = mpsc::channel(ORDERS);
         let exporting = Exporting {
             queue: out,
-            resource: (&resource::detect()).into(),
+            envelope: Envelope::new(&(&resource::detect()).into()),
             client: None,
             batch: Vec::new(),
             pending: None,
@@ -140,8 +133,7 @@ impl Exporter {
 
 impl fmt::Debug for Exporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let waiting = self.queue.max_capacity() - self.queue.capacity();
-        f.debug_struct("Exporter").field("waiting", &waiting).finish_non_exhaustive()
+        f.debug_struct("Exporter").field("waiting", &self.queue.len()).finish_non_exhaustive()
     }
 }
 
@@ -223,39 +215,43 @@ impl Exporting {
     }
 
     async fn gather(&mut self) {
-        if self.batch.is_empty() && self.queue.recv_many(&mut self.batch, BATCH).await == 0 {
-            // All senders are gone: only an order can come now.
-            return std::future::pending().await;
+        if self.batch.is_empty() {
+            match self.queue.next().await {
+                Some(first) => self.batch.push(first),
+                // All senders are gone: only an order can come now.
+                None => return std::future::pending().await,
+            }
         }
+        self.take();
         let due = Instant::now() + GATHER;
-        while self.batch.len() < BATCH && Instant::now() < due {
+        while !self.is_full() && Instant::now() < due {
             sleep(LOOK).await;
             self.take();
         }
     }
 
+    fn is_full(&self) -> bool {
+        let bytes: usize = self.batch.iter().map(Encoded::bytes).sum();
+        self.batch.len() >= BATCH || bytes >= BATCH_BYTES
+    }
+
     /// Fills the batch with what waits.
     fn take(&mut self) {
-        while self.batch.len() < BATCH
-            && let Ok(finished) = self.queue.try_recv()
+        while !self.is_full()
+            && let Some(entry) = self.queue.take()
         {
-            self.batch.push(finished);
+            self.batch.push(entry);
         }
     }
 
     fn encode(&mut self) {
-        let mut spans = Vec::with_capacity(self.batch.len() * 2);
-        for finished in self.batch.drain(..) {
-            finished.push_spans(&mut spans);
-        }
-        if spans.is_empty() {
+        if self.batch.is_empty() {
             return;
         }
-        let count = spans.len() as u64;
-        let resource_spans = group_spans_by_resource_and_scope(spans, &self.resource);
-        let message = ExportTraceServiceRequest { resource_spans }.encode_to_vec().into();
-        self.pending =
-            Some(Pending { message, spans: count, tries: 0, not_before: Instant::now() });
+        let spans = self.batch.iter().map(Encoded::spans).sum();
+        let message = self.envelope.close(&self.batch);
+        self.batch = Vec::new();
+        self.pending = Some(Pending { message, spans, tries: 0, not_before: Instant::now() });
     }
 
     /// Tries to send what is pending, once.
@@ -333,8 +329,8 @@ impl Exporting {
     }
 
     fn give_up(&mut self) {
-        while let Ok(finished) = self.queue.try_recv() {
-            self.failed.add(finished.spans());
+        while let Some(entry) = self.queue.take() {
+            self.failed.add(entry.spans());
         }
     }
 }
@@ -350,7 +346,7 @@ mod tests {
         http::{Context, Peer, peer::Address},
         telemetry::{
             metrics::Metrics,
-            tracing::{Collector, Protocol},
+            tracing::{Collector, Finished, Protocol},
         },
     };
 
@@ -367,7 +363,7 @@ mod tests {
         let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), Method::GET, Version::HTTP_11);
         let noted = tracer.begin(&cx, &mut HeaderMap::new()).unwrap();
-        tracer.finish(Finished {
+        tracer.finish(&Finished {
             trace: *cx.trace().unwrap(),
             cx,
             noted,
@@ -417,14 +413,14 @@ mod tests {
     async fn what_finds_the_queue_full_is_lost_at_once() {
         let metrics = Metrics::new();
         let (exporter, tracer) = started(&metrics).await;
-        for _ in 0..QUEUE + 7 {
+        for _ in 0..queue::ENTRIES + 7 {
             request(&tracer);
         }
         assert_eq!(lost(&metrics, "queue-full"), 7);
         assert_eq!(lost(&metrics, "export-failed"), 0);
         // The end does not try one batch after another where the first has failed.
         exporter.finish(Instant::now() + Duration::from_mins(1)).await;
-        assert_eq!(lost(&metrics, "export-failed"), QUEUE as u64);
+        assert_eq!(lost(&metrics, "export-failed"), queue::ENTRIES as u64);
     }
 
     #[tokio::test(start_paused = true)]

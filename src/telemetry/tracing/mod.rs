@@ -2,22 +2,25 @@
 //! collector by OTLP.
 //!
 //! [`propagation`] reads and writes the header fields (pure); [`tracer`] decides for each request on
-//! its worker; [`span`] says what a span is called and has in it; [`exporter`] sends batches of them
-//! from the control thread, over [`otlp`].
+//! its worker; [`span`] and [`messaging`] say what a span is called and has in it; [`queue`] holds those
+//! that are over, encoded; [`exporter`] sends batches of them from the control thread, over [`otlp`].
 //!
 //! Where no `tracing` is configured the fields pass through as they came. The SDK's own tracer and
 //! batch processor are not used: they make a span object for each request, have a thread of their
 //! own, and tell nobody how many spans they dropped.
 
 pub mod exporter;
+pub mod messaging;
 pub mod otlp;
 pub mod propagation;
+mod queue;
 mod resource;
 pub mod span;
 pub mod tracer;
 
 pub use self::{
     exporter::Exporter,
+    messaging::{Delivered, Delivery, Origin, Publishing},
     span::Outgoing,
     tracer::{Finished, Noted, Trace, Tracer},
 };

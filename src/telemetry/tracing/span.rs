@@ -23,7 +23,7 @@ use opentelemetry_semantic_conventions::{
     },
 };
 
-use super::tracer::Finished;
+use super::{queue::Encoded, tracer::Finished};
 use crate::{
     http::{ClientIp, Context, Target, context::Attempt, peer::Address},
     telemetry::clock,
@@ -43,7 +43,8 @@ const RETRY_REASON: &str = "sluice.retry.reason";
 /// Bytes of a text: so that a batch of spans has a bound too.
 const MAX_TEXT: usize = 1024;
 
-static SCOPE: LazyLock<InstrumentationScope> = LazyLock::new(|| {
+/// Who makes spans.
+pub(super) static SCOPE: LazyLock<InstrumentationScope> = LazyLock::new(|| {
     InstrumentationScope::builder("sluice")
         .with_version(env!("CARGO_PKG_VERSION"))
         .with_schema_url(SCHEMA_URL)
@@ -59,7 +60,7 @@ pub struct Outgoing {
 }
 
 /// Attributes under way.
-struct Attributes(Vec<KeyValue>);
+pub(super) struct Attributes(pub(super) Vec<KeyValue>);
 
 // === impl Outgoing ===
 
@@ -73,8 +74,9 @@ impl Outgoing {
 // === impl Finished ===
 
 impl Finished {
-    /// Appends its spans to `out`.
-    pub(super) fn push_spans(&self, out: &mut Vec<SpanData>) {
+    /// Its spans.
+    pub(super) fn encode(&self) -> Encoded {
+        let mut out = Encoded::default();
         out.push(self.server());
         self.cx.with_attempts(|attempts| {
             for (index, attempt) in attempts.iter().enumerate() {
@@ -82,6 +84,8 @@ impl Finished {
                 out.push(self.attempt(index, attempt, before));
             }
         });
+        self.cx.with_publishings(|all| all.iter().for_each(|it| out.push(self.publishing(it))));
+        out
     }
 
     fn server(&self) -> SpanData {
@@ -121,7 +125,14 @@ impl Finished {
         SpanData {
             parent_span_is_remote: parent.is_some(),
             parent_span_id: parent.unwrap_or(SpanId::INVALID),
-            ..self.data(self.trace.span(), SpanKind::Server, name, times, attributes, is_error)
+            ..data(
+                self.context(self.trace.span()),
+                SpanKind::Server,
+                name,
+                times,
+                attributes,
+                is_error,
+            )
         }
     }
 
@@ -155,52 +166,56 @@ impl Finished {
         }
         let ended = attempt.took.map_or(self.cx.started() + self.took, |it| attempt.started + it);
         let times = (clock::at(attempt.started), clock::at(ended));
-        let span = self.trace.attempt(index + 1);
+        let context = self.context(self.trace.attempt(index + 1));
         SpanData {
             parent_span_id: self.trace.span(),
-            ..self.data(span, SpanKind::Client, method.into(), times, attributes, is_error)
+            ..data(context, SpanKind::Client, method.into(), times, attributes, is_error)
         }
     }
 
-    fn data(
-        &self,
-        span: SpanId,
-        kind: SpanKind,
-        name: Cow<'static, str>,
-        (start_time, end_time): (SystemTime, SystemTime),
-        attributes: Attributes,
-        is_error: bool,
-    ) -> SpanData {
+    /// A span of its trace.
+    pub(super) fn context(&self, span: SpanId) -> SpanContext {
         let state = self.noted.state.as_ref().and_then(|state| state.to_str().ok());
         let state = state.and_then(|state| state.parse().ok()).unwrap_or(TraceState::NONE);
-        let id = self.trace.id();
-        SpanData {
-            span_context: SpanContext::new(id, span, TraceFlags::SAMPLED, false, state),
-            parent_span_id: SpanId::INVALID,
-            parent_span_is_remote: false,
-            span_kind: kind,
-            name,
-            start_time,
-            end_time,
-            attributes: attributes.0,
-            dropped_attributes_count: 0,
-            events: SpanEvents::default(),
-            links: SpanLinks::default(),
-            // Why is in the attributes.
-            status: if is_error { Status::error("") } else { Status::Unset },
-            instrumentation_scope: SCOPE.clone(),
-        }
+        SpanContext::new(self.trace.id(), span, TraceFlags::SAMPLED, false, state)
+    }
+}
+
+/// A span without a parent.
+pub(super) fn data(
+    span_context: SpanContext,
+    kind: SpanKind,
+    name: Cow<'static, str>,
+    (start_time, end_time): (SystemTime, SystemTime),
+    attributes: Attributes,
+    is_error: bool,
+) -> SpanData {
+    SpanData {
+        span_context,
+        parent_span_id: SpanId::INVALID,
+        parent_span_is_remote: false,
+        span_kind: kind,
+        name,
+        start_time,
+        end_time,
+        attributes: attributes.0,
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        // Why is in the attributes.
+        status: if is_error { Status::error("") } else { Status::Unset },
+        instrumentation_scope: SCOPE.clone(),
     }
 }
 
 // === impl Attributes ===
 
 impl Attributes {
-    fn push(&mut self, name: &'static str, value: impl Into<Value>) {
+    pub(super) fn push(&mut self, name: &'static str, value: impl Into<Value>) {
         self.0.push(KeyValue::new(name, value));
     }
 
-    fn push_text(&mut self, name: &'static str, text: &str) {
+    pub(super) fn push_text(&mut self, name: &'static str, text: &str) {
         self.push(name, cut(text).to_owned());
     }
 
@@ -239,7 +254,7 @@ impl Attributes {
         }
     }
 
-    fn push_endpoint(&mut self, address: &str) {
+    pub(super) fn push_endpoint(&mut self, address: &str) {
         if let Ok(address) = address.parse::<SocketAddr>() {
             self.push(SERVER_ADDRESS, address.ip().to_string());
             self.push(SERVER_PORT, i64::from(address.port()));
@@ -248,7 +263,7 @@ impl Attributes {
         }
     }
 
-    fn push_error(&mut self, reason: Option<&'static str>, status: Option<StatusCode>) {
+    pub(super) fn push_error(&mut self, reason: Option<&'static str>, status: Option<StatusCode>) {
         if let Some(why) = why(reason, status) {
             self.push(ERROR_TYPE, why);
         }
@@ -275,6 +290,6 @@ fn version(version: Version) -> &'static str {
 }
 
 /// The first [`MAX_TEXT`] bytes, whole characters only.
-fn cut(text: &str) -> &str {
+pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }

@@ -3,16 +3,18 @@
 //!
 //! A request that is not sampled has its IDs and nothing else: no span is made, and what it costs is
 //! the reading of `traceparent`, or the making of one if there is none. The spans of a sampled one
-//! are made by the exporter from what its [`Context`] knows; the worker hands that over through a
-//! bounded queue and never waits for a place in it.
+//! are made of what its [`Context`] knows when it is over; the worker hands them over through a bounded
+//! queue and never waits for a place in it.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, uri::PathAndQuery};
 use opentelemetry::trace::{SpanId, TraceId};
-use tokio::sync::mpsc;
 
-use super::propagation::{SAMPLED, TRACEPARENT, TRACESTATE, TraceParent, is_valid_state};
+use super::{
+    propagation::{SAMPLED, TRACEPARENT, TRACESTATE, TraceParent, is_valid_state},
+    queue::{Encoded, Full, SpanQueue},
+};
 use crate::{
     http::Context,
     telemetry::metrics::{Cells, Counter, SPANS_LOST},
@@ -22,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Tracer {
     ratio: Ratio,
-    queue: mpsc::Sender<Finished>,
+    queue: SpanQueue,
     lost: Counter,
 }
 
@@ -72,7 +74,7 @@ struct Ratio(u64);
 // === impl Tracer ===
 
 impl Tracer {
-    pub(super) fn new(sample: f64, queue: mpsc::Sender<Finished>, cells: &Cells) -> Self {
+    pub(super) fn new(sample: f64, queue: SpanQueue, cells: &Cells) -> Self {
         Self { ratio: Ratio::new(sample), queue, lost: cells.counter(&SPANS_LOST, &["queue-full"]) }
     }
 
@@ -120,9 +122,14 @@ impl Tracer {
     }
 
     /// Hands a sampled request over, or counts its spans as lost when the exporter is behind.
-    pub fn finish(&self, finished: Finished) {
-        if let Err(refused) = self.queue.try_send(finished) {
-            self.lost.add(refused.into_inner().spans());
+    pub fn finish(&self, finished: &Finished) {
+        self.put(finished.spans(), || finished.encode());
+    }
+
+    /// Puts so many spans into the queue, or counts them as lost.
+    pub(super) fn put(&self, spans: u64, encode: impl FnOnce() -> Encoded) {
+        if self.queue.put(encode) == Err(Full) {
+            self.lost.add(spans);
         }
     }
 }
@@ -160,8 +167,18 @@ impl Trace {
 
     /// The span of the attempt of this number: derived, so that nothing has to be kept.
     pub(super) fn attempt(&self, number: usize) -> SpanId {
+        self.derived(number as u64)
+    }
+
+    /// The span in which the event of this number, from 0, is published.
+    pub fn publishing(&self, number: usize) -> TraceParent {
+        // No request has so many attempts.
+        self.as_parent(self.derived(u64::MAX - number as u64))
+    }
+
+    fn derived(&self, number: u64) -> SpanId {
         // The finaliser of splitmix64 (Steele, Lea, Flood 2014): distinct for distinct numbers.
-        let step = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let step = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut mixed = u64::from_be_bytes(self.span.to_bytes()).wrapping_add(step);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -178,7 +195,8 @@ impl Trace {
 impl Finished {
     /// How many spans it is.
     pub(super) fn spans(&self) -> u64 {
-        1 + self.cx.with_attempts(<[_]>::len) as u64
+        let publishings = self.cx.with_publishings(<[_]>::len);
+        (1 + self.cx.with_attempts(<[_]>::len) + publishings) as u64
     }
 }
 
@@ -206,6 +224,7 @@ impl Ratio {
 mod tests {
     use std::sync::Arc;
 
+    use bytes::Bytes;
     use http::Method;
     use opentelemetry::trace::SpanKind;
     use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample};
@@ -214,14 +233,17 @@ mod tests {
     use super::*;
     use crate::{
         http::{Peer, peer::Address},
-        telemetry::metrics::Metrics,
+        telemetry::{
+            metrics::Metrics,
+            tracing::queue::{self, Waiting},
+        },
     };
 
     const SAMPLED_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     const UNSAMPLED_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
-    fn tracer(sample: f64, places: usize) -> (Tracer, mpsc::Receiver<Finished>) {
-        let (queue, out) = mpsc::channel(places);
+    fn tracer(sample: f64, places: usize) -> (Tracer, Waiting) {
+        let (queue, out) = queue::bounded(places, 1 << 20);
         (Tracer::new(sample, queue, &Metrics::new().thread()), out)
     }
 
@@ -334,9 +356,45 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_holds_nothing_of_its_request() {
+        let (tracer, mut out) = tracer(1.0, 1);
+        let cx = context();
+        let head = Arc::new(vec![b'a'; 32 << 10]);
+        let lent = Lent(head.clone());
+        let agent = HeaderValue::from_maybe_shared(Bytes::from_owner(lent)).unwrap();
+        let mut headers = HeaderMap::from_iter([(http::header::USER_AGENT, agent)]);
+        let noted = tracer.begin(&cx, &mut headers).unwrap();
+        drop(headers);
+        let finished = Finished {
+            trace: *cx.trace().unwrap(),
+            cx,
+            noted,
+            target: None,
+            status: Some(StatusCode::OK),
+            took: Duration::ZERO,
+            reason: None,
+            is_broken_off: false,
+        };
+        assert_eq!(Arc::strong_count(&head), 2);
+        tracer.finish(&finished);
+        drop(finished);
+        assert_eq!(Arc::strong_count(&head), 1);
+        assert!(out.take().is_some_and(|entry| (1_024..4_096).contains(&entry.bytes())));
+    }
+
+    /// Bytes of a request's head.
+    struct Lent(Arc<Vec<u8>>);
+
+    impl AsRef<[u8]> for Lent {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[test]
     fn a_full_queue_loses_spans_and_counts_them() {
         let metrics = Metrics::new();
-        let (queue, mut out) = mpsc::channel(1);
+        let (queue, mut out) = queue::bounded(1, 1 << 20);
         let tracer = Tracer::new(1.0, queue, &metrics.thread());
         let finished = || {
             let cx = context();
@@ -356,10 +414,10 @@ mod tests {
             }
         };
         for _ in 0..3 {
-            tracer.finish(finished());
+            tracer.finish(&finished());
         }
-        assert!(out.try_recv().is_ok());
-        assert!(out.try_recv().is_err());
+        assert_eq!(out.take().map(|entry| entry.spans()), Some(3));
+        assert!(out.take().is_none());
         let lost = "sluice_spans_lost_total{cause=\"queue-full\"} 6";
         let rendered = metrics.render();
         assert!(rendered.lines().any(|line| line == lost), "{rendered}");

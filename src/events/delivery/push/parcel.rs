@@ -22,6 +22,10 @@ use crate::{
         sink::{Parcel, Target},
         webhook::signature,
     },
+    telemetry::tracing::{
+        Origin,
+        propagation::{TRACEPARENT, TraceParent},
+    },
 };
 
 /// One for the deliveries of one event, whichever subscription they are of.
@@ -37,7 +41,6 @@ const SEQUENCE: HeaderName = HeaderName::from_static("sluice-sequence");
 const KEY: HeaderName = HeaderName::from_static("sluice-key");
 /// `true` on what a job delivers.
 const REPLAY: HeaderName = HeaderName::from_static("sluice-replay");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("sluice/", env!("CARGO_PKG_VERSION")));
 
 /// Of a long ID as good as any other of them; a constant of its own, drawn by chance.
@@ -50,6 +53,8 @@ const ID_BYTES: usize = 128;
 pub struct Addressed {
     /// On whose behalf.
     pub subscription: Arc<str>,
+    /// The topic it is in.
+    pub topic: Arc<str>,
     /// Where the event stands.
     pub place: Place,
     /// Which try this is, from 1.
@@ -81,12 +86,26 @@ pub fn parcel(event: &Event, url: &Uri, push: &Push, addressed: &Addressed) -> P
     if !lane.is_live() {
         headers.insert(REPLAY, HeaderValue::from_static("true"));
     }
-    let trace = event.trace_context.as_deref().and_then(|it| HeaderValue::from_str(it).ok());
+    let context = event.trace_context.as_deref();
+    let trace = context.and_then(|context| HeaderValue::from_str(context).ok());
     headers.extend(trace.map(|trace| (TRACEPARENT, trace)));
+    let context = context.and_then(|context| TraceParent::parse(context.as_bytes()));
+    let origin = context.filter(TraceParent::is_sampled).map(|context| {
+        Box::new(Origin {
+            context,
+            topic: addressed.topic.clone(),
+            partition: partition.number,
+            subscription: addressed.subscription.clone(),
+            id: event.id.as_str().into(),
+            bytes: event.data.len(),
+            attempt: addressed.attempt,
+        })
+    });
     headers.insert(USER_AGENT, AGENT);
     Parcel {
         target: Target::Url(url.clone()),
         subscription: addressed.subscription.clone(),
+        origin,
         method: Method::POST,
         headers,
         body,

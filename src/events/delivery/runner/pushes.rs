@@ -106,6 +106,7 @@ impl Actor {
             .is_some_and(|next| matches!(next.data, ReactionData::Response | ReactionData::Both));
         let addressed = Addressed {
             subscription: self.settings.name.clone(),
+            topic: self.settings.topic.clone(),
             place: delivery.token.place,
             attempt: delivery.token.attempt,
             max_answer: if is_wanted { ALL } else { SOME },

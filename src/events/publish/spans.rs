@@ -1,0 +1,49 @@
+//! The time that a sampled request waits for its events, for their spans.
+
+use tokio::time::Instant;
+
+use super::plan::Item;
+use crate::{
+    error::Error,
+    http::Context,
+    telemetry::tracing::{Publishing, Trace},
+};
+
+/// Events on their way. `None`: the request is not sampled, and nothing is kept of them.
+#[derive(Debug)]
+pub(super) struct Producing(Option<Vec<Publishing>>);
+
+// === impl Producing ===
+
+impl Producing {
+    /// These begin now.
+    pub(super) fn begin<'a>(cx: &Context, items: impl Iterator<Item = &'a Item>) -> Self {
+        if !cx.trace().is_some_and(Trace::is_sampled) {
+            return Self(None);
+        }
+        let started = Instant::now();
+        let publishing = |item: &Item| Publishing {
+            number: item.number,
+            topic: item.settings().topic.clone(),
+            id: item.event().id.as_str().into(),
+            bytes: item.event().data.len(),
+            started,
+            took: std::time::Duration::ZERO,
+            reason: None,
+        };
+        Self(Some(items.map(publishing).collect()))
+    }
+
+    /// They are stored, or on their way to the disk with nobody who waits; those that are not among `ids`
+    /// may have failed for this reason.
+    pub(super) fn end(self, cx: &Context, ids: &[Box<str>], error: Option<&Error>) {
+        let Some(mut all) = self.0 else { return };
+        for publishing in &mut all {
+            publishing.took = publishing.started.elapsed();
+            if !ids.contains(&publishing.id) {
+                publishing.reason = error.map(|error| error.kind().reason());
+            }
+        }
+        cx.add_publishings(all);
+    }
+}

@@ -1,0 +1,194 @@
+//! Spans of events: one where a request publishes, one for each delivery to a webhook.
+//!
+//! As the OpenTelemetry semantic conventions for messaging have it: the span of the publish is a producer
+//! in the request's trace, and its context goes with the event. A delivery is a consumer with a trace of
+//! its own, *linked* to that: it may come days later, and more than once. Whether it is recorded was
+//! decided with the request. The conventions for messaging are not stable yet, so their names are here.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, StatusCode};
+use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, TraceFlags, TraceId, TraceState};
+use opentelemetry_sdk::trace::SpanData;
+use opentelemetry_semantic_conventions::attribute::HTTP_RESPONSE_STATUS_CODE;
+use tokio::time::Instant;
+
+use super::{
+    propagation::{SAMPLED, TraceParent},
+    queue::Encoded,
+    span::{Attributes, cut, data},
+    tracer::{Finished, Tracer},
+};
+use crate::telemetry::clock;
+
+const SYSTEM: (&str, &str) = ("messaging.system", "sluice");
+const OPERATION: &str = "messaging.operation.name";
+const OPERATION_TYPE: &str = "messaging.operation.type";
+/// `topics.*`
+const TOPIC: &str = "messaging.destination.name";
+const PARTITION: &str = "messaging.destination.partition.id";
+/// `subscriptions[].name`
+const SUBSCRIPTION: &str = "messaging.destination.subscription.name";
+const MESSAGE_ID: &str = "messaging.message.id";
+const BODY_SIZE: &str = "messaging.message.body.size";
+/// Which try of the delivery, from 1.
+const ATTEMPT: &str = "sluice.attempt";
+
+/// An event that a sampled request led to.
+#[derive(Clone, Debug)]
+pub struct Publishing {
+    /// Which of the events of the request: its span's ID follows from that ([`super::Trace::publishing`]).
+    pub number: usize,
+    /// Where it went.
+    pub topic: Arc<str>,
+    /// Its ID.
+    pub id: Box<str>,
+    /// Of its data.
+    pub bytes: usize,
+    /// From when on the request waited for it, ...
+    pub started: Instant,
+    /// ... and for how long.
+    pub took: Duration,
+    /// Why it is not stored, one of the reason words.
+    pub reason: Option<&'static str>,
+}
+
+/// What is delivered, of an event whose publish was sampled.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The span that published it.
+    pub context: TraceParent,
+    /// The topic it is in.
+    pub topic: Arc<str>,
+    /// Its partition.
+    pub partition: u16,
+    /// On whose behalf.
+    pub subscription: Arc<str>,
+    /// Its ID.
+    pub id: Box<str>,
+    /// Of its data.
+    pub bytes: usize,
+    /// Which try, from 1.
+    pub attempt: u32,
+}
+
+/// A delivery under way, in a trace of its own.
+#[derive(Debug)]
+pub struct Delivery {
+    origin: Box<Origin>,
+    context: TraceParent,
+    started: Instant,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Debug, Default)]
+pub struct Delivered {
+    /// Of the endpoint, if it came so far.
+    pub address: Option<Box<str>>,
+    /// What it was answered with.
+    pub status: Option<StatusCode>,
+    /// Why there is no whole answer, one of the reason words.
+    pub reason: Option<&'static str>,
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    /// One that begins now.
+    pub fn begin(origin: Box<Origin>) -> Self {
+        let context = TraceParent {
+            trace_id: TraceId::from(fastrand::u128(..).max(1)),
+            span_id: SpanId::from(fastrand::u64(..).max(1)),
+            flags: SAMPLED,
+        };
+        Self { origin, context, started: Instant::now() }
+    }
+
+    /// What the receiver is told: its parent is this delivery.
+    pub fn traceparent(&self) -> HeaderValue {
+        self.context.encode()
+    }
+
+    fn span(&self, end: &Delivered) -> SpanData {
+        let origin = &*self.origin;
+        let mut attributes = Attributes(Vec::with_capacity(16));
+        attributes.push_event("deliver", "process", (&origin.topic, &origin.id), origin.bytes);
+        attributes.push(PARTITION, origin.partition.to_string());
+        attributes.push_text(SUBSCRIPTION, &origin.subscription);
+        attributes.push(ATTEMPT, i64::from(origin.attempt));
+        if let Some(address) = &end.address {
+            attributes.push_endpoint(address);
+        }
+        if let Some(status) = end.status {
+            attributes.push(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()));
+        }
+        let is_error = end.reason.is_some() || end.status.is_none_or(|it| !it.is_success());
+        if is_error {
+            attributes.push_error(end.reason, end.status);
+        }
+        let times = (clock::at(self.started), clock::at(Instant::now()));
+        let name = format!("deliver {}", cut(&origin.topic));
+        let context = local(self.context);
+        let mut span = data(context, SpanKind::Consumer, name.into(), times, attributes, is_error);
+        let TraceParent { trace_id, span_id, flags } = origin.context;
+        let flags = TraceFlags::new(flags);
+        let linked = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
+        span.links.links.push(Link::new(linked, Vec::new(), 0));
+        span
+    }
+}
+
+fn local(TraceParent { trace_id, span_id, flags }: TraceParent) -> SpanContext {
+    SpanContext::new(trace_id, span_id, TraceFlags::new(flags), false, TraceState::NONE)
+}
+
+// === impl Tracer ===
+
+impl Tracer {
+    /// Hands a delivery over that is over, or counts its span as lost when the exporter is behind.
+    pub fn delivered(&self, delivery: &Delivery, end: &Delivered) {
+        self.put(1, || {
+            let mut encoded = Encoded::default();
+            encoded.push(delivery.span(end));
+            encoded
+        });
+    }
+}
+
+// === impl Finished ===
+
+impl Finished {
+    pub(super) fn publishing(&self, publishing: &Publishing) -> SpanData {
+        let Publishing { number, topic, id, bytes, started, took, reason } = publishing;
+        let mut attributes = Attributes(Vec::with_capacity(8));
+        attributes.push_event("publish", "send", (topic, id), *bytes);
+        if reason.is_some() {
+            attributes.push_error(*reason, None);
+        }
+        let context = self.context(self.trace.publishing(*number).span_id);
+        let name = format!("publish {}", cut(topic));
+        let times = (clock::at(*started), clock::at(*started + *took));
+        let kind = SpanKind::Producer;
+        let span = data(context, kind, name.into(), times, attributes, reason.is_some());
+        SpanData { parent_span_id: self.trace.span(), ..span }
+    }
+}
+
+// === impl Attributes ===
+
+impl Attributes {
+    fn push_event(
+        &mut self,
+        operation: &'static str,
+        kind: &'static str,
+        (topic, id): (&str, &str),
+        bytes: usize,
+    ) {
+        self.push(SYSTEM.0, SYSTEM.1);
+        self.push(OPERATION, operation);
+        self.push(OPERATION_TYPE, kind);
+        self.push_text(TOPIC, topic);
+        self.push_text(MESSAGE_ID, id);
+        self.push(BODY_SIZE, i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
