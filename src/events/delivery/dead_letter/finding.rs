@@ -36,30 +36,11 @@ fn look(
     origin: Place,
     at: u64,
 ) -> Result<Option<Appended>, ReadError> {
-    let mut next = from;
-    loop {
-        let block = match reader.read(next, 256 << 10) {
-            Ok(block) => block,
-            Err(ReadError::Retired { start }) => {
-                next = start;
-                continue;
-            }
-            Err(ReadError::Damaged { range }) => {
-                next = range.end;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        if block.is_empty() {
-            return Ok(None);
-        }
-        for (offset, record) in block.records() {
-            let is_it = |death: Death| death.origin == origin && death.at == at;
-            if Death::read(&record).is_ok_and(is_it) {
-                let bytes = u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX);
-                return Ok(Some(Appended { offset, bytes }));
-            }
-        }
-        next = block.next();
-    }
+    reader.find(from, |offset, record| {
+        let is_it = |death: Death| death.origin == origin && death.at == at;
+        Death::read(record).is_ok_and(is_it).then(|| {
+            let bytes = u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX);
+            Appended { offset, bytes }
+        })
+    })
 }

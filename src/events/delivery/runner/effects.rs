@@ -272,12 +272,10 @@ async fn is_there(
     id: &str,
 ) -> Result<bool, Undone> {
     let (from, mut reader, id) = (publication.target.end, log.reader(), id.to_owned());
-    let look = move || {
-        reading::find(&mut reader, from, |_, record| (record.id() == Some(&id)).then_some(()))
-    };
+    let look = move || reader.find(from, |_, record| (record.id() == Some(&id)).then_some(()));
     match around.pool.run(look).await {
         Ok(Ok(found)) => Ok(found.is_some()),
-        Ok(Err(stop)) => Err(Undone::Later(said(&stop))),
+        Ok(Err(error)) => Err(Undone::Later(error.to_string())),
         Err(undone) => Err(Undone::Later(undone.to_string())),
     }
 }

@@ -180,39 +180,6 @@ pub(super) fn fetch<T>(reader: &mut Reader, offsets: &[Offset], keep: Keep<T>) -
     got.into_iter().map(|got| got.unwrap_or_else(missing)).collect()
 }
 
-/// The first record from `from` on that `is_it` says yes to. Blocks.
-pub(super) fn find<T>(
-    reader: &mut Reader,
-    from: Offset,
-    mut is_it: impl FnMut(Offset, &Record<'_>) -> Option<T>,
-) -> Result<Option<T>, Stop> {
-    let mut at = from;
-    loop {
-        let block = match reader.read(at, BLOCK) {
-            Ok(block) => block,
-            // What is gone is not what is looked for: that was appended later.
-            Err(ReadError::Retired { start }) => {
-                at = start;
-                continue;
-            }
-            Err(ReadError::Damaged { range }) => {
-                at = range.end;
-                continue;
-            }
-            Err(error) => return Err(stop(error)),
-        };
-        if block.is_empty() {
-            return Ok(None);
-        }
-        for (offset, record) in block.records() {
-            if let Some(found) = is_it(offset, &record) {
-                return Ok(Some(found));
-            }
-        }
-        at = block.next();
-    }
-}
-
 pub(super) fn stop(error: ReadError) -> Stop {
     match error {
         ReadError::Retired { start } => Stop::Retired(start),

@@ -9,6 +9,7 @@ mod commit;
 mod core;
 mod disk;
 mod error;
+mod finding;
 mod handle;
 mod index;
 mod judge;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::mover::READ_BYTES;
 use crate::events::queue::{
     Offset,
     codec::{Draft, Record, Tag},
@@ -15,31 +14,12 @@ pub(super) fn find(
     from: Offset,
     wanted: &HashMap<Vec<u8>, Vec<Offset>>,
 ) -> Result<Vec<Offset>, ReadError> {
-    let mut reader = topic.reader();
-    let mut at = from.max(topic.start());
     let mut found = BTreeSet::new();
-    loop {
-        let block = match reader.read(at, READ_BYTES) {
-            Ok(block) => block,
-            Err(ReadError::Retired { start }) => {
-                at = start;
-                continue;
-            }
-            // Bytes that nobody can read were delivered to nobody.
-            Err(ReadError::Damaged { range }) => {
-                at = range.end;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        if block.is_empty() {
-            return Ok(found.into_iter().collect());
-        }
-        for (_, record) in block.records() {
-            found.extend(wanted.get(&identity_of(&record)).into_iter().flatten());
-        }
-        at = block.next();
-    }
+    topic.reader().find(from, |_, record| {
+        found.extend(wanted.get(&identity_of(record)).into_iter().flatten());
+        None::<()>
+    })?;
+    Ok(found.into_iter().collect())
 }
 
 /// What tells an event from others: its dedup key, or source and ID.

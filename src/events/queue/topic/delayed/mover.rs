@@ -35,7 +35,7 @@ const BATCH: usize = 256;
 /// ... or about so many bytes.
 const BATCH_BYTES: u64 = 1 << 20;
 /// So much is read at once.
-pub(super) const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 1 << 20;
 /// So many events in doubt are looked up in one pass over the topic.
 const DOUBTS: usize = 4096;
 /// What became due while the clock was frozen is moved over so many milliseconds ...
