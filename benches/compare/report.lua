@@ -1,10 +1,16 @@
--- Prints what benches/compare/run reads: one line, microseconds. With a file of bearer tokens, one a
--- line, each request carries the next of them.
+-- Prints what benches/compare/run reads: one line, microseconds. `post BODY`: requests are POSTs with this
+-- JSON. `tokens FILE`: a file of bearer tokens, one a line; each request carries the next of them.
 local requests, at = {}, 0
 
 function init(args)
-  if not args[1] then return end
-  for token in io.lines(args[1]) do
+  if args[1] == "post" then
+    wrk.method, wrk.body = "POST", args[2]
+    wrk.headers["Content-Type"] = "application/json"
+    local only = wrk.format()
+    request = function() return only end
+  end
+  if args[1] ~= "tokens" then return end
+  for token in io.lines(args[2]) do
     wrk.headers["Authorization"] = "Bearer " .. token
     requests[#requests + 1] = wrk.format()
   end

@@ -1,7 +1,7 @@
-//! The service: HTTP/1.1 keep-alive, GET only, 110 bytes of JSON, or 1 MiB on `/1m`.
+//! The service: HTTP/1.1 keep-alive, 110 bytes of JSON, or 1 MiB on `/1m`.
 //!
-//! It finds the blank line and looks at the first bytes of the target, no more: what it saves is
-//! left to the load generator, which shares its core.
+//! It finds the blank line and looks at the first bytes of the target, and of a POST at its length, no
+//! more: what it saves is left to the load generator, which shares its core.
 
 use std::{
     collections::VecDeque,
@@ -146,11 +146,22 @@ impl Connection {
     }
 }
 
-/// Queues one answer per complete head in `bytes`; returns what is left.
+/// Queues one answer per complete request in `bytes`; returns what is left.
 fn requests<'a>(mut bytes: &'a [u8], queue: &mut VecDeque<(bool, usize)>) -> &'a [u8] {
     while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+        let body = if bytes.starts_with(b"POST ") { length(&bytes[..end]) } else { 0 };
+        let Some(rest) = bytes.get(end + 4 + body..) else { break };
         queue.push_back((bytes.starts_with(b"GET /1m"), 0));
-        bytes = &bytes[end + 4..];
+        bytes = rest;
     }
     bytes
+}
+
+/// What `content-length` says; 0 without one.
+fn length(head: &[u8]) -> usize {
+    const NAME: &[u8] = b"\ncontent-length:";
+    let found = head.windows(NAME.len()).position(|window| window.eq_ignore_ascii_case(NAME));
+    let value = found.map_or(&head[..0], |at| &head[at + NAME.len()..]);
+    let value = value.iter().skip_while(|byte| **byte == b' ').take_while(|it| it.is_ascii_digit());
+    value.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))
 }
