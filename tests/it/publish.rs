@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use crate::harness::{
     Client, Message, Origin, Reply, Running, dead_address, eventually, origin, within,
@@ -428,4 +428,64 @@ fn damage(topics: &Path) {
             }
         }
     }
+}
+
+async fn delayed(gateway: &Running, topic: &str) -> u64 {
+    gateway.json(&format!("/v1/topics/{topic}")).await["delayed"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn an_event_with_a_delay_waits_over_a_restart_and_comes_once() {
+    const DELAY: Duration = Duration::from_secs(3);
+    let mut rig = Rig::new(
+        "publish: [{ topic: orders, type: reminder, delay: 3s }, { topic: orders, type: order, delay: 1h }, \
+         { topic: audit, type: asked, mode: before, delay: 1h }]",
+        created,
+    )
+    .await;
+    let asked = Instant::now();
+    let told = rig.post(ORDER).await;
+    assert_eq!((told.status(), told.all("sluice-event-id").len()), (201, 3));
+    // They are appended once the client has its answer; one may be due by now.
+    for topic in ["orders", "audit"] {
+        within("events to wait", async { while delayed(&rig.gateway, topic).await == 0 {} }).await;
+    }
+    let origin = rig.origin.address().to_string();
+    let route = "publish: { topic: orders, type: other }";
+    drop(rig.gateway);
+    rig.gateway = Running::start(&yaml(rig.folder.path(), &origin, QUEUE, route));
+    let mut events = Vec::new();
+    within("the event to be due", async {
+        while events.is_empty() {
+            events = rig.take("all").await;
+        }
+    })
+    .await;
+    // It is taken by the wall clock, from when the request came.
+    assert!(asked.elapsed() + Duration::from_millis(100) >= DELAY, "{:?}", asked.elapsed());
+    assert_eq!(kinds(&events), ["reminder"]);
+    assert!(told.all("sluice-event-id").contains(&events[0]["id"].as_str().unwrap()));
+    assert_eq!(rig.take("all").await.len(), 0, "once");
+    assert_eq!(
+        (delayed(&rig.gateway, "orders").await, delayed(&rig.gateway, "audit").await),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn where_no_more_events_may_wait_nothing_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Origin::start(|number, _| created(number)).await;
+    let route = "publish: { topic: orders, type: reminder, delay: 1h, intent: false }";
+    let yaml = yaml(folder.path(), &origin.address().to_string(), QUEUE, route);
+    let gateway = Running::start(
+        &yaml.replace("max_event_bytes: 64KiB", "max_event_bytes: 64KiB, max_delayed: 2"),
+    );
+    for _ in 0..2 {
+        assert_eq!(post(&gateway, ORDER).await.status(), 201);
+    }
+    let refused = post(&gateway, ORDER).await;
+    assert_eq!((refused.status(), &*code(&refused)), (503, "queue-full"));
+    assert!(refused.field("retry-after").is_some());
+    assert_eq!(origin.requests().len(), 2);
 }

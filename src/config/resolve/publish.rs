@@ -89,7 +89,7 @@ impl Resolver<'_> {
             is_key_required: self.or(written.key_required.as_ref(), false),
             dedup_key: self.event_key(written.dedup_key.as_ref(), route, params),
             has_intent: self.intent(written, mode, ack),
-            delay: self.delay(written),
+            delay: self.delay(written, topic),
             expires: written.expires.as_ref().map(|expires| {
                 let range = Duration::from_secs(1)..=YEAR;
                 let tell = |_: &Duration| "from 1s to 365d".to_owned();
@@ -175,13 +175,12 @@ impl Resolver<'_> {
         has_intent && is_possible
     }
 
-    /// Topics store no event that waits, as their own endpoints say as well.
-    fn delay(&mut self, written: &events::Publish) -> Duration {
-        let delay = self.or(written.delay.as_ref(), Duration::ZERO);
-        if let Some(written) = written.delay.as_ref().filter(|_| !delay.is_zero()) {
-            self.error(written.place, Fault::new("`delay` is not in this version"));
-        }
-        delay
+    /// At most for as long as the topic keeps anything.
+    fn delay(&mut self, written: &events::Publish, topic: Option<&Topic>) -> Duration {
+        let most = topic.map_or(YEAR, |topic| topic.max_age);
+        self.in_range(written.delay.as_ref(), Duration::ZERO, Duration::ZERO..=most, |_| {
+            "at most as long as its topic keeps events: `retention.max_age`".to_owned()
+        })
     }
 
     fn pointers(&mut self, written: &events::Publish, data: Data) -> Box<[Pointer]> {

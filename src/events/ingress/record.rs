@@ -37,6 +37,8 @@ const DIGEST: Tag = Tag(1029);
 const SETTLED: Tag = Tag(1030);
 /// What nobody knows the outcome of.
 const UNCERTAIN: Tag = Tag(1031);
+/// Where the log of what waits for that topic ended; absent: it does not wait.
+const WAITS: Tag = Tag(1032);
 /// What these fields take of a record, at most, beside method and target.
 const OVERHEAD: usize = 256;
 /// What a control record and an answer without events take, at most.
@@ -51,6 +53,8 @@ pub struct Owed {
     pub topic: LogId,
     /// Where the topic ended before: the event is not below.
     pub end: Offset,
+    /// Where the log ended in which it waits until it is due; `None`: it does not.
+    pub waits: Option<Offset>,
     /// The event.
     pub event: Event,
 }
@@ -90,6 +94,7 @@ pub(super) enum Entry {
 pub(super) struct Found {
     pub(super) topic: LogId,
     pub(super) end: Offset,
+    pub(super) waits: Option<Offset>,
     pub(super) event: Event,
 }
 
@@ -124,7 +129,11 @@ impl Owed {
 
     fn place(&self) -> FieldsBuilder {
         let fields = Fields::builder().field(TOPIC, self.topic.0.as_bytes());
-        fields.field(END, &self.end.0.to_le_bytes())
+        let fields = fields.field(END, &self.end.0.to_le_bytes());
+        match self.waits {
+            Some(end) => fields.field(WAITS, &end.0.to_le_bytes()),
+            None => fields,
+        }
     }
 
     /// The event's own record, with more fields.
@@ -207,7 +216,7 @@ pub(super) fn entry(record: &Record<'_>) -> Option<Entry> {
 pub(super) fn found(record: &Record<'_>) -> Option<Found> {
     let topic = LogId(Uuid::from_slice(record.field(TOPIC)?).ok()?);
     let event = stored::event(record, Bytes::copy_from_slice);
-    Some(Found { topic, end: offset(record, END)?, event })
+    Some(Found { topic, end: offset(record, END)?, waits: offset(record, WAITS), event })
 }
 
 fn offset(record: &Record<'_>, tag: Tag) -> Option<Offset> {
@@ -248,7 +257,8 @@ mod tests {
             data: Bytes::from_static(b"{}"),
             ..Event::default()
         };
-        Owed { topic: LogId(Uuid::from_u128(3)), end: Offset(40), event }
+        let topic = LogId(Uuid::from_u128(3));
+        Owed { topic, end: Offset(40), waits: Some(Offset(7)), event }
     }
 
     /// What a reader finds of drafts that are written in one frame.
@@ -273,8 +283,8 @@ mod tests {
             assert_eq!(entry(record), Some(Entry::Intent { index: 2 }));
             let found = found(record).unwrap();
             assert_eq!(
-                (found.topic, found.end, found.event),
-                (owed().topic, Offset(40), owed().event)
+                (found.topic, found.end, found.waits, found.event),
+                (owed().topic, Offset(40), Some(Offset(7)), owed().event)
             );
             assert_eq!(record.text(METHOD), Some("POST"));
             assert_eq!(record.field(DIGEST), Some(&[7; 32][..]));

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use super::{
@@ -25,8 +25,6 @@ use crate::events::{
 
 /// Exchanges that are resolved in one go.
 const BATCH: usize = 256;
-/// A block of a topic, as it is read.
-const BLOCK: usize = 1 << 20;
 
 /// Why some of it has to wait.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +42,8 @@ pub enum ResolveError {
 struct Debt {
     /// Nothing of it is below.
     from: Option<Offset>,
+    /// The same of the log in which events wait; `None`: none of these does.
+    waits: Option<Offset>,
     events: Vec<Event>,
     exchanges: HashSet<Id>,
 }
@@ -85,7 +85,8 @@ impl Ingress {
         let (mut unpaid, mut outcome) = (HashSet::new(), Ok(()));
         for (topic, debt) in debts {
             let paid = if let Some(target) = topics.of_id(topic) {
-                pay(&*target, &debt)
+                let waiting = debt.waits.and_then(|from| Some((topics.delayed(topic)?, from)));
+                pay(&*target, waiting.as_ref(), &debt)
             } else {
                 let count = debt.events.len();
                 tracing::error!(%topic, count, "events are owed to a topic that was dropped");
@@ -139,6 +140,7 @@ impl Ingress {
         let uncertain = found.into_iter().map(|it| Owed {
             topic: it.topic,
             end: it.end,
+            waits: it.waits,
             event: record::uncertain(it.event),
         });
         let owed: Vec<_> = uncertain.collect();
@@ -176,7 +178,11 @@ impl Ingress {
     ) -> Result<(), ReadError> {
         for found in self.read(first, count)? {
             let debt = debts.entry(found.topic).or_default();
-            debt.from = Some(debt.from.map_or(found.end, |from| from.min(found.end)));
+            let lower = |known: Option<Offset>, end| Some(known.map_or(end, |from| from.min(end)));
+            debt.from = lower(debt.from, found.end);
+            if let Some(end) = found.waits {
+                debt.waits = lower(debt.waits, end);
+            }
             debt.events.push(found.event);
             debt.exchanges.insert(id);
         }
@@ -205,18 +211,30 @@ impl Ingress {
     }
 }
 
-/// Appends what is not there. Blocks.
-fn pay(target: &dyn Target, debt: &Debt) -> Result<(), ResolveError> {
-    let Some(log) = target.log() else {
+/// Appends what is not there; to where it waits, what has to. Blocks.
+fn pay(
+    target: &dyn Target,
+    waiting: Option<&(Arc<dyn Target>, Offset)>,
+    debt: &Debt,
+) -> Result<(), ResolveError> {
+    if debt.waits.is_some() != waiting.is_some() {
         return Err(closed());
-    };
+    }
     let wanted: HashSet<&str> = debt.events.iter().map(|event| &*event.id).collect();
-    let there = present(&log, debt.from.unwrap_or_default(), &wanted)?;
+    let mut there = HashSet::new();
+    // What waits is looked at first: it may be moved to the topic meanwhile, and never back.
+    if let Some((waiting, from)) = waiting {
+        note_present(&waiting.log().ok_or_else(closed)?, *from, &wanted, &mut there)?;
+    }
+    let log = target.log().ok_or_else(closed)?;
+    note_present(&log, debt.from.unwrap_or_default(), &wanted, &mut there)?;
     for event in debt.events.iter().filter(|event| !there.contains(&*event.id)) {
+        let has_to_wait = event.not_before.is_some();
+        let way = waiting.filter(|_| has_to_wait).map_or(target, |(way, _)| &**way);
         let draft = stored::draft(event);
-        let permit = target.permit(Purpose::Accepted, draft.encoded_bytes() as u64);
+        let permit = way.permit(Purpose::Accepted, draft.encoded_bytes() as u64);
         let permit = permit.map_err(AppendError::from)?;
-        target.append(permit, vec![draft]).map_err(AppendError::from)?.wait()?;
+        way.append(permit, vec![draft]).map_err(AppendError::from)?.wait()?;
     }
     Ok(())
 }
@@ -225,31 +243,16 @@ fn closed() -> ResolveError {
     ResolveError::Append(Refused::new(Reason::Offline).into())
 }
 
-/// Those of `wanted` that are in a topic from `from` on. Blocks.
-fn present<'a>(
+/// Notes those of `wanted` that are in a log from `from` on. Blocks.
+fn note_present<'a>(
     log: &Log,
     from: Offset,
     wanted: &HashSet<&'a str>,
-) -> Result<HashSet<&'a str>, ReadError> {
-    let (mut there, mut reader, mut next) = (HashSet::new(), log.reader(), from);
-    loop {
-        let block = match reader.read(next, BLOCK) {
-            Err(ReadError::Retired { start }) => {
-                next = start;
-                continue;
-            }
-            // What is damaged is not there for anybody.
-            Err(ReadError::Damaged { range }) => {
-                next = range.end;
-                continue;
-            }
-            other => other?,
-        };
-        if block.is_empty() {
-            return Ok(there);
-        }
-        let found = block.records().filter_map(|(_, record)| wanted.get(record.id()?).copied());
-        there.extend(found);
-        next = block.next();
-    }
+    there: &mut HashSet<&'a str>,
+) -> Result<(), ReadError> {
+    let noted = log.reader().find(from, |_, record| {
+        there.extend(record.id().and_then(|id| wanted.get(id)));
+        None::<()>
+    });
+    noted.map(drop)
 }

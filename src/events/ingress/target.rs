@@ -38,4 +38,8 @@ pub trait Topics: fmt::Debug + Send + Sync {
 
     /// The topic of this ID.
     fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>>;
+
+    /// Where events wait that are not due yet, of the topic of this ID: with its log and its end, but the ID
+    /// of the topic. Made if nothing has had to wait yet; `None`: that is not possible now. Blocks then.
+    fn delayed(&self, id: LogId) -> Option<Arc<dyn Target>>;
 }

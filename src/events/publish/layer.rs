@@ -66,6 +66,8 @@ struct Parts {
 pub(super) struct Publication {
     pub(super) settings: Settings,
     pub(super) target: Arc<dyn Target>,
+    /// Where they wait, if they have to.
+    pub(super) waits: Option<Arc<dyn Target>>,
     /// Events that could not be stored, and whose loss the route takes.
     pub(super) lost: Counter,
     /// Bodies that were left out, for they could not be looked through.
@@ -118,8 +120,12 @@ impl Publisher {
         cells: &Cells,
     ) -> Self {
         let publication = |settings: &Settings| {
+            let target = topics.named(&settings.topic)?;
+            let waits =
+                if settings.delay.is_zero() { None } else { Some(topics.delayed(target.id())?) };
             Some(Arc::new(Publication {
-                target: topics.named(&settings.topic)?,
+                target,
+                waits,
                 lost: cells.counter(&QUEUE_DROPPED, &[&settings.topic, "on-error-ignore"]),
                 unreadable: cells.counter(&QUEUE_DROPPED, &[&settings.topic, "not-redactable"]),
                 settings: settings.clone(),
@@ -145,6 +151,11 @@ impl fmt::Debug for Publisher {
 // === impl Publication ===
 
 impl Publication {
+    /// Where its events are appended.
+    pub(super) fn way(&self) -> &Arc<dyn Target> {
+        self.waits.as_ref().unwrap_or(&self.target)
+    }
+
     /// A body as the event may carry it, if it `is_wanted`. One that cannot be looked through is left out
     /// and counted, never stored as it is.
     pub(super) fn content(

@@ -140,7 +140,8 @@ impl Item {
         let limit = target.max_event_bytes();
         let content = publication.content(settings.data.has_request(), body, &of.0.headers);
         making::set_data(&mut event, settings.data, content.as_ref(), None, true, u64::MAX);
-        let owed = Owed { topic: target.id(), end: target.end(), event };
+        let waits = publication.waits.as_ref().map(|waits| waits.end());
+        let owed = Owed { topic: target.id(), end: target.end(), waits, event };
         let bytes = owed.bytes(None);
         if owed.event.bytes() as u64 > limit || !owed.fits() {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
@@ -148,7 +149,7 @@ impl Item {
         let late_keys = if settings.has_early_keys() { 0 } else { 3 * LATE_KEY_BYTES as u64 };
         let grown = if settings.data.has_response() { limit.max(bytes) } else { bytes };
         let wanted = grown + GROWTH + late_keys + uncertain_kind(&settings.kind).len() as u64;
-        let permit = target.permit(Purpose::Publish, wanted).map_err(refused)?;
+        let permit = publication.way().permit(Purpose::Publish, wanted).map_err(refused)?;
         Ok(Self { publication: publication.clone(), number: origin.number, owed, permit, content })
     }
 

@@ -133,7 +133,7 @@ async fn append_first(items: Vec<Item>) -> Result<Vec<Box<str>>, Error> {
 
 fn append(item: Item) -> Result<Commit, Refused> {
     let record = item.owed.record();
-    item.publication.target.append(item.permit, vec![record])
+    item.publication.way().append(item.permit, vec![record])
 }
 
 /// Sends the request and waits for what comes of it; for a late answer too, where the client has been
@@ -350,7 +350,7 @@ async fn record(
     ids.extend(certain);
     let owed = recorded
         .into_iter()
-        .map(|Following { item, .. }| (item.publication.target.clone(), item.permit, item.owed));
+        .map(|Following { item, .. }| (item.publication.way().clone(), item.permit, item.owed));
     Some((exchange, owed.collect()))
 }
 

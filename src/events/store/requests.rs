@@ -10,8 +10,16 @@ use crate::events::{
         LogId,
         codec::Draft,
         log::{Commit, Log, Permit, Purpose, Reason, Refused},
+        topic::delayed::DelayedLog,
     },
 };
+
+/// A topic, as far as its events have to wait: they are in it when they are due.
+#[derive(Debug)]
+struct Waiting {
+    topic: Arc<Topic>,
+    log: DelayedLog,
+}
 
 // === impl Store ===
 
@@ -56,6 +64,17 @@ impl Topics for TopicMap {
         let topic = topics.values().find(|topic| topic.id() == id);
         topic.cloned().map(|topic| topic as Arc<dyn Target>)
     }
+
+    fn delayed(&self, id: LogId) -> Option<Arc<dyn Target>> {
+        let topic = self.0.read().values().find(|topic| topic.id() == id).cloned()?;
+        match topic.delays().make(&topic.delay_settings()) {
+            Ok(log) => Some(Arc::new(Waiting { log: log?, topic })),
+            Err(error) => {
+                tracing::error!(topic = %topic.name(), %error, "events of requests cannot wait");
+                None
+            }
+        }
+    }
 }
 
 // === impl Topic ===
@@ -79,5 +98,41 @@ impl Target for Topic {
 
     fn log(&self) -> Option<Log> {
         self.handle().map(|handle| handle.log().clone())
+    }
+}
+
+// === impl Waiting ===
+
+impl Target for Waiting {
+    fn id(&self) -> LogId {
+        self.topic.id()
+    }
+
+    fn max_event_bytes(&self) -> u64 {
+        self.topic.largest_event()
+    }
+
+    fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {
+        if self.topic.handle().is_none_or(|handle| handle.log().is_offline()) {
+            return Err(Refused::new(Reason::Offline));
+        }
+        let (max_delayed, max_bytes) = self.topic.most_delayed();
+        let more = if purpose == Purpose::Publish { 0 } else { max_bytes / 10 };
+        let log = self.log.log();
+        let taken = log.gauges().bytes.get().saturating_add(log.permitted());
+        let is_full = taken.saturating_add(bytes) > max_bytes.saturating_add(more);
+        let is_many = purpose == Purpose::Publish && !self.log.has_room(max_delayed, 1);
+        if is_full || is_many {
+            return Err(Refused::new(Reason::Full));
+        }
+        log.permit_for(purpose, bytes)
+    }
+
+    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
+        Ok(self.log.log().append(permit, drafts))
+    }
+
+    fn log(&self) -> Option<Log> {
+        Some(self.log.log().clone())
     }
 }

@@ -174,6 +174,12 @@ impl Topic {
         self.about.read().settings.max_event_bytes
     }
 
+    /// How many events may wait, and how many bytes of them.
+    pub(super) fn most_delayed(&self) -> (u64, u64) {
+        let about = self.about.read();
+        (about.settings.max_delayed, about.settings.max_bytes)
+    }
+
     pub(super) fn about(&self) -> About {
         self.about.read().clone()
     }

@@ -1,5 +1,7 @@
 //! What is known of a request's key, and what it would publish, in words.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::{Told, step};
@@ -37,8 +39,12 @@ impl Told<'_> {
                 Ack::Async => "does not wait for the disk",
             };
             let intent = if settings.has_intent { ", written down before it is sent" } else { "" };
+            let delay = match settings.delay {
+                Duration::ZERO => String::new(),
+                delay => format!(", {delay:?} later"),
+            };
             let key = self.key(settings);
-            let detail = format!("`{kind}` to `{topic}`, {when}; {ack}{intent}; {key}");
+            let detail = format!("`{kind}` to `{topic}`{delay}, {when}; {ack}{intent}; {key}");
             let outcome = if settings.mode == Mode::Before { "append" } else { "depends" };
             step("publish", outcome, detail)
         }));

@@ -1,6 +1,7 @@
 //! Exchanges on a modelled disk that dies at every operation.
 
 mod attempts;
+mod waiting;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -65,12 +66,17 @@ impl Topics for Simple {
     fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>> {
         (id == TOPIC).then(|| Arc::new(self.clone()) as Arc<dyn Target>)
     }
+
+    fn delayed(&self, _: LogId) -> Option<Arc<dyn Target>> {
+        None
+    }
 }
 
 struct World {
     ingress: Ingress,
     topic: Simple,
-    _writer: Writer,
+    place: Place,
+    writer: Writer,
 }
 
 /// What an exchange is to come to.
@@ -93,26 +99,27 @@ impl World {
         let disk = Arc::new(DiskWatch::new(storage.clone(), settings));
         let writer = Writer::spawn("test", Arc::new(clock.clone())).unwrap();
         let settings = Settings { segment_bytes: 64 * KIB, ..Settings::default() };
-        let open = |dir: &str, id| {
-            let place = Place {
-                storage: storage.clone(),
-                dir: PathBuf::from(dir),
-                store: StoreId(Uuid::from_u128(1)),
-                id,
-                disk: disk.clone(),
-            };
+        let place = |dir: &str, id| Place {
+            storage: storage.clone(),
+            dir: PathBuf::from(dir),
+            store: StoreId(Uuid::from_u128(1)),
+            id,
+            disk: disk.clone(),
+        };
+        let open = |place| {
             let opened = Log::open(&writer, place, &settings, Offset::ZERO, Box::new(Plain));
             opened.ok().map(|(log, _)| log)
         };
-        let topic = Simple(open("topic", TOPIC)?);
-        let log = open("ingress", LogId(Uuid::from_u128(3)))?;
+        let topic = Simple(open(place("topic", TOPIC))?);
+        let log = open(place("ingress", LogId(Uuid::from_u128(3))))?;
         let around = Around {
             hash_key: HashKey([7; 16]),
             pool: Pool::new(1).unwrap(),
             clock: GuardedClock::new(Arc::new(clock.clone()), None),
         };
         let ingress = Ingress::open(log, max_entries, around).ok()?;
-        Some(Self { ingress, topic, _writer: writer })
+        let place = place("topic", TOPIC);
+        Some(Self { ingress, topic, place, writer })
     }
 
     fn owed(&self, id: Uuid) -> Owed {
@@ -123,7 +130,7 @@ impl World {
             data: Bytes::from(vec![b'x'; 4 << 10]),
             ..Event::default()
         };
-        Owed { topic: TOPIC, end: self.topic.end(), event }
+        Owed { topic: TOPIC, end: self.topic.end(), waits: None, event }
     }
 
     fn reserve(&self, owed: &Owed) -> Result<Room, Refused> {

@@ -95,8 +95,12 @@ impl DelayedLog {
         if not_before > judged.wall.max(now).saturating_add(max_age) {
             return Err(NotAdmitted::TooLong);
         }
-        let waiting = self.waiting().saturating_add(count);
-        if waiting > settings.max_delayed { Err(NotAdmitted::Full) } else { Ok(()) }
+        if self.has_room(settings.max_delayed, count) { Ok(()) } else { Err(NotAdmitted::Full) }
+    }
+
+    /// Whether `count` more may wait where so many may. Exceeded by what is on its way.
+    pub fn has_room(&self, max_delayed: u64, count: u64) -> bool {
+        self.waiting().saturating_add(count) <= max_delayed
     }
 
     /// Appends events that wait, all of them or none. Durable as any publish.
