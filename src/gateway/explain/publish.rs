@@ -10,8 +10,7 @@ use crate::{
         Settings,
         settings::{Ack, Mode, When},
     },
-    http::selector::Part,
-    middleware::idempotency::fingerprint,
+    http::{idempotency, selector::Part},
     routing::explain::Step,
 };
 
@@ -19,7 +18,7 @@ impl Told<'_> {
     pub(super) fn idempotency(&self, steps: &mut Vec<Step>) {
         let Some(settings) = &self.route.idempotency else { return };
         let name = &settings.header;
-        let (outcome, detail) = match fingerprint::key(&self.asked.headers, name) {
+        let (outcome, detail) = match idempotency::key(&self.asked.headers, name) {
             Ok(Some(key)) => ("depends", format!("on what is known of key `{key}`")),
             Ok(None) if settings.is_required => {
                 ("refuse", format!("400 idempotency-missing: there is no {name}"))

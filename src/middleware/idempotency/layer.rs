@@ -27,12 +27,12 @@ use http::{HeaderName, HeaderValue, Method};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::fingerprint::{fingerprint, key};
+use super::fingerprint::fingerprint;
 use crate::{
     error::{Error, IdempotencyFault, Kind},
     http::{
         Body, Next, Request, Response,
-        idempotency::{IdempotencyStore, Judgement, KeyHonoured, Keyed, StoredAnswer},
+        idempotency::{IdempotencyStore, Judgement, KeyHonoured, Keyed, StoredAnswer, key},
         names::IDEMPOTENT_REPLAYED,
     },
 };

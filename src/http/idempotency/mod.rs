@@ -4,6 +4,10 @@
 //! ([`Outcome`](super::Outcome)): whoever records the exchange writes both down in one frame, and gets
 //! the key from the context.
 
+mod key;
+
+pub use self::key::{NotAKey, key};
+
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
