@@ -150,6 +150,8 @@ pub struct Route {
     pub idempotency: Option<idempotency::Settings>,
     /// `publish`.
     pub publish: Vec<events::publish::Settings>,
+    /// `enqueue`, `spill`.
+    pub enqueue: Option<events::enqueue::Settings>,
     /// What happens.
     pub action: action::Settings,
     /// Indexes into [`Config::upstreams`], as the weights of [`action::Settings::Forward`].

@@ -21,18 +21,24 @@ pub enum QueueFault {
     TooLarge,
     /// The route needs a key of each event, and this request has none.
     KeyMissing,
+    /// What is asked for was stored by another gateway.
+    OtherInstance,
+    /// What became of the request is not told any more.
+    StatusGone,
 }
 
 // === impl QueueFault ===
 
 impl QueueFault {
     /// One of each.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Full(Duration::from_secs(1)),
         Self::Disk(Duration::from_secs(10)),
         Self::Unavailable(Duration::from_secs(30)),
         Self::TooLarge,
         Self::KeyMissing,
+        Self::OtherInstance,
+        Self::StatusGone,
     ];
 
     /// The status a client is answered with.
@@ -41,6 +47,8 @@ impl QueueFault {
             Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::KeyMissing => StatusCode::BAD_REQUEST,
+            Self::OtherInstance => StatusCode::NOT_FOUND,
+            Self::StatusGone => StatusCode::GONE,
         }
     }
 
@@ -52,6 +60,8 @@ impl QueueFault {
             Self::Unavailable(_) => "queue-unavailable",
             Self::TooLarge => "event-too-large",
             Self::KeyMissing => "event-key-missing",
+            Self::OtherInstance => "other-instance",
+            Self::StatusGone => "status-gone",
         }
     }
 
@@ -65,6 +75,8 @@ impl QueueFault {
             Self::Unavailable(_) => "What this request leads to cannot be stored; try again later.",
             Self::TooLarge => "The event of this request would be too large.",
             Self::KeyMissing => "This request lacks the value that its event is ordered by.",
+            Self::OtherInstance => "Another gateway has taken this request: ask there.",
+            Self::StatusGone => "What became of this request is not told any more.",
         }
     }
 
@@ -72,7 +84,9 @@ impl QueueFault {
     pub const fn side(self) -> Side {
         match self {
             Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) => Side::Gateway,
-            Self::TooLarge | Self::KeyMissing => Side::Downstream,
+            Self::TooLarge | Self::KeyMissing | Self::OtherInstance | Self::StatusGone => {
+                Side::Downstream
+            }
         }
     }
 
@@ -80,7 +94,7 @@ impl QueueFault {
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::Full(after) | Self::Disk(after) | Self::Unavailable(after) => Some(after),
-            Self::TooLarge | Self::KeyMissing => None,
+            Self::TooLarge | Self::KeyMissing | Self::OtherInstance | Self::StatusGone => None,
         }
     }
 }

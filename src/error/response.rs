@@ -153,7 +153,9 @@ fn proxy_status(kind: &Kind) -> HeaderValue {
 /// failure of a proxy.
 fn proxy_error(kind: &Kind) -> Option<&'static str> {
     Some(match kind {
-        Kind::RouteNotFound => "destination_not_found",
+        Kind::RouteNotFound | Kind::Queue(QueueFault::OtherInstance | QueueFault::StatusGone) => {
+            "destination_not_found"
+        }
         Kind::MethodNotAllowed(_) => return None,
         Kind::BadFraming
         | Kind::BadTarget
@@ -190,6 +192,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
     const CANCELLED: &str = "1";
     const INVALID_ARGUMENT: &str = "3";
     const DEADLINE_EXCEEDED: &str = "4";
+    const NOT_FOUND: &str = "5";
     const PERMISSION_DENIED: &str = "7";
     const RESOURCE_EXHAUSTED: &str = "8";
     const ABORTED: &str = "10";
@@ -238,6 +241,7 @@ fn grpc_status(kind: &Kind) -> &'static str {
         Kind::Queue(fault) => match fault {
             QueueFault::KeyMissing => INVALID_ARGUMENT,
             QueueFault::TooLarge => RESOURCE_EXHAUSTED,
+            QueueFault::OtherInstance | QueueFault::StatusGone => NOT_FOUND,
             QueueFault::Full(_) | QueueFault::Disk(_) | QueueFault::Unavailable(_) => UNAVAILABLE,
         },
         Kind::RetryBudget(last) => grpc_status(last),

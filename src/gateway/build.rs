@@ -210,7 +210,7 @@ pub(super) fn stacks(
             RequestIdLayer::new(),
             AccessLogLayer::new(recorder.clone()),
             edge(),
-            Router::new(plan.table.clone(), routes),
+            Router::new(plan.table.clone(), routes, build.status_paths()),
         ),
     }
 }
@@ -312,6 +312,7 @@ impl Build<'_> {
             buffer: (route.buffer.clone(), self.plan.held.clone()),
             idempotency: self.idempotency(route),
             publish: self.publisher(route).map(Arc::new),
+            enqueue: self.enqueuer(route).map(Arc::new),
             action: own_action(&route.action),
             fault: route.fault,
             headers: own_headers(&route.headers),

@@ -1,6 +1,7 @@
 //! What the gateway would do with a request, told and not done: the matched route and why the
 //! others lost, then each policy in the order of the stack.
 
+mod enqueue;
 mod limits;
 mod publish;
 
@@ -103,6 +104,9 @@ impl Told<'_> {
         self.buffer(&mut steps);
         self.idempotency(&mut steps);
         self.publish(&mut steps);
+        if self.enqueue(&mut steps) {
+            return steps;
+        }
         match &self.route.action {
             action::Settings::Respond { status, .. } => {
                 steps.push(step("respond", "answer", status.to_string()));

@@ -29,6 +29,7 @@ mod operator;
 mod outbox;
 mod queue;
 mod reload;
+mod status_paths;
 mod watch;
 mod worker;
 

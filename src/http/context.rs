@@ -68,6 +68,7 @@ struct Cells {
     received: AtomicU64,
     is_connecting: AtomicBool,
     was_repeated: AtomicBool,
+    is_deferred: AtomicBool,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
 
@@ -128,6 +129,7 @@ impl Context {
             received: AtomicU64::new(0),
             is_connecting: AtomicBool::new(false),
             was_repeated: AtomicBool::new(false),
+            is_deferred: AtomicBool::new(false),
             attempts: Mutex::new(SmallVec::new()),
         }))
     }

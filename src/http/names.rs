@@ -1,4 +1,4 @@
-//! Field names that `http` has no constant for.
+//! Field names that `http` has no constant for, and paths that are the gateway's own.
 
 use http::HeaderName;
 
@@ -8,6 +8,10 @@ pub use http::header::FORWARDED;
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// `Keep-Alive`: hop-by-hop, with the upstream's idle timeout in it.
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// `Prefer` (RFC 7240).
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// `Preference-Applied` (RFC 7240).
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// `Proxy-Connection`: never standard, still sent, hop-by-hop.
 pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// `HTTP2-Settings`: belongs to `Upgrade: h2c`, which is never tunnelled.
@@ -36,3 +40,5 @@ pub const SLUICE_EVENT_ID: HeaderName = HeaderName::from_static("sluice-event-id
 pub const X_SLUICE_MIRROR: HeaderName = HeaderName::from_static("x-sluice-mirror");
 /// Which try of the request this is, for the upstream.
 pub const X_SLUICE_ATTEMPT: HeaderName = HeaderName::from_static("x-sluice-attempt");
+/// Below it is the status of each request that is stored, by its ID.
+pub const STATUS_PATH: &str = "/.sluice/requests/";

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use tower::ServiceBuilder;
 
 use crate::{
-    events::publish::{Publish, PublishLayer, Publisher},
+    events::{
+        enqueue::{Enqueue, EnqueueLayer, Enqueuer, RequestStatus, RequestStatusLayer},
+        publish::{Publish, PublishLayer, Publisher},
+    },
     http::{held::HeldBodies, idempotency::IdempotencyStore},
     middleware::{
         access_log::{AccessLog, AccessLogLayer},
@@ -43,10 +46,11 @@ pub type EachRoute<B> =
     IpFilter<Cors<BodyLimit<ConcurrencyLimit<RateLimit<Auth<Members<AfterAuth<ToUpstream<B>>>>>>>>>;
 
 /// What follows once it is known who asks.
-pub type AfterAuth<U> = RateLimit<Buffer<Idempotency<Publish<Action<U>>>>>;
+pub type AfterAuth<U> = RateLimit<RequestStatus<Buffer<Idempotency<Publish<Action<U>>>>>>;
 
 /// The part of a route that only requests for an upstream reach.
-pub type ToUpstream<B> = Fault<Mirror<Copies<B>, Headers<Timeout<Retry<Timeout<Adaptive<B>>>>>>>;
+pub type ToUpstream<B> =
+    Fault<Mirror<Copies<B>, Headers<Enqueue<Timeout<Retry<Timeout<Adaptive<B>>>>>>>>;
 
 /// What the copies that `mirror` makes pass.
 pub type Copies<B> = Headers<Timeout<B>>;
@@ -80,6 +84,8 @@ pub struct MemberSettings {
     pub idempotency: Option<(idempotency::Settings, Arc<str>, Arc<dyn IdempotencyStore>)>,
     /// What its requests publish.
     pub publish: Option<Arc<Publisher>>,
+    /// Whether its requests are stored, always or when they could not be sent.
+    pub enqueue: Option<Arc<Enqueuer>>,
     /// What happens.
     pub action: action::Settings,
     /// `fault`.
@@ -150,6 +156,7 @@ pub fn after_auth<B>(
 ) -> AfterAuth<ToUpstream<B>> {
     ServiceBuilder::new()
         .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
+        .layer(RequestStatusLayer::new(route.enqueue.clone())) // who may send one may ask what became of it
         .layer(BufferLayer::new(&route.buffer.0, Some(&route.buffer.1))) // the only reader of whole bodies; all below share it
         .layer(IdempotencyLayer::new(route.idempotency)) // hashes the body; what was done is not done again
         .layer(PublishLayer::new(route.publish)) // sees who was admitted, and what became of it
@@ -157,6 +164,7 @@ pub fn after_auth<B>(
         .layer(FaultLayer::new(route.fault)) // fails what would have been sent, and nothing else
         .layer(MirrorLayer::new(mirror)) // copies what is sent, with changes of its own
         .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
+        .layer(EnqueueLayer::new(route.enqueue)) // stores what would be sent; outside all attempts: what they come to decides
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
         .layer(RetryLayer::new(route.retry.0, route.retry.1)) // whoever sends again has leave to
         .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: each attempt anew

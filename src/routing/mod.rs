@@ -17,6 +17,6 @@ mod tests;
 pub use self::{
     matcher::{Head, Match},
     route::Rule,
-    router::{RouteEntry, Router},
+    router::{OwnPaths, RouteEntry, Router},
     table::Table,
 };

@@ -40,10 +40,18 @@ pub struct RouteEntry<S> {
     pub stack: S,
 }
 
+/// Says which route answers for a path that is the gateway's own, so that what holds for the route's
+/// clients holds for who asks there.
+pub trait OwnPaths: fmt::Debug + Send + Sync {
+    /// The index of the route, or why there is none.
+    fn route(&self, path: &str) -> Result<usize, Error>;
+}
+
 /// Hands each request to the stack of its route.
 pub struct Router<S> {
     table: Arc<Table>,
     routes: Box<[Route<S>]>,
+    own: Option<Arc<dyn OwnPaths>>,
 }
 
 #[derive(Clone)]
@@ -73,10 +81,15 @@ pin_project! {
 // === impl Router ===
 
 impl<S> Router<S> {
-    /// A router over `table` with one entry for each of its rules, in the order of the file.
+    /// A router over `table` with one entry for each of its rules, in the order of the file; `own`: which of
+    /// them answer for paths that no rule takes.
     ///
     /// A rule without an entry answers `internal`.
-    pub fn new(table: Arc<Table>, entries: impl IntoIterator<Item = RouteEntry<S>>) -> Self {
+    pub fn new(
+        table: Arc<Table>,
+        entries: impl IntoIterator<Item = RouteEntry<S>>,
+        own: Option<Box<dyn OwnPaths>>,
+    ) -> Self {
         let routes = table
             .rules()
             .iter()
@@ -87,7 +100,7 @@ impl<S> Router<S> {
                 pass_encoded_separators: rule.pass_encoded_separators,
             })
             .collect();
-        Self { table, routes }
+        Self { table, routes, own: own.map(Arc::from) }
     }
 
     /// The route of a request, entered into its context.
@@ -96,6 +109,13 @@ impl<S> Router<S> {
         let Some(target) = cx.target() else {
             return Err(Error::new(Kind::Internal).with_detail("routed without a target"));
         };
+        if matcher::is_reserved(target.merged()) {
+            let own = self.own.as_ref().ok_or(Kind::RouteNotFound)?;
+            let index = own.route(target.merged())?;
+            let route = self.routes.get_mut(index).ok_or(Kind::RouteNotFound)?;
+            cx.set_route(route.entry.info.clone());
+            return Ok(route);
+        }
         let head = Head {
             host: cx.host().unwrap_or_default(),
             path: target.merged(),
@@ -128,7 +148,7 @@ impl<S> Router<S> {
 
 impl<S: Clone> Clone for Router<S> {
     fn clone(&self) -> Self {
-        Self { table: self.table.clone(), routes: self.routes.clone() }
+        Self { table: self.table.clone(), routes: self.routes.clone(), own: self.own.clone() }
     }
 }
 
@@ -227,6 +247,20 @@ mod tests {
         Request::new(parts, Body::empty(), cx)
     }
 
+    /// The first route answers for one path.
+    #[derive(Debug)]
+    struct Own;
+
+    impl OwnPaths for Own {
+        fn route(&self, path: &str) -> Result<usize, Error> {
+            match path {
+                "/.sluice/requests/a" => Ok(0),
+                "/.sluice/requests/b" => Ok(7),
+                _ => Err(Kind::RouteNotFound.into()),
+            }
+        }
+    }
+
     /// The route's name and bound values, or the failure.
     async fn send(method: Method, target: &str) -> Result<String, Error> {
         let cells = Metrics::new().thread();
@@ -245,7 +279,8 @@ mod tests {
             }),
         });
         let entries: Vec<_> = entries.collect();
-        let response = Router::new(table, entries).call(request(method, target)).await?;
+        let response =
+            Router::new(table, entries, Some(Box::new(Own))).call(request(method, target)).await?;
         let body = response.into_body();
         Ok(String::from_utf8(body.as_full().unwrap().to_vec()).unwrap())
     }
@@ -255,6 +290,16 @@ mod tests {
         let answer = send(Method::GET, "/orders//7/a//b%20").await.unwrap();
         assert_eq!(answer, "order id=7,rest=a/b%20");
         assert_eq!(send(Method::PUT, "/raw/a%2Fb").await.unwrap(), "raw x=a%2Fb");
+    }
+
+    #[tokio::test]
+    async fn paths_of_the_gateways_own_go_to_the_route_that_answers_for_them() {
+        let answer = send(Method::DELETE, "/.sluice//requests/a").await.unwrap();
+        assert_eq!(answer, "order ", "whatever its rule asks for");
+        for target in ["/.sluice/requests/b", "/.sluice/requests/c", "/.sluice/", "/.sluice"] {
+            let error = send(Method::GET, target).await.unwrap_err();
+            assert_eq!(error.kind().reason(), "route-none", "{target}");
+        }
     }
 
     #[tokio::test]

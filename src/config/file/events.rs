@@ -47,32 +47,33 @@ words! {
 }
 
 block! {
-    /// Stored as an event, answered at once.
+    /// Stored in a topic, answered at once; a subscription with `push.upstream` delivers.
     Enqueue {
         /// The topic.
         topic: Written<LogName>,
-        /// The order domain.
+        /// The order domain. Default: none.
         key: Option<Selector>,
-        /// Fields that are kept.
+        /// Credentials that are stored too. Default: none.
         keep_headers: Option<Vec<Written<HeaderName>>>,
         /// How long its status can be asked for. Default: 24h.
         status_ttl: Option<Written<Duration>>,
-        /// Only with `Prefer: respond-async`. Default: false.
+        /// A client that says `Prefer: wait=N` is answered with the result, if it comes in time. Default:
+        /// false.
         on_prefer: Option<Written<bool>>,
-        /// Whether it may be delivered again after an unknown outcome. Default: false.
+        /// What the upstream may have seen is sent again: it honours `Idempotency-Key`. Default: false.
         redeliver: Option<Written<bool>>,
     }
     /// What could not be sent is stored.
     Spill {
         /// The topic.
         topic: Written<LogName>,
-        /// The order domain.
+        /// The order domain: while one waits, later ones of its key do. Default: none.
         key: Option<Selector>,
-        /// Fields that are kept.
+        /// Credentials that are stored too. Default: none.
         keep_headers: Option<Vec<Written<HeaderName>>>,
         /// How long its status can be asked for. Default: 24h.
         status_ttl: Option<Written<Duration>>,
-        /// Whether it may be delivered again after an unknown outcome. Default: false.
+        /// What the upstream may have seen is sent again: it honours `Idempotency-Key`. Default: false.
         redeliver: Option<Written<bool>>,
     }
     /// An event for each request.

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A selector, or a list of them joined.
-type Selector = OneOrMany<Written<Text>>;
+pub type Selector = OneOrMany<Written<Text>>;
 
 /// A map of the configuration file: strict, and described.
 macro_rules! block {

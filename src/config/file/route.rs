@@ -37,7 +37,7 @@ pub struct Route {
     pub respond: Option<Placed<Respond>>,
     /// What happens: redirected.
     pub redirect: Option<Placed<Redirect>>,
-    /// What happens: stored as an event, answered with 202 at once.
+    /// What happens: stored, answered with 202 at once, and delivered by a subscription.
     pub enqueue: Option<Placed<events::Enqueue>>,
 
     /// Who may come, by credential.
@@ -80,8 +80,8 @@ pub struct Route {
     pub mirror: Option<Placed<traffic::Mirror>>,
     /// Failures made on purpose; needs `admin.allow_faults`.
     pub fault: Option<Placed<traffic::Fault>>,
-    /// What could not be sent is stored as an event and answered with 202.
-    pub spill: Option<events::Spill>,
+    /// What could not be sent is stored, answered with 202, and delivered by a subscription.
+    pub spill: Option<Placed<events::Spill>>,
     /// Events published for its requests.
     pub publish: Option<OneOrMany<events::Publish>>,
 }

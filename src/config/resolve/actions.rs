@@ -1,4 +1,4 @@
-//! What a route does: `upstream`, `split`, `respond`, `redirect`; exactly one.
+//! What a route does: `upstream`, `split`, `respond`, `redirect`, `enqueue`; exactly one.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -36,6 +36,7 @@ impl Resolver<'_> {
         if let Some(split) = &route.split {
             return self.split(split, upstreams);
         }
+        // `enqueue` answers before an upstream is asked for.
         let action = match (&route.respond, &route.redirect) {
             (Some(respond), _) => self.respond(respond),
             (None, Some(redirect)) => self.redirect(&redirect.value, params),
@@ -59,7 +60,7 @@ impl Resolver<'_> {
             [] => self.error(
                 place,
                 Fault::new("nothing says what this route does")
-                    .help("one of `upstream`, `split`, `respond`, `redirect`"),
+                    .help("one of `upstream`, `split`, `respond`, `redirect`, `enqueue`"),
             ),
             [_] => {}
             [(first, _), others @ ..] => {

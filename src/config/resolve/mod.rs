@@ -6,6 +6,7 @@
 mod actions;
 mod api_keys;
 mod auth;
+mod enqueue;
 mod events_api;
 mod files;
 mod health;

@@ -132,7 +132,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn event_key(
+    pub(super) fn event_key(
         &mut self,
         written: Option<&OneOrMany<Written<Text>>>,
         route: &file::Route,

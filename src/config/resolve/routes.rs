@@ -16,7 +16,7 @@ use crate::{
         value::{Fault, Name, ParamName, Value as _, path_template},
         written::{OneOrMany, Placed, Written},
     },
-    events::publish,
+    events::{enqueue, publish},
     middleware::{buffer, concurrency_limit},
     routing::{
         Rule,
@@ -57,10 +57,13 @@ impl Resolver<'_> {
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
         let idempotency = self.idempotency(route);
         let publish = self.publications(route, &params, named.flow);
-        let is_counted =
-            idempotency.is_some() || publish.iter().any(publish::Settings::reads_request);
+        let key_field = idempotency.as_ref().map(|it| &it.header);
+        let enqueue = self.enqueue(route, &params, named.flow, key_field);
+        let is_counted = idempotency.is_some()
+            || enqueue.is_some()
+            || publish.iter().any(publish::Settings::reads_request);
         let reads_body = used.iter().any(|index| named.upstreams.reads_body(*index)) || is_counted;
-        let buffer_bytes = largest_body(&publish, named.flow)
+        let buffer_bytes = largest_body(&publish, enqueue.as_ref(), named.flow)
             .map_or(buffer_bytes, |largest| buffer_bytes.min(largest));
         let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
         let (retry, timeout) = self.retry(route, total);
@@ -77,6 +80,7 @@ impl Resolver<'_> {
             buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes), is_counted },
             idempotency,
             publish,
+            enqueue,
             action,
             mirror: self.mirror(route, named, &used, total),
             upstreams: used,
@@ -187,11 +191,16 @@ impl Resolver<'_> {
     }
 }
 
-/// How much of a body events may carry, if any does.
-fn largest_body(publications: &[publish::Settings], flow: Flow<'_>) -> Option<u64> {
+/// How much of a body events and stored requests may carry, if any does.
+fn largest_body(
+    publications: &[publish::Settings],
+    enqueue: Option<&enqueue::Settings>,
+    flow: Flow<'_>,
+) -> Option<u64> {
     let carrying = publications.iter().filter(|it| it.data.has_request());
-    let topic = |it: &publish::Settings| flow.topics.iter().find(|topic| topic.name == it.topic);
-    carrying.filter_map(topic).map(|topic| topic.max_event_bytes).min()
+    let names = carrying.map(|it| &it.topic).chain(enqueue.map(|it| &it.topic));
+    let topics = names.filter_map(|name| flow.topics.iter().find(|topic| topic.name == *name));
+    topics.map(|topic| topic.max_event_bytes).min()
 }
 
 /// The names in a path template.

@@ -9,7 +9,7 @@ use crate::config::{
 };
 
 /// Patterns for [`Tree::find`].
-const LATER: [&str; 3] = ["subscriptions[].push.upstream", "routes[].spill", "routes[].enqueue"];
+const LATER: [&str; 1] = ["subscriptions[].push.upstream"];
 
 impl Resolver<'_> {
     pub(super) fn refuse_later_keys(&mut self, tree: &Tree) {

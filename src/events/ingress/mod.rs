@@ -37,6 +37,7 @@ mod key;
 mod key_record;
 mod keys;
 mod record;
+mod refusal;
 mod resolve;
 mod result_record;
 mod results;
@@ -51,6 +52,7 @@ pub use self::{
     key::{Key, MAX_STORED_BYTES, NotUncertain, UncertainKey},
     key_record::{Claimed, KeyEnd},
     record::{About, Owed, uncertain, uncertain_kind},
+    refusal::{failed, refused},
     target::{Target, Topics},
 };
 

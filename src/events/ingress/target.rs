@@ -25,6 +25,11 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// Its log; `None`: it was never open.
     fn log(&self) -> Option<Log>;
 
+    /// Below it everything is settled that is delivered to an upstream, as far as is known.
+    fn settled(&self) -> Offset {
+        Offset::ZERO
+    }
+
     /// Its end: what is appended from now on is not below.
     fn end(&self) -> Offset {
         self.log().map_or(Offset::ZERO, |log| log.durable())
@@ -37,7 +42,12 @@ pub trait Topics: fmt::Debug + Send + Sync {
     fn named(&self, name: &str) -> Option<Arc<dyn Target>>;
 
     /// The topic of this ID.
-    fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>>;
+    fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>> {
+        self.find(&|it| it == id)
+    }
+
+    /// The topic whose ID is one of these.
+    fn find(&self, is_it: &dyn Fn(LogId) -> bool) -> Option<Arc<dyn Target>>;
 
     /// Where events wait that are not due yet, of the topic of this ID: with its log and its end, but the ID
     /// of the topic. Made if nothing has had to wait yet; `None`: that is not possible now. Blocks then.

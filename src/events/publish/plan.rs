@@ -18,8 +18,8 @@ use crate::{
     error::{Error, Kind, QueueFault},
     events::{
         event::{Event, new_id},
-        ingress::{About, Ingress, Key, Owed, Room, uncertain_kind},
-        queue::log::{Permit, Purpose, Reason, Refused},
+        ingress::{About, Ingress, Key, Owed, Room, refused, uncertain_kind},
+        queue::log::{Permit, Purpose},
     },
     http::{Context, Request, selector::Input},
 };
@@ -185,16 +185,4 @@ fn sha256(bytes: &Bytes) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     out
-}
-
-/// Why there is no room.
-pub(super) fn refused(refused: Refused) -> Error {
-    let after = refused.retry_after.unwrap_or_default();
-    Kind::Queue(match refused.reason {
-        Reason::Full => QueueFault::Full(after),
-        Reason::DiskLow => QueueFault::Disk(after),
-        Reason::Offline => QueueFault::Unavailable(after),
-        Reason::TooLarge => QueueFault::TooLarge,
-    })
-    .into()
 }

@@ -1,6 +1,6 @@
 //! An exchange carried out to its end, whoever still waits for it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -11,24 +11,24 @@ use super::{
     keyed,
     making::{self, LATE_KEY_BYTES},
     peek::peek,
-    plan::{Item, Kept, Plan, refused},
+    plan::{Item, Kept, Plan},
     settings::{Ack, Mode, OnError, When},
     spans::Producing,
 };
 use crate::{
-    error::{Error, Kind, QueueFault},
+    error::{Error, Kind},
     events::{
-        ingress::{Answer, Exchange, Key, KeyEnd, MAX_STORED_BYTES, Owed, Target, uncertain},
+        ingress::{
+            Answer, Exchange, Key, KeyEnd, MAX_STORED_BYTES, Owed, Target, failed, refused,
+            uncertain,
+        },
         queue::{
-            log::{AppendError, Commit, Permit, Refused},
+            log::{Commit, Permit, Refused},
             mutation::{self, Mutation},
         },
     },
     http::{Next, Outcome, Request, Response, names::SLUICE_EVENT_ID, selector::Input},
 };
-
-/// A log that failed while it was written: come back after.
-const UNAVAILABLE: Duration = Duration::from_secs(30);
 
 /// Who waits for the answer, until it has one or has gone.
 struct Client(Option<oneshot::Sender<Result<Response, Error>>>);
@@ -173,7 +173,14 @@ async fn follow(
     let status = result.as_ref().ok().map(Response::status);
     let mut following: Vec<_> = items
         .into_iter()
-        .map(|item| Following { verdict: verdict(&item.settings().when, outcome, status), item })
+        .map(|item| {
+            let when = &item.settings().when;
+            let is_deferred = kept.cx.is_deferred();
+            // Done later, by whoever delivers it: nothing has happened yet.
+            let verdict =
+                if is_deferred { Verdict::Nothing } else { verdict(when, outcome, status) };
+            Following { verdict, item }
+        })
         .collect();
     let limits = following.iter().filter(|it| it.verdict == Verdict::Event);
     let limits = limits.filter(|it| it.item.settings().reads_response());
@@ -368,16 +375,6 @@ fn put_ids<'a>(headers: &mut HeaderMap, ids: impl Iterator<Item = &'a Box<str>>)
             headers.append(SLUICE_EVENT_ID, id);
         }
     }
-}
-
-/// It cannot be written down.
-fn failed(error: &AppendError) -> Error {
-    let kind = match error {
-        AppendError::Refused(it) => return refused(*it),
-        AppendError::Unknown => Kind::Queue(QueueFault::Unavailable(UNAVAILABLE)),
-        AppendError::Stopped => Kind::Draining,
-    };
-    Error::new(kind).with_detail(error.to_string())
 }
 
 // === impl Client ===

@@ -1,13 +1,16 @@
 //! What a stored request is called: where it is, and that this store said so.
 //!
-//! `base32(version, store, topic, partition, offset, time, secret, MAC)`. The record is found by it
-//! without an index. It cannot be guessed: 96 bits of it are chance and stand in the record, and the MAC
-//! (HMAC-SHA256 under the store's secret, RFC 2104, cut to 80 bits) keeps those who try from having
-//! anything read. Of store and topic there are the last 64 bits, which are chance in every UUID they have.
+//! `base32(version, store, topic, route, partition, offset, time, secret, MAC)`. The record is found by it
+//! without an index, and the route whose `auth` holds for it before anything is read. It cannot be
+//! guessed: 96 bits of it are chance and stand in the record, and the MAC (HMAC-SHA256 under the store's
+//! secret, RFC 2104, cut to 80 bits) keeps those who try from having anything read. Of store and topic
+//! there are the last bits, which are chance in every UUID they have, of the route's name a hash: enough
+//! to tell those of one gateway apart, and what the record says is compared.
 
 use std::fmt;
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{constant_time::verify_slices_are_equal, digest, hmac};
+use uuid::Uuid;
 
 use super::base32;
 use crate::events::queue::{LogId, Offset, StoreId};
@@ -19,7 +22,11 @@ const VERSION: u8 = 1;
 /// Bytes of the MAC.
 const MAC: usize = 10;
 /// All before the MAC.
-const SAID: usize = 1 + 8 + 8 + 2 + 8 + 6 + SECRET_BYTES;
+const SAID: usize = 1 + STORE + TOPIC + ROUTE + 2 + 8 + 6 + SECRET_BYTES;
+/// Bytes that stand for the store, the topic and the route.
+const STORE: usize = 6;
+const TOPIC: usize = 5;
+const ROUTE: usize = 5;
 /// The text of one; a multiple of 5 bytes, so that there is exactly one.
 const TEXT: usize = (SAID + MAC) / 5 * 8;
 /// What the secret is used for here: another use gives other bytes.
@@ -37,8 +44,10 @@ pub struct Place {
 /// What a stored request is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
-    /// The end of the topic's ID, see [`RequestId::is_of`].
-    topic: u64,
+    /// See [`RequestId::is_of`].
+    topic: [u8; TOPIC],
+    /// Of the route that took it.
+    pub route: RouteTag,
     /// The partition.
     pub partition: u16,
     /// The record.
@@ -48,6 +57,10 @@ pub struct RequestId {
     /// As its record says.
     pub secret: [u8; SECRET_BYTES],
 }
+
+/// Stands for the name of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteTag([u8; ROUTE]);
 
 /// A text that is no ID of a request of this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,21 +77,35 @@ pub enum NotAnId {
 #[derive(Clone)]
 pub struct RequestIds {
     key: hmac::Key,
-    store: u64,
+    store: [u8; STORE],
 }
 
 // === impl RequestId ===
 
 impl RequestId {
-    /// Of the record at `place`.
-    pub fn new(place: Place, partition: u16, time: u64, secret: [u8; SECRET_BYTES]) -> Self {
-        let Place { topic, offset } = place;
-        Self { topic: end_of(topic.0), partition, offset, time, secret }
+    /// Of the record at `place` that was stored at `time`.
+    pub fn new(
+        Place { topic, offset }: Place,
+        partition: u16,
+        route: RouteTag,
+        (time, secret): (u64, [u8; SECRET_BYTES]),
+    ) -> Self {
+        Self { topic: end_of(topic.0), route, partition, offset, time, secret }
     }
 
     /// Whether its record may be in this topic.
     pub fn is_of(&self, topic: LogId) -> bool {
         self.topic == end_of(topic.0)
+    }
+}
+
+// === impl RouteTag ===
+
+impl RouteTag {
+    /// Of the route of this name.
+    pub fn of(name: &str) -> Self {
+        let hash = digest::digest(&digest::SHA256, name.as_bytes());
+        Self(hash.as_ref().first_chunk().copied().unwrap_or_default())
     }
 }
 
@@ -94,8 +121,9 @@ impl RequestIds {
     pub fn text(&self, id: &RequestId) -> String {
         let mut bytes = Vec::with_capacity(SAID + MAC);
         bytes.push(VERSION);
-        bytes.extend_from_slice(&self.store.to_be_bytes());
-        bytes.extend_from_slice(&id.topic.to_be_bytes());
+        bytes.extend_from_slice(&self.store);
+        bytes.extend_from_slice(&id.topic);
+        bytes.extend_from_slice(&id.route.0);
         bytes.extend_from_slice(&id.partition.to_be_bytes());
         bytes.extend_from_slice(&id.offset.0.to_be_bytes());
         bytes.extend_from_slice(&id.time.to_be_bytes()[2..]);
@@ -121,20 +149,22 @@ impl RequestIds {
             return None;
         }
         let (store, rest) = rest.split_first_chunk()?;
-        if u64::from_be_bytes(*store) != self.store {
+        if *store != self.store {
             return Some(Err(NotAnId::OtherStore));
         }
         let own = self.mac(said);
         // In constant time: byte for byte a MAC could be found out.
-        aws_lc_rs::constant_time::verify_slices_are_equal(&own.as_ref()[..MAC], mac).ok()?;
+        verify_slices_are_equal(&own.as_ref()[..MAC], mac).ok()?;
         let (topic, rest) = rest.split_first_chunk()?;
+        let (route, rest) = rest.split_first_chunk()?;
         let (partition, rest) = rest.split_first_chunk()?;
         let (offset, rest) = rest.split_first_chunk()?;
         let (time, secret) = rest.split_first_chunk::<6>()?;
         let mut millis = [0; 8];
         millis[2..].copy_from_slice(time);
         Some(Ok(RequestId {
-            topic: u64::from_be_bytes(*topic),
+            topic: *topic,
+            route: RouteTag(*route),
             partition: u16::from_be_bytes(*partition),
             offset: Offset(u64::from_be_bytes(*offset)),
             time: u64::from_be_bytes(millis),
@@ -156,15 +186,13 @@ impl fmt::Debug for RequestIds {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "half of it is meant")]
-fn end_of(uuid: uuid::Uuid) -> u64 {
-    uuid.as_u128() as u64
+fn end_of<const N: usize>(uuid: Uuid) -> [u8; N] {
+    uuid.as_bytes().last_chunk().copied().unwrap_or([0; N])
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -176,7 +204,7 @@ mod tests {
 
     fn id() -> RequestId {
         let place = Place { topic: TOPIC, offset: Offset(77) };
-        RequestId::new(place, 3, 1_785_000_000_000, *b"twelve bytes")
+        RequestId::new(place, 3, RouteTag::of("orders"), (1_785_000_000_000, *b"twelve bytes"))
     }
 
     #[test]
@@ -192,6 +220,12 @@ mod tests {
 
     const GOLDEN: &str =
         "aeaaaaaaaaaaaambencwpcnlzxxqaayaaaaaaaaaabgqdh42jj5aa5dxmvwhmzjamj4xizltk5c36bsq4f7z37ow";
+
+    #[test]
+    fn routes_are_told_apart() {
+        assert_eq!(id().route, RouteTag::of("orders"));
+        assert_ne!(id().route, RouteTag::of("order"));
+    }
 
     #[test]
     fn a_changed_id_stands_for_nothing() {
@@ -218,7 +252,7 @@ mod tests {
             offset: u64, partition: u16, time in 0..1_u64 << 48, secret: [u8; SECRET_BYTES]
         ) {
             let place = Place { topic: TOPIC, offset: Offset(offset) };
-            let id = RequestId::new(place, partition, time, secret);
+            let id = RequestId::new(place, partition, RouteTag::of("a"), (time, secret));
             prop_assert_eq!(ids(1).read(&ids(1).text(&id)), Ok(id));
         }
     }

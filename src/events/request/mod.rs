@@ -14,7 +14,7 @@ mod results;
 mod stored;
 
 pub use self::{
-    id::{NotAnId, Place, RequestId, RequestIds, SECRET_BYTES},
+    id::{NotAnId, Place, RequestId, RequestIds, RouteTag, SECRET_BYTES},
     results::{MAX_ANSWER_BYTES, Results, State, Status},
     stored::{CREDENTIALS, Fingerprint, NotARequest, StoredRequest, TYPE},
 };

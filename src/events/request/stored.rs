@@ -5,6 +5,9 @@
 //! go upstream: the target after `rewrite`, the fields after `request_headers`, `Host` only where the
 //! route keeps it.
 
+use std::fmt::Write as _;
+
+use aws_lc_rs::digest;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
@@ -14,7 +17,7 @@ use http::{
 
 use super::{
     RequestId,
-    id::{Place, SECRET_BYTES},
+    id::{Place, RouteTag, SECRET_BYTES},
 };
 use crate::{
     events::queue::codec::{Draft, Fields, FieldsBuilder, Flags, HashKey, Kind, Record, Role, Tag},
@@ -164,13 +167,13 @@ impl StoredRequest {
 
     /// What it is called, at its place.
     pub fn id(&self, place: Place, partition: u16) -> RequestId {
-        RequestId::new(place, partition, self.time, self.secret)
+        let route = RouteTag::of(&self.route);
+        RequestId::new(place, partition, route, (self.time, self.secret))
     }
 
     /// What it is called as an event: constant, and not enough to ask for it.
     fn event_id(&self) -> String {
-        use std::fmt::Write as _;
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.secret);
+        let hash = digest::digest(&digest::SHA256, &self.secret);
         let mut id = String::with_capacity(32);
         for byte in &hash.as_ref()[..16] {
             // Writing to a string does not fail.

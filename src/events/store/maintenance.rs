@@ -18,6 +18,7 @@ use crate::events::{
         log::{Log, State},
         topic::{Readers, Topic as Handle, registry::RegistryError, retention::Pin},
     },
+    settings::Target,
 };
 use crate::telemetry::task;
 
@@ -100,11 +101,7 @@ impl Store {
     pub(super) async fn retain(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
         let Some(handle) = topic.handle().cloned() else { return Ok(()) };
         let readers = self.readers(topic);
-        let mut pins = Vec::with_capacity(readers.len());
-        for reader in &readers {
-            let from = reader.subscription.pins().await?.topic;
-            pins.push(Pin { from, pins: reader.settings.is_pinning });
-        }
+        let pins = self.pins(topic, &readers).await?;
         let oldest = match topic.about().settings.max_oldest_age {
             Some(_) => self.oldest_unsettled(&readers).await?,
             None => None,
@@ -125,6 +122,22 @@ impl Store {
             }
         }
         self.note_generation(topic).await
+    }
+
+    /// What each of the readers of a topic still needs; notes what of its requests is settled.
+    pub(super) async fn pins(
+        &self,
+        topic: &Topic,
+        readers: &[Reading],
+    ) -> Result<Vec<Pin>, Refusal> {
+        let mut pins = Vec::with_capacity(readers.len());
+        for reader in readers {
+            let from = reader.subscription.pins().await?.topic;
+            pins.push(Pin { from, pins: reader.settings.is_pinning });
+        }
+        let delivered = readers.iter().zip(&pins).filter(|(reader, _)| delivers(reader));
+        topic.note_settled(delivered.map(|(_, pin)| pin.from).min().unwrap_or(Offset::ZERO));
+        Ok(pins)
     }
 
     /// When the oldest event that any of these has not settled was published.
@@ -183,6 +196,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether it sends requests to an upstream.
+fn delivers(reader: &Reading) -> bool {
+    let push = reader.settings.push.as_ref();
+    push.is_some_and(|push| matches!(push.target, Target::Upstream(_)))
 }
 
 /// Ends when the store does.

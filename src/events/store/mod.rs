@@ -40,6 +40,7 @@ use crate::events::{
         runner::{self, KeyHash, Subscription},
         subscription::Partition,
     },
+    enqueue::Requests,
     facade::Refusal,
     ingress::Ingress,
     queue::{
@@ -79,6 +80,7 @@ struct Inner {
     /// Sends what is pushed.
     sink: Arc<dyn Sink>,
     ingress: Ingress,
+    requests: Requests,
     topics: Arc<TopicMap>,
     subscriptions: RwLock<BTreeMap<Arc<str>, Reading>>,
     snapshots: Snapshots,

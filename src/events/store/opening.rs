@@ -14,10 +14,12 @@ use super::{
     Inner, Keyed, Reading, Store, TopicMap,
     layout::{INGRESS, JOURNAL, LETTERS, PARKED, RESERVE, STATE},
     reloading::configure,
+    requests::requests,
     snapshots::Snapshots,
     state::read_state,
     tailing::MAX_TAILS,
     topic::{Ground, Topic, base},
+    topics::topics,
 };
 use crate::events::{
     delivery::{
@@ -28,7 +30,7 @@ use crate::events::{
         subscription::{LaneId, Machine, Seek},
     },
     facade::Refusal,
-    ingress::{Around, Ingress, IngressError},
+    ingress::{self, Ingress, IngressError},
     queue::{
         LogId, Offset, StoreId,
         codec::{SubscriptionMeta, TopicMeta},
@@ -111,6 +113,7 @@ impl Store {
         }
         for topic in store.all_topics() {
             store.move_delayed(&topic);
+            store.pins(&topic, &store.readers(&topic)).await?;
         }
         store.snapshot().await?;
         if let Err(error) = store.tend_requests().await {
@@ -304,27 +307,23 @@ fn prepare(
     let ingress_place = at(INGRESS, LogId(store.0));
     let max_bytes = Some(settings.ingress.max_bytes);
     let own = LogSettings { max_bytes, ..base(&settings) };
-    let (ingress, requests) =
+    let (ingress, opened) =
         Log::open(&state_writer, ingress_place, &own, Offset::ZERO, Box::new(Plain))?;
     // As far as is known yet: what is remembered of duplicates goes by it.
     let guard = GuardedClock::new(clock.clone(), state.last);
     let hash_key = registry.hash_key();
-    let around = Around { hash_key, pool: pool.clone(), clock: guard.clone() };
+    let around = ingress::Around { hash_key, pool: pool.clone(), clock: guard.clone() };
     let ingress = Ingress::open(ingress, settings.ingress.max_entries, around)?;
-    let mut topics = BTreeMap::new();
-    for meta in registry.topics() {
-        let ground = Ground { settings: &settings, clock: &clock, hash_key, guard: &guard };
-        let dir = Registry::topic_dir(meta.id);
-        let place = place(&storage, &disk, store, dir, meta.id);
-        let topic = Topic::new(meta, topic_settings(meta, &settings), place, &ground)?;
-        topics.insert(topic.name(), Arc::new(topic));
-    }
+    let ground = Ground { settings: &settings, clock: &clock, hash_key, guard: &guard };
+    let topics = topics(&registry, &ground, |dir, id| place(&storage, &disk, store, dir, id))?;
     let machines = machines(&registry, &settings, &topics, state.restored);
-    let mut last = state.last.max(requests.last.map(|last| last.wall));
+    let mut last = state.last.max(opened.last.map(|last| last.wall));
     for topic in topics.values() {
         last = last.max(open_topic(topic, floor(&registry, topic, &machines)));
     }
     guard.begin(last);
+    let topics = Arc::new(TopicMap(RwLock::new(topics)));
+    let requests = requests((store, hash_key), pool.clone(), topics.clone(), &ingress);
     let inner = Inner {
         snapshots: Snapshots::new(state.journal.durable()),
         storage,
@@ -341,7 +340,8 @@ fn prepare(
         journal: state.journal,
         sink,
         ingress,
-        topics: Arc::new(TopicMap(RwLock::new(topics))),
+        requests,
+        topics,
         subscriptions: RwLock::default(),
         reloading: tokio::sync::Mutex::new(()),
         is_draining: AtomicBool::new(false),

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use super::{Store, TopicMap, topic::Topic};
 use crate::events::{
+    enqueue::{Requests, requests::Around},
     facade::Refusal,
     ingress::{Ingress, Target, Topics},
     queue::{
-        LogId,
-        codec::Draft,
+        LogId, Offset, StoreId,
+        codec::{Draft, HashKey},
         log::{Commit, Log, Permit, Purpose, Reason, Refused},
+        pool::Pool,
         topic::delayed::DelayedLog,
     },
+    request::RequestIds,
 };
 
 /// A topic, as far as its events have to wait: they are in it when they are due.
@@ -19,6 +22,17 @@ use crate::events::{
 struct Waiting {
     topic: Arc<Topic>,
     log: DelayedLog,
+}
+
+/// What requests are stored with in a store of this ID and secret.
+pub(super) fn requests(
+    (store, hash_key): (StoreId, HashKey),
+    pool: Pool,
+    topics: Arc<TopicMap>,
+    ingress: &Ingress,
+) -> Requests {
+    let (ids, results) = (RequestIds::new(store, &hash_key.0), Arc::new(ingress.clone()));
+    Requests::new(Around { ids, hash_key, pool, topics, results })
 }
 
 // === impl Store ===
@@ -32,6 +46,11 @@ impl Store {
     /// The topics, as far as requests publish to them.
     pub fn targets(&self) -> Arc<dyn Topics> {
         self.0.topics.clone()
+    }
+
+    /// What requests are stored with, and asked for.
+    pub fn requests(&self) -> &Requests {
+        &self.0.requests
     }
 
     /// What the gateway calls itself in `source`.
@@ -59,9 +78,9 @@ impl Topics for TopicMap {
         self.0.read().get(name).cloned().map(|topic| topic as Arc<dyn Target>)
     }
 
-    fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>> {
+    fn find(&self, is_it: &dyn Fn(LogId) -> bool) -> Option<Arc<dyn Target>> {
         let topics = self.0.read();
-        let topic = topics.values().find(|topic| topic.id() == id);
+        let topic = topics.values().find(|topic| is_it(topic.id()));
         topic.cloned().map(|topic| topic as Arc<dyn Target>)
     }
 
@@ -98,6 +117,10 @@ impl Target for Topic {
 
     fn log(&self) -> Option<Log> {
         self.handle().map(|handle| handle.log().clone())
+    }
+
+    fn settled(&self) -> Offset {
+        self.settled()
     }
 }
 

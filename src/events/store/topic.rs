@@ -48,6 +48,9 @@ pub(super) struct Topic {
     shelf: Shelf,
     /// Dead letters of its readers that went by age, since start. Relaxed: a word for itself.
     aged_letters: AtomicU64,
+    /// Below it everything is settled that is delivered to an upstream. Relaxed: a word for itself, and one
+    /// that is old does no harm.
+    settled: AtomicU64,
     about: RwLock<About>,
     /// Why it could not be opened.
     error: RwLock<Option<String>>,
@@ -92,6 +95,7 @@ impl Topic {
             opening: Mutex::new(()),
             shelf: Shelf::new(meta.id, None),
             aged_letters: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
             about: RwLock::new(About::new(meta, settings, ground.settings)),
             error: RwLock::new(None),
         })
@@ -196,6 +200,16 @@ impl Topic {
     /// So many more went.
     pub(super) fn count_aged_letters(&self, count: u64) {
         self.aged_letters.fetch_add(count, Relaxed);
+    }
+
+    /// Below it everything is settled that is delivered to an upstream, as of the last look.
+    pub(super) fn settled(&self) -> Offset {
+        Offset(self.settled.load(Relaxed))
+    }
+
+    /// That is so from here on.
+    pub(super) fn note_settled(&self, below: Offset) {
+        self.settled.store(below.0, Relaxed);
     }
 
     pub(super) fn delays(&self) -> &Delays {

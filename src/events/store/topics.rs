@@ -1,19 +1,23 @@
 //! What is said of topics and their events, and searches in them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Reading, Store, topic::Topic};
+use super::{
+    Reading, Store,
+    opening::topic_settings,
+    topic::{Ground, Topic},
+};
 use crate::events::{
     delivery::subscription::Partition,
     facade::{DedupStatus, Dropped, Found as Traced, Refusal, StoredEvent, TopicStatus, Trace},
     queue::{
-        Offset,
-        codec::{Lookup, Record},
-        log::{Log, OwnedRecord, ReadError},
-        topic::{Found, Topic as Handle, delayed::DelayedLog},
+        LogId, Offset,
+        codec::{Lookup, Record, TopicMeta},
+        log::{Log, OwnedRecord, Place, ReadError},
+        topic::{Found, Topic as Handle, delayed::DelayedLog, registry::Registry},
     },
     stored,
 };
@@ -22,6 +26,20 @@ use crate::events::{
 const SEARCH: Duration = Duration::from_secs(1);
 /// A search finds at most so many in one topic.
 const TRACED: usize = 1_000;
+
+/// Those that the registry knows, not open yet.
+pub(super) fn topics(
+    registry: &Registry,
+    ground: &Ground<'_>,
+    place: impl Fn(PathBuf, LogId) -> Place,
+) -> io::Result<BTreeMap<Arc<str>, Arc<Topic>>> {
+    let topic = |meta: &TopicMeta| {
+        let place = place(Registry::topic_dir(meta.id), meta.id);
+        let topic = Topic::new(meta, topic_settings(meta, ground.settings), place, ground)?;
+        Ok((topic.name(), Arc::new(topic)))
+    };
+    registry.topics().iter().map(topic).collect()
+}
 
 // === impl Store ===
 

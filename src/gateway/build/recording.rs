@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::Build;
+use super::{Build, own_headers};
 use crate::{
     config::Route,
-    events::publish::Publisher,
+    events::{enqueue::Enqueuer, publish::Publisher},
+    gateway::status_paths::StatusPaths,
     http::idempotency::{IdempotencyStore, Unavailable},
     middleware::idempotency,
+    routing::OwnPaths,
 };
 
 /// What a route with `idempotency` needs.
@@ -22,6 +24,26 @@ impl Build<'_> {
             None => Arc::new(Unavailable),
         };
         Some((settings, route.rule.name.clone(), store))
+    }
+
+    /// What the route stores requests with. Its topic is configured, so it is in the store.
+    pub(super) fn enqueuer(&self, route: &Route) -> Option<Enqueuer> {
+        let (settings, name) = (route.enqueue.as_ref()?, &route.rule.name);
+        let Some(store) = self.store else { return Some(Enqueuer::unavailable(settings, name)) };
+        let changes = own_headers(&route.headers).response;
+        Some(Enqueuer::new(
+            settings,
+            (&store.name(), name),
+            store.requests().clone(),
+            self.worker.tasks.clone(),
+            Box::new(move |headers| changes.apply(headers)),
+        ))
+    }
+
+    /// Which routes answer for the requests they have stored.
+    pub(super) fn status_paths(&self) -> Option<Box<dyn OwnPaths>> {
+        let ids = self.store?.requests().ids().clone();
+        Some(Box::new(StatusPaths::new(ids, &self.plan.config.routes)))
     }
 
     /// What the route publishes and records with. Its topics are configured, so they are in the store.

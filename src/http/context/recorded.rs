@@ -56,6 +56,17 @@ impl Context {
         super::set(&self.0.held, held);
     }
 
+    /// It is stored, and done later: what it is answered with says nothing of what was asked for.
+    pub fn set_deferred(&self) {
+        // Relaxed, as the read: both happen in the polls of one future.
+        self.0.is_deferred.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is stored instead of done.
+    pub fn is_deferred(&self) -> bool {
+        self.0.is_deferred.load(Ordering::Relaxed)
+    }
+
     /// The idempotency key that this request has for itself.
     pub fn rider(&self) -> Option<&Rider> {
         self.0.rider.get()

@@ -63,8 +63,8 @@ impl Topics for Simple {
         Some(Arc::new(self.clone()))
     }
 
-    fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>> {
-        (id == TOPIC).then(|| Arc::new(self.clone()) as Arc<dyn Target>)
+    fn find(&self, is_it: &dyn Fn(LogId) -> bool) -> Option<Arc<dyn Target>> {
+        is_it(TOPIC).then(|| Arc::new(self.clone()) as Arc<dyn Target>)
     }
 
     fn delayed(&self, _: LogId) -> Option<Arc<dyn Target>> {

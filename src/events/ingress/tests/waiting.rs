@@ -28,8 +28,8 @@ impl Topics for Both {
         self.topic.named(name)
     }
 
-    fn of_id(&self, id: LogId) -> Option<Arc<dyn Target>> {
-        self.topic.of_id(id)
+    fn find(&self, is_it: &dyn Fn(LogId) -> bool) -> Option<Arc<dyn Target>> {
+        self.topic.find(is_it)
     }
 
     fn delayed(&self, _: LogId) -> Option<Arc<dyn Target>> {

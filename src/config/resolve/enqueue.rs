@@ -1,0 +1,194 @@
+//! `routes[].enqueue` and `routes[].spill`.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::{Resolver, publish::Flow, subscriptions::topic_named};
+use crate::{
+    config::{
+        file::{self, Selector, events},
+        value::{Fault, LogName, ParamName},
+        written::{OneOrMany, Place, Written},
+    },
+    events::{
+        enqueue::{Settings, settings::When},
+        request::{CREDENTIALS, TYPE},
+        settings::{Durability, Subscription, Target, Topic},
+    },
+    http::selector::Part,
+};
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// What the two have in common.
+struct Storing<'a> {
+    /// Where the key of the route is.
+    place: Place,
+    when: When,
+    topic: &'a Written<LogName>,
+    key: Option<&'a Selector>,
+    keep_headers: &'a [Written<HeaderName>],
+    status_ttl: Option<&'a Written<Duration>>,
+    redeliver: Option<&'a Written<bool>>,
+}
+
+impl Resolver<'_> {
+    /// Whether requests are stored. `key_field`: the field of their idempotency key.
+    pub(super) fn enqueue(
+        &mut self,
+        route: &file::Route,
+        params: &[ParamName],
+        flow: Flow<'_>,
+        key_field: Option<&HeaderName>,
+    ) -> Option<Settings> {
+        let written = self.storing(route)?;
+        self.check_storing(route, &written);
+        let topic = topic_named(&written.topic.text, flow.topics);
+        let name = self.checked(written.topic.place, topic);
+        let topic = name.and_then(|name| flow.topics.iter().find(|topic| topic.name == name));
+        let key = self.event_key(written.key, route, params);
+        self.check_early(written.key);
+        let kept = self.kept(&written);
+        let status_ttl =
+            self.in_range(written.status_ttl, DAY, Duration::from_secs(1)..=30 * DAY, |_| {
+                "from 1s to 30d".to_owned()
+            });
+        let may_redeliver = self.or(written.redeliver, false);
+        let topic = topic?;
+        self.warn_of_topic(&written, topic, status_ttl);
+        self.warn_undelivered(route, &written, topic, flow.subscriptions);
+        let all = CREDENTIALS.iter().chain(&self.key_fields);
+        let own = HeaderName::from_static("idempotency-key");
+        Some(Settings {
+            topic: topic.name.clone(),
+            when: written.when,
+            key,
+            credentials: all.filter(|name| !kept.contains(name)).cloned().collect(),
+            key_field: key_field.cloned().unwrap_or(own),
+            status_ttl,
+            may_redeliver,
+        })
+    }
+
+    fn storing<'a>(&mut self, route: &'a file::Route) -> Option<Storing<'a>> {
+        if let Some(enqueue) = &route.enqueue {
+            let may_wait = self.or(enqueue.value.on_prefer.as_ref(), false);
+            let events::Enqueue { topic, key, keep_headers, status_ttl, redeliver, .. } =
+                &enqueue.value;
+            return Some(Storing {
+                place: enqueue.place,
+                when: When::Always { may_wait },
+                topic,
+                key: key.as_ref(),
+                keep_headers: keep_headers.as_deref().unwrap_or_default(),
+                status_ttl: status_ttl.as_ref(),
+                redeliver: redeliver.as_ref(),
+            });
+        }
+        let spill = route.spill.as_ref()?;
+        let events::Spill { topic, key, keep_headers, status_ttl, redeliver } = &spill.value;
+        Some(Storing {
+            place: spill.place,
+            when: When::Unsent,
+            topic,
+            key: key.as_ref(),
+            keep_headers: keep_headers.as_deref().unwrap_or_default(),
+            status_ttl: status_ttl.as_ref(),
+            redeliver: redeliver.as_ref(),
+        })
+    }
+
+    /// What a route with it cannot do besides.
+    fn check_storing(&mut self, route: &file::Route, written: &Storing<'_>) {
+        let has_upstream = route.upstream.is_some() || route.split.is_some();
+        if let (Some(spill), true) = (&route.spill, route.enqueue.is_some()) {
+            let fault = Fault::new("`enqueue` stores every request already");
+            self.error(spill.place, fault.help("leave `spill` out"));
+        } else if written.when == When::Unsent && !has_upstream {
+            let fault = Fault::new("only what goes to an upstream can be spilled")
+                .help("this route has neither `upstream` nor `split`");
+            self.error(written.place, fault);
+        }
+        let published = route.publish.iter().flat_map(OneOrMany::iter).next();
+        if let (Some(first), true) = (published, route.enqueue.is_some()) {
+            let fault =
+                Fault::new("with `enqueue` nothing was done yet when a request is answered");
+            let help = "the subscription that delivers has `on_success: { publish: .. }`";
+            self.error(first.topic.place, fault.help(help));
+        }
+    }
+
+    /// There is no answer whose fields could be in a key.
+    fn check_early(&mut self, key: Option<&Selector>) {
+        for written in key.into_iter().flat_map(OneOrMany::iter) {
+            let part = Part::parse(&written.text);
+            if matches!(part, Ok(Part::ResponseHeader(_) | Part::ResponseJson(_))) {
+                let fault = Fault::new("a request is stored before there is an answer");
+                self.error(written.place, fault.help("take the key from the request"));
+            }
+        }
+    }
+
+    fn kept(&mut self, written: &Storing<'_>) -> Vec<HeaderName> {
+        let mut kept = Vec::new();
+        for name in written.keep_headers {
+            let Some(value) = self.value(name) else { continue };
+            let is_credential = CREDENTIALS.contains(&value) || self.key_fields.contains(&value);
+            if !is_credential {
+                let fault = Fault::new(format!("`{value}` is stored anyway"));
+                let help = "`keep_headers` names credentials, such as `authorization`";
+                self.warn(name.place, fault.help(help));
+            }
+            kept.push(value);
+        }
+        kept
+    }
+
+    fn warn_of_topic(&mut self, written: &Storing<'_>, topic: &Topic, status_ttl: Duration) {
+        if topic.durability != Durability::Durable {
+            let fault = Fault::new(format!(
+                "what `{}` has taken may be lost with the power, though its clients have a 202",
+                topic.name
+            ));
+            self.warn(written.topic.place, fault.help("`durability: durable`"));
+        }
+        if status_ttl > topic.max_age {
+            let place = written.status_ttl.map_or(written.topic.place, |ttl| ttl.place);
+            let fault = Fault::new(format!(
+                "`{}` keeps requests for less than their status can be asked for",
+                topic.name
+            ));
+            self.warn(place, fault.help("a longer `retention.max_age`, or a shorter `status_ttl`"));
+        }
+    }
+
+    fn warn_undelivered(
+        &mut self,
+        route: &file::Route,
+        written: &Storing<'_>,
+        topic: &Topic,
+        subscriptions: &[Subscription],
+    ) {
+        let delivers = |it: &&Subscription| {
+            let takes = it.types.is_empty() || it.types.iter().any(|types| types.matches(TYPE));
+            let target = it.push.as_ref().map(|push| &push.target);
+            it.topic == topic.name && takes && matches!(target, Some(Target::Upstream(_)))
+        };
+        let Some(first) = subscriptions.iter().find(delivers) else {
+            let fault =
+                Fault::new(format!("no subscription delivers the requests in `{}`", topic.name));
+            let help = format!(
+                "`- {{ name: .., topic: {}, push: {{ upstream: .. }} }}` under `subscriptions`",
+                topic.name
+            );
+            return self.warn(written.topic.place, fault.help(help));
+        };
+        let published = route.publish.iter().flat_map(OneOrMany::iter).next();
+        if let (Some(published), None) = (published, &first.on_success) {
+            let fault = Fault::new("of a request that is spilled nothing is published");
+            let help = format!("`on_success: {{ publish: .. }}` of `{}` does that", first.name);
+            self.warn(published.topic.place, fault.help(help));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Stores the requests of one route: one for each worker and route.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use aws_lc_rs::rand;
+use http::HeaderMap;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    answer::{self, About},
+    making::{self, Origin},
+    prefer::Preference,
+    requests::Requests,
+    settings::{Settings, When},
+};
+use crate::{
+    error::{Error, IdempotencyFault, Kind, QueueFault},
+    events::{
+        ingress::{Target, failed, refused},
+        queue::{
+            codec::Draft,
+            log::{Appended, Commit, Permit, Purpose},
+        },
+        request::{Place, SECRET_BYTES, Status, StoredRequest},
+    },
+    http::{Context, Request, Response},
+    telemetry::{clock, task::Spawner},
+};
+
+/// Somebody has to see to it first.
+const UNAVAILABLE: Duration = Duration::from_secs(30);
+
+/// Changes the fields of an answer as the route has it.
+pub type Changes = Box<dyn Fn(&mut HeaderMap) + Send + Sync>;
+
+/// See the module's documentation.
+pub struct Enqueuer {
+    pub(super) settings: Settings,
+    pub(super) route: Box<str>,
+    /// `None`: what the route needs is not there.
+    parts: Option<Parts>,
+}
+
+/// What it stores with.
+pub(super) struct Parts {
+    source: String,
+    pub(super) target: Arc<dyn Target>,
+    pub(super) requests: Requests,
+    pub(super) tasks: Spawner,
+    pub(super) changes: Changes,
+    /// Clients of the status that wait for it to change. Relaxed: one more or less.
+    pub(super) waiting: AtomicUsize,
+}
+
+/// A request about to be stored, with its room.
+pub(super) struct Admitted {
+    stored: StoredRequest,
+    draft: Draft,
+    permit: Permit,
+}
+
+/// A request that is on disk.
+pub(super) struct Kept {
+    /// The text of its ID.
+    id: String,
+    pub(super) place: Place,
+    time: u64,
+    status_until: u64,
+}
+
+// === impl Enqueuer ===
+
+impl Enqueuer {
+    /// Of a route whose store is not there: `enqueue` refuses all requests, `spill` spills none.
+    pub fn unavailable(settings: &Settings, route: &str) -> Self {
+        Self { settings: settings.clone(), route: route.into(), parts: None }
+    }
+
+    /// Stores as the route of this name. Without its topic it is [`Enqueuer::unavailable`].
+    pub fn new(
+        settings: &Settings,
+        (instance, route): (&str, &str),
+        requests: Requests,
+        tasks: Spawner,
+        changes: Changes,
+    ) -> Self {
+        let Some(target) = requests.topics().named(&settings.topic) else {
+            tracing::error!(%route, topic = %settings.topic, "the topic of this route is not there");
+            return Self::unavailable(settings, route);
+        };
+        let source = format!("/sluice/{instance}/{route}");
+        let waiting = AtomicUsize::new(0);
+        let parts = Parts { source, target, requests, tasks, changes, waiting };
+        Self { settings: settings.clone(), route: route.into(), parts: Some(parts) }
+    }
+
+    /// What it stores with, or why nothing is stored.
+    pub(super) fn parts(&self) -> Result<&Parts, Error> {
+        let fault = QueueFault::Unavailable(UNAVAILABLE);
+        self.parts.as_ref().ok_or_else(|| Kind::Queue(fault).into())
+    }
+
+    /// What would be stored of `request`.
+    pub(super) fn stored(&self, request: &Request) -> Result<StoredRequest, Error> {
+        let Parts { source, requests, .. } = self.parts()?;
+        if !request.body.is_in_memory() {
+            return Err(Error::new(Kind::Internal).with_detail("stored without its whole body"));
+        }
+        let mut secret = [0; SECRET_BYTES];
+        rand::fill(&mut secret)
+            .map_err(|_| Error::new(Kind::Internal).with_detail("there is no chance to be had"))?;
+        let now = clock::since_epoch(clock::now()).as_millis();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let (route, hash_key) = (&*self.route, requests.hash_key());
+        let origin = Origin { route, source, hash_key, secret, now };
+        Ok(making::stored(&self.settings, origin, request))
+    }
+
+    /// Takes the room for it, or says why there is none.
+    pub(super) fn admit(&self, stored: StoredRequest) -> Result<Admitted, Error> {
+        let target = &self.parts()?.target;
+        let draft = stored.draft();
+        let bytes = draft.encoded_bytes() as u64;
+        if bytes > target.max_event_bytes() || draft.check().is_err() {
+            return Err(Kind::Queue(QueueFault::TooLarge).into());
+        }
+        let permit = target.permit(Purpose::Publish, bytes).map_err(refused)?;
+        Ok(Admitted { stored, draft, permit })
+    }
+
+    /// Stores it. Done at once, whether or not the rest is waited for.
+    pub(super) async fn store(&self, admitted: Admitted) -> Result<Kept, Error> {
+        let Admitted { stored, draft, permit } = admitted;
+        let parts = self.parts()?;
+        let commit = parts.target.append(permit, vec![draft]).map_err(refused)?;
+        parts.kept(stored, commit).await
+    }
+
+    /// The answer to a request that is stored: at once, or after its client has waited for the result.
+    pub(super) async fn answer(
+        &self,
+        kept: &Kept,
+        preference: Preference,
+        cx: &Context,
+    ) -> Result<Response, Error> {
+        let may_wait = matches!(self.settings.when, When::Always { may_wait: true });
+        let applied = if may_wait { preference } else { preference.without_wait() };
+        let results = self.parts()?.requests.results();
+        let mut status = Status::QUEUED;
+        if let Some(patience) = applied.patience() {
+            let deadline = Instant::now() + patience;
+            status = watch(results, kept.place, deadline).await;
+            if status.state.is_over()
+                && let Some(response) = answer::answered(kept.about(), status.clone(), applied)
+            {
+                return Ok(response);
+            }
+        }
+        cx.set_reason(match self.settings.when {
+            When::Always { .. } => "enqueued",
+            When::Unsent => "spilled",
+        });
+        Ok(answer::accepted(kept.about(), &status, applied))
+    }
+}
+
+impl fmt::Debug for Enqueuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enqueuer").field("route", &self.route).finish_non_exhaustive()
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    async fn kept(&self, stored: StoredRequest, commit: Commit) -> Result<Kept, Error> {
+        let appended = commit.await.map_err(|error| failed(&error))?;
+        let Some(&Appended { offset, partition, duplicate }) = appended.first() else {
+            return Err(Error::new(Kind::Internal).with_detail("nothing was appended"));
+        };
+        let place = Place { topic: self.target.id(), offset };
+        let stored = match duplicate {
+            None => stored,
+            Some(_) => self.first(&stored, place).await?,
+        };
+        Ok(Kept {
+            id: self.requests.ids().text(&stored.id(place, partition)),
+            place,
+            time: stored.time,
+            status_until: stored.status_until,
+        })
+    }
+
+    /// The request that was stored under this key first, if it is the same one.
+    async fn first(&self, again: &StoredRequest, place: Place) -> Result<StoredRequest, Error> {
+        let read = self.requests.read(&*self.target, place.offset).await;
+        let record = read.ok().and_then(Result::ok).flatten();
+        let own = |bytes: &[u8]| bytes::Bytes::copy_from_slice(bytes);
+        let first = record.as_ref().and_then(|it| StoredRequest::read(&it.record()?, own).ok());
+        // It was stored, and what it was cannot be read: nothing is certain of this one.
+        let unread = || Error::from(Kind::Queue(QueueFault::Unavailable(UNAVAILABLE)));
+        let first = first.ok_or_else(unread)?;
+        if !making::is_same(&first, again) {
+            return Err(Kind::Idempotency(IdempotencyFault::Mismatch).into());
+        }
+        Ok(first)
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn about(&self) -> About<'_> {
+        About { id: &self.id, time: self.time, status_until: self.status_until }
+    }
+}
+
+/// How the request there stands when it is over, or at `deadline`.
+pub(super) async fn watch(
+    results: &dyn crate::events::request::Results,
+    place: Place,
+    deadline: Instant,
+) -> Status {
+    loop {
+        // Before the look, so that no change is missed between the two.
+        let changed = results.changed(place);
+        let status = results.status(place).await;
+        if status.state.is_over() || timeout_at(deadline, changed).await.is_err() {
+            return status;
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Stores requests instead of sending them, or because nothing of them could be sent.
+//!
+//! Touches the requests of routes with `enqueue`, and the unsafe ones of routes with `spill`. Answers what
+//! is on disk with 202, `Location` and `Retry-After`, reason `enqueued` or `spilled`; with
+//! `on_prefer: true` a client that prefers to wait gets the answer itself, if it comes in time. Refuses,
+//! with nothing stored: 503 `queue-full`, `queue-disk`, `queue-unavailable` where there is no room, 413
+//! `event-too-large`, 422 `idempotency-mismatch` for another request under a key that a stored one has.
+//! What is to be spilled and cannot be stored is answered with what kept it from being sent. Writes to the
+//! context that the request is done later.
+//!
+//! A request that may be spilled is sent by a task of the worker's drained spawner, so that it comes to
+//! one of its ends when the client leaves. Of a key with a spilled request that waits nothing is sent.
+//!
+//! Costs, where it stores, one copy of the fields and what waits for the disk; a route with `spill` that
+//! copy for each request, a task, and a lock where it has a key; elsewhere one look at an `Option`. It
+//! sits inside `headers`, so that what is stored is what would have been sent, and outside all attempts.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
+use tower::{Layer, Service};
+
+use super::{
+    enqueuer::{Enqueuer, Kept},
+    prefer::Preference,
+    settings::When,
+    spilling::may_spill,
+};
+use crate::{
+    error::{Error, Kind},
+    events::request::StoredRequest,
+    http::{Context, Next, Request, Response},
+};
+
+/// Makes [`Enqueue`]s.
+#[derive(Clone, Debug)]
+pub struct EnqueueLayer(Option<Arc<Enqueuer>>);
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Enqueue<S> {
+    enqueuer: Option<Arc<Enqueuer>>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, of the route or of the queue.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Passed { #[pin] inner: F },
+        // Boxed, so that requests that are only sent do not carry its size.
+        Stored { inner: BoxFuture<'static, Result<Response, Error>> },
+    }
+}
+
+// === impl EnqueueLayer ===
+
+impl EnqueueLayer {
+    /// A layer that stores with this; `None`: nothing.
+    pub fn new(enqueuer: Option<Arc<Enqueuer>>) -> Self {
+        Self(enqueuer)
+    }
+}
+
+impl<S> Layer<S> for EnqueueLayer {
+    type Service = Enqueue<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Enqueue { enqueuer: self.0.clone(), inner }
+    }
+}
+
+// === impl Enqueue ===
+
+impl<S: Next> Service<Request> for Enqueue<S> {
+    type Response = Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let has_work = |it: &&Arc<Enqueuer>| match it.settings.when {
+            When::Always { .. } => true,
+            // Nobody wants the answer to a question later.
+            When::Unsent => !request.parts.method.is_safe() && it.parts().is_ok(),
+        };
+        let state = match self.enqueuer.as_ref().filter(has_work).cloned() {
+            None => State::Passed { inner: self.inner.call(request) },
+            Some(enqueuer) => State::Stored {
+                inner: match enqueuer.settings.when {
+                    When::Always { .. } => Box::pin(enqueue(enqueuer, request)),
+                    When::Unsent => Box::pin(spill(enqueuer, self.inner.clone(), request)),
+                },
+            },
+        };
+        ResponseFuture { state }
+    }
+}
+
+async fn enqueue(enqueuer: Arc<Enqueuer>, request: Request) -> Result<Response, Error> {
+    let preference = Preference::of(&request.parts.headers);
+    let stored = enqueuer.stored(&request)?;
+    let cx = request.cx;
+    let kept = keep(&enqueuer, stored, &cx).await?;
+    enqueuer.answer(&kept, preference, &cx).await
+}
+
+async fn keep(enqueuer: &Enqueuer, stored: StoredRequest, cx: &Context) -> Result<Kept, Error> {
+    let kept = enqueuer.store(enqueuer.admit(stored)?).await?;
+    cx.set_deferred();
+    Ok(kept)
+}
+
+async fn spill<S: Next>(
+    enqueuer: Arc<Enqueuer>,
+    inner: S,
+    request: Request,
+) -> Result<Response, Error> {
+    let stored = enqueuer.stored(&request)?;
+    let (client, answer) = oneshot::channel();
+    let tasks = enqueuer.parts()?.tasks.clone();
+    let sending = async move {
+        let answered = send_or_store(&enqueuer, inner, request, stored).await;
+        // Who has left does not want to know.
+        drop(client.send(answered));
+    };
+    // Runs to its end: the drain waits for it, the client does not have to.
+    drop(tasks.spawn("spill", sending));
+    answer.await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Internal).with_detail("a request that may be spilled ended early"))
+    })
+}
+
+async fn send_or_store<S: Next>(
+    enqueuer: &Enqueuer,
+    mut inner: S,
+    request: Request,
+    stored: StoredRequest,
+) -> Result<Response, Error> {
+    let preference = Preference::of(&request.parts.headers);
+    let cx = request.cx.clone();
+    let parts = enqueuer.parts()?;
+    let key = stored.key.clone();
+    if let Some(key) = &key
+        && parts.requests.waits(&*parts.target, key)
+    {
+        let kept = spill_one(enqueuer, stored, &cx).await?;
+        return enqueuer.answer(&kept, preference, &cx).await;
+    }
+    let result = inner.call(request).await;
+    if !may_spill(&result, &cx) {
+        return result;
+    }
+    match spill_one(enqueuer, stored, &cx).await {
+        Ok(kept) => enqueuer.answer(&kept, preference, &cx).await,
+        Err(error) => {
+            tracing::debug!(%error, "what could not be sent cannot be stored either");
+            result
+        }
+    }
+}
+
+/// Stores it; those of its key that come from now on come after it.
+async fn spill_one(
+    enqueuer: &Enqueuer,
+    stored: StoredRequest,
+    cx: &Context,
+) -> Result<Kept, Error> {
+    let parts = enqueuer.parts()?;
+    let key = stored.key.clone();
+    let spilling = key.as_ref().map(|key| parts.requests.begin(&*parts.target, key));
+    let kept = keep(enqueuer, stored, cx).await?;
+    if let Some(spilling) = spilling {
+        spilling.stored(kept.place.offset);
+    }
+    Ok(kept)
+}
+
+// === impl ResponseFuture ===
+
+impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
+    type Output = Result<Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Passed { inner } => inner.poll(cx),
+            StateProj::Stored { inner } => inner.as_mut().poll(cx),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Order of what is spilled: **while a spilled request of a key waits, no later one of that key is sent**.
+//!
+//! Pure, with what is over as an argument. One table for each topic, which all workers share; a key in it
+//! is a hash. What was stored before the process started has keys that nobody remembers: until all of it
+//! is over every key waits. The same holds when there are more keys than are remembered, so that the table
+//! is bounded: then order costs more than it must, and is kept.
+
+use std::collections::HashMap;
+
+use crate::events::queue::Offset;
+
+/// Keys that are remembered.
+const MAX_KEYS: usize = 100_000;
+/// The table is looked through for what is over when it has grown to twice what was left, and to this.
+const SMALLEST_SWEEP: usize = 1_024;
+
+/// What waits of one topic.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Below it requests of unknown keys may wait.
+    unknown: Offset,
+    keys: HashMap<u64, Key>,
+    max_keys: usize,
+    sweep_at: usize,
+}
+
+/// What waits of one key.
+#[derive(Clone, Copy, Debug, Default)]
+struct Key {
+    /// Requests that are being stored.
+    storing: u32,
+    /// The last that was stored.
+    last: Option<Offset>,
+}
+
+/// What is known of the requests of the topic.
+pub trait Over {
+    /// Below it all are over.
+    fn below(&self) -> Offset;
+
+    /// Whether the one there is.
+    fn is_over(&self, at: Offset) -> bool;
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Of a topic that ends at `end`.
+    pub fn new(end: Offset) -> Self {
+        Self { unknown: end, keys: HashMap::new(), max_keys: MAX_KEYS, sweep_at: SMALLEST_SWEEP }
+    }
+
+    /// Whether a request of `key` has to wait for one that was spilled.
+    pub fn waits(&mut self, key: u64, over: &impl Over) -> bool {
+        if self.unknown > Offset::ZERO {
+            if over.below() < self.unknown {
+                return true;
+            }
+            self.unknown = Offset::ZERO;
+        }
+        let Some(known) = self.keys.get(&key) else { return false };
+        let waits = known.waits(over);
+        if !waits {
+            self.keys.remove(&key);
+        }
+        waits
+    }
+
+    /// A request of `key` is being stored: those that come from now on come after it.
+    pub fn begin(&mut self, key: u64, over: &impl Over) {
+        if self.keys.len() >= self.sweep_at {
+            self.keys.retain(|_, key| key.waits(over));
+            self.sweep_at = (2 * self.keys.len()).max(SMALLEST_SWEEP);
+        }
+        if self.keys.len() < self.max_keys || self.keys.contains_key(&key) {
+            self.keys.entry(key).or_default().storing += 1;
+        }
+    }
+
+    /// It is stored there, or not at all.
+    pub fn end(&mut self, key: u64, stored: Stored) {
+        if let Some(known) = self.keys.get_mut(&key) {
+            known.storing = known.storing.saturating_sub(1);
+            match stored {
+                Stored::At(offset) => known.last = known.last.max(Some(offset)),
+                Stored::Nowhere if known.storing == 0 && known.last.is_none() => {
+                    self.keys.remove(&key);
+                }
+                Stored::Nowhere => {}
+            }
+        } else if let Stored::At(offset) = stored {
+            self.unknown = self.unknown.max(offset.plus(1));
+        }
+    }
+}
+
+/// What became of a request that was being stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is there.
+    At(Offset),
+    /// It is not, or nobody was told that it is.
+    Nowhere,
+}
+
+// === impl Key ===
+
+impl Key {
+    fn waits(&self, over: &impl Over) -> bool {
+        let last_waits = |at: Offset| at >= over.below() && !over.is_over(at);
+        self.storing > 0 || self.last.is_some_and(last_waits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default)]
+    struct Known {
+        below: u64,
+        over: BTreeSet<u64>,
+    }
+
+    impl Over for Known {
+        fn below(&self) -> Offset {
+            Offset(self.below)
+        }
+
+        fn is_over(&self, at: Offset) -> bool {
+            self.over.contains(&at.0)
+        }
+    }
+
+    fn store(waiting: &mut Waiting, key: u64, at: u64) {
+        waiting.begin(key, &Known::default());
+        waiting.end(key, Stored::At(Offset(at)));
+    }
+
+    #[test]
+    fn a_key_waits_from_the_moment_one_is_stored_until_the_last_is_over() {
+        let mut waiting = Waiting::new(Offset::ZERO);
+        let mut known = Known::default();
+        assert!(!waiting.waits(1, &known));
+        waiting.begin(1, &known);
+        assert!(waiting.waits(1, &known) && !waiting.waits(2, &known));
+        waiting.end(1, Stored::At(Offset(5)));
+        store(&mut waiting, 1, 7);
+        known.over.insert(5);
+        assert!(waiting.waits(1, &known), "the later one waits");
+        known.over.insert(7);
+        assert!(!waiting.waits(1, &known));
+        store(&mut waiting, 1, 9);
+        known.below = 10;
+        assert!(!waiting.waits(1, &known), "by what the subscription has settled");
+        assert!(waiting.keys.is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_stored_keeps_nobody_waiting() {
+        let mut waiting = Waiting::new(Offset::ZERO);
+        waiting.begin(1, &Known::default());
+        waiting.begin(1, &Known::default());
+        waiting.end(1, Stored::Nowhere);
+        assert!(waiting.waits(1, &Known::default()));
+        waiting.end(1, Stored::Nowhere);
+        assert!(!waiting.waits(1, &Known::default()) && waiting.keys.is_empty());
+    }
+
+    #[test]
+    fn after_a_start_every_key_waits_until_what_was_there_is_over() {
+        let mut waiting = Waiting::new(Offset(10));
+        let mut known = Known { below: 9, ..Known::default() };
+        assert!(waiting.waits(1, &known));
+        store(&mut waiting, 2, 12);
+        known.below = 10;
+        assert!(!waiting.waits(1, &known) && waiting.waits(2, &known));
+    }
+
+    #[test]
+    fn more_keys_than_are_remembered_all_wait() {
+        let mut waiting = Waiting { max_keys: 2, ..Waiting::new(Offset::ZERO) };
+        for (key, at) in [(1, 1), (2, 2), (3, 3)] {
+            store(&mut waiting, key, at);
+        }
+        let mut known = Known::default();
+        assert!(waiting.keys.len() == 2 && waiting.waits(4, &known));
+        known.below = 4;
+        assert!(!waiting.waits(4, &known));
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten_even_if_its_key_never_comes_again() {
+        let mut waiting = Waiting::new(Offset::ZERO);
+        for key in 0..10 * SMALLEST_SWEEP as u64 {
+            let known = Known { below: key, ..Known::default() };
+            waiting.begin(key, &known);
+            waiting.end(key, Stored::At(Offset(key)));
+            assert!(waiting.keys.len() <= 2 * SMALLEST_SWEEP);
+        }
+    }
+
+    proptest! {
+        /// Against a list of all that was stored: nobody overtakes, whatever the bounds.
+        #[test]
+        fn no_key_is_let_past_one_that_waits(
+            steps in prop::collection::vec((0..3_u8, 0..6_u8), 1..80), max_keys in 1..5_usize
+        ) {
+            let mut waiting = Waiting { max_keys, sweep_at: 3, ..Waiting::new(Offset::ZERO) };
+            let (mut all, mut known) = (Vec::new(), Known::default());
+            for (what, number) in steps {
+                let key = u64::from(number);
+                match what {
+                    0 => {
+                        let at = all.len() as u64;
+                        waiting.begin(key, &known);
+                        waiting.end(key, Stored::At(Offset(at)));
+                        all.push(key);
+                    }
+                    1 => {
+                        if let Some(at) = all.len().checked_sub(1 + usize::from(number)) {
+                            known.over.insert(at as u64);
+                            while known.over.contains(&known.below) {
+                                known.below += 1;
+                            }
+                        }
+                    }
+                    _ => {
+                        // The last of a key is over after those before it: they are in order.
+                        let last = all.iter().rposition(|it| *it == key);
+                        if last.is_some_and(|at| !known.over.contains(&(at as u64))) {
+                            prop_assert!(waiting.waits(key, &known));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What a store has for those who accept requests and those who ask for them: one for each store, shared
+//! by all workers and kept over reloads.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::order::{Over, Stored, Waiting};
+use crate::events::{
+    ingress::{Target, Topics},
+    queue::{
+        LogId, Offset,
+        codec::{HashKey, Role},
+        log::{OwnedRecord, ReadError},
+        pool::{Pool, Undone},
+    },
+    request::{Place, RequestId, RequestIds, Results},
+};
+
+/// See the module's documentation. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Requests(Arc<Inner>);
+
+struct Inner {
+    around: Around,
+    spilled: Mutex<HashMap<LogId, Waiting>>,
+}
+
+/// What stored requests need of their store.
+pub struct Around {
+    /// Makes and reads their IDs.
+    pub ids: RequestIds,
+    /// Secret of the hashes.
+    pub hash_key: HashKey,
+    /// Reads what is asked for.
+    pub pool: Pool,
+    /// Where they are stored.
+    pub topics: Arc<dyn Topics>,
+    /// What became of them.
+    pub results: Arc<dyn Results>,
+}
+
+/// A request of a key that is being spilled: those of its key that come from now on come after it.
+/// Dropped, it was not stored.
+pub(super) struct Spilling<'a> {
+    requests: &'a Requests,
+    topic: LogId,
+    key: u64,
+    is_over: bool,
+}
+
+/// What is over of one topic.
+struct Known<'a> {
+    target: &'a dyn Target,
+    results: &'a dyn Results,
+}
+
+// === impl Requests ===
+
+impl Requests {
+    /// Those of the store that has these.
+    pub fn new(around: Around) -> Self {
+        Self(Arc::new(Inner { around, spilled: Mutex::default() }))
+    }
+
+    /// Makes and reads their IDs.
+    pub fn ids(&self) -> &RequestIds {
+        &self.0.around.ids
+    }
+
+    /// What became of them.
+    pub fn results(&self) -> &dyn Results {
+        &*self.0.around.results
+    }
+
+    pub(super) fn hash_key(&self) -> &HashKey {
+        &self.0.around.hash_key
+    }
+
+    pub(super) fn topics(&self) -> &dyn Topics {
+        &*self.0.around.topics
+    }
+
+    /// The topic that the request of this ID is in.
+    pub(super) fn topic_of(&self, id: &RequestId) -> Option<Arc<dyn Target>> {
+        self.0.around.topics.find(&|topic| id.is_of(topic))
+    }
+
+    /// The record at `at`; `None`: there is none.
+    pub(super) async fn read(
+        &self,
+        target: &dyn Target,
+        at: Offset,
+    ) -> Result<Result<Option<OwnedRecord>, ReadError>, Undone> {
+        let Some(log) = target.log() else { return Ok(Ok(None)) };
+        self.0.around.pool.run(move || log.reader().get(at)).await
+    }
+
+    /// Whether a request of `key` has to wait for one that was spilled.
+    pub(super) fn waits(&self, target: &dyn Target, key: &[u8]) -> bool {
+        self.with(target, |waiting, known| waiting.waits(self.hash(key), known))
+    }
+
+    /// A request of `key` is being stored.
+    pub(super) fn begin(&self, target: &dyn Target, key: &[u8]) -> Spilling<'_> {
+        let hash = self.hash(key);
+        self.with(target, |waiting, known| waiting.begin(hash, known));
+        Spilling { requests: self, topic: target.id(), key: hash, is_over: false }
+    }
+
+    fn with<T>(&self, target: &dyn Target, act: impl FnOnce(&mut Waiting, &Known<'_>) -> T) -> T {
+        let known = Known { target, results: self.results() };
+        let mut spilled = self.0.spilled.lock();
+        let waiting = spilled.entry(target.id());
+        act(waiting.or_insert_with(|| Waiting::new(target.end())), &known)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hash_key().hash(Role::Dedup, &[b"spill", key]) as u64
+    }
+}
+
+impl fmt::Debug for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requests").finish_non_exhaustive()
+    }
+}
+
+// === impl Spilling ===
+
+impl Spilling<'_> {
+    /// It is stored there.
+    pub(super) fn stored(mut self, at: Offset) {
+        self.end(Stored::At(at));
+    }
+
+    fn end(&mut self, stored: Stored) {
+        if !std::mem::replace(&mut self.is_over, true)
+            && let Some(waiting) = self.requests.0.spilled.lock().get_mut(&self.topic)
+        {
+            waiting.end(self.key, stored);
+        }
+    }
+}
+
+impl Drop for Spilling<'_> {
+    fn drop(&mut self) {
+        self.end(Stored::Nowhere);
+    }
+}
+
+// === impl Known ===
+
+impl Over for Known<'_> {
+    fn below(&self) -> Offset {
+        self.target.settled()
+    }
+
+    fn is_over(&self, at: Offset) -> bool {
+        self.results.is_over(Place { topic: self.target.id(), offset: at })
+    }
+}

@@ -1,0 +1,241 @@
+//! The status of stored requests: `GET /.sluice/requests/{id}`.
+//!
+//! Touches only requests for that path, which the router hands to the route that took the request: what
+//! holds for its clients holds for this, `auth` above all. Answers 200 with how it stands, at once, or with
+//! `?wait=20s` when it is over or the time is. Refuses: 404 `route-none` for what is no request of this
+//! client, 404 `other-instance` for one of another gateway, 410 `status-gone` after `status_ttl` or when
+//! its record is gone, 405, 400 `bad-target` for a `wait` that is none.
+//!
+//! Costs a look at the path of each request; one that asks, a read of its record. It sits behind all that
+//! finds out who asks, and before all that sends or stores. Dropped, it does nothing.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Method};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::{
+    answer::{self, About},
+    enqueuer::{Enqueuer, Parts, watch},
+};
+use crate::{
+    error::{Error, Kind, Method405, QueueFault},
+    events::{
+        queue::log::ReadError,
+        request::{Fingerprint, NotAnId, Place, RequestId, StoredRequest},
+    },
+    http::{Context, Next, Request, Response, names::STATUS_PATH, query},
+    telemetry::clock,
+};
+
+/// The longest that a client may wait.
+const LONGEST: Duration = Duration::from_secs(20);
+/// So many may wait, on one worker and for one route: they take places of its `max_in_flight`.
+const MAX_WAITING: usize = 128;
+/// Somebody has to see to it first.
+const UNAVAILABLE: Duration = Duration::from_secs(30);
+
+/// Makes [`RequestStatus`]es.
+#[derive(Clone, Debug)]
+pub struct RequestStatusLayer(Option<Arc<Enqueuer>>);
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct RequestStatus<S> {
+    enqueuer: Option<Arc<Enqueuer>>,
+    inner: S,
+}
+
+pin_project! {
+    /// The response, of the route or of the queue.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Passed { #[pin] inner: F },
+        // Boxed, so that all others do not carry its size.
+        Asked { inner: BoxFuture<'static, Result<Response, Error>> },
+    }
+}
+
+/// A client that waits; it counts.
+struct Waits<'a>(&'a AtomicUsize);
+
+// === impl RequestStatusLayer ===
+
+impl RequestStatusLayer {
+    /// A layer that tells of the requests that this stores; `None`: there are none.
+    pub fn new(enqueuer: Option<Arc<Enqueuer>>) -> Self {
+        Self(enqueuer)
+    }
+}
+
+impl<S> Layer<S> for RequestStatusLayer {
+    type Service = RequestStatus<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RequestStatus { enqueuer: self.0.clone(), inner }
+    }
+}
+
+// === impl RequestStatus ===
+
+impl<S: Next> Service<Request> for RequestStatus<S> {
+    type Response = Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // No path below is a route's own: whoever comes with one was sent here by the router.
+        let is_asked = |_: &&Arc<Enqueuer>| {
+            request.cx.target().is_some_and(|target| target.merged().starts_with(STATUS_PATH))
+        };
+        let state = match self.enqueuer.as_ref().filter(is_asked).cloned() {
+            None => State::Passed { inner: self.inner.call(request) },
+            Some(enqueuer) => State::Asked { inner: Box::pin(status(enqueuer, request)) },
+        };
+        ResponseFuture { state }
+    }
+}
+
+async fn status(enqueuer: Arc<Enqueuer>, request: Request) -> Result<Response, Error> {
+    let Request { parts: asked, cx, .. } = request;
+    if !matches!(asked.method, Method::GET | Method::HEAD) {
+        let allow = HeaderValue::from_static("GET, HEAD");
+        return Err(Kind::MethodNotAllowed(Method405 { allow }).into());
+    }
+    let parts = enqueuer.parts()?;
+    let target = cx.target().ok_or(Kind::Internal)?;
+    let text = target.merged().strip_prefix(STATUS_PATH).unwrap_or_default();
+    let id = parts.requests.ids().read(text).map_err(not_an_id)?;
+    let patience = patience(target.query())?;
+    let (stored, place) = found(&enqueuer, parts, &id, &cx).await?;
+    let results = parts.requests.results();
+    let deadline = Instant::now() + patience;
+    let waits = Waits::enter(&parts.waiting);
+    let mut status = match waits.as_ref().filter(|_| !patience.is_zero()) {
+        Some(_) => watch(results, place, deadline).await,
+        None => results.status(place).await,
+    };
+    if let Some(answer) = &mut status.answer {
+        (parts.changes)(&mut answer.headers);
+    }
+    let StoredRequest { time, status_until, .. } = stored;
+    Ok(answer::status(About { id: text, time, status_until }, &status))
+}
+
+/// The request of this ID, if it is one of the route and of who asks, and still told of.
+async fn found(
+    enqueuer: &Enqueuer,
+    parts: &Parts,
+    id: &RequestId,
+    cx: &Context,
+) -> Result<(StoredRequest, Place), Error> {
+    let unknown = || Error::from(Kind::RouteNotFound);
+    let target = parts.requests.topic_of(id).ok_or_else(unknown)?;
+    let unread = || Error::from(Kind::Queue(QueueFault::Unavailable(UNAVAILABLE)));
+    let read = parts.requests.read(&*target, id.offset).await.map_err(|_| unread())?;
+    let record = match read {
+        Ok(Some(record)) => record,
+        Err(ReadError::Retired { .. }) => return Err(Kind::Queue(QueueFault::StatusGone).into()),
+        Ok(None) => return Err(unknown()),
+        Err(error) => return Err(unread().with_source(error)),
+    };
+    let stored = record.record().and_then(|record| {
+        // Its body is nothing to tell.
+        let stored = StoredRequest::read(&record, |_| Bytes::new()).ok()?;
+        Some((stored, record.partition()))
+    });
+    let (stored, partition) = stored.ok_or_else(unknown)?;
+    let principal = cx.principal().map_or("", |principal| &principal.name);
+    let place = Place { topic: target.id(), offset: id.offset };
+    let is_own = stored.id(place, partition) == *id
+        && *stored.route == *enqueuer.route
+        && stored.principal == Fingerprint::of(parts.requests.hash_key(), principal);
+    if !is_own {
+        return Err(unknown());
+    }
+    let now = clock::since_epoch(clock::now()).as_millis();
+    if now >= u128::from(stored.status_until) {
+        return Err(Kind::Queue(QueueFault::StatusGone).into());
+    }
+    Ok((stored, place))
+}
+
+/// The failure of who asks for what is no ID here.
+pub fn not_an_id(why: NotAnId) -> Error {
+    match why {
+        NotAnId::Malformed => Kind::RouteNotFound.into(),
+        NotAnId::OtherStore => Kind::Queue(QueueFault::OtherInstance).into(),
+    }
+}
+
+/// `wait`, in seconds, or as durations are written elsewhere.
+fn patience(query: Option<&str>) -> Result<Duration, Error> {
+    let Some(wait) = query.and_then(|query| query::values(query, "wait").next()) else {
+        return Ok(Duration::ZERO);
+    };
+    let (number, unit) = match wait.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => wait.split_at(at),
+        None => (&*wait, "s"),
+    };
+    let number: Option<u64> = number.parse().ok();
+    let wait = match (number, unit) {
+        (Some(number), "ms") => Some(Duration::from_millis(number)),
+        (Some(number), "s") => Some(Duration::from_secs(number)),
+        _ => None,
+    };
+    let wait = wait.ok_or_else(|| Error::new(Kind::BadTarget).with_detail("`wait` is no time"))?;
+    Ok(wait.min(LONGEST))
+}
+
+// === impl Waits ===
+
+impl<'a> Waits<'a> {
+    /// `None`: too many wait already.
+    fn enter(count: &'a AtomicUsize) -> Option<Self> {
+        let waits = Self(count);
+        (count.fetch_add(1, Relaxed) < MAX_WAITING).then_some(waits)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
+    type Output = Result<Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Passed { inner } => inner.poll(cx),
+            StateProj::Asked { inner } => inner.as_mut().poll(cx),
+        }
+    }
+}

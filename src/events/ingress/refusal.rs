@@ -1,0 +1,33 @@
+//! What a client is told where a log takes nothing of what its request leads to.
+
+use std::time::Duration;
+
+use crate::{
+    error::{Error, Kind, QueueFault},
+    events::queue::log::{AppendError, Reason, Refused},
+};
+
+/// A log that failed while it was written: come back after.
+const UNAVAILABLE: Duration = Duration::from_secs(30);
+
+/// There is no room: nothing was written.
+pub fn refused(refused: Refused) -> Error {
+    let after = refused.retry_after.unwrap_or_default();
+    Kind::Queue(match refused.reason {
+        Reason::Full => QueueFault::Full(after),
+        Reason::DiskLow => QueueFault::Disk(after),
+        Reason::Offline => QueueFault::Unavailable(after),
+        Reason::TooLarge => QueueFault::TooLarge,
+    })
+    .into()
+}
+
+/// It cannot be written down.
+pub fn failed(error: &AppendError) -> Error {
+    let kind = match error {
+        AppendError::Refused(it) => return refused(*it),
+        AppendError::Unknown => Kind::Queue(QueueFault::Unavailable(UNAVAILABLE)),
+        AppendError::Stopped => Kind::Draining,
+    };
+    Error::new(kind).with_detail(error.to_string())
+}
