@@ -294,11 +294,7 @@ impl OpenLog {
         drop(noted);
         self.with_core(|core| {
             let checkpoint = (core.synced() > durable).then_some(at + self.settings.checkpoint);
-            let span = match self.settings.durability {
-                Durability::Durable => self.settings.unwaited,
-                Durability::Os => self.settings.os_interval,
-                Durability::Memory => return None,
-            };
+            let span = self.settings.sync_after()?;
             let sync = core.dirty_since().map(|since| since + span);
             checkpoint.into_iter().chain(sync).min()
         })

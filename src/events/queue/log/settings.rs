@@ -3,7 +3,11 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::disk::DiskWatch;
-use crate::events::queue::{LogId, StoreId, storage::Storage};
+use crate::events::queue::{
+    LogId, StoreId,
+    mutation::{self, Mutation},
+    storage::Storage,
+};
 
 /// The least a segment is made for: a header and a small frame.
 pub(super) const MIN_SEGMENT_BYTES: u64 = 64 << 10;
@@ -90,6 +94,19 @@ impl Settings {
     pub(super) fn room(&self, bytes: u64) -> u64 {
         let first = self.first_bytes.unwrap_or(u64::MAX);
         self.segment_bytes.min(first).max(bytes)
+    }
+
+    /// When what nobody waits for is synced, at the latest; `None`: never.
+    pub(super) fn sync_after(&self) -> Option<Duration> {
+        match self.durability {
+            // Long enough that a kill from outside finds what was acknowledged unsynced.
+            Durability::Durable if mutation::is(Mutation::AcknowledgeBeforeTheSync) => {
+                Some(10 * self.os_interval)
+            }
+            Durability::Durable => Some(self.unwaited),
+            Durability::Os => Some(self.os_interval),
+            Durability::Memory => None,
+        }
     }
 }
 

@@ -23,7 +23,10 @@ use super::{
     permit::Permit,
     settings::Durability,
 };
-use crate::events::queue::time::{Clock, Now};
+use crate::events::queue::{
+    mutation::{self, Mutation},
+    time::{Clock, Now},
+};
 
 /// A batch ends at so many bytes, ...
 const BATCH_BYTES: usize = 1 << 20;
@@ -320,7 +323,9 @@ impl Group {
     fn finish(self) {
         let Self { shared, life, mut items, ends } = self;
         let is_awaited = ends.iter().any(|end| end.is_awaited);
-        let is_synced = shared.settings.durability == Durability::Durable && is_awaited;
+        let is_synced = shared.settings.durability == Durability::Durable
+            && is_awaited
+            && !mutation::is(Mutation::AcknowledgeBeforeTheSync);
         let is_written = life.is_some();
         let settled = shared.with_core(|core| {
             // Between writing and now it was opened again: what was written may be gone.
