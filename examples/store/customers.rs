@@ -13,7 +13,7 @@ use http::{Method, Request, StatusCode, header};
 use jsonwebtoken::{EncodingKey, Header};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
 
 use crate::{
     http::{Answer, Client},
@@ -61,7 +61,12 @@ struct Click<'a> {
     purchase: &'a Purchase,
     token: &'a str,
     until: Instant,
+    news: &'a News,
 }
+
+/// For whoever waits for a customer to be told that an order is accepted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct News(Arc<Notify>);
 
 /// Signs tokens as `https://id.shop.example` would.
 pub(crate) struct Issuer(EncodingKey);
@@ -72,6 +77,7 @@ pub(crate) async fn buy(
     issuer: &Issuer,
     purchases: &[Purchase],
     since: Instant,
+    news: &News,
 ) -> Vec<Told> {
     let queue: VecDeque<Purchase> = purchases.iter().cloned().collect();
     let queue = Arc::new(Mutex::new(queue));
@@ -81,7 +87,7 @@ pub(crate) async fn buy(
     let tokens = Arc::new(tokens);
     let mut browsers = JoinSet::new();
     for _ in 0..BROWSERS {
-        let (queue, tokens) = (Arc::clone(&queue), Arc::clone(&tokens));
+        let (queue, tokens, news) = (Arc::clone(&queue), Arc::clone(&tokens), news.clone());
         browsers.spawn(async move {
             let mut told = Vec::new();
             let mut clients = [Client::new(gateway), Client::new(gateway)];
@@ -90,7 +96,9 @@ pub(crate) async fn buy(
                 let clicked = since + purchase.at;
                 tokio::time::sleep_until(clicked).await;
                 let token = tokens.get(&purchase.order.customer).map_or("", String::as_str);
-                told.push(decide(&mut clients, &purchase, token, clicked).await);
+                let click =
+                    Click { purchase: &purchase, token, until: clicked + PATIENCE, news: &news };
+                told.push(decide(&mut clients, &click, clicked).await);
             }
         });
     }
@@ -98,13 +106,8 @@ pub(crate) async fn buy(
 }
 
 /// One purchase, from the first click to the last word.
-async fn decide(
-    [first, second]: &mut [Client; 2],
-    purchase: &Purchase,
-    token: &str,
-    clicked: Instant,
-) -> Told {
-    let click = Click { purchase, token, until: clicked + PATIENCE };
+async fn decide([first, second]: &mut [Client; 2], click: &Click<'_>, clicked: Instant) -> Told {
+    let purchase = click.purchase;
     let mut told = Told::new(purchase);
     if purchase.is_impatient {
         let mut other = Told::new(purchase);
@@ -157,6 +160,9 @@ impl Click<'_> {
                 Ok(answer) => match word(answer) {
                     Some(word) => {
                         told.hear(word, answer, clicked.elapsed());
+                        if word == Word::Accepted && !is_replayed(answer) {
+                            self.news.0.notify_waiters();
+                        }
                         return;
                     }
                     None => retry_after(answer),
@@ -189,6 +195,20 @@ fn retry_after(answer: &Answer) -> Duration {
     told.map_or(Duration::from_millis(100), Duration::from_secs).min(Duration::from_secs(1))
 }
 
+/// It is that of an earlier request.
+fn is_replayed(answer: &Answer) -> bool {
+    answer.header("idempotent-replayed") == Some("true")
+}
+
+// === impl News ===
+
+impl News {
+    /// Until a customer is told the next time, for the first time of this order.
+    pub(crate) async fn next(&self) {
+        self.0.notified().await;
+    }
+}
+
 // === impl Told ===
 
 impl Told {
@@ -209,7 +229,7 @@ impl Told {
         if word == Word::Accepted {
             self.took = self.took.or(Some(took));
             self.answers.insert(answer.body.clone());
-            self.replayed += u64::from(answer.header("idempotent-replayed") == Some("true"));
+            self.replayed += u64::from(is_replayed(answer));
         }
     }
 
@@ -305,7 +325,9 @@ mod tests {
         let at = free_address().unwrap();
         let service = Service::new(Orders::default(), about, manners, at);
         let _server = Server::start(at, Arc::clone(&service)).await.unwrap();
-        let told = buy(at, &Issuer::new("secret"), &purchases, Instant::now()).await;
+        let (issuer, news) = (Issuer::new("secret"), News::default());
+        let buying = buy(at, &issuer, &purchases, Instant::now(), &news);
+        let (told, ()) = tokio::join!(buying, news.next());
         assert!(told.iter().all(|told| told.end == Word::Accepted && told.took.is_some()));
         assert_eq!(told.iter().filter(|told| told.answers.len() == 2).count(), 20);
         let twice = service.state().business.book.values().filter(|it| it.orders == 2).count();
@@ -319,7 +341,9 @@ mod tests {
         let at = free_address().unwrap();
         // Not much of the patience is left.
         let clicked = Instant::now().checked_sub(PATIENCE).unwrap() + Duration::from_millis(250);
-        let told = decide(&mut [Client::new(at), Client::new(at)], &purchase, "", clicked).await;
+        let (until, news) = (clicked + PATIENCE, &News::default());
+        let click = Click { purchase: &purchase, token: "", until, news };
+        let told = decide(&mut [Client::new(at), Client::new(at)], &click, clicked).await;
         assert_eq!((told.end, told.took), (Word::None, None));
         assert!(told.requests > 1, "{told:?}");
     }

@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 use crate::{
     analytics::Analytics,
     audit::Facts,
-    customers::{self, Told},
+    customers::{self, News, Told},
     error::Error,
     http::Client,
     options::Options,
@@ -21,6 +21,8 @@ use crate::{
 const OUTAGE: Duration = Duration::from_secs(3);
 /// Between two kills.
 const LIFE: Duration = Duration::from_millis(150);
+/// So long the killer waits for a customer who is told yes.
+const GOOD_NEWS: Duration = Duration::from_secs(10);
 /// The day is over when nothing has come to its end for so long.
 const STANDSTILL: Duration = Duration::from_secs(20);
 /// Between two looks at how much is under way.
@@ -36,6 +38,7 @@ struct Teller<'a> {
     store: &'a mut Store,
     diary: Diary,
     since: Instant,
+    news: News,
     say: Narrator,
 }
 
@@ -48,7 +51,7 @@ pub(crate) async fn tell(
 ) -> Result<(Facts, Diary), Error> {
     let strangers = strangers(store, &day).await;
     let since = Instant::now();
-    let mut teller = Teller { store, diary: Diary::default(), since, say };
+    let mut teller = Teller { store, diary: Diary::default(), since, news: News::default(), say };
     let told = teller.the_day(day, options.kills()).await?;
     teller.the_rest().await;
     teller.happens('R', "replay to analytics", "everything is replayed to analytics");
@@ -77,7 +80,8 @@ impl Teller<'_> {
     /// Until the last customer knows.
     async fn the_day(&mut self, day: Day, kills: u32) -> Result<Vec<Told>, Error> {
         let issuer = Arc::clone(&self.store.issuer);
-        let buying = customers::buy(self.store.at.web, &issuer, &day.purchases, self.since);
+        let news = self.news.clone();
+        let buying = customers::buy(self.store.at.web, &issuer, &day.purchases, self.since, &news);
         let mut buying = std::pin::pin!(buying);
         let (told, happened) = tokio::join!(&mut buying, self.what_happens(kills));
         happened.map(|()| told)
@@ -97,11 +101,13 @@ impl Teller<'_> {
         self.happens('+', "up", "payment is up");
         self.until(Phase::Crash.starts() + Phase::Crash.lasts() / 2).await;
         for _ in 0..kills {
+            // The worst moment: a customer knows, and the disk has had no time beyond what it needs.
+            drop(time::timeout(GOOD_NEWS, self.news.next()).await);
             self.store.gateway.kill()?;
             self.happens(
                 'K',
                 "kill -9 of the gateway",
-                "kill -9 of the gateway, while customers order",
+                "kill -9 of the gateway, just as a customer hears that an order is accepted",
             );
             let killed = Instant::now();
             self.store.gateway.start().await?;
