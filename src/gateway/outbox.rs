@@ -86,10 +86,12 @@ impl Outbox {
         Self(Arc::new(Inner { pools, peer, ways, cells: cells.clone(), tracer }))
     }
 
-    /// Knows the ways of `plan` as well, before subscriptions hear of it.
+    /// Knows the ways of `plan` as well, before subscriptions hear of it. Those it knows already stay what they
+    /// are: a new one in their place would take their connections over, and `plan` may yet be refused.
     pub(super) fn learn(&self, plan: &Plan) {
         let mut ways = Ways::clone(&self.0.ways.read());
-        ways.0.extend(self.ways(plan).0);
+        let new = self.ways(plan, |name| !ways.0.contains_key(name));
+        ways.0.extend(new.0);
         *self.0.ways.write() = Arc::new(ways);
     }
 
@@ -97,11 +99,11 @@ impl Outbox {
     pub(super) fn follow(&self, plan: &Plan, exporter: &Exporter) {
         let tracing = plan.config.telemetry.tracing.as_ref();
         *self.0.tracer.write() = exporter.tracer(tracing, &self.0.cells).map(Arc::new);
-        *self.0.ways.write() = Arc::new(self.ways(plan));
+        *self.0.ways.write() = Arc::new(self.ways(plan, |_| true));
         self.0.pools.prune();
     }
 
-    fn ways(&self, plan: &Plan) -> Ways {
+    fn ways(&self, plan: &Plan, is_meant: impl Fn(&str) -> bool) -> Ways {
         let subscriptions = plan.config.events.iter().flat_map(|events| &events.subscriptions);
         let pushed = subscriptions.filter_map(|it| it.push.as_ref());
         let way = |push: &settings::Push| {
@@ -109,6 +111,9 @@ impl Outbox {
                 settings::Target::Url(url) => config::push_upstream(url).into(),
                 settings::Target::Upstream(name) => name.clone(),
             };
+            if !is_meant(&name) {
+                return None;
+            }
             let group = plan.groups.iter().find(|group| *group.name() == name)?;
             // A webhook is known by the name in its URL, an endpoint by its own.
             let keeps_host = matches!(push.target, settings::Target::Url(_));
