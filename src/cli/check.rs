@@ -41,7 +41,7 @@ fn summary(config: &Config) -> String {
         "ok: {}, {}, {}",
         count(config.listeners.len(), "listener"),
         count(config.routes.len(), "route"),
-        count(config.upstreams.len(), "upstream"),
+        count(config.written_upstreams, "upstream"),
     ) + &config.events.as_ref().map_or_else(String::new, |events| {
         let topics = count(events.topics.len(), "topic");
         format!(", {topics}, {}", count(events.subscriptions.len(), "subscription"))

@@ -52,8 +52,10 @@ pub struct Config {
     pub issuers: Vec<auth::settings::Issuer>,
     /// In the order of the file.
     pub api_keys: Vec<auth::api_key::Settings>,
-    /// In the order of the file.
+    /// In the order of the file, and then those that URLs stand for.
     pub upstreams: Vec<balancer::Settings>,
+    /// So many of them are written under `upstreams`.
+    pub written_upstreams: usize,
     /// What retries draw from, one for each of `upstreams`.
     pub retry_budgets: Vec<retry::budget::Settings>,
     /// `adaptive_concurrency`, in the order of [`Config::upstreams`].

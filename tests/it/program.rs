@@ -107,6 +107,14 @@ fn check_says_ok_or_every_problem() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("ok: 1 listener"), "{}", text(&output.stdout));
 
+    // A webhook is no upstream that anybody has written.
+    let hooks = "topics: { a: {} }\nqueue: { dir: data }\nupstreams: { u: { endpoints: [\"127.0.0.1:1\"] } }\n\
+                 subscriptions: [{ name: s, topic: a, push: { url: \"http://127.0.0.1:2/\" } }]\n";
+    let hooks = folder(&yaml("127.0.0.1:0", hooks));
+    let output = sluice(&["check"], hooks.path());
+    let said = text(&output.stdout);
+    assert_eq!(said, "ok: 1 listener, 0 routes, 1 upstream, 1 topic, 1 subscription\n");
+
     let bad = folder(&yaml(
         "127.0.0.1:0",
         "routes:\n  - { name: a, match: { path: /a }, upstream: lost }\n  - { name: a, match: { path: /b }, timeout: 5 parsecs, upstream: lost }\n",

@@ -140,6 +140,7 @@ impl Resolver<'_> {
         };
         self.check_principals(file);
         let mut upstreams = self.upstreams(file.upstreams.as_ref());
+        let written_upstreams = upstreams.len();
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
         let allow_faults = file.admin.as_ref().and_then(|admin| admin.allow_faults.as_ref());
         let events = self.store(file, &mut upstreams);
@@ -173,6 +174,7 @@ impl Resolver<'_> {
             api_keys: known.api_keys,
             adaptive: self.adaptive_limits(file, upstreams.len()),
             upstreams,
+            written_upstreams,
             retry_budgets,
             routes,
             events,

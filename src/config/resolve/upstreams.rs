@@ -48,6 +48,11 @@ pub(super) const MAX_WEIGHT: u32 = 1_000_000;
 // === impl Upstreams ===
 
 impl Upstreams {
+    /// How many there are by now.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The index of the upstream of this name, which is used from now on.
     pub(super) fn use_named(&mut self, name: &str) -> Result<usize, Fault> {
         if let Some(index) = self.entries.iter().position(|entry| entry.name == name) {
