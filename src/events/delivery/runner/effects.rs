@@ -22,6 +22,7 @@ use crate::events::{
         side_log::Appended,
         subscription::{Effect, Ending, EventView, Letter, Place, Publication},
     },
+    event::Event,
     queue::{
         Offset,
         codec::{Draft, Record},
@@ -224,6 +225,18 @@ fn copied(record: &Record<'_>) -> Draft {
     record.to_draft()
 }
 
+/// The event that another follows from. What is among the dead letters has its compensation even where
+/// nothing else is left of it: the letter says so.
+async fn cause(around: &Surroundings, spot: Spot, letter: Option<Offset>) -> Result<Event, Undone> {
+    let read = one(around, spot, reading::whole).await;
+    match letter {
+        Some(at) if matches!(read, Err(Undone::Gone | Undone::Damaged(_))) => {
+            one(around, Spot::letter(at), reading::whole).await.or(read)
+        }
+        _ => read,
+    }
+}
+
 /// Appends what follows from an event, unless it is there.
 async fn follow(
     around: &Arc<Surroundings>,
@@ -237,7 +250,7 @@ async fn follow(
     };
     // The settings have changed since: nothing follows any more.
     let Some(reaction) = reaction else { return Ok(()) };
-    let cause = one(around, spot, reading::whole).await?;
+    let cause = cause(around, spot, publication.letter).await?;
     let answer = publication.answer.as_ref();
     let follower = succession::follow(
         around.id,

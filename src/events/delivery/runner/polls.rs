@@ -59,6 +59,15 @@ enum Which {
 
 type Reply = oneshot::Sender<Result<Vec<Leased>, Refusal>>;
 
+// === impl Spot ===
+
+impl Spot {
+    /// A dead letter of the subscription.
+    pub(super) fn letter(at: Offset) -> Self {
+        Self { shelf: Which::Letters, at }
+    }
+}
+
 // === impl Polls ===
 
 impl Polls {

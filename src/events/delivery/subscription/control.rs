@@ -226,7 +226,7 @@ impl Machine {
             .parts
             .values()
             .flat_map(|part| part.events.range(..below.0).map(|(_, &index)| index))
-            .filter(|&index| self.slab[index].parked.is_none())
+            .filter(|&index| !self.slab[index].has_copy())
             .collect();
         slots.sort_unstable_by_key(|&index| self.slab[index].place.offset);
         slots.truncate(most);

@@ -98,6 +98,8 @@ pub struct Publication {
     pub place: Place,
     /// Where that lies in the parked log; `None`: where it was published.
     pub parked: Option<Offset>,
+    /// Its dead letter, which has its bytes as well.
+    pub letter: Option<Offset>,
     /// How that ended: what follows a success is not what follows another end.
     pub ending: Ending,
     /// What the endpoint answered, if it is kept.

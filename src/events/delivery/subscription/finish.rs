@@ -72,7 +72,7 @@ impl Machine {
     fn proceed(&mut self, index: u32, now: u64, is_recovered: bool, out: &mut Output) {
         let slot = &self.slab[index];
         let Status::Ending { outcome, letter } = &slot.status else { return };
-        let (place, parked) = (slot.place, slot.parked);
+        let (place, parked, letter) = (slot.place, slot.parked, *letter);
         if let (Some(target), None, Ending::DeadLettered(reason)) =
             (outcome.dead_letter, letter, outcome.ending)
         {
@@ -92,6 +92,7 @@ impl Machine {
             out.effects.push(Effect::Publish(Publication {
                 place,
                 parked,
+                letter,
                 ending: outcome.ending,
                 answer: outcome.answer.clone(),
                 target,

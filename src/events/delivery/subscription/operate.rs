@@ -118,7 +118,7 @@ impl Machine {
         self.lost += self.drop_where(id, |machine, index| {
             let slot = &machine.slab[index];
             let is_within = (from..to).contains(&slot.place.offset);
-            is_within && slot.parked.is_none()
+            is_within && !slot.has_copy()
         });
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let before = lane.scan;

@@ -155,6 +155,12 @@ impl Slot {
         matches!(self.status, Status::Ending { .. })
     }
 
+    /// Its bytes lie elsewhere too: as it waits in the parked log, as a dead letter whose compensation is
+    /// still to come.
+    pub(super) fn has_copy(&self) -> bool {
+        self.parked.is_some() || matches!(self.status, Status::Ending { letter: Some(_), .. })
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.status, Status::Waiting { .. })
     }

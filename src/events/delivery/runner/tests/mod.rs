@@ -6,7 +6,14 @@ mod pull;
 mod push;
 mod saga;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -41,6 +48,8 @@ pub(super) struct Home {
     pub(super) settings: Settings,
     pub(super) recovery: Recovery,
     pub(super) sink: Arc<dyn Sink>,
+    /// What follows from an event finds no topic.
+    pub(super) is_shut: Arc<AtomicBool>,
     _dir: Option<TempDir>,
 }
 
@@ -52,7 +61,10 @@ pub(super) struct Running {
 }
 
 #[derive(Debug)]
-struct OneTopic(Log);
+struct OneTopic {
+    log: Log,
+    is_shut: Arc<AtomicBool>,
+}
 
 #[derive(Debug)]
 struct PlainHash;
@@ -65,11 +77,11 @@ impl KeyHash for PlainHash {
 
 impl Topics for OneTopic {
     fn log(&self, _: &str) -> Option<Log> {
-        Some(self.0.clone())
+        (!self.is_shut.load(Ordering::SeqCst)).then(|| self.log.clone())
     }
 
     fn permit(&self, _: &str, bytes: u64) -> Result<Permit, Refused> {
-        self.0.permit_for(Purpose::Accepted, bytes)
+        self.log.permit_for(Purpose::Accepted, bytes)
     }
 
     fn partitions(&self, _: &str) -> Vec<Partition> {
@@ -93,6 +105,7 @@ impl Home {
             clock: ManualClock::at(START),
             settings,
             sink,
+            is_shut: Arc::default(),
             recovery: Recovery::Strict,
             _dir: None,
         }
@@ -139,7 +152,7 @@ impl Home {
             letters: Arc::new(letters),
             parked: Arc::new(parked),
             instance: "test".into(),
-            topics: Arc::new(OneTopic(topic.clone())),
+            topics: Arc::new(OneTopic { log: topic.clone(), is_shut: self.is_shut.clone() }),
             hash: Arc::new(PlainHash),
             sink: self.sink.clone(),
         };

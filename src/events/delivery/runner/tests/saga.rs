@@ -184,6 +184,62 @@ impl Running {
     }
 }
 
+impl Running {
+    /// What retention does to the oldest events: they go, and the subscription is told.
+    async fn let_go(&self) {
+        for _ in 0..4 {
+            let event = Event {
+                id: "filler".into(),
+                source: "/test".into(),
+                kind: "filler".into(),
+                data: vec![0; 100 << 10].into(),
+                ..Event::default()
+            };
+            let draft = stored::draft(&event);
+            let permit = self.topic.permit(draft.encoded_bytes() as u64).unwrap();
+            self.topic.append(permit, vec![draft]).await.unwrap();
+        }
+        let start = self.topic.retire(self.topic.durable()).unwrap();
+        assert!(start > Offset::ZERO, "nothing went");
+        self.subscription.dropped(start).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_compensation_follows_where_only_the_dead_letter_is_left_of_its_cause() {
+    for is_told in [true, false] {
+        let home = home(Arc::new(Model::new()));
+        home.is_shut.store(true, Ordering::SeqCst);
+        let running = home.open();
+        running.publish(&["a1"]).await;
+        let leased = running.receive_now(1).await.pop().unwrap();
+        running.say(Verb::Reject, &leased).await;
+        assert_eq!(running.letters(1).await, ["a1"]);
+        let running = if is_told {
+            running.let_go().await;
+            running
+        } else {
+            // The gateway dies with it unsaid.
+            running.close().await;
+            let running = home.open();
+            running.let_go().await;
+            running
+        };
+        home.is_shut.store(false, Ordering::SeqCst);
+        running.finish(&home, Verb::Ack).await;
+        let failed: Vec<Event> =
+            stored(&running.topic).into_iter().filter(|it| it.kind == "failed").collect();
+        assert_eq!(failed.len(), 1);
+        assert_eq!(failed[0].causation.as_deref(), Some("a1"));
+        assert_eq!(failed[0].data, "data of a1");
+        let filter = facade::DeadLetterFilter::default();
+        let letters = running.subscription.letters(None, filter, 10).await.unwrap();
+        assert!(letters[0].is_compensated);
+        assert_eq!(running.subscription.tally().lost.get(), 0);
+        running.close().await;
+    }
+}
+
 #[tokio::test]
 async fn a_saga_that_is_too_deep_ends() {
     let mut home = home(Arc::new(Model::new()));
