@@ -82,6 +82,11 @@ fn refused(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
+/// Keys of which nobody knows, as the metric counts them.
+async fn held(gateway: &Running) -> String {
+    gateway.metric("sluice_queue_uncertain_keys").await.to_string()
+}
+
 async fn events(gateway: &Running) -> Vec<Value> {
     let path = "/v1/subscriptions/all/receive";
     let asked = r#"{"max_events":100,"wait_ms":200}"#;
@@ -211,6 +216,7 @@ async fn what_may_have_been_seen_is_held_until_somebody_says_what_became_of_it()
             }
         })
         .await;
+        assert_eq!(held(&rig.gateway).await, "1");
         let listed = rig.gateway.json("/v1/idempotency?state=uncertain").await;
         let key = &listed["keys"][0];
         assert_eq!(
@@ -221,6 +227,7 @@ async fn what_may_have_been_seen_is_held_until_somebody_says_what_became_of_it()
         let body = json!({ "outcome": outcome }).to_string();
         assert_eq!(rig.gateway.admin_with("POST", &path, &body).await.status(), 200);
         assert_eq!(rig.gateway.admin_with("POST", &path, &body).await.status(), 404, "once");
+        assert_eq!(held(&rig.gateway).await, "0");
         let rig = rig.restart();
         let again = rig.post("k", ORDER).await;
         let is_done = outcome == "done";

@@ -73,6 +73,8 @@ pub struct Status {
     pub entries: u64,
     /// Idempotency keys that are remembered.
     pub keys: u64,
+    /// Those of them of which nobody knows whether their request was done.
+    pub uncertain_keys: u64,
     /// Stored requests that are being sent or have a result.
     pub results: u64,
     /// Bytes on disk.
@@ -206,9 +208,14 @@ impl Ingress {
 
     /// How it stands.
     pub fn status(&self) -> Status {
+        let (keys, uncertain_keys) = {
+            let keys = self.0.keys.lock();
+            (keys.len() as u64, keys.in_doubt() as u64)
+        };
         Status {
             entries: self.0.state.lock().len() as u64,
-            keys: self.0.keys.lock().len() as u64,
+            keys,
+            uncertain_keys,
             results: self.0.results.lock().len() as u64,
             bytes: self.0.log.gauges().bytes.get(),
             uncertain: self.0.uncertain.load(Relaxed),

@@ -17,6 +17,8 @@ pub(super) struct Keys {
     entries: HashMap<KeyHash, Entry>,
     /// When each is forgotten.
     expiries: BTreeSet<(u64, KeyHash)>,
+    /// How many are [`KeyState::Uncertain`].
+    in_doubt: usize,
     /// Records older than this say nothing any more.
     longest: u64,
 }
@@ -88,6 +90,11 @@ impl Keys {
         self.entries.len()
     }
 
+    /// How many there are of which nobody knows.
+    pub(super) fn in_doubt(&self) -> usize {
+        self.in_doubt
+    }
+
     /// Judges a request. One that may have its key has it then.
     pub(super) fn judge(
         &mut self,
@@ -132,11 +139,13 @@ impl Keys {
 
     /// What became of it, and where that is written.
     pub(super) fn mark(&mut self, hash: KeyHash, mark: Mark, at: Offset) {
-        match (mark, self.entries.get_mut(&hash)) {
-            (Mark::Free, _) => self.remove(hash),
-            (Mark::Done, Some(entry)) => entry.state = KeyState::Done { at },
-            (Mark::Uncertain, Some(entry)) => entry.state = KeyState::Uncertain,
-            (Mark::Done | Mark::Uncertain, None) => {}
+        let state = match mark {
+            Mark::Free => return self.remove(hash),
+            Mark::Done => KeyState::Done { at },
+            Mark::Uncertain => KeyState::Uncertain,
+        };
+        if let Some(entry) = self.entries.get(&hash).copied() {
+            self.put(hash, Entry { state, ..entry });
         }
     }
 
@@ -154,7 +163,7 @@ impl Keys {
             match self.entries.get(&hash) {
                 // Its request ends, and then it is looked at again.
                 Some(entry) if entry.state == KeyState::Running => kept.push((expires, hash)),
-                _ => drop(self.entries.remove(&hash)),
+                _ => self.forget(hash),
             }
         }
         self.expiries.extend(kept);
@@ -180,12 +189,21 @@ impl Keys {
     fn put(&mut self, hash: KeyHash, entry: Entry) {
         self.remove(hash);
         self.expiries.insert((entry.expires, hash));
+        self.in_doubt += usize::from(entry.state == KeyState::Uncertain);
         self.entries.insert(hash, entry);
     }
 
     fn remove(&mut self, hash: KeyHash) {
-        if let Some(entry) = self.entries.remove(&hash) {
+        if let Some(entry) = self.entries.get(&hash) {
             self.expiries.remove(&(entry.expires, hash));
+        }
+        self.forget(hash);
+    }
+
+    /// Takes a key out that has no expiry any more.
+    fn forget(&mut self, hash: KeyHash) {
+        if let Some(entry) = self.entries.remove(&hash) {
+            self.in_doubt -= usize::from(entry.state == KeyState::Uncertain);
         }
     }
 }
@@ -274,6 +292,7 @@ mod tests {
                     prop_assert!(keys.expiries.contains(&(entry.expires, *hash)));
                 }
                 prop_assert_eq!(keys.expiries.len(), keys.entries.len());
+                prop_assert_eq!(keys.in_doubt(), keys.uncertain().count());
             }
             let running = keys.entries.values().filter(|it| it.state == KeyState::Running).count();
             keys.sweep(u64::MAX);

@@ -151,6 +151,8 @@ table! {
         "Requests with something on record that is not settled.";
     QUEUE_INGRESS_KEYS = Gauge "sluice_queue_ingress_keys" []
         "Idempotency keys that are remembered.";
+    QUEUE_UNCERTAIN_KEYS = Gauge "sluice_queue_uncertain_keys" []
+        "Idempotency keys that are held: an upstream may have acted, and nobody has said what became of it.";
     QUEUE_INGRESS_RESULTS = Gauge "sluice_queue_ingress_results" []
         "Stored requests that are being sent or whose result is kept.";
     QUEUE_INGRESS_BYTES = Gauge "sluice_queue_ingress_bytes" []
@@ -189,6 +191,8 @@ table! {
         "1 while only probes are sent to the endpoint, 0 while it is well. Of pushes alone.";
     SUBSCRIPTION_LOST = Counter "sluice_subscription_lost_events_total" ["subscription"]
         "Events dropped unsettled because their bytes are gone.";
+    SUBSCRIPTION_STOPPED_SAGAS = Counter "sluice_subscription_stopped_sagas_total" ["subscription"]
+        "Events that nothing followed from: their saga is as deep as one may be, and has most likely lost its way.";
     TASKS_DETACHED = Gauge "sluice_tasks_detached" []
         "Requests that go on without their client.";
 }

@@ -41,7 +41,18 @@ pub(super) struct Buried {
 /// What became of what follows from an event.
 pub(super) struct Followed {
     publication: Publication,
-    result: Result<(), Undone>,
+    result: Result<Sequel, Undone>,
+}
+
+/// What there is to follow from an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sequel {
+    /// It is in its topic.
+    Published,
+    /// Nothing, by the settings of now.
+    Nothing,
+    /// Nothing, since the saga is too deep.
+    TooDeep,
 }
 
 /// Why nothing was appended.
@@ -111,12 +122,14 @@ impl Actor {
         let Followed { publication, result } = followed;
         let retry = Publication { is_recovered: true, ..publication.clone() };
         match result {
-            Ok(()) => {
+            Ok(sequel) => {
                 let decided = self.decide(Until::Written, |machine, moment, out| {
                     machine.published(moment, publication.place, out);
                 });
-                if decided.is_err() {
-                    self.defer(Effect::Publish(retry));
+                match (decided, sequel) {
+                    (Err(_), _) => self.defer(Effect::Publish(retry)),
+                    (Ok(_), Sequel::TooDeep) => self.machine.tally().stopped_sagas.add(1),
+                    (Ok(_), Sequel::Published | Sequel::Nothing) => {}
                 }
             }
             Err(undone) => {
@@ -243,13 +256,13 @@ async fn follow(
     settings: &Settings,
     spot: Spot,
     publication: &Publication,
-) -> Result<(), Undone> {
+) -> Result<Sequel, Undone> {
     let reaction = match publication.ending {
         Ending::Succeeded => settings.on_success.as_ref(),
         _ => settings.on_exhausted.as_ref(),
     };
     // The settings have changed since: nothing follows any more.
-    let Some(reaction) = reaction else { return Ok(()) };
+    let Some(reaction) = reaction else { return Ok(Sequel::Nothing) };
     let cause = cause(around, spot, publication.letter).await?;
     let answer = publication.answer.as_ref();
     let follower = succession::follow(
@@ -263,14 +276,15 @@ async fn follow(
     let Some(follower) = follower else {
         let (id, topic) = (&cause.id, &reaction.topic);
         tracing::error!(event = %id, %topic, "a saga is too deep: nothing follows");
-        return Ok(());
+        return Ok(Sequel::TooDeep);
     };
     let log = topic(around, reaction)?;
     let draft = stored::draft(&follower.event);
     if publication.is_recovered && is_there(around, &log, publication, &follower.event.id).await? {
-        return Ok(());
+        return Ok(Sequel::Published);
     }
-    append(around, reaction, &log, draft).await.map_err(Undone::Later)
+    append(around, reaction, &log, draft).await.map_err(Undone::Later)?;
+    Ok(Sequel::Published)
 }
 
 fn topic(around: &Surroundings, reaction: &Reaction) -> Result<Log, Undone> {

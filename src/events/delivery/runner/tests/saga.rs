@@ -250,5 +250,6 @@ async fn a_saga_that_is_too_deep_ends() {
     running.finish(&home, Verb::Ack).await;
     let depths: Vec<u8> = stored(&running.topic).iter().map(|event| event.depth).collect();
     assert_eq!(depths, (0..=8).collect::<Vec<u8>>());
+    assert_eq!(running.subscription.tally().stopped_sagas.get(), 1);
     running.close().await;
 }
