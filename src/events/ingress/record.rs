@@ -230,8 +230,9 @@ pub fn uncertain(mut event: Event) -> Event {
     let id = derived_id(name, &["uncertain"]).to_string();
     event.causation = Some(std::mem::replace(&mut event.id, id));
     event.kind.push_str(UNCERTAIN_SUFFIX);
-    // It repeats nothing that anybody could have published.
+    // It repeats nothing that anybody could have published, and somebody is to look at it now.
     event.dedup_key = None;
+    event.not_before = None;
     event
 }
 
@@ -312,5 +313,6 @@ mod tests {
         assert_eq!(first.causation.as_deref(), Some(&*owed().event.id));
         assert_eq!(Uuid::parse_str(&first.id).unwrap().get_version_num(), 5);
         assert_eq!((first.key, first.dedup_key), (owed().event.key, None));
+        assert_eq!(first.not_before, None, "it is told at once");
     }
 }

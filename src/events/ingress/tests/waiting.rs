@@ -174,3 +174,15 @@ fn what_is_owed_is_looked_for_where_it_waits_and_where_it_went() {
         }
     }
 }
+
+#[test]
+fn that_nobody_knows_is_told_at_once() {
+    let mut timed = Timed::open(&Model::new()).unwrap();
+    let id = Uuid::from_u128(7);
+    let owed = timed.owed(id);
+    let room = timed.world.reserve(&owed).unwrap();
+    drop(block_on(room.begin(&[owed], ABOUT)).unwrap());
+    timed.world.ingress.resolve(&timed.both()).unwrap();
+    timed.run_at(DUE - 1);
+    assert_eq!(timed.world.found(id), (0, 1));
+}
