@@ -219,7 +219,7 @@ mod tests {
     }
 
     const GOLDEN: &str =
-        "aeaaaaaaaaaaaambencwpcnlzxxqaayaaaaaaaaaabgqdh42jj5aa5dxmvwhmzjamj4xizltk5c36bsq4f7z37ow";
+        "aeaaaaaaaaawpcnlzxxryfuk3maaaayaaaaaaaaaabgqdh42jj5aa5dxmvwhmzjamj4xizltef2frvm7ufmqjuty";
 
     #[test]
     fn routes_are_told_apart() {
