@@ -66,6 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "events::queue",
             "events::event",
             "events::facade",
+            "events::ingress",
             "events::request",
             "events::settings",
             "events::stored",

@@ -1,5 +1,6 @@
 //! The way out of what is delivered: through the same balancers, breakers and connections' making as
-//! live traffic, over connections of the delivery thread's own.
+//! live traffic, over connections of the delivery thread's own. A stored request takes its place under its
+//! upstream's adaptive limit, too.
 //!
 //! Nothing is tried again here but what was handed back unsent, once and at once: a connection that
 //! was closed while it was idle is nobody's failure. Everything else the subscription decides.
@@ -14,7 +15,7 @@ use tokio::{
     sync::watch as channel,
     time::{Instant, timeout_at},
 };
-use tower::Service as _;
+use tower::{Layer as _, Service as _};
 
 use crate::{
     balancer::Balance,
@@ -28,6 +29,7 @@ use crate::{
         peer::Address,
         sink::{Ending, Parcel, Reply, Sending, Sink, Target},
     },
+    middleware::adaptive::{Adaptive, AdaptiveLayer},
     telemetry::{
         metrics::Cells,
         task::Spawner,
@@ -52,13 +54,16 @@ struct Inner {
     tracer: RwLock<Option<Arc<Tracer>>>,
 }
 
-/// The balancers of what subscriptions push to, by the upstream's name.
+/// The adaptive limit and the balancer of an upstream.
+type Way = Adaptive<Balance<Forward>>;
+
+/// The ways to what subscriptions push to, by the upstream's name.
 #[derive(Clone, Default)]
-struct Ways(HashMap<Arc<str>, Balance<Forward>>);
+struct Ways(HashMap<Arc<str>, Way>);
 
 /// What is known of one delivery while it is under way.
 struct Exchange {
-    balance: Balance<Forward>,
+    balance: Way,
     request: Request,
     deadline: Instant,
     max_answer: usize,
@@ -114,11 +119,12 @@ impl Outbox {
             if !is_meant(&name) {
                 return None;
             }
-            let group = plan.groups.iter().find(|group| *group.name() == name)?;
-            // A webhook is known by the name in its URL, an endpoint by its own.
-            let keeps_host = matches!(push.target, settings::Target::Url(_));
-            let balance = Balance::new([group.worker(&self.0.pools)], Forward::new(keeps_host));
-            Some((name, balance))
+            let index = plan.groups.iter().position(|group| *group.name() == name)?;
+            let (group, limiter) = (&plan.groups[index], plan.adaptive[index].clone());
+            // A webhook is known by the name in its URL; a stored request has the host that its route keeps,
+            // and else the endpoint's.
+            let balance = Balance::new([group.worker(&self.0.pools)], Forward::new(true));
+            Some((name, AdaptiveLayer::new([limiter]).layer(balance)))
         };
         Ways(pushed.filter_map(way).collect())
     }
@@ -221,7 +227,7 @@ impl Traced {
 }
 
 /// One exchange; a second one if not one byte of the first left.
-async fn call(mut balance: Balance<Forward>, request: Request) -> Result<Response> {
+async fn call(mut balance: Way, request: Request) -> Result<Response> {
     let mut error: Error = match balance.call(request).await {
         Ok(response) => return Ok(response),
         Err(error) => error,

@@ -45,9 +45,9 @@ pub struct Due {
     pub may_repeat: bool,
     /// Up to when its end is asked for, in milliseconds since 1970.
     pub until: u64,
-    /// An attempt before this one ended without a word, as whoever sends it knows. What is not known here
-    /// any more may have been seen then.
-    pub was_left: bool,
+    /// When an attempt before this one began that ended without a word, as whoever sends it knows. What was
+    /// begun so long ago that it is forgotten here may have been seen then.
+    pub left: Option<u64>,
 }
 
 /// Whether a request may be sent.
@@ -91,13 +91,11 @@ enum Stage {
 impl Ingress {
     /// Has it on disk that a request may be seen from now on, if it may be sent. An error: it must not be.
     pub async fn attempt(&self, due: Due) -> Result<Begun, AppendError> {
-        let inner = &self.0;
-        let permit = inner.log.permit_for(Purpose::Accepted, 2 * STEP_BYTES + END_BYTES)?;
-        let verdict = match self.judge_attempt(due)? {
+        let verdict = match self.judge_attempt(due) {
             Verdict::Orphan(known) => {
                 self.doubt(due.place, known).await?;
                 // A job may want it nevertheless.
-                self.judge_attempt(due)?
+                self.judge_attempt(due)
             }
             verdict => verdict,
         };
@@ -105,6 +103,8 @@ impl Ingress {
             Verdict::Begun { recorded, before } => {
                 let stage = Stage::Beginning(before);
                 let guard = Guard { ingress: self.clone(), place: due.place, stage };
+                let room = 2 * STEP_BYTES + END_BYTES;
+                let permit = self.0.log.permit_for(Purpose::Accepted, room)?;
                 let attempt = Attempt { guard, recorded, permit };
                 attempt.begin().await.map(Begun::Attempt)
             }
@@ -113,22 +113,26 @@ impl Ingress {
                 Ok(Begun::Over(State::Uncertain))
             }
             Verdict::Over(state) => Ok(Begun::Over(state)),
+            Verdict::Full => Err(Refused::new(Reason::Full).into()),
             Verdict::Busy | Verdict::Orphan(_) => Ok(Begun::Busy),
         }
     }
 
-    fn judge_attempt(&self, due: Due) -> Result<Verdict, Refused> {
+    fn judge_attempt(&self, due: Due) -> Verdict {
         let inner = &self.0;
         let others = inner.state.lock().len() + inner.keys.lock().len();
         let mut results = inner.results.lock();
         let is_full = (others + results.len()) as u64 >= inner.max_entries;
-        if is_full && results.get(due.place).is_none() {
-            return Err(Refused::new(Reason::Full));
-        }
-        let Due { place, lane, may_repeat, until, was_left } = due;
+        let Due { place, lane, may_repeat, until, left } = due;
         let asked = Recorded { state: State::Running, attempts: 0, lane, may_repeat, until };
         // Durable is read under the lock: whoever asks how far back the log is needed sees the attempt.
-        Ok(results.begin(place, asked, was_left, (inner.log.durable(), self.clock().0)))
+        match results.begin(place, asked, left, (inner.log.durable(), self.clock().0)) {
+            Verdict::Begun { before: None, .. } if is_full => {
+                results.give_back(place, None);
+                Verdict::Full
+            }
+            verdict => verdict,
+        }
     }
 
     /// Nobody knows what became of an attempt, and nobody will. On disk when this returns.

@@ -53,6 +53,8 @@ pub(super) enum Verdict {
     Unknown(Recorded),
     /// It has ended.
     Over(State),
+    /// There is no place for it.
+    Full,
 }
 
 /// Stored requests.
@@ -81,18 +83,19 @@ impl Results {
     }
 
     /// Judges an attempt at `place`, at a time when its record will not be below `floor`. One that may begin
-    /// has begun then. `was_left`: one before it was left without a word.
+    /// has begun then. `left`: one before it, begun then, was left without a word.
     ///
     /// What has ended begins again for a job only, and once for each: an operator wants it.
     pub(super) fn begin(
         &mut self,
         place: Place,
         asked: Recorded,
-        was_left: bool,
+        left: Option<u64>,
         (floor, wall): (Offset, u64),
     ) -> Verdict {
         let before = self.entries.get(&place).copied();
-        if before.is_none() && was_left && !asked.may_repeat {
+        let is_forgotten = |left: u64| wall.saturating_sub(left) >= SHORTEST;
+        if before.is_none() && !asked.may_repeat && left.is_some_and(is_forgotten) {
             // It is that attempt's place now.
             self.put(place, Entry { recorded: asked, at: floor, since: wall, is_orphan: true });
             return Verdict::Unknown(asked);
@@ -247,7 +250,7 @@ mod tests {
     }
 
     fn begin(results: &mut Results, lane: u32) -> Verdict {
-        results.begin(place(1), asked(lane, false), false, (Offset(0), 0))
+        results.begin(place(1), asked(lane, false), None, (Offset(0), 0))
     }
 
     fn number(verdict: Verdict) -> u32 {
@@ -297,7 +300,7 @@ mod tests {
         );
 
         let harmless =
-            |results: &mut Results| results.begin(place(2), asked(0, true), false, (Offset(0), 0));
+            |results: &mut Results| results.begin(place(2), asked(0, true), None, (Offset(0), 0));
         harmless(&mut results);
         results.abandon(place(2));
         assert_eq!(number(harmless(&mut results)), 2);
@@ -309,14 +312,19 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_and_left_before_is_not_begun() {
-        let mut results = Results::default();
-        let mut left =
-            |may_repeat| results.begin(place(1), asked(0, may_repeat), true, (Offset(3), 0));
-        assert_eq!(left(false), Verdict::Unknown(asked(0, false)));
-        assert_eq!(results.orphans(), [(place(1), asked(0, false))], "until that is written");
-        let mut results = Results::default();
-        let verdict = results.begin(place(1), asked(0, true), true, (Offset(3), 0));
-        assert_eq!(number(verdict), 1);
+        let left = |may_repeat, left| {
+            let mut results = Results::default();
+            let now = (Offset(3), 2 * SHORTEST);
+            (results.begin(place(1), asked(0, may_repeat), Some(left), now), results.orphans())
+        };
+        let unknown = asked(0, false);
+        // What is not forgotten yet and is not there was never begun.
+        for long_ago in [0, SHORTEST] {
+            let orphan = vec![(place(1), unknown)];
+            assert_eq!(left(false, long_ago), (Verdict::Unknown(unknown), orphan));
+            assert_eq!(number(left(true, long_ago).0), 1);
+        }
+        assert_eq!(number(left(false, SHORTEST + 1).0), 1);
     }
 
     #[test]
@@ -392,7 +400,7 @@ mod tests {
                 match step {
                     Step::Begin(at, lane) => {
                         let before = live.get(place(at)).copied();
-                        let verdict = live.begin(place(at), asked(lane, false), false, (end, now));
+                        let verdict = live.begin(place(at), asked(lane, false), None, (end, now));
                         let Verdict::Begun { before: was, .. } = verdict else { continue };
                         prop_assert_eq!(was, before);
                         let recorded = live.get(place(at)).unwrap().recorded;

@@ -172,7 +172,7 @@ impl StoredRequest {
     }
 
     /// What it is called as an event: constant, and not enough to ask for it.
-    fn event_id(&self) -> String {
+    pub fn event_id(&self) -> String {
         let hash = digest::digest(&digest::SHA256, &self.secret);
         let mut id = String::with_capacity(32);
         for byte in &hash.as_ref()[..16] {

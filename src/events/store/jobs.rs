@@ -26,6 +26,7 @@ impl Store {
             );
             return Err(Refusal::conflict(detail));
         }
+        reading.check_takes_events("a replay would send them twice")?;
         let log = topic.opened()?.log().clone();
         let from = self.place_of(&log, replay.from).await?;
         let to = match replay.to {

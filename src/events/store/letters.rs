@@ -5,7 +5,8 @@ use crate::events::{
     delivery::{dead_letter, runner::Letter, subscription::Removal},
     event::Event,
     facade::{
-        DeadLetter, DeadLetterFilter, DeadLetterPage, JobId, Redrive, Redriven, Refusal, Which,
+        self, DeadLetter, DeadLetterFilter, DeadLetterPage, JobId, Redrive, Redriven, Refusal,
+        Which,
     },
     queue::Offset,
 };
@@ -113,7 +114,8 @@ impl Store {
         Ok(redriven)
     }
 
-    /// Dead letters, and whether a compensating event was published for each.
+    /// Dead letters, and whether sending each again needs `force`: a compensating event was published for it,
+    /// or it may have been done.
     async fn meant(&self, reading: &Reading, which: Which) -> Result<Vec<(Offset, bool)>, Refusal> {
         let mut meant = Vec::new();
         match which {
@@ -122,14 +124,17 @@ impl Store {
                     let letter = reading.subscription.letter(Offset(id)).await?;
                     let letter =
                         letter.ok_or_else(|| Refusal::unknown("dead letter", id.to_string()))?;
-                    meant.push((letter.id, letter.is_compensated));
+                    meant.push((letter.id, letter.is_compensated || letter.is_maybe_seen));
                 }
             }
             Which::Filter(filter) => {
                 let mut after = None;
                 loop {
                     let (letters, next) = self.matching(reading, after, &filter).await?;
-                    let ids = letters.iter().map(|it| (Offset(it.id), it.is_compensated));
+                    let needs_force = |it: &DeadLetter| {
+                        it.is_compensated || it.reason == facade::Reason::MaybeSeen
+                    };
+                    let ids = letters.iter().map(|it| (Offset(it.id), needs_force(it)));
                     meant.extend(ids);
                     match next {
                         Some(next) => after = Some(next),

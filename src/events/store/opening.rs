@@ -170,6 +170,8 @@ impl Store {
             topics: inner.topics.clone(),
             hash: Arc::new(Keyed(hash_key)),
             sink: inner.sink.clone(),
+            ingress: inner.ingress.clone(),
+            ids: inner.requests.ids().clone(),
         };
         let subscription = Subscription::start(surroundings, settings.clone(), machine);
         if is_new {

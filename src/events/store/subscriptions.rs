@@ -6,13 +6,29 @@ use super::{Reading, Store, topics::published_at};
 use crate::events::{
     delivery::subscription::{self, Partition},
     facade::{
-        Blocked, Leased, Receive, Refusal, Seek, SubscriptionState, SubscriptionStatus, TokenItem,
-        TokenResult, Unblock, Verb,
+        Action, Blocked, Leased, Receive, Refusal, Seek, SubscriptionState, SubscriptionStatus,
+        TokenItem, TokenResult, Unblock, Verb,
     },
     queue::Offset,
+    settings::Target,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+
+// === impl Reading ===
+
+impl Reading {
+    /// Refuses what may be done to events only, where stored requests are delivered.
+    pub(super) fn check_takes_events(&self, why: &str) -> Result<(), Refusal> {
+        let target = self.settings.push.as_ref().map(|push| &push.target);
+        if let Some(Target::Upstream(_)) = target {
+            let name = &self.settings.name;
+            let detail = format!("subscription `{name}` delivers stored requests: {why}");
+            return Err(Refusal::conflict(detail));
+        }
+        Ok(())
+    }
+}
 
 // === impl Store ===
 
@@ -71,6 +87,7 @@ impl Store {
 
     pub(super) async fn do_seek(&self, name: &str, to: Seek) -> Result<(), Refusal> {
         let reading = self.find_subscription(name)?;
+        reading.check_takes_events("a seek would send them twice, or never")?;
         let log = reading.topic.opened()?.log().clone();
         let to = match to {
             Seek::Earliest => subscription::Seek::All(log.start()),
@@ -100,6 +117,9 @@ impl Store {
 
     pub(super) async fn do_unblock(&self, name: &str, unblock: Unblock) -> Result<(), Refusal> {
         let reading = self.find_subscription(name)?;
+        if unblock.action == Action::Discard {
+            reading.check_takes_events("who sent one is told what became of it: `dead_letter`")?;
+        }
         let unknown = match &unblock.what {
             Blocked::Key(key) => {
                 Refusal::unknown("blocked key", String::from_utf8_lossy(key).into_owned())

@@ -40,12 +40,12 @@ pub fn hear(ending: Ending, now: SystemTime) -> Heard {
     }
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The beginning of an answer, if it is text.
-fn beginning(reply: &Reply) -> Option<Box<str>> {
+pub(super) fn beginning(reply: &Reply) -> Option<Box<str>> {
     // The last character may be cut in two.
     let bytes = &reply.body[..reply.body.len().min(Failure::SNIPPET + 3)];
     let text = match std::str::from_utf8(bytes) {

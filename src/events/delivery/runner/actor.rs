@@ -20,6 +20,7 @@ use super::{
     polls::Polls,
     pushes::{Landed, Packed},
     reading::{Seen, Sieve, Stop},
+    requests::PackedRequests,
 };
 use crate::events::{
     delivery::journal,
@@ -87,8 +88,12 @@ pub(super) enum Done {
     Followed(Followed),
     /// Events to be pushed were read.
     Packed(Packed),
+    /// Requests to be sent were read.
+    PackedRequests(PackedRequests),
     /// A push is over.
     Landed(Landed),
+    /// A request was not sent; not again at once.
+    Unsent(Token),
     /// Nothing to be told.
     Nothing,
 }
@@ -97,7 +102,7 @@ pub(super) enum Done {
 
 impl Actor {
     pub(super) fn new(around: Arc<Surroundings>, settings: Settings, machine: Machine) -> Self {
-        let sieve = Sieve { types: settings.types.clone().into(), hash: around.hash.clone() };
+        let sieve = Sieve::new(&settings, around.hash.clone());
         let ledger = Ledger::new(around.journal.clone(), around.id);
         Self {
             position: ledger.durable(),
@@ -145,7 +150,10 @@ impl Actor {
                 () = sleep_until(wake) => {}
             }
         }
-        self.release_pushes();
+        match self.upstream() {
+            Some(_) => self.see_through().await,
+            None => self.release_pushes(),
+        }
         self.settle_writes().await;
     }
 
@@ -311,7 +319,7 @@ impl Actor {
         }
     }
 
-    fn done(&mut self, done: Done) {
+    pub(super) fn done(&mut self, done: Done) {
         match done {
             Done::Scanned(scan, seen) => self.scanned(&scan, seen),
             Done::Abandoned(tokens) => self.give_back(&tokens, Duration::ZERO),
@@ -319,7 +327,9 @@ impl Actor {
             Done::Buried(buried) => self.buried(buried),
             Done::Followed(followed) => self.followed(followed),
             Done::Packed(packed) => self.packed(packed),
+            Done::PackedRequests(packed) => self.packed_requests(packed),
             Done::Landed(landed) => self.landed(landed),
+            Done::Unsent(token) => self.give_back(&[token], AGAIN),
             Done::Nothing => {}
         }
     }

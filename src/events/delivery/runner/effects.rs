@@ -14,6 +14,7 @@ use super::{
     ledger::Until,
     polls::{Spot, fetch},
     reading::{self, Keep, Stop},
+    requests::{self, Loaded},
     succession,
 };
 use crate::events::{
@@ -75,9 +76,10 @@ impl Actor {
         match effect {
             Effect::DeadLetter(letter) => {
                 let spot = self.spot_of(letter.place, letter.parked);
+                let is_request = self.upstream().is_some();
                 let work = async move {
                     let result = match synced(written).await {
-                        Ok(()) => bury(&around, spot, &letter).await,
+                        Ok(()) => bury(&around, spot, &letter, is_request).await,
                         Err(error) => Err(error),
                     };
                     Done::Buried(Buried { letter, result })
@@ -205,8 +207,13 @@ async fn synced(written: Option<Step>) -> Result<(), Undone> {
     }
 }
 
-/// Appends a dead letter, unless it is there.
-async fn bury(around: &Arc<Surroundings>, spot: Spot, letter: &Letter) -> Result<Appended, Undone> {
+/// Appends a dead letter, unless it is there. `is_request`: this subscription delivers stored requests.
+async fn bury(
+    around: &Arc<Surroundings>,
+    spot: Spot,
+    letter: &Letter,
+    is_request: bool,
+) -> Result<Appended, Undone> {
     let letters = around.letters.clone();
     if letter.is_recovered
         && let Some(there) =
@@ -214,7 +221,14 @@ async fn bury(around: &Arc<Surroundings>, spot: Spot, letter: &Letter) -> Result
     {
         return Ok(there);
     }
-    let event = one(around, spot, copied).await?;
+    let (event, loaded) = one(around, spot, copied).await?;
+    if let (true, Ok(request)) = (is_request, loaded.request) {
+        // Whoever asks for it knows before it is settled.
+        let (topic, place) = (around.topic.id(), letter.place);
+        let due = requests::due(&request, (topic, place.offset), place.lane.0, None);
+        let concluded = around.ingress.conclude(due).await;
+        concluded.map_err(|error| Undone::Later(error.to_string()))?;
+    }
     let draft = Death::of(letter).draft(event);
     letters.append(&around.pool, draft).await.map_err(Undone::Later)
 }
@@ -234,8 +248,8 @@ async fn one<T: Send + 'static>(
     }
 }
 
-fn copied(record: &Record<'_>) -> Draft {
-    record.to_draft()
+fn copied(record: &Record<'_>) -> (Draft, Loaded) {
+    (record.to_draft(), Loaded::read(record))
 }
 
 /// The event that another follows from. What is among the dead letters has its compensation even where

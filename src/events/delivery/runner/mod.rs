@@ -12,6 +12,7 @@ mod operate;
 mod polls;
 mod pushes;
 mod reading;
+mod requests;
 mod scanning;
 mod shown;
 mod succession;
@@ -37,12 +38,14 @@ use super::{
 use crate::{
     events::{
         facade::Tally,
+        ingress::Ingress,
         queue::{
             LogId,
             log::{Log, Permit, Reader, Refused},
             pool::Pool,
             topic::clock_guard::GuardedClock,
         },
+        request::RequestIds,
         settings::Subscription as Settings,
     },
     http::sink::Sink,
@@ -92,6 +95,10 @@ pub struct Surroundings {
     pub hash: Arc<dyn KeyHash>,
     /// Sends what is pushed.
     pub sink: Arc<dyn Sink>,
+    /// Attempts and results of stored requests.
+    pub ingress: Ingress,
+    /// What those are called.
+    pub ids: RequestIds,
 }
 
 /// The topics of the store, by name.

@@ -9,6 +9,7 @@ use std::{
 use super::{
     actor::{Actor, Step},
     ledger::Until,
+    reading::Sieve,
 };
 use crate::events::{
     delivery::subscription::{
@@ -245,7 +246,7 @@ impl Actor {
     pub(super) fn configure(&mut self, settings: Settings) -> Result<Step, Refusal> {
         let partitions = self.around.topics.partitions(&settings.topic).len();
         let (rules, fingerprint) = (rules(&settings, partitions), fingerprint(&settings));
-        self.sieve.types = settings.types.clone().into();
+        self.sieve = Sieve::new(&settings, self.around.hash.clone());
         self.settings = std::sync::Arc::new(settings);
         let ((), written) = self.decide(Until::Synced, |machine, moment, out| {
             machine.configure(moment.now, rules, fingerprint, out);

@@ -2,7 +2,8 @@
 //!
 //! The bodies of what may go at once are read together while its attempts are written; without its
 //! attempt's record nothing is sent. Each exchange then runs for itself, at most as many as the machine
-//! lets out, and all of them end with the task: a slow endpoint delays its own subscription only.
+//! lets out, and all of them end with the task: a slow endpoint delays its own subscription only. Stored
+//! requests go another way, see [`super::requests`].
 
 use std::{
     sync::Arc,
@@ -17,6 +18,7 @@ use super::{
     ledger::Until,
     polls::{Spot, fetch},
     reading::{self, Got},
+    requests,
 };
 use crate::{
     events::{
@@ -50,6 +52,14 @@ pub(super) struct Landed {
     heard: Heard,
 }
 
+// === impl Landed ===
+
+impl Landed {
+    pub(super) fn new(token: Token, heard: Heard) -> Self {
+        Self { token, heard }
+    }
+}
+
 // === impl Actor ===
 
 impl Actor {
@@ -68,7 +78,11 @@ impl Actor {
                 return;
             }
             let spots = deliveries.iter().map(|delivery| self.spot(delivery)).collect();
-            self.work.push(pack(self.around.clone(), deliveries, spots, written).boxed());
+            let around = self.around.clone();
+            self.work.push(match self.upstream() {
+                Some(_) => requests::pack(around, deliveries, spots, written).boxed(),
+                None => pack(around, deliveries, spots, written).boxed(),
+            });
         }
     }
 
@@ -83,7 +97,7 @@ impl Actor {
                         let ending = sending.await;
                         let now = Duration::from_millis(clock.now().wall);
                         let heard = hear(ending, SystemTime::UNIX_EPOCH + now);
-                        Done::Landed(Landed { token, heard })
+                        Done::Landed(Landed::new(token, heard))
                     };
                     self.work.push(work.boxed());
                 }

@@ -13,7 +13,7 @@ use crate::events::{
         codec::{Kind, Record},
         log::{Block, ReadError, Reader},
     },
-    settings::TypePattern,
+    settings::{Subscription as Settings, Target, TypePattern},
     stored,
 };
 
@@ -26,9 +26,11 @@ const SCAN_BYTES: usize = 8 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Sieve {
     /// Which types pass; none: all.
-    pub(super) types: Arc<[TypePattern]>,
+    types: Arc<[TypePattern]>,
+    /// Stored requests pass, and no events.
+    is_for_requests: bool,
     /// Hashes keys.
-    pub(super) hash: Arc<dyn KeyHash>,
+    hash: Arc<dyn KeyHash>,
 }
 
 /// Hashes keys, the same in every life of the store.
@@ -61,6 +63,17 @@ pub(super) enum Stop {
     Retired(Offset),
     /// Another try may help.
     Failed(String),
+}
+
+// === impl Sieve ===
+
+impl Sieve {
+    /// For a subscription with these settings.
+    pub(super) fn new(settings: &Settings, hash: Arc<dyn KeyHash>) -> Self {
+        let target = settings.push.as_ref().map(|push| &push.target);
+        let is_for_requests = matches!(target, Some(Target::Upstream(_)));
+        Self { types: settings.types.clone().into(), is_for_requests, hash }
+    }
 }
 
 /// What became of getting one event.
@@ -137,6 +150,9 @@ fn added(record: &Record<'_>, partition: Partition, offset: Offset, sieve: &Siev
 
 /// Dead letters are all wanted: they had passed once.
 fn is_wanted(record: &Record<'_>, sieve: &Sieve) -> bool {
+    if sieve.is_for_requests && record.kind() != Kind::Request {
+        return false;
+    }
     let kind = record.event_type().unwrap_or_default();
     sieve.types.is_empty()
         || sieve.types.iter().any(|pattern| pattern.matches(kind))

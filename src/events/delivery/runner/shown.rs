@@ -7,7 +7,7 @@ use crate::events::{
     delivery::{
         dead_letter,
         subscription::{
-            EventView, Hold, Job, JobEnd, JobKind, LaneId, PartNumbers, Partition, Place,
+            EventView, Hold, Job, JobEnd, JobKind, LaneId, PartNumbers, Partition, Place, Reason,
         },
     },
     facade::{
@@ -160,6 +160,7 @@ impl Actor {
             id,
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
+            is_maybe_seen: letter.reason == Reason::MaybeSeen,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
             bytes: letter.bytes,
             is_redriven: self.machine.is_redriven(id),
@@ -174,6 +175,7 @@ impl Actor {
             id,
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
+            is_maybe_seen: letter.reason == Reason::MaybeSeen,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
             bytes: letter.bytes,
             is_redriven: self.machine.is_redriven(id),
@@ -226,6 +228,8 @@ pub struct Letter {
     pub redrives: u32,
     /// A compensating event was published.
     pub is_compensated: bool,
+    /// It may have been done.
+    pub is_maybe_seen: bool,
     /// How the last redrive failed.
     pub last_error: Option<Box<str>>,
     /// What it takes on disk.

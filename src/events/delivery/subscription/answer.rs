@@ -25,14 +25,21 @@ pub enum Answer {
     MaybeSeen,
     /// It is larger than what the endpoint takes; nothing was sent.
     TooLarge,
+    /// It is nothing that can be sent there.
+    Unfit,
     /// An answer that is final whatever it says: a stored request's.
-    Final,
+    Final {
+        /// It says that it was done.
+        is_success: bool,
+    },
 }
 
 /// What is done about an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Settled,
+    /// Settled, and nothing follows.
+    Failed,
     /// By the schedule, but not within `apart` of this attempt.
     Retry {
         kind: FailureKind,
@@ -65,7 +72,9 @@ impl Answer {
             Self::Timeout => retry(FailureKind::Timeout, true, 0),
             Self::MaybeSeen => Verdict::Dead(Reason::MaybeSeen),
             Self::TooLarge => Verdict::Dead(Reason::TooLarge),
-            Self::Final => Verdict::Settled,
+            Self::Unfit => Verdict::Dead(Reason::Rejected),
+            Self::Final { is_success: true } => Verdict::Settled,
+            Self::Final { is_success: false } => Verdict::Failed,
             Self::Status { status, retry_after } => match (status, retry_after) {
                 (200..=299, _) => Verdict::Settled,
                 (429 | 503, Some(wait)) => Verdict::Wait(Some(wait.min(LONGEST_WAIT))),
@@ -118,6 +127,8 @@ mod tests {
         }
         assert_eq!(Answer::MaybeSeen.verdict(), Verdict::Dead(Reason::MaybeSeen));
         assert_eq!(Answer::TooLarge.verdict(), Verdict::Dead(Reason::TooLarge));
-        assert_eq!(Answer::Final.verdict(), Verdict::Settled);
+        assert_eq!(Answer::Unfit.verdict(), Verdict::Dead(Reason::Rejected));
+        assert_eq!(Answer::Final { is_success: true }.verdict(), Verdict::Settled);
+        assert_eq!(Answer::Final { is_success: false }.verdict(), Verdict::Failed);
     }
 }

@@ -180,6 +180,9 @@ impl Machine {
             slot.counted += 1;
             slot.first.get_or_insert(at);
         }
+        if slot.unknown == 0 {
+            slot.left = slot.begun;
+        }
         slot.unknown += 1;
         slot.failures += 1;
         slot.failure = Some(Box::new(Failure::new(FailureKind::Lapsed, None, None)));

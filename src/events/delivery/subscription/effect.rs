@@ -54,6 +54,8 @@ pub struct Delivery {
     pub counted: u32,
     /// How large it is.
     pub bytes: u32,
+    /// Attempts before ended without a word; the first of them began then, 0: nobody knows when.
+    pub left: Option<u64>,
 }
 
 /// Something to append elsewhere, once the journal is synced up to and with the entries it came with.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     answer::{Answer, Verdict},
     effect::{Delivery, Token},
-    ending::{Failure, FailureKind, Reason},
+    ending::{Ending, Failure, FailureKind, Reason},
     entry::{Circuit, Entry, Failed, Hold, Mode},
     machine::{Machine, Output},
     outage::Outage,
@@ -85,6 +85,10 @@ impl Machine {
         let fail = |kind| Failure::new(kind, answer.status(), said);
         match verdict {
             Verdict::Settled => self.succeed(moment, index, body, out),
+            Verdict::Failed => {
+                let place = self.slab[index].place;
+                self.over(moment.now, Ending::Succeeded, place, out);
+            }
             Verdict::Dead(reason) => {
                 let kind = match reason {
                     Reason::MaybeSeen => FailureKind::Timeout,
@@ -115,7 +119,7 @@ impl Machine {
                 self.retry(moment, index, fail(FailureKind::Refused), (true, 0), out);
             }
         }
-        if matches!(verdict, Verdict::Settled | Verdict::Refused) {
+        if matches!(verdict, Verdict::Settled | Verdict::Failed | Verdict::Refused) {
             self.welcome(is_probe, out);
         } else {
             self.judge(moment, is_probe, out);
@@ -141,10 +145,10 @@ impl Machine {
     /// What an answer says of how much the endpoint takes.
     fn learn(&mut self, verdict: Verdict, answer: Answer, now: u64) {
         let DeliveryMode::Push { concurrency, .. } = self.settings.delivery else { return };
-        let is_overload = matches!(answer, Answer::NotSent | Answer::Timeout)
+        let is_overload = matches!(answer, Answer::NotSent | Answer::Timeout | Answer::MaybeSeen)
             || matches!(verdict, Verdict::Wait(_))
             || matches!(answer.status(), Some(503 | 504));
-        if verdict == Verdict::Settled {
+        if matches!(verdict, Verdict::Settled | Verdict::Failed) {
             self.window.succeed(self.counts.pushed, concurrency);
         } else if is_overload {
             self.window.cut(now, concurrency);

@@ -59,6 +59,8 @@ pub(super) struct Slot {
     pub(super) is_suspect: bool,
     /// When the latest attempt began; 0: not known any more.
     pub(super) begun: u64,
+    /// When the first of the `unknown` ones began; 0: not known any more.
+    pub(super) left: u64,
     stamp: u32,
 }
 
@@ -88,6 +90,7 @@ impl Slab {
             ticket: 0,
             is_suspect: false,
             begun: 0,
+            left: 0,
             stamp: 0,
         };
         if let Some(index) = self.free.pop() {

@@ -15,7 +15,7 @@ const HOUR: u64 = 3_600_000;
 
 fn due(offset: u64) -> Due {
     let place = At { topic: TOPIC, offset: Offset(offset) };
-    Due { place, lane: 0, may_repeat: false, until: UNTIL, was_left: false }
+    Due { place, lane: 0, may_repeat: false, until: UNTIL, left: None }
 }
 
 fn answer(bytes: usize) -> StoredAnswer {
@@ -188,8 +188,9 @@ fn what_is_dropped_on_the_way_is_uncertain_unless_it_does_no_harm() {
 
 #[test]
 fn what_is_forgotten_here_and_was_left_before_is_uncertain() {
-    let world = World::open(&Model::new(), 100).unwrap();
-    let left = Due { was_left: true, ..due(1) };
+    let clock = ManualClock::at(Now { wall: 2 * HOUR, mono: 1_000 });
+    let world = World::open_at(&Model::new(), 100, &clock).unwrap();
+    let left = Due { left: Some(1_000), ..due(1) };
     assert!(matches!(attempt(&world, left), Begun::Over(State::Uncertain)));
     assert_eq!(state(&world, 1), (State::Uncertain, 0));
 }

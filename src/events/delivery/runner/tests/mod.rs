@@ -4,6 +4,7 @@ mod crash;
 mod hostile;
 mod pull;
 mod push;
+mod requests;
 mod saga;
 
 use std::{
@@ -26,8 +27,10 @@ use crate::events::{
     },
     event::Event,
     facade::{self, Leased, Receive, Refusal, TokenItem, TokenStatus, Verb},
+    ingress::Around,
     queue::{
         LogId, Offset, StoreId,
+        codec::HashKey,
         log::{
             DiskSettings, DiskWatch, Log, Permit, Place as Where, Plain, Purpose, Recovery,
             Refused, Settings as LogSettings, Writer,
@@ -44,6 +47,8 @@ const START: Now = Now { wall: 1_700_000_000_000, mono: 5_000 };
 /// Where everything is, running or not.
 pub(super) struct Home {
     pub(super) storage: Arc<dyn Storage>,
+    /// Where the records of requests are.
+    pub(super) records: Arc<dyn Storage>,
     pub(super) clock: ManualClock,
     pub(super) settings: Settings,
     pub(super) recovery: Recovery,
@@ -57,6 +62,7 @@ pub(super) struct Home {
 pub(super) struct Running {
     pub(super) subscription: Subscription,
     pub(super) topic: Log,
+    pub(super) ingress: Ingress,
     writer: Writer,
 }
 
@@ -101,6 +107,7 @@ impl Home {
         settings.retry.schedule = vec![Duration::ZERO, Duration::from_secs(10)];
         let sink: Arc<dyn Sink> = Arc::new(Arc::new(push::Script::default()));
         Self {
+            records: storage.clone(),
             storage,
             clock: ManualClock::at(START),
             settings,
@@ -112,10 +119,11 @@ impl Home {
     }
 
     fn place(&self, dir: &str, id: u128) -> Where {
+        let storage = if dir == "ingress" { &self.records } else { &self.storage };
         let disk = DiskSettings { low_water: 0.0, min_free: 0, reserve: 0 };
         Where {
-            disk: Arc::new(DiskWatch::new(self.storage.clone(), disk)),
-            storage: self.storage.clone(),
+            disk: Arc::new(DiskWatch::new(storage.clone(), disk)),
+            storage: storage.clone(),
             dir: PathBuf::from(dir),
             store: StoreId(Uuid::from_u128(1)),
             id: LogId(Uuid::from_u128(id)),
@@ -142,10 +150,14 @@ impl Home {
         parked.open(Offset::ZERO).ok()?;
         letters.open(Offset::ZERO).ok()?;
         let id = Uuid::from_u128(12);
+        let (clock, pool) = (GuardedClock::new(clock, None), Pool::new(1).unwrap());
+        let around =
+            Around { hash_key: HashKey([7; 16]), pool: pool.clone(), clock: clock.clone() };
+        let ingress = Ingress::open(log("ingress", 14).ok()?, 1_000, around).ok()?;
         let surroundings = Surroundings {
             id,
-            clock: GuardedClock::new(clock, None),
-            pool: Pool::new(1).unwrap(),
+            clock,
+            pool,
             journal: journal.clone(),
             tokens: Tokens::new(b"secret", id),
             topic: Shelf::new(LogId(Uuid::from_u128(11)), Some(topic.clone())),
@@ -155,11 +167,13 @@ impl Home {
             topics: Arc::new(OneTopic { log: topic.clone(), is_shut: self.is_shut.clone() }),
             hash: Arc::new(PlainHash),
             sink: self.sink.clone(),
+            ingress: ingress.clone(),
+            ids: RequestIds::new(StoreId(Uuid::from_u128(1)), b"secret"),
         };
         let restored = Restored { state: State::default(), entries: entries(&journal)? };
         let machine = restored.machine(&self.settings, 4);
         let subscription = Subscription::start(surroundings, self.settings.clone(), machine);
-        Some(Running { subscription, topic, writer })
+        Some(Running { subscription, topic, ingress, writer })
     }
 
     pub(super) fn open(&self) -> Running {

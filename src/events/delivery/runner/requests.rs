@@ -1,0 +1,209 @@
+//! Stored requests: the pushes of a subscription to an upstream.
+//!
+//! As with events the bodies are read together while the attempts are journalled. Then each request goes
+//! its own way ([`deliver`]): its attempt is on disk in the records of requests, it is sent, and what came
+//! of it is on disk there before the machine hears of it, and so before it is settled. Where that cannot
+//! be written it is tried again for as long as this process lives; after that the request is uncertain.
+//!
+//! Nothing that has begun is given up: a stop waits for what is on its way ([`LINGER`]), and what it leaves
+//! behind nevertheless is uncertain.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    Surroundings,
+    actor::{AGAIN, Actor, Done, Step},
+    polls::{Spot, fetch},
+    pushes::Landed,
+    reading::Got,
+};
+use crate::{
+    events::{
+        delivery::{
+            dead_letter::Death,
+            push::{Addressed, Heard, Judged, ended, errand, judge},
+            subscription::{Answer, Delivery, Token},
+        },
+        ingress::{Attempt, Begun, Due},
+        queue::{
+            LogId, Offset,
+            codec::Record,
+            mutation::{self, Mutation},
+            time::Clock as _,
+        },
+        request::{MAX_ANSWER_BYTES, NotARequest, Place, State, StoredRequest},
+        settings::{Push, Target},
+    },
+    http::{idempotency::StoredAnswer, is_repeatable, sink::Parcel},
+    telemetry::task,
+};
+
+/// How long a stop waits for requests that are on their way.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Requests that were read to be sent.
+pub(super) struct PackedRequests(Vec<(Delivery, Got<Loaded>)>);
+
+/// A record that is to be sent.
+pub(super) struct Loaded {
+    pub(super) request: Result<StoredRequest, NotARequest>,
+    /// Of a dead letter: where the request had been stored.
+    origin: Option<Offset>,
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    pub(super) fn read(record: &Record<'_>) -> Self {
+        Self {
+            request: StoredRequest::read(record, Bytes::copy_from_slice),
+            origin: Death::read(record).ok().map(|death| death.origin.offset),
+        }
+    }
+}
+
+/// What the records of requests are told of one.
+pub(super) fn due(
+    request: &StoredRequest,
+    (topic, offset): (LogId, Offset),
+    lane: u32,
+    left: Option<u64>,
+) -> Due {
+    Due {
+        place: Place { topic, offset },
+        lane,
+        may_repeat: is_repeatable(&request.method) || request.may_redeliver,
+        until: request.status_until,
+        left,
+    }
+}
+
+// === impl Actor ===
+
+impl Actor {
+    /// The upstream that gets stored requests, if this subscription delivers such.
+    pub(super) fn upstream(&self) -> Option<(&Push, &Arc<str>)> {
+        let push = self.settings.push.as_ref()?;
+        match &push.target {
+            Target::Upstream(name) => Some((push, name)),
+            Target::Url(_) => None,
+        }
+    }
+
+    /// Sends what was read.
+    pub(super) fn packed_requests(&mut self, PackedRequests(requests): PackedRequests) {
+        let mut unreadable = Vec::new();
+        for (delivery, loaded) in requests {
+            match loaded {
+                Ok(loaded) => self.send(&delivery, loaded),
+                Err(stop) => unreadable.push((delivery.token, stop)),
+            }
+        }
+        if !unreadable.is_empty() {
+            self.unreadable(unreadable);
+        }
+    }
+
+    fn send(&mut self, delivery: &Delivery, Loaded { request, origin }: Loaded) {
+        let token = delivery.token;
+        let Some((push, upstream)) = self.upstream() else {
+            // The settings have changed since: not at once, each try is written down.
+            return self.give_back(&[token], AGAIN);
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(not) => {
+                let said = Some(not.to_string().into());
+                let heard = Heard { answer: Answer::Unfit, said, body: None };
+                return self.landed(Landed::new(token, heard));
+            }
+        };
+        let offset = origin.unwrap_or(token.place.offset);
+        let due =
+            due(&request, (self.around.topic.id(), offset), token.place.lane.0, delivery.left);
+        let id = self.around.ids.text(&request.id(due.place, token.place.partition.number));
+        let addressed = Addressed {
+            subscription: self.settings.name.clone(),
+            topic: self.settings.topic.clone(),
+            place: token.place,
+            attempt: token.attempt,
+            max_answer: usize::try_from(MAX_ANSWER_BYTES).unwrap_or(usize::MAX),
+            now: Duration::from_millis(self.around.clock.now().wall),
+        };
+        let way = (upstream.clone(), push.timeout);
+        let parcel = errand(request, &id, way, addressed);
+        self.work.push(deliver(self.around.clone(), token, due, parcel).boxed());
+    }
+
+    /// What is on its way comes to its end, if that does not take too long; nothing else begins.
+    pub(super) async fn see_through(&mut self) {
+        let end = Instant::now() + LINGER;
+        self.settle_landed();
+        while let Ok(Some(done)) = timeout_at(end, self.work.next()).await {
+            match done {
+                Done::PackedRequests(PackedRequests(requests)) => {
+                    let tokens: Vec<_> = requests.iter().map(|(it, _)| it.token).collect();
+                    self.give_back(&tokens, Duration::ZERO);
+                }
+                done => self.done(done),
+            }
+        }
+    }
+}
+
+/// Reads the requests of deliveries while their attempts are journalled.
+pub(super) async fn pack(
+    around: Arc<Surroundings>,
+    deliveries: Vec<Delivery>,
+    spots: Vec<Spot>,
+    written: Step,
+) -> Done {
+    let requests = fetch(&around, spots, Loaded::read).await;
+    if written.await.is_err() {
+        return Done::Abandoned(deliveries.iter().map(|delivery| delivery.token).collect());
+    }
+    Done::PackedRequests(PackedRequests(deliveries.into_iter().zip(requests).collect()))
+}
+
+/// One attempt, from its record to that of what came of it.
+async fn deliver(around: Arc<Surroundings>, token: Token, due: Due, parcel: Parcel) -> Done {
+    let attempt = match around.ingress.attempt(due).await {
+        Ok(Begun::Attempt(attempt)) => attempt,
+        Ok(Begun::Over(state)) => return Done::Landed(Landed::new(token, ended(state))),
+        Ok(Begun::Busy) => return Done::Unsent(token),
+        Err(error) => {
+            let subscription = &parcel.subscription;
+            tracing::debug!(%subscription, %error, "a stored request waits: its attempt is not on disk");
+            return Done::Unsent(token);
+        }
+    };
+    let ending = around.sink.send(parcel).await;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(around.clock.now().wall);
+    let Judged { heard, end } = judge(ending, due.may_repeat, now);
+    match end {
+        None => attempt.give_back(),
+        Some((state, answer)) if mutation::is(Mutation::ResultAfterSettlement) => {
+            task::spawn("late result", write(attempt, state, answer));
+        }
+        Some((state, answer)) => write(attempt, state, answer).await,
+    }
+    Done::Landed(Landed::new(token, heard))
+}
+
+/// Writes how a request ended, however long that takes.
+async fn write(mut attempt: Attempt, state: State, answer: Option<StoredAnswer>) {
+    let mut is_told = false;
+    while let Err(error) = attempt.end(state, answer.as_ref()).await {
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::error!(%error, "the result of a stored request cannot be written, and it waits");
+        }
+        sleep(AGAIN).await;
+    }
+}
