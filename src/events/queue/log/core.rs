@@ -125,6 +125,11 @@ impl Core {
         self.synced
     }
 
+    /// Whether a sync failed: nothing is written any more.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.is_poisoned
+    }
+
     /// Writes the items, as few frames as hold them, and says of each where it is or why it is refused.
     /// None of that counts before [`Core::sync`], or [`Core::settle`] where the mode asks for no sync.
     pub(super) fn write(&mut self, items: &mut [Item], now: Now) {

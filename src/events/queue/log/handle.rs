@@ -29,6 +29,12 @@ pub struct Log(Arc<OpenLog>);
 // === impl Log ===
 
 impl Log {
+    /// When the writer has something to do that nobody waits for.
+    #[cfg(test)]
+    pub(super) fn due(&self) -> Option<tokio::time::Instant> {
+        self.0.due()
+    }
+
     /// Opens the log at `place`, or makes it, and recovers it from whatever has happened. Blocks.
     ///
     /// No offset below `floor` is given out: whoever reads the log has seen those. With damage and

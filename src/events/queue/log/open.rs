@@ -287,12 +287,15 @@ impl OpenLog {
         }
     }
 
-    /// When something is to be done that nobody waits for.
+    /// When something is to be done that nobody waits for. Never while the log is poisoned: nothing can be.
     pub(super) fn due(&self) -> Option<Instant> {
         let noted = self.noted.lock();
         let (durable, at) = (noted.durable, noted.at);
         drop(noted);
         self.with_core(|core| {
+            if core.is_poisoned() {
+                return None;
+            }
             let checkpoint = (core.synced() > durable).then_some(at + self.settings.checkpoint);
             let span = self.settings.sync_after()?;
             let sync = core.dirty_since().map(|since| since + span);

@@ -134,6 +134,7 @@ fn t5_after_a_failed_sync_nothing_is_acknowledged_before_the_log_is_reopened() {
             }
             let state = driven.log.status().state;
             assert!(matches!(state, State::Offline(_)), "{state:?}");
+            assert_eq!(driven.log.due(), None, "the writer has to sleep: nothing can be done");
             let durable = driven.log.durable();
             let promised = ledger.promised.clone();
             driven.append(&mut ledger, &[1], true);
