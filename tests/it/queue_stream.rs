@@ -156,3 +156,23 @@ async fn a_reader_that_does_not_read_is_told_of_a_gap_and_holds_up_nobody() {
     let told = stream.next().await;
     assert_eq!((told.id, &told.data["event"]["id"]), (last.to_string(), &json!("end")));
 }
+
+#[tokio::test]
+async fn the_program_shows_what_was_there_and_what_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Running::start(&queue(folder.path()));
+    let admin = gateway.gateway().admin_address();
+    publish(admin, &event("0", "k", &json!(0))).await;
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+    program.args(["queue", "--admin", &admin.to_string(), "tail", "orders", "--json"]);
+    program.args(["--from", "earliest", "--count", "3"]);
+    let program = tokio::task::spawn_blocking(move || program.output());
+    for number in 1..3 {
+        publish(admin, &event(&number.to_string(), "k", &json!(number))).await;
+    }
+    let output = within("the program", program).await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let data = |line: &str| serde_json::from_str::<Value>(line).unwrap()["event"]["data"].clone();
+    assert_eq!(lines.lines().map(data).collect::<Vec<_>>(), [json!(0), json!(1), json!(2)]);
+}
