@@ -5,7 +5,7 @@
 //! ID of the last that is. A stream ends by itself after a while and clients come back at once, as they do
 //! anyway: no connection is kept for good.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Payload, problem::Problem, query, view};
-use crate::events::facade::{Events, StoredEvent, Tail, TailPage};
+use crate::events::facade::{Events, StoredEvent, Tail, TailPage, Told};
 
 /// How long a stream lasts.
 const LASTS: Duration = Duration::from_secs(45);
@@ -30,8 +30,9 @@ const RETRY_AT_ONCE: &str = "retry: 10\n\n";
 struct Tailing {
     tail: Tail,
     ends: Instant,
-    /// Of the last page. Written as they are asked for: who takes them slowly has one page in memory.
-    events: VecDeque<StoredEvent>,
+    /// Of the last page, from that on. Written as they are asked for: who takes them slowly has one page.
+    events: Arc<[Told]>,
+    at: usize,
     is_over: bool,
 }
 
@@ -56,7 +57,7 @@ pub(super) async fn answer(
     let tail = tail.map_err(|refusal| Problem::refused(&refusal, is_operator))?;
     let start = Bytes::from(format!("id: {}\n{RETRY}", last_before(tail.next)));
     let ends = Instant::now() + LASTS;
-    let tailing = Tailing { tail, ends, events: VecDeque::new(), is_over: false };
+    let tailing = Tailing { tail, ends, events: Arc::default(), at: 0, is_over: false };
     let pieces = stream::unfold(tailing, |mut tailing| async move {
         let piece = tailing.next().await?;
         Some((piece, tailing))
@@ -77,7 +78,7 @@ impl Tailing {
             return None;
         }
         let mut piece = BytesMut::new();
-        if self.events.is_empty() {
+        if self.at >= self.events.len() {
             let until = self.ends.min(Instant::now() + KEEP_ALIVE);
             match timeout_at(until, self.tail.pages.next()).await {
                 Ok(Some(Ok(page))) => self.take(page, &mut piece),
@@ -92,11 +93,12 @@ impl Tailing {
             }
         }
         while piece.len() < PIECE
-            && let Some(event) = self.events.pop_front()
+            && let Some(event) = self.events.get(self.at)
         {
-            frame(&event, &mut piece);
+            piece.extend_from_slice(event.wire(frame));
+            self.at += 1;
         }
-        if self.events.is_empty() && self.ends <= Instant::now() {
+        if self.at >= self.events.len() && self.ends <= Instant::now() {
             self.is_over = true;
             piece.extend_from_slice(RETRY_AT_ONCE.as_bytes());
         }
@@ -105,13 +107,13 @@ impl Tailing {
 
     fn take(&mut self, page: TailPage, piece: &mut BytesMut) {
         if page.gap + page.skipped > 0 {
-            let next = page.events.first().map_or(page.next, |event| event.offset);
+            let next = page.events.first().map_or(page.next, |event| event.stored().offset);
             let told = json!({ "lost": page.gap, "skipped": page.skipped });
             let last = last_before(next);
             let message = format!("id: {last}\nevent: gap\ndata: {told}\n\n");
             piece.extend_from_slice(message.as_bytes());
         }
-        self.events = page.events.into();
+        (self.events, self.at) = (page.events, 0);
     }
 }
 
@@ -121,10 +123,10 @@ fn last_before(next: u64) -> String {
 }
 
 /// One message. JSON may have line ends between its tokens; each line is one of `data`.
-fn frame(stored: &StoredEvent, out: &mut BytesMut) {
+fn frame(stored: &StoredEvent) -> Bytes {
     let mut json = Vec::with_capacity(stored.event.bytes() + 256);
     view::stored(stored, &mut json);
-    out.reserve(json.len() + 64);
+    let mut out = BytesMut::with_capacity(json.len() + 64);
     out.extend_from_slice(format!("id: {}\n", stored.offset).as_bytes());
     for line in json.split(|byte| matches!(byte, b'\n' | b'\r')) {
         out.extend_from_slice(b"data: ");
@@ -132,4 +134,5 @@ fn frame(stored: &StoredEvent, out: &mut BytesMut) {
         out.extend_from_slice(b"\n");
     }
     out.extend_from_slice(b"\n");
+    out.freeze()
 }

@@ -24,7 +24,7 @@ pub use self::{
     tally::{DeliveryEnd, Tally},
     topics::{
         DedupStatus, Dropped, EventState, Found, OfflineRange, Published, StoredEvent, Tail,
-        TailPage, TopicState, TopicStatus, Trace,
+        TailPage, Told, TopicState, TopicStatus, Trace,
     },
 };
 

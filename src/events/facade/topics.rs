@@ -1,7 +1,12 @@
 //! What is said of topics and of the events in them.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::Refusal;
@@ -89,11 +94,18 @@ pub struct Tail {
     pub pages: BoxStream<'static, Result<TailPage, Refusal>>,
 }
 
+/// An event that tails tell of. Those of one topic share it, so that it is written down once for all.
+#[derive(Debug)]
+pub struct Told {
+    stored: StoredEvent,
+    wire: OnceLock<Bytes>,
+}
+
 /// A part of a live tail.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct TailPage {
     /// In order, behind what is missing.
-    pub events: Vec<StoredEvent>,
+    pub events: Arc<[Told]>,
     /// Where to go on.
     pub next: u64,
     /// So many offsets on the way are lost or gone.
@@ -190,6 +202,25 @@ pub struct DedupStatus {
     pub hits: u64,
     /// For how long a key is remembered now: less than set, if there are too many.
     pub window: Duration,
+}
+
+// === impl Told ===
+
+impl Told {
+    /// It is not written down yet.
+    pub fn new(stored: StoredEvent) -> Self {
+        Self { stored, wire: OnceLock::new() }
+    }
+
+    /// The event.
+    pub fn stored(&self) -> &StoredEvent {
+        &self.stored
+    }
+
+    /// As it is sent; `write` is asked once, by whoever comes first.
+    pub fn wire(&self, write: impl FnOnce(&StoredEvent) -> Bytes) -> &Bytes {
+        self.wire.get_or_init(|| write(&self.stored))
+    }
 }
 
 // === impl Tail ===

@@ -1,12 +1,13 @@
 //! Live tails: what is on disk of a topic, in order, from some place on and then as it comes.
 //!
 //! A tail reads the log until it has caught up; from then on it is given what was just written from
-//! memory ([`Following`]). Nobody waits for it: one that has been behind for a while, and for so much
+//! memory ([`Following`]), in pages that the tails of a topic share. Nobody waits for it: one that has been behind for a while, and for so much
 //! that memory has forgotten its place, goes on at the end and is told how many it missed.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::Instant,
@@ -14,7 +15,7 @@ use tokio::{
 
 use super::{Store, topics::shown};
 use crate::events::{
-    facade::{Refusal, Tail, TailPage},
+    facade::{Refusal, Tail, TailPage, Told},
     queue::{
         Offset,
         log::{Block, Following, Log, ReadError},
@@ -33,9 +34,14 @@ const READ: usize = 256 << 10;
 /// For how long a tail may be behind, once it had caught up, before it goes on at the end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The page of a topic that was made last from memory. All that have caught up want the same.
+#[derive(Debug, Default)]
+pub(super) struct Shared(Mutex<Option<(Offset, TailPage)>>);
+
 /// One tail.
 struct Tailing {
     topic: Arc<str>,
+    shared: Arc<Shared>,
     log: Log,
     following: Following,
     durable: watch::Receiver<Offset>,
@@ -63,6 +69,7 @@ impl Store {
         let next = from.map_or_else(|| log.durable(), Offset);
         let tailing = Tailing {
             topic: topic.name(),
+            shared: topic.shared_tails(),
             log,
             following,
             durable,
@@ -93,8 +100,8 @@ impl Tailing {
             }
             // One that always has more must leave turns to others.
             tokio::task::yield_now().await;
-            let page = match self.following.read(self.next) {
-                Some(block) => self.of(&block),
+            let page = match self.live() {
+                Some(page) => page,
                 None if self.is_slow() => self.skip(),
                 None => self.read().await?,
             };
@@ -103,6 +110,17 @@ impl Tailing {
                 return Ok(page);
             }
         }
+    }
+
+    /// What is in memory.
+    fn live(&self) -> Option<TailPage> {
+        let mut made = self.shared.0.lock();
+        if let Some((_, page)) = made.as_ref().filter(|(from, _)| *from == self.next) {
+            return Some(page.clone());
+        }
+        let page = self.of(&self.following.read(self.next)?);
+        *made = Some((self.next, page.clone()));
+        Some(page)
     }
 
     /// Whether it has been behind for too long.
@@ -134,13 +152,16 @@ impl Tailing {
 
     fn of(&self, block: &Block) -> TailPage {
         let mut page = TailPage { next: block.next().0, ..TailPage::default() };
+        let mut events = Vec::new();
         for (offset, record) in block.records() {
-            if page.events.len() >= PAGE {
+            if events.len() >= PAGE {
                 page.next = offset.0;
                 break;
             }
-            page.events.push(shown(&self.topic, offset, &record, |part| block.slice(part)));
+            let stored = shown(&self.topic, offset, &record, |part| block.slice(part));
+            events.push(Told::new(stored));
         }
+        page.events = events.into();
         let gaps = block.gaps().iter().filter(|gap| gap.start.0 < page.next);
         page.gap = gaps.map(|gap| gap.end.since(gap.start)).sum();
         page

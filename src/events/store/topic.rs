@@ -3,14 +3,17 @@
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use parking_lot::{Mutex, RwLock};
 
-use super::delays::{self, Delays};
+use super::{
+    delays::{self, Delays},
+    tailing::Shared,
+};
 use crate::events::{
     delivery::{runner::Shelf, subscription::Partition},
     facade::{OfflineRange, Refusal, TopicState},
@@ -46,6 +49,8 @@ pub(super) struct Topic {
     delays: Delays,
     /// What its readers read it with.
     shelf: Shelf,
+    /// What its live tails share, while there are any.
+    tails: Mutex<Weak<Shared>>,
     /// Dead letters of its readers that went by age, since start. Relaxed: a word for itself.
     aged_letters: AtomicU64,
     /// Below it everything is settled that is delivered to an upstream. Relaxed: a word for itself, and one
@@ -94,6 +99,7 @@ impl Topic {
             handle: OnceLock::new(),
             opening: Mutex::new(()),
             shelf: Shelf::new(meta.id, None),
+            tails: Mutex::default(),
             aged_letters: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             about: RwLock::new(About::new(meta, settings, ground.settings)),
@@ -190,6 +196,16 @@ impl Topic {
 
     pub(super) fn shelf(&self) -> &Shelf {
         &self.shelf
+    }
+
+    /// What its live tails share.
+    pub(super) fn shared_tails(&self) -> Arc<Shared> {
+        let mut tails = self.tails.lock();
+        tails.upgrade().unwrap_or_else(|| {
+            let shared = Arc::default();
+            *tails = Arc::downgrade(&shared);
+            shared
+        })
     }
 
     /// Dead letters of its readers that went by age, since start.

@@ -13,8 +13,8 @@ use crate::events::{
         Dropped, EventState, Events, Found, Hold, JobId, JobKind, JobState, JobStatus, Leased,
         Origin, Published, Reason, Receive, Redrive, Redriven, Refusal, Replay, Seek, StoredEvent,
         SubscriptionMode, SubscriptionPartition, SubscriptionState, SubscriptionStatus, Tail,
-        TailPage, TokenItem, TokenResult, TokenStatus, TopicState, TopicStatus, Trace, Unblock,
-        Verb,
+        TailPage, TokenItem, TokenResult, TokenStatus, Told, TopicState, TopicStatus, Trace,
+        Unblock, Verb,
     },
 };
 
@@ -70,7 +70,7 @@ impl State {
         let at = usize::try_from(from).unwrap().min(end);
         let skipped = std::mem::take(&mut self.skipped);
         let first = end.min(at + usize::try_from(skipped).unwrap());
-        let events: Vec<_> = (first..end).map(|at| self.stored(at)).collect();
+        let events: Arc<[Told]> = (first..end).map(|at| Told::new(self.stored(at))).collect();
         let is_any = skipped > 0 || !events.is_empty();
         is_any.then_some(TailPage { events, next: end as u64, gap: 0, skipped })
     }

@@ -20,7 +20,7 @@ async fn page(tail: &mut Tail) -> TailPage {
 }
 
 fn offsets(page: &TailPage) -> Vec<u64> {
-    page.events.iter().map(|event| event.offset).collect()
+    page.events.iter().map(|event| event.stored().offset).collect()
 }
 
 /// So many events, from `next` on and without a gap.
@@ -48,7 +48,7 @@ async fn a_tail_is_told_what_was_there_and_what_comes_over_a_restart() {
     assert_eq!(read(&mut all, 1, 2).await, 3);
     assert!(all.pages.next().now_or_never().is_none(), "nothing more is there");
     publish(&store, &["a4", "a5"]).await;
-    assert_eq!(page(&mut new).await.events[0].event, event("a4"));
+    assert_eq!(page(&mut new).await.events[0].stored().event, event("a4"));
     assert_eq!(read(&mut all, 3, 2).await, 5);
     store.shutdown().await.unwrap();
     drop((store, all, new));
@@ -126,5 +126,23 @@ async fn there_are_so_many_tails_and_a_place_comes_free() {
     assert!(store.tail("order", None).await.is_err_and(|error| error.reason() == "name-unknown"));
     tails.pop();
     store.tail("orders", None).await.expect("a place is free");
+    store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn tails_that_keep_up_share_what_they_tell() {
+    let home = Home::new();
+    let store = home.open().await;
+    let mut tails =
+        [store.tail("orders", None).await.unwrap(), store.tail("orders", None).await.unwrap()];
+    for number in 0..5 {
+        publish(&store, &[&format!("a{number}")]).await;
+        let [one, other] = &mut tails;
+        let pages = (page(one).await, page(other).await);
+        assert_eq!(offsets(&pages.0), [number]);
+        assert!(Arc::ptr_eq(&pages.0.events, &pages.1.events));
+        let first = pages.0.events[0].wire(|_| Bytes::from_static(b"1"));
+        assert_eq!(pages.1.events[0].wire(|_| panic!("it is written already")), first);
+    }
     store.shutdown().await.unwrap();
 }
