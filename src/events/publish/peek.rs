@@ -96,12 +96,13 @@ impl http_body::Body for Read {
         self.frames.is_empty() && self.error.is_none() && self.rest.is_end_stream()
     }
 
+    /// Of a body that breaks off the length is not known: it is not what was read of it.
     fn size_hint(&self) -> SizeHint {
         let read = self.frames.iter().filter_map(Frame::data_ref).map(|it| it.len() as u64);
         let (read, rest) = (read.sum::<u64>(), self.rest.size_hint());
         let mut hint = SizeHint::new();
         hint.set_lower(read + rest.lower());
-        if let Some(upper) = rest.upper() {
+        if let (Some(upper), None) = (rest.upper(), &self.error) {
             hint.set_upper(read + upper);
         }
         hint
@@ -159,6 +160,7 @@ mod tests {
         let (response, whole) = peek(streamed(frames), 9).await;
         assert!(whole.is_none());
         let mut body = response.into_body();
+        assert_eq!(body.size_hint().exact(), None, "3 bytes are not all of it");
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "foo");
         assert!(body.frame().await.unwrap().is_err());
     }
