@@ -29,6 +29,7 @@ mod mirror;
 mod overload;
 mod program;
 mod publish;
+mod publish_leavers;
 mod push;
 mod queue_access;
 mod queue_http;

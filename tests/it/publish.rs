@@ -74,7 +74,7 @@ fn head(body: &str) -> String {
 }
 
 /// Every event, once all that requests have led to is settled; taken and acknowledged.
-async fn take(gateway: &Running, subscription: &str) -> Vec<Value> {
+pub async fn take(gateway: &Running, subscription: &str) -> Vec<Value> {
     within("everything to be settled", async {
         while gateway.metric("sluice_queue_ingress_entries").await > 0.0 {
             tokio::time::sleep(Duration::from_millis(2)).await;

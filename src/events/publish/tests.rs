@@ -1,6 +1,9 @@
 //! The layer over a whole store, on a modelled disk.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
@@ -213,6 +216,68 @@ async fn a_panic_below_is_no_silence() {
     let error = world.send(settings(), inner).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::Internal), "{error}");
     assert_eq!(world.events().await, ["order.created.uncertain"]);
+}
+
+/// Steps are those of the disk and of the upstream together: each is one that somebody may be waiting for.
+#[tokio::test]
+async fn after_whichever_step_its_client_leaves_an_effect_has_its_word() {
+    let routes = [
+        settings(),
+        Settings { has_intent: false, ..settings() },
+        Settings { ack: Ack::Async, ..settings() },
+        Settings { mode: Mode::Before, ..settings() },
+        Settings { on_error: OnError::Ignore, ..settings() },
+    ];
+    for (settings, is_seen) in routes.into_iter().flat_map(|it| [(it.clone(), true), (it, false)]) {
+        for last in 0.. {
+            let world = World::new().await;
+            let (stages, effects) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+            let before = world.model.operations();
+            let step = || world.model.operations() - before + stages.load(Ordering::SeqCst);
+            let inner = service_fn({
+                let (stages, effects) = (stages.clone(), effects.clone());
+                move |request: Request| {
+                    let (stages, effects) = (stages.clone(), effects.clone());
+                    async move {
+                        request.cx.begin_attempt("a/b".into(), tokio::time::Instant::now());
+                        stages.fetch_add(1, Ordering::SeqCst);
+                        tokio::task::yield_now().await;
+                        effects.fetch_add(1, Ordering::SeqCst);
+                        stages.fetch_add(1, Ordering::SeqCst);
+                        tokio::task::yield_now().await;
+                        stages.fetch_add(1, Ordering::SeqCst);
+                        if is_seen {
+                            Ok(ok())
+                        } else {
+                            Err(Kind::UpstreamReset(Sent::MaybeSeen).into())
+                        }
+                    }
+                }
+            });
+            let mut call = Box::pin(world.layer(settings.clone()).layer(inner).oneshot(request()));
+            let is_answered = loop {
+                if step() >= last {
+                    break false;
+                }
+                if futures_util::poll!(&mut call).is_ready() {
+                    break true;
+                }
+                tokio::task::yield_now().await;
+            };
+            drop(call);
+            let events = world.events().await;
+            let effects = effects.load(Ordering::SeqCst);
+            let case = format!("{:?} {:?}, {is_seen}, step {last}", settings.mode, settings.ack);
+            let certain = is_seen || settings.mode == Mode::Before;
+            let word = if certain { "order.created" } else { "order.created.uncertain" };
+            assert_eq!(events, vec![word; usize::try_from(effects).unwrap()], "{case}");
+            assert_eq!(effects, u64::from(last > 0), "{case}: what has begun goes to its end");
+            if is_answered {
+                assert!(last > 3, "{case}: at least what the upstream does");
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]
