@@ -271,6 +271,69 @@ async fn the_shell_lists_uncertain_keys_and_resolves_them() {
     assert_eq!(rig.effects(), 2, "it was sent again");
 }
 
+/// The three answers to a key that is used three times at once.
+async fn thrice(rig: &Rig, key: &str) -> Vec<Message> {
+    let all = [rig.post(key, ORDER), rig.post(key, ORDER), rig.post(key, ORDER)];
+    futures_util::future::join_all(all).await
+}
+
+#[tokio::test]
+async fn three_at_once_have_one_effect_at_an_upstream_that_is_slower_than_the_timeout() {
+    // The first answers late, the second never.
+    let rig = Rig::new("timeout: 400ms, idempotency: {}", |number| match number {
+        0 => Reply::After(Duration::from_millis(600), crate::harness::origin::ok("fine")),
+        _ => Reply::Hang,
+    })
+    .await;
+    for (key, ends) in [("late", 200), ("never", 409)] {
+        for answer in thrice(&rig, key).await {
+            let is_told = [
+                refused(504, "upstream-timeout-total"),
+                refused(409, "idempotency-in-flight"),
+                refused(409, "idempotency-uncertain"),
+            ];
+            assert!(is_told.contains(&told(&answer)), "{key}: {:?}", told(&answer));
+        }
+        within("the last word", async {
+            while rig.gateway.metric("sluice_queue_ingress_entries").await > 0.0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let again = thrice(&rig, key).await;
+        assert!(again.iter().all(|it| it.status() == ends), "{key}: {:?}", told(&again[0]));
+        assert!(ends != 200 || again.iter().all(|it| it.text() == "fine"), "{key}: equal answers");
+    }
+    assert_eq!((rig.effects(), &*held(&rig.gateway).await), (2, "1"));
+    let listed = rig.gateway.json("/v1/idempotency?state=uncertain").await;
+    let path = format!("/v1/idempotency/{}/resolve", listed["keys"][0]["id"].as_str().unwrap());
+    let resolved = rig.gateway.admin_with("POST", &path, r#"{"outcome":"done"}"#).await;
+    assert_eq!((resolved.status(), &*held(&rig.gateway).await), (200, "0"));
+    assert!(thrice(&rig, "never").await.iter().all(|it| it.status() == 200));
+    assert_eq!(rig.effects(), 2);
+
+    // An upstream that knows keys again does it once, and says so as often as it is asked.
+    let route = "timeout: 400ms, idempotency: { on_uncertain: resend }";
+    let rig = Rig::new(route, |number| match number {
+        0 | 1 => Reply::Hang,
+        _ => answer("201 Created", r#"{"id":7}"#),
+    })
+    .await;
+    let mut answers = Vec::new();
+    within("all to know", async {
+        while answers.len() < 3 {
+            let known = thrice(&rig, "k").await.into_iter().filter(|it| it.status() == 201);
+            answers.extend(known);
+        }
+    })
+    .await;
+    assert!(answers.iter().all(|it| it.text() == r#"{"id":7}"#));
+    assert_eq!(&*held(&rig.gateway).await, "0");
+    let requests = rig.origin.requests();
+    assert!(requests.iter().all(|it| it.field("idempotency-key") == Some("k")));
+    assert!(requests.len() >= 3);
+}
+
 #[tokio::test]
 async fn a_late_answer_says_what_became_of_the_key() {
     let late = |_| Reply::After(Duration::from_millis(600), crate::harness::origin::ok("fine"));

@@ -24,6 +24,7 @@ mod idempotency;
 mod key_server;
 mod kill_nine;
 mod kill_nine_enqueue;
+mod kill_nine_keys;
 mod kill_nine_requests;
 mod mirror;
 mod overload;
