@@ -44,7 +44,7 @@ routes: [{ name: a, match: { path: /a }, respond: { body: a } }]
 
 /// The program, and what it says of itself.
 pub struct Program {
-    _child: Killed,
+    child: Killed,
     pub admin: SocketAddr,
     pub web: SocketAddr,
     opened: Duration,
@@ -79,9 +79,22 @@ struct Ledger {
 impl Program {
     /// Starts it and waits until it is ready.
     pub fn start(folder: &Path, storage: &str) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        program.arg("run");
+        Self::start_as(program, folder, storage)
+    }
+
+    /// As [`Program::start`]; a file that may not grow fails its writes, as a full disk does, instead of ending the
+    /// program with a signal.
+    pub fn start_where_files_are_limited(folder: &Path, storage: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" run", env!("CARGO_BIN_EXE_sluice")]);
+        Self::start_as(shell, folder, storage)
+    }
+
+    fn start_as(mut command: Command, folder: &Path, storage: &str) -> Self {
         let since = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_sluice"))
-            .arg("run")
+        let child = command
             .current_dir(folder)
             .env("SLUICE_TEST_STORAGE", storage)
             .stdout(Stdio::null())
@@ -110,11 +123,16 @@ impl Program {
         while Instant::now() < until {
             let answer = Connection(admin).ask("GET", "/readyz", "");
             if answer.is_some_and(|(status, _)| status == 200) {
-                return Self { _child: child, admin, web, opened: since.elapsed() };
+                return Self { child, admin, web, opened: since.elapsed() };
             }
             thread::sleep(Duration::from_millis(5));
         }
         panic!("it is not ready");
+    }
+
+    /// Of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
     }
 }
 

@@ -121,7 +121,7 @@ fn live(program: Program, ledger: &mut Ledger, life: u64, span: Duration) {
 }
 
 /// Events by order: certain ones, and uncertain ones.
-fn audit(admin: SocketAddr) -> BTreeMap<String, (usize, usize)> {
+pub fn audit(admin: SocketAddr) -> BTreeMap<String, (usize, usize)> {
     let mut found: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let connection = Connection(admin);
     loop {

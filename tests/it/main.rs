@@ -16,6 +16,7 @@ mod drain;
 mod edge;
 mod enqueue;
 mod errors;
+mod failing_queue;
 mod faults;
 mod forward_auth;
 mod forwarding;
