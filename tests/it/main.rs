@@ -33,6 +33,7 @@ mod program;
 mod publish;
 mod publish_leavers;
 mod push;
+mod push_isolation;
 mod queue_access;
 mod queue_http;
 mod queue_lock;
