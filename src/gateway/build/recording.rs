@@ -42,8 +42,11 @@ impl Build<'_> {
 
     /// Which routes answer for the requests they have stored.
     pub(super) fn status_paths(&self) -> Option<Box<dyn OwnPaths>> {
-        let ids = self.store?.requests().ids().clone();
-        Some(Box::new(StatusPaths::new(ids, &self.plan.config.routes)))
+        let ids = self.store.map(|store| store.requests().ids().clone());
+        let names = self.plan.config.routes.iter().enumerate();
+        let storing = names.filter(|(_, route)| route.enqueue.is_some());
+        let storing = storing.map(|(index, route)| (&*route.rule.name, index));
+        StatusPaths::new(ids, storing).map(|paths| Box::new(paths) as Box<dyn OwnPaths>)
     }
 
     /// What the route publishes and records with. Its topics are configured, so they are in the store.
