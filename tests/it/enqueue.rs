@@ -237,3 +237,20 @@ async fn what_can_be_sent_is_sent_and_its_event_published() {
     let kinds: Vec<_> = rig.events().await.iter().map(|event| event["type"].clone()).collect();
     assert_eq!(kinds, ["order.created"]);
 }
+
+#[tokio::test]
+async fn explain_says_what_would_be_stored() {
+    let rig = Rig::new(QUEUE, &spilling(&dead_address().to_string()));
+    let explain = async |method: &str| {
+        let asked = json!({ "method": method, "url": "http://a/orders" }).to_string();
+        rig.gateway.admin_with("POST", "/v1/explain", &asked).await.text()
+    };
+    let told = explain("POST").await;
+    assert!(told.contains("if nothing of it can be sent, its key is in its body"), "{told}");
+    let told = explain("GET").await;
+    assert!(told.contains("a GET is not done later"), "{told}");
+    let rig = Rig::new(QUEUE, ENQUEUE);
+    let asked = json!({ "method": "POST", "url": "http://a/open" }).to_string();
+    let told = rig.gateway.admin_with("POST", "/v1/explain", &asked).await.text();
+    assert!(told.contains("in `intake`, no key, so no order; 202"), "{told}");
+}
