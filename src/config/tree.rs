@@ -1,7 +1,7 @@
 //! The file as YAML sees it: every node with its place, before anything is asked of it.
 //!
-//! It turns the place of a problem into a path (`routes[2].upstream`), finds the keys that a
-//! version does not have yet, and is what is shown of the configuration.
+//! It turns the place of a problem into a path (`routes[2].upstream`), finds keys that have nothing under
+//! them, and is what is shown of the configuration.
 
 use std::fmt;
 
@@ -31,16 +31,6 @@ pub enum Node {
     List(Vec<Tree>),
     /// A map, in the order of the file.
     Map(Vec<(Placed<String>, Tree)>),
-}
-
-/// A node found by [`Tree::find`].
-pub struct Match<'a> {
-    /// The place of its key, or its own in a list.
-    pub key: Place,
-    /// `routes[2].publish`
-    pub path: String,
-    /// The node.
-    pub tree: &'a Tree,
 }
 
 // === impl Tree ===
@@ -81,19 +71,6 @@ impl Tree {
             let Some((tree, below)) = next else { return found };
             (at, path) = (tree, below);
         }
-    }
-
-    /// All nodes that a pattern such as `routes[].publish` or `upstreams.*.breaker` names.
-    pub fn find(&self, pattern: &str) -> Vec<Match<'_>> {
-        let mut found = vec![Match { key: self.place, path: String::new(), tree: self }];
-        for step in pattern.split('.') {
-            let (name, is_list) = step.strip_suffix("[]").map_or((step, false), |n| (n, true));
-            found = found.iter().flat_map(|at| at.tree.named(&at.path, name)).collect();
-            if is_list {
-                found = found.iter().flat_map(|at| at.tree.items(&at.path)).collect();
-            }
-        }
-        found
     }
 
     /// Puts into `found` the places of all keys with one of these names, at any depth, that have
@@ -138,22 +115,6 @@ impl Tree {
                 if is(Some(key.place), tree) { Some(path) } else { tree.search(&path, is) }
             }),
         }
-    }
-
-    fn named<'a>(&'a self, path: &str, name: &str) -> Vec<Match<'a>> {
-        let Node::Map(map) = &self.node else { return Vec::new() };
-        map.iter()
-            .filter(|(key, _)| name == "*" || key.value == name)
-            .map(|(key, tree)| Match { key: key.place, path: join(path, &key.value), tree })
-            .collect()
-    }
-
-    fn items<'a>(&'a self, path: &str) -> Vec<Match<'a>> {
-        let Node::List(list) = &self.node else { return Vec::new() };
-        list.iter()
-            .enumerate()
-            .map(|(index, tree)| Match { key: tree.place, path: format!("{path}[{index}]"), tree })
-            .collect()
     }
 }
 

@@ -21,13 +21,13 @@ mod push;
 mod rate_limits;
 mod reactions;
 mod remote;
+mod requests;
 mod retry;
 mod routes;
 mod subscriptions;
 mod topics;
 mod tracing;
 mod traffic;
-mod unsupported;
 mod upstreams;
 
 use std::{
@@ -110,7 +110,6 @@ pub fn resolve(
     let shown = Arc::new(shown::effective(&tree, &key_fields));
     let (found, elsewhere, watched) = (Vec::new(), Vec::new(), Vec::new());
     let mut resolver = Resolver { base, env, found, elsewhere, watched, key_fields };
-    resolver.refuse_later_keys(&tree);
     resolver.refuse_nothing(&tree);
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
     let config = resolver.config(&file, hash.into(), shown);

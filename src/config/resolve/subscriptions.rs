@@ -35,6 +35,7 @@ impl Resolver<'_> {
         let each = written.iter().filter_map(|it| self.subscription(it, topics, upstreams));
         let all: Vec<_> = each.collect();
         self.warn_of_loops(written, &all);
+        self.check_requests(written, topics);
         all
     }
 
