@@ -48,6 +48,7 @@ mod retry_campaign;
 mod retry_matrix;
 mod routes;
 mod slow_clients;
+mod stored_requests;
 mod tls;
 mod tokens;
 mod traces;
