@@ -1,5 +1,4 @@
-//! `queue`, `topics`, `subscriptions`, `events_api`, and what routes do with topics. What of it comes with
-//! later versions has its shape already, so that the schema is stable.
+//! `queue`, `topics`, `subscriptions`, `events_api`, and what routes do with topics.
 
 use std::time::Duration;
 
