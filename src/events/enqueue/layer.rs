@@ -9,7 +9,8 @@
 //! context that the request is done later.
 //!
 //! A request that may be spilled is sent by a task of the worker's drained spawner, so that it comes to
-//! one of its ends when the client leaves. Of a key with a spilled request that waits nothing is sent.
+//! one of its ends when the client leaves. Of a key with a spilled request that waits nothing is sent, nor
+//! is a request that comes again under the `Idempotency-Key` of one that is stored: it gets the same 202.
 //!
 //! Costs, where it stores, one copy of the fields and what waits for the disk; a route with `spill` that
 //! copy for each request, a task, and a lock where it has a key; elsewhere one look at an `Option`. It
@@ -157,10 +158,8 @@ async fn send_or_store<S: Next>(
     let preference = Preference::of(&request.parts.headers);
     let cx = request.cx.clone();
     let parts = enqueuer.parts()?;
-    let key = stored.key.clone();
-    if let Some(key) = &key
-        && parts.requests.waits(&*parts.target, key)
-    {
+    if parts.requests.holds_back(&*parts.target, &stored) {
+        drop(request);
         let kept = spill_one(enqueuer, stored, &cx).await?;
         return enqueuer.answer(&kept, preference, &cx).await;
     }

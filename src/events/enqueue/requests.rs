@@ -14,7 +14,7 @@ use crate::events::{
         log::{OwnedRecord, ReadError},
         pool::{Pool, Undone},
     },
-    request::{Place, RequestId, RequestIds, Results},
+    request::{Place, RequestId, RequestIds, Results, StoredRequest},
 };
 
 /// See the module's documentation. Cheap to clone; all clones are one.
@@ -96,8 +96,15 @@ impl Requests {
         self.0.around.pool.run(move || log.reader().get(at)).await
     }
 
+    /// Whether nothing of a request may be sent: it is stored already, or one of its order key that was
+    /// spilled waits.
+    pub(super) fn holds_back(&self, target: &dyn Target, request: &StoredRequest) -> bool {
+        let is_stored = request.dedup_key.as_ref().is_some_and(|key| target.knows(key));
+        is_stored || request.key.as_ref().is_some_and(|key| self.waits(target, key))
+    }
+
     /// Whether a request of `key` has to wait for one that was spilled.
-    pub(super) fn waits(&self, target: &dyn Target, key: &[u8]) -> bool {
+    fn waits(&self, target: &dyn Target, key: &[u8]) -> bool {
         self.with(target, |waiting, known| waiting.waits(self.hash(key), known))
     }
 

@@ -430,6 +430,26 @@ async fn while_one_of_its_key_waits_a_request_is_not_sent() {
 }
 
 #[tokio::test]
+async fn what_is_stored_already_is_not_sent_when_its_client_comes_again() {
+    let world = World::new().await;
+    let count = Arc::new(AtomicUsize::new(0));
+    // Of no order key: all that holds it back is that it is known.
+    let again = |body| keyed("k", "shop:alice", body);
+    let refused = failing(Kind::UpstreamConnect, count.clone());
+    let first = location(&world.send(spill(), again("{}"), refused).await.unwrap());
+    let answer = world.send(spill(), again("{}"), never()).await.unwrap();
+    assert_eq!((answer.status(), location(&answer)), (StatusCode::ACCEPTED, first.clone()));
+    assert_eq!(reason(world.send(spill(), again("[]"), never()).await), "idempotency-mismatch");
+    world.told.tell(State::Succeeded, None);
+    let answer = world.send(spill(), again("{}"), never()).await.unwrap();
+    assert_eq!(location(&answer), first, "when it is done, too");
+    assert_eq!(world.stored().len(), 1);
+    let ok = service_fn(|_: Request| async { Ok(Response::new(Body::empty())) });
+    let other = keyed("k", "shop:bob", "{}");
+    assert_eq!(world.send(spill(), other, ok).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn what_cannot_be_spilled_is_answered_as_if_there_were_no_spill() {
     let world = World::new().await;
     let count = Arc::new(AtomicUsize::new(0));

@@ -30,6 +30,11 @@ pub trait Target: fmt::Debug + Send + Sync {
         Offset::ZERO
     }
 
+    /// Whether something is there, or on its way, under this dedup key.
+    fn knows(&self, _dedup: &[u8]) -> bool {
+        false
+    }
+
     /// Its end: what is appended from now on is not below.
     fn end(&self) -> Offset {
         self.log().map_or(Offset::ZERO, |log| log.durable())

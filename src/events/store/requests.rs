@@ -122,6 +122,10 @@ impl Target for Topic {
     fn settled(&self) -> Offset {
         self.settled()
     }
+
+    fn knows(&self, dedup: &[u8]) -> bool {
+        self.handle().is_some_and(|handle| handle.knows(dedup))
+    }
 }
 
 // === impl Waiting ===

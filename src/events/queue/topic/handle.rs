@@ -27,7 +27,7 @@ use super::{
 };
 use crate::events::queue::{
     LogId, Offset, StoreId,
-    codec::{Draft, HashKey, TopicMeta},
+    codec::{Draft, HashKey, Role, TopicMeta},
     log::{
         self, Commit, Log, OpenError, Opened, Permit, Place, Purpose, Reason, Refused, RetireError,
         Writer,
@@ -211,6 +211,13 @@ impl Topic {
             }
         }
         Ok(decision)
+    }
+
+    /// Whether something is there, or on its way, under this dedup key: what is appended under it now is
+    /// answered as a duplicate.
+    pub fn knows(&self, dedup: &[u8]) -> bool {
+        let hash = self.0.hash_key.hash(Role::Dedup, &[dedup]);
+        self.0.shared.knows(hash, self.0.clock.judge().wall)
     }
 
     /// Its log: to read, and to ask how it stands.

@@ -52,6 +52,8 @@ pub struct Shared {
     live: Mutex<Live>,
     /// Another for each change of `live`; so that it is not locked for each event.
     version: AtomicU64,
+    /// Keys that are remembered. Held for a moment for each event, by its writer; others only look.
+    table: Mutex<DedupTable>,
     /// The first offset of the newest generation that has one, and that generation.
     opened: Mutex<Option<(u16, Offset)>>,
     keys: Mutex<Option<KeysBuilder>>,
@@ -90,7 +92,6 @@ pub struct TopicSequencer {
     looked: Now,
     live: Live,
     version: u64,
-    table: DedupTable,
     /// The first offset placed since the last commit.
     uncommitted: Option<Offset>,
     next_partition: u16,
@@ -103,6 +104,7 @@ impl Shared {
     pub fn new(live: Live) -> Arc<Self> {
         Arc::new(Self {
             live: Mutex::new(live),
+            table: Mutex::new(DedupTable::new(live.dedup)),
             version: AtomicU64::new(0),
             opened: Mutex::new(None),
             keys: Mutex::new(None),
@@ -139,6 +141,11 @@ impl Shared {
         }
     }
 
+    /// Whether an event is remembered under this hash at this time. It may not be durable yet.
+    pub fn knows(&self, hash: u128, wall: u64) -> bool {
+        self.table.lock().get(hash, wall).is_some()
+    }
+
     /// Offsets in the newest segment that an ID or a correlation ID may be at, at most `most`. Some may
     /// not be durable yet.
     pub fn find(&self, lookup: Lookup, hash: u128, most: usize) -> Vec<Offset> {
@@ -162,7 +169,6 @@ impl TopicSequencer {
             looked: Now::default(),
             live,
             version,
-            table: DedupTable::new(live.dedup),
             uncommitted: None,
             next_partition: 0,
         }
@@ -184,7 +190,7 @@ impl TopicSequencer {
         if version != self.version {
             self.version = version;
             self.live = self.shared.live();
-            self.table.set(self.live.dedup, wall);
+            self.shared.table.lock().set(self.live.dedup, wall);
         }
     }
 
@@ -226,7 +232,7 @@ impl TopicSequencer {
         let keys = keys.get_or_insert_with(|| KeysBuilder::new(offset, wall));
         if let Some(entry) = entry {
             keys.add_dedup(entry);
-            self.table.insert(&entry);
+            self.shared.table.lock().insert(&entry);
         }
         if let Some(id) = id {
             keys.add(Lookup::Id, self.hash_key.hash(Role::Id, &[id]), offset);
@@ -238,8 +244,9 @@ impl TopicSequencer {
 
     fn publish_gauges(&self, wall: u64) {
         let gauges = &self.shared.gauges;
-        gauges.entries.store(self.table.entries() as u64, Relaxed);
-        let window = self.table.window(wall).as_millis();
+        let table = self.shared.table.lock();
+        gauges.entries.store(table.entries() as u64, Relaxed);
+        let window = table.window(wall).as_millis();
         gauges.window_millis.store(u64::try_from(window).unwrap_or(u64::MAX), Relaxed);
     }
 }
@@ -254,7 +261,8 @@ impl Sequencer for TopicSequencer {
         let mut told = None;
         if let Some(hash) = hash {
             let digest = digest(&draft.body);
-            if let Some(known) = self.table.get(hash, wall) {
+            let known = self.shared.table.lock().get(hash, wall);
+            if let Some(known) = known {
                 let mismatch = known.digest != digest;
                 self.shared.gauges.hits.fetch_add(1, Relaxed);
                 self.shared.gauges.mismatches.fetch_add(u64::from(mismatch), Relaxed);
@@ -285,7 +293,7 @@ impl Sequencer for TopicSequencer {
 
     fn rollback(&mut self) {
         if let Some(first) = self.uncommitted.take() {
-            self.table.truncate(first);
+            self.shared.table.lock().truncate(first);
             if let Some(keys) = self.shared.keys.lock().as_mut() {
                 keys.truncate(first);
             }
@@ -293,7 +301,7 @@ impl Sequencer for TopicSequencer {
     }
 
     fn reset(&mut self) {
-        self.table = DedupTable::new(self.live.dedup);
+        *self.shared.table.lock() = DedupTable::new(self.live.dedup);
         self.uncommitted = None;
         *self.shared.keys.lock() = None;
     }
@@ -315,9 +323,11 @@ impl Sequencer for TopicSequencer {
             head.dedup(keys.get(head.dedup_range())?).ok().filter(|_| is_own)
         });
         let Some(entries) = entries else { return Learnt::Wanting };
+        let mut table = self.shared.table.lock();
         for entry in &entries {
-            self.table.insert(entry);
+            table.insert(entry);
         }
+        drop(table);
         self.publish_gauges(self.wall);
         Learnt::Known
     }
