@@ -15,6 +15,7 @@ mod config;
 mod drain;
 mod edge;
 mod enqueue;
+mod enqueue_delivery;
 mod errors;
 mod failing_queue;
 mod faults;

@@ -64,7 +64,14 @@ impl Origin {
         address: SocketAddr,
         script: impl Fn(usize, &Message) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        Self::start_on(TcpListener::bind(address).await.unwrap(), script)
+    }
+
+    /// As [`Origin::start`], on this socket.
+    pub fn start_on(
+        listener: TcpListener,
+        script: impl Fn(usize, &Message) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
         let script: Script = Arc::new(script);
