@@ -259,6 +259,32 @@ async fn a_request_whose_exchange_is_cut_at_any_byte_is_never_sent_twice() {
     assert!(states["uncertain"] > length, "{states:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_h2_vouches_for_is_sent_again_and_nothing_else() {
+    const REFUSED_STREAM: u32 = 7;
+    // The cut, and whether the upstream says that it has done nothing.
+    let cuts = [
+        (Cut::Reset(REFUSED_STREAM), true),
+        (Cut::GoAway(0, true), true),
+        (Cut::GoAway(0, false), false),
+        (Cut::Reset(8), false),
+        (Cut::ResetAfterHead(REFUSED_STREAM), false),
+        (Cut::ResetAfterHead(8), false),
+    ];
+    let shop = Cutter::h2().await;
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = yaml(folder.path(), shop.address(), "");
+    let yaml = yaml.replace("outlier:", "protocol: h2, outlier:");
+    let rig = Rig { gateway: Running::start(&yaml), _folder: folder };
+    for (at, is_refused) in cuts {
+        let (state, seen) = cut(&rig, &shop, at, End::Fin).await;
+        // A refused one was looked at and not processed.
+        let expected = if is_refused { ("succeeded", 2) } else { ("uncertain", 1) };
+        assert_eq!((&*state, seen), expected, "{at:?}");
+        assert_eq!(rig.ended(&rig.post("/orders", "k").await).await["state"], "succeeded");
+    }
+}
+
 // --- kill -9
 
 const KILLED: &str = "\

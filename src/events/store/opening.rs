@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
+use futures_util::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -244,9 +245,9 @@ impl Store {
     pub async fn shutdown(&self) -> Result<(), Refusal> {
         self.drain();
         self.snapshot().await.ok();
-        for reading in self.all_subscriptions() {
-            reading.subscription.stop().await;
-        }
+        // Together: those that deliver requests wait for what is on its way.
+        let readings = self.all_subscriptions();
+        join_all(readings.iter().map(|reading| reading.subscription.stop())).await;
         let store = self.clone();
         self.block(move || store.close()).await
     }
