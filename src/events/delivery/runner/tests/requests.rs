@@ -364,6 +364,41 @@ async fn a_stop_waits_for_what_is_on_its_way() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_answers_nothing_is_left_alone_before_it_costs_many() {
+    let (mut home, upstream) = delivering(Home::real());
+    home.settings.limits.concurrency = 1;
+    upstream.does(&[Does::Silence; 7]);
+    let running = home.open();
+    let requests: Vec<_> = ('a'..='h').map(|key| request(&format!("/{key}"))).collect();
+    running.store(&requests).await;
+    upstream.sent(7).await;
+    running.letters(7).await;
+    running.settled_down().await;
+    let tally = running.subscription.tally();
+    assert!(tally.is_circuit_open.get());
+    assert_eq!((upstream.sent(7).await.len(), running.unsettled().await), (7, 1));
+    running.all_settled(&home).await;
+    assert!(!tally.is_circuit_open.get());
+    assert_eq!(upstream.sent(8).await.len(), 8);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_no_outage_whatever_it_says() {
+    let (home, upstream) = delivering(Home::real());
+    upstream.does(&[Does::Answer(500); 9]);
+    let running = home.open();
+    let requests: Vec<_> = ('a'..='i').map(|key| request(&format!("/{key}"))).collect();
+    running.store(&requests).await;
+    running.all_settled(&home).await;
+    assert!(!running.subscription.tally().is_circuit_open.get());
+    for offset in 0..9 {
+        assert_eq!(running.stands(offset).await.state, Stands::Failed);
+    }
+    running.close().await;
+}
+
+#[tokio::test]
 async fn events_among_requests_are_passed_over() {
     let (home, upstream) = delivering(Home::real());
     let running = home.open();
