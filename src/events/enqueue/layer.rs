@@ -5,7 +5,8 @@
 //! `on_prefer: true` a client that prefers to wait gets the answer itself, if it comes in time. Refuses,
 //! with nothing stored: 503 `queue-full`, `queue-disk`, `queue-unavailable` where there is no room, 413
 //! `event-too-large`, 422 `idempotency-mismatch` for another request under a key that a stored one has.
-//! What is to be spilled and cannot be stored is answered with what kept it from being sent. Writes to the
+//! What is to be spilled and cannot be stored is answered with what kept it from being sent; one with a key
+//! while the topic is not open with 503 `queue-unavailable` and nothing sent. Writes to the
 //! context that the request is done later.
 //!
 //! A request that may be spilled is sent by a task of the worker's drained spawner, so that it comes to
@@ -30,6 +31,7 @@ use tower::{Layer, Service};
 
 use super::{
     enqueuer::{Enqueuer, Kept},
+    making,
     prefer::Preference,
     settings::When,
     spilling::may_spill,
@@ -100,7 +102,9 @@ impl<S: Next> Service<Request> for Enqueue<S> {
         let has_work = |it: &&Arc<Enqueuer>| match it.settings.when {
             When::Always { .. } => true,
             // Nobody wants the answer to a question later.
-            When::Unsent => !request.parts.method.is_safe() && it.parts().is_ok(),
+            When::Unsent if request.parts.method.is_safe() => false,
+            // Nobody knows what is stored before it: that is refused.
+            When::Unsent => it.parts().is_ok() || making::is_keyed(&it.settings, &request),
         };
         let state = match self.enqueuer.as_ref().filter(has_work).cloned() {
             None => State::Passed { inner: self.inner.call(request) },

@@ -89,6 +89,16 @@ fn dedup_key(
     Some(Bytes::copy_from_slice(&hash.to_le_bytes()))
 }
 
+/// Whether `request` has a key of either kind: by what is stored under it, it may have to be stored.
+pub(super) fn is_keyed(settings: &Settings, request: &Request) -> bool {
+    let Request { parts, body, cx } = request;
+    let json = || body.as_full().and_then(|body| serde_json::from_slice(body).ok());
+    let json = if settings.selects_json() { json() } else { None };
+    let input = Input { body: json.as_ref(), ..Input::new(parts, cx) };
+    idempotency::key(&parts.headers, &settings.key_field).is_ok_and(|key| key.is_some())
+        || settings.key.as_ref().is_some_and(|key| key.extract(&input).is_some())
+}
+
 /// Whether two are one request, sent again: all that its sender has a hand in.
 pub(super) fn is_same(first: &StoredRequest, again: &StoredRequest) -> bool {
     let asked = |it: &StoredRequest| (it.method.clone(), it.target.clone(), it.principal);

@@ -1,9 +1,10 @@
 //! Order of what is spilled: **while a spilled request of a key waits, no later one of that key is sent**.
 //!
 //! Pure, with what is over as an argument. One table for each topic, which all workers share; a key in it
-//! is a hash. What was stored before the process started has keys that nobody remembers: until all of it
-//! is over every key waits. The same holds when there are more keys than are remembered, so that the table
-//! is bounded: then order costs more than it must, and is kept.
+//! is a hash. What was stored before the topic was opened, or opened again, has keys that nobody remembers,
+//! and so has what was on its way when its log failed: until all of it is over every key waits. While the
+//! topic is not open nobody knows what is in it, and every key waits. The same holds when there are more
+//! keys than are remembered, so that the table is bounded: then order costs more than it must, and is kept.
 
 use std::collections::HashMap;
 
@@ -17,6 +18,8 @@ const SMALLEST_SWEEP: usize = 1_024;
 /// What waits of one topic.
 #[derive(Debug)]
 pub struct Waiting {
+    /// The opening of the topic that this is about; `None`: it was never seen open.
+    opening: Option<u64>,
     /// Below it requests of unknown keys may wait.
     unknown: Offset,
     keys: HashMap<u64, Key>,
@@ -35,6 +38,12 @@ struct Key {
 
 /// What is known of the requests of the topic.
 pub trait Over {
+    /// Another number for each time it was opened; `None`: it is not open.
+    fn opening(&self) -> Option<u64>;
+
+    /// Its end, in that opening or a later one.
+    fn end(&self) -> Offset;
+
     /// Below it all are over.
     fn below(&self) -> Offset;
 
@@ -44,14 +53,24 @@ pub trait Over {
 
 // === impl Waiting ===
 
-impl Waiting {
-    /// Of a topic that ends at `end`.
-    pub fn new(end: Offset) -> Self {
-        Self { unknown: end, keys: HashMap::new(), max_keys: MAX_KEYS, sweep_at: SMALLEST_SWEEP }
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            opening: None,
+            unknown: Offset::ZERO,
+            keys: HashMap::new(),
+            max_keys: MAX_KEYS,
+            sweep_at: SMALLEST_SWEEP,
+        }
     }
+}
 
+impl Waiting {
     /// Whether a request of `key` has to wait for one that was spilled.
     pub fn waits(&mut self, key: u64, over: &impl Over) -> bool {
+        if !self.follow(over) {
+            return true;
+        }
         if self.unknown > Offset::ZERO {
             if over.below() < self.unknown {
                 return true;
@@ -68,6 +87,7 @@ impl Waiting {
 
     /// A request of `key` is being stored: those that come from now on come after it.
     pub fn begin(&mut self, key: u64, over: &impl Over) {
+        self.follow(over);
         if self.keys.len() >= self.sweep_at {
             self.keys.retain(|_, key| key.waits(over));
             self.sweep_at = (2 * self.keys.len()).max(SMALLEST_SWEEP);
@@ -75,6 +95,16 @@ impl Waiting {
         if self.keys.len() < self.max_keys || self.keys.contains_key(&key) {
             self.keys.entry(key).or_default().storing += 1;
         }
+    }
+
+    /// Whether the topic is open. What is there when it is first seen so is of unknown keys.
+    fn follow(&mut self, over: &impl Over) -> bool {
+        let opening = over.opening();
+        if opening.is_some() && self.opening != opening {
+            self.opening = opening;
+            self.unknown = self.unknown.max(over.end());
+        }
+        opening.is_some()
     }
 
     /// It is stored there, or not at all.
@@ -99,7 +129,7 @@ impl Waiting {
 pub enum Stored {
     /// It is there.
     At(Offset),
-    /// It is not, or nobody was told that it is.
+    /// It is not, or nobody knows: then its log has failed, and is opened again before anything is sent.
     Nowhere,
 }
 
@@ -120,13 +150,29 @@ mod tests {
 
     use super::*;
 
-    #[derive(Clone, Debug, Default)]
+    #[derive(Clone, Debug)]
     struct Known {
+        opening: Option<u64>,
+        end: u64,
         below: u64,
         over: BTreeSet<u64>,
     }
 
+    impl Default for Known {
+        fn default() -> Self {
+            Self { opening: Some(1), end: 0, below: 0, over: BTreeSet::new() }
+        }
+    }
+
     impl Over for Known {
+        fn opening(&self) -> Option<u64> {
+            self.opening
+        }
+
+        fn end(&self) -> Offset {
+            Offset(self.end)
+        }
+
         fn below(&self) -> Offset {
             Offset(self.below)
         }
@@ -143,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_key_waits_from_the_moment_one_is_stored_until_the_last_is_over() {
-        let mut waiting = Waiting::new(Offset::ZERO);
+        let mut waiting = Waiting::default();
         let mut known = Known::default();
         assert!(!waiting.waits(1, &known));
         waiting.begin(1, &known);
@@ -162,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_stored_keeps_nobody_waiting() {
-        let mut waiting = Waiting::new(Offset::ZERO);
+        let mut waiting = Waiting::default();
         waiting.begin(1, &Known::default());
         waiting.begin(1, &Known::default());
         waiting.end(1, Stored::Nowhere);
@@ -173,8 +219,8 @@ mod tests {
 
     #[test]
     fn after_a_start_every_key_waits_until_what_was_there_is_over() {
-        let mut waiting = Waiting::new(Offset(10));
-        let mut known = Known { below: 9, ..Known::default() };
+        let mut waiting = Waiting::default();
+        let mut known = Known { end: 10, below: 9, ..Known::default() };
         assert!(waiting.waits(1, &known));
         store(&mut waiting, 2, 12);
         known.below = 10;
@@ -182,8 +228,28 @@ mod tests {
     }
 
     #[test]
+    fn while_a_topic_is_not_open_every_key_waits_and_then_for_all_that_is_there() {
+        let mut waiting = Waiting::default();
+        let mut known = Known { opening: None, ..Known::default() };
+        assert!(waiting.waits(1, &known), "what is there nobody can know");
+        known = Known { end: 10, below: 9, ..Known::default() };
+        assert!(waiting.waits(1, &known));
+        known.below = 10;
+        assert!(!waiting.waits(1, &known));
+        // On its way when the log fails: whether it is there shows when it is opened again.
+        waiting.begin(1, &known);
+        known.opening = None;
+        waiting.end(1, Stored::Nowhere);
+        assert!(waiting.waits(1, &known));
+        (known.opening, known.end) = (Some(2), 11);
+        assert!(waiting.waits(1, &known) && waiting.waits(2, &known));
+        known.below = 11;
+        assert!(!waiting.waits(1, &known) && waiting.keys.is_empty());
+    }
+
+    #[test]
     fn more_keys_than_are_remembered_all_wait() {
-        let mut waiting = Waiting { max_keys: 2, ..Waiting::new(Offset::ZERO) };
+        let mut waiting = Waiting { max_keys: 2, ..Waiting::default() };
         for (key, at) in [(1, 1), (2, 2), (3, 3)] {
             store(&mut waiting, key, at);
         }
@@ -195,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_is_over_is_forgotten_even_if_its_key_never_comes_again() {
-        let mut waiting = Waiting::new(Offset::ZERO);
+        let mut waiting = Waiting::default();
         for key in 0..10 * SMALLEST_SWEEP as u64 {
             let known = Known { below: key, ..Known::default() };
             waiting.begin(key, &known);
@@ -210,7 +276,7 @@ mod tests {
         fn no_key_is_let_past_one_that_waits(
             steps in prop::collection::vec((0..3_u8, 0..6_u8), 1..80), max_keys in 1..5_usize
         ) {
-            let mut waiting = Waiting { max_keys, sweep_at: 3, ..Waiting::new(Offset::ZERO) };
+            let mut waiting = Waiting { max_keys, sweep_at: 3, ..Waiting::default() };
             let (mut all, mut known) = (Vec::new(), Known::default());
             for (what, number) in steps {
                 let key = u64::from(number);

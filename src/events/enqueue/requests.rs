@@ -97,9 +97,10 @@ impl Requests {
     }
 
     /// Whether nothing of a request may be sent: it is stored already, or one of its order key that was
-    /// spilled waits.
+    /// spilled waits. While the topic is not open nobody knows, and it may not.
     pub(super) fn holds_back(&self, target: &dyn Target, request: &StoredRequest) -> bool {
-        let is_stored = request.dedup_key.as_ref().is_some_and(|key| target.knows(key));
+        let knows = |key| target.opening().is_none() || target.knows(key);
+        let is_stored = request.dedup_key.as_deref().is_some_and(knows);
         is_stored || request.key.as_ref().is_some_and(|key| self.waits(target, key))
     }
 
@@ -118,8 +119,7 @@ impl Requests {
     fn with<T>(&self, target: &dyn Target, act: impl FnOnce(&mut Waiting, &Known<'_>) -> T) -> T {
         let known = Known { target, results: self.results() };
         let mut spilled = self.0.spilled.lock();
-        let waiting = spilled.entry(target.id());
-        act(waiting.or_insert_with(|| Waiting::new(target.end())), &known)
+        act(spilled.entry(target.id()).or_default(), &known)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
@@ -160,6 +160,14 @@ impl Drop for Spilling<'_> {
 // === impl Known ===
 
 impl Over for Known<'_> {
+    fn opening(&self) -> Option<u64> {
+        self.target.opening()
+    }
+
+    fn end(&self) -> Offset {
+        self.target.end()
+    }
+
     fn below(&self) -> Offset {
         self.target.settled()
     }

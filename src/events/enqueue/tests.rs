@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::{Error, Kind, QueueFault, Sent},
     events::{
-        Settings as StoreSettings, Store,
+        Events as _, Settings as StoreSettings, Store,
         queue::{
             Offset, StoreId,
             codec::HashKey,
@@ -180,6 +180,8 @@ fn request(method: Method, target: &str, who: &str, body: &str) -> Request {
 }
 
 const ORDER: &str = r#"{"customer":"c7"}"#;
+
+const OTHER: &str = r#"{"customer":"other"}"#;
 
 fn post(body: &str) -> Request {
     request(Method::POST, "/orders?a=1", "shop:alice", body)
@@ -421,7 +423,7 @@ async fn while_one_of_its_key_waits_a_request_is_not_sent() {
     world.send(spill(), post(ORDER), refused()).await.unwrap();
     let response = world.send(spill(), post(ORDER), never()).await.unwrap();
     assert_eq!(response.status(), StatusCode::ACCEPTED);
-    world.send(spill(), post(r#"{"customer":"other"}"#), refused()).await.unwrap();
+    world.send(spill(), post(OTHER), refused()).await.unwrap();
     world.send(spill(), post("{}"), refused()).await.unwrap();
     assert_eq!(count.load(Relaxed), 3, "another key, and none, are sent first");
     world.told.tell(State::Succeeded, None);
@@ -457,9 +459,33 @@ async fn what_cannot_be_spilled_is_answered_as_if_there_were_no_spill() {
     let refused = || failing(Kind::UpstreamNone, count.clone());
     let answer = world.send(spill(), post(ORDER), refused()).await;
     assert_eq!(reason(answer), "upstream-none");
-    let none = Settings { topic: "none".into(), ..spill() };
-    assert_eq!(reason(world.send(none, post(ORDER), refused()).await), "upstream-none");
+    let none = || Settings { topic: "none".into(), ..spill() };
+    assert_eq!(reason(world.send(none(), post("{}"), refused()).await), "upstream-none");
     assert_eq!(count.load(Relaxed), 2);
+    for keyed in [post(ORDER), keyed("k", "shop:alice", "{}")] {
+        let answer = world.send(none(), keyed, never()).await;
+        assert_eq!(reason(answer), "queue-unavailable", "what is stored of its key nobody knows");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_is_opened_again_is_taken_to_have_requests_of_every_key() {
+    let world = World::new().await;
+    let count = Arc::new(AtomicUsize::new(0));
+    let refused = || failing(Kind::UpstreamConnect, count.clone());
+    let ok = || service_fn(|_: Request| async { Ok(Response::new(Body::empty())) });
+    world.model.fail_nth(Op::Sync, 0, Fault::Io);
+    drop(world.send(spill(), post(ORDER), refused()).await);
+    for keyed in [post(ORDER), post(OTHER), keyed("k", "shop:alice", "{}")] {
+        assert_eq!(reason(world.send(spill(), keyed, never()).await), "queue-unavailable");
+    }
+    assert_eq!(world.send(spill(), post("{}"), ok()).await.unwrap().status(), StatusCode::OK);
+    world.store.reopen("intake").await.unwrap();
+    assert_eq!(world.stored().len(), 1, "the one whose sync failed");
+    for body in [ORDER, OTHER] {
+        let answer = world.send(spill(), post(body), never()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    }
 }
 
 #[tokio::test]

@@ -35,6 +35,11 @@ pub trait Target: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Another number for each time it was opened; `None`: it is not open.
+    fn opening(&self) -> Option<u64> {
+        self.log().and_then(|log| log.opening())
+    }
+
     /// Its end: what is appended from now on is not below.
     fn end(&self) -> Offset {
         self.log().map_or(Offset::ZERO, |log| log.durable())

@@ -164,6 +164,13 @@ impl Log {
         matches!(self.0.view.state(), State::Offline(_))
     }
 
+    /// Another number for each time it was recovered from disk; `None` while it is offline. What was being
+    /// appended under one number and is not known to be there is below [`Log::durable`] under the next, or
+    /// nowhere.
+    pub fn opening(&self) -> Option<u64> {
+        self.0.view.opening()
+    }
+
     /// Recovers the log from disk as [`Log::open`] does, whatever its state. Blocks; appends are refused
     /// until it is done.
     pub fn reopen(&self) -> Result<Opened, OpenError> {

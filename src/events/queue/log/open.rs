@@ -180,6 +180,7 @@ impl OpenLog {
             }
             None => Engine::Down(sequencer),
         };
+        self.view.opened();
         self.set_state(state);
         self.update_size();
         drop(engine);

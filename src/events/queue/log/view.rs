@@ -18,6 +18,8 @@ pub(super) struct View {
     durable: watch::Sender<Offset>,
     segments: RwLock<Vec<Arc<Segment>>>,
     state: Mutex<State>,
+    /// How often it was recovered.
+    openings: AtomicU64,
     /// Relaxed: a word for itself.
     sealed_bytes: AtomicU64,
 }
@@ -29,6 +31,7 @@ impl View {
             durable: watch::Sender::new(Offset::ZERO),
             segments: RwLock::default(),
             state: Mutex::new(State::Serving),
+            openings: AtomicU64::new(0),
             sealed_bytes: AtomicU64::new(0),
         }
     }
@@ -57,6 +60,17 @@ impl View {
             *current = durable;
             is_new
         });
+    }
+
+    /// It was recovered, and its end is set. Before it serves: who finds it serving knows of it.
+    pub(super) fn opened(&self) {
+        self.openings.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often it was recovered; `None`: it is offline.
+    pub(super) fn opening(&self) -> Option<u64> {
+        // The state first: it is set last.
+        (!self.is_offline()).then(|| self.openings.load(Ordering::Acquire))
     }
 
     pub(super) fn state(&self) -> State {
