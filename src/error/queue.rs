@@ -17,6 +17,9 @@ pub enum QueueFault {
     Disk(Duration),
     /// The log is offline, or took nothing: the upstream may have acted on the request.
     Unavailable(Duration),
+    /// The log failed while the request was stored in place of being sent: it may be there, and be sent
+    /// later, or not.
+    MaybeStored(Duration),
     /// The event is over the topic's `max_event_bytes`.
     TooLarge,
     /// The route needs a key of each event, and this request has none.
@@ -31,10 +34,11 @@ pub enum QueueFault {
 
 impl QueueFault {
     /// One of each.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Full(Duration::from_secs(1)),
         Self::Disk(Duration::from_secs(10)),
         Self::Unavailable(Duration::from_secs(30)),
+        Self::MaybeStored(Duration::from_secs(30)),
         Self::TooLarge,
         Self::KeyMissing,
         Self::OtherInstance,
@@ -44,7 +48,9 @@ impl QueueFault {
     /// The status a client is answered with.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) | Self::MaybeStored(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::KeyMissing => StatusCode::BAD_REQUEST,
             Self::OtherInstance => StatusCode::NOT_FOUND,
@@ -57,7 +63,7 @@ impl QueueFault {
         match self {
             Self::Full(_) => "queue-full",
             Self::Disk(_) => "queue-disk",
-            Self::Unavailable(_) => "queue-unavailable",
+            Self::Unavailable(_) | Self::MaybeStored(_) => "queue-unavailable",
             Self::TooLarge => "event-too-large",
             Self::KeyMissing => "event-key-missing",
             Self::OtherInstance => "other-instance",
@@ -73,6 +79,9 @@ impl QueueFault {
                 "There is no room to store what this request leads to; try again later."
             }
             Self::Unavailable(_) => "What this request leads to cannot be stored; try again later.",
+            Self::MaybeStored(_) => {
+                "Nobody knows whether this request is stored: it may be done later, or not at all."
+            }
             Self::TooLarge => "The event of this request would be too large.",
             Self::KeyMissing => "This request lacks the value that its event is ordered by.",
             Self::OtherInstance => "Another gateway has taken this request: ask there.",
@@ -83,7 +92,9 @@ impl QueueFault {
     /// Whose doing it is.
     pub const fn side(self) -> Side {
         match self {
-            Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) => Side::Gateway,
+            Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) | Self::MaybeStored(_) => {
+                Side::Gateway
+            }
             Self::TooLarge | Self::KeyMissing | Self::OtherInstance | Self::StatusGone => {
                 Side::Downstream
             }
@@ -93,7 +104,10 @@ impl QueueFault {
     /// When to come back, for those that pass.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Full(after) | Self::Disk(after) | Self::Unavailable(after) => Some(after),
+            Self::Full(after)
+            | Self::Disk(after)
+            | Self::Unavailable(after)
+            | Self::MaybeStored(after) => Some(after),
             Self::TooLarge | Self::KeyMissing | Self::OtherInstance | Self::StatusGone => None,
         }
     }

@@ -242,7 +242,10 @@ fn grpc_status(kind: &Kind) -> &'static str {
             QueueFault::KeyMissing => INVALID_ARGUMENT,
             QueueFault::TooLarge => RESOURCE_EXHAUSTED,
             QueueFault::OtherInstance | QueueFault::StatusGone => NOT_FOUND,
-            QueueFault::Full(_) | QueueFault::Disk(_) | QueueFault::Unavailable(_) => UNAVAILABLE,
+            QueueFault::Full(_)
+            | QueueFault::Disk(_)
+            | QueueFault::Unavailable(_)
+            | QueueFault::MaybeStored(_) => UNAVAILABLE,
         },
         Kind::RetryBudget(last) => grpc_status(last),
     }

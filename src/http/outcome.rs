@@ -7,7 +7,7 @@
 use http::StatusCode;
 
 use crate::{
-    error::{Error, Kind, RetryClass},
+    error::{Error, Kind, QueueFault, RetryClass},
     http::{Context, Response},
 };
 
@@ -18,8 +18,8 @@ pub enum Outcome {
     NotSent,
     /// It was answered, with this status.
     Answered(StatusCode),
-    /// An upstream may have acted on it, and nobody knows: class B, a timeout, or a 502 or 504 from a
-    /// gateway behind this one, which does not know either.
+    /// An upstream may have acted on it, or may be asked to yet, and nobody knows: class B, a timeout, a 502
+    /// or 504 from a gateway behind this one, which does not know either, or a failure while it was stored.
     MaybeSeen,
 }
 
@@ -61,6 +61,8 @@ fn was_not_sent(kind: &Kind, cx: &Context) -> bool {
         | Kind::UpstreamClosedIdle(_)
         | Kind::UpstreamTimeoutTry(_)
         | Kind::UpstreamBadResponse => kind.retry_class() == RetryClass::NotSent,
+        // It may be sent yet, by who delivers what is stored.
+        Kind::Queue(QueueFault::MaybeStored(_)) => false,
         // Refused on the way to an upstream.
         Kind::RouteNotFound
         | Kind::MethodNotAllowed(_)
@@ -132,7 +134,8 @@ mod tests {
                     | Kind::ClientClosed
                     | Kind::ClientTimeout
                     | Kind::BodyTooLarge
-                    | Kind::Internal => Outcome::MaybeSeen,
+                    | Kind::Internal
+                    | Kind::Queue(QueueFault::MaybeStored(_)) => Outcome::MaybeSeen,
                     _ => Outcome::NotSent,
                 },
             };

@@ -23,7 +23,7 @@ use crate::{
         ingress::{Target, failed, refused},
         queue::{
             codec::Draft,
-            log::{Appended, Commit, Permit, Purpose},
+            log::{AppendError, Appended, Commit, Permit, Purpose},
         },
         request::{Place, SECRET_BYTES, Status, StoredRequest},
     },
@@ -178,7 +178,10 @@ impl fmt::Debug for Enqueuer {
 
 impl Parts {
     async fn kept(&self, stored: StoredRequest, commit: Commit) -> Result<Kept, Error> {
-        let appended = commit.await.map_err(|error| failed(&error))?;
+        let appended = commit.await.map_err(|error| match error {
+            AppendError::Unknown => unknown().with_detail(error.to_string()),
+            AppendError::Refused(_) | AppendError::Stopped => failed(&error),
+        })?;
         let Some(&Appended { offset, partition, duplicate }) = appended.first() else {
             return Err(Error::new(Kind::Internal).with_detail("nothing was appended"));
         };
@@ -202,8 +205,7 @@ impl Parts {
         let own = |bytes: &[u8]| bytes::Bytes::copy_from_slice(bytes);
         let first = record.as_ref().and_then(|it| StoredRequest::read(&it.record()?, own).ok());
         // It was stored, and what it was cannot be read: nothing is certain of this one.
-        let unread = || Error::from(Kind::Queue(QueueFault::Unavailable(UNAVAILABLE)));
-        let first = first.ok_or_else(unread)?;
+        let first = first.ok_or_else(unknown)?;
         if !making::is_same(&first, again) {
             return Err(Kind::Idempotency(IdempotencyFault::Mismatch).into());
         }
@@ -217,6 +219,11 @@ impl Kept {
     fn about(&self) -> About<'_> {
         About { id: &self.id, time: self.time, status_until: self.status_until }
     }
+}
+
+/// It may be stored, or not.
+fn unknown() -> Error {
+    Kind::Queue(QueueFault::MaybeStored(UNAVAILABLE)).into()
 }
 
 /// How the request there stands when it is over, or at `deadline`.

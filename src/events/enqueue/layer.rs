@@ -5,7 +5,9 @@
 //! `on_prefer: true` a client that prefers to wait gets the answer itself, if it comes in time. Refuses,
 //! with nothing stored: 503 `queue-full`, `queue-disk`, `queue-unavailable` where there is no room, 413
 //! `event-too-large`, 422 `idempotency-mismatch` for another request under a key that a stored one has.
-//! What is to be spilled and cannot be stored is answered with what kept it from being sent; one with a key
+//! 503 `queue-unavailable` also tells that a request may be stored, where its log failed meanwhile; for who
+//! goes by its outcome it may have been seen, as it may be sent yet.
+//! What is to be spilled and is not stored is answered with what kept it from being sent; one with a key
 //! while the topic is not open with 503 `queue-unavailable` and nothing sent. Writes to the
 //! context that the request is done later.
 //!
@@ -34,7 +36,7 @@ use super::{
     making,
     prefer::Preference,
     settings::When,
-    spilling::may_spill,
+    spilling::{is_told, may_spill},
 };
 use crate::{
     error::{Error, Kind},
@@ -173,6 +175,8 @@ async fn send_or_store<S: Next>(
     }
     match spill_one(enqueuer, stored, &cx).await {
         Ok(kept) => enqueuer.answer(&kept, preference, &cx).await,
+        // It may be stored, or another is under its key.
+        Err(error) if is_told(error.kind()) => Err(error),
         Err(error) => {
             tracing::debug!(%error, "what could not be sent cannot be stored either");
             result

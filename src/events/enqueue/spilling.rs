@@ -1,7 +1,7 @@
 //! What may be spilled: only what certainly was not sent, and would have been. Pure.
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, QueueFault},
     http::{Context, Outcome, Response},
 };
 
@@ -10,6 +10,12 @@ use crate::{
 pub(super) fn may_spill(result: &Result<Response, Error>, cx: &Context) -> bool {
     let Err(error) = result else { return false };
     Outcome::of(result, cx) == Outcome::NotSent && is_want_of_upstream(error.kind())
+}
+
+/// Whether a client is told why its request is not spilled, rather than why it was not sent: it may be
+/// sent yet, or it is not the one that its key says it is.
+pub(super) fn is_told(kind: &Kind) -> bool {
+    matches!(kind, Kind::Queue(QueueFault::MaybeStored(_)) | Kind::Idempotency(_))
 }
 
 /// Total, so that a new kind has to say what it means.

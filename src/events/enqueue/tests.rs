@@ -37,8 +37,8 @@ use crate::{
         settings::{Disk, Topic},
     },
     http::{
-        Body, Context, Next, Peer, Principal, Request, Response, Target, idempotency::StoredAnswer,
-        peer::Address, selector::Selector, sink::testing::Nowhere,
+        Body, Context, Next, Outcome, Peer, Principal, Request, Response, Target,
+        idempotency::StoredAnswer, peer::Address, selector::Selector, sink::testing::Nowhere,
     },
     telemetry::task::Spawner,
 };
@@ -455,10 +455,9 @@ async fn what_is_stored_already_is_not_sent_when_its_client_comes_again() {
 async fn what_cannot_be_spilled_is_answered_as_if_there_were_no_spill() {
     let world = World::new().await;
     let count = Arc::new(AtomicUsize::new(0));
-    world.model.fail_every(Op::Sync, Fault::Io);
     let refused = || failing(Kind::UpstreamNone, count.clone());
-    let answer = world.send(spill(), post(ORDER), refused()).await;
-    assert_eq!(reason(answer), "upstream-none");
+    let long = "x".repeat(2 << 10);
+    assert_eq!(reason(world.send(spill(), post(&long), refused()).await), "upstream-none");
     let none = || Settings { topic: "none".into(), ..spill() };
     assert_eq!(reason(world.send(none(), post("{}"), refused()).await), "upstream-none");
     assert_eq!(count.load(Relaxed), 2);
@@ -475,7 +474,11 @@ async fn a_topic_that_is_opened_again_is_taken_to_have_requests_of_every_key() {
     let refused = || failing(Kind::UpstreamConnect, count.clone());
     let ok = || service_fn(|_: Request| async { Ok(Response::new(Body::empty())) });
     world.model.fail_nth(Op::Sync, 0, Fault::Io);
-    drop(world.send(spill(), post(ORDER), refused()).await);
+    let request = post(ORDER);
+    let cx = request.cx.clone();
+    let unknown = world.send(spill(), request, refused()).await;
+    assert_eq!(Outcome::of(&unknown, &cx), Outcome::MaybeSeen, "it is sent later if it is there");
+    assert_eq!(reason(unknown), "queue-unavailable");
     for keyed in [post(ORDER), post(OTHER), keyed("k", "shop:alice", "{}")] {
         assert_eq!(reason(world.send(spill(), keyed, never()).await), "queue-unavailable");
     }
