@@ -418,40 +418,6 @@ async fn a_reload_sends_what_follows_and_what_waits_to_the_new_url() {
     assert_eq!(new.requests().len(), 2);
 }
 
-#[tokio::test]
-async fn a_refused_reload_leaves_idle_connections_as_they_are() {
-    let folder = tempfile::tempdir().unwrap();
-    let receiver = Origin::ok("").await;
-    let path = folder.path().join("gateway.yaml");
-    let write = |topic: &str| {
-        let push = to("all", receiver.address(), "", "order: none");
-        let yaml = store(folder.path(), &[push, "name: moved".into()]);
-        let yaml = yaml
-            .replace("topics: {", "topics: { audit: {},")
-            .replace("orders, from: earliest, name: moved", &format!("{topic}, name: moved"));
-        let text = format!(
-            "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
-             admin: {{ address: 127.0.0.1:0 }}\n\
-             telemetry: {{ access_log: {{ path: off }} }}\n{yaml}"
-        );
-        std::fs::write(&path, text).unwrap();
-    };
-    write("orders");
-    let config = sluicegate::config::load(&path).unwrap().config;
-    let options = Options { source: Some(path.clone()), ..Options::default() };
-    let gateway = Running::start_with(config, options);
-    publish(&gateway, &[event("1", "a")]).await;
-    settled(&gateway, "all").await;
-    for (id, topic, expected) in [("2", "audit", 422), ("3", "orders", 200), ("4", "audit", 422)] {
-        write(topic);
-        let answer = gateway.admin("POST", "/v1/reload").await;
-        assert_eq!(answer.status(), expected, "{}", answer.text());
-        publish(&gateway, &[event(id, "a")]).await;
-        settled(&gateway, "all").await;
-    }
-    assert_eq!((receiver.requests().len(), receiver.connections()), (4, 1));
-}
-
 /// Publishes one event after the other until the program is gone; those that were acknowledged.
 fn publish_until_killed(admin: SocketAddr, key: u64, first: u64) -> Vec<String> {
     let mut acknowledged = Vec::new();

@@ -13,6 +13,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use sluicegate::gateway::Options;
 
 use crate::{
     harness::{
@@ -100,6 +101,39 @@ impl Rig {
 fn answer(line: &str, body: &str) -> Reply {
     let length = body.len();
     Reply::Answer(format!("HTTP/1.1 {line}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes())
+}
+
+#[tokio::test]
+async fn a_refused_reload_leaves_idle_connections_as_they_are() {
+    let shop = Origin::ok("done").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.yaml");
+    let written = format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
+         admin: {{ address: 127.0.0.1:0 }}\n\
+         telemetry: {{ access_log: {{ path: off }} }}\n{}",
+        yaml(folder.path(), shop.address(), "")
+    );
+    std::fs::write(&path, &written).unwrap();
+    let config = sluicegate::config::load(&path).unwrap().config;
+    let options = Options { source: Some(path.clone()), ..Options::default() };
+    let gateway = Running::start_with(config, options);
+    let rig = Rig { gateway, _folder: folder };
+    let location = rig.post("/orders", "a").await;
+    assert_eq!(rig.ended(&location).await["state"], "succeeded");
+    assert_eq!(shop.connections(), 1);
+    // Connections would be made differently, were it not for a subscription that cannot go elsewhere.
+    let refused = written
+        .replace("outlier:", "connect_timeout: 2s, outlier:")
+        .replace("name: watch, topic: done", "name: watch, topic: intake");
+    std::fs::write(&path, refused).unwrap();
+    let answer = rig.gateway.admin("POST", "/v1/reload").await;
+    assert_eq!(answer.status(), 422, "{}", answer.text());
+    for key in ["b", "c"] {
+        let location = rig.post("/orders", key).await;
+        assert_eq!(rig.ended(&location).await["state"], "succeeded");
+    }
+    assert_eq!((shop.requests().len(), shop.connections()), (3, 1));
 }
 
 #[tokio::test]
