@@ -13,6 +13,11 @@ use std::{borrow::Cow, fmt};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 
+use super::names::STATUS_PATH;
+
+/// What is shown in place of each path below [`STATUS_PATH`].
+const SHOWN_STATUS_PATH: &str = "/.sluice/requests/*";
+
 /// A normalised request target.
 ///
 /// Its path begins with `/`, unless it is the asterisk of `OPTIONS *`; it holds no dot segment, no
@@ -104,6 +109,12 @@ impl Target {
     /// The normalised path with runs of `/` merged: what is matched.
     pub fn merged(&self) -> &str {
         self.merged.as_deref().unwrap_or(&self.original).path()
+    }
+
+    /// The path as it is written into logs and traces: without the ID of a stored request, which where a
+    /// route has no `auth` is all that it takes to be told of it.
+    pub fn shown_path(&self) -> &str {
+        if self.merged().starts_with(STATUS_PATH) { SHOWN_STATUS_PATH } else { self.path() }
     }
 
     /// The query without its `?`, untouched.

@@ -144,7 +144,7 @@ impl Line<'_> {
     }
 
     fn path(&self) -> Option<&str> {
-        let normalised = self.cx.target().map(Target::path);
+        let normalised = self.cx.target().map(Target::shown_path);
         normalised.or_else(|| self.target.map(PathAndQuery::path))
     }
 
@@ -368,6 +368,13 @@ mod tests {
         assert_eq!(written(&[]), "token=secret");
         assert_eq!(written(&["token".into()]), "token=[redacted]");
         assert_eq!(json_of(&line(&cx, Some(&target)), None).get("query"), None);
+    }
+
+    #[test]
+    fn the_id_of_a_stored_request_is_not_written() {
+        let cx = context("GET");
+        cx.set_target(Target::parse_str("/.sluice//requests/secret?wait=1s").unwrap());
+        assert_eq!(json_of(&line(&cx, None), None)["path"], "/.sluice/requests/*");
     }
 
     #[test]

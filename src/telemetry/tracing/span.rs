@@ -96,7 +96,7 @@ impl Finished {
         attributes.push(NETWORK_PROTOCOL_VERSION, version(cx.version()));
         let scheme = if cx.peer().tls.is_some() { "https" } else { "http" };
         attributes.push(URL_SCHEME, scheme);
-        let path = cx.target().map(Target::path);
+        let path = cx.target().map(Target::shown_path);
         let path = path.or_else(|| self.target.as_ref().map(PathAndQuery::path));
         attributes.push_text(URL_PATH, path.unwrap_or_default());
         let agent = self.noted.user_agent.as_ref().map(HeaderValue::as_bytes);
