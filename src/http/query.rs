@@ -16,12 +16,18 @@ pub fn cookie<'a>(field: &'a str, name: &str) -> Option<&'a str> {
     Some(value.strip_prefix('"').and_then(|open| open.strip_suffix('"')).unwrap_or(value))
 }
 
+/// `query` without the parameters of these names.
+pub fn without<'a>(query: &'a str, names: &[Box<str>]) -> Cow<'a, str> {
+    if !query.split('&').any(|pair| is_among(pair, names)) {
+        return Cow::Borrowed(query);
+    }
+    let kept = query.split('&').filter(|pair| !is_among(pair, names));
+    Cow::Owned(kept.collect::<Vec<_>>().join("&"))
+}
+
 /// `query` with the values of these names left out.
 pub fn redacted<'a>(query: &'a str, names: &[Box<str>]) -> Cow<'a, str> {
-    let is_hidden = |pair: &str| {
-        let name = decode(pair.split('=').next().unwrap_or_default());
-        names.iter().any(|hidden| **hidden == *name)
-    };
+    let is_hidden = |pair: &str| is_among(pair, names);
     if !query.split('&').any(is_hidden) {
         return Cow::Borrowed(query);
     }
@@ -30,6 +36,12 @@ pub fn redacted<'a>(query: &'a str, names: &[Box<str>]) -> Cow<'a, str> {
         _ => Cow::Borrowed(pair),
     });
     Cow::Owned(shown.collect::<Vec<_>>().join("&"))
+}
+
+/// Whether the parameter `pair` has one of these names.
+fn is_among(pair: &str, names: &[Box<str>]) -> bool {
+    let name = decode(pair.split('=').next().unwrap_or_default());
+    names.iter().any(|it| **it == *name)
 }
 
 fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {

@@ -339,8 +339,10 @@ pub(super) fn told_by_services(routes: &[Route]) -> impl Iterator<Item = &Header
 
 /// Query parameters that carry tokens: their values are nobody's to read in a log. The one of RFC
 /// 6750, 2.3 is among them whether it is asked for or not.
-pub(super) fn token_parameters(auths: &[&Settings]) -> Box<[Box<str>]> {
-    let schemes = auths.iter().flat_map(|auth| &auth.any_of);
+pub(super) fn token_parameters<'a>(
+    auths: impl IntoIterator<Item = &'a Settings>,
+) -> Box<[Box<str>]> {
+    let schemes = auths.into_iter().flat_map(|auth| &auth.any_of);
     let names = schemes.flat_map(|scheme| match scheme {
         Scheme::Jwt { places, .. } => &**places,
         Scheme::ApiKey { .. } | Scheme::Mtls(_) | Scheme::Forward(_) => &[],

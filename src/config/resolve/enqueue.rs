@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Resolver, publish::Flow, subscriptions::topic_named};
+use super::{Resolver, auth::token_parameters, publish::Flow, subscriptions::topic_named};
 use crate::{
     config::{
         file::{self, Selector, events},
@@ -17,6 +17,7 @@ use crate::{
         settings::{Durability, Subscription, Target, Topic},
     },
     http::selector::Part,
+    middleware::auth,
 };
 
 const DAY: Duration = Duration::from_hours(24);
@@ -41,6 +42,7 @@ impl Resolver<'_> {
         params: &[ParamName],
         flow: Flow<'_>,
         key_field: Option<&HeaderName>,
+        auth: Option<&auth::Settings>,
     ) -> Option<Settings> {
         let written = self.storing(route)?;
         self.check_storing(route, &written);
@@ -65,6 +67,7 @@ impl Resolver<'_> {
             when: written.when,
             key,
             credentials: all.filter(|name| !kept.contains(name)).cloned().collect(),
+            parameters: token_parameters(auth),
             key_field: key_field.cloned().unwrap_or(own),
             status_ttl,
             may_redeliver,

@@ -239,7 +239,7 @@ impl Resolver<'_> {
                 path,
                 sample: self.or(log.sample.as_ref(), Percent(1.0)).0,
                 query: self.or(log.query.as_ref(), false),
-                hidden: auth::token_parameters(auths),
+                hidden: auth::token_parameters(auths.iter().copied()),
             },
             log_level,
             route_labels: self.or(labels, true),

@@ -58,7 +58,8 @@ impl Resolver<'_> {
         let idempotency = self.idempotency(route);
         let publish = self.publications(route, &params, named.flow);
         let key_field = idempotency.as_ref().map(|it| &it.header);
-        let enqueue = self.enqueue(route, &params, named.flow, key_field);
+        let auth = self.auth(route.auth.as_ref(), named.credentials, named.upstreams);
+        let enqueue = self.enqueue(route, &params, named.flow, key_field, auth.as_ref());
         let is_counted = idempotency.is_some()
             || enqueue.is_some()
             || publish.iter().any(publish::Settings::reads_request);
@@ -75,7 +76,7 @@ impl Resolver<'_> {
             body_limit,
             rate_limits: self.route_limits_named(route, &params, named.rate_limits),
             concurrency_limit: Some(concurrency_limit::Settings { max_in_flight }),
-            auth: self.auth(route.auth.as_ref(), named.credentials, named.upstreams),
+            auth,
             claims,
             buffer: buffer::Settings { bytes: reads_body.then_some(buffer_bytes), is_counted },
             idempotency,

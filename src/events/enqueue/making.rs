@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap,
+    HeaderMap, Uri,
     header::{CONTENT_LENGTH, EXPECT},
     uri::PathAndQuery,
 };
@@ -15,7 +15,7 @@ use crate::{
         queue::codec::{HashKey, Role},
         request::{Fingerprint, SECRET_BYTES, StoredRequest},
     },
-    http::{Request, hop_by_hop, idempotency, selector::Input},
+    http::{Request, hop_by_hop, idempotency, query, selector::Input},
 };
 
 /// What a route and a moment add to a request.
@@ -44,7 +44,7 @@ pub(super) fn stored(settings: &Settings, origin: Origin<'_>, request: &Request)
     let ttl = u64::try_from(settings.status_ttl.as_millis()).unwrap_or(u64::MAX);
     StoredRequest {
         method: parts.method.clone(),
-        target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+        target: target(&parts.uri, settings),
         headers: fields(&parts.headers, settings),
         body,
         key: key.map(Bytes::from),
@@ -58,6 +58,20 @@ pub(super) fn stored(settings: &Settings, origin: Origin<'_>, request: &Request)
         may_redeliver: settings.may_redeliver,
         key_field: settings.key_field.clone(),
     }
+}
+
+/// The target that is stored: without what is a token in its query.
+fn target(uri: &Uri, settings: &Settings) -> PathAndQuery {
+    let asked = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let Some(written) = asked.query() else { return asked };
+    let path = asked.path();
+    let kept = match &*query::without(written, &settings.parameters) {
+        kept if kept == written => return asked,
+        "" => PathAndQuery::try_from(path),
+        kept => PathAndQuery::try_from(format!("{path}?{kept}")),
+    };
+    // A part of what was a target is one.
+    kept.unwrap_or(PathAndQuery::from_static("/"))
 }
 
 /// The fields that are stored: not those of this connection, not the framing, which is made anew, and

@@ -17,6 +17,8 @@ pub struct Settings {
     pub key: Option<Selector>,
     /// Fields that are not stored: credentials that the route does not keep.
     pub credentials: Box<[HeaderName]>,
+    /// Parameters of the query that are not stored: what `auth` takes for tokens.
+    pub parameters: Box<[Box<str>]>,
     /// The field that has the client's key, and gets ours where there is none.
     pub key_field: HeaderName,
     /// How long the status can be asked for.

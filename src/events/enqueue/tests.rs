@@ -146,6 +146,7 @@ fn settings() -> Settings {
         when: When::Always { may_wait: false },
         key: Some(Selector::parse("json:/customer").unwrap()),
         credentials: CREDENTIALS.into(),
+        parameters: ["access_token".into()].into(),
         key_field: HeaderName::from_static("idempotency-key"),
         status_ttl: Duration::from_hours(1),
         may_redeliver: false,
@@ -254,6 +255,26 @@ async fn credentials_are_stored_where_the_route_keeps_them_and_secrets_of_its_ow
     let stored = world.stored().remove(0);
     assert_eq!(stored.headers["authorization"], "Bearer secret");
     assert!(!stored.headers.contains_key("x-upstream-token"));
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_is_not_stored_and_another_one_makes_no_other_request() {
+    let world = World::new().await;
+    let send = |target: &str| {
+        let mut request = request(Method::POST, target, "shop:alice", ORDER);
+        request.parts.headers.insert("idempotency-key", HeaderValue::from_static("k"));
+        world.enqueue(request)
+    };
+    let first = location(&send("/orders?a=%31&access%5Ftoken=old&b").await.unwrap());
+    let again = location(&send("/orders?access_token=new&a=%31&b").await.unwrap());
+    assert_eq!(first, again);
+    for target in ["/only?access_token=t", "/none?access_tokens=1"] {
+        let request = request(Method::POST, target, "shop:alice", ORDER);
+        world.enqueue(request).await.unwrap();
+    }
+    let stored = world.stored();
+    let targets: Vec<_> = stored.iter().map(|it| it.target.as_str()).collect();
+    assert_eq!(targets, ["/orders?a=%31&b", "/only", "/none?access_tokens=1"]);
 }
 
 #[tokio::test]
