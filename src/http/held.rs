@@ -21,7 +21,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Held {
     room: HeldBodies,
-    bytes: u64,
+    bytes: AtomicU64,
 }
 
 // === impl HeldBodies ===
@@ -40,7 +40,7 @@ impl HeldBodies {
 
     /// Room for nothing yet.
     pub fn hold(&self) -> Held {
-        Held { room: self.clone(), bytes: 0 }
+        Held { room: self.clone(), bytes: AtomicU64::new(0) }
     }
 }
 
@@ -50,7 +50,8 @@ impl Held {
     /// Room for `bytes` in all. `false`: there is not so much, and nothing has changed.
     #[must_use]
     pub fn grow_to(&mut self, bytes: u64) -> bool {
-        let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
+        let held = self.bytes.get_mut();
+        let Some(more) = bytes.checked_sub(*held).filter(|more| *more > 0) else {
             return true;
         };
         let Inner { taken, limit } = &*self.room.0;
@@ -58,15 +59,20 @@ impl Held {
         let fits = |taken: u64| taken.checked_add(more).filter(|all| *all <= limit);
         let is_taken = taken.fetch_update(Relaxed, Relaxed, fits).is_ok();
         if is_taken {
-            self.bytes = bytes;
+            *held = bytes;
         }
         is_taken
+    }
+
+    /// Gives all of it back, before it is dropped.
+    pub fn give_back(&self) {
+        self.room.0.taken.fetch_sub(self.bytes.swap(0, Relaxed), Relaxed);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.room.0.taken.fetch_sub(self.bytes, Relaxed);
+        self.give_back();
     }
 }
 
@@ -82,6 +88,8 @@ mod tests {
         assert!(!second.grow_to(31) && second.grow_to(30));
         drop(first);
         assert!(second.grow_to(100));
+        second.give_back();
+        assert!(room.hold().grow_to(100) && second.grow_to(100));
         room.set_limit(50);
         assert!(second.grow_to(100), "what is held stays");
         drop(second);

@@ -1,10 +1,6 @@
 //! Stores the requests of one route: one for each worker and route.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 use http::HeaderMap;
@@ -13,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     answer::{self, About},
     making::{self, Origin},
+    patience::Waits,
     prefer::Preference,
     requests::Requests,
     settings::{Settings, When},
@@ -52,8 +49,8 @@ pub(super) struct Parts {
     pub(super) requests: Requests,
     pub(super) tasks: Spawner,
     pub(super) changes: Changes,
-    /// Clients of the status that wait for it to change. Relaxed: one more or less.
-    pub(super) waiting: AtomicUsize,
+    /// Clients that wait for a result.
+    pub(super) waiting: Waits,
 }
 
 /// A request about to be stored, with its room.
@@ -93,7 +90,7 @@ impl Enqueuer {
             return Self::unavailable(settings, route);
         };
         let source = format!("/sluice/{instance}/{route}");
-        let waiting = AtomicUsize::new(0);
+        let waiting = Waits::default();
         let parts = Parts { source, target, requests, tasks, changes, waiting };
         Self { settings: settings.clone(), route: route.into(), parts: Some(parts) }
     }
@@ -148,8 +145,13 @@ impl Enqueuer {
         cx: &Context,
     ) -> Result<Response, Error> {
         let may_wait = matches!(self.settings.when, When::Always { may_wait: true });
+        let Parts { requests, waiting, .. } = self.parts()?;
+        let waits = preference.patience().filter(|_| may_wait).and_then(|_| waiting.enter());
+        // Too many wait already: this client is told at once.
+        let is_turned_away = preference.patience().is_some() && waits.is_none();
+        let may_wait = may_wait && !is_turned_away;
         let applied = if may_wait { preference } else { preference.without_wait() };
-        let results = self.parts()?.requests.results();
+        let results = requests.results();
         let mut status = Status::QUEUED;
         if let Some(patience) = applied.patience() {
             let deadline = Instant::now() + patience;

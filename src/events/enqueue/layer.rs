@@ -124,8 +124,11 @@ impl<S: Next> Service<Request> for Enqueue<S> {
 async fn enqueue(enqueuer: Arc<Enqueuer>, request: Request) -> Result<Response, Error> {
     let preference = Preference::of(&request.parts.headers);
     let stored = enqueuer.stored(&request)?;
-    let cx = request.cx;
+    let cx = request.cx.clone();
     let kept = keep(&enqueuer, stored, &cx).await?;
+    // It is on disk: whoever waits for the result holds no body for it.
+    drop(request);
+    cx.release_body();
     enqueuer.answer(&kept, preference, &cx).await
 }
 
@@ -165,7 +168,6 @@ async fn send_or_store<S: Next>(
     let cx = request.cx.clone();
     let parts = enqueuer.parts()?;
     if parts.requests.holds_back(&*parts.target, &stored) {
-        drop(request);
         let kept = spill_one(enqueuer, stored, &cx).await?;
         return enqueuer.answer(&kept, preference, &cx).await;
     }

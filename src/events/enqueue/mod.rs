@@ -7,7 +7,7 @@
 //! disk; a request that may be spilled goes on when its client leaves).
 //!
 //! [`settings`] is what a route asks for, `making` makes the stored request of a request, `prefer` reads
-//! what a client prefers, `spilling` says what may be spilled, [`order`] keeps the requests of a key from
+//! what a client prefers, `patience` counts who waits, `spilling` says what may be spilled, [`order`] keeps the requests of a key from
 //! overtaking those that were spilled, `answer` is what clients are told; all of these are pure.
 //! [`requests`] is what the store has for it, [`enqueuer`] stores the requests of one route, [`layer`] and
 //! [`status`] are the steps of the stack.
@@ -17,6 +17,7 @@ pub mod enqueuer;
 pub mod layer;
 mod making;
 pub mod order;
+mod patience;
 mod prefer;
 pub mod requests;
 pub mod settings;

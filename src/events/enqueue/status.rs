@@ -12,10 +12,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context as Task, Poll},
     time::Duration,
 };
@@ -43,8 +40,6 @@ use crate::{
 
 /// The longest that a client may wait.
 const LONGEST: Duration = Duration::from_secs(20);
-/// So many may wait, on one worker and for one route: they take places of its `max_in_flight`.
-const MAX_WAITING: usize = 128;
 /// Somebody has to see to it first.
 const UNAVAILABLE: Duration = Duration::from_secs(30);
 
@@ -75,9 +70,6 @@ pin_project! {
         Asked { inner: BoxFuture<'static, Result<Response, Error>> },
     }
 }
-
-/// A client that waits; it counts.
-struct Waits<'a>(&'a AtomicUsize);
 
 // === impl RequestStatusLayer ===
 
@@ -134,8 +126,8 @@ async fn status(enqueuer: Arc<Enqueuer>, request: Request) -> Result<Response, E
     let (stored, place) = found(&enqueuer, parts, &id, &cx).await?;
     let results = parts.requests.results();
     let deadline = Instant::now() + patience;
-    let waits = Waits::enter(&parts.waiting);
-    let mut status = match waits.as_ref().filter(|_| !patience.is_zero()) {
+    let waits = if patience.is_zero() { None } else { parts.waiting.enter() };
+    let mut status = match &waits {
         Some(_) => watch(results, place, deadline).await,
         None => results.status(place).await,
     };
@@ -209,22 +201,6 @@ fn patience(query: Option<&str>) -> Result<Duration, Error> {
     };
     let wait = wait.ok_or_else(|| Error::new(Kind::BadTarget).with_detail("`wait` is no time"))?;
     Ok(wait.min(LONGEST))
-}
-
-// === impl Waits ===
-
-impl<'a> Waits<'a> {
-    /// `None`: too many wait already.
-    fn enter(count: &'a AtomicUsize) -> Option<Self> {
-        let waits = Self(count);
-        (count.fetch_add(1, Relaxed) < MAX_WAITING).then_some(waits)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }
 
 // === impl ResponseFuture ===

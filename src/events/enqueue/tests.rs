@@ -37,7 +37,7 @@ use crate::{
         settings::{Disk, Topic},
     },
     http::{
-        Body, Context, Next, Outcome, Peer, Principal, Request, Response, Target,
+        Body, Context, Next, Outcome, Peer, Principal, Request, Response, Target, held::HeldBodies,
         idempotency::StoredAnswer, peer::Address, selector::Selector, sink::testing::Nowhere,
     },
     telemetry::task::Spawner,
@@ -387,11 +387,19 @@ async fn a_client_that_prefers_to_wait_gets_the_answer_itself() {
     let not_asked = world.send(settings(), patient(), never()).await.unwrap();
     assert_eq!(not_asked.status(), StatusCode::ACCEPTED, "the route does not offer it");
     assert_eq!(not_asked.headers()["preference-applied"], "respond-async");
-    let mut waiting = Box::pin(world.send(may_wait(), patient(), never()));
-    while world.stored().len() < 2 {
-        assert!(futures_util::poll!(&mut waiting).is_pending());
-        tokio::task::yield_now().await;
-    }
+    let (room, request) = (HeldBodies::new(100), patient());
+    let mut held = room.hold();
+    assert!(held.grow_to(100));
+    request.cx.hold_body(held);
+    let mut waiting = Box::pin(world.send(may_wait(), request, never()));
+    let is_kept = async {
+        while world.stored().len() < 2 || !room.hold().grow_to(100) {
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let is_kept = tokio::time::timeout(Duration::from_secs(10), is_kept).await;
+    is_kept.expect("it is stored, and while its client waits no body is held for it");
     let headers = HeaderMap::new();
     let answer = StoredAnswer { status: StatusCode::CREATED, headers, body: Some("done".into()) };
     world.told.tell(State::Succeeded, Some(answer));

@@ -51,9 +51,15 @@ impl Context {
         self.0.was_repeated.load(Ordering::Relaxed)
     }
 
-    /// Written by `buffer`: its body is held in memory, and is as long as anybody knows of the exchange.
+    /// Written by `buffer`: its body is held in memory, and is as long as anybody knows of the exchange, if
+    /// nobody says otherwise.
     pub fn hold_body(&self, held: Held) {
         super::set(&self.0.held, held);
+    }
+
+    /// Nobody has its body any more.
+    pub fn release_body(&self) {
+        self.0.held.get().inspect(|held| held.give_back());
     }
 
     /// It is stored, and done later: what it is answered with says nothing of what was asked for.
