@@ -110,7 +110,7 @@ pub fn ended(state: State) -> Heard {
         State::Succeeded => Answer::Final { is_success: true },
         State::Failed => Answer::Final { is_success: false },
         State::Queued | State::Running | State::Uncertain | State::DeadLettered => {
-            Answer::MaybeSeen
+            Answer::SeenBefore
         }
     };
     Heard { answer, said: None, body: None }
@@ -269,7 +269,7 @@ mod tests {
         for (state, answer) in [
             (State::Succeeded, Answer::Final { is_success: true }),
             (State::Failed, Answer::Final { is_success: false }),
-            (State::Uncertain, Answer::MaybeSeen),
+            (State::Uncertain, Answer::SeenBefore),
         ] {
             assert_eq!(ended(state).answer, answer);
         }

@@ -23,6 +23,8 @@ pub enum Answer {
     },
     /// What was sent may have had its effect and must not be sent again.
     MaybeSeen,
+    /// As [`Answer::MaybeSeen`], of an attempt before: nothing was sent now, and the endpoint has said nothing.
+    SeenBefore,
     /// It is larger than what the endpoint takes; nothing was sent.
     TooLarge,
     /// It is nothing that can be sent there.
@@ -52,6 +54,8 @@ pub(super) enum Verdict {
     Refused,
     Disable,
     Dead(Reason),
+    /// Dead, for what had come of an attempt before.
+    Left,
 }
 
 // === impl Answer ===
@@ -71,6 +75,7 @@ impl Answer {
             Self::NotSent => retry(FailureKind::NotSent, false, 0),
             Self::Timeout => retry(FailureKind::Timeout, true, 0),
             Self::MaybeSeen => Verdict::Dead(Reason::MaybeSeen),
+            Self::SeenBefore => Verdict::Left,
             Self::TooLarge => Verdict::Dead(Reason::TooLarge),
             Self::Unfit => Verdict::Dead(Reason::Rejected),
             Self::Final { is_success: true } => Verdict::Settled,
@@ -126,6 +131,7 @@ mod tests {
             assert_eq!(status(code, None), Verdict::Refused, "{code}");
         }
         assert_eq!(Answer::MaybeSeen.verdict(), Verdict::Dead(Reason::MaybeSeen));
+        assert_eq!(Answer::SeenBefore.verdict(), Verdict::Left);
         assert_eq!(Answer::TooLarge.verdict(), Verdict::Dead(Reason::TooLarge));
         assert_eq!(Answer::Unfit.verdict(), Verdict::Dead(Reason::Rejected));
         assert_eq!(Answer::Final { is_success: true }.verdict(), Verdict::Settled);

@@ -96,6 +96,12 @@ impl Machine {
                 };
                 self.give_up(moment, index, (reason, false), Some(fail(kind)), out);
             }
+            Verdict::Left => {
+                let failure = Some(fail(FailureKind::Lapsed));
+                self.give_up(moment, index, (Reason::MaybeSeen, false), failure, out);
+                // It says nothing of the endpoint, not even as a probe.
+                return TokenStatus::Ok;
+            }
             Verdict::Disable => {
                 self.put_back(moment, index, moment.now, fail(FailureKind::Gone), out);
                 self.commit(out, Entry::Held(Hold::Gone));

@@ -384,6 +384,27 @@ async fn an_upstream_that_answers_nothing_is_left_alone_before_it_costs_many() {
 }
 
 #[tokio::test]
+async fn what_a_death_has_left_uncertain_is_no_outage() {
+    let (home, upstream) = delivering(Home::real());
+    upstream.does(&[Does::Hang; 9]);
+    let running = home.open();
+    let requests: Vec<_> = ('a'..='i').map(|key| request(&format!("/{key}"))).collect();
+    running.store(&requests).await;
+    upstream.sent(9).await;
+    running.writer.stop();
+    drop(running);
+
+    let running = home.open();
+    running.settled_down().await;
+    home.pass(&running, 2).await;
+    // No time goes by: none of them waits behind a circuit.
+    assert_eq!(running.letters(9).await.len(), 9);
+    assert!(!running.subscription.tally().is_circuit_open.get(), "it was never asked");
+    assert_eq!(upstream.sent(9).await.len(), 9);
+    running.close().await;
+}
+
+#[tokio::test]
 async fn an_answer_is_no_outage_whatever_it_says() {
     let (home, upstream) = delivering(Home::real());
     upstream.does(&[Does::Answer(500); 9]);
