@@ -14,7 +14,7 @@ use super::{
     handle::Ingress,
     key_record::{has_answer, stored_answer},
     result_record::{self, STEP_BYTES},
-    results::{Entry, Recorded, Verdict},
+    results::{Asked, Entry, Recorded, Verdict},
 };
 use crate::{
     events::{
@@ -39,10 +39,13 @@ const WAIT: Duration = Duration::from_millis(100);
 pub struct Due {
     /// Which.
     pub place: Place,
-    /// In which flow: 0, or a job's. What has ended is sent again for a job only, and once for each.
+    /// In which flow: 0, or a job's. What has ended is sent again for a job only, and once for each; what
+    /// may have been seen only if that is forced.
     pub lane: u32,
     /// It does no harm if it is seen twice.
     pub may_repeat: bool,
+    /// An operator takes it upon himself that it is seen twice.
+    pub is_forced: bool,
     /// Up to when its end is asked for, in milliseconds since 1970.
     pub until: u64,
     /// When an attempt before this one began that ended without a word, as whoever sends it knows. What was
@@ -123,10 +126,11 @@ impl Ingress {
         let others = inner.state.lock().len() + inner.keys.lock().len();
         let mut results = inner.results.lock();
         let is_full = (others + results.len()) as u64 >= inner.max_entries;
-        let Due { place, lane, may_repeat, until, left } = due;
-        let asked = Recorded { state: State::Running, attempts: 0, lane, may_repeat, until };
+        let Due { place, lane, may_repeat, is_forced, until, left } = due;
+        let recorded = Recorded { state: State::Running, attempts: 0, lane, may_repeat, until };
+        let asked = Asked { recorded, is_forced, left };
         // Durable is read under the lock: whoever asks how far back the log is needed sees the attempt.
-        match results.begin(place, asked, left, (inner.log.durable(), self.clock().0)) {
+        match results.begin(place, asked, (inner.log.durable(), self.clock().0)) {
             Verdict::Begun { before: None, .. } if is_full => {
                 results.give_back(place, None);
                 Verdict::Full
@@ -173,11 +177,12 @@ impl Ingress {
         Ok(())
     }
 
-    /// A request was given up. On disk when this returns. What is known of its end already stays.
-    pub async fn conclude(&self, due: Due) -> Result<(), AppendError> {
+    /// A request was given up: how it has ended by that, on disk when this returns. What is known of its
+    /// end already stays.
+    pub async fn conclude(&self, due: Due) -> Result<State, AppendError> {
         let known = self.0.results.lock().get(due.place).map(|entry| entry.recorded);
-        if known.is_some_and(|known| known.state.is_over()) {
-            return Ok(());
+        if let Some(known) = known.filter(|known| known.state.is_over()) {
+            return Ok(known.state);
         }
         let Due { place, lane, may_repeat, until, .. } = due;
         let attempts = known.map_or(0, |known| known.attempts);
@@ -189,7 +194,7 @@ impl Ingress {
         let permit = self.0.log.permit_for(Purpose::Accepted, STEP_BYTES)?;
         let appended = self.write(permit, place, recorded, None).await?;
         self.recorded(place, recorded, appended.first().map(|first| first.offset));
-        Ok(())
+        Ok(state)
     }
 
     fn write(

@@ -40,6 +40,17 @@ pub(super) struct Entry {
     is_orphan: bool,
 }
 
+/// An attempt that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// As it will be once it has begun, but for its number.
+    pub(super) recorded: Recorded,
+    /// What may have been seen is sent nevertheless.
+    pub(super) is_forced: bool,
+    /// One before it, begun then, was left without a word.
+    pub(super) left: Option<u64>,
+}
+
 /// Whether an attempt may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -83,16 +94,17 @@ impl Results {
     }
 
     /// Judges an attempt at `place`, at a time when its record will not be below `floor`. One that may begin
-    /// has begun then. `left`: one before it, begun then, was left without a word.
+    /// has begun then.
     ///
-    /// What has ended begins again for a job only, and once for each: an operator wants it.
+    /// What has ended begins again for a job only, and once for each: an operator wants it. What may have
+    /// been seen does so only where he says that he knows.
     pub(super) fn begin(
         &mut self,
         place: Place,
-        asked: Recorded,
-        left: Option<u64>,
+        asked: Asked,
         (floor, wall): (Offset, u64),
     ) -> Verdict {
+        let Asked { recorded: asked, is_forced, left } = asked;
         let before = self.entries.get(&place).copied();
         let is_forgotten = |left: u64| wall.saturating_sub(left) >= SHORTEST;
         if before.is_none() && !asked.may_repeat && left.is_some_and(is_forgotten) {
@@ -106,6 +118,7 @@ impl Results {
                 State::Running if !entry.is_orphan => return Verdict::Busy,
                 State::Running if !known.may_repeat => return Verdict::Orphan(known),
                 State::Running | State::Queued => {}
+                State::Uncertain if !is_forced => return Verdict::Over(State::Uncertain),
                 ended if asked.lane == 0 || asked.lane == known.lane => {
                     return Verdict::Over(ended);
                 }
@@ -249,8 +262,13 @@ mod tests {
         Recorded { state: State::Running, attempts: 0, lane, may_repeat, until: UNTIL }
     }
 
+    /// As a job that is forced has it.
+    fn forced(recorded: Recorded) -> Asked {
+        Asked { recorded, is_forced: true, left: None }
+    }
+
     fn begin(results: &mut Results, lane: u32) -> Verdict {
-        results.begin(place(1), asked(lane, false), None, (Offset(0), 0))
+        results.begin(place(1), forced(asked(lane, false)), (Offset(0), 0))
     }
 
     fn number(verdict: Verdict) -> u32 {
@@ -284,6 +302,21 @@ mod tests {
     }
 
     #[test]
+    fn what_may_have_been_seen_begins_again_by_force_only() {
+        for ending in ENDS {
+            let mut results = Results::default();
+            begin(&mut results, 0);
+            end(&mut results, ending, 0);
+            let asked = Asked { is_forced: false, ..forced(asked(3, false)) };
+            let verdict = results.begin(place(1), asked, (Offset(0), 0));
+            match ending {
+                State::Uncertain => assert_eq!(verdict, Verdict::Over(ending)),
+                _ => assert_eq!(number(verdict), 2),
+            }
+        }
+    }
+
+    #[test]
     fn what_nobody_goes_on_with_is_not_begun_again_unless_it_does_no_harm() {
         let mut results = Results::default();
         begin(&mut results, 0);
@@ -300,7 +333,7 @@ mod tests {
         );
 
         let harmless =
-            |results: &mut Results| results.begin(place(2), asked(0, true), None, (Offset(0), 0));
+            |results: &mut Results| results.begin(place(2), forced(asked(0, true)), (Offset(0), 0));
         harmless(&mut results);
         results.abandon(place(2));
         assert_eq!(number(harmless(&mut results)), 2);
@@ -315,7 +348,10 @@ mod tests {
         let left = |may_repeat, left| {
             let mut results = Results::default();
             let now = (Offset(3), 2 * SHORTEST);
-            (results.begin(place(1), asked(0, may_repeat), Some(left), now), results.orphans())
+            {
+                let asked = Asked { left: Some(left), ..forced(asked(0, may_repeat)) };
+                (results.begin(place(1), asked, now), results.orphans())
+            }
         };
         let unknown = asked(0, false);
         // What is not forgotten yet and is not there was never begun.
@@ -400,7 +436,7 @@ mod tests {
                 match step {
                     Step::Begin(at, lane) => {
                         let before = live.get(place(at)).copied();
-                        let verdict = live.begin(place(at), asked(lane, false), None, (end, now));
+                        let verdict = live.begin(place(at), forced(asked(lane, false)), (end, now));
                         let Verdict::Begun { before: was, .. } = verdict else { continue };
                         prop_assert_eq!(was, before);
                         let recorded = live.get(place(at)).unwrap().recorded;

@@ -2,7 +2,11 @@
 
 use super::{Reading, Store};
 use crate::events::{
-    delivery::{dead_letter, runner::Letter, subscription::Removal},
+    delivery::{
+        dead_letter,
+        runner::Letter,
+        subscription::{Reason, Removal},
+    },
     event::Event,
     facade::{
         self, DeadLetter, DeadLetterFilter, DeadLetterPage, JobId, Redrive, Redriven, Refusal,
@@ -73,6 +77,7 @@ impl Store {
                 let record = record.record()?;
                 let mut shown =
                     dead_letter::shown(letter.id, &topic, letter.redrives, &record).ok()?;
+                shown.reason = dead_letter::reason(letter.reason);
                 if let Some(error) = &letter.last_error {
                     shown.last_error = Some(error.to_string());
                 }
@@ -107,7 +112,7 @@ impl Store {
         let matching = letters.len() as u64;
         let mut redriven = Redriven { job: None, matching, skipped: all - matching };
         if !redrive.dry_run && matching > 0 {
-            let lane = reading.subscription.redrive(letters, redrive.rate).await?;
+            let lane = reading.subscription.redrive(letters, redrive.rate, redrive.force).await?;
             let subscription = reading.settings.name.clone();
             redriven.job = Some(JobId { subscription, lane: lane.0 });
         }
@@ -124,7 +129,7 @@ impl Store {
                     let letter = reading.subscription.letter(Offset(id)).await?;
                     let letter =
                         letter.ok_or_else(|| Refusal::unknown("dead letter", id.to_string()))?;
-                    meant.push((letter.id, letter.is_compensated || letter.is_maybe_seen));
+                    meant.push((letter.id, letter.is_compensated || letter.reason == Reason::MaybeSeen));
                 }
             }
             Which::Filter(filter) => {

@@ -4,7 +4,7 @@ use super::Death;
 use crate::events::{
     delivery::{
         side_log::{Appended, SideLog},
-        subscription::{Letter, Place},
+        subscription::{Letter, Place, Reason},
     },
     queue::{
         Offset,
@@ -13,12 +13,12 @@ use crate::events::{
     },
 };
 
-/// The dead letter of an event whose outcome was written, if it was appended.
+/// The dead letter of an event whose outcome was written, if it was appended, and why it says it died.
 pub async fn find(
     letters: &SideLog,
     pool: &Pool,
     letter: &Letter,
-) -> Result<Option<Appended>, String> {
+) -> Result<Option<(Appended, Reason)>, String> {
     let (shelf, from, origin, at) =
         (letters.shelf().clone(), letter.target.end, letter.place, letter.at);
     let look = move || shelf.read(|reader| look(reader, from, origin, at));
@@ -35,12 +35,11 @@ fn look(
     from: Offset,
     origin: Place,
     at: u64,
-) -> Result<Option<Appended>, ReadError> {
+) -> Result<Option<(Appended, Reason)>, ReadError> {
     reader.find(from, |offset, record| {
-        let is_it = |death: Death| death.origin == origin && death.at == at;
-        Death::read(record).is_ok_and(is_it).then(|| {
-            let bytes = u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX);
-            Appended { offset, bytes }
-        })
+        let is_it = |death: &Death| death.origin == origin && death.at == at;
+        let death = Death::read(record).ok().filter(is_it)?;
+        let bytes = u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX);
+        Some((Appended { offset, bytes }, death.reason))
     })
 }

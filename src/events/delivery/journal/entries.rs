@@ -93,5 +93,9 @@ variants!(Circuit {
     2 => Waits { until, wait },
     3 => Closed,
 });
-variants!(JobKind { 1 => Replay { from, to }, 2 => Redrive { letters } });
+variants!(JobKind {
+    1 => Replay { from, to },
+    2 => Redrive { letters },
+    3 => ForcedRedrive { letters },
+});
 variants!(JobEnd { 1 => Done, 2 => Cancelled });

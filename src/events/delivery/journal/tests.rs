@@ -156,6 +156,7 @@ fn about_the_subscription() -> impl Strategy<Value = Entry> {
     let job = prop_oneof![
         (offset(), offset()).prop_map(|(from, to)| JobKind::Replay { from, to }),
         vec((offset(), offset()), 0..4).prop_map(|letters| JobKind::Redrive { letters }),
+        vec((offset(), offset()), 0..4).prop_map(|letters| JobKind::ForcedRedrive { letters }),
     ];
     let circuit = prop_oneof![
         (any::<(u64, u64, u64)>(), vec(place(), 0..4)).prop_map(

@@ -21,7 +21,7 @@ use crate::events::{
     delivery::{
         dead_letter::{self, Death},
         side_log::Appended,
-        subscription::{Effect, Ending, EventView, Letter, Place, Publication},
+        subscription::{Effect, Ending, EventView, Letter, Place, Publication, Reason},
     },
     event::Event,
     queue::{
@@ -29,6 +29,7 @@ use crate::events::{
         codec::{Draft, Record},
         log::Log,
     },
+    request::State,
     settings::{Reaction, Subscription as Settings},
     stored,
 };
@@ -36,7 +37,8 @@ use crate::events::{
 /// What became of a dead letter.
 pub(super) struct Buried {
     letter: Letter,
-    result: Result<Appended, Undone>,
+    /// Where it is, and why it died.
+    result: Result<(Appended, Reason), Undone>,
 }
 
 /// What became of what follows from an event.
@@ -103,9 +105,9 @@ impl Actor {
     pub(super) fn buried(&mut self, buried: Buried) {
         let Buried { letter, result } = buried;
         match result {
-            Ok(Appended { offset, bytes }) => {
+            Ok((Appended { offset, bytes }, reason)) => {
                 let decided = self.decide(Until::Written, |machine, moment, out| {
-                    machine.dead_lettered(moment, letter.place, offset, bytes, out);
+                    machine.dead_lettered(moment, letter.place, reason, (offset, bytes), out);
                 });
                 // It is there: it is found when it is looked for.
                 if decided.is_err() {
@@ -208,12 +210,15 @@ async fn synced(written: Option<Step>) -> Result<(), Undone> {
 }
 
 /// Appends a dead letter, unless it is there. `is_request`: this subscription delivers stored requests.
+///
+/// Of a request that may have been seen it says so, whatever the subscription knows: it may not be sent
+/// again like others.
 async fn bury(
     around: &Arc<Surroundings>,
     spot: Spot,
     letter: &Letter,
     is_request: bool,
-) -> Result<Appended, Undone> {
+) -> Result<(Appended, Reason), Undone> {
     let letters = around.letters.clone();
     if letter.is_recovered
         && let Some(there) =
@@ -222,15 +227,18 @@ async fn bury(
         return Ok(there);
     }
     let (event, loaded) = one(around, spot, copied).await?;
+    let mut death = Death::of(letter);
     if let (true, Ok(request)) = (is_request, loaded.request) {
         // Whoever asks for it knows before it is settled.
         let (topic, place) = (around.topic.id(), letter.place);
-        let due = requests::due(&request, (topic, place.offset), place.lane.0, None);
+        let due = requests::due(&request, (topic, place.offset), place.lane.0);
         let concluded = around.ingress.conclude(due).await;
-        concluded.map_err(|error| Undone::Later(error.to_string()))?;
+        if concluded.map_err(|error| Undone::Later(error.to_string()))? == State::Uncertain {
+            death.reason = Reason::MaybeSeen;
+        }
     }
-    let draft = Death::of(letter).draft(event);
-    letters.append(&around.pool, draft).await.map_err(Undone::Later)
+    let appended = letters.append(&around.pool, death.draft(event)).await;
+    Ok((appended.map_err(Undone::Later)?, death.reason))
 }
 
 /// Reads one event.

@@ -131,13 +131,15 @@ impl Subscription {
         written(step).await.map(|()| lane)
     }
 
-    /// Starts a redrive of dead letters. Synced.
+    /// Starts a redrive of dead letters; `is_forced`: of requests that may have been seen, too. Synced.
     pub async fn redrive(
         &self,
         letters: Vec<Offset>,
         rate: Option<f64>,
+        is_forced: bool,
     ) -> Result<LaneId, Refusal> {
-        let (lane, step) = self.ask(move |actor| actor.redrive(&letters, rate)).await??;
+        let redrive = move |actor: &mut Actor| actor.redrive(&letters, rate, is_forced);
+        let (lane, step) = self.ask(redrive).await??;
         written(step).await.map(|()| lane)
     }
 

@@ -192,11 +192,12 @@ impl Actor {
         &mut self,
         letters: &[Offset],
         rate: Option<f64>,
+        is_forced: bool,
     ) -> Result<(LaneId, Step), Refusal> {
         let log = self.around.letters.id();
         let rate = rate.map(per_thousand_seconds);
         let (lane, written) = self.decide(Until::Synced, |machine, moment, out| {
-            machine.redrive(moment.now, (log, letters), (rate, false), out)
+            machine.redrive(moment.now, (log, letters), (rate, false), is_forced, out)
         })?;
         Ok((lane.map_err(refused)?, written))
     }

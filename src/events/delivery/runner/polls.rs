@@ -12,7 +12,7 @@ use super::{
     reading::{self, Got, Keep, Stop},
 };
 use crate::events::{
-    delivery::subscription::{Ask, Delivery, JobKind, LaneId, Place, Token},
+    delivery::subscription::{Ask, Delivery, LaneId, Place, Token},
     event::Event,
     facade::{Leased, Refusal},
     queue::{
@@ -165,7 +165,7 @@ impl Actor {
             && self
                 .machine
                 .jobs()
-                .any(|(id, job)| id == lane && matches!(job.kind, JobKind::Redrive { .. }))
+                .any(|(id, job)| id == lane && job.is_redrive())
     }
 
     /// Events of deliveries that cannot be read stop what is behind them too.

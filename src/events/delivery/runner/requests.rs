@@ -74,14 +74,14 @@ pub(super) fn due(
     request: &StoredRequest,
     (topic, offset): (LogId, Offset),
     lane: u32,
-    left: Option<u64>,
 ) -> Due {
     Due {
         place: Place { topic, offset },
         lane,
         may_repeat: is_repeatable(&request.method) || request.may_redeliver,
+        is_forced: false,
         until: request.status_until,
-        left,
+        left: None,
     }
 }
 
@@ -126,8 +126,12 @@ impl Actor {
             }
         };
         let offset = origin.unwrap_or(token.place.offset);
-        let due =
-            due(&request, (self.around.topic.id(), offset), token.place.lane.0, delivery.left);
+        let lane = token.place.lane;
+        let due = Due {
+            is_forced: self.machine.is_forced(lane),
+            left: delivery.left,
+            ..due(&request, (self.around.topic.id(), offset), lane.0)
+        };
         let id = self.around.ids.text(&request.id(due.place, token.place.partition.number));
         let addressed = Addressed {
             subscription: self.settings.name.clone(),

@@ -160,7 +160,7 @@ impl Actor {
             id,
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
-            is_maybe_seen: letter.reason == Reason::MaybeSeen,
+            reason: letter.reason,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
             bytes: letter.bytes,
             is_redriven: self.machine.is_redriven(id),
@@ -175,7 +175,7 @@ impl Actor {
             id,
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
-            is_maybe_seen: letter.reason == Reason::MaybeSeen,
+            reason: letter.reason,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
             bytes: letter.bytes,
             is_redriven: self.machine.is_redriven(id),
@@ -201,7 +201,9 @@ impl Actor {
             id: JobId { subscription: Arc::clone(&self.settings.name), lane: lane.0 },
             kind: match job.kind {
                 JobKind::Replay { .. } => facade::JobKind::Replay,
-                JobKind::Redrive { .. } => facade::JobKind::Redrive,
+                JobKind::Redrive { .. } | JobKind::ForcedRedrive { .. } => {
+                    facade::JobKind::Redrive
+                }
             },
             state: match job.ended {
                 None => JobState::Running,
@@ -228,8 +230,8 @@ pub struct Letter {
     pub redrives: u32,
     /// A compensating event was published.
     pub is_compensated: bool,
-    /// It may have been done.
-    pub is_maybe_seen: bool,
+    /// Why nobody took it, as is known by now.
+    pub reason: Reason,
     /// How the last redrive failed.
     pub last_error: Option<Box<str>>,
     /// What it takes on disk.
@@ -241,7 +243,9 @@ pub struct Letter {
 fn size(kind: &JobKind) -> u64 {
     match kind {
         JobKind::Replay { from, to } => to.since(*from),
-        JobKind::Redrive { letters } => letters.iter().map(|(from, to)| to.since(*from)).sum(),
+        JobKind::Redrive { letters } | JobKind::ForcedRedrive { letters } => {
+            letters.iter().map(|(from, to)| to.since(*from)).sum()
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! more) is passed over, so that a journal whose beginning a snapshot has is read without harm.
 
 use super::{
-    ending::{Ending, Failure, FailureKind, Outcome, Sign},
+    ending::{Ending, Failure, FailureKind, Outcome, Reason, Sign},
     entry::{Added, Attempt, Circuit, Entry, Failed, LapsedEvent, Mode, Removal},
     lane::Lane,
     letters::LetterState,
@@ -269,6 +269,9 @@ impl Machine {
                 && let Some(letter) = self.letters.get_mut(place.offset)
             {
                 letter.redrives += 1;
+                if ending == Ending::Failed(Reason::MaybeSeen) {
+                    letter.reason = Reason::MaybeSeen;
+                }
                 letter.failure = self.slab[index].failure.take();
             }
         }

@@ -79,12 +79,14 @@ impl Machine {
     }
 
     /// Delivers those of these dead letters again that are there and that no other job delivers. Whether
-    /// one whose compensation was published may be among them, the caller decides.
+    /// one whose compensation was published may be among them, the caller decides. `is_forced`: what may
+    /// have been seen is sent nevertheless.
     pub fn redrive(
         &mut self,
         at: u64,
         (log, letters): (LogId, &[Offset]),
         (rate, publishes): (Option<u64>, bool),
+        is_forced: bool,
         out: &mut Output,
     ) -> Result<LaneId, Refused> {
         let mut letters: Vec<Offset> = letters
@@ -104,7 +106,19 @@ impl Machine {
         if stretches.is_empty() {
             return Err(Refused::Nothing);
         }
-        self.start_new_job(at, log, JobKind::Redrive { letters: stretches }, (rate, publishes), out)
+        let letters = stretches;
+        let kind = if is_forced {
+            JobKind::ForcedRedrive { letters }
+        } else {
+            JobKind::Redrive { letters }
+        };
+        self.start_new_job(at, log, kind, (rate, publishes), out)
+    }
+
+    /// Whether what may have been seen is sent in this lane nevertheless.
+    pub fn is_forced(&self, lane: LaneId) -> bool {
+        let job = self.lanes.get(&lane).and_then(|lane| lane.job.as_ref());
+        job.is_some_and(|job| matches!(job.kind, JobKind::ForcedRedrive { .. }))
     }
 
     fn start_new_job(

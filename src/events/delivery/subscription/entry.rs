@@ -352,6 +352,12 @@ pub enum JobKind {
         /// Which: stretches of the dead-letter log, ascending, the end not included.
         letters: Vec<(Offset, Offset)>,
     },
+    /// As [`JobKind::Redrive`], and an operator takes it upon himself that what may have been seen is sent
+    /// twice.
+    ForcedRedrive {
+        /// Which, as there.
+        letters: Vec<(Offset, Offset)>,
+    },
 }
 
 /// How a job ended.

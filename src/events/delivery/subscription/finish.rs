@@ -40,19 +40,25 @@ impl Machine {
         }
     }
 
-    /// The dead letter of an event is synced.
+    /// The dead letter of an event is synced, and says why it died: it may be known better by then than
+    /// when its outcome was written.
     pub fn dead_lettered(
         &mut self,
         moment: &Moment,
         place: Place,
-        letter: Offset,
-        bytes: u32,
+        reason: Reason,
+        (letter, bytes): (Offset, u32),
         out: &mut Output,
     ) {
         let Some(index) = self.find(place) else { return };
         let Status::Ending { outcome, letter: None } = &self.slab[index].status else { return };
         if outcome.dead_letter.is_none() {
             return;
+        }
+        let ending = Ending::DeadLettered(reason);
+        if outcome.ending != ending {
+            let outcome = Outcome { ending, ..(**outcome).clone() };
+            self.commit(out, Entry::Outcome(outcome));
         }
         self.commit(out, Entry::DeadLettered { place, letter, bytes });
         self.proceed(index, moment.now, false, out);

@@ -114,7 +114,9 @@ impl Lane {
     pub(super) fn end(&self) -> Option<Offset> {
         match &self.job.as_ref()?.kind {
             JobKind::Replay { to, .. } => Some(*to),
-            JobKind::Redrive { letters } => letters.last().map(|letters| letters.1),
+            JobKind::Redrive { letters } | JobKind::ForcedRedrive { letters } => {
+                letters.last().map(|letters| letters.1)
+            }
         }
     }
 
@@ -123,7 +125,7 @@ impl Lane {
         let Some(job) = &self.job else { return (from, None) };
         match &job.kind {
             JobKind::Replay { to, .. } => (from, Some(*to)),
-            JobKind::Redrive { letters } => {
+            JobKind::Redrive { letters } | JobKind::ForcedRedrive { letters } => {
                 let index = letters.partition_point(|&(_, end)| end <= from);
                 letters
                     .get(index)
@@ -176,15 +178,16 @@ impl Job {
     pub(super) fn selects(&self, letter: Offset) -> bool {
         match &self.kind {
             JobKind::Replay { .. } => false,
-            JobKind::Redrive { letters } => {
+            JobKind::Redrive { letters } | JobKind::ForcedRedrive { letters } => {
                 let index = letters.partition_point(|&(_, end)| end <= letter);
                 letters.get(index).is_some_and(|&(start, _)| start <= letter)
             }
         }
     }
 
-    pub(super) fn is_redrive(&self) -> bool {
-        matches!(self.kind, JobKind::Redrive { .. })
+    /// Whether it delivers dead letters.
+    pub fn is_redrive(&self) -> bool {
+        matches!(self.kind, JobKind::Redrive { .. } | JobKind::ForcedRedrive { .. })
     }
 
     pub(super) fn fail(&mut self, place: Place, reason: Reason) {

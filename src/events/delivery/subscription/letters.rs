@@ -15,7 +15,7 @@ pub struct Letters {
 /// A dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterState {
-    /// Why nobody took it.
+    /// Why nobody took it; [`Reason::MaybeSeen`] as well if a redrive ended so.
     pub reason: Reason,
     /// When it died.
     pub died: u64,

@@ -195,7 +195,7 @@ impl Machine {
         let lane = self.lanes.get(&lane)?;
         Some(match &lane.job.as_ref()?.kind {
             JobKind::Replay { from, to } => (lane.scan.min(*to).since(*from), to.since(*from)),
-            JobKind::Redrive { letters } => {
+            JobKind::Redrive { letters } | JobKind::ForcedRedrive { letters } => {
                 letters.iter().fold((0, 0), |(done, all), &(from, to)| {
                     (done + lane.scan.min(to).since(from), all + to.since(from))
                 })

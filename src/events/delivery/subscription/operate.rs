@@ -140,7 +140,7 @@ impl Machine {
     fn start_job(&mut self, id: LaneId, job: Job) {
         let start = match &job.kind {
             JobKind::Replay { from, .. } => *from,
-            JobKind::Redrive { letters } => {
+            JobKind::Redrive { letters } | JobKind::ForcedRedrive { letters } => {
                 letters.first().map_or(Offset::ZERO, |letters| letters.0)
             }
         };

@@ -15,7 +15,7 @@ const HOUR: u64 = 3_600_000;
 
 fn due(offset: u64) -> Due {
     let place = At { topic: TOPIC, offset: Offset(offset) };
-    Due { place, lane: 0, may_repeat: false, until: UNTIL, left: None }
+    Due { place, lane: 0, may_repeat: false, is_forced: false, until: UNTIL, left: None }
 }
 
 fn answer(bytes: usize) -> StoredAnswer {
@@ -181,7 +181,8 @@ fn what_is_dropped_on_the_way_is_uncertain_unless_it_does_no_harm() {
     assert!(matches!(attempt(&world, harmless), Begun::Busy));
     // An operator sends it again, and only he.
     assert!(matches!(attempt(&world, due(1)), Begun::Over(State::Uncertain)));
-    let job = Due { lane: 3, ..due(1) };
+    assert!(matches!(attempt(&world, Due { lane: 3, ..due(1) }), Begun::Over(_)), "he says so");
+    let job = Due { lane: 3, is_forced: true, ..due(1) };
     drop(begun(&world, job));
     assert!(matches!(attempt(&world, job), Begun::Over(State::Uncertain)), "once");
 }

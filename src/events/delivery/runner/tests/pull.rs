@@ -117,7 +117,7 @@ async fn a_dead_letter_is_redriven_and_goes_when_it_is_delivered() {
 
     let running = home.open();
     assert_eq!(running.letters_now().await, ["a1"], "it outlives a restart");
-    let lane = running.subscription.redrive(vec![Offset::ZERO], None).await.unwrap();
+    let lane = running.subscription.redrive(vec![Offset::ZERO], None, false).await.unwrap();
     let leased = running.receive(10).await;
     assert_eq!((ids(&leased), leased[0].is_replay), (vec!["a1"], true));
     assert_eq!(leased[0].event.data, "data of a1");

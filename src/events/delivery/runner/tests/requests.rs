@@ -144,6 +144,10 @@ fn delivering(home: Home) -> (Home, Arc<Upstream>) {
     (home, upstream)
 }
 
+fn needs_force(letter: &super::super::Letter) -> bool {
+    letter.reason == super::super::super::subscription::Reason::MaybeSeen
+}
+
 fn request(target: &str) -> StoredRequest {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -201,6 +205,25 @@ impl super::Running {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         panic!("it does not end");
+    }
+
+    async fn all_letters(&self) -> Vec<super::super::Letter> {
+        let filter = facade::DeadLetterFilter::default();
+        self.subscription.letters(None, filter, 10).await.unwrap()
+    }
+
+    /// Dead letters are sent again; what came of the job, once it is over.
+    async fn redriven(&self, letters: Vec<Offset>, is_forced: bool) -> (u64, u64) {
+        let lane = self.subscription.redrive(letters, None, is_forced).await.unwrap();
+        for _ in 0..5_000 {
+            let jobs = self.subscription.jobs().await.unwrap();
+            let job = jobs.into_iter().find(|job| job.id.lane == lane.0).unwrap();
+            if job.state != facade::JobState::Running {
+                return (job.delivered, job.failed);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("the job does not end");
     }
 
     async fn unsettled(&self) -> u64 {
@@ -289,7 +312,7 @@ async fn what_may_have_been_done_is_never_sent_again() {
     assert_eq!(running.letters(3).await.len(), 3);
     let filter = facade::DeadLetterFilter::default();
     let letters = running.subscription.letters(None, filter, 10).await.unwrap();
-    assert!(letters.iter().all(|letter| letter.is_maybe_seen), "it takes force to send it again");
+    assert!(letters.iter().all(needs_force), "it takes force to send it again");
     assert_eq!(upstream.sent(4).await.len(), 4);
     running.close().await;
 }
@@ -341,6 +364,35 @@ async fn a_death_in_mid_delivery_leaves_it_uncertain() {
     running.all_settled(&home).await;
     assert_eq!((upstream.effects("/a"), upstream.effects("/b")), (1, 2));
     assert_eq!(running.letters(1).await.len(), 1);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn what_may_have_been_seen_by_a_probe_takes_force_to_be_sent_again() {
+    let (mut home, upstream) = delivering(Home::real());
+    home.settings.retry.max_attempts = 1;
+    upstream.does(&[Does::Nothing; 7]);
+    upstream.does(&[Does::Hang]);
+    let running = home.open();
+    running.store(&[request("/a"), request("/b"), request("/c")]).await;
+    // The circuit opens, and the eighth is a probe.
+    while upstream.state.lock().sent.len() < 8 {
+        home.pass(&running, 1).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    running.writer.stop();
+    drop(running);
+
+    let running = home.open();
+    running.all_settled(&home).await;
+    let letters = running.all_letters().await;
+    assert_eq!((letters.len(), letters.iter().filter(|it| needs_force(it)).count()), (1, 1));
+    let sent = upstream.sent(10).await.len();
+    // Even who asks past that check does not send it.
+    assert_eq!(running.redriven(vec![letters[0].id], false).await, (0, 1));
+    assert_eq!(upstream.sent(sent).await.len(), sent);
+    assert_eq!(running.redriven(vec![letters[0].id], true).await, (1, 0));
+    assert_eq!(upstream.sent(sent).await.len(), sent + 1);
     running.close().await;
 }
 
@@ -440,7 +492,7 @@ async fn an_operator_sends_a_dead_letter_again_under_its_old_name() {
     running.letters(1).await;
     let filter = facade::DeadLetterFilter::default();
     let letters = running.subscription.letters(None, filter, 10).await.unwrap();
-    running.subscription.redrive(vec![letters[0].id], None).await.unwrap();
+    running.subscription.redrive(vec![letters[0].id], None, true).await.unwrap();
     let sent = upstream.sent(2).await;
     assert_eq!(sent[0].headers["idempotency-key"], sent[1].headers["idempotency-key"]);
     for _ in 0..5_000 {

@@ -151,7 +151,7 @@ async fn a_success_and_a_failure_are_followed_by_their_own_and_jobs_by_nothing()
     let letters =
         running.subscription.letters(None, facade::DeadLetterFilter::default(), 10).await.unwrap();
     assert!(letters[0].is_compensated, "a redrive of it needs `force`");
-    running.subscription.redrive(vec![letters[0].id], None).await.unwrap();
+    running.subscription.redrive(vec![letters[0].id], None, true).await.unwrap();
     running.finish_jobs(&home).await;
     running.subscription.replay((Offset(0), Offset(2)), None, false).await.unwrap();
     running.finish_jobs(&home).await;

@@ -6,7 +6,7 @@ use super::{
     super::*,
     world::{P0, Stored, World},
 };
-use crate::events::queue::Offset;
+use crate::events::queue::{LogId, Offset};
 
 /// An endpoint that answers after a while.
 struct Endpoint {
@@ -513,4 +513,23 @@ fn keys_stay_in_order_at_a_flaky_endpoint_with_restarts() {
     for (key, offsets) in taken {
         assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "key {key}: {offsets:?}");
     }
+}
+
+#[test]
+fn a_dead_letter_whose_redrive_may_have_been_seen_says_so_from_then_on() {
+    let mut endpoint = push(4, |_| {});
+    endpoint.world.publish_keys([1]);
+    let first = endpoint.probe();
+    endpoint.answer(first, Answer::TooLarge);
+    let reason = |endpoint: &Endpoint| {
+        endpoint.world.machine.dead_letters(Offset(0)).next().map(|(_, letter)| letter.reason)
+    };
+    assert_eq!(reason(&endpoint), Some(Reason::TooLarge));
+    let (now, letters) = (endpoint.world.now, (LogId(uuid::Uuid::from_u128(2)), &[Offset(0)][..]));
+    let redriven =
+        endpoint.world.decide(|m, _, out| m.redrive(now, letters, (None, false), false, out));
+    redriven.unwrap();
+    let again = endpoint.probe();
+    endpoint.answer(again, Answer::MaybeSeen);
+    assert_eq!(reason(&endpoint), Some(Reason::MaybeSeen));
 }

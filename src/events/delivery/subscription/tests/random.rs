@@ -294,7 +294,7 @@ impl Run {
                 let letters: Vec<Offset> =
                     letters.filter(|&letter| !machine.is_redriven(letter)).collect();
                 let these = (log_id(2), &letters[..]);
-                let job = self.job(|m, out| m.redrive(now, these, (None, true), out));
+                let job = self.job(|m, out| m.redrive(now, these, (None, true), false, out));
                 if let Ok(lane) = job {
                     let offsets = letters.iter().map(|letter| letter.0).collect();
                     self.model.start_job(lane, now, offsets);

@@ -559,7 +559,7 @@ fn a_dead_letter_goes_only_when_its_redrive_delivers_it() {
     let at = world.now;
     let letters: Vec<Offset> = world.machine.dead_letters(Offset(0)).map(|(at, _)| at).collect();
     let redrive = |world: &mut World| {
-        world.decide(|m, _, out| m.redrive(at, (log_id(2), &letters), (None, false), out))
+        world.decide(|m, _, out| m.redrive(at, (log_id(2), &letters), (None, false), false, out))
     };
     let job = redrive(&mut world).unwrap();
     assert_eq!(redrive(&mut world), Err(Refused::Nothing), "each is in one job");

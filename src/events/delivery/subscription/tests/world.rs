@@ -198,14 +198,15 @@ impl World {
             match effect {
                 Effect::DeadLetter(letter) => {
                     let from = usize::try_from(letter.target.end.0).unwrap();
-                    let place = letter.place;
+                    let (place, reason) = (letter.place, letter.reason);
                     let known = (from..self.letters.len())
                         .find(|&at| letter.is_recovered && self.letters[at].place == place);
                     let at = known.unwrap_or_else(|| {
                         self.letters.push(letter);
                         self.letters.len() - 1
                     });
-                    self.machine.dead_lettered(&moment, place, Offset(at as u64), 120, &mut out);
+                    let there = (Offset(at as u64), 120);
+                    self.machine.dead_lettered(&moment, place, reason, there, &mut out);
                 }
                 Effect::Publish(publication) => {
                     let from = usize::try_from(publication.target.end.0).unwrap();
