@@ -164,7 +164,13 @@ impl Ingress {
 
     /// Ends what nobody goes on with, as far as is known here: what may have been seen is uncertain, the
     /// rest waits for another attempt. Blocks.
-    pub(super) fn resolve_attempts(&self) -> Result<(), AppendError> {
+    ///
+    /// To be called before anything is delivered as well: what is said of an attempt comes before the next
+    /// one then.
+    pub fn resolve_attempts(&self) -> Result<(), AppendError> {
+        if self.is_offline() {
+            return Ok(());
+        }
         let orphans = self.0.results.lock().orphans();
         for (place, known) in orphans {
             let state = if known.may_repeat { State::Queued } else { State::Uncertain };

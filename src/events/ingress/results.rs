@@ -167,7 +167,7 @@ impl Results {
         self.put(place, Entry { recorded, at, since: wall, is_orphan: false });
     }
 
-    /// As [`Results::record`], of an orphan; `false`: it is none any more.
+    /// As [`Results::record`], of an orphan; `false`: it is none any more, or another attempt is.
     pub(super) fn record_orphan(
         &mut self,
         place: Place,
@@ -175,20 +175,23 @@ impl Results {
         at: Offset,
         wall: u64,
     ) -> bool {
-        let is_orphan = self.entries.get(&place).is_some_and(|entry| entry.is_orphan);
+        let is_it =
+            |entry: &Entry| entry.is_orphan && entry.recorded.attempts == recorded.attempts;
+        let is_orphan = self.entries.get(&place).is_some_and(is_it);
         if is_orphan {
             self.record(place, recorded, at, wall);
         }
         is_orphan
     }
 
-    /// A record that is read back. Nobody goes on with what ran.
+    /// A record that is read back. Nobody goes on with what ran. What was told late, of an attempt before or
+    /// after an end, says nothing.
     pub(super) fn replay(&mut self, place: Place, recorded: Recorded, at: Offset, wall: u64) {
         let is_orphan = recorded.state == State::Running;
-        // The end of an attempt before, told late.
-        let is_late =
-            |it: &Entry| it.is_orphan && !is_orphan && it.recorded.attempts > recorded.attempts;
-        if self.entries.get(&place).is_some_and(is_late) {
+        let known = self.entries.get(&place);
+        // What was forgotten by then is counted from 1 again.
+        let known = known.filter(|known| known.expires().is_none_or(|expires| expires > wall));
+        if known.is_some_and(|known| recorded.is_late(known.recorded)) {
             return;
         }
         self.put(place, Entry { recorded, at, since: wall, is_orphan });
@@ -228,6 +231,17 @@ impl Results {
             Some(expires) => self.expiries.remove(&(expires, place)),
             None => self.running.remove(&(entry.at, place)),
         };
+    }
+}
+
+// === impl Recorded ===
+
+impl Recorded {
+    /// Whether it is about what was over when `known` was.
+    fn is_late(self, known: Self) -> bool {
+        let is_of_now = self.attempts == known.attempts;
+        self.attempts < known.attempts
+            || is_of_now && known.state.is_over() && !self.state.is_over()
     }
 }
 
@@ -337,7 +351,7 @@ mod tests {
         harmless(&mut results);
         results.abandon(place(2));
         assert_eq!(number(harmless(&mut results)), 2);
-        let late = Recorded { state: State::Queued, ..asked(0, true) };
+        let late = Recorded { state: State::Queued, attempts: 1, ..asked(0, true) };
         results.record_orphan(place(2), late, Offset(6), 0);
         let running = results.get(place(2)).unwrap().recorded;
         assert_eq!(running.state, State::Running, "somebody goes on with it again");
@@ -405,6 +419,42 @@ mod tests {
         assert_eq!(results.orphans().len(), 1);
         results.replay(place(1), said(State::Queued, 2), Offset(3), 0);
         assert_eq!(results.orphans().len(), 0);
+    }
+
+    #[test]
+    fn what_is_told_late_undoes_no_end() {
+        let mut results = Results::default();
+        let said = |state, attempts| Recorded { state, attempts, ..asked(0, true) };
+        let mut read = |state, attempts, wall| {
+            results.replay(place(1), said(state, attempts), Offset(1), wall);
+            let known = results.get(place(1)).unwrap().recorded;
+            (known.state, known.attempts)
+        };
+        read(State::Running, 1, 0);
+        read(State::Running, 2, 0);
+        let done = (State::Succeeded, 2);
+        assert_eq!(read(State::Succeeded, 2, 0), done);
+        assert_eq!(read(State::Queued, 1, 0), done, "by who found the first without an end");
+        assert_eq!(read(State::Uncertain, 1, 0), done);
+        assert_eq!(read(State::Queued, 2, 0), done);
+        assert_eq!(read(State::Running, 3, 0), (State::Running, 3), "a job");
+        assert_eq!(read(State::Uncertain, 3, 0), (State::Uncertain, 3));
+        assert_eq!(read(State::Succeeded, 3, 0), (State::Succeeded, 3), "better known by then");
+        assert_eq!(read(State::Running, 1, UNTIL), (State::Running, 1), "forgotten meanwhile");
+    }
+
+    #[test]
+    fn who_found_an_orphan_says_nothing_of_the_next() {
+        let mut results = Results::default();
+        let harmless = forced(asked(0, true));
+        for attempt in 1..3 {
+            let verdict = results.begin(place(1), harmless, (Offset(0), 0));
+            assert_eq!(number(verdict), attempt);
+            results.abandon(place(1));
+        }
+        let late = Recorded { state: State::Queued, attempts: 1, ..asked(0, true) };
+        assert!(!results.record_orphan(place(1), late, Offset(5), 0));
+        assert_eq!(results.orphans().len(), 1);
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -325,6 +325,9 @@ fn prepare(
         last = last.max(open_topic(topic, floor(&registry, topic, &machines)));
     }
     guard.begin(last);
+    if let Err(error) = ingress.resolve_attempts() {
+        tracing::warn!(%error, "what became of stored requests before is not written yet");
+    }
     let topics = Arc::new(TopicMap(RwLock::new(topics)));
     let requests = requests((store, hash_key), pool.clone(), topics.clone(), &ingress);
     let inner = Inner {
