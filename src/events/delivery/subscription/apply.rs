@@ -216,10 +216,12 @@ impl Machine {
     fn unblock_at(&mut self, place: Place) {
         let Some(index) = self.find(place) else { return };
         let slot = &mut self.slab[index];
-        if !matches!(slot.status, Status::Blocked { .. }) {
-            return;
+        let Status::Blocked { reason } = slot.status else { return };
+        (slot.counted, slot.failures) = (0, 0);
+        // Nobody came back from it: that stays so, however long it was blocked.
+        if reason == Reason::MaybeSeen && slot.unknown == 0 {
+            (slot.unknown, slot.left) = (1, slot.begun);
         }
-        (slot.counted, slot.failures, slot.unknown) = (0, 0, 0);
         (slot.is_refused, slot.first) = (false, None);
         self.turn(index, Status::Waiting { until: 0 });
     }

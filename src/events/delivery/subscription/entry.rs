@@ -84,7 +84,8 @@ pub enum Entry {
         /// How the last attempt ended.
         failure: Option<Failure>,
     },
-    /// A blocked event is delivered again as if for the first time.
+    /// A blocked event is delivered again, its attempts forgotten; but not that nobody came back from the
+    /// last ones.
     Unblocked {
         /// Which.
         place: Place,

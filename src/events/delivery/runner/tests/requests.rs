@@ -397,6 +397,52 @@ async fn what_may_have_been_seen_by_a_probe_takes_force_to_be_sent_again() {
 }
 
 #[tokio::test]
+async fn what_may_have_been_seen_and_blocks_its_key_is_not_sent_again_when_it_is_forgotten() {
+    for dies in [true, false] {
+        let (mut home, upstream) = delivering(Home::real());
+        home.settings.then = crate::events::settings::Then::BlockKey;
+        home.settings.dead_letter = None;
+        home.settings.retry.max_attempts = 1;
+        let mut running = home.open();
+        upstream.does(&[Does::Nothing; 7]);
+        upstream.does(if dies { &[Does::Hang] } else { &[Does::Silence] });
+        running.store(&[request("/a"), request("/b"), request("/c")]).await;
+        while upstream.state.lock().sent.len() < 8 {
+            home.pass(&running, 1).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if dies {
+            running.writer.stop();
+            drop(running);
+            running = home.open();
+            // As the store does.
+            let resolve = || running.ingress.resolve_attempts();
+            std::thread::scope(|scope| scope.spawn(resolve).join()).unwrap().unwrap();
+        }
+        let mut blocked = None;
+        for offset in 0..3 {
+            if running.ended(&home, offset).await.state == Stands::Uncertain {
+                blocked = Some(offset);
+            }
+        }
+        let offset = blocked.expect("one is uncertain");
+        let sent = upstream.sent(10).await.len();
+        home.clock.advance(3 * 86_400_000);
+        running.ingress.tidy().unwrap();
+        assert_eq!(running.stands(offset).await.state, Stands::Queued, "it is forgotten");
+        let key = ["a", "b", "c"][usize::try_from(offset).unwrap()];
+        let what = facade::Blocked::Key(key.into());
+        let unblock = facade::Unblock { what, action: facade::Action::Retry };
+        while !running.subscription.unblock(unblock.clone()).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(running.ended(&home, offset).await.state, Stands::Uncertain, "{dies}");
+        assert_eq!(upstream.sent(sent).await.len(), sent, "{dies}");
+        running.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_stop_waits_for_what_is_on_its_way() {
     let (home, upstream) = delivering(Home::real());
     upstream.does(&[Does::Hang]);

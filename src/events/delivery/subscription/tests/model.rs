@@ -269,8 +269,9 @@ impl Model {
                     self.rows.entry(*place).or_default().is_blocked = true;
                 }
                 Entry::Unblocked { place } => {
-                    let attempts = self.rows.get(place).map_or(0, |row| row.attempts);
-                    self.rows.insert(*place, Row { attempts, ..Row::default() });
+                    let row = self.rows.get(place).cloned().unwrap_or_default();
+                    let Row { attempts, unknown, .. } = row;
+                    self.rows.insert(*place, Row { attempts, unknown, ..Row::default() });
                 }
                 Entry::Settled { ending, events, .. } => {
                     for &place in events {
