@@ -14,7 +14,7 @@ use super::{
     handle::Ingress,
     key_record::{has_answer, stored_answer},
     result_record::{self, STEP_BYTES},
-    results::{Asked, Entry, Recorded, Verdict},
+    results::{Asked, Entry, Recorded, Verdict, is_forgotten},
 };
 use crate::{
     events::{
@@ -184,23 +184,39 @@ impl Ingress {
     }
 
     /// A request was given up: how it has ended by that, on disk when this returns. What is known of its
-    /// end already stays.
-    pub async fn conclude(&self, due: Due) -> Result<State, AppendError> {
+    /// end already stays. `is_maybe_seen`: whoever gives it up knows that it may have been.
+    pub async fn conclude(&self, due: Due, is_maybe_seen: bool) -> Result<State, AppendError> {
         let known = self.0.results.lock().get(due.place).map(|entry| entry.recorded);
         if let Some(known) = known.filter(|known| known.state.is_over()) {
             return Ok(known.state);
         }
-        let Due { place, lane, may_repeat, until, .. } = due;
+        let Due { place, lane, may_repeat, until, left, .. } = due;
         let attempts = known.map_or(0, |known| known.attempts);
-        let state = match known {
-            Some(Recorded { state: State::Running, may_repeat: false, .. }) => State::Uncertain,
-            _ => State::DeadLettered,
+        let is_uncertain = match known {
+            Some(known) => known.state == State::Running && !known.may_repeat,
+            None => !may_repeat && left.is_some_and(|left| is_forgotten(left, self.clock().0)),
         };
+        let is_uncertain = is_uncertain || is_maybe_seen;
+        let state = if is_uncertain { State::Uncertain } else { State::DeadLettered };
         let recorded = Recorded { state, attempts, lane, may_repeat, until };
         let permit = self.0.log.permit_for(Purpose::Accepted, STEP_BYTES)?;
         let appended = self.write(permit, place, recorded, None).await?;
         self.recorded(place, recorded, appended.first().map(|first| first.offset));
         Ok(state)
+    }
+
+    /// As [`Ingress::conclude`], where nothing can be read of the request any more.
+    pub async fn conclude_lost(&self, place: Place) -> Result<State, AppendError> {
+        let known = self.0.results.lock().get(place).map(|entry| entry.recorded);
+        let Recorded { lane, may_repeat, until, .. } = known.unwrap_or(Recorded {
+            state: State::Queued,
+            attempts: 0,
+            lane: 0,
+            may_repeat: false,
+            until: 0,
+        });
+        let due = Due { place, lane, may_repeat, is_forced: false, until, left: None };
+        self.conclude(due, false).await
     }
 
     fn write(

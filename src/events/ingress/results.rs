@@ -80,6 +80,11 @@ pub(super) struct Results {
     longest: u64,
 }
 
+/// Whether what began at `left` and is not in the table may have been, by now.
+pub(super) fn is_forgotten(left: u64, wall: u64) -> bool {
+    wall.saturating_sub(left) >= SHORTEST
+}
+
 // === impl Results ===
 
 impl Results {
@@ -106,7 +111,7 @@ impl Results {
     ) -> Verdict {
         let Asked { recorded: asked, is_forced, left } = asked;
         let before = self.entries.get(&place).copied();
-        let is_forgotten = |left: u64| wall.saturating_sub(left) >= SHORTEST;
+        let is_forgotten = |left| is_forgotten(left, wall);
         if before.is_none() && !asked.may_repeat && left.is_some_and(is_forgotten) {
             // It is that attempt's place now.
             self.put(place, Entry { recorded: asked, at: floor, since: wall, is_orphan: true });
@@ -175,8 +180,7 @@ impl Results {
         at: Offset,
         wall: u64,
     ) -> bool {
-        let is_it =
-            |entry: &Entry| entry.is_orphan && entry.recorded.attempts == recorded.attempts;
+        let is_it = |entry: &Entry| entry.is_orphan && entry.recorded.attempts == recorded.attempts;
         let is_orphan = self.entries.get(&place).is_some_and(is_it);
         if is_orphan {
             self.record(place, recorded, at, wall);

@@ -129,7 +129,10 @@ impl Store {
                     let letter = reading.subscription.letter(Offset(id)).await?;
                     let letter =
                         letter.ok_or_else(|| Refusal::unknown("dead letter", id.to_string()))?;
-                    meant.push((letter.id, letter.is_compensated || letter.reason == Reason::MaybeSeen));
+                    meant.push((
+                        letter.id,
+                        letter.is_compensated || letter.reason == Reason::MaybeSeen,
+                    ));
                 }
             }
             Which::Filter(filter) => {

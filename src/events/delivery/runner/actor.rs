@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     Command, Surroundings,
+    concluding::Concluded,
     effects::{Buried, Followed},
     ledger::{Hole, Ledger, Until},
     polls::Polls,
@@ -25,7 +26,7 @@ use super::{
 use crate::events::{
     delivery::journal,
     delivery::subscription::{
-        Effect, Entry, Machine, Moment, Output, Scan, Target, Targets, Token,
+        Effect, Entry, Machine, Moment, Output, Place, Scan, Target, Targets, Token,
     },
     facade::Refusal,
     queue::{
@@ -84,6 +85,10 @@ pub(super) enum Done {
     Unreadable(Vec<(Token, Stop)>),
     /// A dead letter was appended, or not.
     Buried(Buried),
+    /// Who asks for a request was told that it was given up, or not.
+    Concluded(Concluded),
+    /// Who asks for a request was told that nothing is left of it.
+    Lost(Place),
     /// What follows from an event was appended, or not.
     Followed(Followed),
     /// Events to be pushed were read.
@@ -325,6 +330,8 @@ impl Actor {
             Done::Abandoned(tokens) => self.give_back(&tokens, Duration::ZERO),
             Done::Unreadable(events) => self.unreadable(events),
             Done::Buried(buried) => self.buried(buried),
+            Done::Concluded(concluded) => self.concluded(concluded),
+            Done::Lost(place) => self.lost_request(place),
             Done::Followed(followed) => self.followed(followed),
             Done::Packed(packed) => self.packed(packed),
             Done::PackedRequests(packed) => self.packed_requests(packed),

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use super::{
     Surroundings,
     actor::{AGAIN, Actor, Done, Step},
+    concluding,
     ledger::Until,
     polls::{Spot, fetch},
     reading::{self, Keep, Stop},
-    requests::{self, Loaded},
+    requests::Loaded,
     succession,
 };
 use crate::events::{
@@ -29,7 +30,6 @@ use crate::events::{
         codec::{Draft, Record},
         log::Log,
     },
-    request::State,
     settings::{Reaction, Subscription as Settings},
     stored,
 };
@@ -59,7 +59,7 @@ enum Sequel {
 }
 
 /// Why nothing was appended.
-enum Undone {
+pub(super) enum Undone {
     /// Another try may help.
     Later(String),
     /// The bytes of the event are on their way back, or not: a repair decides.
@@ -88,6 +88,7 @@ impl Actor {
                 };
                 self.work.push(work.boxed());
             }
+            Effect::Conclude(conclusion) => self.conclude(conclusion, written),
             Effect::Publish(publication) => {
                 let spot = self.spot_of(publication.place, publication.parked);
                 let work = async move {
@@ -145,7 +146,7 @@ impl Actor {
 
     /// An effect was not carried out: it is tried again for as long as there is something to be had of its
     /// event. `is_known`: it was not the first time.
-    fn undone(
+    pub(super) fn undone(
         &mut self,
         (place, parked): (Place, Option<Offset>),
         (undone, is_known): (Undone, bool),
@@ -170,6 +171,7 @@ impl Actor {
         };
         let what = match effect {
             Effect::DeadLetter(_) => "a dead letter",
+            Effect::Conclude(_) => "the end of a request",
             Effect::Publish(_) => "what follows from an event",
         };
         // Once; it is tried every second.
@@ -181,7 +183,7 @@ impl Actor {
 
     /// Nothing can be read of an event any more: it is settled without a dead letter, and counted. `false`:
     /// that could not be written down.
-    pub(super) fn lose_event(&mut self, place: Place) -> bool {
+    pub(super) fn lost(&mut self, place: Place) -> bool {
         let decided = self.decide(Until::Written, |machine, moment, out| {
             machine.lose_events(moment.now, &[place], out);
         });
@@ -193,13 +195,13 @@ impl Actor {
         decided.is_ok()
     }
 
-    fn defer(&mut self, effect: Effect) {
+    pub(super) fn defer(&mut self, effect: Effect) {
         self.deferred.push(effect);
         self.retry_at.get_or_insert(Instant::now() + AGAIN);
     }
 }
 
-async fn synced(written: Option<Step>) -> Result<(), Undone> {
+pub(super) async fn synced(written: Option<Step>) -> Result<(), Undone> {
     match written {
         None => Ok(()),
         Some(written) => match written.await {
@@ -210,9 +212,6 @@ async fn synced(written: Option<Step>) -> Result<(), Undone> {
 }
 
 /// Appends a dead letter, unless it is there. `is_request`: this subscription delivers stored requests.
-///
-/// Of a request that may have been seen it says so, whatever the subscription knows: it may not be sent
-/// again like others.
 async fn bury(
     around: &Arc<Surroundings>,
     spot: Spot,
@@ -228,21 +227,16 @@ async fn bury(
     }
     let (event, loaded) = one(around, spot, copied).await?;
     let mut death = Death::of(letter);
-    if let (true, Ok(request)) = (is_request, loaded.request) {
-        // Whoever asks for it knows before it is settled.
-        let (topic, place) = (around.topic.id(), letter.place);
-        let due = requests::due(&request, (topic, place.offset), place.lane.0);
-        let concluded = around.ingress.conclude(due).await;
-        if concluded.map_err(|error| Undone::Later(error.to_string()))? == State::Uncertain {
-            death.reason = Reason::MaybeSeen;
-        }
+    if is_request {
+        let of = (letter.place, letter.left);
+        death.reason = concluding::given_up(around, &loaded, of, letter.reason).await?;
     }
     let appended = letters.append(&around.pool, death.draft(event)).await;
     Ok((appended.map_err(Undone::Later)?, death.reason))
 }
 
 /// Reads one event.
-async fn one<T: Send + 'static>(
+pub(super) async fn one<T: Send + 'static>(
     around: &Surroundings,
     spot: Spot,
     keep: Keep<T>,

@@ -5,6 +5,7 @@
 //! before its dead letter, a settlement before its key's next event.
 
 mod actor;
+mod concluding;
 mod effects;
 mod handle;
 mod ledger;

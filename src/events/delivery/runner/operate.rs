@@ -20,7 +20,7 @@ use crate::events::{
         Action, Blocked, Refusal, TokenItem, TokenResult, TokenStatus, Unblock as Unblocking, Verb,
     },
     queue::Offset,
-    settings::{Order, Subscription as Settings, Then},
+    settings::{Order, Subscription as Settings, Target, Then},
 };
 
 /// A consumer's token, and what it stands for if it was given out here.
@@ -56,6 +56,10 @@ pub(super) fn rules(settings: &Settings, partitions: usize) -> Rules {
         },
         publishes_success: settings.on_success.is_some(),
         publishes_failure: settings.on_exhausted.is_some(),
+        tells_ends: settings
+            .push
+            .as_ref()
+            .is_some_and(|push| matches!(push.target, Target::Upstream(_))),
     }
 }
 

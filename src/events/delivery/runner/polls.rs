@@ -161,11 +161,7 @@ impl Actor {
     }
 
     fn is_redrive(&self, lane: LaneId) -> bool {
-        !lane.is_live()
-            && self
-                .machine
-                .jobs()
-                .any(|(id, job)| id == lane && job.is_redrive())
+        !lane.is_live() && self.machine.jobs().any(|(id, job)| id == lane && job.is_redrive())
     }
 
     /// Events of deliveries that cannot be read stop what is behind them too.

@@ -55,7 +55,7 @@ pub(super) struct PackedRequests(Vec<(Delivery, Got<Loaded>)>);
 pub(super) struct Loaded {
     pub(super) request: Result<StoredRequest, NotARequest>,
     /// Of a dead letter: where the request had been stored.
-    origin: Option<Offset>,
+    pub(super) origin: Option<Offset>,
 }
 
 // === impl Loaded ===
@@ -70,11 +70,7 @@ impl Loaded {
 }
 
 /// What the records of requests are told of one.
-pub(super) fn due(
-    request: &StoredRequest,
-    (topic, offset): (LogId, Offset),
-    lane: u32,
-) -> Due {
+pub(super) fn due(request: &StoredRequest, (topic, offset): (LogId, Offset), lane: u32) -> Due {
     Due {
         place: Place { topic, offset },
         lane,

@@ -201,9 +201,7 @@ impl Actor {
             id: JobId { subscription: Arc::clone(&self.settings.name), lane: lane.0 },
             kind: match job.kind {
                 JobKind::Replay { .. } => facade::JobKind::Replay,
-                JobKind::Redrive { .. } | JobKind::ForcedRedrive { .. } => {
-                    facade::JobKind::Redrive
-                }
+                JobKind::Redrive { .. } | JobKind::ForcedRedrive { .. } => facade::JobKind::Redrive,
             },
             state: match job.ended {
                 None => JobState::Running,

@@ -64,6 +64,8 @@ pub struct Delivery {
 pub enum Effect {
     /// A copy of the event goes to the dead letters, synced; then `dead_lettered`.
     DeadLetter(Letter),
+    /// Who asks for the event is told that it was given up, synced; then `concluded`.
+    Conclude(Conclusion),
     /// The event that follows goes to its topic, synced; then `published`.
     Publish(Publication),
 }
@@ -85,11 +87,28 @@ pub struct Letter {
     pub at: u64,
     /// How the last one ended.
     pub failure: Option<Failure>,
+    /// As [`Delivery::left`].
+    pub left: Option<u64>,
     /// Where to.
     pub target: Target,
     /// Whether a compensating event follows.
     pub is_compensated: bool,
     /// It may be there already, at or after the target's end: look first.
+    pub is_recovered: bool,
+}
+
+/// An event that was given up without a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conclusion {
+    /// Which event.
+    pub place: Place,
+    /// Where it lies in the parked log; `None`: where its lane's log has it.
+    pub parked: Option<Offset>,
+    /// Why nobody took it.
+    pub reason: Reason,
+    /// As [`Delivery::left`].
+    pub left: Option<u64>,
+    /// It may have been told already, and what follows from it be there.
     pub is_recovered: bool,
 }
 

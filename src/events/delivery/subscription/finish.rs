@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    effect::{Effect, Letter, Publication},
+    effect::{Conclusion, Effect, Letter, Publication},
     ending::{Ending, Failure, FailureKind, Outcome, Reason},
     entry::{Entry, LapsedEvent, Mode, Removal},
     machine::{Machine, Output},
@@ -55,13 +55,37 @@ impl Machine {
         if outcome.dead_letter.is_none() {
             return;
         }
-        let ending = Ending::DeadLettered(reason);
+        self.amend(index, Ending::DeadLettered(reason), out);
+        self.commit(out, Entry::DeadLettered { place, letter, bytes });
+        self.proceed(index, moment.now, false, out);
+    }
+
+    /// Who asks for an event that was given up is told, and why it was is known better by then.
+    pub fn concluded(
+        &mut self,
+        moment: &Moment,
+        (place, is_recovered): (Place, bool),
+        reason: Reason,
+        out: &mut Output,
+    ) {
+        let Some(index) = self.find(place) else { return };
+        let Status::Ending { outcome, letter: None } = &self.slab[index].status else { return };
+        let ending = match outcome.ending {
+            Ending::Discarded(_) => Ending::Discarded(reason),
+            Ending::Failed(_) => Ending::Failed(reason),
+            Ending::Succeeded | Ending::DeadLettered(_) => return,
+        };
+        self.amend(index, ending, out);
+        self.follow(index, moment.now, is_recovered, out);
+    }
+
+    /// Writes an outcome anew where the end is another one.
+    fn amend(&mut self, index: u32, ending: Ending, out: &mut Output) {
+        let Status::Ending { outcome, .. } = &self.slab[index].status else { return };
         if outcome.ending != ending {
             let outcome = Outcome { ending, ..(**outcome).clone() };
             self.commit(out, Entry::Outcome(outcome));
         }
-        self.commit(out, Entry::DeadLettered { place, letter, bytes });
-        self.proceed(index, moment.now, false, out);
     }
 
     /// The event that follows from another is synced.
@@ -79,6 +103,7 @@ impl Machine {
         let slot = &self.slab[index];
         let Status::Ending { outcome, letter } = &slot.status else { return };
         let (place, parked, letter) = (slot.place, slot.parked, *letter);
+        let left = slot.left();
         if let (Some(target), None, Ending::DeadLettered(reason)) =
             (outcome.dead_letter, letter, outcome.ending)
         {
@@ -90,11 +115,27 @@ impl Machine {
                 first_attempt: slot.first,
                 at: outcome.at,
                 failure: slot.failure.as_deref().cloned(),
+                left,
                 target,
                 is_compensated: outcome.publish.is_some(),
                 is_recovered,
             }));
-        } else if let Some(target) = outcome.publish {
+        } else if let Ending::Discarded(reason) | Ending::Failed(reason) = outcome.ending
+            && self.settings.tells_ends
+        {
+            let conclusion = Conclusion { place, parked, reason, left, is_recovered };
+            out.effects.push(Effect::Conclude(conclusion));
+        } else {
+            self.follow(index, now, is_recovered, out);
+        }
+    }
+
+    /// The last step of an event with an outcome.
+    fn follow(&mut self, index: u32, now: u64, is_recovered: bool, out: &mut Output) {
+        let slot = &self.slab[index];
+        let Status::Ending { outcome, letter } = &slot.status else { return };
+        let (place, parked, letter) = (slot.place, slot.parked, *letter);
+        if let Some(target) = outcome.publish {
             out.effects.push(Effect::Publish(Publication {
                 place,
                 parked,

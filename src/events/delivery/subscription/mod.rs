@@ -40,7 +40,7 @@ mod verbs;
 pub use self::{
     answer::Answer,
     control::Refused,
-    effect::{Delivery, Effect, Letter, Publication, Scan, Token},
+    effect::{Conclusion, Delivery, Effect, Letter, Publication, Scan, Token},
     ending::{Ending, Failure, FailureKind, Outcome, Reason, Target},
     entry::{
         Added, Attempt, Circuit, Entry, Failed, Hold, JobEnd, JobKind, LapsedEvent, Loss, Mode,

@@ -258,7 +258,7 @@ impl Machine {
                 is_behind: before.is_some_and(|before| slot.previous == before),
                 counted: slot.counted,
                 bytes: slot.bytes,
-                left: (slot.unknown > 0).then_some(slot.left),
+                left: slot.left(),
             }
         };
         picked.iter().enumerate().map(delivery).collect()

@@ -30,6 +30,8 @@ pub struct Settings {
     pub publishes_success: bool,
     /// An event follows when nobody took it.
     pub publishes_failure: bool,
+    /// Somebody may ask how an event ended, and is told before it is settled: a stored request.
+    pub tells_ends: bool,
 }
 
 /// Who starts a delivery.
@@ -130,6 +132,7 @@ impl Default for Settings {
             then: Then::DeadLetter,
             publishes_success: false,
             publishes_failure: false,
+            tells_ends: false,
         }
     }
 }

@@ -150,6 +150,11 @@ impl std::ops::IndexMut<u32> for Slab {
 // === impl Slot ===
 
 impl Slot {
+    /// When the first of the attempts began that ended without a word, if the last ones did.
+    pub(super) fn left(&self) -> Option<u64> {
+        (self.unknown > 0).then_some(self.left)
+    }
+
     pub(super) fn is_in_flight(&self) -> bool {
         matches!(self.status, Status::InFlight { .. })
     }

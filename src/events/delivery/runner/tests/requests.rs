@@ -204,7 +204,8 @@ impl super::Running {
             home.pass(self, 1).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        panic!("it does not end");
+        let status = self.subscription.status(false).await.unwrap();
+        panic!("{offset} does not end: {:?}, {status:?}", self.stands(offset).await);
     }
 
     async fn all_letters(&self) -> Vec<super::super::Letter> {
@@ -440,6 +441,21 @@ async fn what_may_have_been_seen_and_blocks_its_key_is_not_sent_again_when_it_is
         assert_eq!(upstream.sent(sent).await.len(), sent, "{dies}");
         running.close().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_discarded_says_so() {
+    let (mut home, upstream) = delivering(Home::real());
+    home.settings.then = crate::events::settings::Then::Discard;
+    home.settings.retry.max_attempts = 2;
+    upstream.does(&[Does::Silence, Does::Silence]);
+    let running = home.open();
+    running.store(&[StoredRequest { method: Method::PUT, ..request("/a") }]).await;
+    let status = running.ended(&home, 0).await;
+    assert_eq!((status.state, status.attempts), (Stands::DeadLettered, 2));
+    running.all_settled(&home).await;
+    assert!(running.letters_now().await.is_empty());
+    running.close().await;
 }
 
 #[tokio::test]

@@ -208,6 +208,10 @@ impl World {
                     let there = (Offset(at as u64), 120);
                     self.machine.dead_lettered(&moment, place, reason, there, &mut out);
                 }
+                Effect::Conclude(it) => {
+                    let of = (it.place, it.is_recovered);
+                    self.machine.concluded(&moment, of, it.reason, &mut out);
+                }
                 Effect::Publish(publication) => {
                     let from = usize::try_from(publication.target.end.0).unwrap();
                     let follows = (publication.place, publication.ending);

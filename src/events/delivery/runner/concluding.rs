@@ -1,0 +1,108 @@
+//! Stored requests that are given up: whoever asks for one is told before it is settled.
+//!
+//! One that became a dead letter is told of with that ([`super::effects`]); the rest here: what was
+//! discarded, what a job could not deliver, and what nothing can be read of any more.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use tokio::time::sleep;
+
+use super::{
+    Surroundings,
+    actor::{AGAIN, Actor, Done, Step},
+    effects::{Undone, one, synced},
+    ledger::Until,
+    requests::{Loaded, due},
+};
+use crate::events::{
+    delivery::subscription::{Conclusion, Effect, Place, Reason},
+    ingress::Due,
+    request::{self, State},
+};
+
+/// What became of telling.
+pub(super) struct Concluded {
+    conclusion: Conclusion,
+    /// Why it was given up, as is known by now.
+    result: Result<Reason, Undone>,
+}
+
+// === impl Actor ===
+
+impl Actor {
+    pub(super) fn conclude(&mut self, conclusion: Conclusion, written: Option<Step>) {
+        let around = self.around.clone();
+        let Conclusion { place, parked, reason, left, .. } = conclusion;
+        let spot = self.spot_of(place, parked);
+        let work = async move {
+            let told = async {
+                synced(written).await?;
+                let loaded = one(&around, spot, Loaded::read).await?;
+                given_up(&around, &loaded, (place, left), reason).await
+            };
+            Done::Concluded(Concluded { conclusion, result: told.await })
+        };
+        self.work.push(work.boxed());
+    }
+
+    pub(super) fn concluded(&mut self, Concluded { conclusion, result }: Concluded) {
+        let Conclusion { place, parked, is_recovered, .. } = conclusion;
+        let again = Effect::Conclude(Conclusion { is_recovered: true, ..conclusion });
+        match result {
+            Ok(reason) => {
+                let decided = self.decide(Until::Written, |machine, moment, out| {
+                    machine.concluded(moment, (place, is_recovered), reason, out);
+                });
+                if decided.is_err() {
+                    self.defer(again);
+                }
+            }
+            Err(undone) => self.undone((place, parked), (undone, is_recovered), again),
+        }
+    }
+
+    /// Nothing can be read of an event any more. Who asks for a request is told first. `false`: it cannot
+    /// be written down that it is gone.
+    pub(super) fn lose_event(&mut self, place: Place) -> bool {
+        if self.upstream().is_none() || !place.lane.is_live() {
+            return self.lost(place);
+        }
+        let (ingress, topic) = (self.around.ingress.clone(), self.around.topic.id());
+        let request = request::Place { topic, offset: place.offset };
+        let work = async move {
+            while ingress.conclude_lost(request).await.is_err() {
+                sleep(AGAIN).await;
+            }
+            Done::Lost(place)
+        };
+        self.work.push(work.boxed());
+        true
+    }
+
+    /// A request that is lost is told of.
+    pub(super) fn lost_request(&mut self, place: Place) {
+        if !self.lost(place) {
+            let again = sleep(AGAIN).map(move |()| Done::Lost(place));
+            self.work.push(again.boxed());
+        }
+    }
+}
+
+/// Tells that a request was given up; why, as is known by then: what may have been seen is not sent again
+/// like others, whatever the subscription knows of it.
+pub(super) async fn given_up(
+    around: &Arc<Surroundings>,
+    loaded: &Loaded,
+    (place, left): (Place, Option<u64>),
+    reason: Reason,
+) -> Result<Reason, Undone> {
+    let Ok(request) = &loaded.request else { return Ok(reason) };
+    let offset = loaded.origin.unwrap_or(place.offset);
+    let due = Due { left, ..due(request, (around.topic.id(), offset), place.lane.0) };
+    let concluded = around.ingress.conclude(due, reason == Reason::MaybeSeen).await;
+    match concluded.map_err(|error| Undone::Later(error.to_string()))? {
+        State::Uncertain => Ok(Reason::MaybeSeen),
+        _ => Ok(reason),
+    }
+}
