@@ -317,7 +317,7 @@ impl Control {
             worker.stop().await;
         }
         // Nobody publishes or consumes any more.
-        self.keeper.close().await;
+        self.keeper.close(self.options.drain.requests).await;
         self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
             tracing::warn!("the last lines of the access log are lost");

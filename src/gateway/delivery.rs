@@ -56,8 +56,8 @@ enum Report {
 enum Order {
     /// Follow these, on this thread: what is new starts its tasks here.
     Reload(Box<Settings>, oneshot::Sender<Result<(), Refusal>>),
-    /// Write everything down and end.
-    Stop,
+    /// Write everything down and end; what is on its way has so long.
+    Stop(Duration),
 }
 
 // === impl Delivery ===
@@ -107,9 +107,10 @@ impl Delivery {
         followed.map_err(|refusal| StartError::Queue(refusal.to_string()))
     }
 
-    /// Closes the store and ends the thread: what was accepted is on disk then.
-    pub(super) async fn stop(self) {
-        if self.orders.send(Order::Stop).await.is_err() || self.thread.join().is_err() {
+    /// Closes the store and ends the thread: what was accepted is on disk then. Stored requests that are on
+    /// their way are waited for as long as this.
+    pub(super) async fn stop(self, patience: Duration) {
+        if self.orders.send(Order::Stop(patience)).await.is_err() || self.thread.join().is_err() {
             tracing::error!("the delivery thread died");
         }
     }
@@ -141,11 +142,17 @@ fn run(
             Err(error) => return tell(Report::Opened(Err(error))),
         };
         tell(Report::Opened(Ok(store.clone())));
-        while let Some(Order::Reload(settings, reply)) = inbox.recv().await {
+        let mut order = inbox.recv().await;
+        while let Some(Order::Reload(settings, reply)) = order {
             // Control waits for it; if control is gone, so is the inbox.
             drop(reply.send(store.reload(*settings).await));
+            order = inbox.recv().await;
         }
-        if let Err(refusal) = store.shutdown().await {
+        let patience = match order {
+            Some(Order::Stop(patience)) => patience,
+            _ => Duration::ZERO,
+        };
+        if let Err(refusal) = store.shutdown(patience).await {
             tracing::warn!(%refusal, "the queue could not be closed in order");
         }
     });
@@ -194,7 +201,7 @@ async fn wait_until_free(
                     *settings = *new;
                     drop(reply.send(Ok(())));
                 }
-                Some(Order::Stop) | None => return Ok(false),
+                Some(Order::Stop(_)) | None => return Ok(false),
             },
         }
     }

@@ -138,11 +138,12 @@ impl Keeper {
         }
     }
 
-    /// Closes the store: what was accepted is on disk then.
-    pub(super) async fn close(self) {
+    /// Closes the store: what was accepted is on disk then. Stored requests that are on their way are waited
+    /// for as long as this.
+    pub(super) async fn close(self, patience: Duration) {
         self.queue.close();
         if let Some(delivery) = self.delivery {
-            delivery.stop().await;
+            delivery.stop(patience).await;
         }
     }
 }

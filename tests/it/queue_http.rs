@@ -355,7 +355,7 @@ async fn a_store_that_was_idle_for_days_says_so_until_its_clock_is_confirmed() {
     let store = Store::open(storage, settings, Arc::new(before), Arc::new(Nobody)).await.unwrap();
     let old = Event { id: "1".into(), source: "/".into(), kind: "t".into(), ..Event::default() };
     store.publish("orders", vec![old]).await.unwrap();
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
 
     let yaml = queue(folder.path(), "").replacen("queue: {", "queue: { lock_wait: 10s,", 1);

@@ -5,6 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -241,13 +242,14 @@ impl Store {
     }
 
     /// Ends the subscriptions, takes a last snapshot, and closes the logs; what was answered is on disk.
-    /// Leases outlive it.
-    pub async fn shutdown(&self) -> Result<(), Refusal> {
+    /// Leases outlive it. Stored requests that are on their way are waited for as long as this: what is left
+    /// then is uncertain.
+    pub async fn shutdown(&self, patience: Duration) -> Result<(), Refusal> {
         self.drain();
         self.snapshot().await.ok();
-        // Together: those that deliver requests wait for what is on its way.
         let readings = self.all_subscriptions();
-        join_all(readings.iter().map(|reading| reading.subscription.stop())).await;
+        // Together: none begins anything while another one is waited for.
+        join_all(readings.iter().map(|reading| reading.subscription.stop(patience))).await;
         let store = self.clone();
         self.block(move || store.close()).await
     }

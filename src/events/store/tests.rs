@@ -4,6 +4,7 @@ mod clock;
 mod delays;
 mod full_disk;
 mod publishing;
+mod stopping;
 mod tailing;
 
 use std::{sync::Arc, time::Duration};
@@ -109,7 +110,7 @@ async fn what_is_published_is_received_and_settled_over_a_restart() {
     assert_eq!(leased.len(), 2);
     assert_eq!(leased[0].event, event(&leased[0].event.id));
     assert_eq!(say(&store, Verb::Ack, &leased[0]).await, TokenStatus::Ok);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     assert_eq!(store.publish("orders", vec![event("c1")]).await, Err(Refusal::Draining));
     drop(store);
 
@@ -121,7 +122,7 @@ async fn what_is_published_is_received_and_settled_over_a_restart() {
     assert_eq!((status.lag_events, status.in_flight), (0, 0));
     let duplicate = store.publish("orders", vec![event("a1")]).await.unwrap();
     assert!(duplicate[0].duplicate && !duplicate[0].mismatch, "dedup outlives a restart");
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -131,9 +132,9 @@ async fn two_processes_do_not_share_a_directory() {
     assert!(
         home.try_open().await.is_err_and(|error| error.to_string().contains("another process"))
     );
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
-    until(|| async { home.try_open().await.ok() }).await.shutdown().await.unwrap();
+    until(|| async { home.try_open().await.ok() }).await.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -170,7 +171,7 @@ async fn a_dead_letter_is_shown_redriven_and_purged() {
     assert!(store.purge("billing", filter(), 2).await.is_err(), "one is left");
     assert_eq!(store.purge("billing", filter(), 1).await, Ok(1));
     assert_eq!(store.subscription("billing").await.unwrap().dead_letters.count, 0);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -200,7 +201,7 @@ async fn events_are_found_by_place_and_id_and_replayed() {
     store.cancel(&job.id).await.unwrap();
     store.seek("billing", Seek::Earliest).await.unwrap();
     assert_eq!(take(&store).await.len(), 3);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -222,14 +223,14 @@ async fn a_reload_starts_what_is_new_and_keeps_what_is_gone() {
     assert_eq!(refused.reason(), "config-invalid");
     settings.dir = "elsewhere".into();
     assert_eq!(store.reload(settings).await.unwrap_err().reason(), "needs-restart");
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
 
     let store = home.open().await;
     assert_eq!(take(&store).await.len(), 1, "it was kept, and is back");
     let audit = store.topic("audit").await.unwrap();
     assert!(audit.is_orphaned && audit.state == TopicState::Serving);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]

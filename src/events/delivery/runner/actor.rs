@@ -21,7 +21,7 @@ use super::{
     polls::Polls,
     pushes::{Landed, Packed},
     reading::{Seen, Sieve, Stop},
-    requests::PackedRequests,
+    requests::{LINGER, PackedRequests},
 };
 use crate::events::{
     delivery::journal,
@@ -72,7 +72,8 @@ pub(super) struct Actor {
     pub(super) durable: Option<watch::Receiver<Offset>>,
     /// Who asked for a snapshot.
     section: Option<oneshot::Sender<(Offset, Bytes)>>,
-    is_stopped: bool,
+    /// It is stopped, and nothing on its way is waited for after this.
+    ends_at: Option<Instant>,
 }
 
 /// What was done elsewhere.
@@ -126,14 +127,14 @@ impl Actor {
             landed: VecDeque::new(),
             durable: None,
             section: None,
-            is_stopped: false,
+            ends_at: None,
         }
     }
 
     /// Runs until it is stopped, or nobody has a handle any more.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.recover();
-        while !self.is_stopped {
+        while self.ends_at.is_none() {
             if let Some(reply) = self.section.take() {
                 self.settle_writes().await;
                 let state = journal::encode_state(&self.machine.snapshot());
@@ -156,7 +157,10 @@ impl Actor {
             }
         }
         match self.upstream() {
-            Some(_) => self.see_through().await,
+            Some(_) => {
+                let end = self.ends_at.unwrap_or_else(|| Instant::now() + LINGER);
+                self.see_through(end).await;
+            }
             None => self.release_pushes(),
         }
         self.settle_writes().await;
@@ -283,9 +287,9 @@ impl Actor {
         self.ledger.has_hole()
     }
 
-    /// It ends once its steps are written.
-    pub(super) fn stop(&mut self) {
-        self.is_stopped = true;
+    /// It ends once its steps are written, and what is on its way has ended or `patience` is over.
+    pub(super) fn stop(&mut self, patience: Duration) {
+        self.ends_at = Some(Instant::now() + patience);
     }
 
     pub(super) fn forget_durable(&mut self) {

@@ -206,10 +206,11 @@ impl Subscription {
         self.ask(Actor::mend).await
     }
 
-    /// Ends the task once its steps are written.
-    pub async fn stop(&self) {
+    /// Ends the task once its steps are written. Nothing begins any more from its first poll on; stored
+    /// requests that are on their way are waited for as long as this.
+    pub async fn stop(&self, patience: Duration) {
         // One that is stopped already is as good.
-        self.ask(Actor::stop).await.ok();
+        self.ask(move |actor| actor.stop(patience)).await.ok();
         self.commands.closed().await;
     }
 

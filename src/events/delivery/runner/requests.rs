@@ -5,8 +5,8 @@
 //! of it is on disk there before the machine hears of it, and so before it is settled. Where that cannot
 //! be written it is tried again for as long as this process lives; after that the request is uncertain.
 //!
-//! Nothing that has begun is given up: a stop waits for what is on its way ([`LINGER`]), and what it leaves
-//! behind nevertheless is uncertain.
+//! Nothing that has begun is given up: a stop waits for what is on its way, as long as it is told to, and what
+//! it leaves behind nevertheless is uncertain.
 
 use std::{
     sync::Arc,
@@ -45,8 +45,8 @@ use crate::{
     telemetry::task,
 };
 
-/// How long a stop waits for requests that are on their way.
-const LINGER: Duration = Duration::from_secs(10);
+/// How long requests that are on their way are waited for where the subscription goes and the gateway stays.
+pub(super) const LINGER: Duration = Duration::from_secs(30);
 
 /// Requests that were read to be sent.
 pub(super) struct PackedRequests(Vec<(Delivery, Got<Loaded>)>);
@@ -142,9 +142,8 @@ impl Actor {
         self.work.push(deliver(self.around.clone(), token, due, parcel).boxed());
     }
 
-    /// What is on its way comes to its end, if that does not take too long; nothing else begins.
-    pub(super) async fn see_through(&mut self) {
-        let end = Instant::now() + LINGER;
+    /// What is on its way comes to its end, if that is before `end`; nothing else begins.
+    pub(super) async fn see_through(&mut self, end: Instant) {
         self.settle_landed();
         while let Ok(Some(done)) = timeout_at(end, self.work.next()).await {
             match done {

@@ -75,7 +75,7 @@ async fn after_a_jump_leases_and_retries_go_on_as_before_and_the_rest_stands_sti
             receive(&store, Duration::ZERO).await.into_iter().next()
         });
         assert_eq!(late.await.event.id, "d1");
-        store.shutdown().await.unwrap();
+        store.shutdown(Duration::ZERO).await.unwrap();
     }
 }
 
@@ -91,7 +91,7 @@ async fn a_store_that_was_idle_for_a_day_stands_still_until_the_clock_is_confirm
     let leased = take_two(&store).await;
     let [first, second] = &leased[..] else { panic!("{leased:?}") };
     nack(&store, first, Duration::ZERO).await;
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
 
     home.clock.advance(24 * HOUR + MINUTE);
@@ -112,9 +112,9 @@ async fn a_store_that_was_idle_for_a_day_stands_still_until_the_clock_is_confirm
         receive(&store, Duration::ZERO).await.into_iter().next()
     });
     assert_eq!(late.await.event.id, "d1", "the other one has expired");
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
     let store = home.open().await;
     assert!(!is_frozen(&store).await, "it is not asked again");
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }

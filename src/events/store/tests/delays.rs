@@ -53,7 +53,7 @@ async fn an_event_waits_for_its_time_over_a_restart_and_is_there_once() {
     assert_eq!(drained(&store, 1).await, ["past"]);
     let status = store.topic("orders").await.unwrap();
     assert_eq!((status.delayed, status.events), (1, 1));
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
 
     let store = home.open().await;
@@ -67,14 +67,14 @@ async fn an_event_waits_for_its_time_over_a_restart_and_is_there_once() {
     assert_eq!(leased[0].event.id, "late");
     assert_eq!(say(&store, Verb::Ack, &leased[0]).await, TokenStatus::Ok);
     until(|| async { (store.topic("orders").await.unwrap().delayed == 0).then_some(()) }).await;
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
 
     let store = home.open().await;
     home.clock.advance(MINUTE);
     publish(&store, &["last"]).await;
     assert_eq!(drained(&store, 1).await, ["last"], "it does not come again");
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn what_waits_holds_no_window_of_duplicates_and_is_one_when_it_is_due() {
     assert_eq!((status.events, status.dedup.hits), (3, 3));
     let after = delay(&store, keyed("c-third", "c")).await;
     assert_eq!((after.duplicate, &*after.id), (true, "c-first"));
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn no_more_wait_than_may_and_none_for_longer_than_events_are_kept() {
     home.clock.advance(2 * MINUTE);
     assert_eq!(drained(&store, 2).await, ["f", "e"], "by their time");
     until(|| async { store.publish("orders", vec![home.due_in("g", MINUTE)]).await.ok() }).await;
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_topic_whose_waiting_events_cannot_be_read_says_so_and_takes_others() 
     let home = Home::new();
     let store = home.open().await;
     delay(&store, home.due_in("late", MINUTE)).await;
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
     // A page of the only file's header is gone.
     let topic = home.dir.path().join("topics").read_dir().unwrap().next().unwrap().unwrap().path();
@@ -163,5 +163,5 @@ async fn a_topic_whose_waiting_events_cannot_be_read_says_so_and_takes_others() 
     assert_eq!(store.reopen("orders").await.unwrap().state, TopicState::Serving);
     home.clock.advance(MINUTE);
     assert_eq!(drained(&store, 1).await, ["late"]);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }

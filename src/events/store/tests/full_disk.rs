@@ -55,7 +55,7 @@ async fn a_full_disk_drains_by_the_reserve_and_takes_publishes_once_there_is_roo
     assert!(reserve(), "it is taken back before anything new is accepted");
     let is_y = |leased: &Leased| leased.event.id == "y";
     until(|| async { leased(&store, Duration::ZERO).await.iter().any(is_y).then_some(()) }).await;
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 /// Nothing, for a moment, when the journal has no room and the reserve is not out yet.

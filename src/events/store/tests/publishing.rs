@@ -25,7 +25,7 @@ async fn room_is_taken_before_there_are_events_and_counts_as_stored() {
     let sequel = target.permit(Purpose::Accepted, 900 << 10);
     assert!(sequel.is_ok(), "what follows from something accepted may exceed it by a tenth");
     assert!(target.permit(Purpose::Publish, 900 << 10).is_err());
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_reader_that_has_received_nothing_for_too_long_stops_publishes() {
         store.publish("orders", vec![event("c1")]).await.ok()
     })
     .await;
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_saga_is_found_in_sealed_segments_of_all_topics() {
     assert_eq!(ids, ["s0", "s1", "s2", "s3", "s4", "s5", "t1"]);
     assert_eq!(store.saga("s1").await.unwrap().events.len(), 0, "it belongs to another");
     assert_eq!(store.event("s1").await.unwrap().events.len(), 1);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn the_registry_knows_where_a_new_generation_begins() {
         (newest.opened != Offset(u64::MAX)).then_some((newest.number, newest.opened))
     };
     assert_eq!(until(opened).await, (1, Offset(2)));
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -113,5 +113,5 @@ async fn what_a_policy_gives_up_is_counted_by_which() {
     home.clock.advance(millis(letters.max_age) + 1);
     until(|| async { (dropped().await.dead_letters > 0).then_some(()) }).await;
     assert_eq!((dropped().await.dead_letters, dropped().await.oldest), (1, 0));
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }

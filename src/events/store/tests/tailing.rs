@@ -50,14 +50,14 @@ async fn a_tail_is_told_what_was_there_and_what_comes_over_a_restart() {
     publish(&store, &["a4", "a5"]).await;
     assert_eq!(page(&mut new).await.events[0].stored().event, event("a4"));
     assert_eq!(read(&mut all, 3, 2).await, 5);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
     drop((store, all, new));
 
     let store = home.open().await;
     let mut resumed = store.tail("orders", Some(4)).await.unwrap();
     publish(&store, &["a6"]).await;
     assert_eq!(read(&mut resumed, 4, 2).await, 6);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn who_keeps_up_is_told_everything_in_order_under_load() {
     let publishing = futures_util::future::join_all(publishing);
     let ((), end) = tokio::join!(publishing.map(drop), read(&mut tail, 0, PUBLISHERS * EACH));
     assert_eq!(end, PUBLISHERS * EACH);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn who_is_slow_is_told_of_a_gap_and_publishers_do_not_wait() {
     // Another asks for all of it, and is given all of it: it reads the log.
     let mut all = store.tail("orders", Some(0)).await.unwrap();
     assert_eq!(read(&mut all, 0, 9).await, 9);
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn there_are_so_many_tails_and_a_place_comes_free() {
     assert!(store.tail("order", None).await.is_err_and(|error| error.reason() == "name-unknown"));
     tails.pop();
     store.tail("orders", None).await.expect("a place is free");
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -144,5 +144,5 @@ async fn tails_that_keep_up_share_what_they_tell() {
         let first = pages.0.events[0].wire(|_| Bytes::from_static(b"1"));
         assert_eq!(pages.1.events[0].wire(|_| panic!("it is written already")), first);
     }
-    store.shutdown().await.unwrap();
+    store.shutdown(Duration::ZERO).await.unwrap();
 }

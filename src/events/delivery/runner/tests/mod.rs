@@ -291,7 +291,7 @@ impl Running {
 
     /// Ends as a gateway does that is told to.
     pub(super) async fn close(self) {
-        self.subscription.stop().await;
+        self.subscription.stop(Duration::from_secs(30)).await;
         self.writer.stop();
     }
 }
