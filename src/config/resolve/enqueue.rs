@@ -8,6 +8,7 @@ use super::{Resolver, auth::token_parameters, publish::Flow, subscriptions::topi
 use crate::{
     config::{
         file::{self, Selector, events},
+        shown::is_credential,
         value::{Fault, LogName, ParamName},
         written::{OneOrMany, Place, Written},
     },
@@ -46,6 +47,7 @@ impl Resolver<'_> {
     ) -> Option<Settings> {
         let written = self.storing(route)?;
         self.check_storing(route, &written);
+        self.warn_of_secrets(route);
         let topic = topic_named(&written.topic.text, flow.topics);
         let name = self.checked(written.topic.place, topic);
         let topic = name.and_then(|name| flow.topics.iter().find(|topic| topic.name == name));
@@ -130,6 +132,21 @@ impl Resolver<'_> {
                 let fault = Fault::new("a request is stored before there is an answer");
                 self.error(written.place, fault.help("take the key from the request"));
             }
+        }
+    }
+
+    /// A secret of the gateway's own is not stored, and who delivers knows of no route.
+    fn warn_of_secrets(&mut self, route: &file::Route) {
+        let changes = route.request_headers.iter();
+        let fields = changes.flat_map(|changes| changes.set.iter().chain(&changes.add));
+        for (name, _) in fields {
+            if !is_credential(&name.text, &self.key_fields) {
+                continue;
+            }
+            let fault = Fault::new(format!("`{}` is not stored, nor sent later", name.text));
+            let help =
+                "the upstream has to know the gateway otherwise, such as by `tls.client_cert`";
+            self.warn(name.place, fault.help(help));
         }
     }
 
