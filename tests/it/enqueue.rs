@@ -28,7 +28,9 @@ fn yaml(folder: &Path, queue: &str, routes: &str) -> String {
          queue: {{ dir: \"{0}/data\", {queue} }}\n\
          api_keys: {{ partners: {{ file: \"{0}/keys.yaml\" }} }}\n\
          topics: {{ intake: {{ partitions: 2, max_event_bytes: 8KiB }} }}\n\
-         subscriptions: [{{ name: all, topic: intake, from: earliest, order: none }}]\n\
+         subscriptions:\n\
+         \x20 - {{ name: all, topic: intake, from: earliest, order: none }}\n\
+         \x20 - {{ name: deliver, topic: intake, push: {{ upstream: shop }} }}\n\
          {routes}",
         folder.display()
     )
@@ -36,7 +38,8 @@ fn yaml(folder: &Path, queue: &str, routes: &str) -> String {
 
 const QUEUE: &str = "disk: { min_free: 1MiB, reserve: 4MiB }";
 
-const ENQUEUE: &str = "routes:\n\
+const ENQUEUE: &str = "upstreams: { shop: { endpoints: [\"127.0.0.1:1\"] } }\n\
+    routes:\n\
     \x20 - { name: intake, match: { path: /orders }, auth: { api_key: { sets: [partners] } },\n\
     \x20     rewrite: { path: \"/v2{path}\" }, request_headers: { set: { x-tier: gold } },\n\
     \x20     response_headers: { set: { x-gate: a } },\n\
@@ -55,10 +58,14 @@ fn spilling(upstream: &str) -> String {
 }
 
 impl Rig {
-    fn new(queue: &str, routes: &str) -> Self {
+    /// What is stored stays so: nothing is delivered.
+    async fn new(queue: &str, routes: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let yaml = yaml(folder.path(), queue, routes);
-        Self { gateway: Running::start(&yaml), folder, yaml }
+        let gateway = Running::start(&yaml);
+        let paused = gateway.admin_with("POST", "/v1/subscriptions/deliver/pause", "").await;
+        assert_eq!(paused.status(), 200, "{}", paused.text());
+        Self { gateway, folder, yaml }
     }
 
     /// The same store in a gateway that is started anew.
@@ -125,7 +132,7 @@ fn location(answer: &Message) -> String {
 
 #[tokio::test]
 async fn what_is_accepted_is_there_for_its_sender_after_a_restart() {
-    let rig = Rig::new(QUEUE, ENQUEUE);
+    let rig = Rig::new(QUEUE, ENQUEUE).await;
     let answer = rig.post("one", ORDER).await;
     let path = location(&answer);
     assert!(path.starts_with("/.sluice/requests/"), "{path}");
@@ -148,13 +155,13 @@ async fn what_is_accepted_is_there_for_its_sender_after_a_restart() {
         (&event["type"], &event["data"]),
         (&json!("sluice.request"), &json!({ "customer": "c7" }))
     );
-    let other = Rig::new(QUEUE, ENQUEUE);
+    let other = Rig::new(QUEUE, ENQUEUE).await;
     assert_eq!(refused(&other.status(&path, "one").await), refusal(404, "other-instance"));
 }
 
 #[tokio::test]
 async fn one_key_is_one_request_with_one_place_to_ask() {
-    let rig = Rig::new(QUEUE, ENQUEUE);
+    let rig = Rig::new(QUEUE, ENQUEUE).await;
     let send = async |path: &str, body| {
         let fields = "Idempotency-Key: \"k\"\r\nX-Api-Key: one\r\n";
         rig.send(&format!("POST {path}"), fields, body).await
@@ -173,7 +180,7 @@ async fn one_key_is_one_request_with_one_place_to_ask() {
 
 #[tokio::test]
 async fn a_status_is_told_for_as_long_as_the_route_says() {
-    let rig = Rig::new(QUEUE, ENQUEUE);
+    let rig = Rig::new(QUEUE, ENQUEUE).await;
     let path = location(&rig.send("POST /brief", "", ORDER).await);
     let status = rig.status(&path, "").await;
     assert_eq!((status.status(), status.field("cache-control")), (200, Some("no-store")));
@@ -188,11 +195,11 @@ async fn a_status_is_told_for_as_long_as_the_route_says() {
 
 #[tokio::test]
 async fn without_room_nothing_is_stored_and_other_routes_answer() {
-    let low = Rig::new("disk: { low_water: 90%, min_free: 1024GiB }", ENQUEUE);
+    let low = Rig::new("disk: { low_water: 90%, min_free: 1024GiB }", ENQUEUE).await;
     let answer = low.post("one", ORDER).await;
     assert_eq!(refused(&answer), refusal(503, "queue-disk"));
     assert!(answer.field("retry-after").is_some());
-    let rig = Rig::new(QUEUE, ENQUEUE);
+    let rig = Rig::new(QUEUE, ENQUEUE).await;
     let long = "x".repeat(9 << 10);
     assert_eq!(refused(&rig.post("one", &long).await), refusal(413, "body-too-large"));
     assert!(rig.events().await.is_empty());
@@ -200,7 +207,7 @@ async fn without_room_nothing_is_stored_and_other_routes_answer() {
 
 #[tokio::test]
 async fn a_client_that_prefers_to_wait_is_answered_202_when_its_time_is_up() {
-    let rig = Rig::new(QUEUE, ENQUEUE);
+    let rig = Rig::new(QUEUE, ENQUEUE).await;
     let fields = "X-Api-Key: one\r\nPrefer: respond-async, wait=1\r\n";
     let answer = rig.send("POST /orders", fields, ORDER).await;
     assert_eq!(answer.field("preference-applied"), Some("respond-async, wait=1"));
@@ -211,7 +218,7 @@ async fn a_client_that_prefers_to_wait_is_answered_202_when_its_time_is_up() {
 
 #[tokio::test]
 async fn what_cannot_be_sent_is_spilled_and_nothing_is_published_of_it() {
-    let rig = Rig::new(QUEUE, &spilling(&dead_address().to_string()));
+    let rig = Rig::new(QUEUE, &spilling(&dead_address().to_string())).await;
     let answer = rig.send("POST /orders", "", ORDER).await;
     let path = location(&answer);
     assert_eq!(answer.field("sluice-event-id"), None);
@@ -229,7 +236,7 @@ async fn what_cannot_be_sent_is_spilled_and_nothing_is_published_of_it() {
 #[tokio::test]
 async fn what_can_be_sent_is_sent_and_its_event_published() {
     let shop = Origin::start(|_, _| origin::Reply::Answer(origin::ok("done"))).await;
-    let rig = Rig::new(QUEUE, &spilling(&shop.address().to_string()));
+    let rig = Rig::new(QUEUE, &spilling(&shop.address().to_string())).await;
     let answer = rig.send("POST /orders", "", ORDER).await;
     assert_eq!((answer.status(), answer.text().as_str()), (200, "done"));
     assert!(answer.field("sluice-event-id").is_some());
@@ -240,7 +247,7 @@ async fn what_can_be_sent_is_sent_and_its_event_published() {
 
 #[tokio::test]
 async fn explain_says_what_would_be_stored() {
-    let rig = Rig::new(QUEUE, &spilling(&dead_address().to_string()));
+    let rig = Rig::new(QUEUE, &spilling(&dead_address().to_string())).await;
     let explain = async |method: &str| {
         let asked = json!({ "method": method, "url": "http://a/orders" }).to_string();
         rig.gateway.admin_with("POST", "/v1/explain", &asked).await.text()
@@ -249,7 +256,7 @@ async fn explain_says_what_would_be_stored() {
     assert!(told.contains("if nothing of it can be sent, its key is in its body"), "{told}");
     let told = explain("GET").await;
     assert!(told.contains("a GET is not done later"), "{told}");
-    let rig = Rig::new(QUEUE, ENQUEUE);
+    let rig = Rig::new(QUEUE, ENQUEUE).await;
     let asked = json!({ "method": "POST", "url": "http://a/open" }).to_string();
     let told = rig.gateway.admin_with("POST", "/v1/explain", &asked).await.text();
     assert!(told.contains("in `intake`, no key, so no order; 202"), "{told}");

@@ -61,7 +61,7 @@ impl Resolver<'_> {
         let may_redeliver = self.or(written.redeliver, false);
         let topic = topic?;
         self.warn_of_topic(&written, topic, status_ttl);
-        self.warn_undelivered(route, &written, topic, flow.subscriptions);
+        self.check_delivered(route, &written, topic, flow.subscriptions);
         let all = CREDENTIALS.iter().chain(&self.key_fields);
         let own = HeaderName::from_static("idempotency-key");
         Some(Settings {
@@ -183,7 +183,9 @@ impl Resolver<'_> {
         }
     }
 
-    fn warn_undelivered(
+    /// What nobody delivers is never over: its clients ask in vain, and with `spill` all that comes after it
+    /// waits for it.
+    fn check_delivered(
         &mut self,
         route: &file::Route,
         written: &Storing<'_>,
@@ -202,7 +204,7 @@ impl Resolver<'_> {
                 "`- {{ name: .., topic: {}, push: {{ upstream: .. }} }}` under `subscriptions`",
                 topic.name
             );
-            return self.warn(written.topic.place, fault.help(help));
+            return self.error(written.topic.place, fault.help(help));
         };
         let published = route.publish.iter().flat_map(OneOrMany::iter).next();
         if let (Some(published), None) = (published, &first.on_success) {
