@@ -27,7 +27,7 @@ const ROUTES: [(&str, &str); 4] = [
 /// By then all is well again.
 const BACK: Duration = Duration::from_secs(90);
 /// A request that has nothing to do with the queue takes no longer, on a busy machine.
-const LONGEST: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(10);
 
 fn yaml(upstream: SocketAddr) -> String {
     let routes = ROUTES.map(|(name, how)| {
