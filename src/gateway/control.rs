@@ -88,11 +88,14 @@ pub(super) fn run(
         // Whoever started us waits for this.
         Err(error) => return drop(report.send(Err(StartError::Thread(error)))),
     };
+    // From now on: opening a store may take its time, and nothing that changes meanwhile is to be missed.
+    let watched = options.source.iter().chain(&options.watched);
+    let files = Files::new(watched.cloned().collect());
     runtime.block_on(async move {
         match Control::start(config, options, orders).await {
             Ok((control, started)) => {
                 drop(report.send(Ok(started)));
-                control.serve(inbox).await;
+                control.serve(inbox, files).await;
             }
             Err(error) => drop(report.send(Err(error))),
         }
@@ -175,9 +178,7 @@ impl Control {
         outcome.await.unwrap_or(Err(ReloadError::Stopping))
     }
 
-    async fn serve(mut self, mut inbox: mpsc::Receiver<Order>) {
-        let watched = self.options.watched.drain(..);
-        let mut files = Files::new(self.options.source.iter().cloned().chain(watched).collect());
+    async fn serve(mut self, mut inbox: mpsc::Receiver<Order>, mut files: Files) {
         let mut certificates = interval(CERTIFICATES);
         let mut idle_keys = interval(IDLE_KEYS);
         loop {
