@@ -11,7 +11,7 @@ use super::{
     making::{self, Origin},
     patience::Waits,
     prefer::Preference,
-    requests::Requests,
+    requests::{Requests, Reserved},
     settings::{Settings, When},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         ingress::{Target, failed, refused},
         queue::{
             codec::Draft,
-            log::{AppendError, Appended, Commit, Permit, Purpose},
+            log::{AppendError, Appended, Commit, Permit, Purpose, Reason, Refused},
         },
         request::{Place, SECRET_BYTES, Status, StoredRequest},
     },
@@ -58,6 +58,7 @@ pub(super) struct Admitted {
     stored: StoredRequest,
     draft: Draft,
     permit: Permit,
+    reserved: Reserved,
 }
 
 /// A request that is on disk.
@@ -119,22 +120,24 @@ impl Enqueuer {
 
     /// Takes the room for it, or says why there is none.
     pub(super) fn admit(&self, stored: StoredRequest) -> Result<Admitted, Error> {
-        let target = &self.parts()?.target;
+        let Parts { target, requests, .. } = self.parts()?;
         let draft = stored.draft();
         let bytes = draft.encoded_bytes() as u64;
         if bytes > target.max_event_bytes() || draft.check().is_err() {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
         }
         let permit = target.permit(Purpose::Publish, bytes).map_err(refused)?;
-        Ok(Admitted { stored, draft, permit })
+        let no_place = || refused(Refused::new(Reason::Full));
+        let reserved = requests.reserve().ok_or_else(no_place)?;
+        Ok(Admitted { stored, draft, permit, reserved })
     }
 
     /// Stores it. Done at once, whether or not the rest is waited for.
     pub(super) async fn store(&self, admitted: Admitted) -> Result<Kept, Error> {
-        let Admitted { stored, draft, permit } = admitted;
+        let Admitted { stored, draft, permit, reserved } = admitted;
         let parts = self.parts()?;
         let commit = parts.target.append(permit, vec![draft]).map_err(refused)?;
-        parts.kept(stored, commit).await
+        parts.kept(stored, commit, reserved).await
     }
 
     /// The answer to a request that is stored: at once, or after its client has waited for the result.
@@ -179,7 +182,12 @@ impl fmt::Debug for Enqueuer {
 // === impl Parts ===
 
 impl Parts {
-    async fn kept(&self, stored: StoredRequest, commit: Commit) -> Result<Kept, Error> {
+    async fn kept(
+        &self,
+        stored: StoredRequest,
+        commit: Commit,
+        reserved: Reserved,
+    ) -> Result<Kept, Error> {
         let appended = commit.await.map_err(|error| match error {
             AppendError::Unknown => unknown().with_detail(error.to_string()),
             AppendError::Refused(_) | AppendError::Stopped => failed(&error),
@@ -189,7 +197,10 @@ impl Parts {
         };
         let place = Place { topic: self.target.id(), offset };
         let stored = match duplicate {
-            None => stored,
+            None => {
+                reserved.keep(place, stored.status_until);
+                stored
+            }
             Some(_) => self.first(&stored, place).await?,
         };
         Ok(Kept {

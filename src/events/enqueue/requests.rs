@@ -49,6 +49,12 @@ pub(super) struct Spilling<'a> {
     is_over: bool,
 }
 
+/// A place for a request that is about to be stored. Dropped, it is free again.
+pub(super) struct Reserved {
+    requests: Requests,
+    is_kept: bool,
+}
+
 /// What is over of one topic.
 struct Known<'a> {
     target: &'a dyn Target,
@@ -71,6 +77,13 @@ impl Requests {
     /// What became of them.
     pub fn results(&self) -> &dyn Results {
         &*self.0.around.results
+    }
+
+    /// A place for a request that is about to be stored; `None`: there is none.
+    pub(super) fn reserve(&self) -> Option<Reserved> {
+        let has_place = self.results().reserve();
+        // Not before it is known: one that is dropped gives back what it never had.
+        has_place.then(|| Reserved { requests: self.clone(), is_kept: false })
     }
 
     pub(super) fn hash_key(&self) -> &HashKey {
@@ -154,6 +167,24 @@ impl Spilling<'_> {
 impl Drop for Spilling<'_> {
     fn drop(&mut self) {
         self.end(Stored::Nowhere);
+    }
+}
+
+// === impl Reserved ===
+
+impl Reserved {
+    /// The request is stored there, and is asked for up to `until`.
+    pub(super) fn keep(mut self, place: Place, until: u64) {
+        self.is_kept = true;
+        self.requests.results().stored(place, until);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.requests.results().give_back();
+        }
     }
 }
 

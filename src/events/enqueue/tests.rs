@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -48,6 +48,9 @@ use crate::{
 struct Told {
     status: Mutex<Option<Status>>,
     rung: Arc<Notify>,
+    /// Places that are taken, and for good.
+    places: Mutex<(usize, usize)>,
+    is_full: AtomicBool,
 }
 
 struct World {
@@ -75,6 +78,20 @@ impl Results for Told {
 
     fn changed(&self, _: Place) -> BoxFuture<'static, ()> {
         self.rung.clone().notified_owned().boxed()
+    }
+
+    fn reserve(&self) -> bool {
+        let has_place = !self.is_full.load(Relaxed);
+        self.places.lock().0 += usize::from(has_place);
+        has_place
+    }
+
+    fn stored(&self, _: Place, _: u64) {
+        self.places.lock().1 += 1;
+    }
+
+    fn give_back(&self) {
+        self.places.lock().0 -= 1;
     }
 
     fn is_over(&self, _: Place) -> bool {
@@ -373,6 +390,23 @@ async fn without_room_nothing_is_stored() {
     drop(permits);
     world.model.fail_every(Op::Sync, Fault::Io);
     assert_eq!(reason(world.enqueue(post(ORDER)).await), "queue-unavailable", "nobody is told 202");
+}
+
+#[tokio::test]
+async fn without_a_place_among_the_results_nothing_is_stored() {
+    let world = World::new().await;
+    world.told.is_full.store(true, Relaxed);
+    let error = world.enqueue(post(ORDER)).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Queue(QueueFault::Full(_))), "{error}");
+    assert!(world.stored().is_empty());
+    world.told.is_full.store(false, Relaxed);
+    for _ in 0..2 {
+        world.enqueue(keyed("k", "shop:ann", ORDER)).await.unwrap();
+    }
+    assert_eq!(*world.told.places.lock(), (1, 1), "the second is the first");
+    world.model.fail_every(Op::Sync, Fault::Io);
+    assert_eq!(reason(world.enqueue(post(ORDER)).await), "queue-unavailable");
+    assert_eq!(*world.told.places.lock(), (1, 1));
 }
 
 #[tokio::test]

@@ -116,7 +116,10 @@ impl Ingress {
                 Ok(Begun::Over(State::Uncertain))
             }
             Verdict::Over(state) => Ok(Begun::Over(state)),
-            Verdict::Full => Err(Refused::new(Reason::Full).into()),
+            Verdict::Full => {
+                self.full();
+                Err(Refused::new(Reason::Full).into())
+            }
             Verdict::Busy | Verdict::Orphan(_) => Ok(Begun::Busy),
         }
     }
@@ -125,7 +128,7 @@ impl Ingress {
         let inner = &self.0;
         let others = inner.state.lock().len() + inner.keys.lock().len();
         let mut results = inner.results.lock();
-        let is_full = (others + results.len()) as u64 >= inner.max_entries;
+        let is_full = (others + results.taken()) as u64 >= inner.max_entries;
         let Due { place, lane, may_repeat, is_forced, until, left } = due;
         let recorded = Recorded { state: State::Running, attempts: 0, lane, may_repeat, until };
         let asked = Asked { recorded, is_forced, left };
@@ -260,6 +263,19 @@ impl Results for Ingress {
 
     fn changed(&self, place: Place) -> BoxFuture<'static, ()> {
         self.0.waiters.changed(place).boxed()
+    }
+
+    fn reserve(&self) -> bool {
+        self.reserve_place()
+    }
+
+    fn stored(&self, place: Place, until: u64) {
+        let wall = self.clock().0;
+        self.0.results.lock().stored(place, until, wall);
+    }
+
+    fn give_back(&self) {
+        self.0.results.lock().release();
     }
 
     fn is_over(&self, place: Place) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use parking_lot::Mutex;
@@ -46,6 +46,8 @@ pub(super) struct Inner {
     clock: GuardedClock,
     /// Below it nothing is owed, as the log says.
     noted: Mutex<Offset>,
+    /// It was said that no place is left.
+    pub(super) is_full: AtomicBool,
     /// Exchanges whose outcome nobody knows, since start.
     pub(super) uncertain: AtomicU64,
 }
@@ -118,6 +120,7 @@ impl Ingress {
             pool,
             clock,
             noted,
+            is_full: AtomicBool::new(false),
             uncertain: AtomicU64::new(0),
         };
         Ok(Self(Arc::new(inner)))
@@ -133,8 +136,9 @@ impl Ingress {
         let permit = inner.log.permit(begin.saturating_add(answer).saturating_add(4 * SMALL))?;
         let mut state = inner.state.lock();
         // Whoever comes with a key has a place by that.
-        let taken = state.len() + inner.keys.lock().len() + inner.results.lock().len();
+        let taken = state.len() + inner.keys.lock().len() + inner.results.lock().taken();
         if taken as u64 >= inner.max_entries && key.is_none() {
+            self.full();
             return Err(Refused::new(Reason::Full));
         }
         // Whoever reads the mark after this sees it: see [`State::low`].
@@ -152,6 +156,7 @@ impl Ingress {
         let (_, now) = self.clock();
         inner.keys.lock().sweep(now);
         inner.results.lock().sweep(now);
+        self.look_for_places();
         let low = {
             // Durable is read under the lock: what begins later begins above it.
             let state = inner.state.lock();

@@ -28,7 +28,8 @@
 //! its result, on disk before it is settled. Whoever is asked for it has them as [`crate::events::request::Results`].
 //!
 //! The log is always durable. Memory: one entry for each key that is remembered, one for each exchange
-//! that is not settled, and one for each stored request from its first attempt on, at most `max_entries` together; when there are more, requests are refused before they are sent.
+//! that is not settled, and one for each stored request, at most `max_entries` together; when there are
+//! more, requests are refused before they are sent or stored.
 
 mod attempt;
 mod exchange;
@@ -36,6 +37,7 @@ mod handle;
 mod key;
 mod key_record;
 mod keys;
+mod places;
 mod record;
 mod refusal;
 mod resolve;

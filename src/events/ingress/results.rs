@@ -78,6 +78,8 @@ pub(super) struct Results {
     running: BTreeSet<(Offset, Place)>,
     /// Records older than this say nothing any more.
     longest: u64,
+    /// Places of requests that are about to be stored.
+    reserved: usize,
 }
 
 /// Whether what began at `left` and is not in the table may have been, by now.
@@ -88,6 +90,32 @@ pub(super) fn is_forgotten(left: u64, wall: u64) -> bool {
 // === impl Results ===
 
 impl Results {
+    /// Places that are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.entries.len() + self.reserved
+    }
+
+    /// Takes one more.
+    pub(super) fn reserve(&mut self) {
+        self.reserved += 1;
+    }
+
+    /// One that was reserved is free again.
+    pub(super) fn release(&mut self) {
+        self.reserved = self.reserved.saturating_sub(1);
+    }
+
+    /// One that was reserved is that of the request there, unless an attempt has begun already: that has
+    /// one.
+    pub(super) fn stored(&mut self, place: Place, until: u64, wall: u64) {
+        self.release();
+        if !self.entries.contains_key(&place) {
+            let state = State::Queued;
+            let recorded = Recorded { state, attempts: 0, lane: 0, may_repeat: false, until };
+            self.record(place, recorded, Offset::ZERO, wall);
+        }
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()

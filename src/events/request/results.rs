@@ -47,6 +47,17 @@ pub trait Results: fmt::Debug + Send + Sync {
     /// call; it may end without that, too.
     fn changed(&self, place: Place) -> BoxFuture<'static, ()>;
 
+    /// Takes a place for a request that is about to be stored, if there is one: what is stored without can
+    /// not be sent. It is to be followed by [`Results::stored`] or [`Results::give_back`].
+    fn reserve(&self) -> bool;
+
+    /// The place that was reserved is that of the request there, which is asked for up to `until`
+    /// (milliseconds since 1970).
+    fn stored(&self, place: Place, until: u64);
+
+    /// A place that was reserved is free again: nothing was stored.
+    fn give_back(&self);
+
     /// Whether it is certain to be over, from memory: a request of its key that comes now does not
     /// overtake it.
     fn is_over(&self, place: Place) -> bool;

@@ -219,6 +219,38 @@ fn a_full_table_begins_nothing_and_ends_what_has_begun() {
 }
 
 #[test]
+fn what_is_accepted_has_its_place_and_the_rest_is_refused() {
+    let world = World::open(&Model::new(), 2).unwrap();
+    let results: &dyn Results = &world.ingress;
+    assert!(results.reserve() && results.reserve());
+    assert!(!results.reserve(), "full");
+    assert_eq!(world.ingress.log().gauges().rejected.full.get(), 1);
+    results.give_back();
+    assert!(results.reserve());
+    results.stored(due(1).place, UNTIL);
+    results.stored(due(2).place, UNTIL);
+    assert!(!results.reserve() && block_on(world.ingress.attempt(due(3))).is_err());
+    assert_eq!(state(&world, 1), (State::Queued, 0));
+    for number in 1..3 {
+        let mut attempt = begun(&world, due(number));
+        assert_eq!(attempt.number(), 1);
+        block_on(attempt.end(State::Succeeded, None)).unwrap();
+    }
+}
+
+#[test]
+fn what_is_sent_before_it_is_told_stored_has_one_place() {
+    let world = World::open(&Model::new(), 2).unwrap();
+    let results: &dyn Results = &world.ingress;
+    assert!(results.reserve());
+    let mut first = begun(&world, due(1));
+    results.stored(due(1).place, UNTIL);
+    assert_eq!(state(&world, 1), (State::Running, 1));
+    block_on(first.end(State::Succeeded, None)).unwrap();
+    assert!(results.reserve() && !results.reserve());
+}
+
+#[test]
 fn what_is_given_up_has_an_end_and_what_has_one_keeps_it() {
     let world = World::open(&Model::new(), 100).unwrap();
     block_on(world.ingress.conclude(due(1), false)).unwrap();
