@@ -165,6 +165,38 @@ async fn an_answer_that_cannot_be_written_down_is_503_or_counted() {
 }
 
 #[tokio::test]
+async fn once_the_disk_has_taken_nothing_nothing_is_sent_until_it_does() {
+    let world = World::new().await;
+    let sent = Arc::new(AtomicU64::new(0));
+    let inner = service_fn({
+        let sent = sent.clone();
+        move |_: Request| {
+            sent.fetch_add(1, Ordering::SeqCst);
+            async { Ok(ok()) }
+        }
+    });
+    let settings = Settings { has_intent: false, ..settings() };
+    // A quota: the disk has room, and takes nothing.
+    for op in [Op::Write, Op::Allocate] {
+        world.model.fail_every(op, Fault::NoSpace);
+    }
+    for _ in 0..20 {
+        let error = world.send(settings.clone(), inner.clone()).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::Queue(QueueFault::Disk(_))), "{error}");
+    }
+    assert_eq!(sent.load(Ordering::SeqCst), 1, "one found it out");
+    world.model.heal();
+    let is_back = async {
+        while world.send(settings.clone(), inner.clone()).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_mins(1), is_back).await.unwrap();
+    assert_eq!(sent.load(Ordering::SeqCst), 2, "it is not tried with requests");
+    assert_eq!(world.events().await, ["order.created"]);
+}
+
+#[tokio::test]
 async fn a_key_is_held_after_what_may_have_been_seen() {
     let world = World::new().await;
     let keyed = Keyed {

@@ -45,6 +45,8 @@ pub struct Gauges {
     pub bytes: Gauge,
     /// Whether the log takes no appends until it is reopened.
     pub is_offline: Flag,
+    /// Whether the disk did not take what was last written: nothing new is accepted until it does.
+    pub is_full: Flag,
 }
 
 /// Refused appends, by reason.

@@ -272,8 +272,9 @@ mod tests {
         world.note().unwrap();
         model.set_free(3 * RESERVE);
         assert!(world.reserve.tend().unwrap());
-        World::append(&world.topic, Purpose::Publish).unwrap();
+        // What is accepted takes the room at once, and shows that it is there.
         World::append(&world.topic, Purpose::Accepted).unwrap();
+        World::append(&world.topic, Purpose::Publish).unwrap();
         world.note().unwrap();
     }
 

@@ -180,7 +180,10 @@ impl Core {
         tracing::warn!(log = %self.shared.place.id, %error, "a write failed again");
         self.sequencer.rollback();
         match self.end_after_failed_write() {
-            Ok(()) => Failure::NoRoom,
+            Ok(()) => {
+                self.shared.set_state(State::Full);
+                Failure::NoRoom
+            }
             Err(failure) => failure,
         }
     }

@@ -19,6 +19,7 @@ mod opening;
 mod permit;
 mod quarantine;
 mod reader;
+mod room;
 mod scan;
 mod scrub;
 mod segment;

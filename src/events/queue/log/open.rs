@@ -18,19 +18,20 @@ use super::{
     checkpoint,
     commit::{Commit, Waiter},
     core::Core,
-    error::{OpenError, Reason, Refused, RetireError},
+    error::{OpenError, RetireError},
     live::Live,
     opening::{self, Findings},
     permit::{Budget, Permit},
+    room::Tries,
     segment::{CHECKPOINT, file_name, remove_if_there},
     sequencer::Sequencer,
-    settings::{Durability, Place, Purpose, Recovery, Settings},
+    settings::{Durability, Place, Recovery, Settings},
     spare::Spare,
     status::{Offline, Opened, State, Status},
     view::View,
     writer::{Queue, Request, Writer},
 };
-use crate::events::queue::{Offset, codec::MAX_FRAME_BYTES, gauges::Gauges};
+use crate::events::queue::{Offset, gauges::Gauges};
 
 /// So many times longer CHECKPOINT is put off while there is always more to write.
 const BUSY_FACTOR: u32 = 10;
@@ -52,6 +53,7 @@ pub(super) struct OpenLog {
     pub(super) findings: Mutex<Findings>,
     pub(super) accepted: Mutex<Accepted>,
     is_closed: AtomicBool,
+    pub(super) tries: Tries,
     pub(super) spare: Spare,
     pub(super) live: Live,
 }
@@ -113,6 +115,7 @@ impl OpenLog {
             accepted: Mutex::default(),
             seen: Mutex::default(),
             is_closed: AtomicBool::new(false),
+            tries: Tries::default(),
             spare: Spare::default(),
             live: Live::default(),
         }
@@ -220,50 +223,6 @@ impl OpenLog {
         if let Some(synced) = synced {
             self.write_checkpoint(synced);
         }
-    }
-
-    pub(super) fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Reason> {
-        let gauges = &self.gauges;
-        if gauges.is_offline.get() {
-            return Err(Reason::Offline);
-        }
-        if bytes > MAX_FRAME_BYTES as u64 || !self.budget.can_ever(bytes) {
-            return Err(Reason::TooLarge);
-        }
-        let disk = &self.place.disk;
-        let is_low = match purpose {
-            Purpose::Publish => disk.is_low(),
-            Purpose::Accepted => disk.is_reserve_out(),
-            Purpose::Journal => false,
-        };
-        if is_low {
-            return Err(Reason::DiskLow);
-        }
-        if let Some(max) = self.settings.max_bytes {
-            let more = if purpose == Purpose::Publish { 0 } else { max / 10 };
-            let max = max.saturating_add(more);
-            if gauges.bytes.get().saturating_add(self.budget.taken()).saturating_add(bytes) > max {
-                return Err(Reason::Full);
-            }
-        }
-        self.budget.take(bytes).ok_or(Reason::Full)
-    }
-
-    pub(super) fn is_own(&self, permit: &Permit) -> bool {
-        permit.is_of(&self.budget)
-    }
-
-    /// Counts a refusal.
-    pub(super) fn refuse(&self, reason: Reason) -> Refused {
-        let rejected = &self.gauges.rejected;
-        let counter = match reason {
-            Reason::Full => &rejected.full,
-            Reason::DiskLow => &rejected.disk_low,
-            Reason::Offline => &rejected.offline,
-            Reason::TooLarge => &rejected.too_large,
-        };
-        counter.add(1);
-        Refused::new(reason)
     }
 
     pub(super) fn submit(
@@ -383,6 +342,7 @@ impl OpenLog {
 
     pub(super) fn set_state(&self, state: State) {
         self.gauges.is_offline.set(matches!(state, State::Offline(_)));
+        self.gauges.is_full.set(state == State::Full);
         self.view.set_state(state);
     }
 

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod following;
+mod full;
 mod interleaving;
 mod machine;
 mod modes;

@@ -1,0 +1,118 @@
+//! Who is let into a log: permits, and why there is none.
+//!
+//! A disk may say that it has room and take nothing all the same: a quota, a limit of files. A log whose
+//! last write failed so is full, and accepts nothing new: what were accepted now would be refused when the
+//! request it is about has been sent. Whether the disk takes something again is tried for with an empty
+//! append, by demand and seldom, so that no event is staked on it. What was accepted already is not held up
+//! by that: it is refused by the disk or taken.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    commit::Commit,
+    error::{Reason, Refused},
+    open::OpenLog,
+    permit::Permit,
+    settings::Purpose,
+};
+use crate::events::queue::codec::MAX_FRAME_BYTES;
+
+/// Between two tries whether a disk that took nothing takes something again.
+const APART: Duration = Duration::from_secs(1);
+
+/// When a full log last tried for room.
+#[derive(Debug, Default)]
+pub(super) struct Tries(Mutex<Option<Instant>>);
+
+// === impl OpenLog ===
+
+impl OpenLog {
+    /// Room for `bytes`, at once or not at all.
+    pub(super) fn permit(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Result<Permit, Reason> {
+        let gauges = &self.gauges;
+        if gauges.is_offline.get() {
+            return Err(Reason::Offline);
+        }
+        if bytes > MAX_FRAME_BYTES as u64 || !self.budget.can_ever(bytes) {
+            return Err(Reason::TooLarge);
+        }
+        let disk = &self.place.disk;
+        let is_low = match purpose {
+            Purpose::Publish => disk.is_low() || self.stays_full(),
+            Purpose::Accepted => disk.is_reserve_out(),
+            Purpose::Journal => false,
+        };
+        if is_low {
+            return Err(Reason::DiskLow);
+        }
+        if let Some(max) = self.settings.max_bytes {
+            let more = if purpose == Purpose::Publish { 0 } else { max / 10 };
+            let max = max.saturating_add(more);
+            if gauges.bytes.get().saturating_add(self.budget.taken()).saturating_add(bytes) > max {
+                return Err(Reason::Full);
+            }
+        }
+        self.budget.take(bytes).ok_or(Reason::Full)
+    }
+
+    /// Whether a permit is one of this log's.
+    pub(super) fn is_own(&self, permit: &Permit) -> bool {
+        permit.is_of(&self.budget)
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refuse(&self, reason: Reason) -> Refused {
+        let rejected = &self.gauges.rejected;
+        let counter = match reason {
+            Reason::Full => &rejected.full,
+            Reason::DiskLow => &rejected.disk_low,
+            Reason::Offline => &rejected.offline,
+            Reason::TooLarge => &rejected.too_large,
+        };
+        counter.add(1);
+        Refused::new(reason)
+    }
+
+    /// Whether the disk did not take what was last written. The writer is to make a new file then, if it
+    /// can; it is asked seldom.
+    fn stays_full(self: &Arc<Self>) -> bool {
+        let is_full = self.gauges.is_full.get();
+        if is_full && self.tries.is_due(Instant::now()) {
+            let (waiter, _) = Commit::pair();
+            self.submit(Permit::empty(&self.budget), Vec::new(), waiter, false);
+        }
+        is_full
+    }
+}
+
+// === impl Tries ===
+
+impl Tries {
+    /// Whether the next is due; if so it counts as made.
+    fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock();
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= APART);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_is_due_once_in_a_while() {
+        let (tries, now) = (Tries::default(), Instant::now());
+        let after = |part: f64| tries.is_due(now + APART.mul_f64(part));
+        assert_eq!(
+            [0.0, 0.5, 0.9, 1.0, 1.5, 2.5].map(after),
+            [true, false, false, true, false, true]
+        );
+    }
+}
