@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     epoll::{Epoll, READ},
+    number,
     protocol::{Protocol, Reply},
 };
 
@@ -80,10 +81,6 @@ pub fn run(arguments: &[&str]) -> io::Result<()> {
     let (nanos, p50, p99) = (elapsed.as_nanos(), pick(0.5), pick(0.99));
     println!("RESULT {events} {nanos} {p50} {p99} {}", tally.refused);
     Ok(())
-}
-
-fn number(text: &str) -> io::Result<usize> {
-    text.parse().map_err(|_| io::Error::other(format!("{text}: not a number")))
 }
 
 // === impl Publisher ===
