@@ -158,7 +158,7 @@ fn nats_reply(bytes: &[u8]) -> io::Result<(usize, Reply)> {
     if bytes.len() < whole {
         return Ok((0, Reply::None));
     }
-    let is_stored = bytes[end..whole].windows(6).any(|it| it == b"\"seq\":");
+    let is_stored = contains(&bytes[end..whole], b"\"seq\":");
     Ok((whole, if is_stored { Reply::Stored } else { Reply::Refused }))
 }
 
@@ -183,7 +183,8 @@ fn greet_nats(stream: &mut TcpStream, id: usize) -> io::Result<()> {
         stream,
         "CONNECT {{\"verbose\":false,\"pedantic\":false}}\r\nSUB _INBOX.{id} 1\r\nPING\r\n"
     )?;
-    read_until(stream, |bytes| bytes.ends_with(b"PONG\r\n"))?;
+    // The server may go on with a question of its own, which waits for two minutes.
+    read_until(stream, |bytes| contains(bytes, b"PONG\r\n"))?;
     if id == 0 {
         let stream_config = format!(
             r#"{{"name":"{NAME}","subjects":["{NAME}"],"storage":"file","retention":"limits"}}"#
@@ -193,8 +194,8 @@ fn greet_nats(stream: &mut TcpStream, id: usize) -> io::Result<()> {
             "PUB $JS.API.STREAM.CREATE.{NAME} _INBOX.{id} {}\r\n{stream_config}\r\n",
             stream_config.len()
         )?;
-        let answer = read_until(stream, |bytes| bytes.ends_with(b"}\r\n"))?;
-        if answer.windows(8).any(|it| it == b"\"error\":") {
+        let answer = read_until(stream, |bytes| contains(bytes, b"}\r\n"))?;
+        if contains(&answer, b"\"error\":") {
             return Err(failed(String::from_utf8_lossy(&answer)));
         }
     }
@@ -270,6 +271,10 @@ fn short_string(out: &mut Vec<u8>, text: &str) {
 /// Past the first line break.
 fn line_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(2).position(|it| it == b"\r\n").map(|at| at + 2)
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|it| it == wanted)
 }
 
 fn read_until(stream: &mut TcpStream, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {

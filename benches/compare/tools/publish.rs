@@ -108,18 +108,21 @@ impl Publisher {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
-        let (length, reply) = protocol.reply(&self.pending)?;
-        self.pending.drain(..length);
-        match reply {
-            Reply::None => return Ok(()),
-            _ if self.sent < start => {}
-            Reply::Stored => {
-                tally
-                    .micros
-                    .push(u32::try_from(self.sent.elapsed().as_micros()).unwrap_or(u32::MAX));
+        // What comes unasked may stand before the answer.
+        loop {
+            let (length, reply) = protocol.reply(&self.pending)?;
+            self.pending.drain(..length);
+            match reply {
+                Reply::None if length > 0 => continue,
+                Reply::None => return Ok(()),
+                _ if self.sent < start => {}
+                Reply::Stored => {
+                    let micros = self.sent.elapsed().as_micros();
+                    tally.micros.push(u32::try_from(micros).unwrap_or(u32::MAX));
+                }
+                Reply::Refused => tally.refused += 1,
             }
-            Reply::Refused => tally.refused += 1,
+            return self.publish(protocol);
         }
-        self.publish(protocol)
     }
 }
