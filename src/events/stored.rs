@@ -9,16 +9,20 @@ use crate::events::{
 
 /// The record of an event that is to be appended.
 pub fn draft(event: &Event) -> Draft {
-    let mut fields = Fields::builder().id(&event.id).source(&event.source).event_type(&event.kind);
-    fields = with(fields, event.subject.as_deref(), FieldsBuilder::subject);
-    fields = with(fields, event.time.as_deref(), FieldsBuilder::time);
-    fields = with(fields, event.content_type.as_deref(), FieldsBuilder::content_type);
-    fields = with(fields, event.expiry, FieldsBuilder::expiry);
-    fields = with(fields, event.correlation.as_deref(), FieldsBuilder::correlation);
-    fields = with(fields, event.causation.as_deref(), FieldsBuilder::causation);
-    fields = with(fields, event.trace_context.as_deref(), FieldsBuilder::trace_parent);
-    fields = with(fields, event.principal.as_deref(), FieldsBuilder::principal);
-    fields = with(fields, (event.depth > 0).then_some(event.depth.into()), FieldsBuilder::depth);
+    let depth = (event.depth > 0).then_some(event.depth.into());
+    let mut fields = Fields::builder()
+        .id(&event.id)
+        .source(&event.source)
+        .event_type(&event.kind)
+        .maybe(event.subject.as_deref(), FieldsBuilder::subject)
+        .maybe(event.time.as_deref(), FieldsBuilder::time)
+        .maybe(event.content_type.as_deref(), FieldsBuilder::content_type)
+        .maybe(event.expiry, FieldsBuilder::expiry)
+        .maybe(event.correlation.as_deref(), FieldsBuilder::correlation)
+        .maybe(event.causation.as_deref(), FieldsBuilder::causation)
+        .maybe(event.trace_context.as_deref(), FieldsBuilder::trace_parent)
+        .maybe(event.principal.as_deref(), FieldsBuilder::principal)
+        .maybe(depth, FieldsBuilder::depth);
     for (name, value) in &event.attributes {
         let value = match value {
             Attribute::Boolean(truth) => Value::Boolean(*truth),
@@ -66,17 +70,6 @@ pub fn event(record: &Record<'_>, own: impl Fn(&[u8]) -> Bytes) -> Event {
         trace_context: text(record.trace_context()),
         attributes: attributes.collect(),
         data: own(record.body()),
-    }
-}
-
-fn with<T>(
-    fields: FieldsBuilder,
-    value: Option<T>,
-    put: impl FnOnce(FieldsBuilder, T) -> FieldsBuilder,
-) -> FieldsBuilder {
-    match value {
-        Some(value) => put(fields, value),
-        None => fields,
     }
 }
 

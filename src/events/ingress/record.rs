@@ -129,11 +129,9 @@ impl Owed {
 
     fn place(&self) -> FieldsBuilder {
         let fields = Fields::builder().field(TOPIC, self.topic.0.as_bytes());
-        let fields = fields.field(END, &self.end.0.to_le_bytes());
-        match self.waits {
-            Some(end) => fields.field(WAITS, &end.0.to_le_bytes()),
-            None => fields,
-        }
+        fields
+            .field(END, &self.end.0.to_le_bytes())
+            .maybe(self.waits, |fields, end| fields.field(WAITS, &end.0.to_le_bytes()))
     }
 
     /// The event's own record, with more fields.

@@ -98,8 +98,9 @@ impl Fingerprint {
 impl StoredRequest {
     /// The record that is to be appended.
     pub fn draft(&self) -> Draft {
-        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-        let fields = Fields::builder()
+        let text =
+            |name| self.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let mut fields = Fields::builder()
             .id(&self.event_id())
             .source(&self.source)
             .event_type(TYPE)
@@ -108,13 +109,10 @@ impl StoredRequest {
             .field(SECRET, &self.secret)
             .field(ROUTE, self.route.as_bytes())
             .field(PRINCIPAL, &self.principal.0)
-            .field(STATUS_UNTIL, &self.status_until.to_le_bytes());
-        let kind = self.headers.get(CONTENT_TYPE).and_then(text);
-        let fields = with(fields, kind, |fields, kind| fields.content_type(&kind));
-        let trace = self.headers.get("traceparent").and_then(text);
-        let fields = with(fields, trace, |fields, trace| fields.trace_parent(&trace));
-        let again = self.may_redeliver.then_some([1]);
-        let mut fields = with(fields, again, |fields, it| fields.field(REDELIVER, &it));
+            .field(STATUS_UNTIL, &self.status_until.to_le_bytes())
+            .maybe(text(CONTENT_TYPE.as_str()), FieldsBuilder::content_type)
+            .maybe(text("traceparent"), FieldsBuilder::trace_parent)
+            .maybe(self.may_redeliver.then_some([1]), |fields, it| fields.field(REDELIVER, &it));
         if self.key_field != default_key_field() {
             fields = fields.field(KEY_FIELD, self.key_field.as_str().as_bytes());
         }
@@ -209,17 +207,6 @@ fn headers(record: &Record<'_>) -> Result<HeaderMap, NotARequest> {
         headers.try_append(name, value).map_err(|_| bad)?;
     }
     Ok(headers)
-}
-
-fn with<T>(
-    fields: FieldsBuilder,
-    value: Option<T>,
-    put: impl FnOnce(FieldsBuilder, T) -> FieldsBuilder,
-) -> FieldsBuilder {
-    match value {
-        Some(value) => put(fields, value),
-        None => fields,
-    }
 }
 
 /// Fields that are not stored unless the route names them: whoever can read the disk could be whoever

@@ -151,6 +151,15 @@ impl FieldsBuilder {
         self
     }
 
+    /// What `put` adds for a value, if there is one.
+    #[must_use]
+    pub fn maybe<T>(self, value: Option<T>, put: impl FnOnce(Self, T) -> Self) -> Self {
+        match value {
+            Some(value) => put(self, value),
+            None => self,
+        }
+    }
+
     /// CloudEvents `id`.
     #[must_use]
     pub fn id(self, id: &str) -> Self {
