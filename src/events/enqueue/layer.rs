@@ -20,14 +20,11 @@
 //! sits inside `headers`, so that what is stored is what would have been sent, and outside all attempts.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll},
 };
 
-use futures_util::future::BoxFuture;
-use pin_project_lite::pin_project;
+use futures_util::future::{BoxFuture, Either};
 use tokio::sync::oneshot;
 use tower::{Layer, Service};
 
@@ -55,23 +52,6 @@ pub struct Enqueue<S> {
     inner: S,
 }
 
-pin_project! {
-    /// The response, of the route or of the queue.
-    pub struct ResponseFuture<F> {
-        #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<F> {
-        Passed { #[pin] inner: F },
-        // Boxed, so that requests that are only sent do not carry its size.
-        Stored { inner: BoxFuture<'static, Result<Response, Error>> },
-    }
-}
-
 // === impl EnqueueLayer ===
 
 impl EnqueueLayer {
@@ -94,7 +74,8 @@ impl<S> Layer<S> for EnqueueLayer {
 impl<S: Next> Service<Request> for Enqueue<S> {
     type Response = Response;
     type Error = Error;
-    type Future = ResponseFuture<S::Future>;
+    // Boxed, so that requests that are only sent do not carry its size.
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response, Error>>>;
 
     fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
@@ -108,16 +89,13 @@ impl<S: Next> Service<Request> for Enqueue<S> {
             // Nobody knows what is stored before it: that is refused.
             When::Unsent => it.parts().is_ok() || making::is_keyed(&it.settings, &request),
         };
-        let state = match self.enqueuer.as_ref().filter(has_work).cloned() {
-            None => State::Passed { inner: self.inner.call(request) },
-            Some(enqueuer) => State::Stored {
-                inner: match enqueuer.settings.when {
-                    When::Always { .. } => Box::pin(enqueue(enqueuer, request)),
-                    When::Unsent => Box::pin(spill(enqueuer, self.inner.clone(), request)),
-                },
-            },
-        };
-        ResponseFuture { state }
+        match self.enqueuer.as_ref().filter(has_work).cloned() {
+            None => Either::Left(self.inner.call(request)),
+            Some(enqueuer) => Either::Right(match enqueuer.settings.when {
+                When::Always { .. } => Box::pin(enqueue(enqueuer, request)),
+                When::Unsent => Box::pin(spill(enqueuer, self.inner.clone(), request)),
+            }),
+        }
     }
 }
 
@@ -200,17 +178,4 @@ async fn spill_one(
         spilling.stored(kept.place.offset);
     }
     Ok(kept)
-}
-
-// === impl ResponseFuture ===
-
-impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
-    type Output = Result<Response, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Passed { inner } => inner.poll(cx),
-            StateProj::Stored { inner } => inner.as_mut().poll(cx),
-        }
-    }
 }

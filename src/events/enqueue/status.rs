@@ -10,17 +10,14 @@
 //! finds out who asks, and before all that sends or stores. Dropped, it does nothing.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use http::{HeaderValue, Method};
-use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -54,23 +51,6 @@ pub struct RequestStatus<S> {
     inner: S,
 }
 
-pin_project! {
-    /// The response, of the route or of the queue.
-    pub struct ResponseFuture<F> {
-        #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<F> {
-        Passed { #[pin] inner: F },
-        // Boxed, so that all others do not carry its size.
-        Asked { inner: BoxFuture<'static, Result<Response, Error>> },
-    }
-}
-
 // === impl RequestStatusLayer ===
 
 impl RequestStatusLayer {
@@ -93,7 +73,8 @@ impl<S> Layer<S> for RequestStatusLayer {
 impl<S: Next> Service<Request> for RequestStatus<S> {
     type Response = Response;
     type Error = Error;
-    type Future = ResponseFuture<S::Future>;
+    // Boxed, so that all others do not carry its size.
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response, Error>>>;
 
     fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
@@ -104,11 +85,10 @@ impl<S: Next> Service<Request> for RequestStatus<S> {
         let is_asked = |_: &&Arc<Enqueuer>| {
             request.cx.target().is_some_and(|target| target.merged().starts_with(STATUS_PATH))
         };
-        let state = match self.enqueuer.as_ref().filter(is_asked).cloned() {
-            None => State::Passed { inner: self.inner.call(request) },
-            Some(enqueuer) => State::Asked { inner: Box::pin(status(enqueuer, request)) },
-        };
-        ResponseFuture { state }
+        match self.enqueuer.as_ref().filter(is_asked).cloned() {
+            None => Either::Left(self.inner.call(request)),
+            Some(enqueuer) => Either::Right(Box::pin(status(enqueuer, request))),
+        }
     }
 }
 
@@ -201,17 +181,4 @@ fn patience(query: Option<&str>) -> Result<Duration, Error> {
     };
     let wait = wait.ok_or_else(|| Error::new(Kind::BadTarget).with_detail("`wait` is no time"))?;
     Ok(wait.min(LONGEST))
-}
-
-// === impl ResponseFuture ===
-
-impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
-    type Output = Result<Response, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Passed { inner } => inner.poll(cx),
-            StateProj::Asked { inner } => inner.as_mut().poll(cx),
-        }
-    }
 }

@@ -15,16 +15,13 @@
 //! before the request was recorded, the key is as it was; afterwards the exchange goes on.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, ready};
 use http::{HeaderName, HeaderValue, Method};
-use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::fingerprint::fingerprint;
@@ -68,24 +65,6 @@ pub struct Idempotency<S> {
     inner: S,
 }
 
-pin_project! {
-    /// The response, of the route or of what is remembered.
-    pub struct ResponseFuture<F> {
-        #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<F> {
-        Passed { #[pin] inner: F },
-        Refused { error: Option<Error> },
-        // Boxed, so that requests without a key do not carry its size.
-        Judged { inner: BoxFuture<'static, Result<Response, Error>> },
-    }
-}
-
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
@@ -116,7 +95,8 @@ impl<S> Layer<S> for IdempotencyLayer {
 impl<S: Next> Service<Request> for Idempotency<S> {
     type Response = Response;
     type Error = Error;
-    type Future = ResponseFuture<S::Future>;
+    // Boxed, so that requests without a key do not carry its size.
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response, Error>>>;
 
     fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
@@ -124,15 +104,14 @@ impl<S: Next> Service<Request> for Idempotency<S> {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let keyed = self.shared.as_ref().map(|shared| shared.keyed(&request)).transpose();
-        let state = match (keyed, &self.shared) {
+        match (keyed, &self.shared) {
             (Ok(Some(Some(keyed))), Some(shared)) => {
                 let judged = judged(shared.store.clone(), keyed, self.inner.clone(), request);
-                State::Judged { inner: Box::pin(judged) }
+                Either::Right(Box::pin(judged))
             }
-            (Ok(_), _) => State::Passed { inner: self.inner.call(request) },
-            (Err(fault), _) => State::Refused { error: Some(Kind::Idempotency(fault).into()) },
-        };
-        ResponseFuture { state }
+            (Ok(_), _) => Either::Left(self.inner.call(request)),
+            (Err(fault), _) => Either::Right(Box::pin(ready(Err(Kind::Idempotency(fault).into())))),
+        }
     }
 }
 
@@ -205,20 +184,4 @@ fn replayed(answer: StoredAnswer) -> Response {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
-}
-
-// === impl ResponseFuture ===
-
-impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
-    type Output = Result<Response, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Passed { inner } => inner.poll(cx),
-            StateProj::Judged { inner } => inner.as_mut().poll(cx),
-            StateProj::Refused { error } => {
-                Poll::Ready(Err(error.take().unwrap_or_else(|| Kind::Internal.into())))
-            }
-        }
-    }
 }
