@@ -1,13 +1,16 @@
-//! The head of a log file, CHECKPOINT, and what is derived from a log file.
+//! The head of a log file, CHECKPOINT, META, and what is derived from a log file.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluicegate::events::queue::codec::{Checkpoint, Fields, Index, KeysHead, Lookup, SegmentHeader};
+use sluicegate::events::queue::codec::{Checkpoint, Fields, Index, KeysHead, Lookup, Meta, SegmentHeader};
 
 fuzz_target!(|data: &[u8]| {
     let _ = SegmentHeader::decode(data);
     let _ = Checkpoint::decode(data);
+    if let Ok(meta) = Meta::decode(data) {
+        assert!(meta.topics.len() + meta.subscriptions.len() <= data.len());
+    }
     if let Some(fields) = Fields::from_encoded(data.to_vec().into()) {
         assert!(fields.iter().map(|field| field.value.len()).sum::<usize>() <= data.len());
     }

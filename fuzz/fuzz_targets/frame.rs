@@ -1,4 +1,4 @@
-//! A frame and its records: the first 16 bytes are the epoch and the offset that are expected.
+//! A frame and its records, found in the bytes and at the beginning of them.
 
 #![no_main]
 
@@ -18,10 +18,14 @@ fn ask(record: &Record<'_>) {
     let _ = record.attributes().count();
 }
 
-fuzz_target!(|data: &[u8]| {
-    let Some((numbers, bytes)) = data.split_first_chunk::<16>() else { return };
-    let epoch = u64::from_le_bytes(numbers[..8].try_into().unwrap_or_default());
-    let base = Offset(u64::from_le_bytes(numbers[8..].try_into().unwrap_or_default()));
+/// The number where a frame has it: so a file that is a frame is a seed.
+fn number(bytes: &[u8], at: usize) -> u64 {
+    let number = bytes.get(at..).and_then(|rest| rest.first_chunk().copied());
+    u64::from_le_bytes(number.unwrap_or_default())
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let (epoch, base) = (number(bytes, 16), Offset(number(bytes, 24)));
     let _ = parse_head(bytes, epoch);
     let _ = find_frame(bytes, epoch, base);
     if let Ok(frame) = parse_frame(bytes, epoch, base) {

@@ -1,4 +1,4 @@
-//! Delivery state: the steps of the journal, the state of a subscription, a snapshot, a lease token.
+//! Delivery state: the steps of the journal, the state of a subscription, a snapshot.
 
 #![no_main]
 

@@ -5,7 +5,7 @@ mod bind;
 mod handshake;
 mod limit;
 mod outcomes;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod sni;
 mod stream;
 mod tls;

@@ -8,16 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The longest header of version 1, with its line end.
 const MAX_V1: usize = 107;
 /// The longest part after the fixed header of version 2 that is read: addresses and TLVs.
-pub(super) const MAX_V2_PAYLOAD: usize = 4096;
+pub const MAX_V2_PAYLOAD: usize = 4096;
 /// The longest header at all.
-pub(super) const MAX_HEADER: usize = 16 + MAX_V2_PAYLOAD;
+pub const MAX_HEADER: usize = 16 + MAX_V2_PAYLOAD;
 
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decoded {
+pub enum Decoded {
     /// More bytes are needed to tell.
     Incomplete,
     /// No PROXY header: the client's own bytes.
@@ -36,13 +36,15 @@ pub(super) enum Decoded {
 
 /// Both ends of the connection that the proxy accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Addresses {
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
+pub struct Addresses {
+    /// The client's.
+    pub source: SocketAddr,
+    /// The one that it connected to.
+    pub destination: SocketAddr,
 }
 
 /// Decodes the first bytes of a connection.
-pub(super) fn decode(bytes: &[u8]) -> Decoded {
+pub fn decode(bytes: &[u8]) -> Decoded {
     if starts_like(bytes, V1_START) {
         decode_v1(bytes)
     } else if starts_like(bytes, V2_START) {

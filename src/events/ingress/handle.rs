@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use super::{
     exchange::{Bound, Room},
     key::Key,
-    key_record::Claim,
-    keys::{self, KeyState, Keys},
+    keys::Keys,
     record::{self, Entry, SMALL},
+    replay::Replay,
     results::Results,
     state::State,
     waiters::Waiters,
@@ -92,15 +92,9 @@ impl Ingress {
     ///
     /// A log that is offline is taken as far as it can be read: it takes no request anyway.
     pub fn open(log: Log, max_entries: u64, around: Around) -> Result<Self, IngressError> {
-        let (mut state, mut keys) = (State::default(), Keys::default());
-        let mut results = Results::default();
-        let read = each(&log, log.start(), |offset, entry| {
-            state.replay(offset, entry);
-            replay_key(&mut keys, offset, entry);
-            if let Entry::Request { place, recorded, wall } = entry {
-                results.replay(place, recorded, offset, wall);
-            }
-        });
+        let mut replay = Replay::default();
+        let read = each(&log, log.start(), |offset, entry| replay.take(offset, entry));
+        let Replay { mut state, keys, results } = replay;
         state.replayed_all();
         match read {
             Err(error) if !log.is_offline() => return Err(error.into()),
@@ -225,24 +219,6 @@ impl Ingress {
             bytes: self.0.log.gauges().bytes.get(),
             uncertain: self.0.uncertain.load(Relaxed),
         }
-    }
-}
-
-fn replay_key(keys: &mut Keys, offset: Offset, entry: Entry) {
-    match entry {
-        Entry::Claim { claim: Claim { hash, fingerprint, expires }, wall } => {
-            let state = KeyState::Running;
-            let entry = keys::Entry { fingerprint, expires, claim: offset, state };
-            keys.replay(hash, entry, wall);
-        }
-        Entry::Answer { key: Some((hash, mark)), .. } | Entry::Resolved { hash, mark } => {
-            keys.mark(hash, mark, offset);
-        }
-        Entry::Answer { key: None, .. }
-        | Entry::Intent { .. }
-        | Entry::Owed { .. }
-        | Entry::Request { .. }
-        | Entry::Settled { .. } => {}
     }
 }
 

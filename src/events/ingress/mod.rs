@@ -40,6 +40,7 @@ mod keys;
 mod places;
 mod record;
 mod refusal;
+mod replay;
 mod resolve;
 mod result_record;
 mod results;
@@ -55,6 +56,7 @@ pub use self::{
     key_record::{Claimed, KeyEnd},
     record::{About, Owed, uncertain, uncertain_kind},
     refusal::{failed, refused},
+    replay::examine,
     target::{Target, Topics},
 };
 

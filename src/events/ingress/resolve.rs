@@ -119,13 +119,15 @@ impl Ingress {
 
     /// Where the events of the exchange that began at `at` are, none included, if its answer was written.
     fn find_answer(&self, at: Offset) -> Result<Option<(Offset, u16)>, ReadError> {
-        let (mut found, mut marked) = (None, None);
+        let (mut found, mut marked) = (None::<(Offset, u16)>, None);
         each(&self.0.log, at, |offset, entry| match (entry, &mut found) {
             (Entry::Answer { exchange, key }, _) if exchange == at => {
                 found = Some((offset.plus(1), 0));
                 marked = key.map(|(hash, mark)| (hash, mark, offset));
             }
-            (Entry::Owed { exchange }, Some((_, count))) if exchange == at => *count += 1,
+            (Entry::Owed { exchange }, Some((_, count))) if exchange == at => {
+                *count = count.saturating_add(1);
+            }
             _ => {}
         })?;
         if let Some((hash, mark, offset)) = marked {

@@ -105,7 +105,7 @@ impl State {
             Entry::Intent { .. } | Entry::Claim { .. } => {
                 let index = if let Entry::Intent { index } = entry { index } else { 0 };
                 let at = Offset(offset.0.saturating_sub(index.into()));
-                let stage = Stage::Begun { at, intents: index + 1 };
+                let stage = Stage::Begun { at, intents: index.saturating_add(1) };
                 match self.begun.get(&at) {
                     Some(id) => self.set(*id, stage),
                     None => drop(self.replayed(at, stage)),
@@ -121,7 +121,7 @@ impl State {
                     if let Some(Exchange { stage: Stage::Owing { count, .. }, .. }) =
                         self.exchanges.get_mut(&id)
                     {
-                        *count += 1;
+                        *count = count.saturating_add(1);
                     }
                 }
                 None => drop(self.replayed(exchange, Stage::Owing { first: offset, count: 1 })),
@@ -191,6 +191,20 @@ mod tests {
         assert!(state.orphans(None, 9).is_empty());
         state.abandon(second);
         assert_eq!(state.orphans(None, 9), [(second, Stage::Begun { at: Offset(1), intents: 1 })]);
+    }
+
+    #[test]
+    fn numbers_that_nobody_writes_are_read_as_far_as_they_go() {
+        let mut state = State::default();
+        state.replay(Offset(9), Entry::Intent { index: u16::MAX });
+        let begun = Stage::Begun { at: Offset::ZERO, intents: u16::MAX };
+        assert_eq!(state.orphans(None, 9).iter().map(|it| it.1).collect::<Vec<_>>(), [begun]);
+        let mut state = State::default();
+        for offset in 0..=u64::from(u16::MAX) + 1 {
+            state.replay(Offset(100 + offset), Entry::Owed { exchange: Offset(1) });
+        }
+        let owing = Stage::Owing { first: Offset(100), count: u16::MAX };
+        assert_eq!(state.orphans(None, 9).iter().map(|it| it.1).collect::<Vec<_>>(), [owing]);
     }
 
     /// Exchanges as they interleave in a log, and what a reader must find of them.

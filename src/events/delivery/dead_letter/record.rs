@@ -25,7 +25,7 @@ const VERSION: u8 = 1;
 pub struct Death {
     /// Where it came from.
     pub origin: Place,
-    /// How often the lane had been sent elsewhere: together with the origin that is one life of it.
+    /// Why it died.
     pub reason: Reason,
     /// The attempts that counted.
     pub attempts: u32,
