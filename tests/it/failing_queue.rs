@@ -5,15 +5,20 @@
 //! on real files each write fails, as on a full disk; on lossy ones, which keep what they are given until it is
 //! synced, each sync fails, which poisons the log. Campaigns (`SLUICE_CAMPAIGN`) do it so often.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    harness::{Client, Message, Origin, Reply, eventually, origin, within},
-    kill_nine::{Connection, Program},
+    harness::{
+        Client, Message, Origin, Reply,
+        customers::effects,
+        eventually,
+        killed::{BACK, Connection, Program, STORE, rounds},
+        origin, within,
+    },
     kill_nine_requests::audit,
 };
 
@@ -24,8 +29,6 @@ const ROUTES: [(&str, &str); 4] = [
     ("before", ", mode: before"),
     ("direct", ", intent: false"),
 ];
-/// By then all is well again.
-const BACK: Duration = Duration::from_secs(90);
 /// A request that has nothing to do with the queue takes no longer, on a busy machine.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -37,10 +40,7 @@ fn yaml(upstream: SocketAddr) -> String {
         )
     });
     format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
-         admin: {{ address: 127.0.0.1:0 }}\n\
-         telemetry: {{ access_log: {{ path: off }} }}\n\
-         queue: {{ dir: data, disk: {{ low_water: 0%, min_free: 8MiB, reserve: 4MiB }} }}\n\
+        "{STORE}\
          topics: {{ orders: {{ dedup: {{ window: 1s }} }} }}\n\
          subscriptions: [{{ name: audit, topic: orders, from: earliest, order: none }}]\n\
          upstreams: {{ shop: {{ endpoints: [\"{upstream}\"] }} }}\n\
@@ -113,20 +113,15 @@ fn code(answer: &Message) -> String {
 
 /// What one storage does when the disk fails: the codes that routes may be refused with.
 async fn campaign(storage: &'static str, expected: &[&str]) {
-    let rounds = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok()).unwrap_or(1);
+    let rounds = rounds(1);
     let rig = Rig::new(storage).await;
     for round in 0..rounds {
         fail_once(&rig, round, expected).await;
     }
     let admin = rig.program.admin;
     let found = tokio::task::spawn_blocking(move || audit(admin)).await.unwrap();
-    let mut effects: BTreeMap<String, usize> = BTreeMap::new();
-    for request in rig.shop.requests() {
-        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-        if let Some(order) = body["order"].as_str().filter(|order| !order.contains("other")) {
-            *effects.entry(order.to_owned()).or_default() += 1;
-        }
-    }
+    let mut effects = effects(&rig.shop.requests());
+    effects.retain(|order, _| !order.contains("other"));
     for (order, count) in &effects {
         let (certain, uncertain) = found.get(order).copied().unwrap_or_default();
         let may_be_lost = order.starts_with("direct");

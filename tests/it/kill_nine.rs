@@ -9,15 +9,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -25,12 +18,11 @@ use serde_json::{Value, json};
 use sluicegate::telemetry::clock;
 use tokio::time::Instant;
 
+use crate::harness::killed::{self, Connection, Program, STORE, rounds};
+
 const PUBLISHERS: u64 = 4;
 
 const YAML: &str = "\
-listeners: [{ name: web, address: 127.0.0.1:0 }]
-admin: { address: 127.0.0.1:0 }
-queue: { dir: data, disk: { low_water: 0%, min_free: 8MiB, reserve: 4MiB } }
 topics:
   orders: { partitions: 4, retention: { max_age: 1d, max_bytes: 1GiB }, dedup: { window: 1h } }
   # No duplicates are found: what was moved is not moved again for another reason.
@@ -42,22 +34,8 @@ subscriptions:
 routes: [{ name: a, match: { path: /a }, respond: { body: a } }]
 ";
 
-/// The program, and what it says of itself.
-pub struct Program {
-    child: Killed,
-    pub admin: SocketAddr,
-    pub web: SocketAddr,
-    opened: Duration,
-}
-
-/// Gets SIGKILL when it is dropped.
-struct Killed(Child);
-
 /// An event by publisher and number.
 type Name = (u64, u64);
-
-/// A listener, which is asked one thing on a connection.
-pub struct Connection(pub SocketAddr);
 
 /// Where an event is: partition and offset.
 type Place = (u64, u64);
@@ -74,122 +52,15 @@ struct Ledger {
     delivered: BTreeMap<u64, Vec<u64>>,
 }
 
-// === impl Program ===
+/// Works until the program is killed.
+type Client = Box<dyn FnOnce(&AtomicBool) -> Done + Send>;
 
-impl Program {
-    /// Starts it and waits until it is ready.
-    pub fn start(folder: &Path, storage: &str) -> Self {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_sluice"));
-        program.arg("run");
-        Self::start_as(program, folder, storage)
-    }
-
-    /// As [`Program::start`]; a file that may not grow fails its writes, as a full disk does, instead of ending the
-    /// program with a signal.
-    pub fn start_where_files_are_limited(folder: &Path, storage: &str) -> Self {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "trap '' XFSZ; exec \"$0\" run", env!("CARGO_BIN_EXE_sluice")]);
-        Self::start_as(shell, folder, storage)
-    }
-
-    fn start_as(mut command: Command, folder: &Path, storage: &str) -> Self {
-        let since = Instant::now();
-        let child = command
-            .current_dir(folder)
-            .env("SLUICE_TEST_STORAGE", storage)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut child = Killed(child);
-        let mut lines =
-            BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut seen = Vec::new();
-        let (admin, web) = loop {
-            let Some(line) = lines.next() else { panic!("it ended: {seen:#?}") };
-            let address = |what: &str| -> Option<SocketAddr> {
-                let rest = line.split(what).nth(1)?;
-                rest.split([',', ' ', '"']).next()?.parse().ok()
-            };
-            let both = address("admin on ").zip(address("web on "));
-            if let Some(both) = both.filter(|_| line.contains("serving")) {
-                break both;
-            }
-            seen.push(line);
-        };
-        // What else it says is read, so that it does not wait for a reader.
-        thread::spawn(move || lines.for_each(drop));
-        let until = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < until {
-            let answer = Connection(admin).ask("GET", "/readyz", "");
-            if answer.is_some_and(|(status, _)| status == 200) {
-                return Self { child, admin, web, opened: since.elapsed() };
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        panic!("it is not ready");
-    }
-
-    /// Of its process.
-    pub fn pid(&self) -> u32 {
-        self.child.0.id()
-    }
-}
-
-// === impl Killed ===
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        self.0.kill().expect("it is ours");
-        self.0.wait().expect("it is dead");
-    }
-}
-
-// === impl Connection ===
-
-impl Connection {
-    /// Status and body; none: the program is dead.
-    pub fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
-        self.ask_with(method, path, "", body)
-    }
-
-    /// As [`Connection::ask`], with these fields.
-    pub fn ask_with(
-        &self,
-        method: &str,
-        path: &str,
-        fields: &str,
-        body: &str,
-    ) -> Option<(u16, Value)> {
-        let kind = if path.ends_with("/events") { "cloudevents+json" } else { "json" };
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/{kind}\r\n{fields}\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut stream = TcpStream::connect(self.0).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut buffer = BufReader::new(stream);
-        let mut line = String::new();
-        buffer.read_line(&mut line).ok().filter(|count| *count > 0)?;
-        let status = line.split(' ').nth(1)?.parse().ok()?;
-        let mut length = 0;
-        loop {
-            line.clear();
-            buffer.read_line(&mut line).ok().filter(|count| *count > 0)?;
-            if line == "\r\n" {
-                break;
-            }
-            let (name, value) = line.split_once(':')?;
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().ok()?;
-            }
-        }
-        let mut body = vec![0; length];
-        buffer.read_exact(&mut body).ok()?;
-        Some((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
-    }
+/// What a client has come to.
+enum Done {
+    /// This publisher: the number it is to go on with, and what was acknowledged.
+    Published(u64, (u64, Vec<(u64, Place)>)),
+    /// Delivered in this order, and acknowledged.
+    Consumed((Vec<Name>, BTreeSet<Name>)),
 }
 
 fn publish(
@@ -257,66 +128,52 @@ fn consume(admin: SocketAddr, ended: &AtomicBool) -> (Vec<Name>, BTreeSet<Name>)
 
 /// One life of the program.
 fn live(program: Program, ledger: &mut Ledger, span: Duration) {
-    let ended = Arc::new(AtomicBool::new(false));
     let admin = program.admin;
-    let publishers: Vec<_> = (0..PUBLISHERS)
-        .map(|publisher| {
-            let ended = ended.clone();
-            let first = ledger.sent.get(&publisher).copied().unwrap_or(0);
-            thread::spawn(move || (publisher, publish(admin, publisher, first, &ended)))
-        })
-        .collect();
-    let consumer = {
-        let ended = ended.clone();
-        thread::spawn(move || consume(admin, &ended))
+    let publisher = |publisher: u64| -> Client {
+        let first = ledger.sent.get(&publisher).copied().unwrap_or(0);
+        Box::new(move |ended| Done::Published(publisher, publish(admin, publisher, first, ended)))
     };
-    thread::sleep(span);
-    drop(program);
-    ended.store(true, Ordering::Relaxed);
-    for publisher in publishers {
-        let (publisher, (next, published)) = publisher.join().unwrap();
-        ledger.sent.insert(publisher, next);
-        for (number, place) in published {
-            ledger.published.insert((publisher, number), place);
+    let consumer: Client = Box::new(move |ended| Done::Consumed(consume(admin, ended)));
+    let clients: Vec<_> = (0..PUBLISHERS).map(publisher).chain([consumer]).collect();
+    for done in killed::live(program, span, clients) {
+        match done {
+            Done::Published(publisher, (next, published)) => {
+                ledger.sent.insert(publisher, next);
+                let published = published.into_iter();
+                ledger.published.extend(published.map(|(number, at)| ((publisher, number), at)));
+            }
+            Done::Consumed((delivered, acked)) => {
+                for (publisher, number) in delivered {
+                    let all = ledger.delivered.entry(publisher).or_default();
+                    if !all.contains(&number) {
+                        all.push(number);
+                    }
+                }
+                ledger.acked.extend(acked);
+            }
         }
     }
-    let (delivered, acked) = consumer.join().unwrap();
-    for (publisher, number) in delivered {
-        let all = ledger.delivered.entry(publisher).or_default();
-        if !all.contains(&number) {
-            all.push(number);
-        }
-    }
-    ledger.acked.extend(acked);
 }
 
 /// Everything there is: by event, each place it was found at.
 fn audit(admin: SocketAddr) -> BTreeMap<Name, BTreeSet<Place>> {
     let mut found: BTreeMap<_, BTreeSet<Place>> = BTreeMap::new();
-    let connection = Connection(admin);
     loop {
-        let asked = r#"{"max_events":500,"wait_ms":300,"lease_ms":60000}"#;
-        let (status, answer) =
-            connection.ask("POST", "/v1/subscriptions/audit/receive", asked).unwrap();
-        if status == 204 {
+        let events = Connection(admin).take("audit", 300);
+        if events.is_empty() {
             return found;
         }
-        assert_eq!(status, 200, "{answer}");
-        let events = answer["events"].as_array().cloned().unwrap_or_default();
         for event in &events {
             found.entry(who(event)).or_default().insert(place(event));
         }
-        let tokens: Vec<_> = events.iter().map(|event| event["lease"]["token"].clone()).collect();
-        let asked = json!({ "tokens": tokens }).to_string();
-        assert_eq!(connection.ask("POST", "/v1/subscriptions/audit/ack", &asked).unwrap().0, 200);
     }
 }
 
 #[expect(clippy::print_stdout, reason = "what a campaign came to is for whoever ran it")]
 fn campaign(storage: &str) {
-    let kills = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok()).unwrap_or(50);
+    let kills = rounds(50);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("gateway.yaml"), YAML).unwrap();
+    std::fs::write(folder.path().join("gateway.yaml"), format!("{STORE}{YAML}")).unwrap();
     let mut ledger = Ledger::default();
     let mut slowest = Duration::ZERO;
     for _ in 0..kills {
@@ -378,38 +235,24 @@ fn delay(admin: SocketAddr, first: u64, ended: &AtomicBool) -> (u64, BTreeSet<St
 /// Kills it while events wait, are moved and have been moved.
 fn delayed_campaign(storage: &str) {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("gateway.yaml"), YAML).unwrap();
+    std::fs::write(folder.path().join("gateway.yaml"), format!("{STORE}{YAML}")).unwrap();
     let (mut next, mut accepted) = (0, BTreeSet::new());
     for _ in 0..6 {
         let program = Program::start(folder.path(), storage);
-        let ended = Arc::new(AtomicBool::new(false));
-        let publisher = {
-            let (admin, ended) = (program.admin, ended.clone());
-            thread::spawn(move || delay(admin, next, &ended))
-        };
-        thread::sleep(Duration::from_millis(fastrand::u64(300..900)));
-        drop(program);
-        ended.store(true, Ordering::Relaxed);
-        let (number, more) = publisher.join().unwrap();
+        let span = Duration::from_millis(fastrand::u64(300..900));
+        let admin = program.admin;
+        let publisher = |ended: &AtomicBool| delay(admin, next, ended);
+        let (number, more) = killed::live(program, span, [publisher]).remove(0);
         next = number;
         accepted.extend(more);
     }
     let program = Program::start(folder.path(), storage);
-    let connection = Connection(program.admin);
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     let until = Instant::now() + Duration::from_secs(30);
     while !accepted.iter().all(|id| found.contains_key(id)) && Instant::now() < until {
-        let asked = r#"{"max_events":500,"wait_ms":1000}"#;
-        let received = connection.ask("POST", "/v1/subscriptions/late/receive", asked);
-        let (_, answer) = received.expect("it runs");
-        let events = answer["events"].as_array().cloned().unwrap_or_default();
-        for event in &events {
+        for event in Connection(program.admin).take("late", 1000) {
             *found.entry(event["event"]["id"].as_str().unwrap().to_owned()).or_default() += 1;
         }
-        let tokens: Vec<_> = events.iter().map(|event| event["lease"]["token"].clone()).collect();
-        let asked = json!({ "tokens": tokens }).to_string();
-        let acked = connection.ask("POST", "/v1/subscriptions/late/ack", &asked);
-        assert!(events.is_empty() || acked.is_some_and(|(status, _)| status == 200));
     }
     let lost: Vec<_> = accepted.iter().filter(|id| !found.contains_key(*id)).collect();
     let twice: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();

@@ -21,9 +21,10 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
 };
 
-use crate::{
-    harness::{Client, Origin, Reply, eventually, within},
-    kill_nine::{Connection, Program},
+use crate::harness::{
+    Client, Origin, Reply, eventually,
+    killed::{Connection, Program, STORE, rounds},
+    within,
 };
 
 /// A key is used so often at once.
@@ -71,10 +72,7 @@ fn yaml(upstream: SocketAddr) -> String {
         )
     });
     format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
-         admin: {{ address: 127.0.0.1:0 }}\n\
-         telemetry: {{ access_log: {{ path: off }} }}\n\
-         queue: {{ dir: data, disk: {{ low_water: 0%, min_free: 8MiB, reserve: 4MiB }} }}\n\
+        "{STORE}\
          topics: {{ orders: {{ dedup: {{ window: 1s }} }} }}\n\
          upstreams: {{ shop: {{ endpoints: [\"{upstream}\"] }} }}\n\
          routes:\n{}",
@@ -130,8 +128,7 @@ struct Rig {
 
 impl Rig {
     async fn new(storage: &'static str) -> Self {
-        let more = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok());
-        let points: Arc<[Point]> = Point::all(more.unwrap_or(0)).into();
+        let points: Arc<[Point]> = Point::all(rounds(0)).into();
         let shop = Arc::new(Mutex::new(Shop::default()));
         let upstream = Origin::start({
             let (shop, points) = (shop.clone(), points.clone());

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Origin, Reply, Running, eventually, origin, within},
+    harness::{Origin, Reply, Running, eventually, killed::rounds, origin, within},
     publish::take,
 };
 
@@ -186,7 +186,7 @@ async fn words(gateway: &Running) -> BTreeMap<String, (usize, usize)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wherever_a_client_leaves_each_effect_has_its_word() {
-    let rounds = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok()).unwrap_or(1);
+    let rounds = rounds(1);
     let asked = Arc::default();
     let shop = shop(&asked).await;
     let folder = tempfile::tempdir().unwrap();

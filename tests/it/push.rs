@@ -5,8 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
-    sync::Arc,
-    thread,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -16,9 +15,10 @@ use sluicegate::gateway::Options;
 use standardwebhooks::Webhook;
 use tokio::time::Instant;
 
-use crate::{
-    harness::{Client, Message, Origin, Reply, Running, dead_address, origin, within},
-    kill_nine::{Connection, Program},
+use crate::harness::{
+    Client, Message, Origin, Reply, Running, dead_address,
+    killed::{Connection, Program, live, rounds},
+    origin, within,
 };
 
 const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -434,7 +434,7 @@ fn publish_until_killed(admin: SocketAddr, key: u64, first: u64) -> Vec<String> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_program_delivers_every_acknowledged_event_and_each_key_in_order() {
-    let kills = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok()).unwrap_or(3);
+    let kills = rounds(3);
     let receiver = Origin::start(|number, _| match number % 11 {
         7 => status("500 Oops"),
         9 => Reply::After(Duration::from_millis(20), origin::ok("")),
@@ -457,15 +457,11 @@ async fn a_killed_program_delivers_every_acknowledged_event_and_each_key_in_orde
             let program = Program::start(&path, "real");
             let admin = program.admin;
             let publishers: Vec<_> = (0..3)
-                .map(|key| {
-                    let first = next[usize::try_from(key).unwrap()];
-                    thread::spawn(move || publish_until_killed(admin, key, first))
-                })
+                .zip(next)
+                .map(|(key, first)| move |_: &AtomicBool| publish_until_killed(admin, key, first))
                 .collect();
-            thread::sleep(Duration::from_millis(fastrand::u64(100..500)));
-            drop(program);
-            for (key, publisher) in publishers.into_iter().enumerate() {
-                let ids = publisher.join().unwrap();
+            let span = Duration::from_millis(fastrand::u64(100..500));
+            for (key, ids) in live(program, span, publishers).into_iter().enumerate() {
                 // The one that was not answered may be there too: its number is not used again.
                 next[key] += u64::try_from(ids.len()).unwrap() + 1;
                 acknowledged.extend(ids);

@@ -1,7 +1,7 @@
 //! Semantics 4 under chance: origins that fail in every way they can, and count.
 //!
-//! `SLUICE_CAMPAIGN=100000 cargo test --test it retry_campaign -- --nocapture` sends as many
-//! requests; by default it is a few seconds' worth.
+//! `SLUICE_CAMPAIGN=100000 cargo test --test it retry_campaign -- --nocapture` goes on until the origins
+//! have failed so often; by default it is a few seconds' worth.
 
 use std::{
     collections::HashMap,
@@ -21,15 +21,23 @@ use tokio::{
     time::sleep,
 };
 
-use crate::harness::{Message, Running};
+use crate::harness::{Message, Running, killed::rounds};
 
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "POST", "HEAD", "PROPFIND"];
 const ATTEMPTS: usize = 3;
 const CLIENTS: usize = 32;
 
-/// What the origins saw: how often each request's target was read.
+/// What the origins saw and did.
 #[derive(Clone, Default)]
-struct Ledger(Arc<Mutex<HashMap<String, usize>>>);
+struct Ledger(Arc<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    /// How often each request's target was read.
+    targets: Mutex<HashMap<String, usize>>,
+    /// How often an origin failed.
+    failures: AtomicUsize,
+}
 
 /// What the clients were told.
 #[derive(Default)]
@@ -41,7 +49,25 @@ struct Told {
 
 impl Ledger {
     fn see(&self, target: &str) {
-        *self.0.lock().entry(target.to_owned()).or_default() += 1;
+        *self.0.targets.lock().entry(target.to_owned()).or_default() += 1;
+    }
+
+    /// An origin fails; which counts.
+    fn fail(&self) {
+        self.0.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether to fail here.
+    fn fails(&self, percent: u8) -> bool {
+        let fails = chance(percent);
+        if fails {
+            self.fail();
+        }
+        fails
+    }
+
+    fn failures(&self) -> usize {
+        self.0.failures.load(Ordering::Relaxed)
     }
 }
 
@@ -77,12 +103,12 @@ where
 
 /// HTTP/1.1 in every way to fail: before, within and after the request, within and after the answer.
 async fn fail_h1(mut stream: TcpStream, ledger: Ledger) {
-    if chance(3) {
+    if ledger.fails(3) {
         return close(&stream);
     }
     let mut buffer = Vec::new();
     loop {
-        if chance(5) {
+        if ledger.fails(5) {
             // Some bytes of the request, which count if they name it.
             let mut some = vec![0; fastrand::usize(1..200)];
             let read = stream.read(&mut some).await.unwrap_or(0);
@@ -97,7 +123,11 @@ async fn fail_h1(mut stream: TcpStream, ledger: Ledger) {
         ledger.see(request.target());
         let body = if request.line.starts_with("HEAD ") { "" } else { "hello" };
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{body}");
-        match fastrand::u8(..100) {
+        let fate = fastrand::u8(..100);
+        if fate < 15 {
+            ledger.fail();
+        }
+        match fate {
             0..4 => return close(&stream),
             4..8 => {
                 let some = fastrand::usize(1..answer.len());
@@ -119,17 +149,14 @@ async fn fail_h1(mut stream: TcpStream, ledger: Ledger) {
                 sleep(Duration::from_millis(400)).await;
                 return close(&stream);
             }
-            15..25 => {
-                // Closes some time after the answer: as likely as not just when the next comes.
-                if stream.write_all(answer.as_bytes()).await.is_err() {
-                    return;
-                }
-                sleep(Duration::from_micros(fastrand::u64(..2000))).await;
-                return close(&stream);
-            }
             _ => {
                 if stream.write_all(answer.as_bytes()).await.is_err() {
                     return;
+                }
+                if fate < 25 {
+                    // Some time after the answer: as likely as not just when the next comes.
+                    sleep(Duration::from_micros(fastrand::u64(..2000))).await;
+                    return close(&stream);
                 }
             }
         }
@@ -140,21 +167,22 @@ async fn fail_h1(mut stream: TcpStream, ledger: Ledger) {
 async fn fail_h2(stream: TcpStream, ledger: Ledger) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
-        if chance(5) {
+        if ledger.fails(5) {
             // Refused: this origin vouches that it did nothing.
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
         }
         ledger.see(request.uri().path());
-        if chance(2) {
+        if ledger.fails(2) {
             return;
         }
         if chance(2) {
             connection.graceful_shutdown();
         }
-        if chance(1) {
+        if ledger.fails(1) {
             connection.abrupt_shutdown(h2::Reason::INTERNAL_ERROR);
         }
+        let ledger = ledger.clone();
         tokio::spawn(async move {
             let mut body = request.into_body();
             while let Some(Ok(data)) = body.data().await {
@@ -162,7 +190,11 @@ async fn fail_h2(stream: TcpStream, ledger: Ledger) {
             }
             let reasons =
                 [h2::Reason::CANCEL, h2::Reason::PROTOCOL_ERROR, h2::Reason::INTERNAL_ERROR];
-            match fastrand::u8(..100) {
+            let fate = fastrand::u8(..100);
+            if fate < 13 {
+                ledger.fail();
+            }
+            match fate {
                 0..5 => respond.send_reset(reasons[fastrand::usize(..reasons.len())]),
                 5..10 => {
                     let head = http::Response::builder().status(503).body(()).unwrap();
@@ -208,11 +240,17 @@ async fn ask(stream: &mut TcpStream, method: &str, target: &str) -> Option<(Mess
     Some((answer, goes_on))
 }
 
-async fn client(gateway: SocketAddr, ids: Arc<AtomicUsize>, total: usize, told: Arc<Told>) {
+/// Sends requests until it is over; `ids`: how many there were.
+async fn client(
+    gateway: SocketAddr,
+    ids: Arc<AtomicUsize>,
+    is_over: impl Fn(usize) -> bool,
+    told: Arc<Told>,
+) {
     let mut stream = None;
     loop {
         let id = ids.fetch_add(1, Ordering::Relaxed);
-        if id >= total {
+        if is_over(id) {
             return;
         }
         let method = METHODS[fastrand::usize(..METHODS.len())];
@@ -232,11 +270,6 @@ async fn client(gateway: SocketAddr, ids: Arc<AtomicUsize>, total: usize, told: 
         *counts.lock().entry(answer.status()).or_default() += 1;
         stream = goes_on.then_some(connection);
     }
-}
-
-fn requests() -> usize {
-    let asked = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|text| text.parse().ok());
-    asked.unwrap_or(2_000)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -274,21 +307,28 @@ async fn nothing_unsafe_is_seen_twice() {
     );
     let yaml = quoted(&yaml, origins.iter().chain(&h2));
     let gateway = Running::start(&yaml);
-    let (total, ids, told) = (requests(), Arc::new(AtomicUsize::new(0)), Arc::new(Told::default()));
+    let failures = usize::try_from(rounds(500)).unwrap();
+    let (ids, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(Told::default()));
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| tokio::spawn(client(gateway.address(), ids.clone(), total, told.clone())))
+        .map(|_| {
+            let ledger = ledger.clone();
+            let is_over = move |_| ledger.failures() >= failures;
+            tokio::spawn(client(gateway.address(), ids.clone(), is_over, told.clone()))
+        })
         .collect();
     for client in clients {
         client.await.unwrap();
     }
-
-    judge(&ledger, &told, total);
+    judge(&ledger, &told);
 }
 
 /// What the origins saw beside what the clients were told.
 #[expect(clippy::print_stdout, reason = "what a campaign shows is its numbers")]
-fn judge(ledger: &Ledger, told: &Told, total: usize) {
-    let seen = ledger.0.lock().clone();
+fn judge(ledger: &Ledger, told: &Told) {
+    let answers = |counts: &Mutex<HashMap<u16, usize>>| counts.lock().values().sum::<usize>();
+    let broken = told.broken.load(Ordering::Relaxed);
+    let total = answers(&told.safe) + answers(&told.not_safe) + broken;
+    let seen = ledger.0.targets.lock().clone();
     let (mut most, mut twice, mut retried) = (0, Vec::new(), 0);
     for (target, times) in seen {
         let method = target.split('/').nth(2).unwrap_or_default();
@@ -300,12 +340,12 @@ fn judge(ledger: &Ledger, told: &Told, total: usize) {
         }
     }
     println!(
-        "{total} requests: safe {:?}, seen again {retried} times, at most {most} times one; \
-         unsafe {:?}, seen twice {}; {} answers broken off",
+        "{} failures in {total} requests: safe {:?}, seen again {retried} times, at most {most} times \
+         one; unsafe {:?}, seen twice {}; {broken} answers broken off",
+        ledger.failures(),
         sorted(&told.safe),
         sorted(&told.not_safe),
         twice.len(),
-        told.broken.load(Ordering::Relaxed),
     );
     assert!(twice.is_empty(), "sent twice: {twice:?}");
     assert!(most <= ATTEMPTS, "an attempt too many");
@@ -359,10 +399,13 @@ async fn keep_alive_races_cost_no_safe_request_an_error() {
         "upstreams: {{ origin: {{ endpoints: [\"{origin}\"], retry_budget: {{ ratio: 100% }} }} }}\n\
          routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: origin, retry: {{ attempts: 10, on: [reset] }} }}]\n"
     ));
-    let (total, ids, told) =
-        (requests() / 2, Arc::new(AtomicUsize::new(0)), Arc::new(Told::default()));
+    let total = usize::try_from(rounds(1_000)).unwrap();
+    let (ids, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(Told::default()));
     let clients: Vec<_> = (0..8)
-        .map(|_| tokio::spawn(client(gateway.address(), ids.clone(), total, told.clone())))
+        .map(|_| {
+            let is_over = move |id| id >= total;
+            tokio::spawn(client(gateway.address(), ids.clone(), is_over, told.clone()))
+        })
         .collect();
     for client in clients {
         client.await.unwrap();
@@ -380,7 +423,7 @@ async fn keep_alive_races_cost_no_safe_request_an_error() {
     let failed = told.not_safe.lock().get(&502).copied().unwrap_or(0);
     let counted = gateway.metric("sluice_refusals_total{reason=\"upstream-closed-idle\"}").await;
     assert!((counted - failed as f64).abs() < f64::EPSILON, "{failed} failed, {counted} counted");
-    for (target, times) in ledger.0.lock().iter() {
+    for (target, times) in ledger.0.targets.lock().iter() {
         let method = target.split('/').nth(2).unwrap_or_default();
         assert!(is_safe(method) || *times <= 1, "{target} was sent {times} times");
     }

@@ -6,22 +6,18 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use sluicegate::gateway::Options;
 
-use crate::{
-    harness::{
-        Message, Origin, Reply, Running,
-        cutter::{ANSWER, Cut, Cutter, End},
-        origin, within,
-    },
-    kill_nine::{Connection, Program},
+use crate::harness::{
+    Origin, Reply, Running,
+    cutter::{ANSWER, Cut, Cutter, End},
+    within,
 };
 
 fn yaml(dir: &Path, upstream: SocketAddr, more: &str) -> String {
@@ -317,143 +313,4 @@ async fn what_h2_vouches_for_is_sent_again_and_nothing_else() {
         assert_eq!((&*state, seen), expected, "{at:?}");
         assert_eq!(rig.ended(&rig.post("/orders", "k").await).await["state"], "succeeded");
     }
-}
-
-// --- kill -9
-
-const KILLED: &str = "\
-listeners: [{ name: web, address: 127.0.0.1:0 }]
-admin: { address: 127.0.0.1:0 }
-telemetry: { access_log: { path: off } }
-queue: { dir: data, disk: { low_water: 0%, min_free: 8MiB, reserve: 4MiB } }
-topics: { intake: { partitions: 2 } }
-subscriptions:
-  - { name: deliver, topic: intake, push: { upstream: shop, timeout: 5s }, retry: { schedule: [0s], max_attempts: 1000 } }
-routes:
-  - name: intake
-    match: { path: /orders }
-    enqueue: { topic: intake, key: \"json:/order\" }
-";
-
-const CLIENTS: u64 = 4;
-
-/// Orders by the ID of their requests, of those that were answered 202.
-type Ledger = BTreeMap<String, String>;
-
-/// Orders of one client until the program is dead.
-fn order(web: SocketAddr, prefix: &str, ended: &AtomicBool) -> Vec<(String, String)> {
-    let mut accepted = Vec::new();
-    for number in 0.. {
-        if ended.load(Ordering::Relaxed) {
-            break;
-        }
-        let order = format!("{prefix}-{number}");
-        let body = json!({ "order": order }).to_string();
-        match Connection(web).ask_with("POST", "/orders", "", &body) {
-            Some((202, told)) => accepted.push((told["id"].as_str().unwrap().to_owned(), order)),
-            Some(_) => {}
-            None => break,
-        }
-    }
-    accepted
-}
-
-fn live(program: Program, ledger: &mut Ledger, life: u64) {
-    let ended = Arc::new(AtomicBool::new(false));
-    let web = program.web;
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let ended = ended.clone();
-            thread::spawn(move || order(web, &format!("{life}-{client}"), &ended))
-        })
-        .collect();
-    thread::sleep(Duration::from_millis(fastrand::u64(100..500)));
-    drop(program);
-    ended.store(true, Ordering::Relaxed);
-    for client in clients {
-        ledger.extend(client.join().unwrap());
-    }
-}
-
-/// The end of each request.
-fn ends(web: SocketAddr, ledger: &Ledger) -> BTreeMap<String, String> {
-    let end = |id: &String| {
-        let path = format!("/.sluice/requests/{id}?wait=5s");
-        for _ in 0..20 {
-            let (status, told) = Connection(web).ask("GET", &path, "").unwrap();
-            assert_eq!(status, 200, "{told}");
-            let state = told["state"].as_str().unwrap().to_owned();
-            if !["queued", "running"].contains(&&*state) {
-                return state;
-            }
-        }
-        panic!("it does not end");
-    };
-    ledger.iter().map(|(id, order)| (order.clone(), end(id))).collect()
-}
-
-#[expect(clippy::print_stdout, reason = "what a campaign came to is for whoever ran it")]
-async fn campaign(storage: &'static str) {
-    let kills = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok()).unwrap_or(5);
-    let shop = Origin::start(|_, _| {
-        Reply::After(Duration::from_millis(fastrand::u64(0..15)), origin::ok("done"))
-    })
-    .await;
-    let folder = tempfile::tempdir().unwrap();
-    let upstream = format!("upstreams: {{ shop: {{ endpoints: [\"{}\"] }} }}\n", shop.address());
-    std::fs::write(folder.path().join("gateway.yaml"), format!("{KILLED}{upstream}")).unwrap();
-    let path = folder.path().to_owned();
-    let (ledger, ends) = tokio::task::spawn_blocking(move || {
-        let mut ledger = Ledger::default();
-        for life in 0..kills {
-            live(Program::start(&path, storage), &mut ledger, life);
-        }
-        let program = Program::start(&path, storage);
-        let ends = ends(program.web, &ledger);
-        (ledger, ends)
-    })
-    .await
-    .unwrap();
-    let effects = effects(&shop.requests());
-    let of = |state: &str| ends.values().filter(|end| *end == state).count();
-    println!(
-        "{storage}: {kills} kills, {} answered 202, {} succeeded, {} uncertain; {} done by the upstream",
-        ledger.len(),
-        of("succeeded"),
-        of("uncertain"),
-        effects.len(),
-    );
-    let twice: Vec<_> = effects.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(twice.is_empty(), "more than one effect: {twice:?}");
-    for (order, end) in &ends {
-        let effects = effects.get(order).copied().unwrap_or(0);
-        match &**end {
-            "succeeded" => assert_eq!(effects, 1, "{order}"),
-            "uncertain" => {}
-            other => panic!("{order} is {other}"),
-        }
-    }
-    assert!(of("succeeded") > 0);
-    let at_once = usize::try_from(kills * CLIENTS * 8).unwrap();
-    assert!(of("uncertain") <= at_once, "only what was on its way");
-}
-
-/// How often each order came.
-fn effects(requests: &[Message]) -> BTreeMap<String, usize> {
-    let mut effects = BTreeMap::new();
-    for request in requests {
-        let body: Value = serde_json::from_slice(&request.body).unwrap();
-        *effects.entry(body["order"].as_str().unwrap().to_owned()).or_default() += 1;
-    }
-    effects
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_202_has_one_effect_and_one_end_after_a_kill_on_real_files() {
-    campaign("real").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_202_has_one_effect_and_one_end_after_a_kill_where_unsynced_bytes_are_lost() {
-    campaign("lossy").await;
 }

@@ -1,8 +1,10 @@
 //! The real gateway on port 0, against upstreams that count and record what they saw.
 
+pub mod customers;
 pub mod cutter;
 pub mod http1;
 pub mod issuer;
+pub mod killed;
 pub mod origin;
 
 use std::{future::Future, net::SocketAddr, path::Path, time::Duration};
