@@ -7,7 +7,6 @@
 
 use std::{
     io::{self, IoSlice},
-    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
@@ -21,11 +20,10 @@ use futures_util::task::AtomicWaker;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::telemetry::in_flight::{Counter, InFlight};
-
-/// Head and body together, up to this size, are copied and written as one: a plain send costs the
-/// kernel less than a gathering one. 0 is off.
-const COALESCED: usize = 4096;
+use crate::{
+    http::gather,
+    telemetry::in_flight::{Counter, InFlight},
+};
 
 /// What hyper reads from and writes to. After an upgrade the tunnel has it.
 #[derive(Debug)]
@@ -168,12 +166,14 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-        if self.is_plain && bufs.len() > 1 && total <= COALESCED {
-            return self.poll_write_coalesced(cx, bufs);
-        }
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.state.note_write(&polled);
+        let this = &mut *self;
+        let mut stream = Pin::new(&mut this.stream);
+        let small = this
+            .is_plain
+            .then(|| gather::write_small(bufs, |bytes| stream.as_mut().poll_write(cx, bytes)));
+        let polled =
+            small.flatten().unwrap_or_else(|| stream.as_mut().poll_write_vectored(cx, bufs));
+        this.state.note_write(&polled);
         polled
     }
 
@@ -196,23 +196,6 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
         if polled.is_ready() {
             self.state.shut_down.store(true, Ordering::Relaxed);
         }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Io<S> {
-    fn poll_write_coalesced(
-        &mut self,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut room = [MaybeUninit::uninit(); COALESCED];
-        let mut whole = ReadBuf::uninit(&mut room);
-        for buf in bufs {
-            whole.put_slice(buf);
-        }
-        let polled = Pin::new(&mut self.stream).poll_write(cx, whole.filled());
-        self.state.note_write(&polled);
         polled
     }
 }
@@ -403,19 +386,17 @@ mod tests {
     #[test]
     fn small_pieces_are_written_as_one_where_a_write_is_a_system_call() {
         let mut cx = Context::from_waker(Waker::noop());
-        let body = [0; COALESCED];
-        for (is_plain, body, expected) in [
-            (true, &body[..COALESCED - 100], vec![COALESCED]),
-            (true, &body[..], vec![100, COALESCED]),
-            (false, &body[..10], vec![100, 10]),
-        ] {
+        let large = [0; 8192];
+        for (is_plain, body, expected) in
+            [(true, 10, vec![110]), (true, 8192, vec![100, 8192]), (false, 10, vec![100, 10])]
+        {
             let state = Arc::new(State::default());
             let mut io = Io::new(Pieces::default(), is_plain, state.clone());
-            let bufs = [IoSlice::new(&[0; 100]), IoSlice::new(body)];
+            let bufs = [IoSlice::new(&[0; 100]), IoSlice::new(&large[..body])];
             let polled = Pin::new(&mut io).poll_write_vectored(&mut cx, &bufs);
-            assert!(matches!(polled, Poll::Ready(Ok(count)) if count == 100 + body.len()));
+            assert!(matches!(polled, Poll::Ready(Ok(count)) if count == 100 + body));
             assert_eq!(io.stream_mut().0, [expected]);
-            assert_eq!(state.seen().written, 100 + body.len() as u64);
+            assert_eq!(state.seen().written, 100 + body as u64);
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod body;
 pub mod client_ip;
 pub mod context;
 pub mod fetch;
+pub mod gather;
 pub mod guard;
 pub mod held;
 pub mod hop_by_hop;

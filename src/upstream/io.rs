@@ -29,6 +29,8 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use crate::http::gather;
+
 /// A connected stream that counts what passes it.
 #[derive(Debug)]
 pub(crate) struct Io {
@@ -299,10 +301,14 @@ impl AsyncWrite for Plain {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(polled) = gather::write_small(bufs, |bytes| self.as_mut().poll_write(cx, bytes))
+        {
+            return polled;
+        }
         self.meter.check()?;
         let written = match &self.socket {
             Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
