@@ -15,6 +15,7 @@ pub mod headers;
 pub mod idempotency;
 pub mod ip_filter;
 pub mod mirror;
+pub mod on_heap;
 pub mod rate_limit;
 pub mod request_id;
 pub mod respond;

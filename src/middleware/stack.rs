@@ -29,6 +29,7 @@ use crate::{
         idempotency::{self, Idempotency, IdempotencyLayer},
         ip_filter::{self, IpFilter, IpFilterLayer},
         mirror::{Copier, Mirror, MirrorLayer},
+        on_heap::{OnHeap, OnHeapLayer},
         rate_limit::{self, RateLimit, RateLimitLayer},
         request_id::{RequestId, RequestIdLayer},
         respond::{Respond, RespondLayer},
@@ -50,7 +51,7 @@ pub type AfterAuth<U> = RateLimit<RequestStatus<Buffer<Idempotency<Publish<Actio
 
 /// The part of a route that only requests for an upstream reach.
 pub type ToUpstream<B> =
-    Fault<Mirror<Copies<B>, Headers<Enqueue<Timeout<Retry<Timeout<Adaptive<B>>>>>>>>;
+    Fault<Mirror<Copies<B>, Headers<Enqueue<OnHeap<Timeout<Retry<Timeout<Adaptive<B>>>>>>>>>;
 
 /// What the copies that `mirror` makes pass.
 pub type Copies<B> = Headers<Timeout<B>>;
@@ -165,9 +166,27 @@ pub fn after_auth<B>(
         .layer(MirrorLayer::new(mirror)) // copies what is sent, with changes of its own
         .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
         .layer(EnqueueLayer::new(route.enqueue)) // stores what would be sent; outside all attempts: what they come to decides
+        .layer(OnHeapLayer) // what is below is large, and would be moved by each layer above
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
         .layer(RetryLayer::new(route.retry.0, route.retry.1)) // whoever sends again has leave to
         .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: each attempt anew
         .layer(AdaptiveLayer::new(route.adaptive)) // inside the attempt's deadline: a wait counts
         .service(balance)
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::Service;
+
+    use super::*;
+    use crate::{balancer::Balance, http::Request, routing::Router, upstream::Forward};
+
+    type Stack = EveryRequest<Router<EachRoute<Balance<Forward>>>>;
+
+    /// Each layer moves what is below it once; who makes it larger should know.
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        let size = size_of::<<Stack as Service<Request>>::Future>();
+        assert!(size <= 240, "{size}");
+    }
 }
