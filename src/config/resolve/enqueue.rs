@@ -48,6 +48,7 @@ impl Resolver<'_> {
         let written = self.storing(route)?;
         self.check_storing(route, &written);
         self.warn_of_secrets(route);
+        self.warn_of_reads(route);
         let topic = topic_named(&written.topic.text, flow.topics);
         let name = self.checked(written.topic.place, topic);
         let topic = name.and_then(|name| flow.topics.iter().find(|topic| topic.name == name));
@@ -147,6 +148,15 @@ impl Resolver<'_> {
             let help =
                 "the upstream has to know the gateway otherwise, such as by `tls.client_cert`";
             self.warn(name.place, fault.help(help));
+        }
+    }
+
+    /// Who asks for something gets a 202 in its place.
+    fn warn_of_reads(&mut self, route: &file::Route) {
+        let methods = route.matches.as_ref().and_then(|matches| matches.methods.as_ref());
+        if let (Some(enqueue), None) = (&route.enqueue, methods) {
+            let fault = Fault::new("every method is stored, GET and HEAD, too");
+            self.warn(enqueue.place, fault.help("`methods: [POST]` under `match`, or those meant"));
         }
     }
 
