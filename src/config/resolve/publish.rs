@@ -1,6 +1,6 @@
 //! `routes[].publish`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Resolver, subscriptions::topic_named};
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 const MAX_EVENTS: usize = 16;
 /// Values replaced in one event.
 const MAX_POINTERS: usize = 100;
+/// Bytes of a type at most.
+const MAX_TYPE: usize = 200;
 const YEAR: Duration = Duration::from_hours(24 * 365);
 
 /// What of the event flow routes refer to.
@@ -60,7 +62,7 @@ impl Resolver<'_> {
         let name = topic_named(&written.topic.text, flow.topics);
         let name = self.checked(written.topic.place, name);
         let topic = name.and_then(|name| flow.topics.iter().find(|topic| topic.name == name));
-        let kind = self.publication_type(&written.r#type);
+        let kind = self.event_type(&written.r#type);
         let mode = match self.or(written.mode.as_ref(), events::PublishMode::After) {
             events::PublishMode::After => Mode::After,
             events::PublishMode::Before => Mode::Before,
@@ -106,16 +108,15 @@ impl Resolver<'_> {
         topic.map(|_| settings)
     }
 
-    fn publication_type(&mut self, written: &Written<Text>) -> Option<std::sync::Arc<str>> {
+    /// The type of an event that the gateway publishes: a word, which no pattern of `types` can be, with room
+    /// for what is put behind it.
+    pub(super) fn event_type(&mut self, written: &Written<Text>) -> Option<Arc<str>> {
         let text = written.text.as_str();
-        let is_type = !text.is_empty()
-            && text.len() <= 200
-            && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-        if !is_type {
-            let fault = Fault::new("this is no type of an event").help("such as `order.created`");
-            self.error(written.place, fault);
-        }
-        is_type.then(|| text.into())
+        let is_odd = |c: char| c.is_control() || c.is_whitespace() || c == '*';
+        let is_type = !text.is_empty() && text.len() <= MAX_TYPE && !text.contains(is_odd);
+        let fault = || Fault::new("this is no type of an event").help("such as `order.created`");
+        let checked = if is_type { Ok(text.into()) } else { Err(fault()) };
+        self.checked(written.place, checked)
     }
 
     fn when(&mut self, written: Option<&events::When>) -> When {

@@ -1,19 +1,14 @@
 //! `subscriptions[].on_success` and `on_exhausted.publish`: the steps of a saga.
 
-use std::sync::Arc;
-
 use super::{Resolver, subscriptions::topic_named};
 use crate::{
     config::{
         file::events,
-        value::{Fault, Text, Value as _},
+        value::{Fault, Value as _},
         written::{Placed, Written},
     },
     events::settings::{Reaction, ReactionData, Subscription, Topic},
 };
-
-/// Characters of a type at most.
-const MAX_TYPE: usize = 256;
 
 impl Resolver<'_> {
     /// What follows a success, and what follows when nobody took an event.
@@ -55,14 +50,6 @@ impl Resolver<'_> {
             events::EventData::None => ReactionData::None,
         };
         Some(Reaction { topic: topic?, kind: kind?, data })
-    }
-
-    fn event_type(&mut self, written: &Written<Text>) -> Option<Arc<str>> {
-        let text = written.text.as_str();
-        let is_type = !text.is_empty() && text.len() <= MAX_TYPE && !text.contains('*');
-        let fault = || Fault::new("this is no type of an event").help("like `order.fulfilled`");
-        let checked = if is_type { Ok(text.into()) } else { Err(fault()) };
-        self.checked(written.place, checked)
     }
 
     /// An event that leads back to the subscription that made it ends at the depth limit, and hardly as it
