@@ -26,6 +26,14 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
+/// Why there is no answer to go on with.
+#[derive(Debug)]
+pub(super) struct Failure {
+    told: String,
+    /// Another try may succeed: nobody answered, or somebody who says that he cannot just now.
+    pub(super) is_passing: bool,
+}
+
 /// What to send.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -59,20 +67,21 @@ impl Client {
         method: Method,
         target: &str,
         sent: Sent,
-    ) -> Result<Response<Incoming>, String> {
+    ) -> Result<Response<Incoming>, Failure> {
         let connecting = timeout(CONNECT, TcpStream::connect(&self.address)).await;
         let stream = match connecting {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                return Err(format!(
+                return Err(Failure::passing(format!(
                     "cannot reach the admin API on {}: {error} (is sluice running?)",
                     self.address
-                ));
+                )));
             }
-            Err(_) => return Err(format!("no answer from {}", self.address)),
+            Err(_) => return Err(self.silent()),
         };
-        let (mut sender, connection) =
-            http1::handshake(Io(stream)).await.map_err(|error| self.broken(&error))?;
+        let (mut sender, connection) = http1::handshake(Io(stream))
+            .await
+            .map_err(|error| Failure::passing(self.broken(&error)))?;
         task::spawn("admin client", async move {
             // Whoever waits for the answer hears of it.
             if let Err(error) = connection.await {
@@ -81,7 +90,8 @@ impl Client {
         });
         let mut request = Request::new(Full::new(sent.body));
         *request.method_mut() = method;
-        *request.uri_mut() = target.parse().map_err(|_| format!("`{target}` is no target"))?;
+        let no_target = |_| Failure::lasting(format!("`{target}` is no target"));
+        *request.uri_mut() = target.parse().map_err(no_target)?;
         let headers = request.headers_mut();
         let mut fields = vec![("host", self.address.clone())];
         if !sent.content_type.is_empty() {
@@ -91,24 +101,49 @@ impl Client {
             fields.push(("authorization", format!("Bearer {token}")));
         }
         for (name, value) in fields.into_iter().chain(sent.fields) {
-            let value = value.try_into().map_err(|_| format!("`{name}` cannot be sent"))?;
+            let cannot = |_| Failure::lasting(format!("`{name}` cannot be sent"));
+            let value = value.try_into().map_err(cannot)?;
             headers.insert(header::HeaderName::from_static(name), value);
         }
         let response = match timeout(HEAD, sender.send_request(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.broken(&error)),
-            Err(_) => return Err(format!("no answer from {}", self.address)),
+            Ok(Err(error)) => return Err(Failure::passing(self.broken(&error))),
+            Err(_) => return Err(self.silent()),
         };
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         let body = response.into_body().collect().await;
-        Err(told(status, &body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
+        let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let is_passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        Err(Failure { told: told(status, &body), is_passing })
+    }
+
+    fn silent(&self) -> Failure {
+        Failure::passing(format!("no answer from {}", self.address))
     }
 
     fn broken(&self, error: &dyn Display) -> String {
         format!("the admin API on {} broke off: {error}", self.address)
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn passing(told: String) -> Self {
+        Self { told, is_passing: true }
+    }
+
+    fn lasting(told: String) -> Self {
+        Self { told, is_passing: false }
+    }
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        failure.told
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     client::{Client, Sent, segment},
@@ -15,6 +15,12 @@ use crate::cli;
 
 /// Before the next connection, unless the stream says another.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Before the first try to reach a gateway that is away, doubled with each, ...
+const FIRST: Duration = Duration::from_millis(250);
+/// ... up to this.
+const LONGEST: Duration = Duration::from_secs(10);
+/// A stream is given up that says nothing for so long: it ends by itself before.
+const SILENCE: Duration = Duration::from_secs(90);
 /// Bytes of one message at most.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
@@ -45,6 +51,14 @@ struct Messages {
     retry: Option<Duration>,
 }
 
+/// A gateway that does not answer.
+#[derive(Debug, Default)]
+struct Away {
+    tries: u32,
+    /// It has just gone.
+    is_news: bool,
+}
+
 /// One message.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Message {
@@ -53,11 +67,15 @@ struct Message {
     data: String,
 }
 
-/// Prints events until somebody ends it. A stream that ends is resumed where it was.
+/// Prints events until somebody ends it, or somebody says that it makes no sense. A stream that ends or
+/// breaks off is resumed where it was, however long the gateway is away.
 pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), String> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut messages = Messages::default();
+    let mut away = Away::default();
     let base = format!("/v1/topics/{}/stream", segment(&args.topic));
+    // What there was once is waited for; who has mistyped the address is told at once.
+    let mut was_there = false;
     loop {
         let mut sent = Sent::nothing();
         let target = match &messages.last {
@@ -67,10 +85,25 @@ pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), 
             }
             None => format!("{base}?from={}", segment(&args.from)),
         };
-        let mut body = client.open(Method::GET, &target, sent).await?.into_body();
+        let mut body = match client.open(Method::GET, &target, sent).await {
+            Ok(response) => response.into_body(),
+            Err(failure) if was_there && failure.is_passing => {
+                let pause = away.again(fastrand::f64());
+                if away.is_news {
+                    say(&format!("{}; trying again", String::from(failure)));
+                }
+                sleep(pause).await;
+                continue;
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        was_there = true;
+        if away.is_over() {
+            say("connected again");
+        }
         messages.rest.clear();
-        while let Some(frame) = body.frame().await {
-            // A stream that breaks off is resumed like one that ends.
+        // One that says nothing for so long is as good as broken off.
+        while let Ok(Some(frame)) = timeout(SILENCE, body.frame()).await {
             let Some(data) = frame.ok().and_then(|frame| frame.into_data().ok()) else { break };
             messages.rest.extend_from_slice(&data);
             if messages.rest.len() > MAX_MESSAGE {
@@ -92,6 +125,11 @@ pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), 
         }
         sleep(messages.retry.unwrap_or(PAUSE)).await;
     }
+}
+
+#[expect(clippy::print_stderr, reason = "what is no event does not go where the events go")]
+fn say(text: &str) {
+    eprintln!("-- {text}");
 }
 
 fn show(message: &Message, json: bool) {
@@ -118,6 +156,24 @@ fn show(message: &Message, json: bool) {
             text(&event["type"]),
             text(&event["id"]),
         ));
+    }
+}
+
+// === impl Away ===
+
+impl Away {
+    /// Another try has failed. How long until the next; `random` is from 0 to 1.
+    fn again(&mut self, random: f64) -> Duration {
+        self.is_news = self.tries == 0;
+        let pause = FIRST.saturating_mul(1 << self.tries.min(16)).min(LONGEST);
+        self.tries = self.tries.saturating_add(1);
+        // Not all who wait come back at once.
+        pause.mul_f64(0.5 + 0.5 * random)
+    }
+
+    /// It answers. Whether it was away.
+    fn is_over(&mut self) -> bool {
+        std::mem::take(&mut self.tries) > 0
     }
 }
 
@@ -161,7 +217,78 @@ impl Messages {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::telemetry::task;
+
+    /// Answers one connection after another with these, and gives the heads of what was asked.
+    async fn answering(
+        answers: &'static [&'static str],
+    ) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let asked = task::spawn("admin API", async move {
+            let mut heads = Vec::new();
+            for answer in answers {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(socket.read_u8().await.unwrap());
+                }
+                heads.push(String::from_utf8(head).unwrap());
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+            heads
+        });
+        (address, asked)
+    }
+
+    fn args() -> Args {
+        Args { topic: "orders".to_owned(), from: "earliest".to_owned(), count: Some(2) }
+    }
+
+    const FIRST_EVENT: &str =
+        "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: 7\nretry: 1\ndata: {}\n\n";
+    const BUSY: &str = "HTTP/1.1 503 Busy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_gateway_that_goes_away_is_waited_for_and_the_tail_goes_on_where_it_was() {
+        let last = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: 8\ndata: {}\n\n";
+        let (address, asked) = answering(Box::leak(Box::new([FIRST_EVENT, BUSY, "", last]))).await;
+        run(&Client::new(address, None), &args(), true).await.unwrap();
+        let heads = asked.await.unwrap();
+        assert!(heads[0].contains("?from=earliest"), "{heads:?}");
+        assert!(heads[1..].iter().all(|head| head.contains("last-event-id: 7")), "{heads:?}");
+        assert_eq!(heads.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_is_not_tried_again() {
+        let none = "HTTP/1.1 404 None\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let (address, asked) = answering(Box::leak(Box::new([FIRST_EVENT, none]))).await;
+        assert!(run(&Client::new(address, None), &args(), true).await.is_err());
+        assert_eq!(asked.await.unwrap().len(), 2);
+        // Nor who was never there.
+        let (address, _asked) = answering(&[BUSY]).await;
+        assert!(run(&Client::new(address, None), &args(), true).await.is_err());
+    }
+
+    #[test]
+    fn it_is_tried_less_and_less_often_and_said_once() {
+        let mut away = Away::default();
+        assert!(!away.is_over());
+        assert_eq!((away.again(1.0), away.is_news), (FIRST, true));
+        assert_eq!((away.again(1.0), away.is_news), (2 * FIRST, false));
+        for _ in 0..100 {
+            assert!(away.again(1.0) <= LONGEST && away.again(0.0) >= LONGEST.min(4 * FIRST) / 2);
+        }
+        assert!(away.is_over() && !away.is_over());
+        assert_eq!((away.again(0.0), away.is_news), (FIRST / 2, true));
+    }
 
     #[test]
     fn messages_come_in_any_pieces() {
