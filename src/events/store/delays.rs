@@ -52,6 +52,8 @@ pub(super) struct Delays {
     state: Mutex<State>,
     /// What waits could not be read, and is not moved until the topic is reopened. Relaxed: a word for itself.
     is_unreadable: AtomicBool,
+    /// Something is to wait, and the log could not be made: it is tried for. Relaxed: a word for itself.
+    is_wanted: AtomicBool,
     /// There is something to look at.
     stirred: Notify,
 }
@@ -67,6 +69,8 @@ enum State {
 /// What a run came to.
 enum Ran {
     Moved(Moved),
+    /// The log cannot be made.
+    Unmade(OpenDelayedError),
     /// There will be no other.
     Closed,
 }
@@ -80,8 +84,9 @@ impl Delays {
     /// Of the topic whose log is at `topic`; nothing is opened yet.
     pub(super) fn new(topic: Place, writer: Writer) -> Self {
         let state = Mutex::new(State::Unmade);
-        let (is_unreadable, stirred) = (AtomicBool::new(false), Notify::new());
-        Self { topic, writer, log: OnceLock::new(), state, is_unreadable, stirred }
+        let [is_unreadable, is_wanted] = [false, false].map(AtomicBool::new);
+        let (log, stirred) = (OnceLock::new(), Notify::new());
+        Self { topic, writer, log, state, is_unreadable, is_wanted, stirred }
     }
 
     /// The log, if anything has had to wait.
@@ -89,9 +94,10 @@ impl Delays {
         self.log.get()
     }
 
-    /// Whether it was made and takes nothing until it is reopened.
+    /// Whether it was made and takes nothing until it is reopened, or cannot be made.
     pub(super) fn is_offline(&self) -> bool {
-        self.is_unreadable.load(Relaxed) || self.log().is_some_and(|log| log.log().is_offline())
+        let is_none = self.is_unreadable.load(Relaxed) || self.is_wanted.load(Relaxed);
+        is_none || self.log().is_some_and(|log| log.log().is_offline())
     }
 
     /// Opens what was made before, or recovers it if it is offline. Blocks.
@@ -111,7 +117,8 @@ impl Delays {
             }
             (State::Unmade, _) => {
                 let dir = self.topic.dir.join(DelayedLog::DIR);
-                if self.topic.storage.list(&dir).is_ok_and(|names| !names.is_empty()) {
+                let is_there = self.topic.storage.list(&dir).is_ok_and(|names| !names.is_empty());
+                if is_there || self.is_wanted.load(Relaxed) {
                     self.make_in(&mut state, settings)?;
                 }
             }
@@ -120,15 +127,18 @@ impl Delays {
         Ok(())
     }
 
-    /// The log, made if it is not there. `None`: it is closed. Blocks.
+    /// The log, made if it is not there. `None`: it is closed. If it cannot be made that is tried again, every
+    /// second. Blocks.
     pub(super) fn make(
         &self,
         settings: &LogSettings,
     ) -> Result<Option<DelayedLog>, OpenDelayedError> {
         let mut state = self.state.lock();
         if matches!(&*state, State::Unmade) {
-            self.make_in(&mut state, settings)?;
+            let made = self.make_in(&mut state, settings);
+            self.is_wanted.store(made.is_err(), Relaxed);
             self.stir();
+            made?;
         }
         let is_open = matches!(&*state, State::Open(_));
         Ok(self.log.get().filter(|_| is_open).cloned())
@@ -138,12 +148,21 @@ impl Delays {
         let (log, mover, _) = DelayedLog::open(&self.writer, &self.topic, settings)?;
         self.log.get_or_init(|| log);
         *state = State::Open(Box::new(mover));
+        self.is_unreadable.store(false, Relaxed);
+        self.is_wanted.store(false, Relaxed);
         Ok(())
     }
 
-    /// Moves what is due, a batch at most. Blocks.
-    fn run(&self, topic: &Handle, judged: &Judged) -> Ran {
-        match &mut *self.state.lock() {
+    /// Moves what is due, a batch at most; a log that is wanted is made first. Blocks.
+    fn run(&self, topic: &Handle, settings: &LogSettings, judged: &Judged) -> Ran {
+        let mut state = self.state.lock();
+        if matches!(&*state, State::Unmade)
+            && self.is_wanted.load(Relaxed)
+            && let Err(error) = self.make_in(&mut state, settings)
+        {
+            return Ran::Unmade(error);
+        }
+        match &mut *state {
             State::Unmade => Ran::Moved(Moved::default()),
             State::Open(mover) => Ran::Moved(mover.run(topic, judged, fastrand::u64(..))),
             State::Closed => Ran::Closed,
@@ -202,11 +221,16 @@ impl Store {
         let Some(handle) = topic.handle().cloned() else { return Some((IDLE, None)) };
         let judged = self.0.guard.judge();
         let moving = topic.clone();
-        let ran = self.0.movers.run(move || moving.delays().run(&handle, &judged)).await;
+        let ran = self
+            .0
+            .movers
+            .run(move || moving.delays().run(&handle, &moving.delay_settings(), &judged))
+            .await;
         match ran {
             Ok(Ran::Moved(Moved { again, trouble, .. })) => {
                 Some((again.unwrap_or(IDLE), trouble.map(|trouble| trouble.to_string())))
             }
+            Ok(Ran::Unmade(error)) => Some((AGAIN, Some(error.to_string()))),
             Ok(Ran::Closed) => None,
             Err(undone) => Some((AGAIN, Some(undone.to_string()))),
         }

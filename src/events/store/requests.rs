@@ -19,10 +19,7 @@ use crate::events::{
 
 /// A topic, as far as its events have to wait: they are in it when they are due.
 #[derive(Debug)]
-struct Waiting {
-    topic: Arc<Topic>,
-    log: DelayedLog,
-}
+struct Waiting(Arc<Topic>);
 
 /// What requests are stored with in a store of this ID and secret.
 pub(super) fn requests(
@@ -87,12 +84,13 @@ impl Topics for TopicMap {
     fn delayed(&self, id: LogId) -> Option<Arc<dyn Target>> {
         let topic = self.0.read().values().find(|topic| topic.id() == id).cloned()?;
         match topic.delays().make(&topic.delay_settings()) {
-            Ok(log) => Some(Arc::new(Waiting { log: log?, topic })),
+            Ok(log) => drop(log?),
+            // It is tried again, and taken once it is there.
             Err(error) => {
                 tracing::error!(topic = %topic.name(), %error, "events of requests cannot wait");
-                None
             }
         }
+        Some(Arc::new(Waiting(topic)))
     }
 }
 
@@ -130,25 +128,32 @@ impl Target for Topic {
 
 // === impl Waiting ===
 
+impl Waiting {
+    fn delayed(&self) -> Result<&DelayedLog, Refused> {
+        self.0.delays().log().ok_or(Refused::new(Reason::Offline))
+    }
+}
+
 impl Target for Waiting {
     fn id(&self) -> LogId {
-        self.topic.id()
+        self.0.id()
     }
 
     fn max_event_bytes(&self) -> u64 {
-        self.topic.largest_event()
+        self.0.largest_event()
     }
 
     fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {
-        if self.topic.handle().is_none_or(|handle| handle.log().is_offline()) {
+        if self.0.handle().is_none_or(|handle| handle.log().is_offline()) {
             return Err(Refused::new(Reason::Offline));
         }
-        let (max_delayed, max_bytes) = self.topic.most_delayed();
+        let (max_delayed, max_bytes) = self.0.most_delayed();
         let more = if purpose == Purpose::Publish { 0 } else { max_bytes / 10 };
-        let log = self.log.log();
+        let delayed = self.delayed()?;
+        let log = delayed.log();
         let taken = log.gauges().bytes.get().saturating_add(log.permitted());
         let is_full = taken.saturating_add(bytes) > max_bytes.saturating_add(more);
-        let is_many = purpose == Purpose::Publish && !self.log.has_room(max_delayed, 1);
+        let is_many = purpose == Purpose::Publish && !delayed.has_room(max_delayed, 1);
         if is_full || is_many {
             return Err(Refused::new(Reason::Full));
         }
@@ -156,10 +161,10 @@ impl Target for Waiting {
     }
 
     fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
-        Ok(self.log.log().append(permit, drafts))
+        Ok(self.delayed()?.log().append(permit, drafts))
     }
 
     fn log(&self) -> Option<Log> {
-        Some(self.log.log().clone())
+        self.delayed().ok().map(|delayed| delayed.log().clone())
     }
 }

@@ -1,7 +1,14 @@
 //! Events that wait for their time: not before it, once, over a restart, and not more of them than may.
 
 use super::*;
-use crate::events::{facade::Published, queue::time::Clock as _};
+use crate::events::{
+    facade::Published,
+    queue::{
+        log::{Purpose, Reason},
+        storage::model::{Fault, Model, Op},
+        time::Clock as _,
+    },
+};
 
 const MINUTE: u64 = 60_000;
 
@@ -164,4 +171,35 @@ async fn a_topic_whose_waiting_events_cannot_be_read_says_so_and_takes_others() 
     home.clock.advance(MINUTE);
     assert_eq!(drained(&store, 1).await, ["late"]);
     store.shutdown(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_could_not_be_made_is_made_once_it_can() {
+    let home = Home::new();
+    for by_hand in [false, true] {
+        let model = Model::new();
+        let (storage, clock) = (Arc::new(model.clone()), Arc::new(home.clock.clone()));
+        let store =
+            Store::open(storage, home.settings.clone(), clock, Arc::new(Nowhere)).await.unwrap();
+        let topics = store.targets();
+        model.fail_every(Op::CreateDir, Fault::NoSpace);
+        let target = topics.delayed(topics.named("orders").unwrap().id()).unwrap();
+        let refused = target.permit(Purpose::Publish, 100).unwrap_err();
+        assert_eq!(refused.reason, Reason::Offline);
+        let state = store.topic("orders").await.unwrap().state;
+        assert!(matches!(state, TopicState::Offline { .. }), "{state:?}");
+        publish(&store, &["a1"]).await;
+
+        model.heal();
+        if by_hand {
+            store.reopen("orders").await.unwrap();
+            assert!(target.permit(Purpose::Publish, 100).is_ok());
+        } else {
+            until(|| async { target.permit(Purpose::Publish, 100).ok().map(drop) }).await;
+        }
+        let state = store.topic("orders").await.unwrap().state;
+        assert_eq!(state, TopicState::Serving);
+        assert!(delay(&store, home.due_in("late", MINUTE)).await.is_delayed);
+        store.shutdown(Duration::ZERO).await.unwrap();
+    }
 }

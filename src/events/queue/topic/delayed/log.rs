@@ -77,8 +77,14 @@ impl DelayedLog {
         let place = Place { dir, id, ..topic.clone() };
         let (log, opened) = Log::open(writer, place, settings, Offset::ZERO, Box::new(Plain))?;
         let counts = Arc::<Counts>::default();
-        let mover = Mover::open(log.clone(), counts.clone(), settings.segment_bytes)?;
-        Ok((Self { log, counts }, mover, opened))
+        match Mover::open(log.clone(), counts.clone(), settings.segment_bytes) {
+            Ok(mover) => Ok((Self { log, counts }, mover, opened)),
+            Err(error) => {
+                // It may be opened again: by another one, as its only writer.
+                log.close();
+                Err(error.into())
+            }
+        }
     }
 
     /// Whether `count` events, the last of which is due at `not_before`, may be appended now.
