@@ -28,6 +28,7 @@
 //! topics/<uuid>/delayed/          a log of the same kind, made when the first event has to wait
 //! dead-letters/<uuid>/  parked/<uuid>/  ingress/  state/journal/      logs of the same kind, without .keys
 //! state/RESERVE                   room on the disk, kept for the journal
+//! state/CLOCK                     the last time that was trusted, while the clock is not
 //! ```
 //!
 //! ## A log file
@@ -136,6 +137,9 @@
 //!   damage is a gap, with [`log::Recovery::Strict`] too; a file that is not sound accepts nothing.
 //! - RESERVE: as many bytes as `queue.disk.reserve` says, allocated; what they are means nothing. Made as
 //!   `RESERVE.new`, synced and renamed; unlinked when the journal has no room. One of another size is made anew.
+//! - CLOCK: text. A line `sluice clock 1`, a line with milliseconds since 1970, and crc32c of both as 8
+//!   hexadecimal digits. Replaced whole; there for as long as the clock is frozen, and then what a start judges
+//!   it by. One that is not sound is as none.
 //!
 //! ## Delayed events
 //!

@@ -45,6 +45,7 @@ impl Store {
         if let Ok(Err(error)) = self.block(move || store.tend_disk()).await {
             tracing::warn!(%error, "the disk does not say how much room it has, or takes no reserve");
         }
+        self.hold_clock().await;
         if number.is_multiple_of(REOPEN) {
             self.reopen("the journal of the delivery state", &self.0.journal).await;
             self.reopen("the log of requests", self.0.ingress.log()).await;
@@ -74,6 +75,16 @@ impl Store {
                     tracing::warn!(%subscription, %error, "nothing is copied forward");
                 }
             }
+        }
+    }
+
+    /// Keeps over a restart whether the clock is trusted. What fails is tried again by the next look.
+    pub(super) async fn hold_clock(&self) {
+        self.0.guard.judge();
+        let store = self.clone();
+        if let Ok(Err(error)) = self.block(move || store.0.held_clock.follow(&store.0.guard)).await
+        {
+            tracing::warn!(%error, "that the clock is not trusted cannot be kept over a restart");
         }
     }
 

@@ -5,6 +5,7 @@
 //! offline, and everything else runs.
 
 mod delays;
+mod held_clock;
 mod jobs;
 pub mod layout;
 mod letters;
@@ -72,6 +73,7 @@ struct Inner {
     /// Room for the journal on a disk that is full.
     reserve: Reserve,
     guard: GuardedClock,
+    held_clock: held_clock::HeldClock,
     /// Writes delivery state and records of requests.
     state_writer: Writer,
     /// Writes dead letters and parked events.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     Inner, Keyed, Reading, Store, TopicMap,
+    held_clock::HeldClock,
     layout::{INGRESS, JOURNAL, LETTERS, PARKED, RESERVE, STATE},
     reloading::configure,
     requests::requests,
@@ -310,8 +311,7 @@ fn prepare(
     let at = |dir: &str, id| place(&storage, &disk, store, PathBuf::from(dir), id);
     let state = read_state(&state_writer, at(JOURNAL, LogId(store.0)), &settings)?;
     let ingress_place = at(INGRESS, LogId(store.0));
-    let max_bytes = Some(settings.ingress.max_bytes);
-    let own = LogSettings { max_bytes, ..base(&settings) };
+    let own = LogSettings { max_bytes: Some(settings.ingress.max_bytes), ..base(&settings) };
     let (ingress, opened) =
         Log::open(&state_writer, ingress_place, &own, Offset::ZERO, Box::new(Plain))?;
     // As far as is known yet: what is remembered of duplicates goes by it.
@@ -326,7 +326,7 @@ fn prepare(
     for topic in topics.values() {
         last = last.max(open_topic(topic, floor(&registry, topic, &machines)));
     }
-    guard.begin(last);
+    let held_clock = HeldClock::begin(storage.clone(), &guard, last)?;
     if let Err(error) = ingress.resolve_attempts() {
         tracing::warn!(%error, "what became of stored requests before is not written yet");
     }
@@ -343,6 +343,7 @@ fn prepare(
         disk,
         reserve,
         guard,
+        held_clock,
         state_writer,
         letters_writer,
         journal: state.journal,

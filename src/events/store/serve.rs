@@ -92,6 +92,7 @@ impl Events for Store {
     fn confirm_clock(&self) -> Answer<'_, ()> {
         async {
             self.0.guard.confirm();
+            self.hold_clock().await;
             Ok(())
         }
         .boxed()

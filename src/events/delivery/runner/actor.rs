@@ -168,9 +168,9 @@ impl Actor {
 
     fn recover(&mut self) {
         let (moment, mut out) = self.begin();
-        if let Some(frozen) = self.around.clock.frozen().filter(|frozen| frozen.is_at_start) {
+        if let Some(by) = self.around.clock.moved_at_start() {
             // Nobody knows whether so much time went by.
-            self.machine.clock_moved(frozen.by, &mut out);
+            self.machine.clock_moved(by, &mut out);
         }
         self.machine.recover(&moment, &mut out);
         let fingerprint = super::operate::fingerprint(&self.settings);

@@ -33,6 +33,8 @@ pub struct ClockGuard {
     frozen: Option<Frozen>,
     /// The last wall time that was trusted, or what stands for it while the clock is not.
     trusted: u64,
+    /// How far it was off at start from when the state was written that is gone on with.
+    moved: Option<i64>,
     thaws: u64,
 }
 
@@ -88,17 +90,33 @@ impl ClockGuard {
             // The earlier of the two makes nothing old: the last frame may be what was written by a clock
             // that was wrong.
             guard.trusted = now.wall.min(last);
+            guard.moved = guard.frozen.map(|frozen| frozen.by);
         }
         guard
     }
 
+    /// As [`ClockGuard::new`], of a store whose clock was not trusted when it was closed: `held` is what
+    /// [`ClockGuard::held`] was then.
+    pub fn resumed(now: Now, last: Option<u64>, held: Option<u64>) -> Self {
+        let mut guard = Self::new(now, held.or(last));
+        // What was timed has gone with the clock of its time already.
+        guard.moved = guard.frozen.and(Self::new(now, last).moved);
+        guard
+    }
+
     fn trusting(now: Now, thaws: u64) -> Self {
-        Self { anchor: now, tolerance: JUMP, frozen: None, trusted: now.wall, thaws }
+        Self { anchor: now, tolerance: JUMP, frozen: None, trusted: now.wall, moved: None, thaws }
     }
 
     /// Why the clock is frozen, as of the last look; none: it is not.
     pub fn frozen(&self) -> Option<Frozen> {
         self.frozen
+    }
+
+    /// While it is frozen: the time to go by at the next start, if it is so then, too. What is written
+    /// meanwhile says when by a clock that nobody trusts.
+    pub fn held(&self) -> Option<u64> {
+        self.frozen.map(|_| self.anchor.wall)
     }
 
     /// Looks at the clock; to be done about once a second, and before anything is judged by age.
@@ -191,9 +209,9 @@ impl GuardedClock {
 
     /// Everything stored was looked at: `last` is when the newest of it was written. Begins anew with that,
     /// and says so if the clock is not to be trusted.
-    pub fn begin(&self, last: Option<u64>) {
+    pub fn begin(&self, last: Option<u64>, held: Option<u64>) {
         let mut guard = self.guard.lock();
-        *guard = ClockGuard::new(self.clock.now(), last);
+        *guard = ClockGuard::resumed(self.clock.now(), last, held);
         if let Some(frozen) = guard.frozen() {
             tell(&frozen);
         }
@@ -224,6 +242,18 @@ impl GuardedClock {
             tracing::warn!("the system's clock is confirmed: retention and delays go on");
         }
         was_frozen
+    }
+
+    /// How far the clock was off at start from when anything was last written, for as long as it is frozen
+    /// since: what is timed by it and is to go on as before moves by so much.
+    pub fn moved_at_start(&self) -> Option<i64> {
+        self.judge();
+        self.guard.lock().moved
+    }
+
+    /// While the clock is frozen: see [`ClockGuard::held`]. Takes no look.
+    pub fn held(&self) -> Option<u64> {
+        self.guard.lock().held()
     }
 
     /// Looks at the clock, and says why it is frozen; none: it is not.
@@ -338,6 +368,24 @@ mod tests {
         assert!(guard.look(Now { wall: 1_000, mono: 1_005 }).is_frozen);
         let set = guard.look(Now { wall: START.wall + HOUR, mono: 2_005 });
         assert_eq!(set.change, Some(Change::Thawed));
+    }
+
+    #[test]
+    fn a_restart_confirms_nothing_and_moves_what_is_timed_once() {
+        let by = (3 * DAY).cast_signed();
+        let guard = ClockGuard::new(after(3 * DAY, 0), Some(START.wall));
+        assert_eq!((guard.held(), guard.moved), (Some(START.wall), Some(by)));
+        // Written since, by the clock as it is.
+        let written = Some(START.wall + 3 * DAY + HOUR);
+        let again = ClockGuard::resumed(after(3 * DAY + 2 * HOUR, 0), written, guard.held());
+        assert_eq!((again.held(), again.moved), (Some(START.wall), None));
+        assert!(again.frozen().is_some_and(|frozen| frozen.is_at_start));
+        // It was set right while the store was closed.
+        let right = ClockGuard::resumed(after(HOUR, 0), written, guard.held());
+        assert_eq!((right.frozen(), right.held()), (None, None));
+        let mut confirmed = again;
+        confirmed.confirm(after(3 * DAY + 3 * HOUR, 0));
+        assert_eq!(confirmed.held(), None);
     }
 
     #[test]
