@@ -26,6 +26,7 @@ use crate::{
     },
     gateway::StartError,
     http::sink::Sink,
+    telemetry::wakes,
 };
 
 /// Orders that may wait; control waits for each.
@@ -135,6 +136,7 @@ fn run(
         Err(error) => return tell(Report::Opened(Err(StartError::Thread(error)))),
     };
     runtime.block_on(async move {
+        let _wakes = wakes::install();
         let waiting = || tell(Report::Waiting);
         let store = match open(settings, sink, &mut inbox, waiting).await {
             Ok(Some(store)) => store,

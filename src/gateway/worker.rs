@@ -32,6 +32,7 @@ use crate::{
     telemetry::{
         metrics::Cells,
         task::{self, Spawner},
+        wakes,
     },
     upstream::{Pools, TunnelDeadline},
 };
@@ -157,6 +158,7 @@ impl Worker {
                 Err(error) => return drop(report.send(Err(error))),
             };
             runtime.block_on(async move {
+                let _wakes = wakes::install();
                 let resources = Resources::new(number, cells, deadline);
                 // Control waits for it; if control is gone, so is the inbox.
                 drop(report.send(Ok(resources.clone())));

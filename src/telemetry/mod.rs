@@ -9,6 +9,7 @@ pub mod logging;
 pub mod metrics;
 pub mod task;
 pub mod tracing;
+pub mod wakes;
 
 use std::path::PathBuf;
 

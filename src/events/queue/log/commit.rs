@@ -1,15 +1,21 @@
 //! An append on its way: who made it waits, or has left.
+//!
+//! What the writer completes it completes for many at once, from its own thread: where their thread asks for
+//! it, they are woken together ([`Wakes`]).
 
 use std::{
     future::Future,
+    mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
 };
 
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
 
 use super::error::{AppendError, Refused};
-use crate::events::queue::Offset;
+use crate::{events::queue::Offset, telemetry::wakes::Wakes};
 
 /// Where one record of an append is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +43,43 @@ pub struct Commit(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Waiting(oneshot::Receiver<Outcome>),
+    Waiting(Arc<Slot>),
     Refused(Refused),
 }
 
 /// What becomes of an append.
 pub(super) type Outcome = Result<Vec<Appended>, AppendError>;
 
-/// The writer's end of a [`Commit`].
+/// The writer's end of a [`Commit`]. One that is dropped tells that the writer has stopped.
 #[derive(Debug)]
-pub(super) struct Waiter(oneshot::Sender<Outcome>);
+pub(super) struct Waiter(Option<Arc<Slot>>);
+
+/// What the two have in common.
+#[derive(Debug, Default)]
+struct Slot(Mutex<Progress>);
+
+#[derive(Debug, Default)]
+enum Progress {
+    /// Nobody has asked yet.
+    #[default]
+    Open,
+    /// Somebody waits, and is woken there.
+    Waited(Waker, Option<Wakes>),
+    Done(Outcome),
+    /// Told, or nobody wants to know.
+    Over,
+}
+
+/// A thread that sleeps until it is woken.
+struct Sleeper(Thread);
+
+// === impl Commit ===
 
 impl Commit {
     /// One that the writer will complete.
     pub(super) fn pair() -> (Waiter, Self) {
-        let (sender, receiver) = oneshot::channel();
-        (Waiter(sender), Self(Inner::Waiting(receiver)))
+        let slot = Arc::<Slot>::default();
+        (Waiter(Some(slot.clone())), Self(Inner::Waiting(slot)))
     }
 
     /// One that has failed already.
@@ -62,11 +89,17 @@ impl Commit {
 
     /// Waits on a thread that may block: not one that runs tasks.
     pub fn wait(self) -> Result<Vec<Appended>, AppendError> {
-        match self.0 {
-            Inner::Waiting(receiver) => {
-                receiver.blocking_recv().unwrap_or(Err(AppendError::Stopped))
+        let slot = match &self.0 {
+            Inner::Waiting(slot) => slot,
+            Inner::Refused(refused) => return Err((*refused).into()),
+        };
+        let waker = Waker::from(Arc::new(Sleeper(thread::current())));
+        loop {
+            // Alone: this thread wakes nobody while it sleeps.
+            match slot.poll(&waker, || None) {
+                Poll::Ready(outcome) => return outcome,
+                Poll::Pending => thread::park(),
             }
-            Inner::Refused(refused) => Err(refused.into()),
         }
     }
 }
@@ -74,21 +107,138 @@ impl Commit {
 impl Future for Commit {
     type Output = Result<Vec<Appended>, AppendError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Inner::Waiting(receiver) => {
-                let outcome = ready!(Pin::new(receiver).poll(cx));
-                Poll::Ready(outcome.unwrap_or(Err(AppendError::Stopped)))
-            }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &self.0 {
+            Inner::Waiting(slot) => slot.poll(cx.waker(), Wakes::here),
             Inner::Refused(refused) => Poll::Ready(Err((*refused).into())),
         }
     }
 }
 
+impl Drop for Commit {
+    fn drop(&mut self) {
+        if let Inner::Waiting(slot) = &self.0 {
+            // A waker holds its task.
+            let progress = mem::replace(&mut *slot.0.lock(), Progress::Over);
+            drop(progress);
+        }
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn poll(&self, waker: &Waker, wakes: impl FnOnce() -> Option<Wakes>) -> Poll<Outcome> {
+        let mut progress = self.0.lock();
+        match &mut *progress {
+            Progress::Waited(known, _) if known.will_wake(waker) => {}
+            // It may have moved to another task, and that to another thread.
+            Progress::Open | Progress::Waited(..) => {
+                *progress = Progress::Waited(waker.clone(), wakes());
+            }
+            Progress::Done(_) | Progress::Over => {
+                return match mem::replace(&mut *progress, Progress::Over) {
+                    Progress::Done(outcome) => Poll::Ready(outcome),
+                    _ => Poll::Ready(Err(AppendError::Stopped)),
+                };
+            }
+        }
+        Poll::Pending
+    }
+
+    fn complete(&self, outcome: Outcome) {
+        let mut progress = self.0.lock();
+        let waited = match &*progress {
+            // Who has left does not want to know.
+            Progress::Over => return,
+            _ => mem::replace(&mut *progress, Progress::Done(outcome)),
+        };
+        drop(progress);
+        match waited {
+            Progress::Waited(waker, Some(wakes)) => wakes.wake(waker),
+            Progress::Waited(waker, None) => waker.wake(),
+            Progress::Open | Progress::Done(_) | Progress::Over => {}
+        }
+    }
+}
+
+// === impl Waiter ===
+
 impl Waiter {
     /// Tells whoever still waits.
-    pub(super) fn complete(self, outcome: Outcome) {
-        // Who has left does not want to know.
-        drop(self.0.send(outcome));
+    pub(super) fn complete(mut self, outcome: Outcome) {
+        if let Some(slot) = self.0.take() {
+            slot.complete(outcome);
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.complete(Err(AppendError::Stopped));
+        }
+    }
+}
+
+// === impl Sleeper ===
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn stopped() -> Outcome {
+        Err(AppendError::Stopped)
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_told_once_whoever_comes_first() {
+        let (waiter, commit) = Commit::pair();
+        waiter.complete(Ok(Vec::new()));
+        assert_eq!(commit.await, Ok(Vec::new()));
+        let (waiter, mut commit) = Commit::pair();
+        assert_eq!((&mut commit).now_or_never(), None);
+        waiter.complete(Ok(Vec::new()));
+        assert_eq!(commit.await, Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_gone_leaves_nobody_waiting() {
+        let (waiter, commit) = Commit::pair();
+        let waiting = tokio::join!(commit, async { drop(waiter) });
+        assert_eq!(waiting.0, stopped());
+        let (waiter, commit) = Commit::pair();
+        let thread = thread::spawn(move || commit.wait());
+        drop(waiter);
+        assert_eq!(thread.join().unwrap(), stopped());
+    }
+
+    #[test]
+    fn who_leaves_takes_the_waker_along() {
+        let waker = Arc::new(Sleeper(thread::current()));
+        let (waiter, mut commit) = Commit::pair();
+        let own = Waker::from(waker.clone());
+        assert!(commit.poll_unpin(&mut Context::from_waker(&own)).is_pending());
+        drop((commit, own));
+        assert_eq!(Arc::strong_count(&waker), 1);
+        waiter.complete(stopped());
+    }
+
+    #[tokio::test]
+    async fn who_moves_to_another_task_is_woken_there() {
+        let (waiter, mut commit) = Commit::pair();
+        assert_eq!((&mut commit).now_or_never(), None);
+        let task = crate::telemetry::task::spawn("waits", commit);
+        tokio::task::yield_now().await;
+        thread::spawn(move || waiter.complete(Ok(Vec::new()))).join().unwrap();
+        assert_eq!(task.await.unwrap(), Ok(Vec::new()));
     }
 }
