@@ -1,6 +1,9 @@
 //! One exchange, from the room for it to its end.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use super::{
     handle::Ingress,
@@ -14,7 +17,7 @@ use super::{
 use crate::events::queue::{
     Offset,
     codec::Draft,
-    log::{AppendError, Permit, Reason, Refused},
+    log::{AppendError, Later, Permit, Reason, Refused},
 };
 
 /// Room for all that may be written of an exchange. Dropped, it gives it back.
@@ -50,6 +53,14 @@ pub struct Answer<'a> {
     pub owed: &'a [Owed],
     /// What becomes of the request's key, if it has one.
     pub key: Option<KeyEnd>,
+}
+
+/// What is owed is on its way to the topics. Over when the last has told.
+#[derive(Debug)]
+struct Settling {
+    entry: Entry,
+    /// Not all of it came there.
+    is_kept: AtomicBool,
 }
 
 /// The place of an exchange in memory; left behind if it is dropped.
@@ -149,7 +160,8 @@ impl Exchange {
         let drafts = record::answer(self.at, false, &[], hash);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         if let Some(own) = self.permit.split(bytes) {
-            drop(self.entry.ingress.0.log.append_unwaited(own, drafts));
+            let log = &self.entry.ingress.0.log;
+            log.append_later(own, drafts, Later::Forgets).ok();
             self.entry.end();
             if let Some(key) = &self.key {
                 key.0.over(Mark::Free, self.at);
@@ -157,27 +169,39 @@ impl Exchange {
         }
     }
 
-    /// Appends what is owed to the topics, and ends. What a topic does not take now it gets later: it is
-    /// owed, on disk.
-    pub async fn settle(self, owed: Vec<(Arc<dyn Target>, Permit, Owed)>) {
-        let Self { entry, .. } = self;
-        let mut commits = Vec::with_capacity(owed.len());
+    /// Appends what is owed to the topics, and ends when it is on disk there: nobody waits for that. What a
+    /// topic does not take now it gets later: it is owed, on disk.
+    pub fn settle(self, owed: Vec<(Arc<dyn Target>, Permit, Owed)>) {
+        let settling = Arc::new(Settling { entry: self.entry, is_kept: AtomicBool::new(false) });
         for (target, permit, owed) in owed {
-            commits.push(target.append(permit, vec![owed.record()]));
-        }
-        let mut are_stored = true;
-        for commit in commits {
-            let stored = match commit {
-                Ok(commit) => commit.await.map(drop),
-                Err(refused) => Err(refused.into()),
+            let told = settling.clone();
+            let then = move |outcome: Result<_, AppendError>| {
+                if let Err(error) = outcome {
+                    told.keep(&error);
+                }
             };
-            if let Err(error) = stored {
-                tracing::warn!(%error, "an event is kept with its request until its topic takes it");
-                are_stored = false;
+            let later = Later::GoesOn(Box::new(then));
+            if let Err(refused) = target.append_later(permit, vec![owed.record()], later) {
+                settling.keep(&refused.into());
             }
         }
-        if are_stored {
-            entry.end();
+    }
+}
+
+// === impl Settling ===
+
+impl Settling {
+    fn keep(&self, error: &AppendError) {
+        tracing::warn!(%error, "an event is kept with its request until its topic takes it");
+        self.is_kept.store(true, Relaxed);
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        // The last one that is told: the counter of the `Arc` orders what the others have noted.
+        if !self.is_kept.load(Relaxed) {
+            self.entry.end();
         }
     }
 }

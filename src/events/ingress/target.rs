@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::events::queue::{
     LogId, Offset,
     codec::Draft,
-    log::{Commit, Log, Permit, Purpose, Refused},
+    log::{Commit, Later, Log, Permit, Purpose, Refused},
 };
 
 /// One topic.
@@ -21,6 +21,10 @@ pub trait Target: fmt::Debug + Send + Sync {
 
     /// Appends in one frame; what is there already is answered as a duplicate.
     fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused>;
+
+    /// As [`Target::append`], for what nobody waits for ([`Log::append_later`]).
+    fn append_later(&self, permit: Permit, drafts: Vec<Draft>, later: Later)
+    -> Result<(), Refused>;
 
     /// Its log; `None`: it was never open.
     fn log(&self) -> Option<Log>;

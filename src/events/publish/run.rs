@@ -23,7 +23,7 @@ use crate::{
             uncertain,
         },
         queue::{
-            log::{Commit, Permit, Refused},
+            log::{Commit, Later, Permit, Refused},
             mutation::{self, Mutation},
         },
     },
@@ -110,13 +110,10 @@ async fn append_first(items: Vec<Item>) -> Result<Vec<Box<str>>, Error> {
         let id: Box<str> = item.event().id.as_str().into();
         let is_waited = item.settings().ack == Ack::Durable;
         let publication = item.publication.clone();
-        match append(item) {
-            Ok(commit) if is_waited => waited.push((publication, id, commit)),
-            // It is on its way; what becomes of it nobody waits for.
-            Ok(commit) => {
-                drop(commit);
-                ids.push(id);
-            }
+        match append(item, is_waited) {
+            Ok(Some(commit)) => waited.push((publication, id, commit)),
+            // It is on its way.
+            Ok(None) => ids.push(id),
             Err(_) if publication.settings.on_error == OnError::Ignore => publication.lost.add(1),
             Err(error) => return Err(refused(error)),
         }
@@ -131,9 +128,20 @@ async fn append_first(items: Vec<Item>) -> Result<Vec<Box<str>>, Error> {
     Ok(ids)
 }
 
-fn append(item: Item) -> Result<Commit, Refused> {
-    let record = item.owed.record();
-    item.publication.way().append(item.permit, vec![record])
+/// `None`: nobody waits for it, and its loss is counted.
+fn append(item: Item, is_waited: bool) -> Result<Option<Commit>, Refused> {
+    let Item { publication, owed, permit, .. } = item;
+    let (way, drafts) = (publication.way(), vec![owed.record()]);
+    if is_waited {
+        return way.append(permit, drafts).map(Some);
+    }
+    let told = publication.clone();
+    let then = move |outcome: Result<_, _>| {
+        if outcome.is_err() {
+            told.lost.add(1);
+        }
+    };
+    way.append_later(permit, drafts, Later::IsTold(Box::new(then))).map(|()| None)
 }
 
 /// Sends the request and waits for what comes of it; for a late answer too, where the client has been
@@ -274,20 +282,17 @@ async fn end(
     let mut commits = Vec::new();
     for Following { verdict, item } in direct {
         let (publication, id) = (item.publication.clone(), item.event().id.as_str().into());
-        commits.push((publication, verdict, id, append(item)));
+        let is_waited = publication.settings.ack == Ack::Durable && verdict == Verdict::Event;
+        commits.push((publication, verdict, id, append(item, is_waited)));
     }
     let mut failure = None;
     let key = keyed::end(outcome, result.as_ref().ok(), body, kept);
     let settling = record(recorded, exchange, (key, ids), &mut failure).await;
-    let mut unwaited = Vec::new();
     for (publication, verdict, id, commit) in commits {
         let is_waited = publication.settings.ack == Ack::Durable && verdict == Verdict::Event;
         let stored = match commit {
-            Ok(commit) if is_waited => commit.await.map(drop),
-            Ok(commit) => {
-                unwaited.push((publication.clone(), commit));
-                Ok(())
-            }
+            Ok(Some(commit)) => commit.await.map(drop),
+            Ok(None) => Ok(()),
             Err(refused) => Err(refused.into()),
         };
         match stored {
@@ -308,12 +313,7 @@ async fn end(
         Some(error) => Err(error),
     });
     if let Some((exchange, owed)) = settling {
-        exchange.settle(owed).await;
-    }
-    for (publication, commit) in unwaited {
-        if commit.await.is_err() {
-            publication.lost.add(1);
-        }
+        exchange.settle(owed);
     }
 }
 

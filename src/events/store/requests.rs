@@ -10,7 +10,7 @@ use crate::events::{
     queue::{
         LogId, Offset, StoreId,
         codec::{Draft, HashKey},
-        log::{Commit, Log, Permit, Purpose, Reason, Refused},
+        log::{Commit, Later, Log, Permit, Purpose, Reason, Refused},
         pool::Pool,
         topic::delayed::DelayedLog,
     },
@@ -113,6 +113,16 @@ impl Target for Topic {
         Ok(self.handle().ok_or(Refused::new(Reason::Offline))?.append(permit, drafts))
     }
 
+    fn append_later(
+        &self,
+        permit: Permit,
+        drafts: Vec<Draft>,
+        later: Later,
+    ) -> Result<(), Refused> {
+        let handle = self.handle().ok_or(Refused::new(Reason::Offline))?;
+        handle.log().append_later(permit, drafts, later)
+    }
+
     fn log(&self) -> Option<Log> {
         self.handle().map(|handle| handle.log().clone())
     }
@@ -162,6 +172,15 @@ impl Target for Waiting {
 
     fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
         Ok(self.delayed()?.log().append(permit, drafts))
+    }
+
+    fn append_later(
+        &self,
+        permit: Permit,
+        drafts: Vec<Draft>,
+        later: Later,
+    ) -> Result<(), Refused> {
+        self.log.log().append_later(permit, drafts, later)
     }
 
     fn log(&self) -> Option<Log> {

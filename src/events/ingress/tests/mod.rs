@@ -3,9 +3,10 @@
 mod attempts;
 mod waiting;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
@@ -15,8 +16,8 @@ use crate::events::{
         LogId, Offset, StoreId,
         codec::{Draft, HashKey},
         log::{
-            AppendError, Commit, DiskSettings, DiskWatch, Log, Permit, Place, Plain, Purpose,
-            Reason, Refused, Settings, Writer,
+            AppendError, Commit, DiskSettings, DiskWatch, Later, Log, Permit, Place, Plain,
+            Purpose, Reason, Refused, Settings, Writer,
         },
         pool::Pool,
         storage::{
@@ -51,6 +52,15 @@ impl Target for Simple {
 
     fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
         Ok(self.0.append(permit, drafts))
+    }
+
+    fn append_later(
+        &self,
+        permit: Permit,
+        drafts: Vec<Draft>,
+        later: Later,
+    ) -> Result<(), Refused> {
+        self.0.append_later(permit, drafts, later)
     }
 
     fn log(&self) -> Option<Log> {
@@ -177,9 +187,32 @@ async fn run(world: &World, id: Uuid, ending: Ending) -> (bool, bool) {
         return (true, false);
     }
     let target: Arc<dyn Target> = Arc::new(world.topic.clone());
-    exchange.settle(vec![(target, permit, owed)]).await;
+    settle(world, exchange, (target, permit, owed));
     world.ingress.tidy().ok();
     (true, true)
+}
+
+/// Appends what is owed, and waits until nobody goes on with it.
+fn settle(
+    world: &World,
+    exchange: Exchange,
+    (target, permit, owed): (Arc<dyn Target>, Permit, Owed),
+) {
+    let log = target.log().unwrap();
+    exchange.settle(vec![(target, permit, owed)]);
+    // Not for it to be synced sometime, but now.
+    if let Ok(room) = log.permit(0) {
+        log.append(room, Vec::new()).wait().ok();
+    }
+    let since = Instant::now();
+    let is_over = || {
+        let state = world.ingress.0.state.lock();
+        state.orphans(None, usize::MAX).len() == state.len()
+    };
+    while !is_over() {
+        assert!(since.elapsed() < Duration::from_secs(30), "nobody is told");
+        thread::yield_now();
+    }
 }
 
 fn says(is_uncertain: bool, owed: &Owed) -> Answer<'_> {
@@ -284,7 +317,7 @@ fn what_a_topic_does_not_take_waits_for_it_and_is_appended_once() {
     block_on(exchange.answer(says(false, &owed))).unwrap();
     fail_the_next_sync(&model);
     let target: Arc<dyn Target> = Arc::new(world.topic.clone());
-    block_on(exchange.settle(vec![(target, permit, owed)]));
+    settle(&world, exchange, (target, permit, owed));
     assert!(world.topic.0.is_offline(), "nobody knows whether it has the event");
     assert!(world.ingress.resolve(&world.topic).is_err());
     assert_eq!(world.ingress.status().entries, 1);

@@ -85,7 +85,7 @@ impl Timed {
         if block_on(exchange.answer(says(false, &owed))).is_err() {
             return (true, false);
         }
-        block_on(exchange.settle(vec![(Arc::new(waiting), permit, owed)]));
+        settle(&self.world, exchange, (Arc::new(waiting), permit, owed));
         (true, true)
     }
 

@@ -85,3 +85,9 @@ pub(super) fn place(
     item.outcome = Some(Ok(appended));
     Ok(())
 }
+
+/// The partition of each record that a frame got from the items.
+pub(super) fn partitions(items: &[Item]) -> impl Iterator<Item = u16> {
+    let appended = items.iter().filter_map(|item| item.outcome.as_ref()?.as_ref().ok()).flatten();
+    appended.filter(|it| it.duplicate.is_none()).map(|it| it.partition)
+}

@@ -4,6 +4,7 @@
 //! it, they are woken together ([`Wakes`]).
 
 use std::{
+    fmt,
     future::Future,
     mem,
     pin::Pin,
@@ -50,9 +51,17 @@ enum Inner {
 /// What becomes of an append.
 pub(super) type Outcome = Result<Vec<Appended>, AppendError>;
 
-/// The writer's end of a [`Commit`]. One that is dropped tells that the writer has stopped.
-#[derive(Debug)]
-pub(super) struct Waiter(Option<Arc<Slot>>);
+/// What is called, once, with what becomes of an append that nobody waits for. By the thread that writes: it
+/// must neither block nor take long.
+pub type Then = Box<dyn FnOnce(Result<Vec<Appended>, AppendError>) + Send>;
+
+/// The writer's end of an append. One that is dropped tells that the writer has stopped.
+pub(super) struct Waiter(Option<End>);
+
+enum End {
+    Commit(Arc<Slot>),
+    Then(Then),
+}
 
 /// What the two have in common.
 #[derive(Debug, Default)]
@@ -79,7 +88,7 @@ impl Commit {
     /// One that the writer will complete.
     pub(super) fn pair() -> (Waiter, Self) {
         let slot = Arc::<Slot>::default();
-        (Waiter(Some(slot.clone())), Self(Inner::Waiting(slot)))
+        (Waiter(Some(End::Commit(slot.clone()))), Self(Inner::Waiting(slot)))
     }
 
     /// One that has failed already.
@@ -165,19 +174,39 @@ impl Slot {
 // === impl Waiter ===
 
 impl Waiter {
-    /// Tells whoever still waits.
+    /// Nobody waits, and this is to be called.
+    pub(super) fn then(then: Then) -> Self {
+        Self(Some(End::Then(then)))
+    }
+
+    /// Nobody waits, and nobody is told.
+    pub(super) fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Tells whoever is to know.
     pub(super) fn complete(mut self, outcome: Outcome) {
-        if let Some(slot) = self.0.take() {
-            slot.complete(outcome);
+        self.tell(outcome);
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        match self.0.take() {
+            Some(End::Commit(slot)) => slot.complete(outcome),
+            Some(End::Then(then)) => then(outcome),
+            None => {}
         }
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if let Some(slot) = self.0.take() {
-            slot.complete(Err(AppendError::Stopped));
-        }
+        self.tell(Err(AppendError::Stopped));
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiter").field("is_open", &self.0.is_some()).finish()
     }
 }
 
@@ -219,6 +248,19 @@ mod tests {
         let thread = thread::spawn(move || commit.wait());
         drop(waiter);
         assert_eq!(thread.join().unwrap(), stopped());
+    }
+
+    #[test]
+    fn whoever_does_not_wait_is_told_once() {
+        let (tell, told) = std::sync::mpsc::sync_channel(2);
+        let waiter = |tell: &std::sync::mpsc::SyncSender<Outcome>| {
+            let tell = tell.clone();
+            Waiter::then(Box::new(move |outcome| tell.send(outcome).unwrap()))
+        };
+        waiter(&tell).complete(Ok(Vec::new()));
+        drop(waiter(&tell));
+        drop(tell);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [Ok(Vec::new()), stopped()]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{io, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    batch::{Item, fitting, place},
+    batch::{Item, fitting, partitions, place},
     commit::Outcome,
     error::{AppendError, Reason},
     live::Frames,
@@ -48,6 +48,8 @@ pub(super) struct Core {
     synced: Offset,
     /// Since when something is written and not synced.
     dirty_since: Option<Instant>,
+    /// It is to be synced sooner.
+    is_hurried: bool,
     is_poisoned: bool,
     /// Another for each opening.
     life: u64,
@@ -100,6 +102,7 @@ impl Core {
             next,
             synced: next,
             dirty_since: None,
+            is_hurried: false,
             is_poisoned: false,
             life: fastrand::u64(..),
         }
@@ -115,9 +118,14 @@ impl Core {
         self.life
     }
 
-    /// Since when something is written and not synced.
-    pub(super) fn dirty_since(&self) -> Option<Instant> {
-        self.dirty_since
+    /// When what is written is to be synced, if nobody waits for that.
+    pub(super) fn sync_due(&self) -> Option<Instant> {
+        Some(self.dirty_since? + self.shared.settings.sync_after(self.is_hurried)?)
+    }
+
+    /// Somebody goes on with what was written last once it is synced.
+    pub(super) fn hurry(&mut self) {
+        self.is_hurried = self.dirty_since.is_some();
     }
 
     /// Everything below is on disk for certain.
@@ -255,7 +263,7 @@ impl Core {
                 file.sync().map_err(|error| self.poison("a sync failed", &error))?;
             }
             self.shared.gauges.sync_micros.record_span(since.elapsed());
-            self.dirty_since = None;
+            (self.dirty_since, self.is_hurried) = (None, false);
         }
         self.synced = self.next;
         self.publish();
@@ -306,7 +314,7 @@ impl Core {
             self.poison("a file could not be ended after a failed write", &error);
             return Err(Failure::Unknown);
         }
-        self.dirty_since = None;
+        (self.dirty_since, self.is_hurried) = (None, false);
         self.synced = self.next;
         self.publish();
         Ok(())
@@ -388,10 +396,4 @@ impl Core {
             gap: if is_replaced { old.gap } else { self.next.since(self.tail.end) },
         }
     }
-}
-
-/// The partition of each record that a frame got from the items.
-fn partitions(items: &[Item]) -> impl Iterator<Item = u16> {
-    let appended = items.iter().filter_map(|item| item.outcome.as_ref()?.as_ref().ok()).flatten();
-    appended.filter(|it| it.duplicate.is_none()).map(|it| it.partition)
 }

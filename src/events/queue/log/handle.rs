@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    commit::Commit,
+    commit::{Commit, Then, Waiter},
     error::{OpenError, ReadError, Reason, Refused, RetireError},
     live::Following,
     open::OpenLog,
@@ -14,7 +14,7 @@ use super::{
     sequencer::Sequencer,
     settings::{Place, Purpose, Settings},
     status::{Opened, SegmentInfo, State, Status},
-    writer::Writer,
+    writer::{Urgency, Writer},
 };
 use crate::events::queue::{
     Offset,
@@ -25,6 +25,16 @@ use crate::events::queue::{
 /// A log that is open. Cheap to clone; the log stays open until it is closed or its writer stops.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<OpenLog>);
+
+/// What comes of an append that nobody waits for.
+pub enum Later {
+    /// Somebody goes on with it once it is on disk.
+    GoesOn(Then),
+    /// Somebody is told, whenever it is on disk.
+    IsTold(Then),
+    /// Nothing.
+    Forgets,
+}
 
 // === impl Log ===
 
@@ -80,20 +90,39 @@ impl Log {
             return Commit::refused(self.0.refuse(reason));
         }
         let (waiter, commit) = Commit::pair();
-        self.0.submit(permit, drafts, waiter, true);
+        self.0.submit(permit, drafts, waiter, Urgency::Synced);
         commit
     }
 
     /// As [`Log::append`], but it completes as soon as it is written, which a killed process survives; it
-    /// is synced within 20 ms ([`Settings::unwaited`]). If that fails the log goes offline. Who does not
-    /// care drops the future.
+    /// is synced within 20 ms ([`Settings::unwaited`]). If that fails the log goes offline.
     pub fn append_unwaited(&self, permit: Permit, drafts: Vec<Draft>) -> Commit {
         if let Err(reason) = self.check(&permit, &drafts) {
             return Commit::refused(self.0.refuse(reason));
         }
         let (waiter, commit) = Commit::pair();
-        self.0.submit(permit, drafts, waiter, false);
+        self.0.submit(permit, drafts, waiter, Urgency::Written);
         commit
+    }
+
+    /// As [`Log::append`], for what nobody waits for: written within a millisecond or so, together with what
+    /// else comes, and synced within 20 ms ([`Settings::unwaited`]), or 5 where somebody goes on with it.
+    /// Whoever is to be told is told when it is as durable as the log's mode says, or has failed; a refusal
+    /// is told here.
+    pub fn append_later(
+        &self,
+        permit: Permit,
+        drafts: Vec<Draft>,
+        later: Later,
+    ) -> Result<(), Refused> {
+        self.check(&permit, &drafts).map_err(|reason| self.0.refuse(reason))?;
+        let (waiter, urgency) = match later {
+            Later::GoesOn(then) => (Waiter::then(then), Urgency::Soon),
+            Later::IsTold(then) => (Waiter::then(then), Urgency::Later),
+            Later::Forgets => (Waiter::nobody(), Urgency::Later),
+        };
+        self.0.submit(permit, drafts, waiter, urgency);
+        Ok(())
     }
 
     fn check(&self, permit: &Permit, drafts: &[Draft]) -> Result<(), Reason> {

@@ -28,16 +28,18 @@ mod settings;
 mod spare;
 mod status;
 mod tail;
+mod told;
 mod verify;
 mod view;
+mod waiting;
 mod writer;
 
 pub use self::{
     block::{Block, OwnedRecord},
-    commit::{Appended, Commit, Duplicate},
+    commit::{Appended, Commit, Duplicate, Then},
     disk::{DiskSettings, DiskWatch},
     error::{AppendError, OpenError, ReadError, Reason, Refused, RetireError},
-    handle::Log,
+    handle::{Later, Log},
     live::Following,
     permit::Permit,
     reader::Reader,

@@ -29,7 +29,7 @@ use super::{
     spare::Spare,
     status::{Offline, Opened, State, Status},
     view::View,
-    writer::{Queue, Request, Writer},
+    writer::{Queue, Request, Urgency, Writer},
 };
 use crate::events::queue::{Offset, gauges::Gauges};
 
@@ -202,7 +202,7 @@ impl OpenLog {
         }
         // Behind it is what was on its way. A writer that was stopped has done that already.
         let (waiter, commit) = Commit::pair();
-        self.submit(Permit::empty(&self.budget), Vec::new(), waiter, true);
+        self.submit(Permit::empty(&self.budget), Vec::new(), waiter, Urgency::Synced);
         drop(commit.wait());
         self.spare.stop();
         let mut engine = self.engine.lock();
@@ -230,12 +230,12 @@ impl OpenLog {
         permit: Permit,
         drafts: Vec<crate::events::queue::codec::Draft>,
         waiter: Waiter,
-        is_awaited: bool,
+        urgency: Urgency,
     ) {
         let since = Instant::now();
         let item = Item::new(drafts);
         let shared = self.clone();
-        self.queue.submit(Request { shared, item, permit, waiter, is_awaited, since });
+        self.queue.submit(Request { shared, item, permit, waiter, urgency, since });
     }
 
     /// The core, for whom it is there: not while the log is offline or being reopened.
@@ -257,9 +257,8 @@ impl OpenLog {
                 return None;
             }
             let checkpoint = (core.synced() > durable).then_some(at + self.settings.checkpoint);
-            let span = self.settings.sync_after()?;
-            let sync = core.dirty_since().map(|since| since + span);
-            checkpoint.into_iter().chain(sync).min()
+            self.settings.sync_after(false)?;
+            checkpoint.into_iter().chain(core.sync_due()).min()
         })
         .flatten()
     }

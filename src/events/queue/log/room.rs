@@ -12,11 +12,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    commit::Commit,
+    commit::Waiter,
     error::{Reason, Refused},
     open::OpenLog,
     permit::Permit,
     settings::Purpose,
+    writer::Urgency,
 };
 use crate::events::queue::codec::MAX_FRAME_BYTES;
 
@@ -81,8 +82,8 @@ impl OpenLog {
     fn stays_full(self: &Arc<Self>) -> bool {
         let is_full = self.gauges.is_full.get();
         if is_full && self.tries.is_due(Instant::now()) {
-            let (waiter, _) = Commit::pair();
-            self.submit(Permit::empty(&self.budget), Vec::new(), waiter, false);
+            let waiter = Waiter::nobody();
+            self.submit(Permit::empty(&self.budget), Vec::new(), waiter, Urgency::Written);
         }
         is_full
     }

@@ -12,6 +12,9 @@ use crate::events::queue::{
 /// The least a segment is made for: a header and a small frame.
 pub(super) const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 
+/// Records that nobody waits for, but that somebody goes on with, are on disk after so long.
+const HURRIED: Duration = Duration::from_millis(5);
+
 /// Where a log is kept. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -96,13 +99,14 @@ impl Settings {
         self.segment_bytes.min(first).max(bytes)
     }
 
-    /// When what nobody waits for is synced, at the latest; `None`: never.
-    pub(super) fn sync_after(&self) -> Option<Duration> {
+    /// After what time something is synced that nobody waits for, at the latest; `None`: never.
+    pub(super) fn sync_after(&self, is_hurried: bool) -> Option<Duration> {
         match self.durability {
             // Long enough that a kill from outside finds what was acknowledged unsynced.
             Durability::Durable if mutation::is(Mutation::AcknowledgeBeforeTheSync) => {
                 Some(10 * self.os_interval)
             }
+            Durability::Durable if is_hurried => Some(self.unwaited.min(HURRIED)),
             Durability::Durable => Some(self.unwaited),
             Durability::Os => Some(self.os_interval),
             Durability::Memory => None,

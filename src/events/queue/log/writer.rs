@@ -1,12 +1,12 @@
 //! The thread that writes: the only one that appends to and syncs the logs it serves.
 //!
 //! While it waits for a sync the next batch collects in the queue, so a batch is as large as the disk is
-//! slow, and no more is waited for. A commit that someone waits for is never put off; what nobody waits
-//! for is synced soon. The queue is bounded by the permits of what is in it.
+//! slow, and no more is waited for. A commit that someone waits for is never put off. What nobody waits for
+//! collects for a moment and is written together, and is synced soon after; whoever is to be told of it is
+//! told then. The queue is bounded by the permits of what is in it.
 
 use std::{
-    collections::VecDeque,
-    io, mem,
+    io,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -22,16 +22,17 @@ use super::{
     open::OpenLog,
     permit::Permit,
     settings::Durability,
+    told::{self, End, Untold},
+    waiting::{Due, Next, Size, Waiting},
 };
 use crate::events::queue::{
     mutation::{self, Mutation},
     time::{Clock, Now},
 };
 
-/// A batch ends at so many bytes, ...
-const BATCH_BYTES: usize = 1 << 20;
-/// ... or at so many records.
-const BATCH_RECORDS: usize = 4096;
+/// What nobody waits for is written after so long: long enough for what comes from many to go into one write,
+/// short enough that hardly more is lost with a killed process than was on its way anyway.
+const COLLECT: Duration = Duration::from_millis(1);
 
 /// A thread that writes, for any number of logs. When its last handle is dropped it stops as with
 /// [`Writer::stop`], but nobody waits.
@@ -54,25 +55,18 @@ pub(super) struct Queue {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// What waits to be written, and whether the thread knows of it. All that is decided about waking and
-/// sleeping is decided here, under one lock.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Waiting<T> {
-    requests: VecDeque<T>,
-    is_stopped: bool,
-    /// The thread sleeps: who brings something wakes it.
-    is_asleep: bool,
-}
-
-/// What the thread is to do.
+/// How soon an append is written and synced, and what it takes for whoever made it to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Write what is in the batch, if anything is, and see what is due.
-    Batch,
-    /// Nothing is left, and nothing will come.
-    Stop,
-    /// Sleep until someone wakes it.
-    Sleep,
+pub(super) enum Urgency {
+    /// At once, and told when it is as durable as the mode says.
+    Synced,
+    /// At once, told when it is written, and synced soon.
+    Written,
+    /// Written and synced soon, told when it is as durable as the mode says: sooner than `Later`, for somebody
+    /// goes on with it.
+    Soon,
+    /// As `Soon`, when all that nobody waits for is.
+    Later,
 }
 
 /// One append.
@@ -82,8 +76,7 @@ pub(super) struct Request {
     pub(super) item: Item,
     pub(super) permit: Permit,
     pub(super) waiter: Waiter,
-    /// Whether it completes only when it is on disk.
-    pub(super) is_awaited: bool,
+    pub(super) urgency: Urgency,
     pub(super) since: Instant,
 }
 
@@ -96,12 +89,11 @@ struct Group {
     ends: Vec<End>,
 }
 
-/// The other half of a request.
-struct End {
-    waiter: Waiter,
-    permit: Permit,
-    is_awaited: bool,
-    since: Instant,
+/// A log in which something is left to do at some time: a sync, or a note of how far it is.
+struct Touched {
+    shared: Arc<OpenLog>,
+    /// Told with the next sync, in the order of the log.
+    untold: Vec<Untold>,
 }
 
 // === impl Writer ===
@@ -147,7 +139,8 @@ impl Drop for StopOnDrop {
 impl Queue {
     /// Hands an append to the thread.
     pub(super) fn submit(&self, request: Request) {
-        let pushed = self.waiting.lock().push(request);
+        let (size, due) = (request.size(), request.due());
+        let pushed = self.waiting.lock().push(request, size, due);
         match pushed {
             Ok(is_asleep) => {
                 if is_asleep {
@@ -162,14 +155,15 @@ impl Queue {
     fn take(&self, batch: &mut Vec<Request>, until: Option<Instant>) -> bool {
         let mut waiting = self.waiting.lock();
         loop {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            match waiting.next(batch, left == Some(Duration::ZERO), Request::size) {
+            let now = Instant::now();
+            match waiting.next(batch, now, until, Request::size) {
                 Next::Batch => return false,
                 Next::Stop => return true,
-                Next::Sleep => match left {
-                    None => self.wake.wait(&mut waiting),
-                    Some(span) => drop(self.wake.wait_for(&mut waiting, span)),
-                },
+                Next::Sleep(None) => self.wake.wait(&mut waiting),
+                Next::Sleep(Some(at)) => {
+                    let span = at.saturating_duration_since(now);
+                    self.wake.wait_for(&mut waiting, span);
+                }
             }
         }
     }
@@ -181,73 +175,25 @@ impl Queue {
 
     /// Nothing more is taken, and what waits is told so.
     fn close(&self) {
-        let mut waiting = self.waiting.lock();
-        waiting.stop();
-        let left = mem::take(&mut waiting.requests);
-        drop(waiting);
+        let left = self.waiting.lock().close();
         for request in left {
             request.end(Err(AppendError::Stopped));
         }
     }
 }
 
-// === impl Waiting ===
-
-impl<T> Default for Waiting<T> {
-    fn default() -> Self {
-        Self { requests: VecDeque::new(), is_stopped: false, is_asleep: false }
-    }
-}
-
-impl<T> Waiting<T> {
-    /// Adds a request; whether the thread is to be woken for it. Given back if no more is taken.
-    pub(super) fn push(&mut self, request: T) -> Result<bool, T> {
-        if self.is_stopped {
-            return Err(request);
-        }
-        self.requests.push_back(request);
-        // A thread that is awake looks again before it sleeps.
-        Ok(mem::take(&mut self.is_asleep))
-    }
-
-    /// Takes the next batch, or says what to do instead. `size`: bytes and records of a request.
-    pub(super) fn next(
-        &mut self,
-        batch: &mut Vec<T>,
-        is_late: bool,
-        size: impl Fn(&T) -> (usize, usize),
-    ) -> Next {
-        let (mut bytes, mut records) = (0, 0);
-        while let Some(next) = self.requests.front() {
-            let more = size(next);
-            (bytes, records) = (bytes + more.0, records + more.1);
-            if !batch.is_empty() && (bytes > BATCH_BYTES || records > BATCH_RECORDS) {
-                break;
-            }
-            batch.extend(self.requests.pop_front());
-        }
-        self.is_asleep = batch.is_empty() && !is_late && !self.is_stopped;
-        if self.is_asleep {
-            Next::Sleep
-        } else if batch.is_empty() && self.is_stopped {
-            Next::Stop
-        } else {
-            Next::Batch
-        }
-    }
-
-    /// No more is taken. The thread is to be woken.
-    pub(super) fn stop(&mut self) {
-        self.is_stopped = true;
-    }
-}
-
 // === impl Request ===
 
 impl Request {
-    /// Bytes and records.
-    fn size(&self) -> (usize, usize) {
-        (self.item.bytes, self.item.drafts.len())
+    fn size(&self) -> Size {
+        Size { bytes: self.item.bytes, records: self.item.drafts.len() }
+    }
+
+    fn due(&self) -> Due {
+        match self.urgency {
+            Urgency::Synced | Urgency::Written => Due::Now,
+            Urgency::Soon | Urgency::Later => Due::At(self.since + COLLECT),
+        }
     }
 
     fn end(self, outcome: Outcome) {
@@ -269,14 +215,17 @@ impl Drop for CloseOnDrop<'_> {
 fn serve(queue: &Queue) {
     let _close = CloseOnDrop(queue);
     let mut batch = Vec::new();
-    // Logs in which something is left to do at some time: a sync, or a note of how far they are.
-    let mut touched: Vec<Arc<OpenLog>> = Vec::new();
+    let mut touched: Vec<Touched> = Vec::new();
+    // While what nobody waits for comes all the time, it is looked for without anybody having to wake.
+    let mut again: Option<Instant> = None;
     loop {
-        let until = touched.iter().filter_map(|shared| shared.due()).min();
-        let is_over = queue.take(&mut batch, until);
+        let due = touched.iter().filter_map(|it| it.shared.due());
+        let is_over = queue.take(&mut batch, due.chain(again).min());
+        let is_unhurried = !batch.is_empty() && batch.iter().all(|it| it.due() != Due::Now);
+        again = is_unhurried.then(|| Instant::now() + COLLECT);
         commit(batch.drain(..), queue, &mut touched);
-        let is_busy = !queue.waiting.lock().requests.is_empty();
-        touched.retain(|shared| shared.look_after(is_over, is_busy));
+        let is_busy = !queue.waiting.lock().is_empty();
+        touched.retain_mut(|it| it.look_after(is_over, is_busy));
         if is_over {
             return;
         }
@@ -284,17 +233,20 @@ fn serve(queue: &Queue) {
 }
 
 /// Writes a batch, syncs the logs in which someone waits, and tells them.
-fn commit(batch: impl Iterator<Item = Request>, queue: &Queue, touched: &mut Vec<Arc<OpenLog>>) {
+fn commit(batch: impl Iterator<Item = Request>, queue: &Queue, touched: &mut Vec<Touched>) {
     let mut groups: Vec<Group> = Vec::new();
     for request in batch {
-        let Request { shared, item, permit, waiter, is_awaited, since } = request;
+        let Request { shared, item, permit, waiter, urgency, since } = request;
         let known = groups.iter().position(|group| Arc::ptr_eq(&group.shared, &shared));
         let index = known.unwrap_or_else(|| {
             groups.push(Group { shared, life: None, items: Vec::new(), ends: Vec::new() });
             groups.len() - 1
         });
         groups[index].items.push(item);
-        groups[index].ends.push(End { waiter, permit, is_awaited, since });
+        groups[index].ends.push(End { waiter, permit, urgency, since });
+    }
+    if groups.is_empty() {
+        return;
     }
     let now = queue.clock.now();
     // All are written before the first is synced: one disk's syncs are one after the other.
@@ -302,10 +254,12 @@ fn commit(batch: impl Iterator<Item = Request>, queue: &Queue, touched: &mut Vec
         group.write(now);
     }
     for group in groups {
-        if !touched.iter().any(|shared| Arc::ptr_eq(shared, &group.shared)) {
-            touched.push(group.shared.clone());
-        }
-        group.finish();
+        let known = touched.iter().position(|it| Arc::ptr_eq(&it.shared, &group.shared));
+        let index = known.unwrap_or_else(|| {
+            touched.push(Touched { shared: group.shared.clone(), untold: Vec::new() });
+            touched.len() - 1
+        });
+        touched[index].finish(group);
     }
 }
 
@@ -314,57 +268,57 @@ fn commit(batch: impl Iterator<Item = Request>, queue: &Queue, touched: &mut Vec
 impl Group {
     fn write(&mut self, now: Now) {
         let items = &mut self.items;
+        let is_hurried = self.ends.iter().any(|end| end.urgency == Urgency::Soon);
         self.life = self.shared.with_core(|core| {
             core.write(items, now);
+            if is_hurried {
+                core.hurry();
+            }
             core.life()
         });
     }
-
-    fn finish(self) {
-        let Self { shared, life, mut items, ends } = self;
-        let is_awaited = ends.iter().any(|end| end.is_awaited);
-        let is_synced = shared.settings.durability == Durability::Durable
-            && is_awaited
-            && !mutation::is(Mutation::AcknowledgeBeforeTheSync);
-        let is_written = life.is_some();
-        let settled = shared.with_core(|core| {
-            // Between writing and now it was opened again: what was written may be gone.
-            if life != Some(core.life()) {
-                return None;
-            }
-            if is_synced {
-                // What a failed sync comes to is in the outcomes.
-                core.sync().ok();
-            }
-            let settle = |(item, end): (&mut Item, &End)| core.settle(item, end.is_awaited);
-            Some(items.iter_mut().zip(&ends).map(settle).collect::<Vec<_>>())
-        });
-        if let Some(settled) = settled.flatten() {
-            for (end, outcome) in ends.into_iter().zip(settled) {
-                end.complete(outcome, &shared);
-            }
-            return;
-        }
-        for end in ends {
-            let outcome = if is_written {
-                AppendError::Unknown
-            } else {
-                shared.refuse(Reason::Offline).into()
-            };
-            end.complete(Err(outcome), &shared);
-        }
-    }
 }
 
-// === impl End ===
+// === impl Touched ===
 
-impl End {
-    fn complete(self, outcome: Outcome, shared: &OpenLog) {
-        // Room first: who is woken may want it.
-        drop(self.permit);
-        if outcome.is_ok() && self.is_awaited {
-            shared.gauges.append_micros.record_span(self.since.elapsed());
+impl Touched {
+    /// Syncs what was written, if somebody waits for that, and tells whom it concerns.
+    fn finish(&mut self, group: Group) {
+        let Group { shared, life, items, ends } = group;
+        let is_durable = shared.settings.durability == Durability::Durable;
+        let is_awaited = ends.iter().any(|end| end.urgency == Urgency::Synced);
+        if is_durable && is_awaited && !mutation::is(Mutation::AcknowledgeBeforeTheSync) {
+            // What a failed sync comes to is in the outcomes.
+            shared.with_core(|core| (life == Some(core.life())).then(|| core.sync().ok()));
         }
-        self.waiter.complete(outcome);
+        let Some(life) = life else {
+            // The log was not there to be written in.
+            for end in ends {
+                end.complete(Err(shared.refuse(Reason::Offline).into()), &shared);
+            }
+            return;
+        };
+        let all = items.into_iter().zip(ends).map(|(item, end)| Untold { item, end, life });
+        let is_put_off = |it: &Untold| is_durable && it.end.is_put_off();
+        let (put_off, now): (Vec<_>, Vec<_>) = all.partition(is_put_off);
+        self.untold.extend(put_off);
+        // First those that have waited for longer, and before anybody may close the log: it is whole now.
+        self.tell();
+        told::tell(&shared, now, |_, _| true);
+    }
+
+    /// Tells of what has been synced meanwhile, or never will be.
+    fn tell(&mut self) {
+        if !self.untold.is_empty() {
+            let untold = std::mem::take(&mut self.untold);
+            self.untold = told::tell(&self.shared, untold, Untold::is_settled);
+        }
+    }
+
+    /// See [`OpenLog::look_after`].
+    fn look_after(&mut self, at_once: bool, is_busy: bool) -> bool {
+        let is_left = self.shared.look_after(at_once, is_busy);
+        self.tell();
+        is_left || !self.untold.is_empty()
     }
 }

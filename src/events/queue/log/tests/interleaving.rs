@@ -4,25 +4,31 @@
 //! stops waiting stops nothing. The first test explores all orders of the steps that the queue's lock
 //! makes whole; the second holds the real thread at its sync.
 
-use std::{collections::HashSet, io, path::Path, sync::Arc};
+use std::{collections::HashSet, io, path::Path, sync::Arc, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
+use tokio::time::Instant;
 
 use super::{
     super::{
-        writer::{Next, Waiting},
+        waiting::{Due, Next, Size, Waiting},
         *,
     },
-    Home, append,
+    Home, append, draft,
 };
 use crate::events::queue::{
     Offset,
     storage::{File, Lock, Real, Space, Storage},
 };
 
-/// What each publisher publishes, one after the other, waiting for each.
-const PUBLISHERS: usize = 2;
-const ROUNDS: u8 = 3;
+/// What each publisher publishes, one after the other, waiting for each; the last waits for none.
+const PUBLISHERS: usize = 3;
+const ROUNDS: [u8; PUBLISHERS] = [2, 1, 2];
+/// Who waits for nothing.
+const UNHURRIED: usize = 2;
+/// Ticks until what nobody waits for is due, and until the world ends.
+const COLLECT: u64 = 2;
+const TICKS: u64 = 3;
 
 /// All there is to know between two steps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +36,11 @@ struct World {
     waiting: Waiting<(usize, u8)>,
     publishers: [Publisher; PUBLISHERS],
     writer: Thread,
+    tick: u64,
+    /// Something else that the thread is to see to, once.
+    also: Option<u64>,
+    /// When what nobody waits for is due, of what is handed over and not written.
+    due: Vec<((usize, u8), u64)>,
     synced: Vec<(usize, u8)>,
     acknowledged: Vec<(usize, u8)>,
     refused: usize,
@@ -48,8 +59,8 @@ enum Publisher {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Thread {
-    Looking { is_late: bool },
-    Asleep,
+    Looking,
+    Asleep(Option<u64>),
     Written(Vec<(usize, u8)>),
     Synced(Vec<(usize, u8)>),
     Ended,
@@ -60,7 +71,10 @@ impl World {
         Self {
             waiting: Waiting::default(),
             publishers: [Publisher::Before(0); PUBLISHERS],
-            writer: Thread::Looking { is_late: false },
+            writer: Thread::Looking,
+            tick: 0,
+            also: Some(1),
+            due: Vec::new(),
             synced: Vec::new(),
             acknowledged: Vec::new(),
             refused: 0,
@@ -70,15 +84,22 @@ impl World {
     }
 
     /// Every world that is one step away.
-    fn steps(&self) -> Vec<Self> {
-        let mut next: Vec<Self> = (0..PUBLISHERS).filter_map(|who| self.publish(who)).collect();
-        next.extend(self.write());
-        if self.writer == Thread::Asleep && self.may_wake {
-            // Something is due, or it wakes for nothing. Once: nobody may depend on it.
-            for is_late in [false, true] {
-                let writer = Thread::Looking { is_late };
-                next.push(Self { writer, may_wake: false, ..self.clone() });
+    fn steps(&self, base: Instant) -> Vec<Self> {
+        let mut next: Vec<Self> =
+            (0..PUBLISHERS).filter_map(|who| self.publish(who, base)).collect();
+        next.extend(self.write(base));
+        if let Thread::Asleep(until) = self.writer {
+            let is_over = until.is_some_and(|until| until <= self.tick);
+            if is_over || self.may_wake {
+                // It wakes in time; or for nothing, once: nobody may depend on it.
+                let (writer, may_wake) = (Thread::Looking, self.may_wake && is_over);
+                next.push(Self { writer, may_wake, ..self.clone() });
             }
+        }
+        // Time goes on; not while the thread oversleeps: that is a matter of the machine.
+        let is_overdue = matches!(self.writer, Thread::Asleep(Some(until)) if until <= self.tick);
+        if self.tick < TICKS && !is_overdue {
+            next.push(Self { tick: self.tick + 1, ..self.clone() });
         }
         if self.may_stop {
             let mut stopped = Self { may_stop: false, ..self.clone() };
@@ -90,54 +111,69 @@ impl World {
     }
 
     fn wake(&mut self) {
-        if self.writer == Thread::Asleep {
-            self.writer = Thread::Looking { is_late: false };
+        if matches!(self.writer, Thread::Asleep(_)) {
+            self.writer = Thread::Looking;
         }
     }
 
-    fn publish(&self, who: usize) -> Option<Self> {
+    fn publish(&self, who: usize, base: Instant) -> Option<Self> {
         let mut world = self.clone();
+        let is_waited = who != UNHURRIED;
+        let after = |round: u8| {
+            let is_last = round + 1 >= ROUNDS[who];
+            if is_last { Publisher::Done } else { Publisher::Before(round + 1) }
+        };
+        let handed = |round| if is_waited { Publisher::Waiting(round) } else { after(round) };
         world.publishers[who] = match self.publishers[who] {
-            Publisher::Before(round) => match world.waiting.push((who, round)) {
-                Ok(true) => Publisher::Waking(round),
-                Ok(false) => Publisher::Waiting(round),
-                Err(_) => {
+            Publisher::Before(round) => {
+                let at = if is_waited { self.tick } else { self.tick + COLLECT };
+                let due = if is_waited { Due::Now } else { Due::At(at_tick(base, at)) };
+                if let Ok(is_to_wake) = world.waiting.push((who, round), ONE, due) {
+                    world.due.push(((who, round), at));
+                    if is_to_wake { Publisher::Waking(round) } else { handed(round) }
+                } else {
                     world.refused += 1;
                     Publisher::Done
                 }
-            },
+            }
             Publisher::Waking(round) => {
                 world.wake();
-                Publisher::Waiting(round)
+                handed(round)
             }
-            Publisher::Waiting(round) if self.acknowledged.contains(&(who, round)) => {
-                if round + 1 < ROUNDS { Publisher::Before(round + 1) } else { Publisher::Done }
-            }
+            Publisher::Waiting(round) if self.acknowledged.contains(&(who, round)) => after(round),
             Publisher::Waiting(_) | Publisher::Done => return None,
         };
         Some(world)
     }
 
-    fn write(&self) -> Option<Self> {
+    fn write(&self, base: Instant) -> Option<Self> {
         let mut world = self.clone();
         world.writer = match &self.writer {
-            Thread::Looking { is_late } => {
-                let mut batch = Vec::new();
-                match world.waiting.next(&mut batch, *is_late, |_| (1, 1)) {
-                    Next::Batch => Thread::Written(batch),
+            Thread::Looking => {
+                let (mut batch, now) = (Vec::new(), at_tick(base, self.tick));
+                let also = self.also.map(|tick| at_tick(base, tick));
+                match world.waiting.next(&mut batch, now, also, |_| ONE) {
+                    Next::Batch => {
+                        world.also = self.also.filter(|also| *also > self.tick);
+                        world.due.retain(|(it, _)| !batch.contains(it));
+                        Thread::Written(batch)
+                    }
                     Next::Stop => Thread::Ended,
-                    Next::Sleep => Thread::Asleep,
+                    Next::Sleep(until) => Thread::Asleep(until.map(|until| tick_of(base, until))),
                 }
             }
             Thread::Written(batch) => {
                 world.synced.extend(batch);
+                // Worlds that differ only in an order that is over are one.
+                world.synced.sort_unstable();
                 Thread::Synced(batch.clone())
             }
             Thread::Synced(batch) => {
                 world.acknowledged.extend(batch);
-                Thread::Looking { is_late: false }
+                world.acknowledged.sort_unstable();
+                Thread::Looking
             }
-            Thread::Asleep | Thread::Ended => return None,
+            Thread::Asleep(_) | Thread::Ended => return None,
         };
         Some(world)
     }
@@ -145,27 +181,49 @@ impl World {
     fn check(&self) {
         let is_synced = |it: &(usize, u8)| self.synced.contains(it);
         assert!(self.acknowledged.iter().all(is_synced), "acknowledged before the sync: {self:?}");
+        let is_waking = |it: &Publisher| matches!(it, Publisher::Waking(_));
+        if let Thread::Asleep(until) = self.writer
+            && !self.publishers.iter().any(is_waking)
+        {
+            let is_in_time = |(_, at): &(_, u64)| until.is_some_and(|until| until <= *at);
+            assert!(self.due.iter().all(is_in_time), "it oversleeps: {self:?}");
+            let is_put_off = |((who, _), _): &((usize, u8), u64)| *who != UNHURRIED;
+            assert!(!self.due.iter().any(is_put_off), "someone waits who is put off: {self:?}");
+        }
     }
 
     /// Nothing more can happen.
     fn check_end(&self) {
         let is_done = |publisher: &Publisher| *publisher == Publisher::Done;
         assert!(self.publishers.iter().all(is_done), "someone waits for ever: {self:?}");
+        assert!(self.due.iter().all(|(_, at)| *at > TICKS), "forgotten: {self:?}");
         if self.refused == 0 {
-            assert_eq!(self.acknowledged.len(), PUBLISHERS * usize::from(ROUNDS), "{self:?}");
+            let all: u8 = ROUNDS.iter().sum();
+            assert_eq!(self.acknowledged.len() + self.due.len(), usize::from(all), "{self:?}");
         }
     }
 }
 
+const ONE: Size = Size { bytes: 1, records: 1 };
+
+fn at_tick(base: Instant, tick: u64) -> Instant {
+    base + Duration::from_millis(tick)
+}
+
+fn tick_of(base: Instant, at: Instant) -> u64 {
+    u64::try_from((at - base).as_millis()).unwrap()
+}
+
 #[test]
 fn t16_in_no_order_is_a_wake_up_lost_or_an_acknowledgement_early() {
+    let base = Instant::now();
     for may_stop in [false, true] {
         let mut seen = HashSet::new();
         let mut open = vec![World::new(may_stop)];
         let mut ends = 0;
         while let Some(world) = open.pop() {
             world.check();
-            let next = world.steps();
+            let next = world.steps(base);
             if next.is_empty() {
                 world.check_end();
                 ends += 1;
@@ -292,7 +350,7 @@ fn t16_nobody_is_told_before_the_sync_and_who_leaves_cancels_nothing() {
     drop(left);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
-        let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut commits[0]);
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut commits[0]);
         assert!(early.await.is_err(), "acknowledged before the sync");
         assert_eq!(log.durable(), Offset::ZERO, "readable before the sync");
         gate.set(true);
@@ -304,4 +362,29 @@ fn t16_nobody_is_told_before_the_sync_and_who_leaves_cancels_nothing() {
     });
     assert_eq!(super::all(&log), (0..51).map(|n| (n, n)).collect::<Vec<_>>());
     assert!(log.gauges().commit_events.count() <= 3, "what collects is written together");
+}
+
+#[test]
+fn t16_whoever_does_not_wait_is_told_after_the_sync_and_written_with_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = Arc::new(Real::open(dir.path()).unwrap());
+    let gate = Gate { real, open: Arc::new((Mutex::new(true), Condvar::new())) };
+    let home = Home::on(Arc::new(gate.clone()));
+    let (log, _) = home.open();
+    gate.set(false);
+    let (tell, told) = std::sync::mpsc::sync_channel(100);
+    for n in 0..100 {
+        let tell = tell.clone();
+        let then: Then = Box::new(move |outcome| tell.send(outcome).unwrap());
+        let later = if n % 2 == 0 { Later::GoesOn(then) } else { Later::IsTold(then) };
+        log.append_later(log.permit(200).unwrap(), vec![draft(n)], later).unwrap();
+    }
+    assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "told before the sync");
+    assert_eq!(log.durable(), Offset::ZERO, "readable before the sync");
+    gate.set(true);
+    for n in 0..100 {
+        let outcome = told.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(outcome.unwrap()[0].offset, Offset(n));
+    }
+    assert!(log.gauges().commit_events.count() < 50, "what collects is written together");
 }

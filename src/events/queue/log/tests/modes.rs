@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::events::queue::storage::model::{Crash, Model, Survivors};
+use crate::events::queue::storage::model::{Crash, Fault, Model, Op, Survivors};
 
 #[test]
 fn a_full_log_refuses_what_is_new_before_what_follows_from_what_it_accepted() {
@@ -96,4 +96,37 @@ fn with_memory_a_log_opens_whatever_is_left_of_it() {
         let appended = append(&log, [20]).wait().unwrap();
         assert_eq!(appended[0].offset, Offset(20));
     }
+}
+
+#[test]
+fn what_nobody_waits_for_is_told_of_however_it_ends() {
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let later = |log: &Log, n| {
+        let tell = tell.clone();
+        let then: Then = Box::new(move |outcome| tell.send(outcome).unwrap());
+        log.append_later(log.permit(200).unwrap(), vec![draft(n)], Later::IsTold(then)).unwrap();
+    };
+    let end = || told.recv_timeout(Duration::from_secs(30)).unwrap();
+    let model = Model::new();
+    let home = Home::on(Arc::new(model.clone()));
+    let (log, _) = home.open();
+    later(&log, 0);
+    assert_eq!(end().unwrap()[0].offset, Offset(0), "of itself");
+    later(&log, 1);
+    append(&log, [2]).wait().unwrap();
+    assert_eq!(end().unwrap()[0].offset, Offset(1), "with one that waits");
+    model.fail_nth(Op::Sync, 0, Fault::Io);
+    later(&log, 3);
+    assert_eq!(end(), Err(AppendError::Unknown), "its sync has failed");
+    assert!(log.is_offline());
+    log.reopen().unwrap();
+    later(&log, 4);
+    log.close();
+    assert!(end().is_ok(), "the log is closed behind it");
+    log.reopen().unwrap();
+    later(&log, 5);
+    home.writer.stop();
+    assert!(end().is_ok(), "the writer has written what it was given");
+    later(&log, 6);
+    assert_eq!(end(), Err(AppendError::Stopped));
 }
