@@ -101,20 +101,15 @@ pub(super) struct Found {
 // === impl Owed ===
 
 impl Owed {
-    /// The most bytes its records take.
-    pub fn bytes(&self, about: Option<About<'_>>) -> u64 {
+    /// The most bytes its records take; `record`: that of the event.
+    pub fn bytes(record: &Draft, about: Option<About<'_>>) -> u64 {
         let about = about.map_or(0, |about| about.method.len() + about.target.len());
-        (self.record().encoded_bytes() + OVERHEAD + about) as u64
+        (record.encoded_bytes() + OVERHEAD + about) as u64
     }
 
     /// The record of the event in its topic.
     pub fn record(&self) -> Draft {
         stored::draft(&self.event)
-    }
-
-    /// Whether it is within the limits of the format.
-    pub fn fits(&self) -> bool {
-        self.record().check().is_ok()
     }
 
     /// This may happen: to be written before the request is sent.
@@ -277,7 +272,7 @@ mod tests {
     fn an_exchange_is_read_as_it_was_written() {
         let about = About { method: "POST", target: "/orders?a=1", digest: Some([7; 32]) };
         let intent = owed().intent(2, about);
-        assert!(intent.encoded_bytes() as u64 <= owed().bytes(Some(about)));
+        assert!(intent.encoded_bytes() as u64 <= Owed::bytes(&owed().record(), Some(about)));
         read(&[intent], |record| {
             assert_eq!(entry(record), Some(Entry::Intent { index: 2 }));
             let found = found(record).unwrap();

@@ -217,8 +217,10 @@ impl<S: Next> Service<Request> for Publish<S> {
         let state = match Plan::new(publications, source, ingress, &request, clock::now()) {
             Ok(plan) => {
                 let (client, answer) = oneshot::channel();
+                // Large, and moved about where it is spawned.
+                let exchange = Box::pin(run(plan, self.inner.clone(), request, client));
                 // Runs to its end: the drain waits for it, the client does not have to.
-                drop(tasks.spawn("publish", run(plan, self.inner.clone(), request, client)));
+                drop(tasks.spawn("publish", exchange));
                 State::Running { answer }
             }
             Err(error) => {

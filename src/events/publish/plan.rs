@@ -19,7 +19,10 @@ use crate::{
     events::{
         event::{Event, new_id},
         ingress::{About, Ingress, Key, Owed, Room, refused, uncertain_kind},
-        queue::log::{Permit, Purpose},
+        queue::{
+            codec::Draft,
+            log::{Permit, Purpose},
+        },
     },
     http::{Context, Request, selector::Input},
 };
@@ -46,6 +49,8 @@ pub(super) struct Item {
     pub(super) number: usize,
     /// As far as the request says it.
     pub(super) owed: Owed,
+    /// The record of that event.
+    pub(super) record: Draft,
     pub(super) permit: Permit,
     /// The request's body, as it may be stored.
     pub(super) content: Option<Content>,
@@ -54,6 +59,7 @@ pub(super) struct Item {
 /// What is needed of the request when its answer is there.
 pub(super) struct Kept {
     pub(super) cx: Context,
+    /// For what is written down before it is sent, if anything is: its target, and what its body is.
     pub(super) target: String,
     pub(super) digest: Option<[u8; 32]>,
     /// Where a key is taken from request and answer.
@@ -87,13 +93,12 @@ impl Plan {
             let input = Input { body: json.as_ref(), ..Input::new(parts, cx) };
             items.push(Item::new(publication, origin, id, (parts, cx), (&body, &input))?);
         }
+        let has_about = key.is_some() || items.iter().any(Item::has_intent);
         let is_late = publications.iter().any(|it| !it.settings.has_early_keys());
         let late = is_late.then(|| Box::new((parts.headers.clone(), json)));
-        let target = cx.target().map_or_else(
-            || parts.uri.path().to_owned(),
-            |target| target.path_and_query(true).to_string(),
-        );
-        let digest = whole.then(|| sha256(&body));
+        // Only what is written down before the request is sent says which request it is.
+        let target = if has_about { target_of(parts, cx) } else { String::new() };
+        let digest = (has_about && whole).then(|| sha256(&body));
         let kept = Kept { cx: cx.clone(), target, digest, late };
         let room = Self::room(&items, ingress, &kept, key.clone())?;
         Ok(Self { items, room, key, request: kept })
@@ -109,7 +114,7 @@ impl Plan {
         let own = key.as_ref().map(|key| (key.begin_bytes(about), Key::ANSWER_BYTES));
         let (mut begin, mut answer) = own.unwrap_or_default();
         for item in items.iter().filter(|item| item.has_intent()) {
-            begin += item.owed.bytes(Some(about));
+            begin += Owed::bytes(&item.record, Some(about));
             answer += item.permit.bytes() + GROWTH;
         }
         match begin {
@@ -142,15 +147,17 @@ impl Item {
         making::set_data(&mut event, settings.data, content.as_ref(), None, true, u64::MAX);
         let waits = publication.waits.as_ref().map(|waits| waits.end());
         let owed = Owed { topic: target.id(), end: target.end(), waits, event };
-        let bytes = owed.bytes(None);
-        if owed.event.bytes() as u64 > limit || !owed.fits() {
+        let record = owed.record();
+        let bytes = Owed::bytes(&record, None);
+        if owed.event.bytes() as u64 > limit || record.check().is_err() {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
         }
         let late_keys = if settings.has_early_keys() { 0 } else { 3 * LATE_KEY_BYTES as u64 };
         let grown = if settings.data.has_response() { limit.max(bytes) } else { bytes };
         let wanted = grown + GROWTH + late_keys + uncertain_kind(&settings.kind).len() as u64;
         let permit = publication.way().permit(Purpose::Publish, wanted).map_err(refused)?;
-        Ok(Self { publication: publication.clone(), number: origin.number, owed, permit, content })
+        let (publication, number) = (publication.clone(), origin.number);
+        Ok(Self { publication, number, owed, record, permit, content })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -159,6 +166,12 @@ impl Item {
 
     pub(super) fn event(&self) -> &Event {
         &self.owed.event
+    }
+
+    /// It is another event from here on.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Event)) {
+        change(&mut self.owed.event);
+        self.record = self.owed.record();
     }
 
     /// It is written down before the request is sent, and again with the answer.
@@ -179,6 +192,14 @@ impl Kept {
 /// The idempotency key that a request has for itself.
 pub(super) fn key_of(cx: &Context) -> Option<Arc<Key>> {
     cx.rider().and_then(|rider| rider.clone().downcast().ok())
+}
+
+/// The normalised target of a request.
+fn target_of(parts: &request::Parts, cx: &Context) -> String {
+    cx.target().map_or_else(
+        || parts.uri.path().to_owned(),
+        |target| target.path_and_query(true).to_string(),
+    )
 }
 
 fn sha256(bytes: &Bytes) -> [u8; 32] {

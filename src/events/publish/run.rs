@@ -130,8 +130,8 @@ async fn append_first(items: Vec<Item>) -> Result<Vec<Box<str>>, Error> {
 
 /// `None`: nobody waits for it, and its loss is counted.
 fn append(item: Item, is_waited: bool) -> Result<Option<Commit>, Refused> {
-    let Item { publication, owed, permit, .. } = item;
-    let (way, drafts) = (publication.way(), vec![owed.record()]);
+    let Item { publication, record, permit, .. } = item;
+    let (way, drafts) = (publication.way(), vec![record]);
     if is_waited {
         return way.append(permit, drafts).map(Some);
     }
@@ -210,8 +210,7 @@ async fn follow(
                 complete(&mut it.item, answer, kept);
             }
             (Verdict::Uncertain, _) => {
-                let event = std::mem::take(&mut it.item.owed.event);
-                it.item.owed.event = uncertain(event);
+                it.item.change(|event| *event = uncertain(std::mem::take(event)));
             }
             _ => {}
         }
@@ -251,15 +250,17 @@ fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
             response_body: json.as_ref(),
             ..Input::of(headers, &kept.cx)
         };
-        making::set_keys(&mut item.owed.event, settings, &input, LATE_KEY_BYTES);
+        item.change(|event| making::set_keys(event, settings, &input, LATE_KEY_BYTES));
     }
     if settings.data.has_response() {
         let limit = publication.target.max_event_bytes();
         let content = answer.body.and_then(|body| publication.content(true, body, answer.headers));
-        let event = &mut item.owed.event;
         let is_whole = answer.body.is_some();
-        let request = item.content.as_ref();
-        making::set_data(event, settings.data, request, content.as_ref(), is_whole, limit);
+        let request = item.content.take();
+        let (request, content) = (request.as_ref(), content.as_ref());
+        item.change(|event| {
+            making::set_data(event, settings.data, request, content, is_whole, limit);
+        });
     }
 }
 

@@ -144,7 +144,7 @@ impl World {
     }
 
     fn reserve(&self, owed: &Owed) -> Result<Room, Refused> {
-        let bytes = owed.bytes(Some(ABOUT));
+        let bytes = Owed::bytes(&owed.record(), Some(ABOUT));
         self.ingress.reserve(bytes, 2 * bytes, None)
     }
 
