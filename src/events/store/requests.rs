@@ -180,7 +180,7 @@ impl Target for Waiting {
         drafts: Vec<Draft>,
         later: Later,
     ) -> Result<(), Refused> {
-        self.log.log().append_later(permit, drafts, later)
+        self.delayed()?.log().append_later(permit, drafts, later)
     }
 
     fn log(&self) -> Option<Log> {
