@@ -73,6 +73,8 @@ pub(super) struct Control {
     operator: Arc<Operator>,
     /// When tunnels have to end.
     tunnels: channel::Sender<Option<Instant>>,
+    /// Once it drains: when requests have to end, those that clients sent and those that were stored.
+    ends_at: Option<Instant>,
 }
 
 /// The whole life of the control thread. Tells `report` when everything listens, or why not.
@@ -165,6 +167,7 @@ impl Control {
             keeper,
             operator,
             tunnels,
+            ends_at: None,
         };
         Ok((control, started))
     }
@@ -297,6 +300,7 @@ impl Control {
         };
         tracing::info!(?wait, "draining");
         let close_at = Instant::now() + wait;
+        self.ends_at = Some(close_at + settings.requests);
         self.tunnels.send_replace(Some(close_at + settings.upgrades));
         let resources: Vec<_> =
             self.workers.iter().map(|worker| worker.resources().clone()).collect();
@@ -307,6 +311,7 @@ impl Control {
     }
 
     async fn close(&mut self) {
+        self.keeper.wind_down().await;
         for worker in &self.workers {
             worker.close().await;
         }
@@ -314,11 +319,13 @@ impl Control {
     }
 
     async fn stop(self) {
+        let now = Instant::now();
+        let ends_at = self.ends_at.unwrap_or(now + self.options.drain.requests);
         for worker in self.workers {
             worker.stop().await;
         }
-        // Nobody publishes or consumes any more.
-        self.keeper.close(self.options.drain.requests).await;
+        // Nobody publishes or consumes any more. One deadline for all: what clients have used of it is gone.
+        self.keeper.close(ends_at.saturating_duration_since(Instant::now())).await;
         self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
             tracing::warn!("the last lines of the access log are lost");

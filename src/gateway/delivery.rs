@@ -57,6 +57,8 @@ enum Report {
 enum Order {
     /// Follow these, on this thread: what is new starts its tasks here.
     Reload(Box<Settings>, oneshot::Sender<Result<(), Refusal>>),
+    /// Begin no delivery any more.
+    WindDown,
     /// Write everything down and end; what is on its way has so long.
     Stop(Duration),
 }
@@ -108,6 +110,12 @@ impl Delivery {
         followed.map_err(|refusal| StartError::Queue(refusal.to_string()))
     }
 
+    /// Has no delivery begin any more; one that is waited for is not opened any more.
+    pub(super) async fn wind_down(&self) {
+        // A thread that died begins nothing.
+        drop(self.orders.send(Order::WindDown).await);
+    }
+
     /// Closes the store and ends the thread: what was accepted is on disk then. Stored requests that are on
     /// their way are waited for as long as this.
     pub(super) async fn stop(self, patience: Duration) {
@@ -144,15 +152,16 @@ fn run(
             Err(error) => return tell(Report::Opened(Err(error))),
         };
         tell(Report::Opened(Ok(store.clone())));
-        let mut order = inbox.recv().await;
-        while let Some(Order::Reload(settings, reply)) = order {
-            // Control waits for it; if control is gone, so is the inbox.
-            drop(reply.send(store.reload(*settings).await));
-            order = inbox.recv().await;
-        }
-        let patience = match order {
-            Some(Order::Stop(patience)) => patience,
-            _ => Duration::ZERO,
+        let patience = loop {
+            match inbox.recv().await {
+                // Control waits for it; if control is gone, so is the inbox.
+                Some(Order::Reload(settings, reply)) => {
+                    drop(reply.send(store.reload(*settings).await));
+                }
+                Some(Order::WindDown) => store.wind_down().await,
+                Some(Order::Stop(patience)) => break patience,
+                None => break Duration::ZERO,
+            }
         };
         if let Err(refusal) = store.shutdown(patience).await {
             tracing::warn!(%refusal, "the queue could not be closed in order");
@@ -202,6 +211,11 @@ async fn wait_until_free(
                 Some(Order::Reload(new, reply)) => {
                     *settings = *new;
                     drop(reply.send(Ok(())));
+                }
+                Some(Order::WindDown) => {
+                    // Nobody needs it any more; what is left is to end.
+                    while !matches!(inbox.recv().await, Some(Order::Stop(_)) | None) {}
+                    return Ok(false);
                 }
                 Some(Order::Stop(_)) | None => return Ok(false),
             },

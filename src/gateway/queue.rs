@@ -138,6 +138,13 @@ impl Keeper {
         }
     }
 
+    /// Has no delivery begin any more. What is served goes on until [`Keeper::close`].
+    pub(super) async fn wind_down(&self) {
+        if let Some(delivery) = &self.delivery {
+            delivery.wind_down().await;
+        }
+    }
+
     /// Closes the store: what was accepted is on disk then. Stored requests that are on their way are waited
     /// for as long as this.
     pub(super) async fn close(self, patience: Duration) {

@@ -96,3 +96,33 @@ async fn a_slow_answer_is_waited_for() {
     assert_eq!(answer.text(), "late");
     within("the process to be done", gateway.gateway().stopped()).await;
 }
+
+#[tokio::test]
+async fn clients_and_stored_requests_share_one_deadline() {
+    let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::start(|_, _| Reply::Hang).await);
+    let yaml = format!(
+        "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+         topics: {{ intake: {{}} }}\n\
+         upstreams: {{ shop: {{ endpoints: [\"{}\"] }} }}\n\
+         subscriptions: [{{ name: deliver, topic: intake, push: {{ upstream: shop, timeout: 1m }} }}]\n\
+         routes:\n\
+         \x20 - {{ name: live, match: {{ path: /live }}, upstream: shop }}\n\
+         \x20 - {{ name: orders, match: {{ path: /orders }}, enqueue: {{ topic: intake }} }}\n",
+        folder.path().join("data").display(),
+        origin.address()
+    );
+    let (mut slow, deadline) = (options(), Duration::from_secs(3));
+    slow.drain.requests = deadline;
+    let gateway = Running::start_with(config(&yaml), slow);
+    let mut client = gateway.client().await;
+    client.send("GET /live HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut other = gateway.client().await;
+    let stored = other.request("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 1", "1").await;
+    assert_eq!(stored.status(), 202);
+    origin.wait_for(2).await;
+    let since = tokio::time::Instant::now();
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    within("the process to be done", gateway.gateway().stopped()).await;
+    let took = since.elapsed();
+    assert!(took < 2 * deadline, "{took:?}: one after the other");
+}

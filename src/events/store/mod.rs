@@ -4,6 +4,7 @@
 //! what its readers have seen of it. Trouble in one log is that log's: a topic that cannot be opened is
 //! offline, and everything else runs.
 
+mod closing;
 mod delays;
 mod held_clock;
 mod jobs;

@@ -1,14 +1,12 @@
-//! Opening a store and closing it.
+//! Opening a store.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
 };
 
-use futures_util::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -240,35 +238,6 @@ impl Store {
         let topic = Topic::new(meta, topic_settings(meta, settings), place, &ground)?;
         open_topic(&topic, Offset::ZERO);
         Ok(Arc::new(topic))
-    }
-
-    /// Ends the subscriptions, takes a last snapshot, and closes the logs; what was answered is on disk.
-    /// Leases outlive it. Stored requests that are on their way are waited for as long as this: what is left
-    /// then is uncertain.
-    pub async fn shutdown(&self, patience: Duration) -> Result<(), Refusal> {
-        self.drain();
-        self.snapshot().await.ok();
-        let readings = self.all_subscriptions();
-        // Together: none begins anything while another one is waited for.
-        join_all(readings.iter().map(|reading| reading.subscription.stop(patience))).await;
-        let store = self.clone();
-        self.block(move || store.close()).await
-    }
-
-    pub(super) fn close(&self) {
-        for topic in self.all_topics() {
-            topic.close();
-        }
-        for reading in self.all_subscriptions() {
-            let around = reading.subscription.surroundings();
-            for log in [around.letters.log(), around.parked.log()].into_iter().flatten() {
-                log.close();
-            }
-        }
-        self.0.letters_writer.stop();
-        self.0.journal.close();
-        self.0.ingress.log().close();
-        self.0.state_writer.stop();
     }
 }
 

@@ -72,6 +72,8 @@ pub(super) struct Actor {
     pub(super) durable: Option<watch::Receiver<Offset>>,
     /// Who asked for a snapshot.
     section: Option<oneshot::Sender<(Offset, Bytes)>>,
+    /// No delivery by push begins any more.
+    pub(super) is_winding_down: bool,
     /// It is stopped, and nothing on its way is waited for after this.
     ends_at: Option<Instant>,
 }
@@ -127,6 +129,7 @@ impl Actor {
             landed: VecDeque::new(),
             durable: None,
             section: None,
+            is_winding_down: false,
             ends_at: None,
         }
     }
@@ -156,6 +159,7 @@ impl Actor {
                 () = sleep_until(wake) => {}
             }
         }
+        self.wind_down();
         match self.upstream() {
             Some(_) => {
                 let end = self.ends_at.unwrap_or_else(|| Instant::now() + LINGER);
@@ -285,6 +289,11 @@ impl Actor {
     /// Whether a snapshot is needed before anything else can be decided.
     pub(super) fn has_hole(&self) -> bool {
         self.ledger.has_hole()
+    }
+
+    /// No delivery by push begins any more; all else goes on.
+    pub(super) fn wind_down(&mut self) {
+        self.is_winding_down = true;
     }
 
     /// It ends once its steps are written, and what is on its way has ended or `patience` is over.

@@ -206,6 +206,13 @@ impl Subscription {
         self.ask(Actor::mend).await
     }
 
+    /// Begins no delivery by push any more: the gateway is about to stop. What is under way goes on, and so
+    /// does what consumers ask for.
+    pub async fn wind_down(&self) {
+        // One that is stopped already is as good.
+        self.ask(Actor::wind_down).await.ok();
+    }
+
     /// Ends the task once its steps are written. Nothing begins any more from its first poll on; stored
     /// requests that are on their way are waited for as long as this.
     pub async fn stop(&self, patience: Duration) {

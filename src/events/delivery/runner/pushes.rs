@@ -65,7 +65,7 @@ impl Landed {
 impl Actor {
     /// Begins every push that may begin.
     pub(super) fn push(&mut self) {
-        if self.settings.push.is_none() {
+        if self.settings.push.is_none() || self.is_winding_down {
             return;
         }
         loop {
@@ -88,6 +88,10 @@ impl Actor {
 
     /// Sends what was read.
     pub(super) fn packed(&mut self, Packed(events): Packed) {
+        if self.is_winding_down {
+            let tokens: Vec<_> = events.iter().map(|(delivery, _)| delivery.token).collect();
+            return self.give_back(&tokens, Duration::ZERO);
+        }
         let mut unreadable = Vec::new();
         for (delivery, event) in events {
             match event.map(|event| self.address(&delivery, &event)) {

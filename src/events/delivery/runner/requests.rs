@@ -95,6 +95,10 @@ impl Actor {
 
     /// Sends what was read.
     pub(super) fn packed_requests(&mut self, PackedRequests(requests): PackedRequests) {
+        if self.is_winding_down {
+            let tokens: Vec<_> = requests.iter().map(|(delivery, _)| delivery.token).collect();
+            return self.give_back(&tokens, Duration::ZERO);
+        }
         let mut unreadable = Vec::new();
         for (delivery, loaded) in requests {
             match loaded {
@@ -142,17 +146,11 @@ impl Actor {
         self.work.push(deliver(self.around.clone(), token, due, parcel).boxed());
     }
 
-    /// What is on its way comes to its end, if that is before `end`; nothing else begins.
+    /// What is on its way comes to its end, if that is before `end`; after [`Actor::wind_down`].
     pub(super) async fn see_through(&mut self, end: Instant) {
         self.settle_landed();
         while let Ok(Some(done)) = timeout_at(end, self.work.next()).await {
-            match done {
-                Done::PackedRequests(PackedRequests(requests)) => {
-                    let tokens: Vec<_> = requests.iter().map(|(it, _)| it.token).collect();
-                    self.give_back(&tokens, Duration::ZERO);
-                }
-                done => self.done(done),
-            }
+            self.done(done);
         }
     }
 }

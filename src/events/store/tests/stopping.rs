@@ -35,7 +35,7 @@ impl Sink for Arc<Slow> {
 }
 
 /// Two subscriptions that send requests, each of a topic of its own.
-fn home() -> Home {
+pub(super) fn home() -> Home {
     let mut home = Home::new();
     for name in ["a", "b"] {
         home.settings.topics.push(TopicSettings::new(name));
@@ -62,7 +62,11 @@ async fn open(home: &Home, slow: &Arc<Slow>) -> Store {
     until(opened).await
 }
 
-async fn stored(store: &Store, topic: &str) -> Place {
+pub(super) async fn stored(store: &Store, topic: &str) -> Place {
+    stored_until(store, topic, 1_700_086_400_000).await
+}
+
+pub(super) async fn stored_until(store: &Store, topic: &str, status_until: u64) -> Place {
     let request = StoredRequest {
         method: Method::POST,
         target: "/orders".parse().unwrap(),
@@ -75,7 +79,7 @@ async fn stored(store: &Store, topic: &str) -> Place {
         principal: Fingerprint::of(&HashKey([7; 16]), ""),
         secret: [1; SECRET_BYTES],
         time: 1_700_000_000_000,
-        status_until: 1_700_086_400_000,
+        status_until,
         may_redeliver: false,
         key_field: HeaderName::from_static("idempotency-key"),
     };
@@ -119,4 +123,37 @@ async fn what_is_not_waited_for_may_have_been_seen() {
     assert_eq!(Results::status(store.ingress(), place).await.state, State::Uncertain);
     store.shutdown(Duration::ZERO).await.unwrap();
     assert_eq!(slow.sent.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn nothing_begins_once_the_end_is_near_and_the_next_life_sends_it() {
+    let (home, slow) = (home(), Arc::default());
+    let store = open(&home, &slow).await;
+    let under_way = stored(&store, "a").await;
+    sent(&slow).await;
+    store.wind_down().await;
+    let late = stored(&store, "b").await;
+    publish(&store, &["a1"]).await;
+    assert_eq!(take(&store).await.len(), 1, "consumers are served up to the end");
+    slow.is_free.notify_one();
+    until(|| async {
+        let status = Results::status(store.ingress(), under_way).await;
+        (status.state == State::Succeeded).then_some(())
+    })
+    .await;
+    // It was looked at, and would be on its way.
+    until(|| async {
+        let status = store.subscription("b").await.unwrap();
+        (status.partitions.iter().any(|it| it.unsettled > 0)).then_some(())
+    })
+    .await;
+    store.shutdown(Duration::from_mins(1)).await.unwrap();
+    assert_eq!(Results::status(store.ingress(), late).await.state, State::Queued);
+    assert_eq!(slow.sent.load(Ordering::SeqCst), 1);
+    drop(store);
+    let store = open(&home, &slow).await;
+    until(|| async { (slow.sent.load(Ordering::SeqCst) > 1).then_some(()) }).await;
+    slow.is_free.notify_one();
+    store.shutdown(Duration::from_mins(1)).await.unwrap();
+    assert_eq!(Results::status(store.ingress(), late).await.state, State::Succeeded);
 }

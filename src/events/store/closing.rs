@@ -1,0 +1,48 @@
+//! Closing a store, in two steps: first nothing new begins, then what is under way ends and all is on disk.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::Store;
+use crate::events::facade::Refusal;
+
+// === impl Store ===
+
+impl Store {
+    /// Begins no delivery by push any more: the gateway is about to stop. Until [`Store::shutdown`] all else
+    /// goes on, and what is under way may come to its end.
+    pub async fn wind_down(&self) {
+        let readings = self.all_subscriptions();
+        join_all(readings.iter().map(|reading| reading.subscription.wind_down())).await;
+    }
+
+    /// Ends the subscriptions, takes a last snapshot, and closes the logs; what was answered is on disk.
+    /// Leases outlive it. Stored requests that are on their way are waited for as long as this: what is left
+    /// then is uncertain.
+    pub async fn shutdown(&self, patience: Duration) -> Result<(), Refusal> {
+        self.drain();
+        self.snapshot().await.ok();
+        let readings = self.all_subscriptions();
+        // Together: none begins anything while another one is waited for.
+        join_all(readings.iter().map(|reading| reading.subscription.stop(patience))).await;
+        let store = self.clone();
+        self.block(move || store.close()).await
+    }
+
+    pub(super) fn close(&self) {
+        for topic in self.all_topics() {
+            topic.close();
+        }
+        for reading in self.all_subscriptions() {
+            let around = reading.subscription.surroundings();
+            for log in [around.letters.log(), around.parked.log()].into_iter().flatten() {
+                log.close();
+            }
+        }
+        self.0.letters_writer.stop();
+        self.0.journal.close();
+        self.0.ingress.log().close();
+        self.0.state_writer.stop();
+    }
+}
