@@ -193,6 +193,7 @@ impl Ingress {
         if let Some(known) = known.filter(|known| known.state.is_over()) {
             return Ok(known.state);
         }
+        let known = known.filter(|known| known.is_known());
         let Due { place, lane, may_repeat, until, left, .. } = due;
         let attempts = known.map_or(0, |known| known.attempts);
         let is_uncertain = match known {

@@ -130,7 +130,7 @@ impl Ingress {
         let permit = inner.log.permit(begin.saturating_add(answer).saturating_add(4 * SMALL))?;
         let mut state = inner.state.lock();
         // Whoever comes with a key has a place by that.
-        let taken = state.len() + inner.keys.lock().len() + inner.results.lock().taken();
+        let taken = state.len() + inner.keys.lock().len() + inner.results.lock().spoken_for();
         if taken as u64 >= inner.max_entries && key.is_none() {
             self.full();
             return Err(Refused::new(Reason::Full));

@@ -139,7 +139,7 @@ impl Ingress {
         let (wall, now) = self.clock();
         let expires = wall.saturating_add(ttl);
         let fingerprint = key_record::short(&keyed.fingerprint).unwrap_or(0);
-        let taken = inner.state.lock().len() + inner.results.lock().taken();
+        let taken = inner.state.lock().len() + inner.results.lock().spoken_for();
         let mut keys = inner.keys.lock();
         let is_full = (taken + keys.len()) as u64 >= inner.max_entries;
         if is_full && keys.get(hash).is_none() {

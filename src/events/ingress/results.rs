@@ -80,6 +80,8 @@ pub(super) struct Results {
     longest: u64,
     /// Places of requests that are about to be stored.
     reserved: usize,
+    /// What was stored before and was not looked at yet: as many places may be needed.
+    unread: usize,
 }
 
 /// Whether what began at `left` and is not in the table may have been, by now.
@@ -90,9 +92,24 @@ pub(super) fn is_forgotten(left: u64, wall: u64) -> bool {
 // === impl Results ===
 
 impl Results {
-    /// Places that are taken.
+    /// Places that are taken, by what is known.
     pub(super) fn taken(&self) -> usize {
         self.entries.len() + self.reserved
+    }
+
+    /// Places that are not for newcomers.
+    pub(super) fn spoken_for(&self) -> usize {
+        self.taken().saturating_add(self.unread)
+    }
+
+    /// So many more records may be of requests that were stored before and need a place.
+    pub(super) fn inherit(&mut self, records: usize) {
+        self.unread = self.unread.saturating_add(records);
+    }
+
+    /// So many of those were looked at, or never will be.
+    pub(super) fn looked_at(&mut self, records: usize) {
+        self.unread = self.unread.saturating_sub(records);
     }
 
     /// Takes one more.
@@ -109,6 +126,11 @@ impl Results {
     /// one.
     pub(super) fn stored(&mut self, place: Place, until: u64, wall: u64) {
         self.release();
+        self.keep_place(place, until, wall);
+    }
+
+    /// The request there, which waits, has a place, unless it has one already.
+    pub(super) fn keep_place(&mut self, place: Place, until: u64, wall: u64) {
         if !self.entries.contains_key(&place) {
             let state = State::Queued;
             let recorded = Recorded { state, attempts: 0, lane: 0, may_repeat: false, until };
@@ -140,7 +162,9 @@ impl Results {
         let Asked { recorded: asked, is_forced, left } = asked;
         let before = self.entries.get(&place).copied();
         let is_forgotten = |left| is_forgotten(left, wall);
-        if before.is_none() && !asked.may_repeat && left.is_some_and(is_forgotten) {
+        // A place says nothing of an attempt.
+        let is_unknown = before.is_none_or(|entry| !entry.recorded.is_known());
+        if is_unknown && !asked.may_repeat && left.is_some_and(is_forgotten) {
             // It is that attempt's place now.
             self.put(place, Entry { recorded: asked, at: floor, since: wall, is_orphan: true });
             return Verdict::Unknown(asked);
@@ -269,6 +293,11 @@ impl Results {
 // === impl Recorded ===
 
 impl Recorded {
+    /// Whether an attempt is known of it: there is a record.
+    pub(super) fn is_known(self) -> bool {
+        self.attempts > 0 || self.state != State::Queued
+    }
+
     /// Whether it is about what was over when `known` was.
     fn is_late(self, known: Self) -> bool {
         let is_of_now = self.attempts == known.attempts;
@@ -407,6 +436,29 @@ mod tests {
             assert_eq!(number(left(true, long_ago).0), 1);
         }
         assert_eq!(number(left(false, SHORTEST + 1).0), 1);
+    }
+
+    #[test]
+    fn a_place_says_nothing_of_an_attempt_before() {
+        let mut results = Results::default();
+        let now = 2 * SHORTEST;
+        results.keep_place(place(1), UNTIL, now);
+        let asked = Asked { left: Some(SHORTEST), ..forced(asked(0, false)) };
+        let verdict = results.begin(place(1), asked, (Offset(3), now));
+        assert!(matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
+        assert_eq!((results.orphans().len(), results.taken()), (1, 1));
+    }
+
+    #[test]
+    fn what_was_not_looked_at_yet_may_need_a_place() {
+        let mut results = Results::default();
+        results.inherit(5);
+        assert_eq!((results.taken(), results.spoken_for()), (0, 5));
+        results.keep_place(place(1), UNTIL, 0);
+        results.looked_at(3);
+        assert_eq!((results.taken(), results.spoken_for()), (1, 3));
+        results.looked_at(9);
+        assert_eq!(results.spoken_for(), 1);
     }
 
     #[test]

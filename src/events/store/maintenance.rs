@@ -210,7 +210,7 @@ impl Store {
 }
 
 /// Whether it sends requests to an upstream.
-fn delivers(reader: &Reading) -> bool {
+pub(super) fn delivers(reader: &Reading) -> bool {
     let push = reader.settings.push.as_ref();
     push.is_some_and(|push| matches!(push.target, Target::Upstream(_)))
 }

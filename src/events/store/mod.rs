@@ -7,6 +7,7 @@
 mod closing;
 mod delays;
 mod held_clock;
+mod inheriting;
 mod jobs;
 pub mod layout;
 mod letters;

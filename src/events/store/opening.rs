@@ -115,6 +115,7 @@ impl Store {
         for topic in store.all_topics() {
             store.move_delayed(&topic);
             store.pins(&topic, &store.readers(&topic)).await?;
+            store.inherit(&topic).await?;
         }
         store.snapshot().await?;
         if let Err(error) = store.tend_requests().await {

@@ -3,6 +3,7 @@
 mod clock;
 mod delays;
 mod full_disk;
+mod places;
 mod publishing;
 mod stopping;
 mod tailing;

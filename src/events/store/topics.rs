@@ -61,6 +61,7 @@ impl Store {
         for reading in self.readers(&topic) {
             reading.subscription.reopened().await?;
         }
+        self.inherit(&topic).await?;
         self.show_topic(topic).await
     }
 

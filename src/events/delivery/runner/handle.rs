@@ -89,6 +89,11 @@ impl Subscription {
         self.ask(move |actor| actor.show_event(partition, offset)).await
     }
 
+    /// Which of these are not settled.
+    pub async fn unsettled(&self, events: Vec<(Partition, Offset)>) -> Result<Vec<bool>, Refusal> {
+        self.ask(move |actor| actor.are_unsettled(&events)).await
+    }
+
     /// Dead letters after `after`, at most so many; what a filter asks of the events themselves is not
     /// looked at.
     pub async fn letters(

@@ -143,6 +143,12 @@ impl Actor {
         }
     }
 
+    /// Which of these are not settled.
+    pub(super) fn are_unsettled(&self, events: &[(Partition, Offset)]) -> Vec<bool> {
+        let view = |&(partition, at)| self.machine.event(Place::live(partition, at));
+        events.iter().map(|event| view(event) != EventView::Settled).collect()
+    }
+
     /// Dead letters after `after` that may be meant: ID, redrives, and how the last of those failed.
     pub(super) fn letters_after(
         &self,

@@ -1,0 +1,139 @@
+//! Places of requests that were stored before: taken again, so that whoever comes now leaves them one.
+//!
+//! A request that was never attempted is known by its topic alone. What a topic has that is not settled is
+//! read once after it was opened, beside all else, a block at a time; up to then each record counts as if it
+//! were such a request. Costs one read of the backlog and no more memory than the places themselves.
+//!
+//! What was copied to a subscription's parked log has no place before it is sent: those are few, and most of
+//! them were attempted.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+
+use super::{Inner, Store, maintenance::delivers, topic::Topic};
+use crate::{
+    events::{
+        delivery::{runner::Subscription, subscription::Partition},
+        facade::Refusal,
+        ingress::Ingress,
+        queue::{
+            Offset,
+            log::{ReadError, Reader},
+        },
+        request::{Place, StoredRequest},
+    },
+    telemetry::task,
+};
+
+/// A block, as it is read.
+const BLOCK: usize = 1 << 20;
+
+/// Records of one topic that were not looked at yet; those that are left when it is dropped never will be.
+struct Unread {
+    ingress: Ingress,
+    records: Range<u64>,
+}
+
+/// A stored request, as far as it matters here.
+struct Found {
+    partition: Partition,
+    at: Offset,
+    until: u64,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Takes places again for what a topic has that waits to be sent. When this returns no newcomer gets one
+    /// of them; which they are is found out later.
+    pub(super) async fn inherit(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
+        let reader = self.readers(topic).into_iter().find(delivers);
+        let (Some(reader), Ok(handle)) = (reader, topic.opened()) else { return Ok(()) };
+        let from = reader.subscription.pins().await?.topic.max(handle.log().start());
+        let records = from.0..handle.log().durable().0;
+        if !records.is_empty() {
+            let unread = Unread::new(self.ingress().clone(), records);
+            let (store, log) = (Arc::downgrade(&self.0), handle.log().reader());
+            let topic = topic.clone();
+            task::spawn("places", look_through(store, topic, (reader.subscription, log), unread));
+        }
+        Ok(())
+    }
+}
+
+// === impl Unread ===
+
+impl Unread {
+    fn new(ingress: Ingress, records: Range<u64>) -> Self {
+        ingress.inherit(records.end - records.start);
+        Self { ingress, records }
+    }
+
+    /// Everything below `next` was looked at.
+    fn looked_at(&mut self, next: Offset, waiting: &[(Place, u64)]) {
+        let next = next.0.clamp(self.records.start, self.records.end);
+        self.ingress.looked_at(next - self.records.start, waiting);
+        self.records.start = next;
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.looked_at(Offset(self.records.end), &[]);
+    }
+}
+
+/// Looks at all of `unread`, unless the store ends before.
+async fn look_through(
+    store: Weak<Inner>,
+    topic: Arc<Topic>,
+    (subscription, mut reader): (Subscription, Reader),
+    mut unread: Unread,
+) {
+    while !unread.records.is_empty() {
+        let Some(store) = store.upgrade().map(Store) else { return };
+        let from = Offset(unread.records.start);
+        let read = store.block(move || (read(&mut reader, from), reader)).await;
+        let Ok((read, it)) = read else { return };
+        reader = it;
+        let (mut found, next) = match read {
+            Ok((found, next)) if next > from => (found, next),
+            Ok(_) => return,
+            Err(error) => {
+                // The subscription meets it as well, and says what is to be done.
+                let topic = topic.name();
+                tracing::warn!(%topic, %error, "not all that waits there has a place");
+                return;
+            }
+        };
+        let place = |found: &Found| Place { topic: topic.id(), offset: found.at };
+        found.retain(|found| !unread.ingress.has_place(place(found)));
+        let events = found.iter().map(|found| (found.partition, found.at)).collect();
+        let Ok(is_unsettled) = subscription.unsettled(events).await else { return };
+        let waiting: Vec<_> = found
+            .iter()
+            .zip(is_unsettled)
+            .filter(|(_, is_unsettled)| *is_unsettled)
+            .map(|(found, _)| (place(found), found.until))
+            .collect();
+        unread.looked_at(next, &waiting);
+    }
+}
+
+/// The requests of a block from `from` on, and where the next one begins. Blocks.
+fn read(reader: &mut Reader, from: Offset) -> Result<(Vec<Found>, Offset), ReadError> {
+    let block = match reader.read(from, BLOCK) {
+        Err(ReadError::Retired { start }) => return Ok((Vec::new(), start)),
+        other => other?,
+    };
+    let requests = block.records().filter_map(|(at, record)| {
+        let partition = Partition { generation: record.generation(), number: record.partition() };
+        let until = StoredRequest::read(&record, |_| Bytes::new()).ok()?.status_until;
+        Some(Found { partition, at, until })
+    });
+    Ok((requests.collect(), block.next()))
+}
