@@ -27,11 +27,11 @@ use crate::{
         Body, Context, Peer, Request, Response,
         outcome::Outcome,
         peer::Address,
-        sink::{Ending, Parcel, Reply, Sending, Sink, Target},
+        sink::{End, Ending, Parcel, Reply, Sending, Sink, Target},
     },
     middleware::adaptive::{Adaptive, AdaptiveLayer},
     telemetry::{
-        metrics::Cells,
+        metrics::{Cells, STORED_REQUEST_ENDS},
         task::Spawner,
         tracing::{Delivered, Delivery, Exporter, Tracer, propagation::TRACEPARENT},
     },
@@ -171,6 +171,10 @@ impl Sink for Outbox {
 impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbox").field("pools", &self.0.pools).finish_non_exhaustive()
+    }
+
+    fn hear(&self, route: Option<&str>, end: End) {
+        self.0.cells.route_counter(&STORED_REQUEST_ENDS, route, &[end.word()]).add(1);
     }
 }
 

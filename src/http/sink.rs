@@ -15,6 +15,27 @@ use crate::telemetry::tracing::Origin;
 pub trait Sink: fmt::Debug + Send + Sync + 'static {
     /// Sends once: follows no redirect and tries nothing again. Dropped, the exchange is given up.
     fn send(&self, parcel: Parcel) -> Sending;
+
+    /// Hears that a stored request of `route` has ended so, once for each end; `None`: nothing can be read of
+    /// it any more.
+    fn hear(&self, _route: Option<&str>, _end: End) {}
+}
+
+/// How a stored request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was answered 2xx or 3xx.
+    Succeeded,
+    /// It was answered otherwise.
+    Failed,
+    /// It may have been seen, and nobody knows.
+    Uncertain,
+    /// It was given up for its age.
+    Expired,
+    /// It was given up otherwise.
+    DeadLettered,
+    /// Nothing can be read of it any more.
+    Lost,
 }
 
 /// A delivery under way.
@@ -77,6 +98,22 @@ pub struct Reply {
     pub body: Bytes,
     /// `body` is all there was.
     pub is_whole: bool,
+}
+
+// === impl End ===
+
+impl End {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Uncertain => "uncertain",
+            Self::Expired => "expired",
+            Self::DeadLettered => "dead_lettered",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// For tests of what has to have a sink and pushes nothing.

@@ -203,6 +203,22 @@ impl Cells {
         registry.route(self.thread, label)
     }
 
+    /// As [`Cells::counter`], of a route: its label comes first, and is as bounded as that of
+    /// [`Cells::route`]. `None`: nobody knows which.
+    pub fn route_counter(
+        &self,
+        desc: &'static Desc,
+        route: Option<&str>,
+        others: &[&str],
+    ) -> Counter {
+        debug_assert_eq!(desc.labels.first(), Some(&"route"), "{} is of no route", desc.name);
+        let route = match route {
+            Some(name) => self.metrics.0.lock().route_label(name),
+            None => UNROUTED,
+        };
+        self.counter(desc, &[&[route], others].concat())
+    }
+
     /// The cells of requests that no route took.
     pub fn unrouted(&self) -> RouteMetrics {
         self.metrics.0.lock().route(self.thread, UNROUTED)
@@ -372,6 +388,25 @@ mod tests {
 
     fn line(metrics: &Metrics, start: &str) -> Vec<String> {
         metrics.render().lines().filter(|it| it.starts_with(start)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_is_counted_for_a_route_has_the_label_of_the_route() {
+        let metrics = Metrics::new();
+        let cells = metrics.thread();
+        let count = |route| cells.route_counter(&STORED_REQUESTS, route, &["spilled"]).add(1);
+        (0..MAX_ROUTES).for_each(|n| drop(cells.route(&n.to_string())));
+        count(Some("7"));
+        count(Some("one too many"));
+        count(None);
+        metrics.set_route_labels(false);
+        count(Some("7"));
+        let text = metrics.render();
+        for route in ["7", "other", "none", "all"] {
+            let line =
+                format!("sluice_stored_requests_total{{route=\"{route}\",how=\"spilled\"}} 1");
+            assert!(text.contains(&line), "{line}");
+        }
     }
 
     #[test]

@@ -231,6 +231,8 @@ async fn what_cannot_be_sent_is_spilled_and_nothing_is_published_of_it() {
     let events = rig.events().await;
     let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["sluice.request"]);
+    let counted = "sluice_stored_requests_total{route=\"orders\",how=\"spilled\"}";
+    assert!((rig.gateway.metric(counted).await - 1.0).abs() < 0.1);
 }
 
 #[tokio::test]

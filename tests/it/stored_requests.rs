@@ -79,6 +79,21 @@ impl Rig {
         .await
     }
 
+    /// Requests of `/orders` that have ended so, once there are any.
+    async fn count(&self, end: &str) -> f64 {
+        let labels = format!("{{route=\"orders\",end=\"{end}\"}}");
+        let series = format!("sluice_stored_request_ends_total{labels}");
+        within("a count", async {
+            loop {
+                let count = self.gateway.metric(&series).await;
+                if count > 0.0 {
+                    return count;
+                }
+            }
+        })
+        .await
+    }
+
     async fn dead_letters(&self, count: usize) -> Vec<Value> {
         within("dead letters", async {
             loop {
@@ -164,6 +179,9 @@ async fn a_stored_request_reaches_its_upstream_and_its_answer_whoever_asks() {
     let delivered =
         "sluice_subscription_deliveries_total{subscription=\"deliver\",outcome=\"succeeded\"}";
     assert!((rig.gateway.metric(delivered).await - 1.0).abs() < 0.1);
+    let counted = "sluice_stored_requests_total{route=\"orders\",how=\"enqueued\"}";
+    assert!((rig.gateway.metric(counted).await - 1.0).abs() < 0.1);
+    assert!((rig.count("succeeded").await - 1.0).abs() < 0.1);
 }
 
 #[tokio::test]
@@ -250,6 +268,8 @@ async fn what_may_have_been_done_waits_for_an_operator() {
         .await;
     let keys: Vec<_> = shop.requests();
     assert_eq!(keys[0].field("idempotency-key"), keys[1].field("idempotency-key"));
+    let counted = (rig.count("uncertain").await, rig.count("succeeded").await);
+    assert_eq!(counted, (1.0, 1.0));
 }
 
 /// Cuts one exchange off there. What became of the request, and how often it was seen.

@@ -25,7 +25,11 @@ use crate::{
         request::{Place, SECRET_BYTES, Status, StoredRequest},
     },
     http::{Context, Request, Response},
-    telemetry::{clock, task::Spawner},
+    telemetry::{
+        clock,
+        metrics::{Cells, Counter, STORED_REQUESTS},
+        task::Spawner,
+    },
 };
 
 /// Somebody has to see to it first.
@@ -51,6 +55,8 @@ pub(super) struct Parts {
     pub(super) changes: Changes,
     /// Clients that wait for a result.
     pub(super) waiting: Waits,
+    /// Requests that were stored.
+    count: Counter,
 }
 
 /// A request about to be stored, with its room.
@@ -83,7 +89,7 @@ impl Enqueuer {
         settings: &Settings,
         (instance, route): (&str, &str),
         requests: Requests,
-        tasks: Spawner,
+        (tasks, cells): (Spawner, &Cells),
         changes: Changes,
     ) -> Self {
         let Some(target) = requests.topics().named(&settings.topic) else {
@@ -92,7 +98,8 @@ impl Enqueuer {
         };
         let source = format!("/sluice/{instance}/{route}");
         let waiting = Waits::default();
-        let parts = Parts { source, target, requests, tasks, changes, waiting };
+        let count = cells.route_counter(&STORED_REQUESTS, Some(route), &[settings.reason()]);
+        let parts = Parts { source, target, requests, tasks, changes, waiting, count };
         Self { settings: settings.clone(), route: route.into(), parts: Some(parts) }
     }
 
@@ -165,10 +172,7 @@ impl Enqueuer {
                 return Ok(response);
             }
         }
-        cx.set_reason(match self.settings.when {
-            When::Always { .. } => "enqueued",
-            When::Unsent => "spilled",
-        });
+        cx.set_reason(self.settings.reason());
         Ok(answer::accepted(kept.about(), &status, applied))
     }
 }
@@ -199,6 +203,7 @@ impl Parts {
         let stored = match duplicate {
             None => {
                 reserved.keep(place, stored.status_until);
+                self.count.add(1);
                 stored
             }
             Some(_) => self.first(&stored, place).await?,

@@ -48,6 +48,14 @@ impl Settings {
         parts.any(|part| matches!(part, Part::Json(_)))
     }
 
+    /// What is said of a request that is stored.
+    pub(super) fn reason(&self) -> &'static str {
+        match self.when {
+            When::Always { .. } => "enqueued",
+            When::Unsent => "spilled",
+        }
+    }
+
     /// The word for it in gateway.yaml.
     pub fn word(&self) -> &'static str {
         match self.when {

@@ -40,7 +40,7 @@ use crate::{
         Body, Context, Next, Outcome, Peer, Principal, Request, Response, Target, held::HeldBodies,
         idempotency::StoredAnswer, peer::Address, selector::Selector, sink::testing::Nowhere,
     },
-    telemetry::task::Spawner,
+    telemetry::{metrics::Metrics, task::Spawner},
 };
 
 /// Says of every request what a test tells it.
@@ -124,7 +124,8 @@ impl World {
     fn enqueuer(&self, settings: &Settings) -> Arc<Enqueuer> {
         let (requests, tasks) = (self.requests.clone(), self.tasks.clone());
         let changes = |headers: &mut HeaderMap| drop(headers.remove("server"));
-        Arc::new(Enqueuer::new(settings, ("test", "orders"), requests, tasks, Box::new(changes)))
+        let (tasks, changes) = ((tasks, &Metrics::new().thread()), Box::new(changes));
+        Arc::new(Enqueuer::new(settings, ("test", "orders"), requests, tasks, changes))
     }
 
     async fn send(

@@ -64,6 +64,15 @@ pub enum Begun {
     Over(State),
 }
 
+/// A request that was given up, or had ended before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// How it has ended.
+    pub state: State,
+    /// By this, and not before.
+    pub is_new: bool,
+}
+
 /// An attempt that is on disk. Dropped before its end it is an orphan.
 #[derive(Debug)]
 pub struct Attempt {
@@ -188,10 +197,10 @@ impl Ingress {
 
     /// A request was given up: how it has ended by that, on disk when this returns. What is known of its
     /// end already stays. `is_maybe_seen`: whoever gives it up knows that it may have been.
-    pub async fn conclude(&self, due: Due, is_maybe_seen: bool) -> Result<State, AppendError> {
+    pub async fn conclude(&self, due: Due, is_maybe_seen: bool) -> Result<GivenUp, AppendError> {
         let known = self.0.results.lock().get(due.place).map(|entry| entry.recorded);
         if let Some(known) = known.filter(|known| known.state.is_over()) {
-            return Ok(known.state);
+            return Ok(GivenUp { state: known.state, is_new: false });
         }
         let known = known.filter(|known| known.is_known());
         let Due { place, lane, may_repeat, until, left, .. } = due;
@@ -206,11 +215,11 @@ impl Ingress {
         let permit = self.0.log.permit_for(Purpose::Accepted, STEP_BYTES)?;
         let appended = self.write(permit, place, recorded, None).await?;
         self.recorded(place, recorded, appended.first().map(|first| first.offset));
-        Ok(state)
+        Ok(GivenUp { state, is_new: true })
     }
 
     /// As [`Ingress::conclude`], where nothing can be read of the request any more.
-    pub async fn conclude_lost(&self, place: Place) -> Result<State, AppendError> {
+    pub async fn conclude_lost(&self, place: Place) -> Result<GivenUp, AppendError> {
         let known = self.0.results.lock().get(place).map(|entry| entry.recorded);
         let Recorded { lane, may_repeat, until, .. } = known.unwrap_or(Recorded {
             state: State::Queued,

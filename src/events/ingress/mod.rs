@@ -49,7 +49,7 @@ mod target;
 mod waiters;
 
 pub use self::{
-    attempt::{Attempt, Begun, Due},
+    attempt::{Attempt, Begun, Due, GivenUp},
     exchange::{Answer, Exchange, Room},
     handle::{Around, Ingress, IngressError, Status},
     key::{Key, MAX_STORED_BYTES, NotUncertain, UncertainKey},

@@ -35,7 +35,7 @@ impl Build<'_> {
             settings,
             (&store.name(), name),
             store.requests().clone(),
-            self.worker.tasks.clone(),
+            (self.worker.tasks.clone(), &self.worker.cells),
             Box::new(move |headers| changes.apply(headers)),
         ))
     }

@@ -111,6 +111,10 @@ table! {
         "When the running configuration was taken over.";
     ROUTES_UNLABELLED = Gauge "sluice_routes_unlabelled" []
         "Routes counted as `other`, because only the first 2,000 get labels.";
+    STORED_REQUESTS = Counter "sluice_stored_requests_total" ["route", "how"]
+        "Requests that were stored to be sent later, by how: enqueued, spilled.";
+    STORED_REQUEST_ENDS = Counter "sluice_stored_request_ends_total" ["route", "end"]
+        "Stored requests by how they ended: succeeded, failed, uncertain, expired, dead_lettered, lost.";
     QUEUE_EVENTS = Gauge "sluice_queue_events" ["topic"]
         "Events kept, an upper bound: gaps are counted as well.";
     QUEUE_BYTES = Gauge "sluice_queue_bytes" ["topic"]

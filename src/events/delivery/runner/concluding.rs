@@ -17,9 +17,10 @@ use super::{
 };
 use crate::events::{
     delivery::subscription::{Conclusion, Effect, Place, Reason},
-    ingress::Due,
+    ingress::{Due, GivenUp},
     request::{self, State},
 };
+use crate::http::sink::End;
 
 /// What became of telling.
 pub(super) struct Concluded {
@@ -69,10 +70,17 @@ impl Actor {
             return self.lost(place);
         }
         let (ingress, topic) = (self.around.ingress.clone(), self.around.topic.id());
+        let sink = self.around.sink.clone();
         let request = request::Place { topic, offset: place.offset };
         let work = async move {
-            while ingress.conclude_lost(request).await.is_err() {
-                sleep(AGAIN).await;
+            let given_up = loop {
+                match ingress.conclude_lost(request).await {
+                    Ok(given_up) => break given_up,
+                    Err(_) => sleep(AGAIN).await,
+                }
+            };
+            if given_up.is_new {
+                sink.hear(None, End::Lost);
             }
             Done::Lost(place)
         };
@@ -101,8 +109,18 @@ pub(super) async fn given_up(
     let offset = loaded.origin.unwrap_or(place.offset);
     let due = Due { left, ..due(request, (around.topic.id(), offset), place.lane.0) };
     let concluded = around.ingress.conclude(due, reason == Reason::MaybeSeen).await;
-    match concluded.map_err(|error| Undone::Later(error.to_string()))? {
-        State::Uncertain => Ok(Reason::MaybeSeen),
-        _ => Ok(reason),
+    let GivenUp { state, is_new } = concluded.map_err(|error| Undone::Later(error.to_string()))?;
+    let reason = if state == State::Uncertain { Reason::MaybeSeen } else { reason };
+    if is_new {
+        let end = match reason {
+            Reason::MaybeSeen => End::Uncertain,
+            Reason::Expired => End::Expired,
+            Reason::AttemptsExhausted
+            | Reason::Rejected
+            | Reason::LeaseExpiredLimit
+            | Reason::TooLarge => End::DeadLettered,
+        };
+        around.sink.hear(Some(&request.route), end);
     }
+    Ok(reason)
 }

@@ -41,7 +41,11 @@ use crate::{
         request::{MAX_ANSWER_BYTES, NotARequest, Place, State, StoredRequest},
         settings::{Push, Target},
     },
-    http::{idempotency::StoredAnswer, is_repeatable, sink::Parcel},
+    http::{
+        idempotency::StoredAnswer,
+        is_repeatable,
+        sink::{End, Parcel},
+    },
     telemetry::task,
 };
 
@@ -142,8 +146,9 @@ impl Actor {
             now: Duration::from_millis(self.around.clock.now().wall),
         };
         let way = (upstream.clone(), push.timeout);
+        let route = request.route.clone();
         let parcel = errand(request, &id, way, addressed);
-        self.work.push(deliver(self.around.clone(), token, due, parcel).boxed());
+        self.work.push(deliver(self.around.clone(), (token, route), due, parcel).boxed());
     }
 
     /// What is on its way comes to its end, if that is before `end`; after [`Actor::wind_down`].
@@ -170,10 +175,26 @@ pub(super) async fn pack(
 }
 
 /// One attempt, from its record to that of what came of it.
-async fn deliver(around: Arc<Surroundings>, token: Token, due: Due, parcel: Parcel) -> Done {
+async fn deliver(
+    around: Arc<Surroundings>,
+    (token, route): (Token, Box<str>),
+    due: Due,
+    parcel: Parcel,
+) -> Done {
+    let hear = |state| {
+        if let Some(end) = end(state) {
+            around.sink.hear(Some(&route), end);
+        }
+    };
     let attempt = match around.ingress.attempt(due).await {
         Ok(Begun::Attempt(attempt)) => attempt,
-        Ok(Begun::Over(state)) => return Done::Landed(Landed::new(token, ended(state))),
+        Ok(Begun::Over(state)) => {
+            // Before this process, or without a word: nobody has told of it. A job asks for what was told.
+            if due.lane == 0 {
+                hear(state);
+            }
+            return Done::Landed(Landed::new(token, ended(state)));
+        }
         Ok(Begun::Busy) => return Done::Unsent(token),
         Err(error) => {
             let subscription = &parcel.subscription;
@@ -189,9 +210,23 @@ async fn deliver(around: Arc<Surroundings>, token: Token, due: Due, parcel: Parc
         Some((state, answer)) if mutation::is(Mutation::ResultAfterSettlement) => {
             task::spawn("late result", write(attempt, state, answer));
         }
-        Some((state, answer)) => write(attempt, state, answer).await,
+        Some((state, answer)) => {
+            write(attempt, state, answer).await;
+            hear(state);
+        }
     }
     Done::Landed(Landed::new(token, heard))
+}
+
+/// The end that this is, if it is one.
+fn end(state: State) -> Option<End> {
+    match state {
+        State::Queued | State::Running => None,
+        State::Succeeded => Some(End::Succeeded),
+        State::Failed => Some(End::Failed),
+        State::Uncertain => Some(End::Uncertain),
+        State::DeadLettered => Some(End::DeadLettered),
+    }
 }
 
 /// Writes how a request ended, however long that takes.

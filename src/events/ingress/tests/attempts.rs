@@ -253,11 +253,14 @@ fn what_is_sent_before_it_is_told_stored_has_one_place() {
 #[test]
 fn what_is_given_up_has_an_end_and_what_has_one_keeps_it() {
     let world = World::open(&Model::new(), 100).unwrap();
-    block_on(world.ingress.conclude(due(1), false)).unwrap();
+    let given_up = |offset| block_on(world.ingress.conclude(due(offset), false)).unwrap();
+    for is_new in [true, false] {
+        assert_eq!(given_up(1), GivenUp { state: State::DeadLettered, is_new });
+    }
     assert_eq!(state(&world, 1), (State::DeadLettered, 0));
     let mut second = begun(&world, due(2));
     block_on(second.end(State::Uncertain, None)).unwrap();
-    block_on(world.ingress.conclude(due(2), false)).unwrap();
+    assert_eq!(given_up(2), GivenUp { state: State::Uncertain, is_new: false });
     assert_eq!(state(&world, 2), (State::Uncertain, 1));
 }
 
@@ -266,11 +269,11 @@ fn what_is_given_up_and_may_have_been_seen_is_uncertain() {
     let clock = ManualClock::at(Now { wall: 2 * HOUR, mono: 1_000 });
     let world = World::open_at(&Model::new(), 100, &clock).unwrap();
     let left = Due { left: Some(1_000), ..due(1) };
-    let given_up = |due, is_seen| block_on(world.ingress.conclude(due, is_seen)).unwrap();
+    let given_up = |due, is_seen| block_on(world.ingress.conclude(due, is_seen)).unwrap().state;
     assert_eq!(given_up(left, false), State::Uncertain, "what became of it is forgotten");
     assert_eq!(given_up(Due { left: Some(2 * HOUR - 1), ..due(2) }, false), State::DeadLettered);
     assert_eq!(given_up(due(3), true), State::Uncertain);
-    let lost = |offset| block_on(world.ingress.conclude_lost(due(offset).place)).unwrap();
+    let lost = |offset| block_on(world.ingress.conclude_lost(due(offset).place)).unwrap().state;
     assert_eq!((lost(4), lost(3)), (State::DeadLettered, State::Uncertain));
     drop(begun(&world, due(5)));
     assert_eq!(lost(5), State::Uncertain);

@@ -22,7 +22,7 @@ use crate::{
         },
         settings::{Format, Push, Target},
     },
-    http::sink::{Ending, Parcel, Reply, Sending, Sink},
+    http::sink::{End, Ending, Parcel, Reply, Sending, Sink},
 };
 
 /// What an upstream does with a request.
@@ -53,6 +53,7 @@ struct Seen {
     /// By target.
     effects: BTreeMap<String, usize>,
     next: VecDeque<Does>,
+    ends: Vec<&'static str>,
     is_free: bool,
 }
 
@@ -100,6 +101,11 @@ impl Sink for Arc<Upstream> {
             Ending::Answered(Reply { status, headers, body, is_whole: true })
         })
     }
+
+    fn hear(&self, route: Option<&str>, end: End) {
+        assert_eq!(route, Some("take-orders"));
+        self.state.lock().ends.push(end.word());
+    }
 }
 
 impl Upstream {
@@ -124,6 +130,13 @@ impl Upstream {
         };
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("so much is sent");
         self.state.lock().sent.clone()
+    }
+
+    /// What was heard of ends, sorted.
+    fn ends(&self) -> Vec<&'static str> {
+        let mut ends = self.state.lock().ends.clone();
+        ends.sort_unstable();
+        ends
     }
 
     fn effects(&self, target: &str) -> usize {
@@ -314,6 +327,7 @@ async fn what_may_have_been_done_is_never_sent_again() {
     let filter = facade::DeadLetterFilter::default();
     let letters = running.subscription.letters(None, filter, 10).await.unwrap();
     assert!(letters.iter().all(needs_force), "it takes force to send it again");
+    assert_eq!(upstream.ends(), ["failed", "uncertain", "uncertain", "uncertain"]);
     assert_eq!(upstream.sent(4).await.len(), 4);
     running.close().await;
 }
@@ -345,6 +359,20 @@ async fn what_has_all_its_attempts_is_dead_and_says_so() {
     let status = running.ended(&home, 0).await;
     assert_eq!((status.state, status.attempts), (Stands::DeadLettered, 2));
     assert_eq!(running.letters(1).await.len(), 1);
+    assert_eq!(upstream.ends(), ["dead_lettered"]);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_dead_and_counted_as_that() {
+    let (mut home, upstream) = delivering(Home::real());
+    home.settings.retry.max_age = Duration::from_secs(2);
+    upstream.does(&[Does::Silence; 9]);
+    let running = home.open();
+    running.store(&[StoredRequest { method: Method::PUT, ..request("/a") }]).await;
+    assert_eq!(running.ended(&home, 0).await.state, Stands::DeadLettered);
+    assert_eq!(running.letters(1).await.len(), 1);
+    assert_eq!(upstream.ends(), ["expired"]);
     running.close().await;
 }
 
@@ -364,6 +392,7 @@ async fn a_death_in_mid_delivery_leaves_it_uncertain() {
     assert_eq!(states, (Stands::Uncertain, Stands::Succeeded));
     running.all_settled(&home).await;
     assert_eq!((upstream.effects("/a"), upstream.effects("/b")), (1, 2));
+    assert_eq!(upstream.ends(), ["succeeded", "uncertain"]);
     assert_eq!(running.letters(1).await.len(), 1);
     running.close().await;
 }
@@ -455,6 +484,7 @@ async fn what_is_discarded_says_so() {
     assert_eq!((status.state, status.attempts), (Stands::DeadLettered, 2));
     running.all_settled(&home).await;
     assert!(running.letters_now().await.is_empty());
+    assert_eq!(upstream.ends(), ["dead_lettered"]);
     running.close().await;
 }
 
