@@ -145,10 +145,14 @@ impl Outbox {
         parts.headers = parcel.headers;
         parts.headers.extend(host.map(|host| (header::HOST, host)));
         let tracer = self.0.tracer.read().clone();
-        let traced = tracer.zip(parcel.origin).map(|(tracer, origin)| {
-            let delivery = Delivery::begin(origin);
-            parts.headers.insert(TRACEPARENT, delivery.traceparent());
-            Traced { tracer, delivery, upstream: name }
+        let traced = tracer.zip(parcel.origin).and_then(|(tracer, origin)| {
+            let delivery = tracer.deliver(origin)?;
+            // A stored request has the field unless its route removes it.
+            let is_stored = matches!(parcel.target, Target::Upstream { .. });
+            if !is_stored || parts.headers.contains_key(TRACEPARENT) {
+                parts.headers.insert(TRACEPARENT, delivery.traceparent());
+            }
+            Some(Traced { tracer, delivery, upstream: name })
         });
         let cx = Context::new(self.0.peer.clone(), parcel.method, Version::HTTP_11);
         let request = Request::new(parts, Body::full(parcel.body), cx);
@@ -166,15 +170,15 @@ impl Sink for Outbox {
             }
         })
     }
+
+    fn hear(&self, route: Option<&str>, end: End) {
+        self.0.cells.route_counter(&STORED_REQUEST_ENDS, route, &[end.word()]).add(1);
+    }
 }
 
 impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbox").field("pools", &self.0.pools).finish_non_exhaustive()
-    }
-
-    fn hear(&self, route: Option<&str>, end: End) {
-        self.0.cells.route_counter(&STORED_REQUEST_ENDS, route, &[end.word()]).add(1);
     }
 }
 

@@ -8,7 +8,10 @@
 mod attempt;
 mod recorded;
 
-pub use self::attempt::{Attempt, AttemptHandle};
+pub use self::{
+    attempt::{Attempt, AttemptHandle},
+    recorded::GoesOn,
+};
 
 use std::{
     fmt,
@@ -23,7 +26,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use self::recorded::Overtime;
+use self::recorded::{GoingOn, Overtime};
 use crate::{
     http::{
         ClientIp, Peer, Principal, Target,
@@ -65,6 +68,7 @@ struct Cells {
     rider: OnceLock<Rider>,
     key_honoured: OnceLock<KeyHonoured>,
     held: OnceLock<Held>,
+    going_on: OnceLock<Box<Mutex<GoingOn>>>,
     received: AtomicU64,
     is_connecting: AtomicBool,
     was_repeated: AtomicBool,
@@ -126,6 +130,7 @@ impl Context {
             rider: OnceLock::new(),
             key_honoured: OnceLock::new(),
             held: OnceLock::new(),
+            going_on: OnceLock::new(),
             received: AtomicU64::new(0),
             is_connecting: AtomicBool::new(false),
             was_repeated: AtomicBool::new(false),

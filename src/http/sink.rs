@@ -48,7 +48,7 @@ pub struct Parcel {
     pub target: Target,
     /// On whose behalf.
     pub subscription: Arc<str>,
-    /// What its span tells; `None`: it has none.
+    /// What its span tells; `None`: it was decided before that it has none.
     pub origin: Option<Box<Origin>>,
     /// What is asked.
     pub method: Method,

@@ -148,23 +148,25 @@ impl Exchange {
         });
     }
 
-    /// Hands a sampled request to the exporter.
+    /// Hands a sampled request to the exporter, once all that its spans tell is known.
     fn trace(&mut self, took: Duration, end: End, reason: Option<&'static str>) {
-        if let Some(noted) = self.noted.take()
-            && let Some(tracer) = &self.recorder.tracer
-            && let Some(trace) = self.cx.trace()
-        {
-            tracer.finish(&Finished {
-                cx: self.cx.clone(),
-                trace: *trace,
-                noted,
-                target: self.target.clone(),
-                status: self.status,
-                took,
-                reason,
-                is_broken_off: matches!(end, End::Failed(_)),
-            });
-        }
+        let Some((noted, trace)) = self.noted.take().zip(self.cx.trace()) else { return };
+        let finished = Finished {
+            cx: self.cx.clone(),
+            trace: *trace,
+            noted,
+            target: self.target.clone(),
+            status: self.status,
+            took,
+            reason,
+            is_broken_off: matches!(end, End::Failed(_)),
+        };
+        let recorder = self.recorder.clone();
+        self.cx.when_over(move || {
+            if let Some(tracer) = &recorder.tracer {
+                tracer.finish(&finished);
+            }
+        });
     }
 }
 

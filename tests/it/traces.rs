@@ -22,8 +22,9 @@ use tokio::{
     time::Instant,
 };
 
-use crate::harness::{
-    Message, Origin, Reply, Running, dead_address, eventually, parse, proxy_to, within,
+use crate::{
+    harness::{Message, Origin, Reply, Running, dead_address, eventually, parse, proxy_to, within},
+    queue_http::{event, publish},
 };
 
 const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -729,6 +730,80 @@ fn delivered(delivery: &Span, published: &Span, hook: &Message) {
             ("messaging.destination.subscription.name", "mail"),
         ],
     );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_no_span_with_it() {
+    let collector = willing().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = format!(
+        "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+         topics: {{ orders: {{}} }}\n\
+         subscriptions: [{{ name: all, topic: orders }}]\n\
+         upstreams: {{ origin: {{ endpoints: [\"{}\"] }} }}\n\
+         routes: [{{ name: order, match: {{ path: /orders }}, upstream: origin, \
+         publish: {{ topic: orders, type: order.created }} }}]\n",
+        folder.path().join("data").display(),
+        listener.local_addr().unwrap()
+    );
+    let gateway = start(traced(&url(&collector), "100%", &yaml));
+    let mut client = gateway.client().await;
+    client.send("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1").await;
+    let (mut upstream, _) = within("the upstream to be asked", listener.accept()).await.unwrap();
+    Message::read_request(&mut upstream, &mut Vec::new()).await.unwrap();
+    drop(client);
+    let left = "sluice_refusals_total{reason=\"client-closed\"}";
+    within("the gateway to see it", async { while gateway.metric(left).await < 1.0 {} }).await;
+    let answer = crate::harness::origin::ok("done");
+    tokio::io::AsyncWriteExt::write_all(&mut upstream, &answer).await.unwrap();
+    eventually("its spans", || !exported(&collector).is_empty()).await;
+    let all = exported(&collector);
+    let of = |kind| all.iter().find(|span| span.kind() == kind).expect("of each kind one");
+    assert_eq!(all.len(), 3, "{all:#?}");
+    let (server, published) = (of(SpanKind::Server), of(SpanKind::Producer));
+    assert_eq!(
+        (&published.trace_id, &published.parent_span_id),
+        (&server.trace_id, &server.span_id)
+    );
+    assert!(published.end_time_unix_nano > server.end_time_unix_nano, "it took longer");
+    assert!(!is_error(published));
+    let attempt = words(&of(SpanKind::Client).attributes);
+    says(&attempt, &[("http.response.status_code", "200")]);
+}
+
+#[tokio::test]
+async fn an_event_without_a_trace_has_one_of_its_own_where_it_is_delivered() {
+    for (sample, is_sampled) in [("100%", true), ("0%", false)] {
+        let (collector, hook) = (willing().await, Origin::ok("").await);
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = format!(
+            "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+             topics: {{ orders: {{}} }}\n\
+             subscriptions: [{{ name: mail, topic: orders, push: {{ url: \"http://{}/hook\" }} }}]\n\
+             routes: [{{ name: a, match: {{ path: /a }}, respond: {{ body: a }} }}]\n",
+            folder.path().join("data").display(),
+            hook.address()
+        );
+        let gateway = start(traced(&url(&collector), sample, &yaml));
+        let admin = gateway.gateway().admin_address();
+        publish(admin, &event("1", "1", &serde_json::json!(1))).await;
+        eventually("a delivery", || hook.requests().len() == 1).await;
+        if is_sampled {
+            eventually("its span", || !exported(&collector).is_empty()).await;
+        }
+        let seen_by_hook = hook.requests()[0].field("traceparent").map(str::to_owned);
+        gateway.gateway().drain(Drain::Prompt);
+        within("the end", gateway.gateway().stopped()).await;
+        let spans = exported(&collector);
+        assert_eq!(spans.len(), usize::from(is_sampled), "{spans:?}");
+        let own = spans.first().map(|span| {
+            assert!(span.links.is_empty() && span.parent_span_id.is_empty());
+            assert_eq!((span.kind(), &*span.name), (SpanKind::Consumer, "deliver orders"));
+            format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id))
+        });
+        assert_eq!(seen_by_hook, own, "{sample}");
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,8 @@ use crate::{
             log::{Permit, Purpose},
         },
     },
-    http::{Context, Request, selector::Input},
+    http::{Context, Request, context::GoesOn, selector::Input},
+    telemetry::tracing::Trace,
 };
 
 /// What an event may grow by when it turns out to be uncertain or truncated, and what its record takes
@@ -64,6 +65,8 @@ pub(super) struct Kept {
     pub(super) digest: Option<[u8; 32]>,
     /// Where a key is taken from request and answer.
     pub(super) late: Option<Box<(HeaderMap, Option<Value>)>>,
+    /// Of a sampled request: what its spans tell is known when this is dropped, whoever waits for the answer.
+    _goes_on: Option<GoesOn>,
 }
 
 // === impl Plan ===
@@ -99,7 +102,8 @@ impl Plan {
         // Only what is written down before the request is sent says which request it is.
         let target = if has_about { target_of(parts, cx) } else { String::new() };
         let digest = (has_about && whole).then(|| sha256(&body));
-        let kept = Kept { cx: cx.clone(), target, digest, late };
+        let goes_on = cx.trace().is_some_and(Trace::is_sampled).then(|| cx.go_on());
+        let kept = Kept { cx: cx.clone(), target, digest, late, _goes_on: goes_on };
         let room = Self::room(&items, ingress, &kept, key.clone())?;
         Ok(Self { items, room, key, request: kept })
     }

@@ -2,7 +2,7 @@
 //! was repeated, and that the attempt under way goes on when its time is up, so that a late answer can be
 //! written down.
 
-use std::sync::atomic::Ordering;
+use std::{fmt, sync::atomic::Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -20,6 +20,17 @@ use crate::{
 /// Who hears that the time was up. Empty once it was told.
 #[derive(Debug)]
 pub(super) struct Overtime(Mutex<Option<oneshot::Sender<Error>>>);
+
+/// What is done for a request and is not over when its client leaves, until it is dropped.
+#[derive(Debug)]
+pub struct GoesOn(Context);
+
+/// What waits for that; `None`: it is over.
+#[derive(Default)]
+pub(super) struct GoingOn(Option<Vec<Then>>);
+
+/// Done once.
+type Then = Box<dyn FnOnce() + Send>;
 
 impl Context {
     /// From now on whoever bounds the time of this exchange tells the failure here, once, and lets the
@@ -111,8 +122,43 @@ impl Context {
         }
     }
 
+    /// What is begun now for this request goes on if its client leaves. To be called once, of a sampled
+    /// request only.
+    pub fn go_on(&self) -> GoesOn {
+        super::set(&self.0.going_on, Box::new(Mutex::new(GoingOn(Some(Vec::new())))));
+        GoesOn(self.clone())
+    }
+
+    /// Does `then` once nothing goes on any more: now, most often.
+    pub fn when_over(&self, then: impl FnOnce() + Send + 'static) {
+        if let Some(going_on) = self.0.going_on.get() {
+            let mut going_on = going_on.lock();
+            if let GoingOn(Some(waiting)) = &mut *going_on {
+                return waiting.push(Box::new(then));
+            }
+        }
+        then();
+    }
+
     /// Written by `publish`, of a sampled request only.
     pub fn add_publishings(&self, more: impl IntoIterator<Item = Publishing>) {
         self.0.publishings.get_or_init(Box::default).lock().extend(more);
+    }
+}
+
+// === impl GoesOn ===
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        let waiting = self.0.0.going_on.get().and_then(|it| it.lock().0.take());
+        for then in waiting.into_iter().flatten() {
+            then();
+        }
+    }
+}
+
+impl fmt::Debug for GoingOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GoingOn").field(&self.0.as_ref().map(Vec::len)).finish()
     }
 }

@@ -3,7 +3,8 @@
 //! As the OpenTelemetry semantic conventions for messaging have it: the span of the publish is a producer
 //! in the request's trace, and its context goes with the event. A delivery is a consumer with a trace of
 //! its own, *linked* to that: it may come days later, and more than once. Whether it is recorded was
-//! decided with the request. The conventions for messaging are not stable yet, so their names are here.
+//! decided with the request; of an event without a trace each delivery is sampled for itself. The
+//! conventions for messaging are not stable yet, so their names are here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,11 +54,11 @@ pub struct Publishing {
     pub reason: Option<&'static str>,
 }
 
-/// What is delivered, of an event whose publish was sampled.
+/// What is delivered, of an event whose publish was sampled, or is in no trace.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The span that published it.
-    pub context: TraceParent,
+    /// The span that published it, if one did.
+    pub context: Option<TraceParent>,
     /// The topic it is in.
     pub topic: Arc<str>,
     /// Its partition.
@@ -94,16 +95,6 @@ pub struct Delivered {
 // === impl Delivery ===
 
 impl Delivery {
-    /// One that begins now.
-    pub fn begin(origin: Box<Origin>) -> Self {
-        let context = TraceParent {
-            trace_id: TraceId::from(fastrand::u128(..).max(1)),
-            span_id: SpanId::from(fastrand::u64(..).max(1)),
-            flags: SAMPLED,
-        };
-        Self { origin, context, started: Instant::now() }
-    }
-
     /// What the receiver is told: its parent is this delivery.
     pub fn traceparent(&self) -> HeaderValue {
         self.context.encode()
@@ -130,10 +121,11 @@ impl Delivery {
         let name = format!("deliver {}", cut(&origin.topic));
         let context = local(self.context);
         let mut span = data(context, SpanKind::Consumer, name.into(), times, attributes, is_error);
-        let TraceParent { trace_id, span_id, flags } = origin.context;
-        let flags = TraceFlags::new(flags);
-        let linked = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
-        span.links.links.push(Link::new(linked, Vec::new(), 0));
+        if let Some(TraceParent { trace_id, span_id, flags }) = origin.context {
+            let flags = TraceFlags::new(flags);
+            let linked = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
+            span.links.links.push(Link::new(linked, Vec::new(), 0));
+        }
         span
     }
 }
@@ -145,6 +137,17 @@ fn local(TraceParent { trace_id, span_id, flags }: TraceParent) -> SpanContext {
 // === impl Tracer ===
 
 impl Tracer {
+    /// A delivery that begins now, in a trace of its own; `None`: it is not sampled.
+    pub fn deliver(&self, origin: Box<Origin>) -> Option<Delivery> {
+        let trace_id = TraceId::from(fastrand::u128(..).max(1));
+        let is_sampled = origin.context.is_some() || self.samples(trace_id);
+        is_sampled.then(|| {
+            let span_id = SpanId::from(fastrand::u64(..).max(1));
+            let context = TraceParent { trace_id, span_id, flags: SAMPLED };
+            Delivery { origin, context, started: Instant::now() }
+        })
+    }
+
     /// Hands a delivery over that is over, or counts its span as lost when the exporter is behind.
     pub fn delivered(&self, delivery: &Delivery, end: &Delivered) {
         self.put(1, || {

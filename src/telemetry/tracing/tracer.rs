@@ -117,8 +117,13 @@ impl Tracer {
     fn fresh(&self) -> Trace {
         // Zero is no ID; to exclude it by a range would cost a division of 128 bits.
         let id = TraceId::from(fastrand::u128(..).max(1));
-        let flags = if self.ratio.takes(id) { SAMPLED } else { 0 };
+        let flags = if self.samples(id) { SAMPLED } else { 0 };
         Trace { id, parent: None, span: fastrand::u64(..).max(1).into(), flags }
+    }
+
+    /// Whether a trace that begins here is sampled.
+    pub(super) fn samples(&self, id: TraceId) -> bool {
+        self.ratio.takes(id)
     }
 
     /// Hands a sampled request over, or counts its spans as lost when the exporter is behind.

@@ -90,7 +90,7 @@ pub fn parcel(event: &Event, url: &Uri, push: &Push, addressed: &Addressed) -> P
     let trace = context.and_then(|context| HeaderValue::from_str(context).ok());
     headers.extend(trace.map(|trace| (TRACEPARENT, trace)));
     let context = context.and_then(|context| TraceParent::parse(context.as_bytes()));
-    let origin = context.filter(TraceParent::is_sampled).map(|context| {
+    let origin = context.is_none_or(|it| it.is_sampled()).then(|| {
         Box::new(Origin {
             context,
             topic: addressed.topic.clone(),

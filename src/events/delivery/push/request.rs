@@ -139,7 +139,7 @@ pub fn errand(
     request.put_key(id);
     let context = request.headers.get(TRACEPARENT);
     let context = context.and_then(|context| TraceParent::parse(context.as_bytes()));
-    let origin = context.filter(TraceParent::is_sampled).map(|context| {
+    let origin = context.is_none_or(|it| it.is_sampled()).then(|| {
         Box::new(Origin {
             context,
             topic: addressed.topic,
