@@ -1,7 +1,7 @@
 //! The only maker of error responses: problem bodies (RFC 9457) with `Proxy-Status` (RFC 9209).
 //!
-//! What a client learns is the kind, the reason word, one fixed sentence and its request's ID; never
-//! an upstream's address or a message of ours. A gRPC client gets what it can read instead: status
+//! What a client learns is the kind, the reason word, one fixed sentence and its request's ID, under which
+//! our logs say more of a failure that is not the client's; never an upstream's address or a message of ours. A gRPC client gets what it can read instead: status
 //! 200 without a body, `grpc-status` and `grpc-message` (gRPC over HTTP/2, "Trailers-Only").
 
 use std::{fmt::Write as _, time::Duration};
@@ -12,7 +12,7 @@ use http::{
 };
 
 use crate::{
-    error::{AuthFault, IdempotencyFault, Kind, QueueFault},
+    error::{AuthFault, IdempotencyFault, Kind, QueueFault, Side},
     http::{Body, Response, names::PROXY_STATUS},
 };
 
@@ -20,6 +20,8 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// draft-ietf-httpapi-ratelimit-headers, "Problem Types".
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+/// Where the rest is, of a failure that is not the client's.
+const MORE: &str = "The gateway's logs say more under this request_id.";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -79,7 +81,7 @@ pub fn response(kind: &Kind, dialect: Dialect, request_id: Option<&HeaderValue>)
 
 fn problem(kind: &Kind, request_id: Option<&HeaderValue>) -> Response {
     let status = kind.status();
-    let mut body = String::with_capacity(256);
+    let mut body = String::with_capacity(384);
     // Titles and reasons are ours and need no escaping; writing to a String cannot fail.
     write!(
         body,
@@ -92,6 +94,9 @@ fn problem(kind: &Kind, request_id: Option<&HeaderValue>) -> Response {
     .unwrap_or_default();
     if let Some(id) = request_id.and_then(|id| id.to_str().ok()).filter(|id| is_plain(id)) {
         write!(body, r#","request_id":"{id}""#).unwrap_or_default();
+        if kind.side() != Side::Downstream {
+            write!(body, r#","detail":"{MORE}""#).unwrap_or_default();
+        }
     }
     if let Kind::RateLimited(exceeded) = kind {
         push_policies(&exceeded.policies, &mut body);
@@ -275,8 +280,21 @@ mod tests {
             json!({
                 "type": "about:blank", "title": "The service cannot be reached.", "status": 502,
                 "code": "upstream-connect", "request_id": "id-1",
+                "detail": "The gateway's logs say more under this request_id.",
             })
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_clients_doing_says_where_there_is_more() {
+        let id = HeaderValue::from_static("id-1");
+        for kind in Kind::all() {
+            let is_ours = kind.side() != Side::Downstream;
+            let body = json_of(response(&kind, Dialect::Problem, Some(&id))).await;
+            assert_eq!(body.get("detail").is_some(), is_ours, "{kind:?}");
+            let body = json_of(response(&kind, Dialect::Problem, None)).await;
+            assert_eq!(body.get("detail"), None, "nobody could find it");
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::Running;
+use crate::harness::{Running, dead_address, proxy_to};
 
 #[tokio::test]
 async fn an_error_is_a_problem_with_one_reason_everywhere() {
@@ -27,6 +27,19 @@ async fn an_error_is_a_problem_with_one_reason_everywhere() {
         }
     }
     assert!((seen - 1.0).abs() < f64::EPSILON, "{seen}");
+}
+
+#[tokio::test]
+async fn a_dead_upstream_is_told_of_without_its_address() {
+    let dead = dead_address();
+    let gateway = Running::start(&proxy_to(dead));
+    let answer = gateway.client().await.get("/a").await;
+    assert_eq!(answer.status(), 502);
+    let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(problem["request_id"].as_str(), answer.field("x-request-id"));
+    assert!(problem["detail"].as_str().is_some_and(|it| it.contains("request_id")), "{problem}");
+    let told = format!("{:?} {problem}", answer.field("proxy-status"));
+    assert!(!told.contains(&dead.port().to_string()) && !told.contains("127.0.0.1"), "{told}");
 }
 
 #[tokio::test]
