@@ -132,3 +132,36 @@ async fn damage_in_each_of_them_is_found_and_repaired_and_the_gateway_starts() {
         assert_eq!(told.status, 202, "{what}: {}", told.body);
     }
 }
+
+#[tokio::test]
+async fn what_the_clock_is_judged_by_is_looked_at_and_damage_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped(folder.path()).await;
+    let (code, told) = verify(folder.path(), &[]);
+    assert_eq!((code, &told["clock"]), (0, &Value::Null), "the clock is trusted");
+    let file = folder.path().join("data/state/CLOCK");
+    fs::write(&file, "sluice clock 1\n1700000000123\nce31494c\n").unwrap();
+    let (code, told) = verify(folder.path(), &[]);
+    assert_eq!((code, &told["clock"]["sound"]), (0, &json!(true)), "{told:#}");
+    assert_eq!(told["clock"]["trusted_until"], "2023-11-14T22:13:20.123Z");
+    assert!(told["clock"]["help"].as_str().unwrap().contains("confirm-clock"), "{told:#}");
+    // What is sound is no damage.
+    assert_eq!(verify(folder.path(), &["--repair"]).1["clock"]["sound"], true);
+
+    for damaged in ["sluice clock 1\n1700000000124\nce31494c\n", "", &"x".repeat(1_000)] {
+        fs::write(&file, damaged).unwrap();
+        let (code, told) = verify(folder.path(), &[]);
+        assert_eq!((code, &told["clock"]["sound"]), (1, &json!(false)), "{told:#}");
+        assert_eq!(told["clock"]["file"], "state/CLOCK");
+        assert!(told["clock"]["help"].as_str().unwrap().contains("--repair"), "{told:#}");
+        let (code, told) = verify(folder.path(), &["--repair"]);
+        assert_eq!((code, &told["clock"]), (0, &Value::Null), "{told:#}");
+        assert!(!file.exists(), "it is set aside");
+        let aside = fs::read_to_string(file.with_file_name("damaged-CLOCK")).unwrap();
+        assert_eq!(aside, damaged, "and kept");
+        assert_eq!(verify(folder.path(), &[]).0, 0);
+    }
+    let gateway = Running::start(&yaml(folder.path()));
+    let told = publish(gateway.gateway().admin_address(), &event("9", "9", &json!(9))).await;
+    assert_eq!(told.status, 202, "{}", told.body);
+}

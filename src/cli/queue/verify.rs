@@ -1,6 +1,12 @@
 //! `sluice queue verify`: every byte of a stopped store, and what can be mended of it.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    ffi::OsStr,
+    io,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 
@@ -17,8 +23,12 @@ use crate::{
             log::{self, OpenError, Place, Report},
             topic::registry::Registry,
         },
-        store::layout::{self, LogAt},
+        store::{
+            NotedClock, examine_clock,
+            layout::{self, LogAt},
+        },
     },
+    telemetry::clock,
 };
 
 /// `sluice queue verify`
@@ -29,7 +39,7 @@ Examples:
   sluice queue verify --dir ./data --json
   sluice queue verify --repair            damage is copied aside, counted and accepted: logs open again
 
-Topics, delayed events, delivery state, records of requests, dead letters.
+Topics, delayed events, delivery state, records of requests, dead letters, and what the clock is judged by.
 
 Exit codes: 0 all is as it was written, 1 damage, or the store is in use.")]
 pub(super) struct Args {
@@ -46,7 +56,9 @@ struct Found {
     /// Journal, delayed events, records of requests, dead letters, parked events.
     logs: Vec<Part>,
     snapshots: Vec<Examined>,
-    /// Why snapshots could not be looked at or mended.
+    /// What the clock is judged by at the next start; `None`: by the newest record.
+    clock: Option<NotedClock>,
+    /// Why snapshots or the clock could not be looked at or mended.
     error: Option<String>,
 }
 
@@ -80,8 +92,13 @@ impl Found {
         let topics = registry.topics().iter();
         let topics =
             topics.map(|it| part(&it.name, &Registry::topic_dir(it.id), it.id, Offset::ZERO));
-        let mut found =
-            Self { topics: topics.collect(), logs: Vec::new(), snapshots: Vec::new(), error: None };
+        let mut found = Self {
+            topics: topics.collect(),
+            logs: Vec::new(),
+            snapshots: Vec::new(),
+            clock: None,
+            error: None,
+        };
         let (storage, dir, store) = (&*stopped.storage, Path::new(layout::STATE), registry.store());
         let loaded = match Snapshot::load(storage, dir, store) {
             Ok(loaded) => Some(loaded),
@@ -110,6 +127,10 @@ impl Found {
             Err(_) if !stopped.has(dir) => {}
             Err(error) => found.error = found.error.or_else(|| Some(error.to_string())),
         }
+        match clock_in(stopped, is_repair) {
+            Ok(clock) => found.clock = clock,
+            Err(error) => found.error = found.error.or_else(|| Some(error.to_string())),
+        }
         found
     }
 
@@ -117,6 +138,7 @@ impl Found {
         let mut parts = self.topics.iter().chain(&self.logs);
         parts.all(|it| it.report.as_ref().is_ok_and(Report::is_sound))
             && self.snapshots.iter().all(|it| it.error.is_none())
+            && self.clock.is_none_or(|clock| clock.trusted.is_some())
             && self.error.is_none()
     }
 
@@ -138,6 +160,15 @@ impl Found {
             "logs": parts("log", &self.logs),
             "snapshots": self.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
         });
+        if let Some(clock) = &self.clock {
+            told["clock"] = json!({
+                "file": layout::CLOCK,
+                "sound": clock.trusted.is_some(),
+                "bytes": clock.bytes,
+                "trusted_until": clock.trusted.map(moment),
+                "help": help(*clock),
+            });
+        }
         if let Some(error) = &self.error {
             told["error"] = json!(error);
         }
@@ -153,14 +184,54 @@ impl Found {
                 it.error.as_ref().map_or("whole".to_owned(), |why| format!("damaged: {why}"));
             vec![name, "1".to_owned(), it.sections.to_string(), bytes(it.bytes), state]
         }));
+        rows.extend(self.clock.map(|clock| {
+            let state = if clock.trusted.is_some() { "whole" } else { "damaged" };
+            let one = || "1".to_owned();
+            vec![layout::CLOCK.to_owned(), one(), one(), bytes(clock.bytes), state.to_owned()]
+        }));
         let mut out = table(&["LOG", "FILES", "RECORDS", "BYTES", "STATE"], &rows);
         parts().for_each(|part| out.push_str(&part.findings()));
+        if let Some(clock) = self.clock {
+            let line = format!("  {}: {}\n", layout::CLOCK, help(clock));
+            out.push_str(&line);
+        }
         if let Some(error) = &self.error {
             let line = format!("  {}: {error}\n", layout::STATE);
             out.push_str(&line);
         }
         out
     }
+}
+
+/// What the clock is judged by. Damage is set aside if that is asked for: the next start would go by the
+/// newest record with it, too.
+fn clock_in(stopped: &Stopped, is_repair: bool) -> io::Result<Option<NotedClock>> {
+    let storage = &*stopped.storage;
+    let found = examine_clock(storage)?;
+    let name = Path::new(layout::CLOCK).file_name().and_then(OsStr::to_str);
+    if is_repair && found.is_some_and(|it| it.trusted.is_none()) {
+        snapshot::set_aside(storage, Path::new(layout::STATE), name)?;
+        return Ok(None);
+    }
+    Ok(found)
+}
+
+/// What that means, and what to do.
+fn help(clock: NotedClock) -> String {
+    match clock.trusted {
+        Some(at) => format!(
+            "the system's clock was not trusted when the store was closed; it was at {}. See that it is right, \
+             and say so once the gateway runs: `sluice queue confirm-clock`",
+            moment(at)
+        ),
+        None => "damaged: the system's clock was not trusted when the store was closed, and since when is lost. \
+                 See that it is right before the next start, which goes by it; --repair sets the file aside"
+            .to_owned(),
+    }
+}
+
+fn moment(millis: u64) -> String {
+    clock::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 /// Sets damaged snapshots aside, if what is left and the journal from `start` on are the whole state.

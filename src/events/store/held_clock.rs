@@ -28,6 +28,24 @@ pub(super) struct HeldClock {
     noted: Mutex<Option<u64>>,
 }
 
+/// What the file of a store says that is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotedClock {
+    /// How large it is.
+    pub bytes: u64,
+    /// The clock was trusted up to then, in milliseconds since 1970; `None`: the file is damaged.
+    pub trusted: Option<u64>,
+}
+
+/// Looks at the file; `None`: there is none, the clock was trusted. Blocks.
+pub fn examine_clock(storage: &dyn Storage) -> io::Result<Option<NotedClock>> {
+    let bytes = match storage.open_read(Path::new(CLOCK)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened?.length()?,
+    };
+    Ok(Some(NotedClock { bytes, trusted: decode(&read(storage)?) }))
+}
+
 // === impl HeldClock ===
 
 impl HeldClock {

@@ -14,7 +14,7 @@ pub(super) const JOURNAL: &str = "state/journal";
 /// Room on the disk for the journal.
 pub(super) const RESERVE: &str = "state/RESERVE";
 /// By what the clock is judged at the next start, while it is not trusted.
-pub(super) const CLOCK: &str = "state/CLOCK";
+pub const CLOCK: &str = "state/CLOCK";
 /// Records of requests.
 pub(super) const INGRESS: &str = "ingress";
 /// By subscription.

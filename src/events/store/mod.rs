@@ -36,7 +36,10 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-pub use self::opening::StoreError;
+pub use self::{
+    held_clock::{NotedClock, examine_clock},
+    opening::StoreError,
+};
 use self::{snapshots::Snapshots, topic::Topic};
 use crate::events::{
     delivery::{
