@@ -19,15 +19,28 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// Room for `bytes`, at once or not at all.
     fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused>;
 
+    /// Its log; an error: it was never open.
+    fn open_log(&self) -> Result<&Log, Refused>;
+
     /// Appends in one frame; what is there already is answered as a duplicate.
-    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused>;
+    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
+        Ok(self.open_log()?.append(permit, drafts))
+    }
 
     /// As [`Target::append`], for what nobody waits for ([`Log::append_later`]).
-    fn append_later(&self, permit: Permit, drafts: Vec<Draft>, later: Later)
-    -> Result<(), Refused>;
+    fn append_later(
+        &self,
+        permit: Permit,
+        drafts: Vec<Draft>,
+        later: Later,
+    ) -> Result<(), Refused> {
+        self.open_log()?.append_later(permit, drafts, later)
+    }
 
-    /// Its log; `None`: it was never open.
-    fn log(&self) -> Option<Log>;
+    /// A handle of its log; `None`: it was never open.
+    fn log(&self) -> Option<Log> {
+        self.open_log().ok().cloned()
+    }
 
     /// Below it everything is settled that is delivered to an upstream, as far as is known.
     fn settled(&self) -> Offset {
@@ -41,12 +54,12 @@ pub trait Target: fmt::Debug + Send + Sync {
 
     /// Another number for each time it was opened; `None`: it is not open.
     fn opening(&self) -> Option<u64> {
-        self.log().and_then(|log| log.opening())
+        self.open_log().ok().and_then(Log::opening)
     }
 
     /// Its end: what is appended from now on is not below.
     fn end(&self) -> Offset {
-        self.log().map_or(Offset::ZERO, |log| log.durable())
+        self.open_log().map_or(Offset::ZERO, Log::durable)
     }
 }
 

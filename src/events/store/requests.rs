@@ -9,10 +9,10 @@ use crate::events::{
     ingress::{Ingress, Target, Topics},
     queue::{
         LogId, Offset, StoreId,
-        codec::{Draft, HashKey},
-        log::{Commit, Later, Log, Permit, Purpose, Reason, Refused},
+        codec::HashKey,
+        log::{Log, Permit, Purpose, Reason, Refused},
         pool::Pool,
-        topic::delayed::DelayedLog,
+        topic::{Topic as Handle, delayed::DelayedLog},
     },
     request::RequestIds,
 };
@@ -109,22 +109,8 @@ impl Target for Topic {
         self.handle().ok_or(Refused::new(Reason::Offline))?.permit(purpose, bytes)
     }
 
-    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
-        Ok(self.handle().ok_or(Refused::new(Reason::Offline))?.append(permit, drafts))
-    }
-
-    fn append_later(
-        &self,
-        permit: Permit,
-        drafts: Vec<Draft>,
-        later: Later,
-    ) -> Result<(), Refused> {
-        let handle = self.handle().ok_or(Refused::new(Reason::Offline))?;
-        handle.log().append_later(permit, drafts, later)
-    }
-
-    fn log(&self) -> Option<Log> {
-        self.handle().map(|handle| handle.log().clone())
+    fn open_log(&self) -> Result<&Log, Refused> {
+        self.handle().map(Handle::log).ok_or(Refused::new(Reason::Offline))
     }
 
     fn settled(&self) -> Offset {
@@ -170,20 +156,7 @@ impl Target for Waiting {
         log.permit_for(purpose, bytes)
     }
 
-    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
-        Ok(self.delayed()?.log().append(permit, drafts))
-    }
-
-    fn append_later(
-        &self,
-        permit: Permit,
-        drafts: Vec<Draft>,
-        later: Later,
-    ) -> Result<(), Refused> {
-        self.delayed()?.log().append_later(permit, drafts, later)
-    }
-
-    fn log(&self) -> Option<Log> {
-        self.delayed().ok().map(|delayed| delayed.log().clone())
+    fn open_log(&self) -> Result<&Log, Refused> {
+        self.delayed().map(DelayedLog::log)
     }
 }

@@ -14,10 +14,10 @@ use crate::events::{
     event::Event,
     queue::{
         LogId, Offset, StoreId,
-        codec::{Draft, HashKey},
+        codec::HashKey,
         log::{
-            AppendError, Commit, DiskSettings, DiskWatch, Later, Log, Permit, Place, Plain,
-            Purpose, Reason, Refused, Settings, Writer,
+            AppendError, DiskSettings, DiskWatch, Log, Permit, Place, Plain, Purpose, Reason,
+            Refused, Settings, Writer,
         },
         pool::Pool,
         storage::{
@@ -50,21 +50,8 @@ impl Target for Simple {
         self.0.permit_for(purpose, bytes)
     }
 
-    fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
-        Ok(self.0.append(permit, drafts))
-    }
-
-    fn append_later(
-        &self,
-        permit: Permit,
-        drafts: Vec<Draft>,
-        later: Later,
-    ) -> Result<(), Refused> {
-        self.0.append_later(permit, drafts, later)
-    }
-
-    fn log(&self) -> Option<Log> {
-        Some(self.0.clone())
+    fn open_log(&self) -> Result<&Log, Refused> {
+        Ok(&self.0)
     }
 }
 
