@@ -106,6 +106,18 @@ impl Fields {
         FieldsBuilder::default()
     }
 
+    /// None yet, and room for so many bytes: those of the values, and 4 or so beside each.
+    pub fn with_room(bytes: usize) -> FieldsBuilder {
+        FieldsBuilder(Vec::with_capacity(bytes))
+    }
+
+    /// These, and room for so many bytes more.
+    pub fn extend(&self, bytes: usize) -> FieldsBuilder {
+        let mut all = Vec::with_capacity(self.0.len() + bytes);
+        all.extend_from_slice(&self.0);
+        FieldsBuilder(all)
+    }
+
     /// Fields that are encoded already, if they are well-formed.
     pub fn from_encoded(encoded: Bytes) -> Option<Self> {
         is_well_formed(&encoded).then_some(Self(encoded))
@@ -124,6 +136,17 @@ impl Fields {
     /// The first of this type.
     pub fn get(&self, tag: Tag) -> Option<&[u8]> {
         self.iter().find(|field| field.tag == tag).map(|field| field.value)
+    }
+
+    /// The first of each of these types, in one walk.
+    pub fn first_of<const N: usize>(&self, tags: [Tag; N]) -> [Option<&[u8]>; N] {
+        let mut found = [None; N];
+        for field in self {
+            if let Some(index) = tags.iter().position(|tag| *tag == field.tag) {
+                found[index].get_or_insert(field.value);
+            }
+        }
+        found
     }
 
     /// The first of this type, if it is text.

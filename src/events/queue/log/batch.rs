@@ -4,7 +4,7 @@ use std::io;
 
 use super::{
     commit::{Appended, Duplicate, Outcome},
-    error::Reason,
+    error::{AppendError, Reason},
     open::OpenLog,
     sequencer::{Placement, Sequencer},
 };
@@ -36,6 +36,11 @@ impl Item {
     pub(super) fn new(drafts: Vec<Draft>) -> Self {
         let bytes = drafts.iter().map(Draft::encoded_bytes).sum();
         Self { drafts, bytes, outcome: None, needs: Offset::ZERO }
+    }
+
+    /// What it comes to once everything below the offset is on disk.
+    pub(super) fn into_outcome(self) -> (Outcome, Offset) {
+        (self.outcome.unwrap_or(Err(AppendError::Unknown)), self.needs)
     }
 
     pub(super) fn refuse(&mut self, reason: Reason, shared: &OpenLog) {

@@ -278,13 +278,12 @@ impl Core {
         self.shared.published(self.next, tail.position);
     }
 
-    /// What an item comes to now. One that is awaited in the mode that syncs is to come after
+    /// What an item comes to now, whose outcome holds once everything below `needs` is on disk. One that is awaited in the mode that syncs is to come after
     /// [`Core::sync`]; the others count once they are written.
-    pub(super) fn settle(&self, item: &mut Item, is_awaited: bool) -> Outcome {
-        let outcome = item.outcome.take().unwrap_or(Err(AppendError::Unknown));
+    pub(super) fn settle(&self, outcome: Outcome, needs: Offset, is_awaited: bool) -> Outcome {
         let is_promised = match self.shared.settings.durability {
-            Durability::Durable if is_awaited => item.needs <= self.synced,
-            _ => item.needs <= self.synced || !self.is_poisoned,
+            Durability::Durable if is_awaited => needs <= self.synced,
+            _ => needs <= self.synced || !self.is_poisoned,
         };
         match outcome {
             Ok(_) if !is_promised && !mutation::is(Mutation::AcknowledgeBeforeTheSync) => {

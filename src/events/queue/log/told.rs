@@ -13,6 +13,7 @@ use super::{
     permit::Permit,
     writer::Urgency,
 };
+use crate::events::queue::Offset;
 
 /// What is left of an append that was handed over to be written.
 #[derive(Debug)]
@@ -24,33 +25,40 @@ pub(super) struct End {
     pub(super) since: Instant,
 }
 
-/// What was written, and is not told yet.
+/// What was written, or could not be, and is not told yet. What it was made of is gone.
 #[derive(Debug)]
 pub(super) struct Untold {
-    pub(super) item: Item,
-    pub(super) end: End,
+    outcome: Outcome,
+    /// The outcome holds once everything below is on disk.
+    needs: Offset,
+    end: End,
     /// Which opening of the log it was written in.
-    pub(super) life: u64,
+    life: u64,
 }
 
 // === impl Untold ===
 
 impl Untold {
+    /// Of an append that was written in this opening of the log.
+    pub(super) fn new(item: Item, end: End, life: u64) -> Self {
+        let (outcome, needs) = item.into_outcome();
+        Self { outcome, needs, end, life }
+    }
+
+    /// Told with a later sync: nobody waits for it, and it is there.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.outcome.is_ok() && matches!(self.end.urgency, Urgency::Soon | Urgency::Later)
+    }
+
     /// Whether a sync, or one that fails, can no longer change what it comes to.
     pub(super) fn is_settled(&self, core: &Core) -> bool {
-        let is_stored = matches!(self.item.outcome, Some(Ok(_)));
-        !is_stored || core.is_poisoned() || self.item.needs <= core.synced()
+        self.life != core.life() || core.is_poisoned() || self.needs <= core.synced()
     }
 }
 
 // === impl End ===
 
 impl End {
-    /// Nobody waits for it.
-    pub(super) fn is_put_off(&self) -> bool {
-        matches!(self.urgency, Urgency::Soon | Urgency::Later)
-    }
-
     pub(super) fn complete(self, outcome: Outcome, shared: &OpenLog) {
         // Room first: who is woken may want it.
         drop(self.permit);
@@ -70,13 +78,13 @@ pub(super) fn tell(
     let mut outcomes: Vec<(End, Outcome)> = Vec::with_capacity(all.len());
     let mut left = Vec::new();
     shared.with_core(|core| {
-        for mut it in all.drain(..) {
+        for it in all.drain(..) {
             // Between writing and now it was opened again: what was written may be gone.
             if it.life != core.life() {
                 outcomes.push((it.end, Err(AppendError::Unknown)));
             } else if is_time(&it, core) {
-                let outcome = core.settle(&mut it.item, it.end.urgency != Urgency::Written);
-                outcomes.push((it.end, outcome));
+                let is_awaited = it.end.urgency != Urgency::Written;
+                outcomes.push((it.end, core.settle(it.outcome, it.needs, is_awaited)));
             } else {
                 left.push(it);
             }

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
+    vec::Drain,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -233,13 +234,15 @@ fn serve(queue: &Queue) {
 }
 
 /// Writes a batch, syncs the logs in which someone waits, and tells them.
-fn commit(batch: impl Iterator<Item = Request>, queue: &Queue, touched: &mut Vec<Touched>) {
+fn commit(batch: Drain<'_, Request>, queue: &Queue, touched: &mut Vec<Touched>) {
+    let most = batch.len();
     let mut groups: Vec<Group> = Vec::new();
     for request in batch {
         let Request { shared, item, permit, waiter, urgency, since } = request;
         let known = groups.iter().position(|group| Arc::ptr_eq(&group.shared, &shared));
         let index = known.unwrap_or_else(|| {
-            groups.push(Group { shared, life: None, items: Vec::new(), ends: Vec::new() });
+            let (items, ends) = (Vec::with_capacity(most), Vec::with_capacity(most));
+            groups.push(Group { shared, life: None, items, ends });
             groups.len() - 1
         });
         groups[index].items.push(item);
@@ -298,10 +301,12 @@ impl Touched {
             }
             return;
         };
-        let all = items.into_iter().zip(ends).map(|(item, end)| Untold { item, end, life });
-        let is_put_off = |it: &Untold| is_durable && it.end.is_put_off();
-        let (put_off, now): (Vec<_>, Vec<_>) = all.partition(is_put_off);
-        self.untold.extend(put_off);
+        let mut now = Vec::with_capacity(items.len());
+        for (item, end) in items.into_iter().zip(ends) {
+            let it = Untold::new(item, end, life);
+            let is_put_off = is_durable && it.is_put_off();
+            if is_put_off { &mut self.untold } else { &mut now }.push(it);
+        }
         // First those that have waited for longer, and before anybody may close the log: it is whole now.
         self.tell();
         told::tell(&shared, now, |_, _| true);
@@ -309,7 +314,9 @@ impl Touched {
 
     /// Tells of what has been synced meanwhile, or never will be.
     fn tell(&mut self) {
-        if !self.untold.is_empty() {
+        // In the order of the log: if it is not time for the first, it is not for any.
+        let Some(first) = self.untold.first() else { return };
+        if self.shared.with_core(|core| first.is_settled(core)).unwrap_or(true) {
             let untold = std::mem::take(&mut self.untold);
             self.untold = told::tell(&self.shared, untold, Untold::is_settled);
         }

@@ -95,6 +95,8 @@ pub struct TopicSequencer {
     /// The first offset placed since the last commit.
     uncommitted: Option<Offset>,
     next_partition: u16,
+    /// The newest generation that an event was placed in: what is shared is not locked for each event.
+    newest: Option<u16>,
 }
 
 // === impl Shared ===
@@ -128,6 +130,13 @@ impl Shared {
     /// every event of an older one lies below.
     pub fn opened(&self) -> Option<(u16, Offset)> {
         *self.opened.lock()
+    }
+
+    fn note_opened(&self, generation: u16, offset: Offset) {
+        let mut opened = self.opened.lock();
+        if opened.is_none_or(|(newest, _)| newest < generation) {
+            *opened = Some((generation, offset));
+        }
     }
 
     /// How it stands with duplicates.
@@ -171,6 +180,7 @@ impl TopicSequencer {
             version,
             uncommitted: None,
             next_partition: 0,
+            newest: None,
         }
     }
 
@@ -256,7 +266,7 @@ impl Sequencer for TopicSequencer {
         let wall = self.judge(now);
         self.refresh(wall);
         let fields = &draft.fields;
-        let (source, id) = (fields.get(Tag::SOURCE), fields.get(Tag::ID));
+        let [source, id, correlation] = fields.first_of([Tag::SOURCE, Tag::ID, Tag::CORRELATION]);
         let hash = self.hash(draft.kind, draft.dedup.as_deref(), source, id);
         let mut told = None;
         if let Some(hash) = hash {
@@ -276,12 +286,12 @@ impl Sequencer for TopicSequencer {
         }
         let partition = self.partition(draft.key.as_deref());
         let entry = told.map(|(hash, digest)| DedupEntry { hash, digest, offset, wall, partition });
-        self.remember(entry, offset, wall, id, fields.get(Tag::CORRELATION));
+        self.remember(entry, offset, wall, id, correlation);
         self.uncommitted.get_or_insert(offset);
         let generation = self.live.generation;
-        let mut opened = self.shared.opened.lock();
-        if opened.is_none_or(|(newest, _)| newest < generation) {
-            *opened = Some((generation, offset));
+        if self.newest.is_none_or(|newest| newest < generation) {
+            self.newest = Some(generation);
+            self.shared.note_opened(generation, offset);
         }
         Placement::Append { generation, partition }
     }

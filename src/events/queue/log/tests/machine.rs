@@ -76,7 +76,8 @@ impl Driven {
             if is_awaited {
                 core.sync().ok();
             }
-            items.iter_mut().map(|item| core.settle(item, true)).collect::<Vec<_>>()
+            let settle = |(outcome, needs)| core.settle(outcome, needs, true);
+            items.into_iter().map(Item::into_outcome).map(settle).collect::<Vec<_>>()
         });
         for (outcome, numbers) in outcomes.into_iter().flatten().zip(&numbers) {
             match outcome {
