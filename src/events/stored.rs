@@ -7,10 +7,13 @@ use crate::events::{
     queue::codec::{Draft, Fields, FieldsBuilder, Flags, Kind, Record, Value},
 };
 
+/// What the fields of most events take.
+const FIELD_BYTES: usize = 256;
+
 /// The record of an event that is to be appended.
 pub fn draft(event: &Event) -> Draft {
     let depth = (event.depth > 0).then_some(event.depth.into());
-    let mut fields = Fields::builder()
+    let mut fields = Fields::with_room(FIELD_BYTES)
         .id(&event.id)
         .source(&event.source)
         .event_type(&event.kind)

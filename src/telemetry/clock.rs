@@ -100,7 +100,8 @@ pub fn since_epoch(time: SystemTime) -> Duration {
 pub fn rfc3339(time: SystemTime) -> String {
     let mut out = Vec::with_capacity(24);
     push_rfc3339(time, &mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    // Digits and what stands between them.
+    String::from_utf8(out).unwrap_or_default()
 }
 
 /// Appends `time` as RFC 3339 in UTC with milliseconds: `2026-11-22T12:41:42.007Z`.

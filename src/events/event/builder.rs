@@ -6,7 +6,6 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use uuid::Uuid;
 
 use super::{Attribute, Event, names, timestamp};
 
@@ -300,8 +299,8 @@ pub fn new_id(wall: u64) -> String {
     let random = fastrand::u128(..).to_le_bytes();
     let mut bytes = [0; 10];
     bytes.copy_from_slice(&random[..10]);
-    Uuid::from_bytes(*uuid::Builder::from_unix_timestamp_millis(wall, &bytes).as_uuid().as_bytes())
-        .to_string()
+    let id = uuid::Builder::from_unix_timestamp_millis(wall, &bytes).into_uuid();
+    id.hyphenated().encode_lower(&mut [0; 36]).to_owned()
 }
 
 /// CloudEvents 3.1: lower-case letters and digits; `sluice..` names are the gateway's own.

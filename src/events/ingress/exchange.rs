@@ -1,8 +1,11 @@
 //! One exchange, from the room for it to its end.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    borrow::Borrow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use super::{
@@ -44,13 +47,16 @@ pub struct Exchange {
 #[derive(Debug)]
 pub(super) struct Bound(pub(super) Arc<Key>);
 
+/// No event.
+const NOTHING: &[Owed] = &[];
+
 /// What has happened.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
     /// Nobody knows, and the events say so ([`record::uncertain`]).
     pub is_uncertain: bool,
     /// The events that follow.
-    pub owed: &'a [Owed],
+    pub owed: Vec<&'a Owed>,
     /// What becomes of the request's key, if it has one.
     pub key: Option<KeyEnd>,
 }
@@ -87,11 +93,15 @@ impl Room {
     /// it must not be.
     ///
     /// Dropped before its end: nothing was sent, and nothing is owed.
-    pub async fn begin(self, intents: &[Owed], about: About<'_>) -> Result<Exchange, AppendError> {
+    pub async fn begin(
+        self,
+        intents: &[impl Borrow<Owed>],
+        about: About<'_>,
+    ) -> Result<Exchange, AppendError> {
         let Self { entry, mut permit, begin, key } = self;
         let claim = key.as_ref().map(|key| key.0.claim(about));
         let first = u16::from(claim.is_some());
-        let intents = (first..).zip(intents).map(|(index, owed)| owed.intent(index, about));
+        let intents = (first..).zip(intents).map(|(index, it)| it.borrow().intent(index, about));
         let drafts: Vec<Draft> = claim.into_iter().chain(intents).collect();
         let count = u16::try_from(drafts.len()).unwrap_or(u16::MAX);
         let too_large = Refused::new(Reason::TooLarge);
@@ -120,7 +130,7 @@ impl Exchange {
         let end = end.unwrap_or(KeyEnd::Uncertain);
         let key = self.key.as_ref().map(|key| (key, &end));
         let marked = key.map(|(key, end)| (key.0.hash(), end));
-        let drafts = record::answer(at, is_uncertain, owed, marked);
+        let drafts = record::answer(at, is_uncertain, &owed, marked);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         let own = self.permit.split(bytes).ok_or(Refused::new(Reason::TooLarge))?;
         let entry = &self.entry;
@@ -157,7 +167,7 @@ impl Exchange {
     /// uncertain, which is never wrong.
     pub fn close(mut self) {
         let hash = self.key.as_ref().map(|key| (key.0.hash(), &KeyEnd::Free));
-        let drafts = record::answer(self.at, false, &[], hash);
+        let drafts = record::answer(self.at, false, NOTHING, hash);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         if let Some(own) = self.permit.split(bytes) {
             let log = &self.entry.ingress.0.log;
@@ -171,9 +181,9 @@ impl Exchange {
 
     /// Appends what is owed to the topics, and ends when it is on disk there: nobody waits for that. What a
     /// topic does not take now it gets later: it is owed, on disk.
-    pub fn settle(self, owed: Vec<(Arc<dyn Target>, Permit, Owed)>) {
+    pub fn settle(self, owed: Vec<(Arc<dyn Target>, Permit, Draft)>) {
         let settling = Arc::new(Settling { entry: self.entry, is_kept: AtomicBool::new(false) });
-        for (target, permit, owed) in owed {
+        for (target, permit, record) in owed {
             let told = settling.clone();
             let then = move |outcome: Result<_, AppendError>| {
                 if let Err(error) = outcome {
@@ -181,7 +191,7 @@ impl Exchange {
                 }
             };
             let later = Later::GoesOn(Box::new(then));
-            if let Err(refused) = target.append_later(permit, vec![owed.record()], later) {
+            if let Err(refused) = target.append_later(permit, vec![record], later) {
                 settling.keep(&refused.into());
             }
         }

@@ -54,7 +54,7 @@ pub use self::{
     handle::{Around, Ingress, IngressError, Status},
     key::{Key, MAX_STORED_BYTES, NotUncertain, UncertainKey},
     key_record::{Claimed, KeyEnd},
-    record::{About, Owed, uncertain, uncertain_kind},
+    record::{About, Owed, uncertain, uncertain_kind, uncertain_kind_bytes},
     refusal::{failed, refused},
     replay::examine,
     target::{Target, Topics},

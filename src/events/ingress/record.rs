@@ -4,6 +4,8 @@
 //! offset is the name of the exchange. The second has the answer and, behind it, the events that are to
 //! be appended to their topics. A control record says below which offset nothing is owed any more.
 
+use std::borrow::Borrow;
+
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -55,8 +57,9 @@ pub struct Owed {
     pub end: Offset,
     /// Where the log ended in which it waits until it is due; `None`: it does not.
     pub waits: Option<Offset>,
-    /// The event.
-    pub event: Event,
+    event: Event,
+    /// Of the event in its topic. Made once: all that is written of it is this and a few fields more.
+    record: Draft,
 }
 
 /// Which request it is about, for whoever has to find out what became of it.
@@ -101,41 +104,60 @@ pub(super) struct Found {
 // === impl Owed ===
 
 impl Owed {
-    /// The most bytes its records take; `record`: that of the event.
-    pub fn bytes(record: &Draft, about: Option<About<'_>>) -> u64 {
-        let about = about.map_or(0, |about| about.method.len() + about.target.len());
-        (record.encoded_bytes() + OVERHEAD + about) as u64
+    /// This event, of which nothing is below these offsets.
+    pub fn new(topic: LogId, end: Offset, waits: Option<Offset>, event: Event) -> Self {
+        let record = stored::draft(&event);
+        Self { topic, end, waits, event, record }
+    }
+
+    /// The event.
+    pub fn event(&self) -> &Event {
+        &self.event
     }
 
     /// The record of the event in its topic.
-    pub fn record(&self) -> Draft {
-        stored::draft(&self.event)
+    pub fn record(&self) -> &Draft {
+        &self.record
+    }
+
+    /// As [`Owed::record`], when nothing more is written of it.
+    pub fn into_record(self) -> Draft {
+        self.record
+    }
+
+    /// It is another event from here on.
+    pub fn change(&mut self, change: impl FnOnce(&mut Event)) {
+        change(&mut self.event);
+        self.record = stored::draft(&self.event);
+    }
+
+    /// The most bytes its records take.
+    pub fn bytes(&self, about: Option<About<'_>>) -> u64 {
+        let about = about.map_or(0, |about| about.method.len() + about.target.len());
+        (self.record.encoded_bytes() + OVERHEAD + about) as u64
     }
 
     /// This may happen: to be written before the request is sent.
     pub(super) fn intent(&self, index: u16, about: About<'_>) -> Draft {
-        self.draft(Kind::Intent, put_about(self.place(), index, about))
+        self.draft(Kind::Intent, |fields| put_about(fields, index, about))
     }
 
     /// This has happened: to be written with the answer.
     fn owed(&self, exchange: Offset) -> Draft {
-        self.draft(Kind::Event, self.place().cause(exchange.0))
-    }
-
-    fn place(&self) -> FieldsBuilder {
-        let fields = Fields::builder().field(TOPIC, self.topic.0.as_bytes());
-        fields
-            .field(END, &self.end.0.to_le_bytes())
-            .maybe(self.waits, |fields, end| fields.field(WAITS, &end.0.to_le_bytes()))
+        self.draft(Kind::Event, |fields| fields.cause(exchange.0))
     }
 
     /// The event's own record, with more fields.
-    fn draft(&self, kind: Kind, more: FieldsBuilder) -> Draft {
-        let mut draft = self.record();
-        let fields = [draft.fields.as_bytes(), more.build().as_bytes()].concat();
+    fn draft(&self, kind: Kind, more: impl FnOnce(FieldsBuilder) -> FieldsBuilder) -> Draft {
+        let mut draft = self.record.clone();
+        let fields = draft
+            .fields
+            .extend(OVERHEAD)
+            .field(TOPIC, self.topic.0.as_bytes())
+            .field(END, &self.end.0.to_le_bytes())
+            .maybe(self.waits, |fields, end| fields.field(WAITS, &end.0.to_le_bytes()));
+        draft.fields = more(fields).build();
         draft.kind = kind;
-        // Both halves are well-formed.
-        draft.fields = Fields::from_encoded(fields.into()).unwrap_or_default();
         draft
     }
 }
@@ -160,7 +182,7 @@ pub(super) fn request<'a>(record: &Record<'a>) -> (&'a str, &'a str) {
 pub(super) fn answer(
     exchange: Offset,
     is_uncertain: bool,
-    owed: &[Owed],
+    owed: &[impl Borrow<Owed>],
     key: Option<(KeyHash, &KeyEnd)>,
 ) -> Vec<Draft> {
     let fields = Fields::builder().cause(exchange.0);
@@ -170,7 +192,7 @@ pub(super) fn answer(
         None => (fields, Bytes::new()),
     };
     let answer = Draft::new(Kind::Answer, fields.build(), body);
-    std::iter::once(answer).chain(owed.iter().map(|owed| owed.owed(exchange))).collect()
+    std::iter::once(answer).chain(owed.iter().map(|it| it.borrow().owed(exchange))).collect()
 }
 
 /// That nothing below is owed.
@@ -234,6 +256,11 @@ pub fn uncertain_kind(kind: &str) -> String {
     format!("{kind}{UNCERTAIN_SUFFIX}")
 }
 
+/// How many bytes that has.
+pub fn uncertain_kind_bytes(kind: &str) -> u64 {
+    (kind.len() + UNCERTAIN_SUFFIX.len()) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +279,7 @@ mod tests {
             ..Event::default()
         };
         let topic = LogId(Uuid::from_u128(3));
-        Owed { topic, end: Offset(40), waits: Some(Offset(7)), event }
+        Owed::new(topic, Offset(40), Some(Offset(7)), event)
     }
 
     /// What a reader finds of drafts that are written in one frame.
@@ -272,7 +299,7 @@ mod tests {
     fn an_exchange_is_read_as_it_was_written() {
         let about = About { method: "POST", target: "/orders?a=1", digest: Some([7; 32]) };
         let intent = owed().intent(2, about);
-        assert!(intent.encoded_bytes() as u64 <= Owed::bytes(&owed().record(), Some(about)));
+        assert!(intent.encoded_bytes() as u64 <= owed().bytes(Some(about)));
         read(&[intent], |record| {
             assert_eq!(entry(record), Some(Entry::Intent { index: 2 }));
             let found = found(record).unwrap();
@@ -303,7 +330,7 @@ mod tests {
         let first = uncertain(owed().event);
         assert_eq!(first, uncertain(owed().event));
         assert_eq!(first.kind, "order.created.uncertain");
-        assert_eq!(first.causation.as_deref(), Some(&*owed().event.id));
+        assert_eq!(first.causation.as_deref(), Some(&*owed().event().id));
         assert_eq!(Uuid::parse_str(&first.id).unwrap().get_version_num(), 5);
         assert_eq!((first.key, first.dedup_key), (owed().event.key, None));
         assert_eq!(first.not_before, None, "it is told at once");

@@ -139,13 +139,9 @@ impl Ingress {
     /// Nobody knows what became of it, and its events say so.
     fn give_up(&self, id: Id, at: Offset, intents: u16) -> Result<(Offset, u16), ResolveError> {
         let found = self.read(at, intents)?;
-        let uncertain = found.into_iter().map(|it| Owed {
-            topic: it.topic,
-            end: it.end,
-            waits: it.waits,
-            event: record::uncertain(it.event),
-        });
-        let owed: Vec<_> = uncertain.collect();
+        let uncertain =
+            |it: Found| Owed::new(it.topic, it.end, it.waits, record::uncertain(it.event));
+        let owed: Vec<_> = found.into_iter().map(uncertain).collect();
         let hash = self.claimed_at(at)?;
         let key = hash.map(|hash| (hash, &KeyEnd::Uncertain));
         let drafts = record::answer(at, true, &owed, key);

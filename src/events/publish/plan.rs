@@ -18,11 +18,8 @@ use crate::{
     error::{Error, Kind, QueueFault},
     events::{
         event::{Event, new_id},
-        ingress::{About, Ingress, Key, Owed, Room, refused, uncertain_kind},
-        queue::{
-            codec::Draft,
-            log::{Permit, Purpose},
-        },
+        ingress::{About, Ingress, Key, Owed, Room, refused, uncertain_kind_bytes},
+        queue::log::{Permit, Purpose},
     },
     http::{Context, Request, context::GoesOn, selector::Input},
     telemetry::tracing::Trace,
@@ -48,13 +45,13 @@ pub(super) struct Item {
     pub(super) publication: Arc<Publication>,
     /// Which of the route's it is, from 0.
     pub(super) number: usize,
-    /// As far as the request says it.
-    pub(super) owed: Owed,
-    /// The record of that event.
-    pub(super) record: Draft,
+    /// As far as the request says it. In a box: it is large, and handed on a dozen times.
+    pub(super) owed: Box<Owed>,
     pub(super) permit: Permit,
-    /// The request's body, as it may be stored.
+    /// The request's body, as it may be stored, where the answer's comes beside it.
     pub(super) content: Option<Content>,
+    /// Nobody knows whether it happened, and it says so.
+    pub(super) is_uncertain: bool,
 }
 
 /// What is needed of the request when its answer is there.
@@ -118,7 +115,7 @@ impl Plan {
         let own = key.as_ref().map(|key| (key.begin_bytes(about), Key::ANSWER_BYTES));
         let (mut begin, mut answer) = own.unwrap_or_default();
         for item in items.iter().filter(|item| item.has_intent()) {
-            begin += Owed::bytes(&item.record, Some(about));
+            begin += item.owed.bytes(Some(about));
             answer += item.permit.bytes() + GROWTH;
         }
         match begin {
@@ -150,18 +147,24 @@ impl Item {
         let content = publication.content(settings.data.has_request(), body, &of.0.headers);
         making::set_data(&mut event, settings.data, content.as_ref(), None, true, u64::MAX);
         let waits = publication.waits.as_ref().map(|waits| waits.end());
-        let owed = Owed { topic: target.id(), end: target.end(), waits, event };
-        let record = owed.record();
-        let bytes = Owed::bytes(&record, None);
-        if owed.event.bytes() as u64 > limit || record.check().is_err() {
+        let owed = Owed::new(target.id(), target.end(), waits, event);
+        let bytes = owed.bytes(None);
+        if owed.event().bytes() as u64 > limit || owed.record().check().is_err() {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
         }
         let late_keys = if settings.has_early_keys() { 0 } else { 3 * LATE_KEY_BYTES as u64 };
-        let grown = if settings.data.has_response() { limit.max(bytes) } else { bytes };
-        let wanted = grown + GROWTH + late_keys + uncertain_kind(&settings.kind).len() as u64;
+        let is_grown = settings.data.has_response();
+        let grown = if is_grown { limit.max(bytes) } else { bytes };
+        let wanted = grown + GROWTH + late_keys + uncertain_kind_bytes(&settings.kind);
         let permit = publication.way().permit(Purpose::Publish, wanted).map_err(refused)?;
-        let (publication, number) = (publication.clone(), origin.number);
-        Ok(Self { publication, number, owed, record, permit, content })
+        Ok(Self {
+            publication: publication.clone(),
+            number: origin.number,
+            owed: Box::new(owed),
+            permit,
+            content: content.filter(|_| is_grown),
+            is_uncertain: false,
+        })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -169,13 +172,7 @@ impl Item {
     }
 
     pub(super) fn event(&self) -> &Event {
-        &self.owed.event
-    }
-
-    /// It is another event from here on.
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Event)) {
-        change(&mut self.owed.event);
-        self.record = self.owed.record();
+        self.owed.event()
     }
 
     /// It is written down before the request is sent, and again with the answer.

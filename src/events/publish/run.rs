@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     keyed,
+    layer::Publication,
     making::{self, LATE_KEY_BYTES},
     peek::peek,
     plan::{Item, Kept, Plan},
@@ -23,7 +24,8 @@ use crate::{
             uncertain,
         },
         queue::{
-            log::{Commit, Later, Permit, Refused},
+            codec::Draft,
+            log::{AppendError, Commit, Later, Permit, Refused},
             mutation::{self, Mutation},
         },
     },
@@ -41,17 +43,21 @@ enum Verdict {
     Uncertain,
 }
 
-/// An event that follows, and its room.
-struct Following {
-    verdict: Verdict,
-    item: Item,
+/// An event that was handed over to be stored.
+struct Appending {
+    publication: Arc<Publication>,
+    id: Box<str>,
+    is_uncertain: bool,
+    /// `None`: nobody waits for it, and its loss is counted.
+    commit: Result<Option<Commit>, Refused>,
 }
 
 /// What came of the request, and what follows from it.
 struct Finished {
     result: Result<Response, Error>,
     outcome: Outcome,
-    following: Vec<Following>,
+    /// The events that follow.
+    items: Vec<Item>,
     /// Of the answer, if it was read and is not too long.
     body: Option<Bytes>,
 }
@@ -65,23 +71,22 @@ pub(super) async fn run<S: Next>(
 ) {
     let mut client = Client(Some(client));
     let Plan { items, room, key, request: kept } = plan;
-    let (before, after): (Vec<_>, Vec<_>) =
-        items.into_iter().partition(|item| item.settings().mode == Mode::Before);
+    let mut ids = Vec::with_capacity(items.len());
+    let mut after = items;
+    let before: Vec<_> =
+        after.extract_if(.., |item| item.settings().mode == Mode::Before).collect();
     let producing = Producing::begin(&kept.cx, before.iter());
-    let first = append_first(before).await;
-    producing.end(&kept.cx, first.as_deref().unwrap_or_default(), first.as_ref().err());
-    let mut ids = match first {
-        Ok(ids) => ids,
+    let first = append_first(before, &mut ids).await;
+    producing.end(&kept.cx, &ids, first.as_ref().err());
+    if let Err(error) = first {
         // With its key, which nobody has used.
-        Err(error) => {
-            drop(room);
-            return client.answer(Err(error));
-        }
-    };
+        drop(room);
+        return client.answer(Err(error));
+    }
     let exchange = async {
         let Some(room) = room else { return Ok(None) };
         let intents = after.iter().filter(|item| item.has_intent());
-        let intents: Vec<_> = intents.map(|item| item.owed.clone()).collect();
+        let intents: Vec<&Owed> = intents.map(|item| &*item.owed).collect();
         room.begin(&intents, kept.about()).await.map(Some)
     };
     let is_mutant = mutation::is(Mutation::IntentAfterForwarding);
@@ -99,18 +104,15 @@ pub(super) async fn run<S: Next>(
     };
     let exchange = begun.unwrap_or_default();
     let finished = follow(result, after, &kept, key.is_some()).await;
-    end(finished, exchange, &kept, &mut ids, client).await;
+    end(finished, exchange, &kept, ids, client).await;
 }
 
 /// Events that come before the request is sent. An error: it is not.
-async fn append_first(items: Vec<Item>) -> Result<Vec<Box<str>>, Error> {
-    let mut ids = Vec::with_capacity(items.len());
+async fn append_first(items: Vec<Item>, ids: &mut Vec<Box<str>>) -> Result<(), Error> {
     let mut waited = Vec::new();
     for item in items {
-        let id: Box<str> = item.event().id.as_str().into();
-        let is_waited = item.settings().ack == Ack::Durable;
-        let publication = item.publication.clone();
-        match append(item, is_waited) {
+        let Appending { publication, id, commit, .. } = append(item);
+        match commit {
             Ok(Some(commit)) => waited.push((publication, id, commit)),
             // It is on its way.
             Ok(None) => ids.push(id),
@@ -125,23 +127,27 @@ async fn append_first(items: Vec<Item>) -> Result<Vec<Box<str>>, Error> {
             Err(error) => return Err(failed(&error)),
         }
     }
-    Ok(ids)
+    Ok(())
 }
 
-/// `None`: nobody waits for it, and its loss is counted.
-fn append(item: Item, is_waited: bool) -> Result<Option<Commit>, Refused> {
-    let Item { publication, record, permit, .. } = item;
-    let (way, drafts) = (publication.way(), vec![record]);
-    if is_waited {
-        return way.append(permit, drafts).map(Some);
-    }
-    let told = publication.clone();
-    let then = move |outcome: Result<_, _>| {
-        if outcome.is_err() {
-            told.lost.add(1);
-        }
+/// Hands an event over. Its client waits for it where the route says so; for what is uncertain never.
+fn append(item: Item) -> Appending {
+    let Item { publication, owed, permit, is_uncertain, .. } = item;
+    let id = owed.event().id.as_str().into();
+    let drafts = vec![owed.into_record()];
+    let commit = if publication.settings.ack == Ack::Durable && !is_uncertain {
+        publication.way().append(permit, drafts).map(Some)
+    } else {
+        let told = publication.clone();
+        let then = move |outcome: Result<_, _>| {
+            if outcome.is_err() {
+                told.lost.add(1);
+            }
+        };
+        let later = Later::IsTold(Box::new(then));
+        publication.way().append_later(permit, drafts, later).map(|()| None)
     };
-    way.append_later(permit, drafts, Later::IsTold(Box::new(then))).map(|()| None)
+    Appending { publication, id, is_uncertain, commit }
 }
 
 /// Sends the request and waits for what comes of it; for a late answer too, where the client has been
@@ -173,26 +179,23 @@ async fn forward<S: Next>(
 /// What follows from `result`, each event as it is to be stored.
 async fn follow(
     result: Result<Response, Error>,
-    items: Vec<Item>,
+    mut items: Vec<Item>,
     kept: &Kept,
     is_keyed: bool,
 ) -> Finished {
     let outcome = Outcome::of(&result, &kept.cx);
     let status = result.as_ref().ok().map(Response::status);
-    let mut following: Vec<_> = items
-        .into_iter()
-        .map(|item| {
-            let when = &item.settings().when;
-            let is_deferred = kept.cx.is_deferred();
-            // Done later, by whoever delivers it: nothing has happened yet.
-            let verdict =
-                if is_deferred { Verdict::Nothing } else { verdict(when, outcome, status) };
-            Following { verdict, item }
-        })
-        .collect();
-    let limits = following.iter().filter(|it| it.verdict == Verdict::Event);
-    let limits = limits.filter(|it| it.item.settings().reads_response());
-    let limits = limits.map(|it| it.item.publication.target.max_event_bytes());
+    if kept.cx.is_deferred() {
+        // Done later, by whoever delivers it: nothing has happened yet.
+        items.clear();
+    }
+    items.retain_mut(|item| {
+        let verdict = verdict(&item.settings().when, outcome, status);
+        item.is_uncertain = verdict == Verdict::Uncertain;
+        verdict != Verdict::Nothing
+    });
+    let limits = items.iter().filter(|it| !it.is_uncertain && it.settings().reads_response());
+    let limits = limits.map(|it| it.publication.target.max_event_bytes());
     let is_kept = is_keyed && matches!(outcome, Outcome::Answered(_));
     let limit = limits.chain(is_kept.then_some(MAX_STORED_BYTES)).max();
     let (result, body) = match (result, limit) {
@@ -202,20 +205,19 @@ async fn follow(
         }
         (result, _) => (result, None),
     };
-    let headers = result.as_ref().ok().map(Response::headers);
-    for it in &mut following {
-        match (it.verdict, headers) {
-            (Verdict::Event, Some(headers)) => {
-                let answer = making::Answer { headers, body: body.as_ref() };
-                complete(&mut it.item, answer, kept);
+    for item in &mut items {
+        match &result {
+            _ if item.is_uncertain => {
+                item.owed.change(|event| *event = uncertain(std::mem::take(event)));
             }
-            (Verdict::Uncertain, _) => {
-                it.item.change(|event| *event = uncertain(std::mem::take(event)));
+            Ok(response) => {
+                let answer = making::Answer { headers: response.headers(), body: body.as_ref() };
+                complete(item, answer, kept);
             }
-            _ => {}
+            Err(_) => {}
         }
     }
-    Finished { result, outcome, following, body }
+    Finished { result, outcome, items, body }
 }
 
 /// Exactly one of three, from what the upstream knows. An answer that a route asks for by its status is
@@ -250,7 +252,7 @@ fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
             response_body: json.as_ref(),
             ..Input::of(headers, &kept.cx)
         };
-        item.change(|event| making::set_keys(event, settings, &input, LATE_KEY_BYTES));
+        item.owed.change(|event| making::set_keys(event, settings, &input, LATE_KEY_BYTES));
     }
     if settings.data.has_response() {
         let limit = publication.target.max_event_bytes();
@@ -258,7 +260,7 @@ fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
         let is_whole = answer.body.is_some();
         let request = item.content.take();
         let (request, content) = (request.as_ref(), content.as_ref());
-        item.change(|event| {
+        item.owed.change(|event| {
             making::set_data(event, settings.data, request, content, is_whole, limit);
         });
     }
@@ -269,35 +271,30 @@ async fn end(
     finished: Finished,
     exchange: Option<Exchange>,
     kept: &Kept,
-    ids: &mut Vec<Box<str>>,
+    mut ids: Vec<Box<str>>,
     mut client: Client,
 ) {
-    let Finished { result, outcome, following, body } = finished;
-    let stored = following.iter().filter(|it| it.verdict != Verdict::Nothing);
-    let producing = Producing::begin(&kept.cx, stored.map(|it| &it.item));
-    let (recorded, direct): (Vec<_>, Vec<_>) = following
-        .into_iter()
-        .filter(|it| it.verdict != Verdict::Nothing)
-        .partition(|it| it.item.has_intent());
+    let Finished { result, outcome, mut items, body } = finished;
+    let producing = Producing::begin(&kept.cx, items.iter());
     // Handed over first, so that all syncs run beside each other.
-    let mut commits = Vec::new();
-    for Following { verdict, item } in direct {
-        let (publication, id) = (item.publication.clone(), item.event().id.as_str().into());
-        let is_waited = publication.settings.ack == Ack::Durable && verdict == Verdict::Event;
-        commits.push((publication, verdict, id, append(item, is_waited)));
-    }
+    let direct: Vec<_> = items.extract_if(.., |item| !item.has_intent()).map(append).collect();
     let mut failure = None;
-    let key = keyed::end(outcome, result.as_ref().ok(), body, kept);
-    let settling = record(recorded, exchange, (key, ids), &mut failure).await;
-    for (publication, verdict, id, commit) in commits {
-        let is_waited = publication.settings.ack == Ack::Durable && verdict == Verdict::Event;
+    let key = match &exchange {
+        Some(exchange) if exchange.has_key() => {
+            keyed::end(outcome, result.as_ref().ok(), body, kept)
+        }
+        _ => KeyEnd::Free,
+    };
+    let settling = record(items, exchange, (key, &mut ids), &mut failure).await;
+    for Appending { publication, id, is_uncertain, commit } in direct {
+        let is_waited = publication.settings.ack == Ack::Durable && !is_uncertain;
         let stored = match commit {
             Ok(Some(commit)) => commit.await.map(drop),
             Ok(None) => Ok(()),
             Err(refused) => Err(refused.into()),
         };
         match stored {
-            Ok(()) if verdict == Verdict::Event => ids.push(id),
+            Ok(()) if !is_uncertain => ids.push(id),
             Ok(()) => {}
             Err(_) if publication.settings.on_error == OnError::Ignore || !is_waited => {
                 publication.lost.add(1);
@@ -305,68 +302,77 @@ async fn end(
             Err(error) => failure = Some(failed(&error)),
         }
     }
-    if !ids.is_empty() {
-        kept.cx.set_event_ids(ids.iter().cloned());
-    }
-    producing.end(&kept.cx, ids, failure.as_ref());
-    client.answer(match failure {
-        None => result.map(|response| tell(response, ids)),
+    producing.end(&kept.cx, &ids, failure.as_ref());
+    let answer = match failure {
+        None => result.map(|response| tell(response, &ids)),
         Some(error) => Err(error),
-    });
+    };
+    if !ids.is_empty() {
+        kept.cx.set_event_ids(ids);
+    }
+    client.answer(answer);
     if let Some((exchange, owed)) = settling {
         exchange.settle(owed);
     }
 }
 
-type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Owed)>);
+type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Draft)>);
 
 /// Writes the answer and what is owed in one frame. What is owed is appended later: it is on disk.
 async fn record(
-    recorded: Vec<Following>,
+    items: Vec<Item>,
     exchange: Option<Exchange>,
     (mut key, ids): (KeyEnd, &mut Vec<Box<str>>),
     failure: &mut Option<Error>,
 ) -> Option<Settling> {
     let mut exchange = exchange?;
-    if recorded.is_empty() && (key == KeyEnd::Free || !exchange.has_key()) {
+    if items.is_empty() && key == KeyEnd::Free {
         exchange.close();
         return None;
     }
-    let owed: Vec<_> = recorded.iter().map(|it| it.item.owed.clone()).collect();
-    let is_uncertain = recorded.iter().any(|it| it.verdict == Verdict::Uncertain);
-    let certain = recorded.iter().filter(|it| it.verdict == Verdict::Event);
-    let certain: Vec<Box<str>> = certain.map(|it| it.item.event().id.as_str().into()).collect();
+    let certain = items.iter().filter(|item| !item.is_uncertain);
+    let certain: Vec<Box<str>> = certain.map(|item| item.event().id.as_str().into()).collect();
     if let KeyEnd::Done(answer) = &mut key {
         put_ids(&mut answer.headers, ids.iter().chain(&certain));
     }
-    let answer = Answer { is_uncertain, owed: &owed, key: Some(key) };
-    if let Err(error) = exchange.answer(answer).await {
-        tracing::error!(%error, "an answer cannot be written down: what follows from it is uncertain");
-        let is_failure = |it: &Following| {
-            it.verdict == Verdict::Event && it.item.settings().on_error == OnError::Fail
-        };
-        // With a key and nothing else to follow, nobody has said that it may be lost.
-        if recorded.iter().any(is_failure) || recorded.is_empty() {
-            *failure = Some(failed(&error));
-        }
-        let is_lost = |it: &&Following| {
-            it.verdict == Verdict::Event && it.item.settings().on_error == OnError::Ignore
-        };
-        recorded.iter().filter(is_lost).for_each(|it| it.item.publication.lost.add(1));
+    let is_uncertain = certain.len() < items.len();
+    let owed = items.iter().map(|item| &*item.owed).collect();
+    if let Err(error) = exchange.answer(Answer { is_uncertain, owed, key: Some(key) }).await {
+        *failure = unrecorded(&items, &error);
         return None;
     }
     ids.extend(certain);
-    let owed = recorded
+    let owed = items
         .into_iter()
-        .map(|Following { item, .. }| (item.publication.way().clone(), item.permit, item.owed));
+        .map(|item| (item.publication.way().clone(), item.permit, item.owed.into_record()));
     Some((exchange, owed.collect()))
+}
+
+/// What the client is told where the answer could not be written down.
+#[cold]
+fn unrecorded(items: &[Item], error: &AppendError) -> Option<Error> {
+    tracing::error!(%error, "an answer cannot be written down: what follows from it is uncertain");
+    let mut is_failure = items.is_empty();
+    for item in items.iter().filter(|item| !item.is_uncertain) {
+        match item.settings().on_error {
+            OnError::Fail => is_failure = true,
+            OnError::Ignore => item.publication.lost.add(1),
+        }
+    }
+    // With a key and nothing else to follow, nobody has said that it may be lost.
+    is_failure.then(|| failed(error))
 }
 
 /// The answer, and the events that follow from it.
 fn tell(mut response: Response, ids: &[Box<str>]) -> Response {
+    let mut ids = ids.iter();
+    let first = ids.next().and_then(|id| HeaderValue::from_str(id).ok());
     // Whose events an upstream means is not for our clients to guess.
-    response.headers_mut().remove(SLUICE_EVENT_ID);
-    put_ids(response.headers_mut(), ids.iter());
+    match first {
+        Some(first) => drop(response.headers_mut().insert(SLUICE_EVENT_ID, first)),
+        None => drop(response.headers_mut().remove(SLUICE_EVENT_ID)),
+    }
+    put_ids(response.headers_mut(), ids);
     response
 }
 

@@ -127,17 +127,17 @@ impl World {
             data: Bytes::from(vec![b'x'; 4 << 10]),
             ..Event::default()
         };
-        Owed { topic: TOPIC, end: self.topic.end(), waits: None, event }
+        Owed::new(TOPIC, self.topic.end(), None, event)
     }
 
     fn reserve(&self, owed: &Owed) -> Result<Room, Refused> {
-        let bytes = Owed::bytes(&owed.record(), Some(ABOUT));
+        let bytes = owed.bytes(Some(ABOUT));
         self.ingress.reserve(bytes, 2 * bytes, None)
     }
 
     /// What there is in the topic, by type, for an event of this ID.
     fn found(&self, id: Uuid) -> (usize, usize) {
-        let maybe = uncertain(self.owed(id).event).id;
+        let maybe = uncertain(self.owed(id).event().clone()).id;
         let (mut certain, mut uncertain) = (0, 0);
         let (mut reader, mut next) = (self.topic.0.reader(), self.topic.0.start());
         loop {
@@ -156,7 +156,7 @@ impl World {
 
 /// An exchange with all that belongs to it. What the outside saw of it: that it was sent, and answered.
 async fn run(world: &World, id: Uuid, ending: Ending) -> (bool, bool) {
-    let owed = world.owed(id);
+    let mut owed = world.owed(id);
     let Ok(room) = world.reserve(&owed) else { return (false, false) };
     let Ok(permit) = world.topic.permit(Purpose::Publish, 8 * KIB) else { return (false, false) };
     let begun = room.begin(std::slice::from_ref(&owed), ABOUT).await;
@@ -167,7 +167,10 @@ async fn run(world: &World, id: Uuid, ending: Ending) -> (bool, bool) {
             return (true, true);
         }
         Ending::Event => owed,
-        Ending::Uncertain => Owed { event: uncertain(owed.event), ..owed },
+        Ending::Uncertain => {
+            owed.change(|event| *event = uncertain(std::mem::take(event)));
+            owed
+        }
     };
     let answered = exchange.answer(says(ending == Ending::Uncertain, &owed)).await;
     if answered.is_err() {
@@ -186,7 +189,7 @@ fn settle(
     (target, permit, owed): (Arc<dyn Target>, Permit, Owed),
 ) {
     let log = target.log().unwrap();
-    exchange.settle(vec![(target, permit, owed)]);
+    exchange.settle(vec![(target, permit, owed.into_record())]);
     // Not for it to be synced sometime, but now.
     if let Ok(room) = log.permit(0) {
         log.append(room, Vec::new()).wait().ok();
@@ -203,7 +206,7 @@ fn settle(
 }
 
 fn says(is_uncertain: bool, owed: &Owed) -> Answer<'_> {
-    Answer { is_uncertain, owed: std::slice::from_ref(owed), key: None }
+    Answer { is_uncertain, owed: vec![owed], key: None }
 }
 
 fn fail_the_next_sync(model: &Model) {

@@ -63,8 +63,9 @@ impl Timed {
 
     fn owed(&self, id: Uuid) -> Owed {
         let mut owed = self.world.owed(id);
-        owed.event.not_before = Some(DUE);
-        Owed { waits: Some(self.delayed.log().durable()), ..owed }
+        owed.change(|event| event.not_before = Some(DUE));
+        owed.waits = Some(self.delayed.log().durable());
+        owed
     }
 
     /// Moves what is due then.
@@ -155,7 +156,7 @@ fn what_is_owed_is_looked_for_where_it_waits_and_where_it_went() {
         let both = timed.both();
         let put = |to: &Simple| {
             let permit = Target::permit(to, Purpose::Publish, 8 * KIB).unwrap();
-            block_on(to.append(permit, vec![owed.record()]).unwrap()).unwrap();
+            block_on(to.append(permit, vec![owed.record().clone()]).unwrap()).unwrap();
         };
         if is_waiting {
             put(&both.waiting);
