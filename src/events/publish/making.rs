@@ -28,6 +28,10 @@ const TRUNCATED: &str = "sluicetruncated";
 /// A key is told apart by so many bytes; a longer one that an answer has counts as none.
 pub(super) const LATE_KEY_BYTES: usize = 1024;
 
+/// A body up to here is copied: as a part of what was read from its connection it would hold all of that
+/// until the event is written, and the connection would have to read into something new.
+const COPIED_BYTES: usize = 4096;
+
 /// A body, as an event carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Content {
@@ -168,6 +172,7 @@ impl Content {
         let media_type = media_type.map(str::to_owned);
         let bytes = match &*settings.redact {
             _ if bytes.is_empty() => Bytes::new(),
+            [] if bytes.len() <= COPIED_BYTES => Bytes::copy_from_slice(bytes),
             [] => bytes.clone(),
             pointers => redact(bytes, pointers)?.into(),
         };
