@@ -40,6 +40,11 @@ use crate::{
 /// Orders a worker may have waiting; control waits for each.
 const ORDERS: usize = 4;
 
+/// Tasks polled in a row before the sockets are asked for more. With tokio's 61 a worker under load asks
+/// several times for each round of its connections: at 64 and 256 connections 256 saves an eighth of a
+/// request's CPU time, and what arrives meanwhile waits a millisecond longer at most.
+const EVENT_INTERVAL: u32 = 256;
+
 /// From the first buffers that were given up to when their memory is given back.
 const GATHER: Duration = Duration::from_secs(1);
 
@@ -153,7 +158,8 @@ impl Worker {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (report, reported) = std_mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = match builder.event_interval(EVENT_INTERVAL).enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(report.send(Err(error))),
             };
