@@ -36,7 +36,7 @@ use crate::{
     },
     error::{Error, Kind, Result},
     http::{Request, Response, context::AttemptHandle},
-    telemetry::tracing::Outgoing,
+    telemetry::{clock, tracing::Outgoing},
     upstream::{Call, load::PENALTY},
 };
 
@@ -102,7 +102,7 @@ where
         let Some(group) = self.groups.get(request.cx.upstream()) else {
             return ResponseFuture::refused(Error::new(Kind::UpstreamNone).with_unsent(request));
         };
-        let now = Instant::now();
+        let now = clock::tick();
         match group.pick(&request, now) {
             Picked::Endpoint(flight, ticket) => {
                 let attempt = Attempt::begin(ticket, &mut request, now);
@@ -185,7 +185,7 @@ impl Attempt {
 
     fn end(&mut self, result: &Result<Response>) {
         self.is_over = true;
-        let now = Instant::now();
+        let now = clock::tick();
         let load = self.ticket.local().endpoint().load();
         match result {
             Ok(response) => {

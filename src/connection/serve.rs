@@ -37,6 +37,7 @@ use crate::{
         timer::{Expired, Timer},
     },
     http::{Abort, Peer, Request, Response},
+    telemetry::clock,
 };
 
 /// What hyper may hold of a body in either direction.
@@ -237,6 +238,7 @@ impl Driver {
     where
         C: Future<Output = hyper::Result<()>>,
     {
+        let _tick = clock::Poll::begin();
         // Before anything is looked at: whoever asks from now on wakes this task again.
         self.state().waker().register(cx.waker());
         loop {
@@ -286,7 +288,7 @@ impl Driver {
 
     pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Option<Expired> {
         let Self { registered, settings, outcomes, timer, streams, .. } = self;
-        let expired = timer.poll(cx, registered.state().seen(), |now| {
+        let expired = timer.poll(cx, registered.state().seen(), clock::tick(), |now| {
             let (given_up, next) = streams.as_ref()?.sweep(now, settings.send_idle_timeout);
             outcomes.send_idle.add(given_up);
             next

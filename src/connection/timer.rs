@@ -6,7 +6,12 @@
 //! costs one reading of the clock; a busy connection is registered once in `park_after`, however many
 //! requests that are.
 
-use std::{future::Future as _, pin::Pin, task::Context, time::Duration};
+use std::{
+    future::Future as _,
+    pin::Pin,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use tokio::time::{Instant, Sleep};
 
@@ -62,6 +67,8 @@ pub(super) struct Timer {
     watch: Watch,
     sleep: Pin<Box<Sleep>>,
     armed: Instant,
+    /// Who is woken at `armed`; nobody yet after it was moved.
+    woken: Option<Waker>,
     /// It looks at least this often, so that whatever is swept has no deadline of its own here.
     horizon: Duration,
 }
@@ -186,7 +193,7 @@ impl Timer {
         let horizon = settings.keepalive_timeout.min(settings.send_idle_timeout);
         let armed = now + horizon;
         let sleep = Box::pin(tokio::time::sleep_until(armed));
-        Self { watch, sleep, armed, horizon }
+        Self { watch, sleep, armed, woken: None, horizon }
     }
 
     /// Bytes of an idle connection are no longer the beginning of a head: h2 has frames of its own.
@@ -209,7 +216,7 @@ impl Timer {
         self.watch.idle_since()
     }
 
-    /// Takes in what is seen, and says what ran out. Otherwise `cx` is woken when something may
+    /// Takes in what is seen at `now`, and says what ran out. Otherwise `cx` is woken when something may
     /// have.
     ///
     /// `sweep` is asked only when the timer fires. It looks after whatever else has deadlines,
@@ -219,9 +226,9 @@ impl Timer {
         &mut self,
         cx: &mut Context<'_>,
         seen: Seen,
+        mut now: Instant,
         mut sweep: impl FnMut(Instant) -> Option<Instant>,
     ) -> Option<Expired> {
-        let mut now = Instant::now();
         self.watch.observe(seen, now);
         loop {
             if let Some(deadline) = self.watch.deadline()
@@ -229,7 +236,12 @@ impl Timer {
             {
                 self.arm(deadline);
             }
+            // It cannot have fired, and knows whom to wake.
+            if now < self.armed && self.woken.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
+                return None;
+            }
             if self.sleep.as_mut().poll(cx).is_pending() {
+                self.woken = Some(cx.waker().clone());
                 return None;
             }
             now = now.max(Instant::now());
@@ -243,12 +255,17 @@ impl Timer {
 
     fn arm(&mut self, at: Instant) {
         self.armed = at;
+        self.woken = None;
         self.sleep.as_mut().reset(at);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use tokio::time::advance;
+
     use super::*;
 
     const IDLE: Seen = Seen {
@@ -346,5 +363,25 @@ mod tests {
         assert_eq!(watch.expired(start + secs(11_000)), Some(Expired::Age));
         assert_eq!(watch.expired(start + secs(11_000)), None);
         assert_eq!(watch.deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_polled_last_is_woken_however_often_that_was() {
+        let settings = Settings { connection_max_age: secs(10_000), ..Settings::default() };
+        let mut timer = Timer::new(&settings);
+        let start = Instant::now();
+        let mut poll = |cx: &mut Context<'_>| match timer.poll(cx, IDLE, Instant::now(), |_| None) {
+            Some(expired) => Poll::Ready(expired),
+            None => Poll::Pending,
+        };
+        let mut nobody = Context::from_waker(Waker::noop());
+        assert!(poll(&mut nobody).is_pending());
+        assert!(poll(&mut nobody).is_pending());
+        for _ in 0..3 {
+            poll_fn(|cx| Poll::Ready(assert!(poll(cx).is_pending()))).await;
+            advance(secs(1)).await;
+        }
+        assert_eq!(poll_fn(poll).await, Expired::KeepAlive);
+        assert_eq!(start.elapsed().as_secs(), 75);
     }
 }

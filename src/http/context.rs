@@ -34,6 +34,7 @@ use crate::{
         idempotency::{KeyHonoured, Rider},
     },
     telemetry::{
+        clock,
         metrics::RouteMetrics,
         tracing::{Publishing, Trace},
     },
@@ -107,7 +108,7 @@ impl Context {
     pub fn new(peer: Arc<Peer>, method: Method, version: http::Version) -> Self {
         Self(Arc::new(Cells {
             peer,
-            started: Instant::now(),
+            started: clock::tick(),
             method,
             version,
             request_id: OnceLock::new(),

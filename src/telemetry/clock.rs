@@ -6,6 +6,8 @@
 //! second, with one line in the log. What measures spans uses tokio's clock, which is never moved.
 
 use std::{
+    cell::Cell,
+    marker::PhantomData,
     sync::{
         OnceLock,
         atomic::{AtomicI64, Ordering},
@@ -33,9 +35,29 @@ static ANCHOR: OnceLock<Anchor> = OnceLock::new();
 /// How far the system's clock has left the anchor, in milliseconds. Relaxed: a word for itself.
 static MOVED: AtomicI64 = AtomicI64::new(0);
 
+thread_local! {
+    static TICK: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// While it lives, [`tick`] gives the same moment on this thread: a task's poll holds it, which looks
+/// once at the clock for all that happens in it.
+#[derive(Debug)]
+pub struct Poll {
+    now: Instant,
+    before: Option<Instant>,
+    // It speaks of its thread.
+    _is_local: PhantomData<*const ()>,
+}
+
+/// The time at the beginning of the poll that runs, or now. For what takes less long than anybody
+/// waits for; not for what computes or blocks in between.
+pub fn tick() -> Instant {
+    TICK.get().unwrap_or_else(Instant::now)
+}
+
 /// Now, as an operator's watch shows it.
 pub fn now() -> SystemTime {
-    at(Instant::now())
+    at(tick())
 }
 
 /// The wall time of `instant`.
@@ -148,11 +170,48 @@ fn anchor() -> &'static Anchor {
     ANCHOR.get_or_init(|| Anchor { wall: SystemTime::now(), instant: Instant::now() })
 }
 
+// === impl Poll ===
+
+impl Poll {
+    /// Looks at the clock.
+    pub fn begin() -> Self {
+        let now = Instant::now();
+        Self { now, before: TICK.replace(Some(now)), _is_local: PhantomData }
+    }
+
+    /// When it began.
+    pub fn began(&self) -> Instant {
+        self.now
+    }
+}
+
+impl Drop for Poll {
+    fn drop(&mut self) {
+        TICK.set(self.before);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::time::advance;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_looks_at_the_clock_once() {
+        let poll = Poll::begin();
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(tick(), poll.began());
+        {
+            let inner = Poll::begin();
+            assert_eq!(inner.began() - poll.began(), Duration::from_secs(1));
+            assert_eq!(tick(), inner.began());
+        }
+        assert_eq!(tick(), poll.began(), "who is polled inside has its own, and gives it back");
+        drop(poll);
+        assert_eq!(tick(), Instant::now());
+    }
 
     #[test]
     fn what_was_before_the_first_look_is_told_apart_too() {

@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     error::{Error, Kind, Result},
     telemetry::{
+        clock,
         metrics::{Cells, Counter, POOL_RACES, UPSTREAM_CONNECTIONS},
         task,
     },
@@ -167,7 +168,7 @@ impl Pool {
     }
 
     fn pop_idle(&self, state: &mut State, is_unsafe: bool) -> Option<Box<H1>> {
-        let now = Instant::now();
+        let now = clock::tick();
         while let Some(mut h1) = state.idle.pop() {
             self.pools.remove_idle(1);
             let idle_for = now.saturating_duration_since(h1.idle_since);
@@ -208,7 +209,7 @@ impl Pool {
         if state.is_retired || state.idle.len() >= self.max_idle || self.pools.is_full() {
             return;
         }
-        h1.idle_since = Instant::now();
+        h1.idle_since = clock::tick();
         state.idle.push(h1);
         self.pools.add_idle();
         drop(state);

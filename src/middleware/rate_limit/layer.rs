@@ -145,7 +145,7 @@ impl Limits {
     fn admit(&self, request: &Request) -> Result<(), Error> {
         let input = Input::new(&request.parts, &request.cx);
         let keys: Keys = self.policies.iter().map(|policy| policy.fingerprint(&input)).collect();
-        let verdicts = charge(&self.policies, &keys, nanos(Instant::now()));
+        let verdicts = charge(&self.policies, &keys, nanos(clock::tick()));
         self.tell(request, &verdicts);
         self.count(&verdicts);
         let waits = verdicts.iter().filter_map(Verdict::wait);
