@@ -9,8 +9,12 @@ import sys
 
 from process import HERE, WORK, Failed, cpu_seconds, free_port, start, stop, wait_for_port
 
-PROXIES = ["floor", "nginx", "haproxy", "sluice", "envoy"]
-TEMPLATES = {"floor": None, "nginx": "nginx.conf", "haproxy": "haproxy.cfg", "sluice": "sluice.yaml", "envoy": "envoy.yaml"}
+PROXIES = ["floor", "nginx", "haproxy", "sluice", "profiled", "envoy"]
+# Not measured unless asked for, by a variable of the same name in capitals.
+EXTRA = ["profiled", "envoy"]
+TEMPLATES = {"floor": None, "nginx": "nginx.conf", "haproxy": "haproxy.cfg", "sluice": "sluice.yaml", "profiled": "sluice.yaml",
+             "envoy": "envoy.yaml"}
+LABELS = {"profiled": "sluice, profiled"}
 
 
 class Proxy:
@@ -51,6 +55,7 @@ class Proxy:
             "nginx": [self.binary, "-p", WORK, "-c", file],
             "haproxy": [self.binary, "-db", "-f", file],
             "sluice": [self.binary, "run", "-c", file],
+            "profiled": [self.binary, "run", "-c", file],
             "envoy": [self.binary, "-c", file, "--concurrency", "1", "--log-level", "error",
                       "--base-id", str(os.getpid() % 30000), "--disable-hot-restart"],
         }[self.name]
@@ -84,7 +89,7 @@ class Contest:
         return Proxy(label, name, template, values or {}, self.binaries[name], self.origins, self.proxy_cpu if cpu is None else cpu)
 
     def as_they_come(self, but=()):
-        return [self.entry(name, name, TEMPLATES[name]) for name in self.names if name not in but]
+        return [self.entry(LABELS.get(name, name), name, TEMPLATES[name]) for name in self.names if name not in but]
 
     def play(self, row, entries, measure, finish=None):
         """Starts all; one dictionary for each round, with what `measure` says of each label."""

@@ -1,5 +1,6 @@
 """Children that are measured, and the programs they need: what `run` and `queue` share."""
 
+import contextlib
 import glob
 import os
 import re
@@ -42,6 +43,11 @@ def start(name, command, cpu):
 def stop(child):
     if child in CHILDREN:
         CHILDREN.remove(child)
+    if "LLVM_PROFILE_FILE" in os.environ:
+        # A build that counts (`profiled`) writes down what it counted when it ends by itself.
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(20)
     # Its whole family: a script that changes the user leaves the group.
     members = family(child.pid)
     for kill, target in [(os.killpg, child.pid), *((os.kill, member) for member in members)]:
@@ -154,6 +160,17 @@ def build_sluice():
     if done.returncode != 0:
         raise Failed("building sluice failed")
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "dist" / "sluice"
+
+
+def build_profiled():
+    """Laid out for this load; see `profiled`."""
+    if given := os.environ.get("SLUICE_PROFILED_BIN"):
+        return Path(given)
+    print("building sluice twice, with a load in between (`profiled`: minutes)", file=sys.stderr)
+    done = subprocess.run([HERE / "profiled"], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise Failed("building sluice by profile failed")
+    return Path(done.stdout.strip())
 
 
 def install_from_pypi(name, package):
