@@ -378,7 +378,7 @@ mod tests {
         assert!(poll(&mut nobody).is_pending());
         assert!(poll(&mut nobody).is_pending());
         for _ in 0..3 {
-            poll_fn(|cx| Poll::Ready(assert!(poll(cx).is_pending()))).await;
+            assert!(poll_fn(|cx| Poll::Ready(poll(cx))).await.is_pending());
             advance(secs(1)).await;
         }
         assert_eq!(poll_fn(poll).await, Expired::KeepAlive);
