@@ -163,7 +163,7 @@ fn keys_stay_in_order_at_a_flaky_consumer_over_any_number_of_lives() {
 }
 
 /// Flips a bit of the topic.
-fn damage(model: &Model, said: &str) {
+pub(super) fn damage(model: &Model, said: &str) {
     let is_there = |path: &PathBuf| {
         let bytes = model.bytes(path);
         let at = bytes.windows(said.len()).position(|bytes| bytes == said.as_bytes());

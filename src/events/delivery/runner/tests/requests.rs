@@ -10,7 +10,7 @@ use http::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::*;
+use super::{hostile::damage, *};
 use crate::{
     events::{
         queue::{
@@ -103,7 +103,7 @@ impl Sink for Arc<Upstream> {
     }
 
     fn hear(&self, route: Option<&str>, end: End) {
-        assert_eq!(route, Some("take-orders"));
+        assert_eq!(route, (end != End::Lost).then_some("take-orders"));
         self.state.lock().ends.push(end.word());
     }
 }
@@ -373,6 +373,23 @@ async fn what_is_too_old_is_dead_and_counted_as_that() {
     assert_eq!(running.ended(&home, 0).await.state, Stands::DeadLettered);
     assert_eq!(running.letters(1).await.len(), 1);
     assert_eq!(upstream.ends(), ["expired"]);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_any_more_is_over_and_counted_as_lost() {
+    let model = Model::new();
+    let home = Home { recovery: Recovery::Quarantine, ..Home::on(Arc::new(model.clone())) };
+    let (home, upstream) = delivering(home);
+    upstream.does(&[Does::Nothing]);
+    let running = home.open();
+    assert!(running.store(&[request("/a?damaged")]).await);
+    // It waits to be sent again.
+    upstream.sent(1).await;
+    damage(&model, "/a?damaged");
+    assert_eq!(running.ended(&home, 0).await.state, Stands::DeadLettered);
+    running.all_settled(&home).await;
+    assert_eq!((upstream.ends(), upstream.sent(1).await.len()), (vec!["lost"], 1));
     running.close().await;
 }
 
