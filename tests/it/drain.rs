@@ -126,3 +126,35 @@ async fn clients_and_stored_requests_share_one_deadline() {
     let took = since.elapsed();
     assert!(took < 2 * deadline, "{took:?}: one after the other");
 }
+
+#[tokio::test]
+async fn who_waits_for_what_the_next_process_sends_is_told_at_once() {
+    let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::start(|_, _| Reply::Hang).await);
+    let yaml = format!(
+        "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+         topics: {{ intake: {{}} }}\n\
+         upstreams: {{ shop: {{ endpoints: [\"{}\"] }} }}\n\
+         subscriptions: [{{ name: deliver, topic: intake, push: {{ upstream: shop, timeout: 1m }} }}]\n\
+         routes: [{{ name: orders, match: {{ path: /orders }}, enqueue: {{ topic: intake, key: \"header:x-key\", \
+         on_prefer: true }} }}]\n",
+        folder.path().join("data").display(),
+        origin.address()
+    );
+    let mut short = options();
+    short.drain.requests = Duration::from_secs(4);
+    let gateway = Running::start_with(config(&yaml), short);
+    let post = "POST /orders HTTP/1.1\r\nHost: a\r\nX-Key: k\r\nContent-Length: 1\r\n";
+    let mut first = gateway.client().await;
+    first.send(&format!("{post}\r\n1")).await;
+    assert_eq!(first.response("POST").await.status(), 202);
+    origin.wait_for(1).await;
+    // One of its key comes after it.
+    let mut second = gateway.client().await;
+    second.send(&format!("{post}Prefer: wait=30\r\n\r\n1")).await;
+    let stored = "sluice_stored_requests_total{route=\"orders\",how=\"enqueued\"}";
+    within("both to be stored", async { while gateway.metric(stored).await < 2.0 {} }).await;
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    let answer = within("an answer", second.response("POST")).await;
+    assert_eq!(answer.status(), 202, "it is not cut off when the time is over");
+    assert!(answer.field("location").is_some());
+}

@@ -22,7 +22,7 @@ use crate::{
             codec::Draft,
             log::{AppendError, Appended, Commit, Permit, Purpose, Reason, Refused},
         },
-        request::{Place, SECRET_BYTES, Status, StoredRequest},
+        request::{Place, SECRET_BYTES, State, Status, StoredRequest},
     },
     http::{Context, Request, Response},
     telemetry::{
@@ -244,7 +244,8 @@ fn unknown() -> Error {
     Kind::Queue(QueueFault::MaybeStored(UNAVAILABLE)).into()
 }
 
-/// How the request there stands when it is over, or at `deadline`.
+/// How the request there stands when it is over, or at `deadline`; before, if this process does not send it any
+/// more.
 pub(super) async fn watch(
     results: &dyn crate::events::request::Results,
     place: Place,
@@ -254,7 +255,8 @@ pub(super) async fn watch(
         // Before the look, so that no change is missed between the two.
         let changed = results.changed(place);
         let status = results.status(place).await;
-        if status.state.is_over() || timeout_at(deadline, changed).await.is_err() {
+        let is_left = status.state == State::Queued && results.is_winding_down();
+        if status.state.is_over() || is_left || timeout_at(deadline, changed).await.is_err() {
             return status;
         }
     }

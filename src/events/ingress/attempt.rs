@@ -275,6 +275,10 @@ impl Results for Ingress {
         self.0.waiters.changed(place).boxed()
     }
 
+    fn is_winding_down(&self) -> bool {
+        self.0.is_winding_down.load(Relaxed)
+    }
+
     fn reserve(&self) -> bool {
         self.reserve_place()
     }

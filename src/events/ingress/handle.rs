@@ -48,6 +48,8 @@ pub(super) struct Inner {
     noted: Mutex<Offset>,
     /// It was said that no place is left.
     pub(super) is_full: AtomicBool,
+    /// No attempt begins any more. Relaxed: the bells that ring after it order it.
+    pub(super) is_winding_down: AtomicBool,
     /// Exchanges whose outcome nobody knows, since start.
     pub(super) uncertain: AtomicU64,
 }
@@ -115,6 +117,7 @@ impl Ingress {
             clock,
             noted,
             is_full: AtomicBool::new(false),
+            is_winding_down: AtomicBool::new(false),
             uncertain: AtomicU64::new(0),
         };
         Ok(Self(Arc::new(inner)))
@@ -193,6 +196,12 @@ impl Ingress {
     pub(super) fn clock(&self) -> (u64, u64) {
         let judged = self.0.clock.judge();
         (judged.wall, if judged.is_frozen { 0 } else { judged.wall })
+    }
+
+    /// Nothing is sent any more, and nobody waits for what is not under way.
+    pub fn wind_down(&self) {
+        self.0.is_winding_down.store(true, Relaxed);
+        self.0.waiters.ring_all();
     }
 
     /// Whether it takes nothing before it is reopened.

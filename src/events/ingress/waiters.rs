@@ -32,6 +32,11 @@ impl Waiters {
         self.bell(place).notify_waiters();
     }
 
+    /// Something is known that matters to all.
+    pub(super) fn ring_all(&self) {
+        self.bells.iter().for_each(|bell| bell.notify_waiters());
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "any part of a hash is one")]
     fn bell(&self, place: Place) -> &Arc<Notify> {
         &self.bells[self.hasher.hash_one(place) as usize % self.bells.len()]

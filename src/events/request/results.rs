@@ -47,6 +47,12 @@ pub trait Results: fmt::Debug + Send + Sync {
     /// call; it may end without that, too.
     fn changed(&self, place: Place) -> BoxFuture<'static, ()>;
 
+    /// Nothing is sent any more: what waits now is sent by the next process. Whoever waits for a change hears
+    /// of that, too.
+    fn is_winding_down(&self) -> bool {
+        false
+    }
+
     /// Takes a place for a request that is about to be stored, if there is one: what is stored without can
     /// not be sent. It is to be followed by [`Results::stored`] or [`Results::give_back`].
     fn reserve(&self) -> bool;

@@ -10,11 +10,13 @@ use crate::events::facade::Refusal;
 // === impl Store ===
 
 impl Store {
-    /// Begins no delivery by push any more: the gateway is about to stop. Until [`Store::shutdown`] all else
+    /// Begins no delivery by push any more: the gateway is about to stop, and who waits for one that has not
+    /// begun is told at once. Until [`Store::shutdown`] all else
     /// goes on, and what is under way may come to its end.
     pub async fn wind_down(&self) {
         let readings = self.all_subscriptions();
         join_all(readings.iter().map(|reading| reading.subscription.wind_down())).await;
+        self.0.ingress.wind_down();
     }
 
     /// Ends the subscriptions, takes a last snapshot, and closes the logs; what was answered is on disk.
