@@ -207,8 +207,13 @@ impl<S: Next> Reading<S> {
             request.cx.hold_body(held);
         }
         let bytes = std::mem::take(&mut self.read).into_bytes();
-        request.parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        request.parts.headers.remove(header::TRAILER);
+        let headers = &mut request.parts.headers;
+        // What was declared is what came.
+        let told = headers.get_all(header::CONTENT_LENGTH).iter().count();
+        if self.declared.is_none() || told != 1 {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        }
+        headers.remove(header::TRAILER);
         request.body = Body::full(bytes);
         Poll::Ready(Ok(self.inner.call(request)))
     }

@@ -205,7 +205,8 @@ async fn publish(
         }
     }
     let published = if read.is_empty() { Vec::new() } else { events.publish(topic, read).await? };
-    Ok(accepted(&view::published(topic, &published)))
+    let told = view::line(&view::published(topic, &published));
+    Ok(respond(StatusCode::ACCEPTED, "application/json", told))
 }
 
 async fn state(events: &dyn Events, name: &str) -> Result<Response<Payload>, Failed> {

@@ -159,6 +159,14 @@ pub(super) fn pretty(value: &impl Serialize) -> Bytes {
     out.into()
 }
 
+/// For a program, in one line.
+pub(super) fn line(value: &impl Serialize) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    push_json(value, &mut out);
+    out.push(b'\n');
+    out.into()
+}
+
 fn push_json(value: &impl Serialize, out: &mut Vec<u8>) {
     written(serde_json::to_writer(out, value));
 }

@@ -102,6 +102,25 @@ pub(super) fn set_keys(event: &mut Event, settings: &Settings, input: &Input<'_>
     event.dedup_key = value(&settings.dedup_key).map(Bytes::from);
 }
 
+/// Gives `event` the data that there is before the answer, and `request` back where the answer's is to come
+/// beside it.
+pub(super) fn set_early_data(
+    event: &mut Event,
+    data: Data,
+    request: Option<Content>,
+) -> Option<Content> {
+    match request {
+        Some(request) if data == Data::Request => {
+            (event.data, event.content_type) = (request.bytes, request.media_type);
+            None
+        }
+        request => {
+            put(event, data, request.as_ref(), None);
+            request
+        }
+    }
+}
+
 /// Gives `event` its data: `request` and `answer` as far as it is to carry them, `None` for what cannot
 /// be stored. One that would have more than `limit` bytes goes without what is over.
 pub(super) fn set_data(
@@ -167,8 +186,9 @@ impl Content {
         settings: &Settings,
     ) -> Result<Self, NotJson> {
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media_type =
-            media_type.filter(|it| is_text(it, limits::NAME_BYTES) && it.contains('/'));
+        // It has visible characters and tabs.
+        let is_one = |it: &&str| it.len() <= limits::NAME_BYTES && !it.contains('\t');
+        let media_type = media_type.filter(|it| is_one(it) && it.contains('/'));
         let media_type = media_type.map(str::to_owned);
         let bytes = match &*settings.redact {
             _ if bytes.is_empty() => Bytes::new(),

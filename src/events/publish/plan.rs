@@ -145,7 +145,7 @@ impl Item {
         }
         let limit = target.max_event_bytes();
         let content = publication.content(settings.data.has_request(), body, &of.0.headers);
-        making::set_data(&mut event, settings.data, content.as_ref(), None, true, u64::MAX);
+        let content = making::set_early_data(&mut event, settings.data, content);
         let waits = publication.waits.as_ref().map(|waits| waits.end());
         let owed = Owed::new(target.id(), target.end(), waits, event);
         let bytes = owed.bytes(None);
@@ -153,8 +153,7 @@ impl Item {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
         }
         let late_keys = if settings.has_early_keys() { 0 } else { 3 * LATE_KEY_BYTES as u64 };
-        let is_grown = settings.data.has_response();
-        let grown = if is_grown { limit.max(bytes) } else { bytes };
+        let grown = if settings.data.has_response() { limit.max(bytes) } else { bytes };
         let wanted = grown + GROWTH + late_keys + uncertain_kind_bytes(&settings.kind);
         let permit = publication.way().permit(Purpose::Publish, wanted).map_err(refused)?;
         Ok(Self {
@@ -162,7 +161,7 @@ impl Item {
             number: origin.number,
             owed: Box::new(owed),
             permit,
-            content: content.filter(|_| is_grown),
+            content,
             is_uncertain: false,
         })
     }
