@@ -88,7 +88,7 @@ impl Driver {
             return Poll::Ready(first.ok().flatten().map_or(Waited::Over, Waited::Began));
         }
         loop {
-            match self.poll_timer(cx) {
+            match self.poll_timer(cx, None) {
                 Some(Expired::Header) => return Poll::Ready(Waited::Late),
                 Some(Expired::Age) => self.state().ask_to_close(),
                 Some(Expired::KeepAlive) => {

@@ -238,7 +238,7 @@ impl Driver {
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        let _tick = clock::Poll::begin();
+        let poll = clock::Poll::begin();
         // Before anything is looked at: whoever asks from now on wakes this task again.
         self.state().waker().register(cx.waker());
         loop {
@@ -248,7 +248,7 @@ impl Driver {
             if self.state().grant_switch() {
                 return Poll::Ready(Ended::Switching);
             }
-            match self.poll_timer(cx) {
+            match self.poll_timer(cx, poll.again_by()) {
                 None => {}
                 Some(Expired::Age) => {
                     self.state().ask_to_close();
@@ -286,9 +286,13 @@ impl Driver {
         self.timer.idle_since().is_some() && self.state().may_close_idle()
     }
 
-    pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Option<Expired> {
+    pub(super) fn poll_timer(
+        &mut self,
+        cx: &mut Context<'_>,
+        again_by: Option<Instant>,
+    ) -> Option<Expired> {
         let Self { registered, settings, outcomes, timer, streams, .. } = self;
-        let expired = timer.poll(cx, registered.state().seen(), clock::tick(), |now| {
+        let expired = timer.poll(cx, registered.state().seen(), clock::tick(), again_by, |now| {
             let (given_up, next) = streams.as_ref()?.sweep(now, settings.send_idle_timeout);
             outcomes.send_idle.add(given_up);
             next

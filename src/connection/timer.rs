@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep},
+};
 
 use crate::connection::{Settings, io::Seen};
 
@@ -216,7 +219,8 @@ impl Timer {
         self.watch.idle_since()
     }
 
-    /// Takes in what is seen at `now`, and says what ran out. Otherwise `cx` is woken when something may
+    /// Takes in what is seen at `now`, and says what ran out. Whoever it wakes is woken by `again_by`
+    /// too. Otherwise `cx` is woken when something may
     /// have.
     ///
     /// `sweep` is asked only when the timer fires. It looks after whatever else has deadlines,
@@ -227,28 +231,30 @@ impl Timer {
         cx: &mut Context<'_>,
         seen: Seen,
         mut now: Instant,
+        again_by: Option<Instant>,
         mut sweep: impl FnMut(Instant) -> Option<Instant>,
     ) -> Option<Expired> {
         self.watch.observe(seen, now);
         loop {
-            if let Some(deadline) = self.watch.deadline()
-                && deadline < self.armed
+            if let Some(earlier) = [self.watch.deadline(), again_by].into_iter().flatten().min()
+                && earlier < self.armed
             {
-                self.arm(deadline);
+                self.arm(earlier);
             }
             // It cannot have fired, and knows whom to wake.
             if now < self.armed && self.woken.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
                 return None;
             }
             if self.sleep.as_mut().poll(cx).is_pending() {
-                self.woken = Some(cx.waker().clone());
+                // Without budget it was not even registered, and this task is woken at once.
+                self.woken = coop::has_budget_remaining().then(|| cx.waker().clone());
                 return None;
             }
             now = now.max(Instant::now());
             if let Some(expired) = self.watch.expired(now) {
                 return Some(expired);
             }
-            let next = [self.watch.deadline(), sweep(now), Some(now + self.horizon)];
+            let next = [self.watch.deadline(), again_by, sweep(now), Some(now + self.horizon)];
             self.arm(next.into_iter().flatten().min().unwrap_or(now + self.horizon));
         }
     }
@@ -264,7 +270,10 @@ impl Timer {
 mod tests {
     use std::{future::poll_fn, task::Poll};
 
-    use tokio::time::advance;
+    use tokio::{
+        task::yield_now,
+        time::{advance, timeout},
+    };
 
     use super::*;
 
@@ -370,10 +379,11 @@ mod tests {
         let settings = Settings { connection_max_age: secs(10_000), ..Settings::default() };
         let mut timer = Timer::new(&settings);
         let start = Instant::now();
-        let mut poll = |cx: &mut Context<'_>| match timer.poll(cx, IDLE, Instant::now(), |_| None) {
-            Some(expired) => Poll::Ready(expired),
-            None => Poll::Pending,
-        };
+        let mut poll =
+            |cx: &mut Context<'_>| match timer.poll(cx, IDLE, Instant::now(), None, |_| None) {
+                Some(expired) => Poll::Ready(expired),
+                None => Poll::Pending,
+            };
         let mut nobody = Context::from_waker(Waker::noop());
         assert!(poll(&mut nobody).is_pending());
         assert!(poll(&mut nobody).is_pending());
@@ -383,5 +393,29 @@ mod tests {
         }
         assert_eq!(poll_fn(poll).await, Expired::KeepAlive);
         assert_eq!(start.elapsed().as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_budget_left_is_woken_in_the_end() {
+        let settings = Settings { connection_max_age: secs(10_000), ..Settings::default() };
+        let mut timer = Timer::new(&settings);
+        let start = Instant::now();
+        let mut poll =
+            |cx: &mut Context<'_>| match timer.poll(cx, IDLE, Instant::now(), None, |_| None) {
+                Some(expired) => Poll::Ready(expired),
+                None => Poll::Pending,
+            };
+        // The first look is at the end of a poll in which the connection has used up all there is.
+        let looked = poll_fn(|cx| {
+            for _ in 0..128 {
+                assert!(coop::poll_proceed(cx).map(|unit| unit.made_progress()).is_ready());
+            }
+            Poll::Ready(poll(cx))
+        });
+        assert!(looked.await.is_pending());
+        assert!(!coop::has_budget_remaining());
+        yield_now().await;
+        let expired = timeout(secs(60), poll_fn(poll)).await;
+        assert_eq!((expired, start.elapsed().as_secs()), (Ok(Expired::KeepAlive), 75));
     }
 }

@@ -5,9 +5,10 @@
 //! if there is none or it is in memory: how long an upload takes is the client's affair, and the
 //! body's pace judges that. It stops with the response head; the response body has a pace of its own.
 //!
-//! Costs a timer that is made when the rest of the stack first has to wait, in the future itself,
-//! without an allocation, and a reference of the context; a streaming body costs one more, for the
-//! guard that tells of its end. When the time is up everything within is dropped before the error is
+//! Costs a reference of the context; a streaming body one more, for the guard that tells of its end.
+//! A timer is made when the rest of the stack has to wait and the end is near, or nobody promises to
+//! come by before ([`clock::poll_again`]): to register one for each request, and to take it out
+//! again, costs more than most layers. It is in the future itself. When the time is up everything within is dropped before the error is
 //! told, so that the next attempt finds its place free; a drop of the future cancels it as well.
 //! That the time was up is written to the attempt before, for its endpoint to be blamed. When all
 //! attempts have to be over is written to the context, for whoever thinks of beginning another.
@@ -20,12 +21,13 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
 use crate::{
     error::{Error, Kind, Sent},
     http::{self as ours, Next, Request, Response, body::Over},
+    telemetry::clock,
 };
 
 /// `routes[].timeout` and `retry.per_attempt_timeout`.
@@ -63,8 +65,20 @@ pin_project! {
         // While there is one, the request body is still under way and the clock stands.
         upload: Option<Over>,
         #[pin]
-        sleep: Option<Sleep>,
+        wait: Wait,
         is_overtime: bool,
+    }
+}
+
+pin_project! {
+    #[project = WaitProj]
+    #[derive(Debug)]
+    enum Wait {
+        // The clock has not begun.
+        Not,
+        // So far off that who polls comes by before.
+        Until { end: Instant },
+        Timer { #[pin] sleep: Sleep },
     }
 }
 
@@ -152,7 +166,7 @@ impl<S: Next> Service<Request> for Timeout<S> {
         let upload = self.span.and_then(|_| request.body.watch());
         let clock = self.span.map(|span| Clock { span, cx: request.cx.clone() });
         let inner = Some(self.inner.call(request));
-        ResponseFuture { inner, clock, upload, sleep: None, is_overtime: false }
+        ResponseFuture { inner, clock, upload, wait: Wait::Not, is_overtime: false }
     }
 }
 
@@ -177,14 +191,20 @@ where
             ready!(Pin::new(upload).poll(cx));
             *this.upload = None;
         }
-        if this.sleep.is_none() {
-            let sleep = tokio::time::sleep(span.length);
+        if matches!(*this.wait, Wait::Not) {
+            let end = clock::tick() + span.length;
             if span.is_total {
-                exchange.set_deadline(sleep.deadline());
+                exchange.set_deadline(end);
             }
-            this.sleep.set(Some(sleep));
+            this.wait.set(Wait::Until { end });
         }
-        if let Some(mut sleep) = this.sleep.as_pin_mut() {
+        if let Wait::Until { end } = *this.wait {
+            if end > clock::tick() + 2 * clock::AGAIN_WITHIN && clock::poll_again() {
+                return Poll::Pending;
+            }
+            this.wait.set(Wait::Timer { sleep: sleep_until(end) });
+        }
+        if let WaitProj::Timer { mut sleep } = this.wait.project() {
             ready!(sleep.as_mut().poll(cx));
             let runs_on = !*this.is_overtime && may_run_on(*span, exchange);
             if runs_on && exchange.begin_overtime(|| (span.error)(span.length, exchange)) {
@@ -211,7 +231,7 @@ fn may_run_on(span: Span, exchange: &ours::Context) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{future::poll_fn, pin::pin, sync::Arc};
 
     use futures_util::{FutureExt, stream};
     use http::Method;
@@ -252,6 +272,30 @@ mod tests {
         let late = layer.layer(answering_after(4 * SECOND)).oneshot(get("/")).await;
         assert!(matches!(late.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
         assert_eq!(start.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_end_is_far_it_leaves_it_to_who_polls() {
+        let layer = TotalTimeoutLayer::new(settings(30 * SECOND, None));
+        let mut late = pin!(layer.layer(answering_after(60 * SECOND)).oneshot(get("/")));
+        let start = Instant::now();
+        let mut looks = 0;
+        let result = loop {
+            let poll = |cx: &mut Context<'_>| {
+                let poll = clock::Poll::begin();
+                let polled = late.as_mut().poll(cx);
+                Poll::Ready((polled, poll.again_by()))
+            };
+            match poll_fn(poll).await {
+                (Poll::Ready(result), _) => break result,
+                (Poll::Pending, Some(by)) => sleep_until(by).await,
+                // Now it has a timer of its own.
+                (Poll::Pending, None) => break late.await,
+            }
+            looks += 1;
+        };
+        assert!(matches!(result.unwrap_err().kind(), Kind::UpstreamTimeoutTotal));
+        assert_eq!((looks, start.elapsed().as_secs()), (28, 30));
     }
 
     #[tokio::test(start_paused = true)]

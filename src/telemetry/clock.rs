@@ -3,7 +3,8 @@
 //! Elapsed time stands still while the machine is suspended, and the anchor may have been set before
 //! the system's clock was: an hour later tokens would be judged by the wrong hour. So the control
 //! thread compares once a second ([`follow`]) and moves the clock when it is off by more than a
-//! second, with one line in the log. What measures spans uses tokio's clock, which is never moved.
+//! second, with one line in the log. What measures spans uses tokio's clock, which is never moved;
+//! what happens in one poll of a connection has one time ([`tick`]).
 
 use std::{
     cell::Cell,
@@ -35,29 +36,46 @@ static ANCHOR: OnceLock<Anchor> = OnceLock::new();
 /// How far the system's clock has left the anchor, in milliseconds. Relaxed: a word for itself.
 static MOVED: AtomicI64 = AtomicI64::new(0);
 
+/// Who asks to be [polled again](poll_again) is, within this time: what has so long a deadline that it
+/// can wait for that needs no timer yet.
+pub const AGAIN_WITHIN: Duration = Duration::from_secs(1);
+
 thread_local! {
-    static TICK: Cell<Option<Instant>> = const { Cell::new(None) };
+    static POLL: Cell<Option<Running>> = const { Cell::new(None) };
 }
 
 /// While it lives, [`tick`] gives the same moment on this thread: a task's poll holds it, which looks
-/// once at the clock for all that happens in it.
+/// once at the clock for all that happens in it, and is there again when asked to.
 #[derive(Debug)]
 pub struct Poll {
-    now: Instant,
-    before: Option<Instant>,
+    before: Option<Running>,
     // It speaks of its thread.
     _is_local: PhantomData<*const ()>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    now: Instant,
+    is_again_asked: bool,
 }
 
 /// The time at the beginning of the poll that runs, or now. For what takes less long than anybody
 /// waits for; not for what computes or blocks in between.
 pub fn tick() -> Instant {
-    TICK.get().unwrap_or_else(Instant::now)
+    POLL.get().map_or_else(Instant::now, |poll| poll.now)
+}
+
+/// Asks to be polled again within [`AGAIN_WITHIN`], however this poll ends. `false`: nobody will, as
+/// the poll that runs is not a [`Poll`].
+pub fn poll_again() -> bool {
+    let running = POLL.get();
+    POLL.set(running.map(|poll| Running { is_again_asked: true, ..poll }));
+    running.is_some()
 }
 
 /// Now, as an operator's watch shows it.
 pub fn now() -> SystemTime {
-    at(tick())
+    at(Instant::now())
 }
 
 /// The wall time of `instant`.
@@ -173,21 +191,22 @@ fn anchor() -> &'static Anchor {
 // === impl Poll ===
 
 impl Poll {
-    /// Looks at the clock.
+    /// Looks at the clock. Who begins it keeps what [`Poll::again_by`] promises.
     pub fn begin() -> Self {
-        let now = Instant::now();
-        Self { now, before: TICK.replace(Some(now)), _is_local: PhantomData }
+        let running = Running { now: Instant::now(), is_again_asked: false };
+        Self { before: POLL.replace(Some(running)), _is_local: PhantomData }
     }
 
-    /// When it began.
-    pub fn began(&self) -> Instant {
-        self.now
+    /// By when somebody in it asked to be polled again.
+    pub fn again_by(&self) -> Option<Instant> {
+        let running = POLL.get().filter(|poll| poll.is_again_asked)?;
+        Some(running.now + AGAIN_WITHIN)
     }
 }
 
 impl Drop for Poll {
     fn drop(&mut self) {
-        TICK.set(self.before);
+        POLL.set(self.before);
     }
 }
 
@@ -200,17 +219,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_poll_looks_at_the_clock_once() {
+        let began = Instant::now();
         let poll = Poll::begin();
         advance(Duration::from_secs(1)).await;
-        assert_eq!(tick(), poll.began());
+        assert_eq!(tick(), began);
         {
-            let inner = Poll::begin();
-            assert_eq!(inner.began() - poll.began(), Duration::from_secs(1));
-            assert_eq!(tick(), inner.began());
+            let _inner = Poll::begin();
+            assert_eq!(tick() - began, Duration::from_secs(1));
         }
-        assert_eq!(tick(), poll.began(), "who is polled inside has its own, and gives it back");
+        assert_eq!(tick(), began, "who is polled inside has its own, and gives it back");
         drop(poll);
         assert_eq!(tick(), Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_promised_it_is_asked_to_poll_again() {
+        assert!(!poll_again());
+        let poll = Poll::begin();
+        assert_eq!(poll.again_by(), None);
+        {
+            let inner = Poll::begin();
+            assert!(poll_again());
+            assert_eq!(inner.again_by(), Some(Instant::now() + AGAIN_WITHIN));
+        }
+        assert_eq!(poll.again_by(), None);
+        drop(poll);
+        assert!(!poll_again());
     }
 
     #[test]

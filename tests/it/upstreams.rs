@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::harness::{
     Message, Origin, Reply, Running, dead_address, eventually, origin, proxy_to, within,
 };
@@ -235,6 +237,21 @@ async fn a_slow_upstream_is_504_within_the_timeout() {
     let answer = gateway.client().await.get("/").await;
     assert_eq!(answer.status(), 504);
     assert!(answer.text().contains("upstream-timeout-total"), "{}", answer.text());
+}
+
+/// For an end that is far off no timer is made: the connection's own comes by before.
+#[tokio::test]
+async fn an_end_that_was_far_off_is_kept_too() {
+    let origin = Origin::start(|_, _| Reply::Hang).await;
+    let yaml =
+        proxy_to(origin.address()).replace("upstream: origin", "upstream: origin, timeout: 3200ms");
+    let gateway = Running::start(&yaml);
+    let mut client = gateway.client().await;
+    let asked = Instant::now();
+    let answer = within("the end", client.get("/")).await;
+    assert_eq!(answer.status(), 504);
+    let took = asked.elapsed().as_millis();
+    assert!((3200..4100).contains(&took), "{took} ms");
 }
 
 #[tokio::test]
