@@ -15,13 +15,15 @@ ARG RUN_IMAGE=docker.io/library/debian:bookworm-slim
 FROM ${BUILD_IMAGE} AS build
 ARG PROFILED=1
 WORKDIR /build
-RUN if [ -n "$PROFILED" ]; then \
-      apt-get update -qq && apt-get install -y -qq --no-install-recommends nghttp2-client openssl python3 util-linux wrk \
-      && { ls "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata || rustup component add llvm-tools; } \
-    ; fi
+RUN [ -z "$PROFILED" ] || { \
+      apt-get update -qq \
+      && apt-get install -y -qq --no-install-recommends nghttp2-client openssl python3 util-linux wrk \
+      && { [ -x "$(command -v rustup)" ] && rustup component add llvm-tools || true; } \
+    ; } || { echo 'not prepared for a load; --build-arg PROFILED= builds without one' >&2; exit 1; }
 COPY . .
-RUN if [ -n "$PROFILED" ]; then built=$(benches/compare/profiled); \
-    else cargo build --profile dist --locked --bin sluice && built=target/dist/sluice; fi \
+RUN if [ -z "$PROFILED" ]; then cargo build --profile dist --locked --bin sluice && built=target/dist/sluice; \
+    else built=$(benches/compare/profiled) \
+      || { echo 'not built by profile; --build-arg PROFILED= builds without' >&2; exit 1; }; fi \
  && strip --strip-debug -o /build/sluice "$built"
 
 FROM ${RUN_IMAGE}

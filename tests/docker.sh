@@ -7,7 +7,8 @@
 # faster. Takes 10 to 20 minutes the first time, which is why .ci/run does not do it.
 #
 #   tests/docker.sh            build and check
-#   PROFILED=1 tests/docker.sh build as the Dockerfile does by itself: twice, with a load in between
+#   PROFILED=1 tests/docker.sh build as the Dockerfile does by itself: twice, with a load in between (and
+#                              `rustup component add llvm-tools` beforehand, as the image has no rustup)
 #   tests/docker.sh check      check what was built last
 #   tests/docker.sh clean      remove the work folder
 set -euo pipefail

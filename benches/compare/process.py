@@ -1,6 +1,5 @@
 """Children that are measured, and the programs they need: what `run` and `queue` share."""
 
-import contextlib
 import glob
 import os
 import re
@@ -46,8 +45,10 @@ def stop(child):
     if "LLVM_PROFILE_FILE" in os.environ:
         # A build that counts (`profiled`) writes down what it counted when it ends by itself.
         child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(20)
+        try:
+            child.wait(30)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{child.name} does not end, so what it counted is lost; see {child.log}") from None
     # Its whole family: a script that changes the user leaves the group.
     members = family(child.pid)
     for kill, target in [(os.killpg, child.pid), *((os.kill, member) for member in members)]:
