@@ -9,12 +9,12 @@ import sys
 
 from process import HERE, WORK, Failed, cpu_seconds, free_port, start, stop, wait_for_port
 
-PROXIES = ["floor", "nginx", "haproxy", "sluice", "profiled", "envoy"]
+PROXIES = ["floor", "nginx", "haproxy", "hyper", "sluice", "profiled", "envoy"]
 # Not measured unless asked for, by a variable of the same name in capitals.
-EXTRA = ["profiled", "envoy"]
-TEMPLATES = {"floor": None, "nginx": "nginx.conf", "haproxy": "haproxy.cfg", "sluice": "sluice.yaml", "profiled": "sluice.yaml",
-             "envoy": "envoy.yaml"}
-LABELS = {"profiled": "sluice, profiled"}
+EXTRA = ["hyper", "profiled", "envoy"]
+TEMPLATES = {"floor": None, "nginx": "nginx.conf", "haproxy": "haproxy.cfg", "hyper": None, "sluice": "sluice.yaml",
+             "profiled": "sluice.yaml", "envoy": "envoy.yaml"}
+LABELS = {"hyper": "hyper alone", "profiled": "sluice, profiled"}
 
 
 class Proxy:
@@ -42,6 +42,8 @@ class Proxy:
     def command(self):
         if self.name == "floor":
             return [self.binary, "floor", self.ports["PLAIN"], self.origins[0]]
+        if self.name == "hyper":
+            return [self.binary, self.ports["PLAIN"], self.origins[0]]
         text = (HERE / "proxies" / self.template).read_text()
         # Nobody listens where traces would go: unsampled requests send none.
         values = dict(self.ports, ORIGIN=self.origins[0], ORIGIN2=self.origins[1], WORK=WORK, NOBODY=free_port(),
@@ -61,8 +63,8 @@ class Proxy:
         }[self.name]
 
     def version(self):
-        if self.name == "floor":
-            return "copies bytes"
+        if self.template is None:
+            return "copies bytes" if self.name == "floor" else "with a list of connections"
         flag = {"nginx": "-v", "haproxy": "-v"}.get(self.name, "--version")
         done = subprocess.run([str(self.binary), flag], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         found = re.search(r"\b\d+\.\d+\.\d+\b", done.stdout)

@@ -153,14 +153,25 @@ def build_tools():
     return output
 
 
+def build(what):
+    print(f"building {what[-1]} (profile dist: minutes the first time)", file=sys.stderr)
+    done = subprocess.run(["cargo", "build", "--profile", "dist", "--locked", *what], cwd=ROOT)
+    if done.returncode != 0:
+        raise Failed(f"building {what[-1]} failed")
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "dist"
+
+
 def build_sluice():
     if given := os.environ.get("SLUICE_BIN"):
         return Path(given)
-    print("building sluice (profile dist: minutes the first time)", file=sys.stderr)
-    done = subprocess.run(["cargo", "build", "--profile", "dist", "--locked", "--bin", "sluice"], cwd=ROOT)
-    if done.returncode != 0:
-        raise Failed("building sluice failed")
-    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "dist" / "sluice"
+    return build(["--bin", "sluice"]) / "sluice"
+
+
+def build_hyper():
+    """The yardstick of examples/hyper.rs."""
+    if given := os.environ.get("HYPER_BIN"):
+        return Path(given)
+    return build(["--example", "hyper"]) / "examples" / "hyper"
 
 
 def build_profiled():

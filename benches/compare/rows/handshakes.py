@@ -11,7 +11,7 @@ ROWS = {"handshakes": "Full TLS 1.3 handshakes, X25519 and ECDSA P-256, no resum
 
 
 def run(contest, row):
-    entries = contest.as_they_come(but=["floor"])
+    entries = contest.as_they_come(but=["floor", "hyper"])
     rounds = contest.play(row, entries, lambda proxy: measure(contest, proxy))
     yardstick = "nginx" if "nginx" in contest.names else entries[0].label
     print_table(ROWS[row], ["proxy", "handshakes per CPU second", f"beside {yardstick}", "CPU us/handshake", "handshakes/s", "core busy"], [
