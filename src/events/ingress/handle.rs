@@ -81,6 +81,8 @@ pub struct Status {
     pub uncertain_keys: u64,
     /// Stored requests that are being sent or have a result.
     pub results: u64,
+    /// Stored before this process and not looked at yet: places are kept for them.
+    pub unread: u64,
     /// Bytes on disk.
     pub bytes: u64,
     /// Exchanges whose outcome nobody knew, since start.
@@ -220,11 +222,16 @@ impl Ingress {
             let keys = self.0.keys.lock();
             (keys.len() as u64, keys.in_doubt() as u64)
         };
+        let (results, unread) = {
+            let results = self.0.results.lock();
+            (results.len() as u64, results.unread() as u64)
+        };
         Status {
             entries: self.0.state.lock().len() as u64,
             keys,
             uncertain_keys,
-            results: self.0.results.lock().len() as u64,
+            results,
+            unread,
             bytes: self.0.log.gauges().bytes.get(),
             uncertain: self.0.uncertain.load(Relaxed),
         }

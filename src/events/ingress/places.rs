@@ -27,7 +27,7 @@ impl Ingress {
         has_place
     }
 
-    /// So many records were written before this process that may be of requests that wait: each may need a
+    /// So many records that were written before this process may be of requests that wait: each may need a
     /// place, until [`Ingress::looked_at`] says which do.
     pub fn inherit(&self, records: u64) {
         let (_, now) = self.clock();
@@ -37,8 +37,8 @@ impl Ingress {
         results.inherit(usize::try_from(records).unwrap_or(usize::MAX));
     }
 
-    /// So many of those were looked at; the requests there wait, and are asked for up to then (milliseconds
-    /// since 1970). Where `max_entries` is less than all that waits, the rest has no place before it is sent.
+    /// For so many of those nothing is to be kept any more: what `waiting` has of them is asked for up to then
+    /// (milliseconds since 1970), and the rest needs no place. Where `max_entries` is less than all that waits, the rest has no place before it is sent.
     pub fn looked_at(&self, records: u64, waiting: &[(Place, u64)]) {
         let (others, wall) = (self.others(), self.clock().0);
         let mut results = self.0.results.lock();

@@ -102,12 +102,17 @@ impl Results {
         self.taken().saturating_add(self.unread)
     }
 
+    /// Places that are kept for what was not looked at yet.
+    pub(super) fn unread(&self) -> usize {
+        self.unread
+    }
+
     /// So many more records may be of requests that were stored before and need a place.
     pub(super) fn inherit(&mut self, records: usize) {
         self.unread = self.unread.saturating_add(records);
     }
 
-    /// So many of those were looked at, or never will be.
+    /// So many of those were found, are settled, or are not there.
     pub(super) fn looked_at(&mut self, records: usize) {
         self.unread = self.unread.saturating_sub(records);
     }

@@ -1,8 +1,9 @@
 //! Places of requests that were stored before: taken again, so that whoever comes now leaves them one.
 //!
-//! A request that was never attempted is known by its topic alone. What a topic has that is not settled is
-//! read once after it was opened, beside all else, a block at a time; up to then each record counts as if it
-//! were such a request. Costs one read of the backlog and no more memory than the places themselves.
+//! A request that was never attempted is known by its topic alone. What a topic has from its oldest unsettled
+//! record on is read once after it was opened, beside all else, a block at a time; up to then each record that
+//! is not settled, as far as its subscription knows, counts as if it were such a request: not those that were
+//! settled above one that waits for long. Costs one read of the backlog and no more memory than the places.
 //!
 //! What was copied to a subscription's parked log has no place before it is sent: those are few, and most of
 //! them were attempted.
@@ -17,7 +18,10 @@ use bytes::Bytes;
 use super::{Inner, Store, maintenance::delivers, topic::Topic};
 use crate::{
     events::{
-        delivery::{runner::Subscription, subscription::Partition},
+        delivery::{
+            runner::{Backlog, Subscription},
+            subscription::Partition,
+        },
         facade::Refusal,
         ingress::Ingress,
         queue::{
@@ -36,6 +40,8 @@ const BLOCK: usize = 1 << 20;
 struct Unread {
     ingress: Ingress,
     records: Range<u64>,
+    /// At most so many of them wait: places that are kept.
+    kept: u64,
 }
 
 /// A stored request, as far as it matters here.
@@ -53,12 +59,14 @@ impl Store {
     pub(super) async fn inherit(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
         let reader = self.readers(topic).into_iter().find(delivers);
         let (Some(reader), Ok(handle)) = (reader, topic.opened()) else { return Ok(()) };
-        let from = reader.subscription.pins().await?.topic.max(handle.log().start());
-        let records = from.0..handle.log().durable().0;
+        let Backlog { records, waiting } =
+            reader.subscription.backlog(handle.log().durable()).await?;
+        let records = records.start.max(handle.log().start().0)..records.end;
         if !records.is_empty() {
-            let unread = Unread::new(self.ingress().clone(), records);
+            let unread = Unread::new(self.ingress().clone(), records, waiting);
             let (store, log) = (Arc::downgrade(&self.0), handle.log().reader());
             let topic = topic.clone();
+            // Ends with the backlog or the store, and nobody waits for it.
             task::spawn("places", look_through(store, topic, (reader.subscription, log), unread));
         }
         Ok(())
@@ -68,23 +76,31 @@ impl Store {
 // === impl Unread ===
 
 impl Unread {
-    fn new(ingress: Ingress, records: Range<u64>) -> Self {
-        ingress.inherit(records.end - records.start);
-        Self { ingress, records }
+    fn new(ingress: Ingress, records: Range<u64>, waiting: u64) -> Self {
+        let kept = waiting.min(records.end - records.start);
+        ingress.inherit(kept);
+        Self { ingress, records, kept }
     }
 
-    /// Everything below `next` was looked at.
-    fn looked_at(&mut self, next: Offset, waiting: &[(Place, u64)]) {
-        let next = next.0.clamp(self.records.start, self.records.end);
-        self.ingress.looked_at(next - self.records.start, waiting);
-        self.records.start = next;
+    /// Everything below `next` was looked at: so many wait there, and those of `placeless` among them had no
+    /// place.
+    fn looked_at(&mut self, next: Offset, waiting: usize, placeless: &[(Place, u64)]) {
+        self.records.start = next.0.clamp(self.records.start, self.records.end);
+        let kept = left(self.kept, waiting as u64, &self.records);
+        self.ingress.looked_at(self.kept - kept, placeless);
+        self.kept = kept;
     }
 }
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.looked_at(Offset(self.records.end), &[]);
+        self.looked_at(Offset(self.records.end), 0, &[]);
     }
+}
+
+/// Of `kept` places, how many the records that are left may need, once `waiting` were found before those.
+fn left(kept: u64, waiting: u64, records: &Range<u64>) -> u64 {
+    kept.saturating_sub(waiting).min(records.end - records.start)
 }
 
 /// Looks at all of `unread`, unless the store ends before.
@@ -110,17 +126,18 @@ async fn look_through(
                 return;
             }
         };
-        let place = |found: &Found| Place { topic: topic.id(), offset: found.at };
-        found.retain(|found| !unread.ingress.has_place(place(found)));
         let events = found.iter().map(|found| (found.partition, found.at)).collect();
         let Ok(is_unsettled) = subscription.unsettled(events).await else { return };
-        let waiting: Vec<_> = found
+        let mut is_unsettled = is_unsettled.into_iter();
+        found.retain(|_| is_unsettled.next() == Some(true));
+        let waiting = found.len();
+        let place = |found: &Found| Place { topic: topic.id(), offset: found.at };
+        let placeless: Vec<_> = found
             .iter()
-            .zip(is_unsettled)
-            .filter(|(_, is_unsettled)| *is_unsettled)
-            .map(|(found, _)| (place(found), found.until))
+            .filter(|found| !unread.ingress.has_place(place(found)))
+            .map(|found| (place(found), found.until))
             .collect();
-        unread.looked_at(next, &waiting);
+        unread.looked_at(next, waiting, &placeless);
     }
 }
 
@@ -136,4 +153,17 @@ fn read(reader: &mut Reader, from: Offset) -> Result<(Vec<Found>, Offset), ReadE
         Some(Found { partition, at, until })
     });
     Ok((requests.collect(), block.next()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left;
+
+    #[test]
+    fn what_was_found_and_what_was_passed_needs_no_place_any_more() {
+        assert_eq!(left(3, 1, &(100..200)), 2, "what is settled is not of those that are kept");
+        assert_eq!(left(3, 0, &(198..200)), 2, "no more than there are");
+        assert_eq!(left(3, 5, &(100..200)), 0, "one came back unsettled");
+        assert_eq!(left(3, 0, &(200..200)), 0);
+    }
 }

@@ -159,6 +159,8 @@ table! {
         "Idempotency keys that are held: an upstream may have acted, and nobody has said what became of it.";
     QUEUE_INGRESS_RESULTS = Gauge "sluice_queue_ingress_results" []
         "Stored requests that are being sent or whose result is kept.";
+    QUEUE_INGRESS_UNREAD = Gauge "sluice_queue_ingress_unread" []
+        "Places kept for stored requests of before the start that were not looked at yet.";
     QUEUE_INGRESS_BYTES = Gauge "sluice_queue_ingress_bytes" []
         "Bytes on disk of the records of requests.";
     QUEUE_UNCERTAIN = Counter "sluice_queue_uncertain_total" []

@@ -8,7 +8,7 @@ use super::{
     Command, Subscription, Surroundings,
     actor::{Actor, Step},
     operate,
-    shown::{Letter, Status},
+    shown::{Backlog, Letter, Status},
 };
 use crate::events::{
     delivery::{
@@ -166,6 +166,11 @@ impl Subscription {
     /// What must be kept for it.
     pub async fn pins(&self) -> Result<Pins, Refusal> {
         self.ask(|actor| actor.pins()).await
+    }
+
+    /// What waits for it below `end`.
+    pub async fn backlog(&self, end: Offset) -> Result<Backlog, Refusal> {
+        self.ask(move |actor| actor.backlog(end)).await
     }
 
     /// Events that would keep segments below `below`, at most `most`.

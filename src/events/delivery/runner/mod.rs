@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 pub use self::{
     reading::KeyHash,
-    shown::{Letter, Status},
+    shown::{Backlog, Letter, Status},
     succession::follower_id,
 };
 

@@ -1,6 +1,6 @@
 //! What is said of a subscription, its events, its dead letters and its jobs.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::actor::Actor;
 use crate::events::{
@@ -26,6 +26,15 @@ pub struct Status {
     pub oldest_at: Option<Offset>,
 }
 
+/// What waits for a subscription in its topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// It lies in here, among what is settled.
+    pub records: Range<u64>,
+    /// How many that are, at most.
+    pub waiting: u64,
+}
+
 // === impl Actor ===
 
 impl Actor {
@@ -38,9 +47,7 @@ impl Actor {
         let scan = self.machine.position(LaneId::LIVE).unwrap_or_default();
         let floor = self.machine.floor();
         let parts = self.machine.parts(LaneId::LIVE);
-        let behind = parts.iter().map(|part| part.scan).filter(|at| *at < scan).min();
-        let unsettled = self.machine.unsettled().get(&LaneId::LIVE).copied().unwrap_or(0) as u64;
-        let unread = durable.since(scan) + behind.map_or(0, |at| scan.since(at));
+        let behind = behind(&parts, scan);
         let oldest_at = behind.or_else(|| (scan < durable).then_some(scan));
         let status = SubscriptionStatus {
             name: self.settings.name.clone(),
@@ -51,7 +58,7 @@ impl Actor {
                 None => SubscriptionMode::Pull,
             },
             state: self.state(is_orphaned),
-            lag_events: unsettled + unread,
+            lag_events: self.lag(behind.unwrap_or(scan), durable),
             lag_bytes: log.as_ref().map_or(0, |log| bytes_from(log, floor)),
             oldest_age: numbers
                 .oldest
@@ -67,6 +74,20 @@ impl Actor {
         };
         let oldest_at = oldest_at.filter(|_| status.oldest_age.is_none());
         Status { status, oldest_at }
+    }
+
+    /// Events not settled: those that were found, and all that were not looked at from `unread` on.
+    fn lag(&self, unread: Offset, end: Offset) -> u64 {
+        let found = self.machine.unsettled().get(&LaneId::LIVE).copied().unwrap_or(0);
+        found as u64 + end.since(unread)
+    }
+
+    /// What waits for it below `end`.
+    pub(super) fn backlog(&self, end: Offset) -> Backlog {
+        let scan = self.machine.position(LaneId::LIVE).unwrap_or_default();
+        let unread = behind(&self.machine.parts(LaneId::LIVE), scan).unwrap_or(scan);
+        let start = self.machine.pins().topic;
+        Backlog { records: start.0..end.0, waiting: self.lag(unread, end) }
     }
 
     fn state(&self, is_orphaned: bool) -> SubscriptionState {
@@ -242,6 +263,11 @@ pub struct Letter {
     pub bytes: u32,
     /// A job delivers it: it must stay where it is.
     pub is_redriven: bool,
+}
+
+/// Where the partition stands that is read behind `scan`, and furthest.
+fn behind(parts: &[PartNumbers], scan: Offset) -> Option<Offset> {
+    parts.iter().map(|part| part.scan).filter(|at| *at < scan).min()
 }
 
 fn size(kind: &JobKind) -> u64 {

@@ -9,7 +9,11 @@ use super::{
     *,
 };
 use crate::{
-    events::request::{Results, State},
+    events::{
+        delivery::runner::Backlog,
+        queue::Offset,
+        request::{Results, State},
+    },
     http::sink::{Ending, Parcel, Reply, Sending, Sink},
 };
 
@@ -87,7 +91,7 @@ async fn what_waits_keeps_its_place_over_a_restart_and_is_sent() {
 #[tokio::test]
 async fn what_is_settled_gets_no_place_after_a_restart() {
     let mut home = home();
-    home.settings.ingress.max_entries = 5;
+    home.settings.ingress.max_entries = 100;
     // The first waits for long, and all that comes after it is read again.
     for sending in &mut home.settings.subscriptions {
         sending.retry.schedule = vec![Duration::ZERO, Duration::from_hours(100)];
@@ -100,12 +104,25 @@ async fn what_is_settled_gets_no_place_after_a_restart() {
         (status.attempts == 1 && status.state == State::Queued).then_some(())
     })
     .await;
-    ended(&store, stored_until(&store, "a", soon).await).await;
+    for _ in 0..10 {
+        ended(&store, stored_until(&store, "a", soon).await).await;
+    }
+    let subscription = store.find_subscription("a").unwrap().subscription;
+    // What is settled does not wait.
+    let first_waits = Backlog { records: 0..11, waiting: 1 };
+    until(|| async {
+        (subscription.backlog(Offset(11)).await.unwrap() == first_waits).then_some(())
+    })
+    .await;
+    let backlog = subscription.backlog(Offset(14)).await.unwrap();
+    assert_eq!(backlog.waiting, 4, "what it did not look at may wait");
     store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
     // What became of them is forgotten meanwhile.
     home.clock.advance(2 * HOUR);
+    home.settings.ingress.max_entries = 5;
     let store = open(&home).await;
+    assert!(free(&store) >= 3, "newcomers have places while it is looked through");
     until(|| async { (free(&store) == 4).then_some(()) }).await;
     store.shutdown(Duration::ZERO).await.unwrap();
 }
