@@ -54,6 +54,8 @@ pub(super) enum Order {
     Drain(Drain),
     /// The time to leave the ports has come.
     Close,
+    /// No client needs the queue any more; tunnels may go on without it.
+    CloseQueue,
     /// Everything has ended, or its time is over.
     Stop,
 }
@@ -193,6 +195,7 @@ impl Control {
                     }
                     Some(Order::Drain(drain)) => self.drain(drain),
                     Some(Order::Close) => self.close().await,
+                    Some(Order::CloseQueue) => self.close_queue().await,
                     Some(Order::Stop) | None => return self.stop().await,
                 },
                 () = self.keeper.opened() => self.queue_opened().await,
@@ -260,9 +263,8 @@ impl Control {
         self.operator.follow(&plan.config);
         self.exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         for worker in &self.workers {
-            let stacks = self.stacks(&plan, worker);
             // The old stacks end here, not on the worker's time.
-            drop(worker.commit(stacks).await.map_err(StartError::Thread)?);
+            drop(worker.commit(self.stacks(&plan, worker)).await.map_err(StartError::Thread)?);
         }
         self.listeners.keep(prepared);
         files.follow(loaded.watched);
@@ -280,12 +282,17 @@ impl Control {
 
     /// The store that was waited for is there: routes and endpoints get it.
     async fn queue_opened(&self) {
+        self.swap_stacks().await;
+        tracing::info!("the queue is open");
+    }
+
+    /// Routes and endpoints get what there is of the queue now.
+    async fn swap_stacks(&self) {
         for worker in &self.workers {
             if let Err(error) = worker.swap(self.stacks(&self.plan, worker)).await {
                 tracing::error!(%error, "a worker is gone");
             }
         }
-        tracing::info!("the queue is open");
     }
 
     /// Not ready any more from now on; what follows comes as orders from a task of its own.
@@ -318,14 +325,22 @@ impl Control {
         tracing::info!("listeners closed");
     }
 
-    async fn stop(self) {
-        let now = Instant::now();
-        let ends_at = self.ends_at.unwrap_or(now + self.options.drain.requests);
-        for worker in self.workers {
+    /// Lets another process have the queue. One deadline for all: what clients have used of it is gone.
+    async fn close_queue(&mut self) {
+        let ends_at = self.ends_at.unwrap_or_else(|| Instant::now() + self.options.drain.requests);
+        if self.keeper.close(ends_at.saturating_duration_since(Instant::now())).await {
+            // Who still has the store keeps other processes from it.
+            self.swap_stacks().await;
+            tracing::info!("the queue is closed");
+        }
+    }
+
+    async fn stop(mut self) {
+        for worker in std::mem::take(&mut self.workers) {
             worker.stop().await;
         }
-        // Nobody publishes or consumes any more. One deadline for all: what clients have used of it is gone.
-        self.keeper.close(ends_at.saturating_duration_since(Instant::now())).await;
+        // Nobody publishes or consumes any more. After a drain it is closed already.
+        self.close_queue().await;
         self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
             tracing::warn!("the last lines of the access log are lost");
@@ -333,7 +348,7 @@ impl Control {
     }
 }
 
-/// Leaves the ports, waits for what is under way, ends the process.
+/// Leaves the ports, waits for what is under way, lets go of the queue, waits for tunnels, ends the process.
 async fn wind_down(
     orders: mpsc::Sender<Order>,
     workers: Vec<Resources>,
@@ -348,6 +363,8 @@ async fn wind_down(
         let left: usize = workers.iter().map(|worker| worker.tasks.running()).sum();
         tracing::warn!(left, "closing connections whose time is over");
     }
+    // Before tunnels have ended, which may take long: the next process delivers meanwhile.
+    drop(orders.send(Order::CloseQueue).await);
     let tunnels = all(&workers, |worker| worker.tunnels.drained());
     if timeout_at(close_at + settings.upgrades, tunnels).await.is_err() {
         let left: usize = workers.iter().map(|worker| worker.tunnels.running()).sum();

@@ -116,10 +116,13 @@ impl Delivery {
         drop(self.orders.send(Order::WindDown).await);
     }
 
-    /// Closes the store and ends the thread: what was accepted is on disk then. Stored requests that are on
-    /// their way are waited for as long as this.
+    /// Closes the store and ends the thread: what was accepted is on disk then. Deliveries that are on their
+    /// way are waited for as long as this.
     pub(super) async fn stop(self, patience: Duration) {
-        if self.orders.send(Order::Stop(patience)).await.is_err() || self.thread.join().is_err() {
+        let is_told = self.orders.send(Order::Stop(patience)).await.is_ok();
+        // Probes are answered meanwhile; to join it takes a moment then.
+        self.orders.closed().await;
+        if !is_told || self.thread.join().is_err() {
             tracing::error!("the delivery thread died");
         }
     }

@@ -145,13 +145,13 @@ impl Keeper {
         }
     }
 
-    /// Closes the store: what was accepted is on disk then. Stored requests that are on their way are waited
-    /// for as long as this.
-    pub(super) async fn close(self, patience: Duration) {
+    /// Closes the store: what was accepted is on disk then. Deliveries that are on their way are waited for
+    /// as long as this. `false`: there was none.
+    pub(super) async fn close(&mut self, patience: Duration) -> bool {
         self.queue.close();
-        if let Some(delivery) = self.delivery {
-            delivery.stop(patience).await;
-        }
+        let Some(delivery) = self.delivery.take() else { return false };
+        delivery.stop(patience).await;
+        true
     }
 }
 

@@ -3,13 +3,16 @@
 
 use std::{path::Path, time::Duration};
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message as Frame;
 
 use crate::{
     harness::{Client, Message, Origin, Running, config, within},
     queue_http::{event, publish, receive},
+    upgrades::echo,
 };
-use sluicegate::gateway::{Gateway, Options};
+use sluicegate::gateway::{DrainSettings, Gateway, Options};
 
 fn yaml(folder: &Path, origin: &Origin, lock_wait: &str) -> String {
     format!(
@@ -102,4 +105,45 @@ async fn whoever_does_not_wait_is_told_what_to_do_and_whoever_waits_can_be_stopp
     let head = "POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 2";
     let refused = within("an answer", client.request(head, "{}")).await;
     assert_eq!(refused.status(), 503, "it serves on without");
+}
+
+#[tokio::test]
+async fn an_open_tunnel_keeps_no_queue_from_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Origin::ok("done").await;
+    let first = format!(
+        "{}\x20 - {{ name: chat, match: {{ path: /chat }}, upstream: chat }}\n",
+        yaml(folder.path(), &origin, "0s").replace(
+            "upstreams: {",
+            &format!("upstreams: {{ chat: {{ endpoints: [\"{}\"] }},", echo().await)
+        )
+    );
+    let drain = DrainSettings {
+        before_close: Duration::ZERO,
+        requests: Duration::from_secs(5),
+        upgrades: Duration::from_hours(1),
+    };
+    let options = Options { drain, ..Options::default() };
+    let first = Running::start_with(config(&first), options);
+    let taken = publish(first.gateway().admin_address(), &event("1", "k", &json!(1))).await;
+    assert_eq!(taken.status, 202, "{}", taken.body);
+    assert_eq!(post(&first, "/orders").await.status(), 200, "its worker has the queue");
+    let stream = first.client().await.into_stream();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://shop/chat", stream).await.unwrap();
+
+    let second = Running::start(&yaml(folder.path(), &origin, "1h"));
+    assert_eq!(first.admin("POST", "/v1/drain").await.status(), 202);
+    within("the second to take over", async {
+        while readiness(&second).await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let admin = second.gateway().admin_address();
+    let leased = receive(admin, "billing", &json!({ "wait_ms": 10_000 })).await;
+    assert_eq!(leased[0].1["event"]["id"], "1", "what the first has taken");
+    socket.send(Frame::text("still here")).await.unwrap();
+    let said = within("the echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(said.into_text().unwrap().as_str(), "still here");
+    assert_eq!(first.admin("GET", "/livez").await.status(), 200);
 }

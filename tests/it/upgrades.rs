@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::{Origin, Running, proxy_to, within};
 
 /// A WebSocket server that says everything back.
-async fn echo() -> std::net::SocketAddr {
+pub async fn echo() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
