@@ -11,8 +11,8 @@ use crate::events::facade::Refusal;
 
 impl Store {
     /// Begins no delivery by push any more: the gateway is about to stop, and who waits for one that has not
-    /// begun is told at once. Until [`Store::shutdown`] all else
-    /// goes on, and what is under way may come to its end.
+    /// begun is told at once. Until [`Store::shutdown`] all else goes on, and what is under way may come to its
+    /// end.
     pub async fn wind_down(&self) {
         let readings = self.all_subscriptions();
         join_all(readings.iter().map(|reading| reading.subscription.wind_down())).await;
@@ -20,8 +20,8 @@ impl Store {
     }
 
     /// Ends the subscriptions, takes a last snapshot, and closes the logs; what was answered is on disk.
-    /// Leases outlive it. Stored requests that are on their way are waited for as long as this: what is left
-    /// then is uncertain.
+    /// Leases outlive it. Pushes that are on their way are waited for as long as this: a stored request that is
+    /// left then is uncertain, an event is given back.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), Refusal> {
         self.drain();
         self.snapshot().await.ok();

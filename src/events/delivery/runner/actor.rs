@@ -160,12 +160,13 @@ impl Actor {
             }
         }
         self.wind_down();
-        match self.upstream() {
-            Some(_) => {
-                let end = self.ends_at.unwrap_or_else(|| Instant::now() + LINGER);
-                self.see_through(end).await;
-            }
-            None => self.release_pushes(),
+        let is_sending = self.upstream().is_some();
+        let linger = if is_sending { LINGER } else { Duration::ZERO };
+        let end = self.ends_at.unwrap_or_else(|| Instant::now() + linger);
+        self.see_through(end).await;
+        if !is_sending {
+            // The next process sends it again.
+            self.release_pushes();
         }
         self.settle_writes().await;
     }

@@ -223,8 +223,8 @@ impl Subscription {
         self.ask(Actor::wind_down).await.ok();
     }
 
-    /// Ends the task once its steps are written. Nothing begins any more from its first poll on; stored
-    /// requests that are on their way are waited for as long as this.
+    /// Ends the task once its steps are written. Nothing begins any more from its first poll on; what is on
+    /// its way is waited for as long as this.
     pub async fn stop(&self, patience: Duration) {
         // One that is stopped already is as good.
         self.ask(move |actor| actor.stop(patience)).await.ok();

@@ -112,6 +112,36 @@ async fn no_subscription_goes_on_while_another_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_webhook_that_is_on_its_way_is_seen_through_once() {
+    let (mut home, slow) = (home(), Arc::default());
+    let mut hook = home.settings.subscriptions.remove(1);
+    hook.push.as_mut().unwrap().target = Target::Url("http://hooks.test/".parse().unwrap());
+    hook.topic = "orders".into();
+    home.settings.subscriptions.push(hook);
+    let store = open(&home, &slow).await;
+    publish(&store, &["a1"]).await;
+    sent(&slow).await;
+    store.wind_down().await;
+    let hook = store.find_subscription("a").unwrap().subscription;
+    let others_stop = async {
+        let other = store.find_subscription("billing").unwrap().subscription;
+        until(|| async { other.pins().await.err() }).await;
+        slow.is_free.notify_one();
+    };
+    let (stopped, ()) = tokio::join!(store.shutdown(Duration::from_mins(1)), others_stop);
+    stopped.unwrap();
+    drop((store, hook));
+    let store = open(&home, &slow).await;
+    until(|| async {
+        let status = store.subscription("a").await.unwrap();
+        (status.lag_events == 0).then_some(())
+    })
+    .await;
+    store.shutdown(Duration::ZERO).await.unwrap();
+    assert_eq!(slow.sent.load(Ordering::SeqCst), 1, "it was seen, and not sent again");
+}
+
+#[tokio::test]
 async fn what_is_not_waited_for_may_have_been_seen() {
     let (home, slow) = (home(), Arc::default());
     let store = open(&home, &slow).await;
