@@ -124,7 +124,12 @@ async fn clients_and_stored_requests_share_one_deadline() {
     assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
     within("the process to be done", gateway.gateway().stopped()).await;
     let took = since.elapsed();
+    assert!(took >= deadline, "{took:?}: cut off");
     assert!(took < 2 * deadline, "{took:?}: one after the other");
+    drop(gateway);
+    let next = Running::start_with(config(&yaml), options());
+    let status = next.client().await.get(stored.field("location").unwrap()).await;
+    assert!(status.text().contains("\"state\":\"uncertain\""), "{}", status.text());
 }
 
 #[tokio::test]
