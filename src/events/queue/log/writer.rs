@@ -241,7 +241,9 @@ fn commit(batch: Drain<'_, Request>, queue: &Queue, touched: &mut Vec<Touched>) 
         let Request { shared, item, permit, waiter, urgency, since } = request;
         let known = groups.iter().position(|group| Arc::ptr_eq(&group.shared, &shared));
         let index = known.unwrap_or_else(|| {
-            let (items, ends) = (Vec::with_capacity(most), Vec::with_capacity(most));
+            // One log mostly; room for all in each of many would be their product.
+            let room = if groups.is_empty() { most } else { 0 };
+            let (items, ends) = (Vec::with_capacity(room), Vec::with_capacity(room));
             groups.push(Group { shared, life: None, items, ends });
             groups.len() - 1
         });
