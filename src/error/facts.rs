@@ -1,8 +1,10 @@
 //! What a failure carries, and what follows from it: the nouns of [`Kind`](super::Kind).
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::Kind;
 
 /// The `Allow` header of a 405.
 #[derive(Clone, Debug)]
@@ -59,4 +61,16 @@ pub enum RetryClass {
     MaybeSeen,
     /// Not about an upstream at all: another attempt changes nothing.
     Final,
+}
+
+// === impl Side ===
+
+impl Side {
+    /// Whose doing it is by the reason word; `None`: that is no failure.
+    pub fn of(reason: &str) -> Option<Self> {
+        static SIDES: LazyLock<HashMap<&str, Side>> = LazyLock::new(|| {
+            Kind::all().into_iter().map(|kind| (kind.reason(), kind.side())).collect()
+        });
+        SIDES.get(reason).copied()
+    }
 }

@@ -1,8 +1,9 @@
 //! The only maker of error responses: problem bodies (RFC 9457) with `Proxy-Status` (RFC 9209).
 //!
-//! What a client learns is the kind, the reason word, one fixed sentence and its request's ID, under which
-//! our logs say more of a failure that is not the client's; never an upstream's address or a message of ours. A gRPC client gets what it can read instead: status
-//! 200 without a body, `grpc-status` and `grpc-message` (gRPC over HTTP/2, "Trailers-Only").
+//! What a client learns is the kind, the reason word, one fixed sentence and its request's ID, under which the
+//! access log says more of a failure that is not the client's; never an upstream's address or a message of
+//! ours. A gRPC client gets what it can read instead: status 200 without a body, `grpc-status` and
+//! `grpc-message` (gRPC over HTTP/2, "Trailers-Only").
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -21,7 +22,7 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// draft-ietf-httpapi-ratelimit-headers, "Problem Types".
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 /// Where the rest is, of a failure that is not the client's.
-const MORE: &str = "The gateway's logs say more under this request_id.";
+const MORE: &str = "The gateway's access log, where it keeps one, says more under this request_id.";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -280,7 +281,7 @@ mod tests {
             json!({
                 "type": "about:blank", "title": "The service cannot be reached.", "status": 502,
                 "code": "upstream-connect", "request_id": "id-1",
-                "detail": "The gateway's logs say more under this request_id.",
+                "detail": "The gateway's access log, where it keeps one, says more under this request_id.",
             })
         );
     }

@@ -31,7 +31,7 @@ pub struct Settings {
 pub struct AccessLogSettings {
     /// Where lines go.
     pub path: AccessLogPath,
-    /// The share of requests that is written, 0 to 1.
+    /// The share of requests that is written, 0 to 1; those that fail by no fault of the client always are.
     pub sample: f64,
     /// Whether the query is written too.
     pub query: bool,

@@ -14,6 +14,7 @@ use http::{StatusCode, Version, uri::PathAndQuery};
 use opentelemetry::trace::TraceId;
 
 use crate::{
+    error::Side,
     http::{ClientIp, Context, Target, context::Attempt, query},
     telemetry::{clock, tracing::propagation::trace_digits},
 };
@@ -49,6 +50,11 @@ pub struct Line<'a> {
 // === impl Line ===
 
 impl Line<'_> {
+    /// Whether it failed, and not by the client's doing: whoever was refused is told that there is more here.
+    pub fn is_ours(&self) -> bool {
+        self.reason.and_then(Side::of).is_some_and(|side| side != Side::Downstream)
+    }
+
     /// Appends one JSON object and a newline. With `query` the query is written too, but for
     /// the values of the parameters it names.
     pub fn encode_json(&self, query: Option<&[Box<str>]>, out: &mut Vec<u8>) {

@@ -179,7 +179,7 @@ impl Sink {
     /// Hands a line to the writer, or counts it as lost when the writer is behind. Never waits.
     pub fn write(&self, line: &Line<'_>) {
         let Some(open) = &self.open else { return };
-        if open.sample < 1.0 && fastrand::f64() >= open.sample {
+        if open.sample < 1.0 && fastrand::f64() >= open.sample && !line.is_ours() {
             return;
         }
         let mut buffer = open.buffer.lock();
@@ -281,6 +281,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
+        error::{Kind, Side},
         http::{Context, Peer, peer::Address},
         telemetry::{clock, metrics::Metrics},
     };
@@ -336,6 +337,10 @@ pub(crate) mod tests {
     }
 
     fn write(sink: &Sink, lines: usize) {
+        write_failed(sink, lines, None);
+    }
+
+    fn write_failed(sink: &Sink, lines: usize, reason: Option<&str>) {
         let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), http::Method::GET, http::Version::HTTP_11);
         let line = Line {
@@ -346,7 +351,7 @@ pub(crate) mod tests {
             status: StatusCode::OK,
             sent: 0,
             took: Duration::ZERO,
-            reason: None,
+            reason,
         };
         for _ in 0..lines {
             sink.write(&line);
@@ -417,6 +422,21 @@ pub(crate) mod tests {
         write(&Sink::off(), 100);
         assert!(log.flush(WAIT));
         assert_eq!(out.take(), "");
+    }
+
+    #[test]
+    fn what_failed_by_no_fault_of_the_client_is_written_whatever_the_sample() {
+        let out = Captured::default();
+        let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+        let sink = log.sink(&settings(0.0), &Metrics::new().thread());
+        for kind in Kind::all() {
+            write_failed(&sink, 1, Some(kind.reason()));
+            assert!(log.flush(WAIT));
+            assert_eq!(!out.take().is_empty(), kind.side() != Side::Downstream, "{kind:?}");
+        }
+        write_failed(&sink, 1, Some("enqueued"));
+        assert!(log.flush(WAIT));
+        assert_eq!(out.take(), "", "no failure");
     }
 
     #[test]
