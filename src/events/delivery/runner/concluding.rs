@@ -15,12 +15,14 @@ use super::{
     ledger::Until,
     requests::{Loaded, due},
 };
-use crate::events::{
-    delivery::subscription::{Conclusion, Effect, Place, Reason},
-    ingress::{Due, GivenUp},
-    request::{self, State},
+use crate::{
+    events::{
+        delivery::subscription::{Conclusion, Effect, Place, Reason},
+        ingress::{Due, GivenUp},
+        request::{self, State},
+    },
+    http::sink::End,
 };
-use crate::http::sink::End;
 
 /// What became of telling.
 pub(super) struct Concluded {

@@ -278,8 +278,8 @@ impl Core {
         self.shared.published(self.next, tail.position);
     }
 
-    /// What an item comes to now, whose outcome holds once everything below `needs` is on disk. One that is awaited in the mode that syncs is to come after
-    /// [`Core::sync`]; the others count once they are written.
+    /// What an item comes to now, whose outcome holds once everything below `needs` is on disk. One that is
+    /// awaited in the mode that syncs is to come after [`Core::sync`]; the others count once they are written.
     pub(super) fn settle(&self, outcome: Outcome, needs: Offset, is_awaited: bool) -> Outcome {
         let is_promised = match self.shared.settings.durability {
             Durability::Durable if is_awaited => needs <= self.synced,
