@@ -281,7 +281,9 @@ impl Model {
                         }
                         self.unlease(place);
                         self.rows.remove(&place);
-                        // Sent back before its end was certain: it will be looked at again.
+                        // Its copy goes with it, also if it was sent back before its end was certain
+                        // and will be looked at again.
+                        self.parked.remove(&place);
                         if world.machine.event(place) != EventView::Ahead {
                             self.done.insert(place);
                         }
