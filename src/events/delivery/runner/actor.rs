@@ -274,7 +274,9 @@ impl Actor {
 
     /// Where the journal goes on from what the machine is now; valid after [`Actor::settle_writes`].
     fn position(&self) -> Offset {
-        self.position.max(self.ledger.durable())
+        let durable = self.ledger.durable();
+        // What it stood behind before may be gone, and would never become durable.
+        if self.ledger.is_opened_anew() { durable } else { self.position.max(durable) }
     }
 
     /// For a snapshot: its state, and where the journal goes on from that.
@@ -284,6 +286,7 @@ impl Actor {
 
     /// A snapshot covers everything up to now: a hole in the journal does no harm any more.
     pub(super) fn mend(&mut self) {
+        self.position = self.position();
         self.ledger.mend();
     }
 

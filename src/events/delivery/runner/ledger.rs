@@ -33,6 +33,8 @@ pub(super) struct Ledger {
     subscription: Uuid,
     room: Option<Permit>,
     hole: Arc<AtomicBool>,
+    /// Of the journal, when this began or was mended last.
+    opening: Option<u64>,
 }
 
 /// A step on its way into the journal: completes when it is written, or synced, as it was asked for.
@@ -59,7 +61,8 @@ pub(super) enum Until {
 
 impl Ledger {
     pub(super) fn new(journal: Log, subscription: Uuid) -> Self {
-        Self { journal, subscription, room: None, hole: Arc::default() }
+        let opening = journal.opening();
+        Self { journal, subscription, room: None, hole: Arc::default(), opening }
     }
 
     /// Whether a decision may be made: there is room for its entries, and no hole before them.
@@ -75,11 +78,18 @@ impl Ledger {
 
     /// Whether a snapshot has to be taken before anything else is written. Relaxed: a word for itself.
     pub(super) fn has_hole(&self) -> bool {
-        self.hole.load(Ordering::Relaxed)
+        self.hole.load(Ordering::Relaxed) || self.is_opened_anew()
+    }
+
+    /// Whether the journal was recovered from disk since: what counted as written, and was not synced, is
+    /// below [`Ledger::durable`] now, or nowhere.
+    pub(super) fn is_opened_anew(&self) -> bool {
+        self.journal.opening().is_some_and(|opening| Some(opening) != self.opening)
     }
 
     /// A snapshot covers everything up to now.
-    pub(super) fn mend(&self) {
+    pub(super) fn mend(&mut self) {
+        self.opening = self.journal.opening();
         self.hole.store(false, Ordering::Relaxed);
     }
 
