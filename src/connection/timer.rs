@@ -286,11 +286,22 @@ mod tests {
         is_closing: false,
     };
 
+    fn settings() -> Settings {
+        Settings { connection_max_age: secs(10_000), ..Settings::default() }
+    }
+
     fn watch() -> (Watch, Instant) {
         let now = Instant::now();
-        let settings =
-            Settings { connection_max_age: Duration::from_secs(10_000), ..Settings::default() };
-        (Watch::new(&settings, now), now)
+        (Watch::new(&settings(), now), now)
+    }
+
+    /// Polls the timer of an idle connection.
+    fn idle() -> impl FnMut(&mut Context<'_>) -> Poll<Expired> {
+        let mut timer = Timer::new(&settings());
+        move |cx| match timer.poll(cx, IDLE, Instant::now(), None, |_| None) {
+            Some(expired) => Poll::Ready(expired),
+            None => Poll::Pending,
+        }
     }
 
     fn secs(secs: u64) -> Duration {
@@ -376,14 +387,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_polled_last_is_woken_however_often_that_was() {
-        let settings = Settings { connection_max_age: secs(10_000), ..Settings::default() };
-        let mut timer = Timer::new(&settings);
-        let start = Instant::now();
-        let mut poll =
-            |cx: &mut Context<'_>| match timer.poll(cx, IDLE, Instant::now(), None, |_| None) {
-                Some(expired) => Poll::Ready(expired),
-                None => Poll::Pending,
-            };
+        let (mut poll, start) = (idle(), Instant::now());
         let mut nobody = Context::from_waker(Waker::noop());
         assert!(poll(&mut nobody).is_pending());
         assert!(poll(&mut nobody).is_pending());
@@ -397,14 +401,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_no_budget_left_is_woken_in_the_end() {
-        let settings = Settings { connection_max_age: secs(10_000), ..Settings::default() };
-        let mut timer = Timer::new(&settings);
-        let start = Instant::now();
-        let mut poll =
-            |cx: &mut Context<'_>| match timer.poll(cx, IDLE, Instant::now(), None, |_| None) {
-                Some(expired) => Poll::Ready(expired),
-                None => Poll::Pending,
-            };
+        let (mut poll, start) = (idle(), Instant::now());
         // The first look is at the end of a poll in which the connection has used up all there is.
         let looked = poll_fn(|cx| {
             for _ in 0..128 {

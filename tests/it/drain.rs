@@ -97,19 +97,27 @@ async fn a_slow_answer_is_waited_for() {
     within("the process to be done", gateway.gateway().stopped()).await;
 }
 
-#[tokio::test]
-async fn clients_and_stored_requests_share_one_deadline() {
-    let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::start(|_, _| Reply::Hang).await);
-    let yaml = format!(
+/// These routes, before a shop that stored requests are sent to.
+fn storing(folder: &tempfile::TempDir, shop: &Origin, routes: &str) -> String {
+    format!(
         "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
          topics: {{ intake: {{}} }}\n\
          upstreams: {{ shop: {{ endpoints: [\"{}\"] }} }}\n\
          subscriptions: [{{ name: deliver, topic: intake, push: {{ upstream: shop, timeout: 1m }} }}]\n\
-         routes:\n\
-         \x20 - {{ name: live, match: {{ path: /live }}, upstream: shop }}\n\
-         \x20 - {{ name: orders, match: {{ path: /orders }}, enqueue: {{ topic: intake }} }}\n",
+         routes:\n{routes}",
         folder.path().join("data").display(),
-        origin.address()
+        shop.address()
+    )
+}
+
+#[tokio::test]
+async fn clients_and_stored_requests_share_one_deadline() {
+    let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::start(|_, _| Reply::Hang).await);
+    let yaml = storing(
+        &folder,
+        &origin,
+        "\x20 - { name: live, match: { path: /live }, upstream: shop }\n\
+         \x20 - { name: orders, match: { path: /orders }, enqueue: { topic: intake } }\n",
     );
     let (mut slow, deadline) = (options(), Duration::from_secs(3));
     slow.drain.requests = deadline;
@@ -135,15 +143,11 @@ async fn clients_and_stored_requests_share_one_deadline() {
 #[tokio::test]
 async fn who_waits_for_what_the_next_process_sends_is_told_at_once() {
     let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::start(|_, _| Reply::Hang).await);
-    let yaml = format!(
-        "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
-         topics: {{ intake: {{}} }}\n\
-         upstreams: {{ shop: {{ endpoints: [\"{}\"] }} }}\n\
-         subscriptions: [{{ name: deliver, topic: intake, push: {{ upstream: shop, timeout: 1m }} }}]\n\
-         routes: [{{ name: orders, match: {{ path: /orders }}, enqueue: {{ topic: intake, key: \"header:x-key\", \
-         on_prefer: true }} }}]\n",
-        folder.path().join("data").display(),
-        origin.address()
+    let yaml = storing(
+        &folder,
+        &origin,
+        "\x20 - { name: orders, match: { path: /orders }, enqueue: { topic: intake, key: \"header:x-key\", \
+         on_prefer: true } }\n",
     );
     let mut short = options();
     short.drain.requests = Duration::from_secs(4);
