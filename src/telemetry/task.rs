@@ -1,8 +1,14 @@
 //! The only place that spawns: tasks have a name, are counted, and can be waited for.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::telemetry::in_flight::{Counter, InFlight};
 
@@ -20,6 +26,21 @@ struct Running {
     idle: Arc<Notify>,
     count: Option<InFlight>,
 }
+
+/// Work that its owner polls, and that goes on as a task of its [`Spawner`] once the owner drops it: it ends in
+/// any case, but for a panic or the end of its runtime, and costs a task only if nobody stays to wait for it.
+///
+/// To be polled by one task only, which polls it again from the start when it has gone on by itself: what was
+/// promised to the owner's task holds no more.
+#[must_use = "dropped, it goes on by itself"]
+pub struct RunsOn<T: Send + 'static> {
+    name: &'static str,
+    tasks: Spawner,
+    /// `None`: it is over, or goes on by itself.
+    work: Option<Work<T>>,
+}
+
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Spawns a task that nobody waits for and that ends with its runtime.
 ///
@@ -53,6 +74,14 @@ impl Spawner {
         })
     }
 
+    /// Work that begins when it is first polled, and that [`Spawner::drained`] waits for once it is dropped.
+    pub fn runs_on<F>(&self, name: &'static str, work: F) -> RunsOn<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        RunsOn { name, tasks: self.clone(), work: Some(Box::pin(work)) }
+    }
+
     /// How many of its tasks still run.
     pub fn running(&self) -> usize {
         self.running.get()
@@ -70,6 +99,49 @@ impl Spawner {
     }
 }
 
+// === impl RunsOn ===
+
+impl<T: Send + 'static> RunsOn<T> {
+    /// Goes on by itself from here on: nobody hears how it ends.
+    pub fn detach(&mut self) {
+        let Some(work) = self.work.take() else { return };
+        // Without a runtime nothing would poll it.
+        if Handle::try_current().is_ok() {
+            let name = self.name;
+            drop(self.tasks.spawn(name, async move { drop(work.await) }));
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for RunsOn<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        // Taken, so that what panics is dropped, and not polled again by a task.
+        let Some(mut work) = self.work.take() else { return Poll::Pending };
+        let polled = work.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.work = Some(work);
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for RunsOn<T> {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for RunsOn<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunsOn")
+            .field("name", &self.name)
+            .field("is_over", &self.work.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
 // === impl Running ===
 
 impl Drop for Running {
@@ -77,5 +149,64 @@ impl Drop for Running {
         // First out of the count, then tell: the waiter looks at the count when it is told.
         drop(self.count.take());
         self.idle.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use futures_util::{FutureExt as _, poll};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_is_waited_for_costs_no_task() {
+        let tasks = Spawner::new();
+        let (go, gone) = oneshot::channel();
+        let mut work = tasks.runs_on("work", async move { gone.await.unwrap() });
+        assert!(poll!(&mut work).is_pending());
+        go.send(7).unwrap();
+        assert_eq!(work.await, 7);
+        assert_eq!(tasks.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn work_whose_owner_leaves_goes_on() {
+        for is_polled in [false, true] {
+            let tasks = Spawner::new();
+            let (go, gone) = oneshot::channel::<()>();
+            let is_done = Arc::new(AtomicBool::new(false));
+            let done = is_done.clone();
+            let mut work = tasks.runs_on("work", async move {
+                gone.await.unwrap();
+                done.store(true, Relaxed);
+            });
+            if is_polled {
+                assert!(poll!(&mut work).is_pending());
+            }
+            drop(work);
+            assert_eq!(tasks.running(), 1);
+            assert!(tasks.drained().now_or_never().is_none());
+            go.send(()).unwrap();
+            tasks.drained().await;
+            assert!(is_done.load(Relaxed));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_panicked_is_not_polled_again() {
+        let tasks = Spawner::new();
+        let work = tasks.runs_on("work", async { panic!("on purpose") });
+        assert!(std::panic::AssertUnwindSafe(work).catch_unwind().await.is_err());
+        assert_eq!(tasks.running(), 0);
+    }
+
+    #[test]
+    fn without_a_runtime_it_ends_with_its_owner() {
+        let tasks = Spawner::new();
+        drop(tasks.runs_on("work", async {}));
+        assert_eq!(tasks.running(), 0);
     }
 }

@@ -11,12 +11,12 @@
 //! while the topic is not open with 503 `queue-unavailable` and nothing sent. Writes to the
 //! context that the request is done later.
 //!
-//! A request that may be spilled is sent by a task of the worker's drained spawner, so that it comes to
-//! one of its ends when the client leaves. Of a key with a spilled request that waits nothing is sent, nor
+//! A request that may be spilled goes on in a task of the worker's drained spawner when the client leaves, so
+//! that it comes to one of its ends. Of a key with a spilled request that waits nothing is sent, nor
 //! is a request that comes again under the `Idempotency-Key` of one that is stored: it gets the same 202.
 //!
 //! Costs, where it stores, one copy of the fields and what waits for the disk; a route with `spill` that
-//! copy for each request, a task, and a lock where it has a key; elsewhere one look at an `Option`. It
+//! copy for each request, and a lock where it has a key; elsewhere one look at an `Option`. It
 //! sits inside `headers`, so that what is stored is what would have been sent, and outside all attempts.
 
 use std::{
@@ -25,7 +25,6 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, Either};
-use tokio::sync::oneshot;
 use tower::{Layer, Service};
 
 use super::{
@@ -36,7 +35,7 @@ use super::{
     spilling::{is_told, may_spill},
 };
 use crate::{
-    error::{Error, Kind},
+    error::Error,
     events::request::StoredRequest,
     http::{Context, Next, Request, Response},
 };
@@ -122,18 +121,10 @@ async fn spill<S: Next>(
     request: Request,
 ) -> Result<Response, Error> {
     let stored = enqueuer.stored(&request)?;
-    let (client, answer) = oneshot::channel();
     let tasks = enqueuer.parts()?.tasks.clone();
-    let sending = async move {
-        let answered = send_or_store(&enqueuer, inner, request, stored).await;
-        // Who has left does not want to know.
-        drop(client.send(answered));
-    };
-    // Runs to its end: the drain waits for it, the client does not have to.
-    drop(tasks.spawn("spill", sending));
-    answer.await.unwrap_or_else(|_| {
-        Err(Error::new(Kind::Internal).with_detail("a request that may be spilled ended early"))
-    })
+    let sending = async move { send_or_store(&enqueuer, inner, request, stored).await };
+    // To its end: the drain waits for it, the client does not have to.
+    tasks.runs_on("spill", sending).await
 }
 
 async fn send_or_store<S: Next>(

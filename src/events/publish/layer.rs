@@ -8,11 +8,11 @@
 //! `<type>.uncertain`. Adds `sluice-event-id` to answers whose events are certain, and writes their IDs
 //! to the context. Counts `sluice_queue_dropped_total`.
 //!
-//! From the first durable write on the exchange runs in a task of the worker's drained spawner: a client
-//! that leaves drops only its wait. A failure that comes of time alone is told to the client while the
-//! attempt runs on (`Context::allow_overtime`).
+//! The exchange goes on in a task of the worker's drained spawner when the client leaves: that drops only
+//! its wait. A failure that comes of time alone is told to the client while the attempt runs on
+//! (`Context::allow_overtime`).
 //!
-//! Costs, where a route publishes: a task, and what waits for the disk; elsewhere one look at an `Option`.
+//! Costs, where a route publishes: a future in a box, and what waits for the disk; elsewhere one look at an `Option`.
 //! It sits behind all that may refuse, and `buffer`, whose bytes it shares; before `action`, so that a
 //! route that answers by itself publishes as well.
 
@@ -21,14 +21,13 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context as Task, Poll, ready},
+    task::{Context as Task, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use pin_project_lite::pin_project;
-use tokio::sync::oneshot;
 use tower::{Layer, Service};
 
 use super::{
@@ -40,11 +39,11 @@ use super::{
 use crate::{
     error::{Error, Kind, QueueFault},
     events::ingress::{Ingress, Target, Topics},
-    http::{Next, Request, Response},
+    http::{Context, Next, Request, Response},
     telemetry::{
         clock,
         metrics::{Cells, Counter, QUEUE_DROPPED},
-        task::Spawner,
+        task::{RunsOn, Spawner},
     },
 };
 
@@ -98,8 +97,14 @@ pin_project! {
     enum State<F> {
         Passed { #[pin] inner: F },
         Refused { error: Option<Error> },
-        Running { answer: oneshot::Receiver<Result<Response, Error>> },
+        Running { exchange: Exchange },
     }
+}
+
+/// What runs to its end, and what its client is to be told before.
+struct Exchange {
+    exchange: RunsOn<Result<Response, Error>>,
+    cx: Context,
 }
 
 // === impl Publisher ===
@@ -216,12 +221,10 @@ impl<S: Next> Service<Request> for Publish<S> {
         };
         let state = match Plan::new(publications, source, ingress, &request, clock::now()) {
             Ok(plan) => {
-                let (client, answer) = oneshot::channel();
-                // Large, and moved about where it is spawned.
-                let exchange = Box::pin(run(plan, self.inner.clone(), request, client));
-                // Runs to its end: the drain waits for it, the client does not have to.
-                drop(tasks.spawn("publish", exchange));
-                State::Running { answer }
+                let cx = request.cx.clone();
+                cx.allow_overtime();
+                let exchange = tasks.runs_on("publish", run(plan, self.inner.clone(), request));
+                State::Running { exchange: Exchange { exchange, cx } }
             }
             Err(error) => {
                 if let Some(key) = key_of(&request.cx) {
@@ -245,12 +248,25 @@ impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
             StateProj::Refused { error } => {
                 Poll::Ready(Err(error.take().unwrap_or_else(|| Kind::Internal.into())))
             }
-            StateProj::Running { answer } => {
-                let answered = ready!(Pin::new(answer).poll(cx));
-                Poll::Ready(answered.unwrap_or_else(|_| {
-                    Err(Error::new(Kind::Internal).with_detail("the exchange ended early"))
-                }))
-            }
+            StateProj::Running { exchange } => exchange.poll(cx),
         }
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    fn poll(&mut self, task: &mut Task<'_>) -> Poll<Result<Response, Error>> {
+        let polled = Pin::new(&mut self.exchange).poll(task);
+        if polled.is_pending()
+            && let Some(error) = self.cx.take_overtime()
+        {
+            if let Some(key) = key_of(&self.cx) {
+                key.doubt();
+            }
+            self.exchange.detach();
+            return Poll::Ready(Err(error));
+        }
+        polled
     }
 }

@@ -5,7 +5,6 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
-use tokio::sync::oneshot;
 
 use super::{
     keyed,
@@ -20,8 +19,7 @@ use crate::{
     error::{Error, Kind},
     events::{
         ingress::{
-            Answer, Exchange, Key, KeyEnd, MAX_STORED_BYTES, Owed, Target, failed, refused,
-            uncertain,
+            Answer, Exchange, KeyEnd, MAX_STORED_BYTES, Owed, Target, failed, refused, uncertain,
         },
         queue::{
             codec::Draft,
@@ -31,9 +29,6 @@ use crate::{
     },
     http::{Next, Outcome, Request, Response, names::SLUICE_EVENT_ID, selector::Input},
 };
-
-/// Who waits for the answer, until it has one or has gone.
-struct Client(Option<oneshot::Sender<Result<Response, Error>>>);
 
 /// What an intent ends as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +57,12 @@ struct Finished {
     body: Option<Bytes>,
 }
 
-/// Carries `plan` out. What the client gets goes to `client`.
+/// Carries `plan` out, and gives what the client gets.
 pub(super) async fn run<S: Next>(
     plan: Plan,
     inner: S,
     request: Request,
-    client: oneshot::Sender<Result<Response, Error>>,
-) {
-    let mut client = Client(Some(client));
+) -> Result<Response, Error> {
     let Plan { items, room, key, request: kept } = plan;
     let mut ids = Vec::with_capacity(items.len());
     let mut after = items;
@@ -81,7 +74,7 @@ pub(super) async fn run<S: Next>(
     if let Err(error) = first {
         // With its key, which nobody has used.
         drop(room);
-        return client.answer(Err(error));
+        return Err(error);
     }
     let exchange = async {
         let Some(room) = room else { return Ok(None) };
@@ -91,20 +84,17 @@ pub(super) async fn run<S: Next>(
     };
     let is_mutant = mutation::is(Mutation::IntentAfterForwarding);
     let (result, begun) = if is_mutant {
-        let result = forward(inner, request, (&kept, key.as_deref()), &mut client).await;
+        let result = forward(inner, request).await;
         (result, exchange.await)
     } else {
         match exchange.await {
-            Err(error) => return client.answer(Err(failed(&error))),
-            begun => {
-                let of = (&kept, key.as_deref());
-                (forward(inner, request, of, &mut client).await, begun)
-            }
+            Err(error) => return Err(failed(&error)),
+            begun => (forward(inner, request).await, begun),
         }
     };
     let exchange = begun.unwrap_or_default();
     let finished = follow(result, after, &kept, key.is_some()).await;
-    end(finished, exchange, &kept, ids, client).await;
+    end(finished, exchange, &kept, ids).await
 }
 
 /// Events that come before the request is sent. An error: it is not.
@@ -150,29 +140,13 @@ fn append(item: Item) -> Appending {
     Appending { publication, id, is_uncertain, commit }
 }
 
-/// Sends the request and waits for what comes of it; for a late answer too, where the client has been
-/// told that the time is up. A panic below is a failure of which nobody knows what was sent.
-async fn forward<S: Next>(
-    mut inner: S,
-    request: Request,
-    (kept, key): (&Kept, Option<&Key>),
-    client: &mut Client,
-) -> Result<Response, Error> {
-    let overtime = kept.cx.allow_overtime();
-    let attempts = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
-    tokio::pin!(attempts, overtime);
-    let caught = tokio::select! {
-        caught = &mut attempts => caught,
-        // The sender is in the context, which outlives this: it ends by being told something.
-        Ok(error) = &mut overtime => {
-            if let Some(key) = key {
-                key.doubt();
-            }
-            client.answer(Err(error));
-            attempts.await
-        }
-    };
-    caught
+/// Sends the request and waits for what comes of it. A panic below is a failure of which nobody knows what
+/// was sent.
+async fn forward<S: Next>(mut inner: S, request: Request) -> Result<Response, Error> {
+    let attempts = AssertUnwindSafe(async move { inner.call(request).await });
+    attempts
+        .catch_unwind()
+        .await
         .unwrap_or_else(|_| Err(Error::new(Kind::Internal).with_detail("a panic below `publish`")))
 }
 
@@ -266,14 +240,13 @@ fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
     }
 }
 
-/// Writes down what follows, answers the client, and appends the events.
+/// Writes down what follows, appends the events, and gives what the client gets.
 async fn end(
     finished: Finished,
     exchange: Option<Exchange>,
     kept: &Kept,
     mut ids: Vec<Box<str>>,
-    mut client: Client,
-) {
+) -> Result<Response, Error> {
     let Finished { result, outcome, mut items, body } = finished;
     let producing = Producing::begin(&kept.cx, items.iter());
     // Handed over first, so that all syncs run beside each other.
@@ -310,10 +283,10 @@ async fn end(
     if !ids.is_empty() {
         kept.cx.set_event_ids(ids);
     }
-    client.answer(answer);
     if let Some((exchange, owed)) = settling {
         exchange.settle(owed);
     }
+    answer
 }
 
 type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Draft)>);
@@ -380,17 +353,6 @@ fn put_ids<'a>(headers: &mut HeaderMap, ids: impl Iterator<Item = &'a Box<str>>)
     for id in ids {
         if let Ok(id) = HeaderValue::from_str(id) {
             headers.append(SLUICE_EVENT_ID, id);
-        }
-    }
-}
-
-// === impl Client ===
-
-impl Client {
-    /// Once; whoever has left does not want to know.
-    fn answer(&mut self, result: Result<Response, Error>) {
-        if let Some(client) = self.0.take() {
-            drop(client.send(result));
         }
     }
 }

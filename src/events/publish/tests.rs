@@ -309,7 +309,7 @@ async fn after_whichever_step_its_client_leaves_an_effect_has_its_word() {
             assert_eq!(events, vec![word; usize::try_from(effects).unwrap()], "{case}");
             assert_eq!(effects, u64::from(last > 0), "{case}: what has begun goes to its end");
             if is_answered {
-                assert!(last > 3, "{case}: at least what the upstream does");
+                assert!(last >= 3, "{case}: at least what the upstream does");
                 break;
             }
         }

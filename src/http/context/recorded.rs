@@ -5,7 +5,6 @@
 use std::{fmt, sync::atomic::Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use super::Context;
 use crate::{
@@ -17,9 +16,17 @@ use crate::{
     telemetry::tracing::Publishing,
 };
 
-/// Who hears that the time was up. Empty once it was told.
-#[derive(Debug)]
-pub(super) struct Overtime(Mutex<Option<oneshot::Sender<Error>>>);
+/// What the client is told once the time is up, until somebody takes it.
+#[derive(Debug, Default)]
+pub(super) struct Overtime(Mutex<Told>);
+
+#[derive(Debug, Default)]
+enum Told {
+    #[default]
+    NotYet,
+    Failure(Error),
+    Taken,
+}
 
 /// What is done for a request and is not over when its client leaves, until it is dropped.
 #[derive(Debug)]
@@ -33,22 +40,33 @@ pub(super) struct GoingOn(Option<Vec<Then>>);
 type Then = Box<dyn FnOnce() + Send>;
 
 impl Context {
-    /// From now on whoever bounds the time of this exchange tells the failure here, once, and lets the
-    /// attempt run on for as long again. To be called once.
-    pub fn allow_overtime(&self) -> oneshot::Receiver<Error> {
-        let (sender, told) = oneshot::channel();
-        super::set(&self.0.overtime, Overtime(Mutex::new(Some(sender))));
-        told
+    /// From now on whoever bounds the time of this exchange leaves the failure here, once, and lets the
+    /// attempt run on for as long again. To be called once, by who polls the attempt and looks afterwards
+    /// ([`Context::take_overtime`]).
+    pub fn allow_overtime(&self) {
+        super::set(&self.0.overtime, Overtime::default());
     }
 
     /// The time is up, and the client gets what `error` makes. `false`: the attempt does not run on.
     pub fn begin_overtime(&self, error: impl FnOnce() -> Error) -> bool {
         let Some(overtime) = self.0.overtime.get() else { return false };
-        if let Some(sender) = overtime.0.lock().take() {
-            // Whoever allowed it waits for the attempt; if that is over there is nothing to tell.
-            drop(sender.send(error()));
+        let mut told = overtime.0.lock();
+        if matches!(*told, Told::NotYet) {
+            *told = Told::Failure(error());
         }
         true
+    }
+
+    /// What the client is to be told, as the time is up and the attempt runs on. Once.
+    pub fn take_overtime(&self) -> Option<Error> {
+        let mut told = self.0.overtime.get()?.0.lock();
+        match std::mem::replace(&mut *told, Told::Taken) {
+            Told::Failure(error) => Some(error),
+            before => {
+                *told = before;
+                None
+            }
+        }
     }
 
     /// An attempt that the upstream may have seen, or has answered, is followed by another.
