@@ -11,10 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{Kind, Result},
-    upstream::{
-        Local,
-        handshake::{H1, H2Stream},
-    },
+    upstream::{Local, h1::H1, handshake::H2Stream},
 };
 
 /// A connection, or a stream of one, for one request.

@@ -9,36 +9,37 @@
 //! byte of it left; whether one did is what the connection's meter says, on h2 what the peer says. Of
 //! a streaming body that hyper had begun to read there is nothing left to hand back.
 //!
-//! Costs, on a pooled connection: hyper's channel, one box for this future, and one for the return
-//! of the connection when there is a body. A new connection, one idle for a few milliseconds and
-//! every h2 stream pay for a copy of the request's head as well (`spare`).
+//! Costs, on a pooled h1 connection: hyper's channel. Everything else, a new connection and h2 among it,
+//! pays for a box; a new connection, one idle for a few milliseconds and every h2 stream for a copy of
+//! the request's head as well (`spare`).
 
 use std::{
-    error,
-    future::Future,
-    io,
+    future::{self, Future},
+    mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::Version;
 use http_body::Body as _;
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 use tower::Service;
 
 use crate::{
     error::{Error, Kind, Result, Sent},
     http::{
         self as ours, Body, Request, Response,
-        body::{End, Finish, Guard, is_malformed},
+        body::{End, Finish, Guard},
         is_repeatable,
         pace::Pace,
     },
     upstream::{
         Call, Flight,
-        checkout::{Checkout, Lease},
-        handshake::{H1, H2Stream},
+        checkout::{Checkout, Lease, Waiting},
+        failure::{broken_off, failed_h1, failed_h2},
+        h1::{Answer, H1},
+        handshake::H2Stream,
         io::Mark,
         reframe,
         spare::Spare,
@@ -53,10 +54,27 @@ pub struct Forward {
     preserve_host: bool,
 }
 
-/// Gives an h1 connection back at the end of the body, and ends the request's being counted.
-struct Return {
+/// The response, or why there is none.
+pub struct ResponseFuture(State);
+
+enum State {
+    /// Not yet polled: nothing has been done.
+    Asked(Option<Call>, Forward),
+    H1(ExchangeH1),
+    /// hyper's futures have no names, nor have those that wait for them.
+    Boxed(Boxed),
+    Over,
+}
+
+type Boxed = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
+
+/// A request on the connection that was waiting for one.
+struct ExchangeH1 {
     h1: Box<H1>,
     flight: Flight,
+    mark: Mark,
+    spare: Option<Spare>,
+    cx: ours::Context,
 }
 
 /// Frees an h2 stream's place at the end of the body.
@@ -83,66 +101,63 @@ impl Forward {
 impl Service<Call> for Forward {
     type Response = Response;
     type Error = Error;
-    // hyper's response future has no name, so one box, here and nowhere further out.
-    type Future = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        Box::pin(exchange(call, self.preserve_host))
+        ResponseFuture(State::Asked(Some(call), *self))
     }
 }
 
 /// Sends the request of `call` and gives its response, as [`Forward`] does.
-pub async fn exchange(call: Call, preserve_host: bool) -> Result<Response> {
+pub fn exchange(call: Call, preserve_host: bool) -> ResponseFuture {
+    Forward::new(preserve_host).call(call)
+}
+
+fn begin(call: Call, Forward { preserve_host }: Forward) -> State {
     let Call { mut request, flight } = call;
     let local = flight.local();
     if let Some(asked) = upgrade::Asked::take(&mut request.parts, local.transport().settings()) {
-        // In a box, so that the future of all others need not be as large.
-        return Box::pin(upgrade::exchange(request, asked, flight, preserve_host)).await;
+        return State::boxed(upgrade::exchange(request, asked, flight, preserve_host));
     }
     let is_unsafe = !is_repeatable(&request.parts.method);
-    let lease = match local.pool().checkout(local, is_unsafe) {
-        Checkout::Ready(lease) => lease,
-        Checkout::Wait(waiting) => {
-            request.cx.set_connecting(true);
-            let waited = waiting.await;
-            request.cx.set_connecting(false);
-            match waited {
-                Ok(lease) => lease,
-                Err(error) => return Err(error.with_unsent(request)),
-            }
+    match local.pool().checkout(local, is_unsafe) {
+        Checkout::Ready(Lease::H1(h1)) => {
+            State::H1(ExchangeH1::begin(request, h1, flight, preserve_host))
         }
-        Checkout::Full => return Err(Error::new(Kind::ConcurrencyFull).with_unsent(request)),
-    };
-    match lease {
-        Lease::H1(h1) => exchange_h1(request, h1, flight, preserve_host).await,
-        Lease::H2(stream) => exchange_h2(request, stream, flight, preserve_host).await,
+        Checkout::Ready(Lease::H2(stream)) => {
+            State::boxed(exchange_h2(request, stream, flight, preserve_host))
+        }
+        Checkout::Wait(waiting) => {
+            State::boxed(exchange_later(request, waiting, flight, preserve_host))
+        }
+        Checkout::Full => {
+            let error = Error::new(Kind::ConcurrencyFull).with_unsent(request);
+            State::boxed(future::ready(Err(error)))
+        }
     }
 }
 
-async fn exchange_h1(
+/// As [`begin`], on a connection that has to be waited for.
+async fn exchange_later(
     request: Request,
-    mut h1: Box<H1>,
+    waiting: Waiting,
     flight: Flight,
     preserve_host: bool,
 ) -> Result<Response> {
-    let Request { mut parts, body, cx } = request;
-    reframe::to_h1(&mut parts, &body, flight.local().authority(), preserve_host);
-    let spare = h1.is_doubtful.then(|| Spare::of(&parts, &body)).flatten();
-    let mark = h1.mark();
-    let sent = h1.sender.try_send_request(http::Request::from_parts(*parts, body));
-    match sent.await {
-        Ok(response) => respond_h1(response, h1, flight),
-        Err(failed) => {
-            let error = failed_h1(failed, &h1, mark, spare, cx);
-            if matches!(error.kind(), Kind::UpstreamClosedIdle(_)) {
-                flight.local().pool().count_race();
-            }
-            Err(error.with_detail(&**flight.local().label()))
+    request.cx.set_connecting(true);
+    let waited = waiting.await;
+    request.cx.set_connecting(false);
+    match waited {
+        Ok(Lease::H1(h1)) => {
+            let begun = ExchangeH1::begin(request, h1, flight, preserve_host);
+            ResponseFuture(State::H1(begun)).await
         }
+        Ok(Lease::H2(stream)) => exchange_h2(request, stream, flight, preserve_host).await,
+        Err(error) => Err(error.with_unsent(request)),
     }
 }
 
@@ -170,7 +185,8 @@ fn respond_h1(
         return Ok(Response::from_parts(parts, Body::empty()));
     }
     let mut body = receive(&parts, incoming, &flight);
-    body.attach(Guard::Upstream(Box::new(Return { h1, flight })));
+    h1.flight = Some(flight);
+    body.attach(Guard::Upstream(h1));
     Ok(Response::from_parts(parts, body))
 }
 
@@ -207,7 +223,8 @@ async fn exchange_h2(
     let response = match answered {
         Ok(response) => response,
         Err(failed) => {
-            return Err(failed_h2(failed, &stream, spare, cx).with_detail(&**local.label()));
+            return Err(failed_h2(failed, stream.get(), stream.failure(), spare, cx)
+                .with_detail(&**local.label()));
         }
     };
     let (mut parts, incoming) = response.into_parts();
@@ -231,124 +248,60 @@ pub(crate) fn receive(parts: &http::response::Parts, incoming: Incoming, flight:
     body
 }
 
-/// What a failure of a response body means: hyper fails it only when the connection did.
-fn broken_off(error: hyper::Error) -> Error {
-    let kind = if is_malformed(&error) {
-        Kind::UpstreamBadResponse
-    } else {
-        Kind::UpstreamReset(Sent::MaybeSeen)
-    };
-    Error::new(kind).with_source(error)
-}
+// === impl ResponseFuture ===
 
-type Failed = TrySendError<http::Request<Body>>;
+impl Future for ResponseFuture {
+    type Output = Result<Response>;
 
-/// What a failed exchange means; with the request in it if nothing of it was written: as hyper hands
-/// it back, or else the spare one.
-pub(crate) fn failed_h1(
-    mut failed: Failed,
-    h1: &H1,
-    mark: Mark,
-    spare: Option<Spare>,
-    cx: ours::Context,
-) -> Error {
-    let unsent = failed.take_message();
-    let cause = failed.into_error();
-    let now = h1.cut();
-    let sent = if unsent.is_some() || now.written == mark.written {
-        Sent::Nothing
-    } else {
-        Sent::MaybeSeen
-    };
-    let error = if let Some(kind) = of_body(&cause) {
-        Error::new(kind)
-    } else if cause.is_parse() {
-        Error::new(Kind::UpstreamBadResponse)
-    } else if is_timeout(&cause) {
-        Error::new(Kind::UpstreamTimeoutTry(sent))
-    } else if h1.is_reused && now.read == mark.read {
-        Error::new(Kind::UpstreamClosedIdle(sent))
-    } else {
-        Error::new(Kind::UpstreamReset(sent))
-    };
-    with_unsent(error.with_source(cause), sent, unsent, spare, cx)
-}
-
-fn failed_h2(
-    mut failed: Failed,
-    stream: &Streaming,
-    spare: Option<Spare>,
-    cx: ours::Context,
-) -> Error {
-    let unsent = failed.take_message();
-    let cause = failed.into_error();
-    let by_peer = find::<h2::Error>(&cause).filter(|error| error.is_remote());
-    // Of the streams of a connection only those it excludes fail with the remote's GOAWAY.
-    let is_excluded = by_peer.is_some_and(h2::Error::is_go_away);
-    let is_refused = is_excluded
-        || by_peer.is_some_and(|error| {
-            error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-        });
-    if is_excluded || unsent.is_some() {
-        // hyper learns of the GOAWAY with the next request: that is not to be the one tried again.
-        stream.get().retire_connection();
-    }
-    let sent = if unsent.is_some() || is_refused { Sent::Nothing } else { Sent::MaybeSeen };
-    let kind = stream.failure().cloned().unwrap_or_else(|| match find::<h2::Error>(&cause) {
-        _ if is_timeout(&cause) => Kind::UpstreamTimeoutTry(sent),
-        Some(error) if error.is_library() => Kind::UpstreamBadResponse,
-        _ => Kind::UpstreamReset(sent),
-    });
-    with_unsent(Error::new(kind).with_source(cause), sent, unsent, spare, cx)
-}
-
-fn with_unsent(
-    error: Error,
-    sent: Sent,
-    unsent: Option<http::Request<Body>>,
-    spare: Option<Spare>,
-    cx: ours::Context,
-) -> Error {
-    match (unsent, spare) {
-        (Some(request), _) => {
-            let (parts, body) = request.into_parts();
-            error.with_unsent(Request::new(parts, body, cx))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::Asked(call, forward) = &mut self.0
+            && let Some(call) = call.take()
+        {
+            self.0 = begin(call, *forward);
         }
-        (None, Some(spare)) if sent == Sent::Nothing => error.with_unsent(spare.into_request(cx)),
-        (None, _) => error,
-    }
-}
-
-/// The request body's own failure, if that is what ended the exchange: then it is the client's.
-fn of_body(cause: &hyper::Error) -> Option<Kind> {
-    find::<Error>(cause).map(|error| error.kind().clone())
-}
-
-/// The upstream took nothing of what we had for it, as our stream or the kernel found.
-fn is_timeout(cause: &hyper::Error) -> bool {
-    find::<io::Error>(cause).is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-}
-
-fn find<E: error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    let mut cause = error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
+        let answer = match &mut self.0 {
+            State::H1(exchange) => ready!(exchange.h1.poll_answer(cx)),
+            State::Boxed(boxed) => return boxed.as_mut().poll(cx),
+            State::Asked(..) | State::Over => return Poll::Pending,
+        };
+        match mem::replace(&mut self.0, State::Over) {
+            State::H1(exchange) => Poll::Ready(exchange.end(answer)),
+            State::Asked(..) | State::Boxed(_) | State::Over => Poll::Pending,
         }
-        cause = error.source();
     }
-    None
 }
 
-// === impl Return ===
+// === impl State ===
 
-impl Finish for Return {
-    fn finish(self: Box<Self>, end: End) {
-        let Self { h1, flight } = *self;
-        // Anything but the end leaves bytes of this response on it: it closes by being dropped.
-        if end == End::Complete {
-            let local = flight.local();
-            local.pool().put(local, h1);
+impl State {
+    fn boxed(future: impl Future<Output = Result<Response>> + Send + 'static) -> Self {
+        Self::Boxed(Box::pin(future))
+    }
+}
+
+// === impl ExchangeH1 ===
+
+impl ExchangeH1 {
+    fn begin(request: Request, mut h1: Box<H1>, flight: Flight, preserve_host: bool) -> Self {
+        let Request { mut parts, body, cx } = request;
+        reframe::to_h1(&mut parts, &body, flight.local().authority(), preserve_host);
+        let spare = h1.is_doubtful.then(|| Spare::of(&parts, &body)).flatten();
+        let mark = h1.mark();
+        h1.send(http::Request::from_parts(*parts, body));
+        Self { h1, flight, mark, spare, cx }
+    }
+
+    fn end(self, answer: Answer) -> Result<Response> {
+        let Self { h1, flight, mark, spare, cx } = self;
+        match answer {
+            Ok(response) => respond_h1(response, h1, flight),
+            Err(failed) => {
+                let error = failed_h1(failed, &h1, mark, spare, cx);
+                if matches!(error.kind(), Kind::UpstreamClosedIdle(_)) {
+                    flight.local().pool().count_race();
+                }
+                Err(error.with_detail(&**flight.local().label()))
+            }
         }
     }
 }

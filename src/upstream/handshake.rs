@@ -1,7 +1,6 @@
 //! A stream to a connection that speaks HTTP, and the task that drives it.
 
 use std::{
-    fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
@@ -27,7 +26,8 @@ use crate::{
     upstream::{
         Local,
         connect::Dialled,
-        io::{Io, Mark, Meter, Probe},
+        h1::H1,
+        io::{Io, Meter},
         timer::Timer,
     },
 };
@@ -52,23 +52,6 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Opened {
     H1(Box<H1>),
     H2(Arc<H2>),
-}
-
-/// An HTTP/1.1 connection: one request at a time. Dropping it closes the connection.
-pub(crate) struct H1 {
-    pub(crate) sender: http1::SendRequest<Body>,
-    meter: Arc<Meter>,
-    probe: Probe,
-    /// A response has been read from it.
-    pub(crate) is_reused: bool,
-    /// It takes no other request.
-    pub(crate) is_spent: bool,
-    /// It may have been closed by now without our having heard of it.
-    pub(crate) is_doubtful: bool,
-    /// Since the last response ended.
-    pub(crate) idle_since: Instant,
-    /// How long it may stay idle.
-    pub(crate) keep_alive: Duration,
 }
 
 /// An HTTP/2 connection: many requests at a time. Dropping it lets its streams end, then closes it.
@@ -128,16 +111,8 @@ async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
             tracing::trace!(%error, "upstream connection ended");
         }
     });
-    Ok(Opened::H1(Box::new(H1 {
-        sender,
-        meter,
-        probe: dialled.probe,
-        is_reused: false,
-        is_spent: false,
-        is_doubtful: true,
-        idle_since: Instant::now(),
-        keep_alive: local.transport().settings().idle_timeout,
-    })))
+    let keep_alive = local.transport().settings().idle_timeout;
+    Ok(Opened::H1(Box::new(H1::new(sender, meter, dialled.probe, keep_alive))))
 }
 
 /// An HTTP/1.1 connection of its own for one request that may be upgraded.
@@ -152,16 +127,9 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
             tracing::trace!(%error, "upstream connection ended");
         }
     });
-    Ok(Box::new(H1 {
-        sender,
-        meter,
-        probe: dialled.probe,
-        is_reused: false,
-        is_spent: false,
-        is_doubtful: true,
-        idle_since: Instant::now(),
-        keep_alive: Duration::ZERO,
-    }))
+    let mut h1 = Box::new(H1::new(sender, meter, dialled.probe, Duration::ZERO));
+    h1.is_spent = true;
+    Ok(h1)
 }
 
 /// Waits for the peer's SETTINGS, one round trip: without its limit of streams we would open more
@@ -217,49 +185,6 @@ fn h1_builder() -> http1::Builder {
 
 fn refused(local: &Local, error: hyper::Error) -> Error {
     Error::new(Kind::UpstreamConnect).with_detail(&**local.label()).with_source(error)
-}
-
-// === impl H1 ===
-
-impl H1 {
-    /// Takes a request now.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    pub(crate) fn is_expired(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.idle_since) >= self.keep_alive
-    }
-
-    /// The kernel has nothing to read from it and has not seen it closed.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.probe.is_quiet()
-    }
-
-    pub(crate) fn mark(&self) -> Mark {
-        self.meter.mark()
-    }
-
-    /// The counts for good: nothing more is written on it.
-    pub(crate) fn cut(&self) -> Mark {
-        self.meter.cut();
-        self.meter.mark()
-    }
-
-    /// Waits until it takes a request; `false` when it is closed. Cancel-safe.
-    pub(crate) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
-    }
-}
-
-impl fmt::Debug for H1 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("H1").field("mark", &self.mark()).finish_non_exhaustive()
-    }
 }
 
 // === impl H2 ===

@@ -30,7 +30,8 @@ use crate::{
     upstream::{
         Local, Pools, Protocol, Transport,
         checkout::{Checkout, Lease, Waiting},
-        handshake::{self, H1, H2, H2Stream, Opened},
+        h1::H1,
+        handshake::{self, H2, H2Stream, Opened},
     },
 };
 
@@ -171,10 +172,10 @@ impl Pool {
         let now = clock::tick();
         while let Some(mut h1) = state.idle.pop() {
             self.pools.remove_idle(1);
-            let idle_for = now.saturating_duration_since(h1.idle_since);
+            let idle_for = h1.idle_for(now);
             let probe = is_unsafe && idle_for > self.probe_idle_after;
             h1.is_doubtful = idle_for > DOUBT_AFTER;
-            if !h1.is_expired(now) && h1.is_ready() && (!probe || h1.is_quiet()) {
+            if !h1.has_expired(idle_for) && h1.is_ready() && (!probe || h1.is_quiet()) {
                 return Some(h1);
             }
             self.counters.closed_idle.add(1);

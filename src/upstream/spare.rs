@@ -13,7 +13,7 @@ use crate::http::{Body, Context, Request};
 /// A copy of a request whose body is in memory. Guards and limits stay with the original: what is in
 /// memory has been judged, and what waits for its end hears of the first.
 pub(crate) struct Spare {
-    parts: request::Parts,
+    parts: Box<request::Parts>,
     body: Bytes,
 }
 
@@ -27,11 +27,11 @@ impl Spare {
             None if body.is_in_memory() && body.seen() == 0 => Bytes::new(),
             None => return None,
         };
-        Some(Self { parts: parts.clone(), body })
+        Some(Self { parts: Box::new(parts.clone()), body })
     }
 
     /// The request again.
     pub(crate) fn into_request(self, cx: Context) -> Request {
-        Request::new(self.parts, Body::full(self.body), cx)
+        Request { parts: self.parts, body: Body::full(self.body), cx }
     }
 }

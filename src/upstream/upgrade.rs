@@ -28,15 +28,9 @@ use tokio::{
 
 use crate::{
     error::{Error, Kind, Result, Sent, Unsent},
-    http::{
-        Body, Request, Response,
-        body::{End, Finish, Guard},
-    },
+    http::{Body, Request, Response, body::Guard},
     upstream::{
-        Flight, Protocol, Settings,
-        forward::{failed_h1, receive},
-        handshake::{self, H1},
-        reframe,
+        Flight, Protocol, Settings, failure::failed_h1, forward::receive, handshake, reframe,
     },
 };
 
@@ -47,12 +41,6 @@ pub type TunnelDeadline = watch::Receiver<Option<Instant>>;
 pub(crate) struct Asked {
     protocol: HeaderValue,
     client: OnUpgrade,
-}
-
-/// Closes the connection with the end of an answer that is no upgrade.
-struct Close {
-    _h1: Box<H1>,
-    _flight: Flight,
 }
 
 /// hyper's upgraded stream as tokio's.
@@ -121,8 +109,8 @@ pub(crate) async fn exchange(
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(header::UPGRADE, asked.protocol.clone());
     let mark = h1.mark();
-    let sent = h1.sender.try_send_request(http::Request::from_parts(*parts, body));
-    let response = match sent.await {
+    h1.send(http::Request::from_parts(*parts, body));
+    let response = match h1.answer().await {
         Ok(response) => response,
         Err(failed) => {
             let mut error = failed_h1(failed, &h1, mark, None, cx).with_detail(&**local.label());
@@ -141,7 +129,8 @@ pub(crate) async fn exchange(
     }
     reframe::check_response(&mut parts, true)?;
     let mut body = receive(&parts, incoming, &flight);
-    body.attach(Guard::Upstream(Box::new(Close { _h1: h1, _flight: flight })));
+    h1.flight = Some(flight);
+    body.attach(Guard::Upstream(h1));
     Ok(Response::from_parts(parts, body))
 }
 
@@ -208,12 +197,6 @@ async fn reached(mut deadline: TunnelDeadline) {
         // Whoever sets deadlines is gone: there will be none.
         None => std::future::pending().await,
     }
-}
-
-// === impl Close ===
-
-impl Finish for Close {
-    fn finish(self: Box<Self>, _: End) {}
 }
 
 // === impl Adapted ===

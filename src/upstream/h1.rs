@@ -1,0 +1,156 @@
+//! An HTTP/1.1 connection to an upstream: one request at a time.
+//!
+//! It lives in a box that moves between the pool, the request it is lent to and the body of the answer,
+//! and has what each of them needs of it, so that none allocates for a request.
+
+use std::{
+    fmt,
+    future::{self, poll_fn},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+};
+use tokio::time::Instant;
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::{
+    http::{
+        Body,
+        body::{End, Finish},
+    },
+    upstream::{
+        Flight,
+        io::{Mark, Meter, Probe},
+    },
+};
+
+/// What comes of a request that was sent.
+pub(crate) type Answer = Result<Response<Incoming>, TrySendError<Request<Body>>>;
+
+/// An HTTP/1.1 connection: one request at a time. Dropping it closes the connection.
+pub(crate) struct H1 {
+    sender: http1::SendRequest<Body>,
+    /// Of the request that was sent last. hyper's future has no name: its box is the connection's.
+    answer: ReusableBoxFuture<'static, Answer>,
+    meter: Arc<Meter>,
+    probe: Probe,
+    /// A response has been read from it.
+    pub(crate) is_reused: bool,
+    /// It takes no other request.
+    pub(crate) is_spent: bool,
+    /// It may have been closed by now without our having heard of it.
+    pub(crate) is_doubtful: bool,
+    /// Since the last response ended.
+    pub(crate) idle_since: Instant,
+    /// How long it may stay idle.
+    pub(crate) keep_alive: Duration,
+    /// The request whose response body is on its way.
+    pub(crate) flight: Option<Flight>,
+}
+
+// === impl H1 ===
+
+impl H1 {
+    /// A connection that has had no request yet, and may stay so for `keep_alive`.
+    pub(crate) fn new(
+        sender: http1::SendRequest<Body>,
+        meter: Arc<Meter>,
+        probe: Probe,
+        keep_alive: Duration,
+    ) -> Self {
+        Self {
+            sender,
+            answer: ReusableBoxFuture::new(future::pending()),
+            meter,
+            probe,
+            is_reused: false,
+            is_spent: false,
+            is_doubtful: true,
+            idle_since: Instant::now(),
+            keep_alive,
+            flight: None,
+        }
+    }
+
+    /// Hands `request` to the connection's task; [`Self::poll_answer`] tells what comes of it.
+    pub(crate) fn send(&mut self, request: Request<Body>) {
+        self.answer.set(self.sender.try_send_request(request));
+    }
+
+    /// What came of the request that was sent last. Not to be polled again after that.
+    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        self.answer.poll(cx)
+    }
+
+    /// As [`Self::poll_answer`]. Cancel-safe.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        poll_fn(|cx| self.poll_answer(cx)).await
+    }
+
+    /// Takes a request now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        self.has_expired(self.idle_for(now))
+    }
+
+    /// Whether it has been idle for too long, if it has been for `idle_for`.
+    pub(crate) fn has_expired(&self, idle_for: Duration) -> bool {
+        idle_for >= self.keep_alive
+    }
+
+    pub(crate) fn idle_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.idle_since)
+    }
+
+    /// The kernel has nothing to read from it and has not seen it closed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.probe.is_quiet()
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        self.meter.mark()
+    }
+
+    /// The counts for good: nothing more is written on it.
+    pub(crate) fn cut(&self) -> Mark {
+        self.meter.cut();
+        self.meter.mark()
+    }
+
+    /// Waits until it takes a request; `false` when it is closed. Cancel-safe.
+    pub(crate) async fn ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+}
+
+impl Finish for H1 {
+    /// The body of its response is over: the connection goes back, and the request is counted no more.
+    fn finish(mut self: Box<Self>, end: End) {
+        // Anything but the end leaves bytes of this response on it: it closes by being dropped.
+        if end == End::Complete
+            && let Some(flight) = self.flight.take()
+        {
+            let local = flight.local();
+            local.pool().put(local, self);
+        }
+    }
+}
+
+impl fmt::Debug for H1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("H1").field("mark", &self.mark()).finish_non_exhaustive()
+    }
+}
