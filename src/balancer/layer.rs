@@ -70,7 +70,6 @@ type Waiting = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 struct Attempt {
     ticket: Ticket,
     handle: AttemptHandle,
-    started: Instant,
     is_over: bool,
 }
 
@@ -180,7 +179,7 @@ impl Attempt {
             let is_tls = local.transport().is_tls();
             handle.describe(Box::new(Outgoing::of(&request.parts, is_tls)));
         }
-        Self { ticket, handle, started: now, is_over: false }
+        Self { ticket, handle, is_over: false }
     }
 
     fn end(&mut self, result: &Result<Response>) {
@@ -190,10 +189,10 @@ impl Attempt {
         match result {
             Ok(response) => {
                 let status = response.status();
-                self.handle.answered(status, now);
+                let took = self.handle.answered(status, now);
                 self.ticket.group().count_answer(status);
                 let is_bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                load.record(if is_bad { PENALTY } else { now - self.started }, now);
+                load.record(if is_bad { PENALTY } else { took }, now);
             }
             Err(error) => {
                 let reason = error.kind().reason();
@@ -234,12 +233,13 @@ impl Drop for Attempt {
         }
         let now = Instant::now();
         let load = self.ticket.local().endpoint().load();
-        if let Some(reason) = self.handle.dropped(now) {
+        let (took, reason) = self.handle.dropped(now);
+        if let Some(reason) = reason {
             self.ticket.group().count_failure(reason);
             load.record(PENALTY, now);
             self.ticket.tell(Outcome::Unreached, now);
-        } else if (now - self.started).as_secs_f32() > load.expected(now) {
-            load.record(now - self.started, now);
+        } else if took.as_secs_f32() > load.expected(now) {
+            load.record(took, now);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! Costs a reference of the context; a streaming body one more, for the guard that tells of its end.
 //! A timer is made when the rest of the stack has to wait and the end is near, or nobody promises to
 //! come by before ([`clock::poll_again`]): to register one for each request, and to take it out
-//! again, costs more than most layers. It is in the future itself. When the time is up everything within is dropped before the error is
+//! again, costs more than most layers. When the time is up everything within is dropped before the error is
 //! told, so that the next attempt finds its place free; a drop of the future cancels it as well.
 //! That the time was up is written to the attempt before, for its endpoint to be blamed. When all
 //! attempts have to be over is written to the context, for whoever thinks of beginning another.
@@ -64,22 +64,19 @@ pin_project! {
         clock: Option<Clock>,
         // While there is one, the request body is still under way and the clock stands.
         upload: Option<Over>,
-        #[pin]
         wait: Wait,
         is_overtime: bool,
     }
 }
 
-pin_project! {
-    #[project = WaitProj]
-    #[derive(Debug)]
-    enum Wait {
-        // The clock has not begun.
-        Not,
-        // So far off that who polls comes by before.
-        Until { end: Instant },
-        Timer { #[pin] sleep: Sleep },
-    }
+#[derive(Debug)]
+enum Wait {
+    /// The clock has not begun.
+    Not,
+    /// So far off that who polls comes by before.
+    Until(Instant),
+    /// In a box, so that the future of all who need no timer is the smaller.
+    Timer(Pin<Box<Sleep>>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -196,22 +193,22 @@ where
             if span.is_total {
                 exchange.set_deadline(end);
             }
-            this.wait.set(Wait::Until { end });
+            *this.wait = Wait::Until(end);
         }
-        if let Wait::Until { end } = *this.wait {
+        if let Wait::Until(end) = *this.wait {
             if end > clock::tick() + 2 * clock::AGAIN_WITHIN && clock::poll_again() {
                 return Poll::Pending;
             }
-            this.wait.set(Wait::Timer { sleep: sleep_until(end) });
+            *this.wait = Wait::Timer(Box::pin(sleep_until(end)));
         }
-        if let WaitProj::Timer { mut sleep } = this.wait.project() {
+        if let Wait::Timer(sleep) = this.wait {
             ready!(sleep.as_mut().poll(cx));
             let runs_on = !*this.is_overtime && may_run_on(*span, exchange);
             if runs_on && exchange.begin_overtime(|| (span.error)(span.length, exchange)) {
                 *this.is_overtime = true;
                 sleep.as_mut().reset(Instant::now() + span.overtime);
                 // It registers for its new end; if that is over already, the next poll says so.
-                ready!(sleep.poll(cx));
+                ready!(sleep.as_mut().poll(cx));
             }
         }
         let error = (span.error)(span.length, exchange);

@@ -93,9 +93,9 @@ impl AttemptHandle {
         }
     }
 
-    /// The attempt was answered with this status.
-    pub fn answered(&self, status: StatusCode, now: Instant) {
-        self.write(now, |attempt| attempt.status = Some(status));
+    /// The attempt was answered with this status. Gives how long it took.
+    pub fn answered(&self, status: StatusCode, now: Instant) -> Duration {
+        self.write(now, |attempt| attempt.status = Some(status))
     }
 
     /// The attempt failed for this reason.
@@ -103,11 +103,12 @@ impl AttemptHandle {
         self.write(now, |attempt| attempt.reason = Some(reason));
     }
 
-    /// The attempt was dropped before it came to anything: says why, if that was our decision.
-    pub fn dropped(&self, now: Instant) -> Option<&'static str> {
+    /// The attempt was dropped before it came to anything: says how long that took, and why, if that
+    /// was our decision.
+    pub fn dropped(&self, now: Instant) -> (Duration, Option<&'static str>) {
         let mut reason = None;
-        self.write(now, |attempt| reason = attempt.reason);
-        reason
+        let took = self.write(now, |attempt| reason = attempt.reason);
+        (took, reason)
     }
 
     /// Its number, from 1.
@@ -120,11 +121,13 @@ impl AttemptHandle {
         self.started.elapsed()
     }
 
-    fn write(&self, now: Instant, write: impl FnOnce(&mut Attempt)) {
+    fn write(&self, now: Instant, write: impl FnOnce(&mut Attempt)) -> Duration {
+        let took = now.saturating_duration_since(self.started);
         if let Some(attempt) = self.cx.0.attempts.lock().get_mut(self.index) {
-            attempt.took = Some(now.saturating_duration_since(self.started));
+            attempt.took = Some(took);
             write(attempt);
         }
+        took
     }
 }
 
