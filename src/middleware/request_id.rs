@@ -1,8 +1,9 @@
 //! Gives every request an ID, and every answer the same one.
 //!
 //! Touches every request. Keeps the `X-Request-Id` of a peer that is believed if it is sane, replaces any
-//! other; writes it to the request, the response and the context. Never refuses. One allocation,
-//! two rounds of SipHash, one addition to a counter of this worker.
+//! other; writes it to the request, the response and the context. Never refuses. IDs are made
+//! sixteen at a time: one allocation, and for each two rounds of SipHash and an addition to a counter of
+//! this worker.
 //!
 //! Outermost, so that whatever fails below can be named to whoever asks about it. Dropped, it does
 //! nothing.
@@ -29,6 +30,11 @@ use crate::http::{Request, Response, names::X_REQUEST_ID};
 /// What is kept of a trusted peer's ID is at most so long.
 const MAX_LEN: usize = 128;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// An ID of ours.
+const LEN: usize = 32;
+/// IDs that are made at a time and share their memory: few, so that a request that lasts holds little of
+/// others'.
+const BATCH: usize = 16;
 
 /// Adds [`RequestId`]. One per worker.
 #[derive(Clone, Debug, Default)]
@@ -37,9 +43,11 @@ pub struct RequestIdLayer {
 }
 
 /// Gives every request an ID.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RequestId<S> {
     ids: Arc<Ids>,
+    /// The next ones; a clone makes its own.
+    made: Bytes,
     inner: S,
 }
 
@@ -74,11 +82,17 @@ impl<S> Layer<S> for RequestIdLayer {
     type Service = RequestId<S>;
 
     fn layer(&self, inner: S) -> RequestId<S> {
-        RequestId { ids: self.ids.clone(), inner }
+        RequestId { ids: self.ids.clone(), made: Bytes::new(), inner }
     }
 }
 
 // === impl RequestId ===
+
+impl<S: Clone> Clone for RequestId<S> {
+    fn clone(&self) -> Self {
+        Self { ids: self.ids.clone(), made: Bytes::new(), inner: self.inner.clone() }
+    }
+}
 
 impl<S> Service<Request> for RequestId<S>
 where
@@ -98,7 +112,7 @@ where
         let given = is_trusted.then(|| headers.get(X_REQUEST_ID)).flatten();
         let id = match given.filter(|id| is_sane(id)) {
             Some(given) => given.clone(),
-            None => self.ids.next(),
+            None => self.ids.next(&mut self.made),
         };
         headers.insert(X_REQUEST_ID, id.clone());
         request.cx.set_request_id(id.clone());
@@ -131,19 +145,29 @@ where
 // === impl Ids ===
 
 impl Ids {
-    fn next(&self) -> HeaderValue {
-        // Relaxed: only that no number is given twice.
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let mut hex = [0; 32];
-        for (half, key) in hex.chunks_exact_mut(16).zip(&self.keys) {
-            for (pair, byte) in half.chunks_exact_mut(2).zip(key.hash_one(count).to_be_bytes()) {
-                pair[0] = DIGITS[usize::from(byte >> 4)];
-                pair[1] = DIGITS[usize::from(byte & 0xf)];
+    /// The first of those that are `made`, or of new ones.
+    fn next(&self, made: &mut Bytes) -> HeaderValue {
+        if made.len() < LEN {
+            *made = self.make();
+        }
+        HeaderValue::from_maybe_shared(made.split_to(LEN)).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// Its parts share it from the start.
+    fn make(&self) -> Bytes {
+        let mut batch = [0; BATCH * LEN];
+        for hex in batch.chunks_exact_mut(LEN) {
+            // Relaxed: only that no number is given twice.
+            let count = self.count.fetch_add(1, Ordering::Relaxed);
+            for (half, key) in hex.chunks_exact_mut(LEN / 2).zip(&self.keys) {
+                for (pair, byte) in half.chunks_exact_mut(2).zip(key.hash_one(count).to_be_bytes())
+                {
+                    pair[0] = DIGITS[usize::from(byte >> 4)];
+                    pair[1] = DIGITS[usize::from(byte & 0xf)];
+                }
             }
         }
-        // With an owner the clones of the ID, three per request, share it from the start.
-        HeaderValue::from_maybe_shared(Bytes::from_owner(hex))
-            .unwrap_or(HeaderValue::from_static("-"))
+        Bytes::from_owner(batch)
     }
 }
 
@@ -154,7 +178,10 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::http::{Body, Context, Peer, peer::Address};
+    use crate::{
+        http::{Body, Context, Peer, peer::Address},
+        middleware::testing::get,
+    };
 
     /// The ID as the request, its context and its response had it.
     async fn ids(
@@ -203,10 +230,25 @@ mod tests {
     #[tokio::test]
     async fn no_two_ids_are_the_same() {
         let (one, other) = (RequestIdLayer::new(), RequestIdLayer::new());
-        let mut seen = HashSet::new();
+        let (mut seen, mut ours, mut others) = (HashSet::new(), Bytes::new(), Bytes::new());
         for _ in 0..100 {
-            assert!(seen.insert(one.ids.next()));
-            assert!(seen.insert(other.ids.next()));
+            assert!(seen.insert(one.ids.next(&mut ours)));
+            assert!(seen.insert(other.ids.next(&mut others)));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_two_clones_of_a_service_give_the_same() {
+        let inner = service_fn(async |_: Request| Ok(Response::new(Body::empty())));
+        let mut service = RequestIdLayer::new().layer(inner);
+        let mut seen = HashSet::new();
+        for _ in 0..2 * BATCH {
+            for mut service in [service.clone(), service.clone()] {
+                let response = service.call(get("/")).await.unwrap();
+                assert!(seen.insert(response.headers()[X_REQUEST_ID].clone()));
+            }
+            let response = service.call(get("/")).await.unwrap();
+            assert!(seen.insert(response.headers()[X_REQUEST_ID].clone()));
         }
     }
 
