@@ -10,6 +10,7 @@ use http::{HeaderMap, Method};
 use sluicegate::{
     http::{
         ClientIp,
+        context::Params,
         selector::{Input, Part, Selector},
     },
     middleware::rate_limit::{
@@ -58,7 +59,7 @@ fn fingerprints(criterion: &mut Criterion) {
         query: None,
         host: Some("shop.example.com"),
         client_ip: Some(ClientIp::Ip([192, 0, 2, 1].into())),
-        params: &[],
+        params: Params::default(),
         principal: Some("shop:0190b5a4-9d55-7f3a-8a51-2f6f0d9b8c3a"),
         claims: None,
         body: None,

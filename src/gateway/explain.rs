@@ -16,7 +16,10 @@ use crate::{
         Asked, Issuers,
         admission::{Admission, admission},
     },
-    http::{Principal, context::Params},
+    http::{
+        Principal,
+        context::{Bound, Params},
+    },
     middleware::{
         action,
         adaptive::Limiter,
@@ -63,12 +66,11 @@ pub fn explain(
     if let Outcome::Route { index, params, .. } = &explanation.outcome
         && let Some(route) = config.routes.get(*index)
     {
-        let params: Params = params
-            .iter()
-            .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
-            .collect();
+        let pairs = params.iter().map(|(name, value)| (&**name, &**value));
+        let (bound, text) = Bound::joined(pairs);
+        let params = bound.of(&text);
         let members = table.members(*index);
-        let told = Told { config, running, asked, route, params: &params, principal: None };
+        let told = Told { config, running, asked, route, params, principal: None };
         explanation.steps = told.steps(members);
     }
     explanation
@@ -80,7 +82,7 @@ struct Told<'a> {
     running: Option<RunningState<'a>>,
     asked: &'a Asked,
     route: &'a Route,
-    params: &'a Params,
+    params: Params<'a>,
     principal: Option<Arc<Principal>>,
 }
 

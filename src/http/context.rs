@@ -6,10 +6,12 @@
 //! cannot touch the next.
 
 mod attempt;
+mod bound;
 mod recorded;
 
 pub use self::{
     attempt::{Attempt, AttemptHandle},
+    bound::{Bound, Params},
     recorded::GoesOn,
 };
 
@@ -56,7 +58,7 @@ struct Cells {
     target: OnceLock<Target>,
     route: OnceLock<Arc<RouteInfo>>,
     member: OnceLock<Arc<RouteInfo>>,
-    params: OnceLock<Params>,
+    bound: OnceLock<Bound>,
     principal: OnceLock<Arc<Principal>>,
     upstream: OnceLock<usize>,
     cors: OnceLock<Box<HeaderMap>>,
@@ -88,10 +90,6 @@ pub struct RouteInfo {
     pub metrics: RouteMetrics,
 }
 
-/// What the path template bound: the template's own names and the segments they took, decoded as
-/// the normalised target has them.
-pub type Params = SmallVec<[(Arc<str>, Box<str>); 2]>;
-
 /// What every answer says of the limits of one phase: before or after `auth`.
 #[derive(Clone, Debug)]
 pub struct RateLimitFields {
@@ -118,7 +116,7 @@ impl Context {
             target: OnceLock::new(),
             route: OnceLock::new(),
             member: OnceLock::new(),
-            params: OnceLock::new(),
+            bound: OnceLock::new(),
             principal: OnceLock::new(),
             upstream: OnceLock::new(),
             cors: OnceLock::new(),
@@ -228,13 +226,19 @@ impl Context {
     }
 
     /// What the route's path template bound; empty when it has no template.
-    pub fn params(&self) -> &[(Arc<str>, Box<str>)] {
-        self.0.params.get().map_or(&[], |params| params.as_slice())
+    pub fn params(&self) -> Params<'_> {
+        let bound = self.bound().zip(self.target());
+        bound.map(|(bound, target)| bound.of(target.merged())).unwrap_or_default()
+    }
+
+    /// Where in the path that is.
+    pub fn bound(&self) -> Option<&Bound> {
+        self.0.bound.get()
     }
 
     /// Written by routing, for templates only.
-    pub fn set_params(&self, params: Params) {
-        set(&self.0.params, params);
+    pub fn set_bound(&self, bound: Bound) {
+        set(&self.0.bound, bound);
     }
 
     /// Who was authenticated; `None` on a route without auth.

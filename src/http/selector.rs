@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 use http::{HeaderMap, HeaderName, Method, header::COOKIE, request};
 use serde_json::Value;
 
-use crate::http::{ClientIp, Context, query};
+use crate::http::{ClientIp, Context, context::Params, query};
 
 /// Where a value is taken from; a list joins several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Input<'a> {
     /// The client; a limiter gives its [`ClientIp::limiter_key`].
     pub client_ip: Option<ClientIp>,
     /// What the path template bound.
-    pub params: &'a [(Arc<str>, Box<str>)],
+    pub params: Params<'a>,
     /// Who was authenticated.
     pub principal: Option<&'a str>,
     /// The claims of the verified token.
@@ -167,7 +167,7 @@ impl Part {
             Self::Header(name) => field(input.headers, name),
             Self::Cookie(name) => cookie(input.headers, name),
             Self::Query(name) => query::values(input.query?, name).next(),
-            Self::Path(name) => param(input.params, name).map(Cow::Borrowed),
+            Self::Path(name) => input.params.get(name).map(Cow::Borrowed),
             Self::Claim(name) => claim(input.claims?, name).and_then(scalar),
             Self::Host => input.host.map(Cow::Borrowed),
             Self::Method => Some(Cow::Borrowed(input.method.as_str())),
@@ -249,10 +249,6 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-fn param<'a>(params: &'a [(Arc<str>, Box<str>)], name: &str) -> Option<&'a str> {
-    params.iter().find(|(bound, _)| **bound == *name).map(|(_, value)| &**value)
-}
-
 /// A claim of the whole name first, since many have dots in theirs (`https://example.com/tenant`);
 /// else each dot goes down one object.
 pub fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
@@ -274,6 +270,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::http::context::Bound;
 
     fn selector(entries: &[&str]) -> Selector {
         Selector::new(entries.iter().map(|entry| Part::parse(entry).unwrap()))
@@ -294,14 +291,14 @@ mod tests {
         let headers = headers();
         let claims = json!({"sub": "u1", "a.b": "flat", "a": {"b": "deep", "c": "down"}, "n": 7});
         let body = json!({"customer": {"id": 42, "tags": ["x"]}, "a/b": true, "none": null});
-        let params = [(Arc::from("id"), Box::from("17"))];
+        let (bound, path) = Bound::joined([("id", "17")]);
         let input = Input {
             method: &Method::POST,
             headers: &headers,
             query: Some("v=2&x=a%20b"),
             host: Some("shop.example.com"),
             client_ip: Some(ClientIp::Unix),
-            params: &params,
+            params: bound.of(&path),
             principal: Some("shop:alice"),
             claims: Some(&claims),
             body: Some(&body),

@@ -193,8 +193,8 @@ fn context_of(cx: &Context) -> Context {
     if let Some(id) = cx.request_id() {
         copy.set_request_id(id.clone());
     }
-    if !cx.params().is_empty() {
-        copy.set_params(cx.params().into());
+    if let Some(bound) = cx.bound() {
+        copy.set_bound(bound.clone());
     }
     copy
 }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::http::Context;
+use crate::http::{Context, context::Params};
 
 /// Text with placeholders: `{path}`, `{query}` and the names of the route's path template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Values<'a> {
     /// `{query}`.
     pub query: Option<&'a str>,
     /// The names of the path template.
-    pub params: &'a [(Arc<str>, Box<str>)],
+    pub params: Params<'a>,
 }
 
 /// Where in a URI reference a value is put.
@@ -68,8 +68,7 @@ impl Template {
                 Part::Path => encode(&mut out, values.path, place),
                 Part::Query => encode(&mut out, values.query.unwrap_or(""), Place::Query),
                 Part::Param(name) => {
-                    let mut params = values.params.iter();
-                    if let Some((_, value)) = params.find(|(bound, _)| bound == name) {
+                    if let Some(value) = values.params.get(name) {
                         encode(&mut out, value, place);
                     }
                 }
@@ -169,6 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::context::Bound;
 
     fn text(text: &str) -> Part {
         Part::Text(text.into())
@@ -178,14 +178,11 @@ mod tests {
         Part::Param(name.into())
     }
 
-    fn bound(params: &[(&str, &str)]) -> Vec<(Arc<str>, Box<str>)> {
-        params.iter().map(|&(name, value)| (name.into(), value.into())).collect()
-    }
-
     #[test]
     fn placeholders_stand_for_the_request() {
-        let params = bound(&[("id", "7")]);
-        let values = Values { path: "/orders/7", query: Some("page=2"), params: &params };
+        let (bound, values_text) = Bound::joined([("id", "7")]);
+        let values =
+            Values { path: "/orders/7", query: Some("page=2"), params: bound.of(&values_text) };
         let template = Template(vec![
             text("/v2"),
             Part::Path,
@@ -200,8 +197,8 @@ mod tests {
 
     #[test]
     fn a_value_stays_within_its_place() {
-        let params = bound(&[("name", "a/b?c#d&e=f+g h\r\nx:y\\é")]);
-        let values = Values { params: &params, ..Values::default() };
+        let (bound, values_text) = Bound::joined([("name", "a/b?c#d&e=f+g h\r\nx:y\\é")]);
+        let values = Values { params: bound.of(&values_text), ..Values::default() };
         let in_path = Template(vec![text("/"), param("name")]).render(&values);
         assert_eq!(in_path, "/a/b%3Fc%23d&e=f+g%20h%0D%0Ax:y%5C%C3%A9");
         let in_query = Template(vec![text("/?q="), param("name")]).render(&values);
@@ -218,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_rewrite_that_says_nothing_of_the_query_keeps_it() {
-        let with_query = Values { path: "/a", query: Some("x=1&y=2"), params: &[] };
+        let with_query = Values { path: "/a", query: Some("x=1&y=2"), params: Params::default() };
         let without = Values { query: None, ..with_query };
         for (template, kept, bare) in [
             (vec![text("/v2"), Part::Path], "/v2/a?x=1&y=2", "/v2/a"),
@@ -238,8 +235,8 @@ mod tests {
     fn a_location_cannot_be_turned_to_another_host() {
         let values = Values { path: "//evil.example/x", ..Values::default() };
         assert_eq!(Template(vec![Part::Path]).render_location(&values), "/evil.example/x");
-        let params = bound(&[("rest", "https://evil.example")]);
-        let values = Values { params: &params, ..Values::default() };
+        let (bound, values_text) = Bound::joined([("rest", "https://evil.example")]);
+        let values = Values { params: bound.of(&values_text), ..Values::default() };
         let location = Template(vec![param("rest")]).render_location(&values);
         assert_eq!(location, "/https://evil.example");
         let absolute = Template(vec![text("https://shop.example"), Part::Path]);
@@ -264,8 +261,8 @@ mod tests {
         fn any_request_renders_to_a_target_and_a_field(
             parts in parts(), path in ".*", query in prop::option::of(".*"), id in ".*"
         ) {
-            let params = bound(&[("id", &id)]);
-            let values = Values { path: &path, query: query.as_deref(), params: &params };
+            let (bound, values_text) = Bound::joined([("id", &*id)]);
+            let values = Values { path: &path, query: query.as_deref(), params: bound.of(&values_text) };
             let template = Template(parts);
 
             let target = template.render_target(&values);
@@ -280,8 +277,8 @@ mod tests {
 
         #[test]
         fn a_value_in_a_query_adds_no_parameter(id in ".*") {
-            let params = bound(&[("id", &id)]);
-            let values = Values { params: &params, ..Values::default() };
+            let (bound, values_text) = Bound::joined([("id", &*id)]);
+            let values = Values { params: bound.of(&values_text), ..Values::default() };
             let target = Template(vec![text("/?a=1&id="), param("id")]).render(&values);
             prop_assert_eq!(target.matches('&').count(), 1);
             prop_assert_eq!(target.matches('?').count(), 1);

@@ -3,7 +3,7 @@
 //! Touches every request. Reads host, target and fields; writes the route and what its template
 //! bound into the context. Refuses with `route-none`, `method-not-allowed`, and `bad-target` where
 //! the path holds an encoded separator that the route does not let pass. Costs the search (see
-//! `matcher`) and one small string per bound name: no lock, no box, no clone of a stack. Each worker
+//! `matcher`) and a reference of the bound names: no lock, no box, no clone of a stack. Each worker
 //! has its own, with its own names and metrics, over one shared table. Dropping the future drops
 //! the route's.
 
@@ -21,13 +21,12 @@ use tower::Service;
 use super::{
     Table,
     matcher::{self, Head, Match},
-    route::Values,
 };
 use crate::{
     error::{Error, Kind, Method405},
     http::{
         Next, Request, Response,
-        context::{Params, RouteInfo},
+        context::{Bound, RouteInfo},
     },
 };
 
@@ -58,7 +57,7 @@ pub struct Router<S> {
 struct Route<S> {
     entry: RouteEntry<S>,
     /// Copies of the template's names, so that no worker counts another's references.
-    names: Box<[Arc<str>]>,
+    names: Arc<[Box<str>]>,
     pass_encoded_separators: bool,
 }
 
@@ -96,7 +95,7 @@ impl<S> Router<S> {
             .zip(entries)
             .map(|(rule, entry)| Route {
                 entry,
-                names: rule.path.names().map(|name| Arc::from(&**name)).collect(),
+                names: rule.path.names().map(|name| Box::from(&**name)).collect(),
                 pass_encoded_separators: rule.pass_encoded_separators,
             })
             .collect();
@@ -138,7 +137,7 @@ impl<S> Router<S> {
                     return Err(Error::new(Kind::BadTarget).with_detail(detail));
                 }
                 if !values.is_empty() {
-                    cx.set_params(bind(&route.names, &values));
+                    cx.set_bound(Bound::new(&route.names, target.merged(), &values));
                 }
                 Ok(route)
             }
@@ -174,10 +173,6 @@ impl<S: Next> Service<Request> for Router<S> {
         };
         ResponseFuture { step }
     }
-}
-
-fn bind(names: &[Arc<str>], values: &Values<'_>) -> Params {
-    names.iter().zip(values).map(|(name, value)| (name.clone(), Box::from(*value))).collect()
 }
 
 // === impl ResponseFuture ===

@@ -138,6 +138,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::http::context::Params;
 
     fn key(parts: &[&str]) -> Key {
         let selector = Selector::new(parts.iter().map(|part| Part::parse(part).unwrap()));
@@ -162,7 +163,7 @@ mod tests {
                 query: None,
                 host: Some("a"),
                 client_ip: Some(client),
-                params: &[],
+                params: Params::default(),
                 principal: self.claims.map(|_| "shop:alice"),
                 claims: self.claims,
                 body: None,
