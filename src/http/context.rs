@@ -23,7 +23,8 @@ use std::{
     },
 };
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, uri::PathAndQuery};
+use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -38,7 +39,7 @@ use crate::{
     telemetry::{
         clock,
         metrics::RouteMetrics,
-        tracing::{Publishing, Trace},
+        tracing::{Noted, Publishing, Trace},
     },
 };
 
@@ -51,6 +52,7 @@ struct Cells {
     started: Instant,
     method: Method,
     version: http::Version,
+    asked: OnceLock<Asked>,
     request_id: OnceLock<HeaderValue>,
     trace: OnceLock<Trace>,
     client_ip: OnceLock<ClientIp>,
@@ -90,6 +92,17 @@ pub struct RouteInfo {
     pub metrics: RouteMetrics,
 }
 
+/// What of a request's head as it came is told when the exchange is over.
+#[derive(Debug)]
+pub struct Asked {
+    /// The target, before it was normalised.
+    pub target: Option<PathAndQuery>,
+    /// The trace it belongs to.
+    pub trace_id: Option<TraceId>,
+    /// Of a sampled request.
+    pub noted: Option<Box<Noted>>,
+}
+
 /// What every answer says of the limits of one phase: before or after `auth`.
 #[derive(Clone, Debug)]
 pub struct RateLimitFields {
@@ -109,6 +122,7 @@ impl Context {
             started: clock::tick(),
             method,
             version,
+            asked: OnceLock::new(),
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             client_ip: OnceLock::new(),
@@ -156,6 +170,16 @@ impl Context {
     /// The version the client spoke.
     pub fn version(&self) -> http::Version {
         self.0.version
+    }
+
+    /// The head as it came, once the exchange is followed.
+    pub fn asked(&self) -> Option<&Asked> {
+        self.0.asked.get()
+    }
+
+    /// Written when the exchange begins.
+    pub fn set_asked(&self, asked: Asked) {
+        set(&self.0.asked, asked);
     }
 
     /// The request's ID, once `request_id` has chosen it.

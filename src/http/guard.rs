@@ -16,7 +16,7 @@ pub enum Guard {
     /// Something counted as in flight until now.
     InFlight(InFlight),
     /// The access log line and the metrics of the whole exchange.
-    Exchange(Box<Exchange>),
+    Exchange(Exchange),
     /// An upstream connection that may be used again once the body has been read.
     Upstream(Box<dyn Finish>),
     /// Someone who waits for the end, see [`Body::watch`](crate::http::Body::watch).

@@ -4,8 +4,8 @@
 //! the exchange to the response body, whose end, failure or drop writes the one line and the
 //! metrics. Where traces are configured, the request has one sane `traceparent` from here on, and a
 //! sampled one becomes spans with the same end. Dropped before there is a response, the client has
-//! left: 499 `client-closed`, written by the exchange's own drop. Never refuses. Costs one
-//! allocation, and one for the value of `traceparent` where the client sent none.
+//! left: 499 `client-closed`, written by the exchange's own drop. Never refuses. Costs
+//! an allocation for the value of `traceparent` where the client sent none.
 //!
 //! Above everything that can fail or replace a response, so that it sees the final one; below
 //! `request_id`, whose ID is in the line.
@@ -48,7 +48,7 @@ pin_project! {
         // dropped, such as a cancelled attempt, is in the line.
         #[pin]
         inner: F,
-        exchange: Option<Box<Exchange>>,
+        exchange: Option<Exchange>,
     }
 }
 

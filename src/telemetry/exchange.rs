@@ -7,23 +7,22 @@
 //! Where traces are configured, the request's trace is found or begun with it, and what a sampled one
 //! was goes to the exporter at its end.
 //!
-//! Cost: one allocation per request; counting is a few additions to this worker's own cells; the
+//! Cost: counting is a few additions to this worker's own cells; the
 //! one lock, of the reasons, is taken for failed requests only.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use http::{StatusCode, request::Parts, uri::PathAndQuery};
-use opentelemetry::trace::TraceId;
+use http::{StatusCode, request::Parts};
 use parking_lot::Mutex;
 
 use crate::{
     error::Kind,
-    http::{Context, body::End},
+    http::{Context, body::End, context::Asked},
     telemetry::{
         access_log::{Line, Sink},
         clock,
         metrics::{Cells, Counter, REFUSALS, RouteMetrics},
-        tracing::{Finished, Noted, Tracer, propagation::TraceParent},
+        tracing::{Finished, Tracer, propagation::TraceParent},
     },
 };
 
@@ -43,10 +42,6 @@ pub struct Recorder {
 pub struct Exchange {
     recorder: Arc<Recorder>,
     cx: Context,
-    target: Option<PathAndQuery>,
-    trace_id: Option<TraceId>,
-    /// Of a sampled request.
-    noted: Option<Box<Noted>>,
     status: Option<StatusCode>,
     is_written: bool,
 }
@@ -91,22 +86,15 @@ impl Recorder {
 impl Exchange {
     /// A request with this head has come in. Where traces are configured the head says from now on
     /// which one it belongs to.
-    pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &mut Parts) -> Box<Self> {
+    pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &mut Parts) -> Self {
         let tracer = recorder.tracer.as_ref();
         let noted = tracer.and_then(|tracer| tracer.begin(&cx, &mut head.headers));
         let trace_id = match cx.trace() {
             Some(trace) => Some(trace.id()),
             None => TraceParent::of(&head.headers).map(|parent| parent.trace_id),
         };
-        Box::new(Self {
-            recorder,
-            cx,
-            target: head.uri.path_and_query().cloned(),
-            trace_id,
-            noted,
-            status: None,
-            is_written: false,
-        })
+        cx.set_asked(Asked { target: head.uri.path_and_query().cloned(), trace_id, noted });
+        Self { recorder, cx, status: None, is_written: false }
     }
 
     /// It is answered with this status; the body is to follow.
@@ -129,18 +117,19 @@ impl Exchange {
             End::Failed(reason) => Some(reason),
             End::Dropped => Some(client_closed.reason()),
         });
-        let took = self.cx.started().elapsed();
+        let took = clock::tick().saturating_duration_since(self.cx.started());
         self.trace(took, end, reason);
         let status = self.status.unwrap_or_else(|| client_closed.status());
         self.recorder.count(&self.cx, status, sent, took);
         if let Some(reason) = reason {
             self.recorder.count_refusal(reason);
         }
+        let asked = self.cx.asked();
         self.recorder.sink.write(&Line {
             time: clock::at(self.cx.started()),
             cx: &self.cx,
-            target: self.target.as_ref(),
-            trace_id: self.trace_id,
+            target: asked.and_then(|asked| asked.target.as_ref()),
+            trace_id: asked.and_then(|asked| asked.trace_id),
             status,
             sent,
             took,
@@ -149,13 +138,14 @@ impl Exchange {
     }
 
     /// Hands a sampled request to the exporter, once all that its spans tell is known.
-    fn trace(&mut self, took: Duration, end: End, reason: Option<&'static str>) {
-        let Some((noted, trace)) = self.noted.take().zip(self.cx.trace()) else { return };
+    fn trace(&self, took: Duration, end: End, reason: Option<&'static str>) {
+        let Some((asked, trace)) = self.cx.asked().zip(self.cx.trace()) else { return };
+        let Some(noted) = asked.noted.clone() else { return };
         let finished = Finished {
             cx: self.cx.clone(),
             trace: *trace,
             noted,
-            target: self.target.clone(),
+            target: asked.target.clone(),
             status: self.status,
             took,
             reason,
@@ -217,7 +207,7 @@ mod tests {
             Self { metrics, log, out, recorder }
         }
 
-        fn begin(&self) -> (Context, Box<Exchange>) {
+        fn begin(&self) -> (Context, Exchange) {
             let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
             let mut head = http::Request::get("/a?b=c")
                 .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")

@@ -40,7 +40,7 @@ pub struct Trace {
 }
 
 /// What of a sampled request its context does not keep.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Noted {
     pub(super) user_agent: Option<HeaderValue>,
     pub(super) state: Option<HeaderValue>,
