@@ -31,6 +31,7 @@ use tokio::time::Instant;
 
 use self::recorded::{GoingOn, Overtime};
 use crate::{
+    error::response::Dialect,
     http::{
         ClientIp, Peer, Principal, Target,
         held::Held,
@@ -53,6 +54,7 @@ struct Cells {
     method: Method,
     version: http::Version,
     asked: OnceLock<Asked>,
+    dialect: OnceLock<Dialect>,
     request_id: OnceLock<HeaderValue>,
     trace: OnceLock<Trace>,
     client_ip: OnceLock<ClientIp>,
@@ -123,6 +125,7 @@ impl Context {
             method,
             version,
             asked: OnceLock::new(),
+            dialect: OnceLock::new(),
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             client_ip: OnceLock::new(),
@@ -180,6 +183,16 @@ impl Context {
     /// Written when the exchange begins.
     pub fn set_asked(&self, asked: Asked) {
         set(&self.0.asked, asked);
+    }
+
+    /// What its client can read, once somebody has looked.
+    pub fn dialect(&self) -> Dialect {
+        self.0.dialect.get().copied().unwrap_or(Dialect::Problem)
+    }
+
+    /// Looks at the fields as the client sent them. The first look holds.
+    pub fn note_dialect(&self, headers: &HeaderMap) {
+        self.0.dialect.get_or_init(|| Dialect::of(headers));
     }
 
     /// The request's ID, once `request_id` has chosen it.

@@ -21,7 +21,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    error::{Kind, response::Dialect},
+    error::Kind,
     http::{Context, Request, Response},
     middleware::respond::refuse,
 };
@@ -44,7 +44,6 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         cx: Context,
-        dialect: Dialect,
     }
 }
 
@@ -74,12 +73,12 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let cx = request.cx.clone();
-        let dialect = Dialect::of(&request.parts.headers);
+        cx.note_dialect(&request.parts.headers);
         // Unwind safe: a layer keeps no state of its own between calls that a panic could leave
         // half written; what is shared is atomics and locks that do not poison.
         let called = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         let inner = called.map_err(|panic| log(&cx, &*panic)).ok();
-        ResponseFuture { inner, cx, dialect }
+        ResponseFuture { inner, cx }
     }
 }
 
@@ -113,7 +112,7 @@ where
                 }
             }
         }
-        Poll::Ready(Ok(refuse(&Kind::Internal, this.cx, *this.dialect)))
+        Poll::Ready(Ok(refuse(&Kind::Internal, this.cx)))
     }
 }
 

@@ -3,8 +3,7 @@
 //! Touches every request. An error becomes the response that `error::response` makes of it, with the
 //! route's CORS fields, so that a browser may read why; its reason goes to the context and its
 //! details to the process's log. Every answer gets the fields of the limits it passed, whoever made
-//! it. The answer to HEAD loses its body here. Costs a look at two cells and one
-//! look at `Content-Type`.
+//! it. The answer to HEAD loses its body here. Costs a look at three cells.
 //!
 //! Above `edge`, whose refusals it answers; below `catch_panic`, which answers for it. Dropped, it
 //! does nothing.
@@ -25,10 +24,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    error::{
-        Error, Kind, Result,
-        response::{self, Dialect},
-    },
+    error::{Error, Kind, Result, response},
     http::{
         Body, Context, Next, Request, Response,
         names::{RATELIMIT, RATELIMIT_POLICY},
@@ -52,7 +48,6 @@ pin_project! {
         #[pin]
         inner: F,
         cx: Context,
-        dialect: Dialect,
     }
 }
 
@@ -79,8 +74,8 @@ impl<S: Next> Service<Request> for Respond<S> {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let cx = request.cx.clone();
-        let dialect = Dialect::of(&request.parts.headers);
-        ResponseFuture { inner: self.inner.call(request), cx, dialect }
+        cx.note_dialect(&request.parts.headers);
+        ResponseFuture { inner: self.inner.call(request), cx }
     }
 }
 
@@ -98,7 +93,7 @@ where
             Ok(response) => response,
             Err(error) => {
                 log(&error, this.cx);
-                return Poll::Ready(Ok(refuse(error.kind(), this.cx, *this.dialect)));
+                return Poll::Ready(Ok(refuse(error.kind(), this.cx)));
             }
         };
         tell_limits(this.cx, response.headers_mut());
@@ -121,9 +116,9 @@ fn log(error: &Error, cx: &Context) {
 
 /// The whole answer to a request that failed with `kind`, as its client can read it; the reason is
 /// in the context afterwards.
-pub(super) fn refuse(kind: &Kind, cx: &Context, dialect: Dialect) -> Response {
+pub(super) fn refuse(kind: &Kind, cx: &Context) -> Response {
     cx.set_reason(kind.reason());
-    let mut response = response::response(kind, dialect, cx.request_id());
+    let mut response = response::response(kind, cx.dialect(), cx.request_id());
     if let Some(cors) = cx.cors() {
         response.headers_mut().extend(cors.clone());
     }
