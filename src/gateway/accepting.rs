@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{FutureExt as _, future::OptionFuture};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -72,26 +73,58 @@ impl<H: Handle> Welcome<H> {
         let shed = || connections.close_oldest_idle(&terms.listener.name);
         let Some(permit) = terms.limits.admit(&outcomes, shed) else { return };
         let handler = self.handler.clone();
-        self.resources.tasks.spawn("connection", async move {
+        let begun = async move {
             let settings = &terms.listener;
             let tls = terms.tls.as_deref();
+            let shaken = listener::handshake(accepted, permit, settings, tls, &outcomes).await;
             // A refusal has been counted and logged where it was decided.
-            let Ok((stream, peer)) =
-                listener::handshake(accepted, permit, settings, tls, &outcomes).await
-            else {
-                return;
-            };
+            let (stream, peer) = shaken.ok()?;
             let protocol = connection::Protocol::of(&peer, settings.h1, settings.h2);
-            connection::serve(
-                stream,
-                protocol,
-                Arc::new(peer),
-                terms.connection,
-                handler,
-                connections,
-                ends,
-            )
-            .await;
+            let settings = terms.connection.clone();
+            let peer = Arc::new(peer);
+            Some(connection::serve(stream, protocol, peer, settings, handler, connections, ends))
+        };
+        self.resources.tasks.spawn("connection", in_turn(begun));
+    }
+}
+
+/// Does what `begun` gives when it is done, if anything. A task keeps its room as long as it lives, so
+/// `begun` is boxed; an async block would have room for what follows twice, where it comes from and where
+/// it is awaited.
+fn in_turn<B, S>(begun: B) -> impl Future<Output = Option<()>> + Send
+where
+    B: Future<Output = Option<S>> + Send,
+    S: Future<Output = ()> + Send,
+{
+    Box::pin(begun).map(OptionFuture::from).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// Something that lives for a while and takes room.
+    async fn large<const ROOM: usize>() {
+        let room = [1_u8; ROOM];
+        yield_now().await;
+        black_box(room);
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_room_for_nothing_but_its_requests() {
+        let served = large::<1000>();
+        let size = size_of_val(&served);
+        let connection = in_turn(async move {
+            large::<8000>().await;
+            Some(served)
         });
+        let room = size_of_val(&connection);
+        assert!(room <= size + 2 * size_of::<usize>(), "{room} bytes for {size}");
+        assert_eq!(connection.await, Some(()));
+        assert_eq!(in_turn(async { None::<std::future::Ready<()>> }).await, None, "refused");
     }
 }

@@ -4,7 +4,7 @@
 //! A PROXY header is honoured only from `trusted_proxies`; a connection of anyone else that begins
 //! with one is closed. The limit per address counts the client, so it is judged after the header.
 
-use std::{io, net::IpAddr, pin::Pin};
+use std::{io, net::IpAddr};
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -48,27 +48,16 @@ pub enum Refused {
 
 /// Makes a stream of an accepted socket, and finds out who is at the other end.
 ///
-/// Dropping the future closes the connection.
-pub fn handshake<'a>(
+/// Dropping the future closes the connection. It is large, and over long before the connection is.
+pub async fn handshake(
     accepted: Accepted,
     permit: Permit,
-    settings: &'a Settings,
-    tls: Option<&'a Tls>,
-    outcomes: &'a Outcomes,
-) -> impl Future<Output = Result<(Stream, Peer), Refused>> + Send + 'a {
-    let remote = accepted.remote;
-    // Boxed: a connection's task would keep room for a handshake as long as it lives.
-    let shaken = Box::pin(shake(accepted, permit, settings, tls));
-    judge(shaken, remote, settings, outcomes)
-}
-
-/// Bounds a handshake in time and counts what became of it.
-async fn judge(
-    shaken: Pin<Box<impl Future<Output = Result<(Stream, Peer), Refused>>>>,
-    remote: Address,
     settings: &Settings,
+    tls: Option<&Tls>,
     outcomes: &Outcomes,
 ) -> Result<(Stream, Peer), Refused> {
+    let remote = accepted.remote;
+    let shaken = shake(accepted, permit, settings, tls);
     let result = match time::timeout(settings.handshake_timeout, shaken).await {
         Ok(result) => result,
         Err(_) => Err(Refused::Timeout),

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use pin_project_lite::pin_project;
 use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::telemetry::in_flight::{Counter, InFlight};
@@ -20,6 +21,17 @@ use crate::telemetry::in_flight::{Counter, InFlight};
 pub struct Spawner {
     running: Arc<Counter>,
     idle: Arc<Notify>,
+}
+
+pin_project! {
+    /// A task that is counted. Not an async block: that would have room for the future twice, where it
+    /// is captured and where it is awaited, and a task holds it as long as it lives.
+    struct Counted<F> {
+        // Dropped first: what is counted is over when the count says so.
+        #[pin]
+        future: F,
+        _running: Running,
+    }
 }
 
 struct Running {
@@ -68,10 +80,7 @@ impl Spawner {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let running = Running { idle: self.idle.clone(), count: Some(self.running.enter()) };
-        spawn(name, async move {
-            let _running = running;
-            future.await
-        })
+        spawn(name, Counted { future, _running: running })
     }
 
     /// Work that begins when it is first polled, and that [`Spawner::drained`] waits for once it is dropped.
@@ -142,6 +151,16 @@ impl<T: Send + 'static> fmt::Debug for RunsOn<T> {
     }
 }
 
+// === impl Counted ===
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
+    }
+}
+
 // === impl Running ===
 
 impl Drop for Running {
@@ -154,12 +173,27 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::{
+        future::{Ready, ready},
+        sync::atomic::{AtomicBool, Ordering::Relaxed},
+    };
 
     use futures_util::{FutureExt as _, poll};
     use tokio::sync::oneshot;
 
     use super::*;
+
+    type Large = Ready<[i32; 1000]>;
+
+    #[tokio::test]
+    async fn counting_a_task_takes_hardly_more_room() {
+        let spawner = Spawner::new();
+        let ended = spawner.spawn("test", ready([7; 1000]));
+        assert_eq!(spawner.running(), 1);
+        assert_eq!(ended.await.unwrap(), [7; 1000]);
+        spawner.drained().await;
+        assert!(size_of::<Counted<Large>>() <= size_of::<Large>() + size_of::<Running>() + 8);
+    }
 
     #[tokio::test]
     async fn work_that_is_waited_for_costs_no_task() {

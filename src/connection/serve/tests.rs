@@ -514,7 +514,7 @@ async fn an_idle_connection_holds_no_buffers_of_hyper() {
         Outcomes::new(&Metrics::new().thread(), "web"),
     );
     let size = size_of_val(&served);
-    assert!(size <= 1024, "{size} bytes");
+    assert!(size <= 704, "{size} bytes");
     let task = task::spawn("served", served);
     let mut head = [0; 4096];
     for _ in 0..2 {
