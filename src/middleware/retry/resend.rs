@@ -35,7 +35,7 @@ pub struct Repeatable(());
 
 /// A copy of a request whose first attempt is under way. By itself it is nothing to be sent.
 pub(super) struct Kept {
-    head: Box<request::Parts>,
+    head: request::Parts,
     body: Replay,
     cx: Context,
     repeatable: Option<Repeatable>,
@@ -64,7 +64,7 @@ impl Kept {
     /// Copies the head of `request` and keeps what can be kept of its body.
     pub(super) fn of(request: &mut Request) -> Self {
         Self {
-            head: request.parts.clone(),
+            head: (*request.parts).clone(),
             body: Replay::of(&mut request.body),
             cx: request.cx.clone(),
             repeatable: Repeatable::by_method(&request.parts.method)
@@ -94,7 +94,7 @@ impl Kept {
 
     fn request(&self) -> Option<Request> {
         let body: Body = self.body.again()?;
-        Some(Request { parts: self.head.clone(), body, cx: self.cx.clone() })
+        Some(Request::new(self.head.clone(), body, self.cx.clone()))
     }
 }
 
