@@ -53,6 +53,45 @@ pub struct Event {
     pub data: Bytes,
 }
 
+/// An [`Event`] whose texts are somebody else's: what it takes to write one down, without a copy of each.
+#[derive(Clone, Debug, Default)]
+pub struct EventRef<'a> {
+    /// `id`.
+    pub id: &'a str,
+    /// `source`.
+    pub source: &'a str,
+    /// `type`.
+    pub kind: &'a str,
+    /// `subject`.
+    pub subject: Option<&'a str>,
+    /// `time`.
+    pub time: Option<&'a str>,
+    /// `datacontenttype`.
+    pub content_type: Option<&'a str>,
+    /// The order domain.
+    pub key: Option<Bytes>,
+    /// What makes a second publish a duplicate.
+    pub dedup_key: Option<Bytes>,
+    /// Not delivered before then.
+    pub not_before: Option<u64>,
+    /// Not delivered from then on.
+    pub expiry: Option<u64>,
+    /// `correlationid`.
+    pub correlation: Option<&'a str>,
+    /// `causationid`.
+    pub causation: Option<&'a str>,
+    /// How many events deep in a saga.
+    pub depth: u8,
+    /// Who published it.
+    pub principal: Option<&'a str>,
+    /// `traceparent`.
+    pub trace_context: Option<&'a str>,
+    /// The other attributes.
+    pub attributes: &'a [(String, Attribute)],
+    /// The payload.
+    pub data: Bytes,
+}
+
 /// The value of an attribute, of the types that JSON can tell apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attribute {
@@ -88,16 +127,48 @@ pub mod names {
 impl Event {
     /// Bytes of everything in it.
     pub fn bytes(&self) -> usize {
+        self.borrowed().bytes()
+    }
+
+    /// Its texts as they are here.
+    pub fn borrowed(&self) -> EventRef<'_> {
+        EventRef {
+            id: &self.id,
+            source: &self.source,
+            kind: &self.kind,
+            subject: self.subject.as_deref(),
+            time: self.time.as_deref(),
+            content_type: self.content_type.as_deref(),
+            key: self.key.clone(),
+            dedup_key: self.dedup_key.clone(),
+            not_before: self.not_before,
+            expiry: self.expiry,
+            correlation: self.correlation.as_deref(),
+            causation: self.causation.as_deref(),
+            depth: self.depth,
+            principal: self.principal.as_deref(),
+            trace_context: self.trace_context.as_deref(),
+            attributes: &self.attributes,
+            data: self.data.clone(),
+        }
+    }
+}
+
+// === impl EventRef ===
+
+impl EventRef<'_> {
+    /// Bytes of everything in it.
+    pub fn bytes(&self) -> usize {
         let optional = [
-            &self.subject,
-            &self.time,
-            &self.content_type,
-            &self.correlation,
-            &self.causation,
-            &self.principal,
-            &self.trace_context,
+            self.subject,
+            self.time,
+            self.content_type,
+            self.correlation,
+            self.causation,
+            self.principal,
+            self.trace_context,
         ];
-        let optional = optional.into_iter().flatten().map(String::len);
+        let optional = optional.into_iter().flatten().map(str::len);
         let keys = [&self.key, &self.dedup_key].into_iter().flatten().map(Bytes::len);
         let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.bytes());
         let required = self.id.len() + self.source.len() + self.kind.len() + self.data.len();

@@ -3,30 +3,35 @@
 use bytes::Bytes;
 
 use crate::events::{
-    event::{Attribute, Event},
-    queue::codec::{Draft, Fields, FieldsBuilder, Flags, Kind, Record, Value},
+    event::{Attribute, Event, EventRef},
+    queue::codec::{Draft, Fields, FieldsBuilder, Flags, Kind, Record, Tag, Value},
 };
 
-/// What the fields of most events take.
-const FIELD_BYTES: usize = 256;
-
 /// The record of an event that is to be appended.
-pub fn draft(event: &Event) -> Draft {
-    let depth = (event.depth > 0).then_some(event.depth.into());
-    let mut fields = Fields::with_room(FIELD_BYTES)
-        .id(&event.id)
-        .source(&event.source)
-        .event_type(&event.kind)
-        .maybe(event.subject.as_deref(), FieldsBuilder::subject)
-        .maybe(event.time.as_deref(), FieldsBuilder::time)
-        .maybe(event.content_type.as_deref(), FieldsBuilder::content_type)
-        .maybe(event.expiry, FieldsBuilder::expiry)
-        .maybe(event.correlation.as_deref(), FieldsBuilder::correlation)
-        .maybe(event.causation.as_deref(), FieldsBuilder::causation)
-        .maybe(event.trace_context.as_deref(), FieldsBuilder::trace_parent)
-        .maybe(event.principal.as_deref(), FieldsBuilder::principal)
-        .maybe(depth, FieldsBuilder::depth);
-    for (name, value) in &event.attributes {
+pub fn draft(event: EventRef<'_>) -> Draft {
+    let texts = [
+        (Tag::ID, Some(event.id)),
+        (Tag::SOURCE, Some(event.source)),
+        (Tag::TYPE, Some(event.kind)),
+        (Tag::SUBJECT, event.subject),
+        (Tag::TIME, event.time),
+        (Tag::CONTENT_TYPE, event.content_type),
+        (Tag::CORRELATION, event.correlation),
+        (Tag::CAUSATION, event.causation),
+        (Tag::TRACE_PARENT, event.trace_context),
+        (Tag::PRINCIPAL, event.principal),
+    ];
+    let texts = texts.iter().filter_map(|(tag, text)| Some((*tag, (*text)?)));
+    let depth = (event.depth > 0).then_some(u32::from(event.depth));
+    let numbers = [event.expiry.map(|_| size_of::<u64>()), depth.map(|_| size_of::<u32>())];
+    let lengths = texts.clone().map(|(_, text)| text.len()).chain(numbers.into_iter().flatten());
+    // Exactly, where there are no attributes: what has room left over is allocated again.
+    let mut fields = Fields::with_room(lengths.map(Fields::bytes_of).sum());
+    for (tag, text) in texts {
+        fields = fields.field(tag, text.as_bytes());
+    }
+    fields = fields.maybe(event.expiry, FieldsBuilder::expiry).maybe(depth, FieldsBuilder::depth);
+    for (name, value) in event.attributes {
         let value = match value {
             Attribute::Boolean(truth) => Value::Boolean(*truth),
             Attribute::Integer(number) => Value::Integer(*number),
@@ -34,14 +39,20 @@ pub fn draft(event: &Event) -> Draft {
         };
         fields = fields.attribute(name, value);
     }
-    let mut draft = Draft::new(Kind::Event, fields.build(), event.data.clone());
-    draft.key.clone_from(&event.key);
-    draft.dedup.clone_from(&event.dedup_key);
-    draft.not_before = event.not_before;
-    if event.data.is_empty() {
-        draft.flags = Flags::NO_DATA;
+    let flags = if event.data.is_empty() { Flags::NO_DATA } else { Flags::NONE };
+    Draft {
+        flags,
+        key: event.key,
+        dedup: event.dedup_key,
+        not_before: event.not_before,
+        ..Draft::new(Kind::Event, fields.build(), event.data)
     }
-    draft
+}
+
+/// The event in a record that is to be appended.
+pub fn event_of(draft: &Draft) -> Event {
+    let mut fields = Vec::new();
+    event(&draft.as_record(&mut fields), Bytes::copy_from_slice)
 }
 
 /// The event in a record. `own` makes its bytes last, with or without a copy.
@@ -116,7 +127,9 @@ mod tests {
             let mut writer = FrameWriter::new();
             writer.begin(9, Offset(4));
             let stamp = Stamp { generation: 1, partition: 2, published: 3 };
-            writer.push(&draft(&original), stamp).unwrap();
+            let written = draft(original.borrowed());
+            assert_eq!(event_of(&written), original);
+            writer.push(&written, stamp).unwrap();
             let closing = Closing { previous_crc: 0, durable: Offset(4), wall: 1, mono: 1 };
             let bytes = writer.finish(&closing).bytes.to_vec();
             let frame = parse_frame(&bytes, 9, Offset(4)).unwrap();

@@ -28,6 +28,7 @@ use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use self::recorded::{GoingOn, Overtime};
 use crate::{
@@ -69,7 +70,7 @@ struct Cells {
     rate_limits: [OnceLock<Box<RateLimitFields>>; 2],
     reason: OnceLock<&'static str>,
     deadline: OnceLock<Instant>,
-    event_ids: OnceLock<Box<[Box<str>]>>,
+    event_ids: OnceLock<Box<[Uuid]>>,
     publishings: OnceLock<Box<Mutex<Vec<Publishing>>>>,
     overtime: OnceLock<Overtime>,
     rider: OnceLock<Rider>,

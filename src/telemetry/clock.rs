@@ -138,17 +138,20 @@ pub fn since_epoch(time: SystemTime) -> Duration {
 
 /// `2026-11-22T10:00:00.000Z`.
 pub fn rfc3339(time: SystemTime) -> String {
-    let mut out = Vec::with_capacity(24);
-    push_rfc3339(time, &mut out);
     // Digits and what stands between them.
-    String::from_utf8(out).unwrap_or_default()
+    str::from_utf8(&rfc3339_bytes(time)).unwrap_or_default().to_owned()
 }
 
-/// Appends `time` as RFC 3339 in UTC with milliseconds: `2026-11-22T12:41:42.007Z`.
+/// Appends `time` as RFC 3339 in UTC with milliseconds.
+pub fn push_rfc3339(time: SystemTime, out: &mut Vec<u8>) {
+    out.extend_from_slice(&rfc3339_bytes(time));
+}
+
+/// `time` as RFC 3339 in UTC with milliseconds: `2026-11-22T12:41:42.007Z`.
 ///
 /// Howard Hinnant's `civil_from_days`: eras of 400 years that begin on the first of March, so that
 /// the leap day is the last of its year.
-pub fn push_rfc3339(time: SystemTime, out: &mut Vec<u8>) {
+pub fn rfc3339_bytes(time: SystemTime) -> [u8; 24] {
     let since = since_epoch(time);
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let shifted = days + 719_468;
@@ -175,7 +178,7 @@ pub fn push_rfc3339(time: SystemTime, out: &mut Vec<u8>) {
         text[place + 1] = digit(value);
     }
     text[22] = digit(since.subsec_millis().into());
-    out.extend_from_slice(&text);
+    text
 }
 
 /// The last decimal digit of `value`.

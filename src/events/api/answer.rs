@@ -198,7 +198,8 @@ async fn publish(
 ) -> Result<Response<Payload>, Failed> {
     let now = clock::since_epoch(clock::now()).as_millis();
     let now = u64::try_from(now).unwrap_or(u64::MAX);
-    let mut read = wire::read(headers, body, || new_id(now)).map_err(Problem::unreadable)?;
+    let mut read =
+        wire::read(headers, body, || new_id(now).to_string()).map_err(Problem::unreadable)?;
     if let Access::Client(Some(name)) = access {
         for event in &mut read {
             event.principal = Some(name.to_string());

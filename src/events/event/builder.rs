@@ -6,6 +6,7 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{Attribute, Event, names, timestamp};
 
@@ -295,12 +296,11 @@ fn not_a_moment(name: &str) -> Invalid {
 
 /// A UUID of version 7 (RFC 9562, 5.7) for an event that came at `wall`, milliseconds since 1970.
 /// Unique, not secret.
-pub fn new_id(wall: u64) -> String {
+pub fn new_id(wall: u64) -> Uuid {
     let random = fastrand::u128(..).to_le_bytes();
     let mut bytes = [0; 10];
     bytes.copy_from_slice(&random[..10]);
-    let id = uuid::Builder::from_unix_timestamp_millis(wall, &bytes).into_uuid();
-    id.hyphenated().encode_lower(&mut [0; 36]).to_owned()
+    uuid::Builder::from_unix_timestamp_millis(wall, &bytes).into_uuid()
 }
 
 /// CloudEvents 3.1: lower-case letters and digits; `sluice..` names are the gateway's own.

@@ -112,9 +112,9 @@ impl Key {
     }
 
     /// The ID of an event of its request: the same however often that comes.
-    pub fn event_id(&self, index: usize) -> String {
+    pub fn event_id(&self, index: usize) -> Uuid {
         let Keyed { route, principal, key, .. } = &self.keyed;
-        derived_id(EVENTS, &[route, principal, key, &index.to_string()]).to_string()
+        derived_id(EVENTS, &[route, principal, key, &index.to_string()])
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     results::Recorded,
 };
 use crate::events::{
-    event::{Event, derived_id},
+    event::{Event, EventRef, derived_id},
     queue::{
         LogId, Offset,
         codec::{Draft, Fields, FieldsBuilder, Kind, Record, Tag},
@@ -57,7 +57,6 @@ pub struct Owed {
     pub end: Offset,
     /// Where the log ended in which it waits until it is due; `None`: it does not.
     pub waits: Option<Offset>,
-    event: Event,
     /// Of the event in its topic. Made once: all that is written of it is this and a few fields more.
     record: Draft,
 }
@@ -105,14 +104,18 @@ pub(super) struct Found {
 
 impl Owed {
     /// This event, of which nothing is below these offsets.
-    pub fn new(topic: LogId, end: Offset, waits: Option<Offset>, event: Event) -> Self {
-        let record = stored::draft(&event);
-        Self { topic, end, waits, event, record }
+    pub fn new(topic: LogId, end: Offset, waits: Option<Offset>, event: EventRef<'_>) -> Self {
+        Self { topic, end, waits, record: stored::draft(event) }
     }
 
-    /// The event.
-    pub fn event(&self) -> &Event {
-        &self.event
+    /// The event's ID.
+    pub fn id(&self) -> &str {
+        self.record.fields.text(Tag::ID).unwrap_or_default()
+    }
+
+    /// The event, out of its record.
+    pub fn event(&self) -> Event {
+        stored::event_of(&self.record)
     }
 
     /// The record of the event in its topic.
@@ -127,8 +130,9 @@ impl Owed {
 
     /// It is another event from here on.
     pub fn change(&mut self, change: impl FnOnce(&mut Event)) {
-        change(&mut self.event);
-        self.record = stored::draft(&self.event);
+        let mut event = self.event();
+        change(&mut event);
+        self.record = stored::draft(event.borrowed());
     }
 
     /// The most bytes its records take.
@@ -279,7 +283,7 @@ mod tests {
             ..Event::default()
         };
         let topic = LogId(Uuid::from_u128(3));
-        Owed::new(topic, Offset(40), Some(Offset(7)), event)
+        Owed::new(topic, Offset(40), Some(Offset(7)), event.borrowed())
     }
 
     /// What a reader finds of drafts that are written in one frame.
@@ -305,7 +309,7 @@ mod tests {
             let found = found(record).unwrap();
             assert_eq!(
                 (found.topic, found.end, found.waits, found.event),
-                (owed().topic, Offset(40), Some(Offset(7)), owed().event)
+                (owed().topic, Offset(40), Some(Offset(7)), owed().event())
             );
             assert_eq!(record.text(METHOD), Some("POST"));
             assert_eq!(record.field(DIGEST), Some(&[7; 32][..]));
@@ -318,7 +322,7 @@ mod tests {
         });
         read(&answer[1..], |record| {
             assert_eq!(entry(record), Some(Entry::Owed { exchange: Offset(11) }));
-            assert_eq!(found(record).unwrap().event, owed().event);
+            assert_eq!(found(record).unwrap().event, owed().event());
         });
         read(&[settled(Offset(12))], |record| {
             assert_eq!(entry(record), Some(Entry::Settled { below: Offset(12) }));
@@ -327,12 +331,12 @@ mod tests {
 
     #[test]
     fn what_is_uncertain_is_the_same_event_whoever_finds_out() {
-        let first = uncertain(owed().event);
-        assert_eq!(first, uncertain(owed().event));
+        let first = uncertain(owed().event());
+        assert_eq!(first, uncertain(owed().event()));
         assert_eq!(first.kind, "order.created.uncertain");
         assert_eq!(first.causation.as_deref(), Some(&*owed().event().id));
         assert_eq!(Uuid::parse_str(&first.id).unwrap().get_version_num(), 5);
-        assert_eq!((first.key, first.dedup_key), (owed().event.key, None));
+        assert_eq!((first.key, first.dedup_key), (owed().event().key, None));
         assert_eq!(first.not_before, None, "it is told at once");
     }
 }

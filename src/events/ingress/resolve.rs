@@ -139,8 +139,10 @@ impl Ingress {
     /// Nobody knows what became of it, and its events say so.
     fn give_up(&self, id: Id, at: Offset, intents: u16) -> Result<(Offset, u16), ResolveError> {
         let found = self.read(at, intents)?;
-        let uncertain =
-            |it: Found| Owed::new(it.topic, it.end, it.waits, record::uncertain(it.event));
+        let uncertain = |it: Found| {
+            let event = record::uncertain(it.event);
+            Owed::new(it.topic, it.end, it.waits, event.borrowed())
+        };
         let owed: Vec<_> = found.into_iter().map(uncertain).collect();
         let hash = self.claimed_at(at)?;
         let key = hash.map(|hash| (hash, &KeyEnd::Uncertain));
@@ -229,7 +231,7 @@ fn pay(
     for event in debt.events.iter().filter(|event| !there.contains(&*event.id)) {
         let has_to_wait = event.not_before.is_some();
         let way = waiting.filter(|_| has_to_wait).map_or(target, |(way, _)| &**way);
-        let draft = stored::draft(event);
+        let draft = stored::draft(event.borrowed());
         let permit = way.permit(Purpose::Accepted, draft.encoded_bytes() as u64);
         let permit = permit.map_err(AppendError::from)?;
         way.append(permit, vec![draft]).map_err(AppendError::from)?.wait()?;

@@ -1,21 +1,22 @@
 //! Events made of a request and its answer. Pure: the time and the ID are arguments.
 
-use std::{borrow::Cow, time::SystemTime};
+use std::{borrow::Cow, mem, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_TYPE, request};
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE, request};
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
+use uuid::Uuid;
 
 use super::{
     redact::{NotJson, redact},
     settings::{Data, Settings},
 };
 use crate::{
-    events::event::{Attribute, Event, limits},
+    events::event::{Attribute, Event, EventRef, limits},
     http::{
         Context,
         selector::{Input, Selector},
@@ -37,8 +38,31 @@ const COPIED_BYTES: usize = 4096;
 pub(super) struct Content {
     /// Its bytes.
     pub(super) bytes: Bytes,
-    /// What they are.
-    pub(super) media_type: Option<String>,
+    /// What they are, as it was written: a media type of visible characters.
+    media_type: Option<HeaderValue>,
+}
+
+/// What an event carries, and what that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Payload<'a> {
+    bytes: Bytes,
+    media_type: Option<&'a str>,
+}
+
+/// What an event is in order and told apart by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keys<'a> {
+    /// The order domain.
+    pub(super) key: Option<Cow<'a, str>>,
+    dedup_key: Option<Cow<'a, str>>,
+}
+
+/// Texts of an event that are made for it.
+#[derive(Clone, Debug)]
+pub(super) struct Texts {
+    id: [u8; 36],
+    time: [u8; 24],
+    trace: Option<HeaderValue>,
 }
 
 /// What an answer adds to an event.
@@ -62,62 +86,54 @@ pub(super) struct Origin<'a> {
 }
 
 /// The event as far as the request says it.
-pub(super) fn of_request(
-    settings: &Settings,
-    origin: Origin<'_>,
-    id: String,
-    (parts, cx): (&request::Parts, &Context),
-) -> Event {
+pub(super) fn of_request<'a>(
+    settings: &'a Settings,
+    origin: Origin<'a>,
+    texts: &'a Texts,
+    cx: &'a Context,
+    keys: &'a Keys<'_>,
+    payload: Payload<'a>,
+) -> EventRef<'a> {
     let now = millis(origin.now);
     let after = |span: std::time::Duration| {
         now.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
     };
-    // Where the publish has a span, what follows from the event follows from that.
-    let own = cx.trace().filter(|trace| trace.is_sampled());
-    let own = own.map(|trace| trace.publishing(origin.number));
-    let trace = own.or_else(|| TraceParent::of(&parts.headers)).map(|parent| parent.encode());
-    Event {
-        id,
-        source: origin.source.to_owned(),
-        kind: settings.kind.as_ref().to_owned(),
-        time: Some(clock::rfc3339(origin.now)),
+    EventRef {
+        id: text(&texts.id),
+        source: origin.source,
+        kind: &settings.kind,
+        subject: keys.subject(),
+        time: Some(text(&texts.time)),
+        content_type: payload.media_type,
+        key: keys.key(),
+        dedup_key: keys.dedup_key(),
         not_before: (!settings.delay.is_zero()).then(|| after(settings.delay)),
         expiry: settings.expires.map(after),
-        principal: cx.principal().map(|it| it.name.to_string()).filter(|it| !it.is_empty()),
-        trace_context: trace.and_then(|trace| trace.to_str().ok().map(str::to_owned)),
-        ..Event::default()
+        principal: cx.principal().map(|it| &*it.name).filter(|it| !it.is_empty()),
+        trace_context: texts.trace.as_ref().and_then(|trace| trace.to_str().ok()),
+        data: payload.bytes,
+        ..EventRef::default()
     }
 }
 
 /// Gives `event` the keys that `input` has.
 pub(super) fn set_keys(event: &mut Event, settings: &Settings, input: &Input<'_>, most: usize) {
-    let value = |selector: &Option<Selector>| {
-        let value = selector.as_ref().and_then(|it| it.extract(input).map(Cow::into_owned));
-        value.filter(|value| value.len() <= most)
-    };
-    if let Some(key) = value(&settings.key) {
-        event.subject = Some(key.clone()).filter(|key| is_text(key, limits::TEXT_BYTES));
-        event.key = Some(key.into());
+    let keys = Keys::of(settings, input, most);
+    if let Some(key) = keys.key() {
+        event.subject = keys.subject().map(str::to_owned);
+        event.key = Some(key);
     }
-    event.dedup_key = value(&settings.dedup_key).map(Bytes::from);
+    event.dedup_key = keys.dedup_key();
 }
 
-/// Gives `event` the data that there is before the answer, and `request` back where the answer's is to come
-/// beside it.
-pub(super) fn set_early_data(
-    event: &mut Event,
-    data: Data,
-    request: Option<Content>,
-) -> Option<Content> {
+/// What an event carries before there is an answer. Taken out of `request` but where the answer comes beside
+/// it.
+pub(super) fn early_payload(data: Data, request: Option<&mut Content>) -> Payload<'_> {
     match request {
         Some(request) if data == Data::Request => {
-            (event.data, event.content_type) = (request.bytes, request.media_type);
-            None
+            Payload { bytes: mem::take(&mut request.bytes), media_type: request.media_type() }
         }
-        request => {
-            put(event, data, request.as_ref(), None);
-            request
-        }
+        request => payload(data, request.map(|it| &*it), None),
     }
 }
 
@@ -144,22 +160,32 @@ pub(super) fn set_data(
 }
 
 fn put(event: &mut Event, data: Data, request: Option<&Content>, answer: Option<&Content>) {
-    let (bytes, media_type) = match data {
-        Data::Both => both(request, answer),
-        Data::Request | Data::Response | Data::None => {
-            let only = if data == Data::Request { request } else { answer };
-            match only.filter(|_| data != Data::None) {
-                Some(content) => (content.bytes.clone(), content.media_type.clone()),
-                None => (Bytes::new(), None),
-            }
+    let payload = payload(data, request, answer);
+    event.data = payload.bytes;
+    event.content_type = payload.media_type.map(str::to_owned);
+}
+
+fn payload<'a>(
+    data: Data,
+    request: Option<&'a Content>,
+    answer: Option<&'a Content>,
+) -> Payload<'a> {
+    let only = match data {
+        Data::None => None,
+        Data::Request => request,
+        Data::Response => answer,
+        Data::Both => {
+            return Payload { bytes: both(request, answer), media_type: Some("application/json") };
         }
     };
-    event.data = bytes;
-    event.content_type = media_type;
+    only.map_or_else(Payload::default, |content| Payload {
+        bytes: content.bytes.clone(),
+        media_type: content.media_type(),
+    })
 }
 
 /// One JSON object with `request` and `response`; what is no JSON stands in it as `.._base64`.
-fn both(request: Option<&Content>, answer: Option<&Content>) -> (Bytes, Option<String>) {
+fn both(request: Option<&Content>, answer: Option<&Content>) -> Bytes {
     let mut members: Vec<(String, Box<RawValue>)> = Vec::new();
     for (name, content) in [("request", request), ("response", answer)] {
         let Some(content) = content.filter(|content| !content.bytes.is_empty()) else { continue };
@@ -171,8 +197,7 @@ fn both(request: Option<&Content>, answer: Option<&Content>) -> (Bytes, Option<S
         }));
     }
     let members = members.iter().map(|(name, raw)| format!("{}:{raw}", json!(name)));
-    let text = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
-    (text.into(), Some("application/json".to_owned()))
+    format!("{{{}}}", members.collect::<Vec<_>>().join(",")).into()
 }
 
 // === impl Content ===
@@ -185,11 +210,7 @@ impl Content {
         headers: &HeaderMap,
         settings: &Settings,
     ) -> Result<Self, NotJson> {
-        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        // It has visible characters and tabs.
-        let is_one = |it: &&str| it.len() <= limits::NAME_BYTES && !it.contains('\t');
-        let media_type = media_type.filter(|it| is_one(it) && it.contains('/'));
-        let media_type = media_type.map(str::to_owned);
+        let media_type = headers.get(CONTENT_TYPE).filter(|value| is_media_type(value)).cloned();
         let bytes = match &*settings.redact {
             _ if bytes.is_empty() => Bytes::new(),
             [] if bytes.len() <= COPIED_BYTES => Bytes::copy_from_slice(bytes),
@@ -199,12 +220,70 @@ impl Content {
         Ok(Self { bytes, media_type })
     }
 
+    fn media_type(&self) -> Option<&str> {
+        self.media_type.as_ref().and_then(|value| value.to_str().ok())
+    }
+
     /// `application/json`, or what is built on it.
     fn is_json(&self) -> bool {
-        let essence = self.media_type.as_deref().unwrap_or("application/json");
+        let essence = self.media_type().unwrap_or("application/json");
         let essence = essence.split(';').next().unwrap_or(essence).trim().to_ascii_lowercase();
         essence.ends_with("/json") || essence.ends_with("+json")
     }
+}
+
+// === impl Keys ===
+
+impl<'a> Keys<'a> {
+    /// Those that `input` has, of at most so many bytes.
+    pub(super) fn of(settings: &'a Settings, input: &Input<'a>, most: usize) -> Self {
+        let value = |selector: &'a Option<Selector>| {
+            let value = selector.as_ref().and_then(|it| it.extract(input));
+            value.filter(|value| value.len() <= most)
+        };
+        Self { key: value(&settings.key), dedup_key: value(&settings.dedup_key) }
+    }
+
+    fn key(&self) -> Option<Bytes> {
+        self.key.as_deref().map(|key| Bytes::copy_from_slice(key.as_bytes()))
+    }
+
+    fn dedup_key(&self) -> Option<Bytes> {
+        self.dedup_key.as_deref().map(|key| Bytes::copy_from_slice(key.as_bytes()))
+    }
+
+    /// The key, where CloudEvents takes that as a string.
+    fn subject(&self) -> Option<&str> {
+        self.key.as_deref().filter(|key| is_text(key, limits::TEXT_BYTES))
+    }
+}
+
+// === impl Texts ===
+
+impl Texts {
+    /// Of the event of this ID that a request leads to.
+    pub(super) fn new(id: Uuid, origin: Origin<'_>, of: (&request::Parts, &Context)) -> Self {
+        let (parts, cx) = of;
+        // Where the publish has a span, what follows from the event follows from that.
+        let own = cx.trace().filter(|trace| trace.is_sampled());
+        let own = own.map(|trace| trace.publishing(origin.number));
+        let trace = own.or_else(|| TraceParent::of(&parts.headers)).map(|parent| parent.encode());
+        let mut texts = Self { id: [0; 36], time: clock::rfc3339_bytes(origin.now), trace };
+        id.hyphenated().encode_lower(&mut texts.id);
+        texts
+    }
+}
+
+/// Of these there is nothing but ASCII in them.
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// A `content-type` that an event may have: visible characters, and something in front of something else.
+fn is_media_type(value: &HeaderValue) -> bool {
+    let is_visible = |text: &str| !text.contains('\t');
+    let text = value.to_str().ok().filter(|text| is_visible(text) && text.contains('/'));
+    text.is_some_and(|text| text.len() <= limits::NAME_BYTES)
 }
 
 /// As JSON, for selectors.
@@ -228,7 +307,7 @@ mod tests {
     fn content(text: &str, media_type: &str) -> Content {
         Content {
             bytes: Bytes::copy_from_slice(text.as_bytes()),
-            media_type: Some(media_type.to_owned()),
+            media_type: HeaderValue::from_str(media_type).ok(),
         }
     }
 

@@ -8,16 +8,17 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use http::{HeaderMap, request};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{
     layer::Publication,
-    making::{self, Content, LATE_KEY_BYTES, Origin},
+    making::{self, Content, Keys, LATE_KEY_BYTES, Origin, Texts},
     settings::{Ack, Mode, Settings},
 };
 use crate::{
     error::{Error, Kind, QueueFault},
     events::{
-        event::{Event, new_id},
+        event::new_id,
         ingress::{About, Ingress, Key, Owed, Room, refused, uncertain_kind_bytes},
         queue::log::{Permit, Purpose},
     },
@@ -45,6 +46,8 @@ pub(super) struct Item {
     pub(super) publication: Arc<Publication>,
     /// Which of the route's it is, from 0.
     pub(super) number: usize,
+    /// Its ID.
+    pub(super) id: Uuid,
     /// As far as the request says it. In a box: it is large, and handed on a dozen times.
     pub(super) owed: Box<Owed>,
     pub(super) permit: Permit,
@@ -131,25 +134,29 @@ impl Item {
     fn new(
         publication: &Arc<Publication>,
         origin: Origin<'_>,
-        id: String,
+        id: Uuid,
         of: (&request::Parts, &Context),
         (body, input): (&Bytes, &Input<'_>),
     ) -> Result<Self, Error> {
         let Publication { settings, target, .. } = &**publication;
-        let mut event = making::of_request(settings, origin, id, of);
-        if settings.has_early_keys() {
-            making::set_keys(&mut event, settings, input, usize::MAX);
-        }
-        if settings.is_key_required && event.key.is_none() {
+        let keys = if settings.has_early_keys() {
+            Keys::of(settings, input, usize::MAX)
+        } else {
+            Keys::default()
+        };
+        if settings.is_key_required && keys.key.is_none() {
             return Err(Kind::Queue(QueueFault::KeyMissing).into());
         }
         let limit = target.max_event_bytes();
-        let content = publication.content(settings.data.has_request(), body, &of.0.headers);
-        let content = making::set_early_data(&mut event, settings.data, content);
+        let mut content = publication.content(settings.data.has_request(), body, &of.0.headers);
+        let payload = making::early_payload(settings.data, content.as_mut());
+        let texts = Texts::new(id, origin, of);
+        let event = making::of_request(settings, origin, &texts, of.1, &keys, payload);
+        let is_within = event.bytes() as u64 <= limit;
         let waits = publication.waits.as_ref().map(|waits| waits.end());
         let owed = Owed::new(target.id(), target.end(), waits, event);
         let bytes = owed.bytes(None);
-        if owed.event().bytes() as u64 > limit || owed.record().check().is_err() {
+        if !is_within || owed.record().check().is_err() {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
         }
         let late_keys = if settings.has_early_keys() { 0 } else { 3 * LATE_KEY_BYTES as u64 };
@@ -159,19 +166,16 @@ impl Item {
         Ok(Self {
             publication: publication.clone(),
             number: origin.number,
+            id,
             owed: Box::new(owed),
             permit,
-            content,
+            content: content.filter(|_| settings.data.has_response()),
             is_uncertain: false,
         })
     }
 
     pub(super) fn settings(&self) -> &Settings {
         &self.publication.settings
-    }
-
-    pub(super) fn event(&self) -> &Event {
-        self.owed.event()
     }
 
     /// It is written down before the request is sent, and again with the answer.

@@ -5,6 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use uuid::Uuid;
 
 use super::{
     keyed,
@@ -41,7 +42,7 @@ enum Verdict {
 /// An event that was handed over to be stored.
 struct Appending {
     publication: Arc<Publication>,
-    id: Box<str>,
+    id: Uuid,
     is_uncertain: bool,
     /// `None`: nobody waits for it, and its loss is counted.
     commit: Result<Option<Commit>, Refused>,
@@ -98,7 +99,7 @@ pub(super) async fn run<S: Next>(
 }
 
 /// Events that come before the request is sent. An error: it is not.
-async fn append_first(items: Vec<Item>, ids: &mut Vec<Box<str>>) -> Result<(), Error> {
+async fn append_first(items: Vec<Item>, ids: &mut Vec<Uuid>) -> Result<(), Error> {
     let mut waited = Vec::new();
     for item in items {
         let Appending { publication, id, commit, .. } = append(item);
@@ -122,8 +123,7 @@ async fn append_first(items: Vec<Item>, ids: &mut Vec<Box<str>>) -> Result<(), E
 
 /// Hands an event over. Its client waits for it where the route says so; for what is uncertain never.
 fn append(item: Item) -> Appending {
-    let Item { publication, owed, permit, is_uncertain, .. } = item;
-    let id = owed.event().id.as_str().into();
+    let Item { publication, id, owed, permit, is_uncertain, .. } = item;
     let drafts = vec![owed.into_record()];
     let commit = if publication.settings.ack == Ack::Durable && !is_uncertain {
         publication.way().append(permit, drafts).map(Some)
@@ -183,6 +183,7 @@ async fn follow(
         match &result {
             _ if item.is_uncertain => {
                 item.owed.change(|event| *event = uncertain(std::mem::take(event)));
+                item.id = Uuid::parse_str(item.owed.id()).unwrap_or_default();
             }
             Ok(response) => {
                 let answer = making::Answer { headers: response.headers(), body: body.as_ref() };
@@ -245,7 +246,7 @@ async fn end(
     finished: Finished,
     exchange: Option<Exchange>,
     kept: &Kept,
-    mut ids: Vec<Box<str>>,
+    mut ids: Vec<Uuid>,
 ) -> Result<Response, Error> {
     let Finished { result, outcome, mut items, body } = finished;
     let producing = Producing::begin(&kept.cx, items.iter());
@@ -295,7 +296,7 @@ type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Draft)>);
 async fn record(
     items: Vec<Item>,
     exchange: Option<Exchange>,
-    (mut key, ids): (KeyEnd, &mut Vec<Box<str>>),
+    (mut key, ids): (KeyEnd, &mut Vec<Uuid>),
     failure: &mut Option<Error>,
 ) -> Option<Settling> {
     let mut exchange = exchange?;
@@ -304,7 +305,7 @@ async fn record(
         return None;
     }
     let certain = items.iter().filter(|item| !item.is_uncertain);
-    let certain: Vec<Box<str>> = certain.map(|item| item.event().id.as_str().into()).collect();
+    let certain: Vec<Uuid> = certain.map(|item| item.id).collect();
     if let KeyEnd::Done(answer) = &mut key {
         put_ids(&mut answer.headers, ids.iter().chain(&certain));
     }
@@ -337,22 +338,28 @@ fn unrecorded(items: &[Item], error: &AppendError) -> Option<Error> {
 }
 
 /// The answer, and the events that follow from it.
-fn tell(mut response: Response, ids: &[Box<str>]) -> Response {
-    let mut ids = ids.iter();
-    let first = ids.next().and_then(|id| HeaderValue::from_str(id).ok());
+fn tell(mut response: Response, ids: &[Uuid]) -> Response {
+    let headers = response.headers_mut();
     // Whose events an upstream means is not for our clients to guess.
-    match first {
-        Some(first) => drop(response.headers_mut().insert(SLUICE_EVENT_ID, first)),
-        None => drop(response.headers_mut().remove(SLUICE_EVENT_ID)),
+    match ids.split_first() {
+        Some((first, others)) => {
+            drop(headers.insert(SLUICE_EVENT_ID, id_value(*first)));
+            put_ids(headers, others);
+        }
+        None => drop(headers.remove(SLUICE_EVENT_ID)),
     }
-    put_ids(response.headers_mut(), ids);
     response
 }
 
-fn put_ids<'a>(headers: &mut HeaderMap, ids: impl Iterator<Item = &'a Box<str>>) {
+fn put_ids<'a>(headers: &mut HeaderMap, ids: impl IntoIterator<Item = &'a Uuid>) {
     for id in ids {
-        if let Ok(id) = HeaderValue::from_str(id) {
-            headers.append(SLUICE_EVENT_ID, id);
-        }
+        headers.append(SLUICE_EVENT_ID, id_value(*id));
     }
+}
+
+fn id_value(id: Uuid) -> HeaderValue {
+    let mut text = Uuid::encode_buffer();
+    let text = &*id.hyphenated().encode_lower(&mut text);
+    // Digits, letters and dashes.
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }

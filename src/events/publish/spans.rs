@@ -1,6 +1,7 @@
 //! The time that a sampled request waits for its events, for their spans.
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::plan::Item;
 use crate::{
@@ -25,8 +26,8 @@ impl Producing {
         let publishing = |item: &Item| Publishing {
             number: item.number,
             topic: item.settings().topic.clone(),
-            id: item.event().id.as_str().into(),
-            bytes: item.event().data.len(),
+            id: item.id,
+            bytes: item.owed.record().body.len(),
             started,
             took: std::time::Duration::ZERO,
             reason: None,
@@ -36,7 +37,7 @@ impl Producing {
 
     /// They are stored, or on their way to the disk with nobody who waits; those that are not among `ids`
     /// may have failed for this reason.
-    pub(super) fn end(self, cx: &Context, ids: &[Box<str>], error: Option<&Error>) {
+    pub(super) fn end(self, cx: &Context, ids: &[Uuid], error: Option<&Error>) {
         let Some(mut all) = self.0 else { return };
         for publishing in &mut all {
             publishing.took = publishing.started.elapsed();

@@ -95,7 +95,7 @@ impl Store {
         let mut drafts = Vec::with_capacity(events.len());
         let mut all = FRAME_OVERHEAD;
         for (index, event) in events.iter().enumerate() {
-            let draft = stored::draft(event);
+            let draft = stored::draft(event.borrowed());
             all += draft.encoded_bytes();
             if event.bytes() as u64 > limit || draft.check().is_err() {
                 return Err(Refusal::TooLarge { index, limit });

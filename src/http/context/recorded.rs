@@ -5,6 +5,7 @@
 use std::{fmt, sync::atomic::Ordering};
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::Context;
 use crate::{
@@ -123,12 +124,12 @@ impl Context {
     }
 
     /// The IDs of the events that this request led to; none until they are certain.
-    pub fn event_ids(&self) -> &[Box<str>] {
+    pub fn event_ids(&self) -> &[Uuid] {
         self.0.event_ids.get().map_or(&[], AsRef::as_ref)
     }
 
     /// Written by `publish`.
-    pub fn set_event_ids(&self, ids: impl IntoIterator<Item = Box<str>>) {
+    pub fn set_event_ids(&self, ids: impl IntoIterator<Item = Uuid>) {
         super::set(&self.0.event_ids, ids.into_iter().collect());
     }
 

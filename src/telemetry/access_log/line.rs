@@ -12,6 +12,7 @@ use std::{
 
 use http::{StatusCode, Version, uri::PathAndQuery};
 use opentelemetry::trace::TraceId;
+use uuid::Uuid;
 
 use crate::{
     error::Side,
@@ -163,21 +164,21 @@ impl Line<'_> {
     }
 }
 
-/// The endpoint that answered last, and the whole list if there is more to say than that.
-/// The events that a request led to. Their IDs are UUIDs: nothing in them needs an escape.
-fn encode_events(ids: &[Box<str>], out: &mut Vec<u8>) {
+/// The events that a request led to.
+fn encode_events(ids: &[Uuid], out: &mut Vec<u8>) {
     if ids.is_empty() {
         return;
     }
     out.extend_from_slice(key!("event_ids"));
     for (index, id) in ids.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b"[\"" } else { b",\"" });
-        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
         out.push(b'"');
     }
     out.push(b']');
 }
 
+/// The endpoint that answered last, and the whole list if there is more to say than that.
 fn encode_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
     let Some(last) = attempts.last() else { return };
     text(out, key!("upstream"), last.endpoint.as_bytes());

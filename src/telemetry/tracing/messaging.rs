@@ -13,6 +13,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, TraceFlags, Trac
 use opentelemetry_sdk::trace::SpanData;
 use opentelemetry_semantic_conventions::attribute::HTTP_RESPONSE_STATUS_CODE;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{
     propagation::{SAMPLED, TraceParent},
@@ -43,7 +44,7 @@ pub struct Publishing {
     /// Where it went.
     pub topic: Arc<str>,
     /// Its ID.
-    pub id: Box<str>,
+    pub id: Uuid,
     /// Of its data.
     pub bytes: usize,
     /// From when on the request waited for it, ...
@@ -164,7 +165,7 @@ impl Finished {
     pub(super) fn publishing(&self, publishing: &Publishing) -> SpanData {
         let Publishing { number, topic, id, bytes, started, took, reason } = publishing;
         let mut attributes = Attributes(Vec::with_capacity(8));
-        attributes.push_event("publish", "send", (topic, id), *bytes);
+        attributes.push_event("publish", "send", (topic, &id.to_string()), *bytes);
         if reason.is_some() {
             attributes.push_error(*reason, None);
         }

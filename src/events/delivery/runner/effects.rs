@@ -295,7 +295,7 @@ async fn follow(
         return Ok(Sequel::TooDeep);
     };
     let log = topic(around, reaction)?;
-    let draft = stored::draft(&follower.event);
+    let draft = stored::draft(follower.event.borrowed());
     if publication.is_recovered && is_there(around, &log, publication, &follower.event.id).await? {
         return Ok(Sequel::Published);
     }

@@ -175,8 +175,7 @@ fn an_event_without_an_id_gets_a_new_one() {
     let event = finish(builder(&[("specversion", "1.0"), ("source", "/"), ("type", "t")]));
     assert_eq!(event.unwrap().id, "new");
     let (one, other) = (new_id(1_795_687_200_000), new_id(1_795_687_200_001));
-    assert_eq!((one.len(), &one[14..15]), (36, "7"));
-    assert!(one < other && one.starts_with("01a2174c-3500-7"), "{one}");
+    assert!(one < other && one.to_string().starts_with("01a2174c-3500-7"), "{one}");
 }
 
 proptest! {

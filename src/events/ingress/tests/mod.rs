@@ -127,7 +127,7 @@ impl World {
             data: Bytes::from(vec![b'x'; 4 << 10]),
             ..Event::default()
         };
-        Owed::new(TOPIC, self.topic.end(), None, event)
+        Owed::new(TOPIC, self.topic.end(), None, event.borrowed())
     }
 
     fn reserve(&self, owed: &Owed) -> Result<Room, Refused> {
@@ -137,7 +137,7 @@ impl World {
 
     /// What there is in the topic, by type, for an event of this ID.
     fn found(&self, id: Uuid) -> (usize, usize) {
-        let maybe = uncertain(self.owed(id).event().clone()).id;
+        let maybe = uncertain(self.owed(id).event()).id;
         let (mut certain, mut uncertain) = (0, 0);
         let (mut reader, mut next) = (self.topic.0.reader(), self.topic.0.start());
         loop {

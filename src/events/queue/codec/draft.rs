@@ -201,6 +201,14 @@ impl Draft {
 
     /// Appends it, checked before, as the record at `offset`.
     pub(super) fn encode(&self, out: &mut Vec<u8>, stamp: Stamp, seed: Seed, offset: Offset) {
-        Record::from_draft(self, stamp).put(out, seed, offset, |out| self.put_fields(out));
+        Record::from_draft(self, stamp, &[]).put(out, seed, offset, |out| self.put_fields(out));
+    }
+
+    /// It as it will be read, with `fields` to write its fields into.
+    pub fn as_record<'a>(&'a self, fields: &'a mut Vec<u8>) -> Record<'a> {
+        fields.clear();
+        self.put_fields(fields);
+        let (generation, partition) = (self.generation, self.partition);
+        Record::from_draft(self, Stamp { generation, partition, published: 0 }, fields)
     }
 }

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::reading::{Reading, put_varint};
+use super::reading::{Reading, put_varint, varint_bytes};
 
 /// What a field is. The numbers are on disk: none is ever given another meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,12 @@ impl Fields {
         FieldsBuilder::default()
     }
 
-    /// None yet, and room for so many bytes: those of the values, and 4 or so beside each.
+    /// What a field of [`Tag`]'s own numbers takes, whose value has `length` bytes.
+    pub const fn bytes_of(length: usize) -> usize {
+        1 + varint_bytes(length) + length
+    }
+
+    /// None yet, and room for so many bytes: see [`Fields::bytes_of`].
     pub fn with_room(bytes: usize) -> FieldsBuilder {
         FieldsBuilder(Vec::with_capacity(bytes))
     }
@@ -343,8 +348,15 @@ impl<'a> Attribute<'a> {
 
 /// Appends one field. Longer than four gibibytes is not reached: who encodes a record checks first.
 pub(super) fn put_field(out: &mut Vec<u8>, tag: Tag, value: &[u8]) {
-    put_varint(out, u32::from(tag.0));
-    put_varint(out, u32::try_from(value.len()).unwrap_or(u32::MAX));
+    // Most are so short: both at once, as `put_varint` makes them one by one.
+    if let (Ok(tag @ ..0x80), Ok(length @ ..0x80)) =
+        (u8::try_from(tag.0), u8::try_from(value.len()))
+    {
+        out.extend_from_slice(&[tag, length]);
+    } else {
+        put_varint(out, u32::from(tag.0));
+        put_varint(out, u32::try_from(value.len()).unwrap_or(u32::MAX));
+    }
     out.extend_from_slice(value);
 }
 

@@ -66,6 +66,12 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u32) {
     out.push(value as u8);
 }
 
+/// The bytes that [`put_varint`] appends for `value`.
+pub(crate) const fn varint_bytes(value: usize) -> usize {
+    let bits = usize::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +84,7 @@ mod tests {
             let value = value >> shift;
             let mut out = Vec::new();
             put_varint(&mut out, value);
+            prop_assert_eq!(out.len(), varint_bytes(value as usize));
             let mut reading = Reading(&out);
             prop_assert_eq!(reading.varint(), Some(value));
             prop_assert!(reading.0.is_empty());

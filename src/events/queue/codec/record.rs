@@ -132,8 +132,8 @@ impl<'a> Record<'a> {
         Some(Ok(Self { kind, flags, coding, generation, partition, published, fields, body }))
     }
 
-    /// All of a draft but its fields.
-    pub(super) fn from_draft(draft: &'a Draft, stamp: Stamp) -> Self {
+    /// A draft, with the fields that are given here.
+    pub(super) fn from_draft(draft: &'a Draft, stamp: Stamp, fields: &'a [u8]) -> Self {
         Self {
             kind: draft.kind,
             flags: draft.flags,
@@ -141,7 +141,7 @@ impl<'a> Record<'a> {
             generation: stamp.generation,
             partition: stamp.partition,
             published: draft.published.unwrap_or(stamp.published),
-            fields: &[],
+            fields,
             body: &draft.body,
         }
     }

@@ -218,7 +218,7 @@ impl Running {
                     data: bytes::Bytes::from(format!("data of {id}")),
                     ..Event::default()
                 };
-                let mut draft = stored::draft(&event);
+                let mut draft = stored::draft(event.borrowed());
                 draft.partition = u16::from(id.as_bytes()[0] % 4);
                 draft
             })

@@ -195,7 +195,7 @@ impl Running {
                 data: vec![0; 100 << 10].into(),
                 ..Event::default()
             };
-            let draft = stored::draft(&event);
+            let draft = stored::draft(event.borrowed());
             let permit = self.topic.permit(draft.encoded_bytes() as u64).unwrap();
             self.topic.append(permit, vec![draft]).await.unwrap();
         }
