@@ -240,6 +240,7 @@ mod tests {
     use crate::{
         http::Body,
         middleware::testing::{data, fed, get, request},
+        telemetry::task::Spawner,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -421,6 +422,23 @@ mod tests {
                 assert_eq!(start.elapsed().as_secs(), span.as_secs());
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_goes_with_work_that_goes_on_by_itself() {
+        let inner = service_fn(|_: Request| std::future::pending::<Result<Response, Error>>());
+        let (tasks, start) = (Spawner::new(), Instant::now());
+        let stack = TotalTimeoutLayer::new(settings(30 * SECOND, None)).layer(inner);
+        let mut work = tasks.runs_on("work", stack.oneshot(get("/")));
+        {
+            // Whose owner has promised to come by makes no timer for it.
+            let poll = clock::Poll::begin();
+            assert!(futures_util::poll!(&mut work).is_pending());
+            assert!(poll.again_by().is_some());
+        }
+        drop(work);
+        tasks.drained().await;
+        assert_eq!(start.elapsed().as_secs(), 30);
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,14 +42,14 @@ struct Running {
 /// Work that its owner polls, and that goes on as a task of its [`Spawner`] once the owner drops it: it ends in
 /// any case, but for a panic or the end of its runtime, and costs a task only if nobody stays to wait for it.
 ///
-/// To be polled by one task only, which polls it again from the start when it has gone on by itself: what was
-/// promised to the owner's task holds no more.
+/// It counts from its beginning: between the owner's end and the task's beginning there is no moment at which it
+/// does not. Another task polls it when it goes on by itself: whatever is in it asks for its wake on every poll, and
+/// what was promised to the owner's task ([`clock::poll_again`](super::clock::poll_again)) holds no more.
 #[must_use = "dropped, it goes on by itself"]
 pub struct RunsOn<T: Send + 'static> {
     name: &'static str,
-    tasks: Spawner,
     /// `None`: it is over, or goes on by itself.
-    work: Option<Work<T>>,
+    work: Option<(Work<T>, Running)>,
 }
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -88,7 +88,11 @@ impl Spawner {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        RunsOn { name, tasks: self.clone(), work: Some(Box::pin(work)) }
+        RunsOn { name, work: Some((Box::pin(work), self.enter())) }
+    }
+
+    fn enter(&self) -> Running {
+        Running { idle: self.idle.clone(), count: Some(self.running.enter()) }
     }
 
     /// How many of its tasks still run.
@@ -113,11 +117,13 @@ impl Spawner {
 impl<T: Send + 'static> RunsOn<T> {
     /// Goes on by itself from here on: nobody hears how it ends.
     pub fn detach(&mut self) {
-        let Some(work) = self.work.take() else { return };
+        let Some((work, running)) = self.work.take() else { return };
         // Without a runtime nothing would poll it.
         if Handle::try_current().is_ok() {
-            let name = self.name;
-            drop(self.tasks.spawn(name, async move { drop(work.await) }));
+            drop(spawn(self.name, async move {
+                let _running = running;
+                drop(work.await);
+            }));
         }
     }
 }
@@ -127,10 +133,13 @@ impl<T: Send + 'static> Future for RunsOn<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         // Taken, so that what panics is dropped, and not polled again by a task.
-        let Some(mut work) = self.work.take() else { return Poll::Pending };
+        let Some((mut work, running)) = self.work.take() else {
+            debug_assert!(false, "{} is polled after its end", self.name);
+            return Poll::Pending;
+        };
         let polled = work.as_mut().poll(cx);
         if polled.is_pending() {
-            self.work = Some(work);
+            self.work = Some((work, running));
         }
         polled
     }
@@ -201,6 +210,7 @@ mod tests {
         let (go, gone) = oneshot::channel();
         let mut work = tasks.runs_on("work", async move { gone.await.unwrap() });
         assert!(poll!(&mut work).is_pending());
+        assert!(tasks.drained().now_or_never().is_none(), "it counts while its owner polls it");
         go.send(7).unwrap();
         assert_eq!(work.await, 7);
         assert_eq!(tasks.running(), 0);
