@@ -261,9 +261,6 @@ impl Exchange {
         if polled.is_pending()
             && let Some(error) = self.cx.take_overtime()
         {
-            if let Some(key) = key_of(&self.cx) {
-                key.doubt();
-            }
             self.exchange.detach();
             return Poll::Ready(Err(error));
         }

@@ -1,6 +1,10 @@
 //! An exchange carried out to its end, whoever still waits for it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    future::{Future as _, poll_fn},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -20,7 +24,8 @@ use crate::{
     error::{Error, Kind},
     events::{
         ingress::{
-            Answer, Exchange, KeyEnd, MAX_STORED_BYTES, Owed, Target, failed, refused, uncertain,
+            Answer, Exchange, Key, KeyEnd, MAX_STORED_BYTES, Owed, Target, failed, refused,
+            uncertain,
         },
         queue::{
             codec::Draft,
@@ -85,12 +90,12 @@ pub(super) async fn run<S: Next>(
     };
     let is_mutant = mutation::is(Mutation::IntentAfterForwarding);
     let (result, begun) = if is_mutant {
-        let result = forward(inner, request).await;
+        let result = forward(inner, request, (&kept, key.as_deref())).await;
         (result, exchange.await)
     } else {
         match exchange.await {
             Err(error) => return Err(failed(&error)),
-            begun => (forward(inner, request).await, begun),
+            begun => (forward(inner, request, (&kept, key.as_deref())).await, begun),
         }
     };
     let exchange = begun.unwrap_or_default();
@@ -140,12 +145,25 @@ fn append(item: Item) -> Appending {
     Appending { publication, id, is_uncertain, commit }
 }
 
-/// Sends the request and waits for what comes of it. A panic below is a failure of which nobody knows what
-/// was sent.
-async fn forward<S: Next>(mut inner: S, request: Request) -> Result<Response, Error> {
-    let attempts = AssertUnwindSafe(async move { inner.call(request).await });
-    attempts
-        .catch_unwind()
+/// Sends the request and waits for what comes of it. Once its time is up nobody knows what becomes of its key,
+/// whether its client is still there or not. A panic below is a failure of which nobody knows what was sent.
+async fn forward<S: Next>(
+    mut inner: S,
+    request: Request,
+    (kept, key): (&Kept, Option<&Key>),
+) -> Result<Response, Error> {
+    let attempts = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
+    tokio::pin!(attempts);
+    let caught = poll_fn(|task| {
+        let polled = attempts.as_mut().poll(task);
+        if let (Some(key), true) = (key, polled.is_pending())
+            && kept.cx.is_overtime()
+        {
+            key.doubt();
+        }
+        polled
+    });
+    caught
         .await
         .unwrap_or_else(|_| Err(Error::new(Kind::Internal).with_detail("a panic below `publish`")))
 }
@@ -284,6 +302,7 @@ async fn end(
     if !ids.is_empty() {
         kept.cx.set_event_ids(ids);
     }
+    // On disk by now: this only hands it on, and waits for nothing.
     if let Some((exchange, owed)) = settling {
         exchange.settle(owed);
     }

@@ -200,17 +200,67 @@ async fn once_the_disk_has_taken_nothing_nothing_is_sent_until_it_does() {
     assert_eq!(world.events().await, ["order.created"]);
 }
 
-#[tokio::test]
-async fn a_key_is_held_after_what_may_have_been_seen() {
-    let world = World::new().await;
-    let keyed = Keyed {
+fn keyed() -> Keyed {
+    Keyed {
         route: "orders".into(),
         principal: "".into(),
         key: "k".into(),
         fingerprint: [7; 32],
         ttl: std::time::Duration::from_hours(1),
         may_resend: false,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_in_doubt_once_the_time_is_up_whoever_still_waits() {
+    for is_there in [true, false] {
+        let world = World::new().await;
+        let (up, is_up) = tokio::sync::oneshot::channel::<()>();
+        let (end, is_over) = tokio::sync::oneshot::channel::<()>();
+        let waits = Arc::new(Mutex::new(Some((is_up, is_over))));
+        let inner = service_fn({
+            let waits = waits.clone();
+            move |request: Request| {
+                let (is_up, is_over) = waits.lock().take().unwrap();
+                async move {
+                    request.cx.begin_attempt("a/b".into(), tokio::time::Instant::now());
+                    is_up.await.unwrap();
+                    assert!(request.cx.begin_overtime(|| Kind::UpstreamTimeoutTotal.into()));
+                    is_over.await.unwrap();
+                    Ok(ok())
+                }
+            }
+        });
+        let (ingress, request) = (world.store.ingress(), request());
+        let Judgement::New(rider) = ingress.judge(keyed()).await.unwrap() else { panic!() };
+        request.cx.set_rider(rider);
+        let mut call = Box::pin(world.layer(settings()).layer(inner).oneshot(request));
+        while waits.lock().is_some() {
+            assert!(futures_util::poll!(&mut call).is_pending());
+            tokio::task::yield_now().await;
+        }
+        let mut call = is_there.then_some(call);
+        up.send(()).unwrap();
+        if let Some(call) = &mut call {
+            assert!(call.await.is_err(), "the client is told");
+        }
+        let in_doubt = async {
+            while !matches!(ingress.judge(keyed()).await.unwrap(), Judgement::Uncertain) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_mins(1), in_doubt).await.unwrap();
+        end.send(()).unwrap();
+        assert_eq!(world.events().await, ["order.created"]);
+        let late = ingress.judge(keyed()).await.unwrap();
+        assert!(matches!(late, Judgement::Done(..)), "{late:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_held_after_what_may_have_been_seen() {
+    let world = World::new().await;
+    let keyed = keyed();
     let inner = service_fn(|request: Request| async move {
         request.cx.begin_attempt("a/b".into(), tokio::time::Instant::now());
         Err(Kind::UpstreamReset(Sent::MaybeSeen).into())

@@ -58,15 +58,21 @@ impl Context {
         true
     }
 
+    /// Whether the time is up and the attempt runs on.
+    pub fn is_overtime(&self) -> bool {
+        let overtime = self.0.overtime.get();
+        overtime.is_some_and(|overtime| !matches!(*overtime.0.lock(), Told::NotYet))
+    }
+
     /// What the client is to be told, as the time is up and the attempt runs on. Once.
     pub fn take_overtime(&self) -> Option<Error> {
         let mut told = self.0.overtime.get()?.0.lock();
+        if matches!(*told, Told::NotYet) {
+            return None;
+        }
         match std::mem::replace(&mut *told, Told::Taken) {
             Told::Failure(error) => Some(error),
-            before => {
-                *told = before;
-                None
-            }
+            Told::NotYet | Told::Taken => None,
         }
     }
 
