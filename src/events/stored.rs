@@ -52,7 +52,14 @@ pub fn draft(event: EventRef<'_>) -> Draft {
 /// The event in a record that is to be appended.
 pub fn event_of(draft: &Draft) -> Event {
     let mut fields = Vec::new();
-    event(&draft.as_record(&mut fields), Bytes::copy_from_slice)
+    let read = event(&draft.as_record(&mut fields), |_| Bytes::new());
+    // What may be large is shared.
+    Event {
+        key: draft.key.clone(),
+        dedup_key: draft.dedup.clone(),
+        data: draft.body.clone(),
+        ..read
+    }
 }
 
 /// The event in a record. `own` makes its bytes last, with or without a copy.
