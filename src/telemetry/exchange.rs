@@ -117,7 +117,8 @@ impl Exchange {
             End::Failed(reason) => Some(reason),
             End::Dropped => Some(client_closed.reason()),
         });
-        let took = clock::tick().saturating_duration_since(self.cx.started());
+        // Not the time of the poll: what was computed in that is a part of it.
+        let took = self.cx.started().elapsed();
         self.trace(took, end, reason);
         let status = self.status.unwrap_or_else(|| client_closed.status());
         self.recorder.count(&self.cx, status, sent, took);
