@@ -26,6 +26,17 @@ const ALWAYS: [&str; 9] = [
     "upgrade",
 ];
 
+/// How long those are.
+const LENGTHS: [bool; 20] = {
+    let mut lengths = [false; 20];
+    let mut index = 0;
+    while index < ALWAYS.len() {
+        lengths[ALWAYS[index].len()] = true;
+        index += 1;
+    }
+    lengths
+};
+
 /// What `Connection` cannot name: framing, routing, and what the gateway itself sets.
 const PROTECTED: [&str; 12] = [
     "host",
@@ -89,20 +100,9 @@ fn has_any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_always(name.as_str()))
 }
 
-/// Whether it is one of [`ALWAYS`]. By its length first: nearly every field of nearly every message is
-/// none of them.
+/// Whether it is one of [`ALWAYS`]. By its length first: nearly every field is none of them.
 fn is_always(name: &str) -> bool {
-    match name.len() {
-        2 => name == "te",
-        7 => name == "upgrade",
-        10 => matches!(name, "connection" | "keep-alive"),
-        14 => name == "http2-settings",
-        16 => name == "proxy-connection",
-        17 => name == "transfer-encoding",
-        18 => name == "proxy-authenticate",
-        19 => name == "proxy-authorization",
-        _ => false,
-    }
+    name.len() < LENGTHS.len() && LENGTHS[name.len()] && ALWAYS.contains(&name)
 }
 
 fn remove(headers: &mut HeaderMap) {
