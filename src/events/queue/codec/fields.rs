@@ -206,18 +206,6 @@ impl FieldsBuilder {
         self.field(Tag::TYPE, event_type.as_bytes())
     }
 
-    /// CloudEvents `subject`.
-    #[must_use]
-    pub fn subject(self, subject: &str) -> Self {
-        self.field(Tag::SUBJECT, subject.as_bytes())
-    }
-
-    /// CloudEvents `time`, as it was written.
-    #[must_use]
-    pub fn time(self, time: &str) -> Self {
-        self.field(Tag::TIME, time.as_bytes())
-    }
-
     /// CloudEvents `dataschema`.
     #[must_use]
     pub fn data_schema(self, schema: &str) -> Self {
@@ -234,18 +222,6 @@ impl FieldsBuilder {
     #[must_use]
     pub fn expiry(self, millis: u64) -> Self {
         self.field(Tag::EXPIRY, &millis.to_le_bytes())
-    }
-
-    /// What belongs together has the same one.
-    #[must_use]
-    pub fn correlation(self, id: &str) -> Self {
-        self.field(Tag::CORRELATION, id.as_bytes())
-    }
-
-    /// The ID of the event that this one follows from.
-    #[must_use]
-    pub fn causation(self, id: &str) -> Self {
-        self.field(Tag::CAUSATION, id.as_bytes())
     }
 
     /// How many events it follows from, one after the other.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::events::queue::{
     LogId, Offset, StoreId,
-    codec::{Closing, Draft, Fields, FrameWriter, HashKey, Kind, Lookup, Role, Stamp},
+    codec::{Closing, Draft, Fields, FrameWriter, HashKey, Kind, Lookup, Role, Stamp, Tag},
     log::{
         AppendError, Appended, Commit, DiskSettings, DiskWatch, Log, Opened, Place, Placement,
         Sequencer, Settings, Writer,
@@ -104,7 +104,7 @@ fn event(id: u64) -> Draft {
     let fields = Fields::builder()
         .id(&id.to_string())
         .source("/shop")
-        .correlation(&(id % 5).to_string())
+        .field(Tag::CORRELATION, (id % 5).to_string().as_bytes())
         .build();
     Draft {
         key: Some(Bytes::from(format!("customer-{}", id % 7))),

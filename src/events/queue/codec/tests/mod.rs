@@ -267,7 +267,7 @@ fn encoding_is_cheap() {
         .id("0197a5a0-7f3b-7c41-a1f5-6d3f0b1e2c3d")
         .source("/sluice/0197a5a0/orders")
         .event_type("order.created")
-        .time("2026-11-22T12:41:42.007Z")
+        .field(Tag::TIME, b"2026-11-22T12:41:42.007Z")
         .content_type("application/json")
         .build();
     let draft = Draft {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::events::queue::{
-    codec::{Fields, Generation, Kind, Lookup},
+    codec::{Fields, Generation, Kind, Lookup, Tag},
     log::{AppendError, Appended, DiskSettings, DiskWatch, OwnedRecord},
     storage::model::{Crash, Model, Survivors},
     time::{Clock, ManualClock, Now},
@@ -67,8 +67,11 @@ impl Test {
         id: u64,
         bytes: usize,
     ) -> Result<Appended, AppendError> {
-        let fields =
-            Fields::builder().id(&id.to_string()).source("/shop").correlation("saga").build();
+        let fields = Fields::builder()
+            .id(&id.to_string())
+            .source("/shop")
+            .field(Tag::CORRELATION, b"saga")
+            .build();
         let draft = Draft::new(Kind::Event, fields, Bytes::from(vec![b'x'; bytes]));
         self.topic.publish(purpose, vec![draft])?.wait().map(|all| all[0])
     }
