@@ -262,7 +262,8 @@ mod tests {
             parts in parts(), path in ".*", query in prop::option::of(".*"), id in ".*"
         ) {
             let (bound, values_text) = Bound::joined([("id", &*id)]);
-            let values = Values { path: &path, query: query.as_deref(), params: bound.of(&values_text) };
+            let (query, params) = (query.as_deref(), bound.of(&values_text));
+            let values = Values { path: &path, query, params };
             let template = Template(parts);
 
             let target = template.render_target(&values);
