@@ -24,7 +24,7 @@ pub struct Spawner {
 }
 
 pin_project! {
-    /// A task that is counted. Not an async block: that would have room for the future twice, where it
+    /// A future that is counted as a task. Not an async block: that would have room for the future twice, where it
     /// is captured and where it is awaited, and a task holds it as long as it lives.
     struct Counted<F> {
         // Dropped first: what is counted is over when the count says so.
@@ -49,10 +49,8 @@ struct Running {
 pub struct RunsOn<T: Send + 'static> {
     name: &'static str,
     /// `None`: it is over, or goes on by itself.
-    work: Option<(Work<T>, Running)>,
+    work: Option<Counted<Pin<Box<dyn Future<Output = T> + Send>>>>,
 }
-
-type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Spawns a task that nobody waits for and that ends with its runtime.
 ///
@@ -79,20 +77,20 @@ impl Spawner {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        let running = Running { idle: self.idle.clone(), count: Some(self.running.enter()) };
-        spawn(name, Counted { future, _running: running })
+        spawn(name, self.counted(future))
     }
 
-    /// Work that begins when it is first polled, and that [`Spawner::drained`] waits for once it is dropped.
+    /// Work that begins when it is first polled, and that [`Spawner::drained`] waits for from now on.
     pub fn runs_on<F>(&self, name: &'static str, work: F) -> RunsOn<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        RunsOn { name, work: Some((Box::pin(work), self.enter())) }
+        RunsOn { name, work: Some(self.counted(Box::pin(work))) }
     }
 
-    fn enter(&self) -> Running {
-        Running { idle: self.idle.clone(), count: Some(self.running.enter()) }
+    fn counted<F>(&self, future: F) -> Counted<F> {
+        let running = Running { idle: self.idle.clone(), count: Some(self.running.enter()) };
+        Counted { future, _running: running }
     }
 
     /// How many of its tasks still run.
@@ -117,13 +115,10 @@ impl Spawner {
 impl<T: Send + 'static> RunsOn<T> {
     /// Goes on by itself from here on: nobody hears how it ends.
     pub fn detach(&mut self) {
-        let Some((work, running)) = self.work.take() else { return };
+        let Some(work) = self.work.take() else { return };
         // Without a runtime nothing would poll it.
         if Handle::try_current().is_ok() {
-            drop(spawn(self.name, async move {
-                let _running = running;
-                drop(work.await);
-            }));
+            drop(spawn(self.name, work));
         }
     }
 }
@@ -133,13 +128,13 @@ impl<T: Send + 'static> Future for RunsOn<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         // Taken, so that what panics is dropped, and not polled again by a task.
-        let Some((mut work, running)) = self.work.take() else {
+        let Some(mut work) = self.work.take() else {
             debug_assert!(false, "{} is polled after its end", self.name);
             return Poll::Pending;
         };
-        let polled = work.as_mut().poll(cx);
+        let polled = Pin::new(&mut work).poll(cx);
         if polled.is_pending() {
-            self.work = Some((work, running));
+            self.work = Some(work);
         }
         polled
     }
