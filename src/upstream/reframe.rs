@@ -153,10 +153,13 @@ pub(crate) fn list(headers: &HeaderMap, name: header::HeaderName) -> impl Iterat
 /// Refuses what no upstream may answer; then takes out what belongs to its connection.
 pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> Result<()> {
     let refuse = |detail: &str| Err(Error::new(Kind::UpstreamBadResponse).with_detail(detail));
-    let headers = &parts.headers;
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !may_upgrade {
         return refuse("101 without being asked");
     }
+    if !settle_length(&mut parts.headers) {
+        return refuse("a Content-Length other than one number");
+    }
+    let headers = &parts.headers;
     if headers.len() > MAX_FIELDS {
         return refuse("over 100 fields");
     }
@@ -172,9 +175,33 @@ pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> 
         }
     }
     hop_by_hop::strip(&mut parts.headers);
+    if parts.status == StatusCode::NO_CONTENT {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     // The client hears our version, not the upstream's (RFC 9110, 6.2).
     parts.version = Version::HTTP_11;
     Ok(())
+}
+
+/// Whether a response says no length or one, which it has once afterwards. hyper judges it only where content
+/// follows, and passes it on to HEAD as it came.
+fn settle_length(headers: &mut HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return true };
+    let is_number = first.as_bytes().iter().all(u8::is_ascii_digit)
+        && first.to_str().is_ok_and(|digits| digits.parse::<u64>().is_ok());
+    let Some(second) = lengths.next() else { return is_number };
+    if !is_number || second != first || lengths.any(|length| length != first) {
+        return false;
+    }
+    let first = first.clone();
+    headers.insert(header::CONTENT_LENGTH, first);
+    true
+}
+
+/// Whether a response to `method` has no content, whatever follows its head (RFC 9110, 6.4.1).
+pub(crate) fn is_without_content(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// How long the upstream says it keeps an idle connection, less a second for the way.
@@ -286,12 +313,17 @@ mod tests {
 
     #[test]
     fn ambiguous_answers_are_refused() {
-        let refused: [(u16, &[(&str, &str)]); 5] = [
+        let refused: [(u16, &[(&str, &str)]); 10] = [
             (101, &[("upgrade", "websocket")]),
             (200, &[("content-length", "1"), ("transfer-encoding", "chunked")]),
             (200, &[("transfer-encoding", "gzip, chunked")]),
             (200, &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
             (200, &[("transfer-encoding", "identity")]),
+            (200, &[("content-length", "1, 1")]),
+            (200, &[("content-length", "-1")]),
+            (200, &[("content-length", "+1")]),
+            (200, &[("content-length", "")]),
+            (200, &[("content-length", "1"), ("content-length", "2")]),
         ];
         for (status, fields) in refused {
             let checked = check_response(&mut answer(status, fields), false);
@@ -306,6 +338,18 @@ mod tests {
         );
         check_response(&mut good, false).unwrap();
         assert!(good.headers.is_empty());
+    }
+
+    #[test]
+    fn a_length_is_said_once_and_never_of_no_content() {
+        let twice = [("content-length", "2"), ("content-length", "2")];
+        let mut repeated = answer(200, &twice);
+        check_response(&mut repeated, false).unwrap();
+        let lengths: Vec<_> = repeated.headers.get_all(header::CONTENT_LENGTH).iter().collect();
+        assert_eq!(lengths, ["2"]);
+        let mut nothing = answer(204, &twice);
+        check_response(&mut nothing, false).unwrap();
+        assert!(nothing.headers.is_empty());
     }
 
     #[test]

@@ -117,6 +117,26 @@ async fn responses_that_are_not_http_are_502() {
 }
 
 #[tokio::test]
+async fn a_length_that_is_none_is_502_for_head_too() {
+    for length in ["2, 2", "-1", "2\r\nContent-Length: 3"] {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let origin = Origin::start(move |_, _| Reply::Answer(head.clone().into_bytes())).await;
+        let gateway = Running::start(&proxy_to(origin.address()));
+        let mut client = gateway.client().await;
+        let answer = client.request("HEAD / HTTP/1.1\nHost: a", "").await;
+        assert_eq!(answer.status(), 502, "{length}");
+    }
+    let twice = |_, _: &Message| {
+        Reply::Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n".into())
+    };
+    let origin = Origin::start(twice).await;
+    let gateway = Running::start(&proxy_to(origin.address()));
+    let mut client = gateway.client().await;
+    let answer = client.request("HEAD / HTTP/1.1\nHost: a", "").await;
+    assert_eq!((answer.status(), answer.all("content-length")), (200, vec!["2"]));
+}
+
+#[tokio::test]
 async fn a_response_head_that_is_too_large_is_502() {
     let fields = "x-many: 1\r\n".repeat(101);
     let many = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
