@@ -4,6 +4,8 @@
 //! Layers attach to a body and never wrap it, so that a body is as deep with twenty layers as with
 //! none. Guards run exactly once: when the body ends, fails or is dropped, whichever comes first.
 
+mod ending;
+
 use std::{
     fmt, io,
     pin::Pin,
@@ -309,7 +311,7 @@ impl Drop for Inner {
             return;
         }
         // hyper does not poll for the end of a body that says it is at its end.
-        let is_over = self.source.is_end_stream();
+        let is_over = self.source.is_end_stream() || self.read_end();
         self.finish(if is_over { End::Complete } else { End::Dropped });
     }
 }

@@ -201,6 +201,7 @@ async fn exchange_h2(
     let is_tls = local.transport().is_tls();
     reframe::to_h2(&mut parts, &body, local.authority(), preserve_host, is_tls)?;
     let spare = Spare::of(&parts, &body);
+    let method = parts.method.clone();
     let (body, stream) = if body.is_in_memory() {
         (body, Streaming::Alone(stream))
     } else {
@@ -235,6 +236,10 @@ async fn exchange_h2(
     let mut body = receive(&parts, incoming, &flight);
     body.set_h2_response();
     body.attach(Guard::Upstream(Box::new(Free { _stream: stream, _flight: flight })));
+    if reframe::is_without_content(&method, parts.status) {
+        body.read_end_apart();
+        return Ok(Response::from_parts(parts, Body::empty()));
+    }
     Ok(Response::from_parts(parts, body))
 }
 

@@ -146,3 +146,86 @@ async fn many_streams_share_one_upstream_connection() {
     }
     driver.abort();
 }
+
+/// An h2 server that answers with `head` and the bytes `ping`, or none, and ends its stream once `end_now`
+/// tells it to. Tells whether the stream was reset before.
+async fn h2_that_ends_later(
+    head: Response<()>,
+    data: &'static [u8],
+) -> (std::net::SocketAddr, tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (end_now, told) = tokio::sync::oneshot::channel();
+    let served = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut send = respond.send_response(head, false).unwrap();
+        if !data.is_empty() {
+            send.send_data(Bytes::from_static(data), false).unwrap();
+        }
+        let was_reset = tokio::select! {
+            _ = told => false,
+            _ = std::future::poll_fn(|cx| send.poll_reset(cx)) => true,
+            _ = connection.accept() => true,
+        };
+        if !was_reset {
+            send.send_data(Bytes::new(), true).unwrap();
+        }
+        tokio::spawn(async move { while connection.accept().await.is_some() {} });
+        was_reset
+    });
+    (address, end_now, served)
+}
+
+#[tokio::test]
+async fn an_end_that_an_h2_upstream_says_after_the_last_byte_is_no_reset() {
+    let response = |status: u16, length: &str| {
+        let head = Response::builder().status(status);
+        if length.is_empty() { head } else { head.header("content-length", length) }
+    };
+    for (method, head, data) in [
+        ("GET", response(200, "4"), "ping"),
+        ("HEAD", response(200, "4"), ""),
+        ("GET", response(204, ""), ""),
+        ("GET", response(304, "4"), ""),
+    ] {
+        let head = head.body(()).unwrap();
+        let status = head.status();
+        let (origin, end_now, served) = h2_that_ends_later(head, data.as_bytes()).await;
+        let yaml = format!(
+            "upstreams: {{ two: {{ endpoints: [\"{origin}\"], protocol: h2 }} }}\n\
+             routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: two }}]\n"
+        );
+        let gateway = Running::start(&yaml);
+        let mut client = gateway.client().await;
+        client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        // Of which the client has all before the stream has ended.
+        let answer = client.response(method).await;
+        assert_eq!((answer.status(), answer.text().as_str()), (status.as_u16(), data));
+        end_now.send(()).unwrap();
+        assert!(
+            !within("the end of the stream", served).await.unwrap(),
+            "{method} {status}: reset"
+        );
+        let left = gateway.metric("sluice_refusals_total{reason=\"client-closed\"}").await;
+        assert!(left.abs() < 0.5, "{method} {status}: the client is said to have left");
+    }
+}
+
+#[tokio::test]
+async fn what_an_h2_upstream_says_after_a_head_without_content_goes_nowhere() {
+    for status in [204, 304] {
+        let head = Response::builder().status(status).body(()).unwrap();
+        let (origin, end_now, _) = h2_that_ends_later(head, b"ping").await;
+        let yaml = format!(
+            "upstreams: {{ two: {{ endpoints: [\"{origin}\"], protocol: h2 }} }}\n\
+             routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: two }}]\n"
+        );
+        let gateway = Running::start(&yaml);
+        let request = Request::get("http://shop/").body(()).unwrap();
+        let (response, body, _) = h2_request(gateway.address(), request, b"").await;
+        assert_eq!((response.status().as_u16(), body), (status, Vec::new()));
+        drop(end_now);
+    }
+}
