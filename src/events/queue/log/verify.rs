@@ -124,7 +124,9 @@ pub fn repair(place: &Place, settings: &Settings, floor: Offset) -> Result<Repor
     writer.stop();
     let mut accepted = super::accepted::Accepted::read(place)
         .map_err(OpenError::io("what is accepted is read"))?;
-    let ranges = before.damage.into_iter().map(|it| it.range).collect();
+    // Where a header is bad, what it is about is only known once a later file says where it ends.
+    let after = verify(place, floor)?;
+    let ranges = before.damage.into_iter().chain(after.damage).map(|it| it.range).collect();
     accepted.add(place, ranges).map_err(OpenError::io("what is accepted is written"))?;
     verify(place, floor)
 }

@@ -63,6 +63,22 @@ fn a_repaired_log_opens_again_and_says_what_is_lost() {
     }
 }
 
+#[test]
+fn the_header_of_the_newest_file_is_repaired_at_once() {
+    let model = Model::new();
+    let count = stored(&model);
+    let newest = model.files().into_iter().filter(|it| is_log(it)).max().unwrap();
+    model.flip(&newest, 9, 1);
+    let place = place(std::sync::Arc::new(model.clone()));
+    assert!(!verify(&place, Offset::ZERO).unwrap().is_sound());
+
+    let repaired = repair(&place, &settings(), Offset::ZERO).unwrap();
+    assert!(repaired.is_sound(), "{repaired:?}");
+    let driven = Driven::open(&model, &settings()).unwrap();
+    assert_eq!(driven.log.status().state, State::Serving);
+    assert_eq!(driven.read().len() as u64, count, "nothing is lost with a header");
+}
+
 fn length(finding: &Finding) -> u64 {
     finding.range.end.since(finding.range.start)
 }
