@@ -165,3 +165,43 @@ async fn what_the_clock_is_judged_by_is_looked_at_and_damage_set_aside() {
     let told = publish(gateway.gateway().admin_address(), &event("9", "9", &json!(9))).await;
     assert_eq!(told.status, 202, "{}", told.body);
 }
+
+/// What `drop` says of this name, the configuration as it is in the folder, and its exit code.
+fn drop_of(folder: &Path, name: &str) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["queue", "drop", name, "-c"])
+        .arg(folder.join("gateway.yaml"))
+        .output()
+        .unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(told).unwrap())
+}
+
+#[tokio::test]
+async fn what_is_still_configured_is_not_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped(folder.path()).await;
+    let listeners = "listeners: [{ name: web, address: \"127.0.0.1:0\" }]\n";
+    let write = |yaml: &str| fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
+    let (with, without) = (yaml(folder.path()), yaml(folder.path()).replace(SUBSCRIPTIONS, "[]"));
+    let without = without.replace("subscriptions:\n[]", "subscriptions: []\n");
+
+    // Taken out of the file, but the gateway has not run without it yet.
+    write(&format!("{listeners}{without}"));
+    let (code, told) = drop_of(folder.path(), "billing");
+    assert!(code == 1 && told.contains("start it once without"), "{code} {told}");
+    drop(Running::start(&without));
+
+    // Put into the file again, of which the store does not know yet.
+    write(&format!("{listeners}{with}"));
+    for name in ["billing", "orders"] {
+        let (code, told) = drop_of(folder.path(), name);
+        assert!(code == 1 && told.contains("take it out first"), "{code} {told}");
+    }
+    let (code, told) = drop_of(folder.path(), "nobody");
+    assert!(code == 1 && told.contains("no topic or subscription named `nobody`"), "{told}");
+
+    write(&format!("{listeners}{without}"));
+    let (code, told) = drop_of(folder.path(), "billing");
+    assert_eq!((code, told.as_str()), (0, "subscription `billing` is gone\n"));
+}

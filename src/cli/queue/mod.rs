@@ -12,14 +12,14 @@ mod table;
 mod tail;
 mod verify;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Map, Value, json};
 
 use self::client::{Client, Sent, segment};
-use crate::cli::{self, ConfigFile};
+use crate::cli;
 
 /// Where the admin API is where nothing is said.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9901";
@@ -39,8 +39,9 @@ Examples:
 The admin API is found by --admin, SLUICE_ADMIN, the configuration file, or on 127.0.0.1:9901.
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.")]
 pub(super) struct Args {
-    #[command(flatten)]
-    file: ConfigFile,
+    /// The configuration file
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "gateway.yaml")]
+    config: PathBuf,
     /// Where the admin API is: HOST:PORT
     #[arg(long, global = true, value_name = "ADDRESS")]
     admin: Option<String>,
@@ -123,9 +124,9 @@ struct Asked {
 /// Does one thing. 0, 1 when the admin API refuses or is not there, 78 for a bad file.
 pub(super) fn run(args: &Args) -> ExitCode {
     match &args.command {
-        Command::Verify(verify) => return verify::run(verify, &args.file.path, args.json),
-        Command::Drop(drop) => return offline::drop(drop, &args.file.path, args.json),
-        Command::Upgrade(upgrade) => return offline::upgrade(upgrade, &args.file.path, args.json),
+        Command::Verify(verify) => return verify::run(verify, &args.config, args.json),
+        Command::Drop(drop) => return offline::drop(drop, &args.config, args.json),
+        Command::Upgrade(upgrade) => return offline::upgrade(upgrade, &args.config, args.json),
         _ => {}
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -193,7 +194,7 @@ fn client(args: &Args) -> Client {
     let mut token = args.token.clone().or_else(|| variable("SLUICE_ADMIN_TOKEN"));
     // The file may need variables that only the gateway has: then it says nothing here.
     if (address.is_none() || token.is_none())
-        && let Ok(loaded) = crate::config::load(&args.file.path)
+        && let Ok(loaded) = crate::config::load(&args.config)
     {
         let admin = loaded.config.admin;
         token = token.or_else(|| String::from_utf8(admin.token?.expose().to_vec()).ok());

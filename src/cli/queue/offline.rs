@@ -66,7 +66,17 @@ pub(super) fn drop(args: &Drop, file: &Path, json: bool) -> ExitCode {
         Err(code) => return code,
     };
     let name = &args.name;
-    let (what, dropped) = if stopped.registry.topic(name).is_some() {
+    if let Some(what) = stopped.configured(name, file) {
+        let told = format!("{what} `{name}` is in {}: take it out first", file.display());
+        return cli::failed(&told);
+    }
+    let (topic, subscription) = (stopped.registry.topic(name), stopped.registry.subscription(name));
+    if topic.is_none() && subscription.is_none() {
+        return cli::failed(&format!("the store has no topic or subscription named `{name}`"));
+    }
+    // They may share a name: what is still configured is not meant.
+    let is_topic = topic.is_some_and(|topic| topic.is_orphaned || subscription.is_none());
+    let (what, dropped) = if is_topic {
         ("topic", stopped.registry.drop_topic(name).map(|id| vec![Registry::topic_dir(id)]))
     } else {
         let dropped = stopped.registry.drop_subscription(name);
@@ -129,6 +139,25 @@ impl Stopped {
         let room = DiskSettings { low_water: 0.0, min_free: 0, reserve: 0 };
         let disk = Arc::new(DiskWatch::new(storage.clone(), room));
         Ok(Self { storage, disk, registry, dir })
+    }
+
+    /// What the file of this store's gateway still calls by this name: the store itself knows only what
+    /// the gateway last ran with. `None` also where there is no such file.
+    fn configured(&self, name: &str, file: &Path) -> Option<&'static str> {
+        let events = config::load(file).ok()?.config.events?;
+        if std::fs::canonicalize(&events.dir).ok()? != std::fs::canonicalize(&self.dir).ok()? {
+            return None;
+        }
+        let is_topic = events.topics.iter().any(|it| *it.name == *name);
+        let is_subscription = events.subscriptions.iter().any(|it| *it.name == *name);
+        // One of the same name may be dropped though the other may not.
+        let topic = self.registry.topic(name).map(|_| is_topic);
+        let subscription = self.registry.subscription(name).map(|_| is_subscription);
+        match (topic, subscription) {
+            (Some(true), None | Some(true)) => Some("topic"),
+            (None, Some(true)) => Some("subscription"),
+            _ => None,
+        }
     }
 
     /// Whether there is anything in a directory of it.

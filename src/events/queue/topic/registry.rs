@@ -212,7 +212,9 @@ impl Registry {
         let topic = self.topic(name).ok_or_else(|| unknown("topic", name))?;
         let id = topic.id;
         if !topic.is_orphaned {
-            let message = format!("topic `{name}` is configured: take it out first");
+            let message = format!(
+                "topic `{name}` was configured when the gateway last ran: start it once without"
+            );
             return Err(RegistryError::Config(message));
         }
         if let Some(reader) = self.meta.subscriptions.iter().find(|it| it.topic == id) {
@@ -232,7 +234,9 @@ impl Registry {
         let found = self.subscription(name).ok_or_else(|| unknown("subscription", name))?;
         let id = found.id;
         if !found.is_orphaned {
-            let message = format!("subscription `{name}` is configured: take it out first");
+            let message = format!(
+                "subscription `{name}` was configured when the gateway last ran: start it once without"
+            );
             return Err(RegistryError::Config(message));
         }
         let mut meta = self.meta.clone();
