@@ -63,11 +63,12 @@ impl Role {
     }
 }
 
-/// What tells a body from another under the same dedup key; on disk, so it is the same for ever. Not
-/// proof against who means to deceive: whoever names a dedup key names it for himself.
+/// What tells what an event says, its type and its body, from what another says under the same dedup
+/// key; on disk, so it is the same for ever. Its other attributes may differ between two tries to publish
+/// one event. Not proof against who means to deceive: whoever names a dedup key names it for himself.
 #[expect(clippy::cast_possible_truncation, reason = "bodies are far shorter")]
-pub fn digest(body: &[u8]) -> u32 {
-    crc32c::crc32c_append(body.len() as u32, body)
+pub fn digest(event_type: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(body.len() as u32, body), event_type)
 }
 
 #[cfg(test)]
@@ -86,7 +87,8 @@ mod tests {
             key.hash(Role::SourceAndId, &[b"/shop", b"1"]),
             335_541_520_983_485_992_473_795_701_975_434_640_500
         );
-        assert_eq!(digest(b"body"), 1_562_245_283);
+        assert_eq!(digest(b"", b"body"), 1_562_245_283);
+        assert_ne!(digest(b"made", b"body"), digest(b"gone", b"body"));
     }
 
     #[test]

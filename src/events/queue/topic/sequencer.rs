@@ -266,11 +266,12 @@ impl Sequencer for TopicSequencer {
         let wall = self.judge(now);
         self.refresh(wall);
         let fields = &draft.fields;
-        let [source, id, correlation] = fields.first_of([Tag::SOURCE, Tag::ID, Tag::CORRELATION]);
+        let tags = [Tag::SOURCE, Tag::ID, Tag::CORRELATION, Tag::TYPE];
+        let [source, id, correlation, event_type] = fields.first_of(tags);
         let hash = self.hash(draft.kind, draft.dedup.as_deref(), source, id);
         let mut told = None;
         if let Some(hash) = hash {
-            let digest = digest(&draft.body);
+            let digest = digest(event_type.unwrap_or_default(), &draft.body);
             let known = self.shared.table.lock().get(hash, wall);
             if let Some(known) = known {
                 let mismatch = known.digest != digest;
@@ -347,7 +348,7 @@ impl Sequencer for TopicSequencer {
         let hash = self.hash(record.kind(), record.dedup_key(), source, id);
         let (wall, partition) = (record.published(), record.partition());
         let entry = hash.map(|hash| {
-            let digest = digest(record.body());
+            let digest = digest(record.field(Tag::TYPE).unwrap_or_default(), record.body());
             DedupEntry { hash, digest, offset, wall, partition }
         });
         self.remember(entry, offset, wall, id, record.field(Tag::CORRELATION));

@@ -126,12 +126,14 @@ fn an_event_that_is_there_is_told_with_its_place() {
     assert!(!again.duplicate.unwrap().mismatch);
     let other = Draft { body: Bytes::from_static(b"other"), ..event(1) };
     assert!(topic.publish(other).duplicate.unwrap().mismatch);
+    let fields = Fields::builder().id("1").source("/shop").event_type("other").build();
+    assert!(topic.publish(Draft { fields, ..event(1) }).duplicate.unwrap().mismatch);
     // Within one frame, too.
     let both = topic.try_publish(vec![event(2), event(2), event(3)]).unwrap();
     assert_eq!(both.iter().map(is_duplicate).collect::<Vec<_>>(), [false, true, false]);
     assert_eq!(both[0].offset, both[1].offset);
     let status = topic.shared.dedup();
-    assert_eq!((status.entries, status.hits, status.mismatches), (3, 3, 1));
+    assert_eq!((status.entries, status.hits, status.mismatches), (3, 4, 2));
     assert_eq!(status.window, LIVE.dedup.window);
 }
 

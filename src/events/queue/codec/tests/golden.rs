@@ -123,7 +123,7 @@ fn keys() -> Vec<u8> {
         let text = number.to_string();
         let offset = Offset(1_000 + number);
         let hash = KEY.hash(Role::Dedup, &[text.as_bytes()]);
-        let digest = digest(text.as_bytes());
+        let digest = digest(b"", text.as_bytes());
         let wall = 1_785_000_000_000 + number;
         keys.add_dedup(DedupEntry { hash, digest, offset, wall, partition: (number % 16) as u16 });
         keys.add(Lookup::Id, KEY.hash(Role::Id, &[text.as_bytes()]), offset);
