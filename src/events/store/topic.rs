@@ -118,6 +118,14 @@ impl Topic {
         };
         *self.error.write() = opened.as_ref().err().map(ToString::to_string);
         let last = opened?.last.map(|last| last.wall);
+        if let TopicState::Offline { reason, range: Some(OfflineRange { from, to }) } = self.state()
+        {
+            tracing::error!(
+                topic = %self.name(), %reason, from, to,
+                "the topic is offline: with the gateway stopped, `sluice queue verify` says what is lost, and \
+                 `--repair` accepts that"
+            );
+        }
         // After the topic's own: what may have been moved is looked up there.
         if let Err(error) = self.delays.open(&self.delay_settings()) {
             tracing::error!(topic = %self.name(), %error, "delayed events are offline");

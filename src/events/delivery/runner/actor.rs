@@ -246,6 +246,7 @@ impl Actor {
         if out.entries.is_empty() && out.effects.is_empty() {
             return futures_util::future::ready(Ok(None)).boxed().shared();
         }
+        out.entries.iter().for_each(|entry| self.tell(entry));
         let is_outcome = |entry: &Entry| matches!(entry, Entry::Outcome(_));
         let is_synced = !out.effects.is_empty() || out.entries.iter().any(is_outcome);
         let until = if is_synced { Until::Synced } else { until };

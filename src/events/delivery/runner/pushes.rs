@@ -24,7 +24,7 @@ use crate::{
     events::{
         delivery::{
             push::{Addressed, Heard, hear, parcel},
-            subscription::{Delivery, Output, Token},
+            subscription::{Circuit, Delivery, Entry, Hold, Output, Token},
         },
         event::Event,
         queue::{
@@ -149,6 +149,26 @@ impl Actor {
                 machine.pushed(moment, token, answer, said, out)
             });
             debug_assert!(decided.is_ok(), "there was room for it");
+        }
+    }
+
+    /// Tells the log of what becomes of an endpoint.
+    pub(super) fn tell(&self, entry: &Entry) {
+        let subscription = &self.settings.name;
+        match entry {
+            Entry::Held(Hold::Gone) => tracing::error!(
+                %subscription,
+                "the endpoint answered 410: nothing is sent to it any more and its backlog is kept, until \
+                 `sluice queue resume`"
+            ),
+            Entry::Circuit(Circuit::Opened { .. }) => tracing::warn!(
+                %subscription,
+                "the endpoint fails: one event at a time goes to see whether it is back"
+            ),
+            Entry::Circuit(Circuit::Closed) => {
+                tracing::info!(%subscription, "the endpoint is back");
+            }
+            _ => {}
         }
     }
 
