@@ -205,6 +205,9 @@ impl Builder {
         for (name, text, most) in texts {
             let Some(text) = text else { continue };
             wrong.extend(match name {
+                "source" | "type" if text.is_empty() => {
+                    Some(Invalid::new(name, "is empty").help("it is required: say something"))
+                }
                 _ if text.is_empty() => {
                     Some(Invalid::new(name, "is empty").help("leave it out, or say something"))
                 }

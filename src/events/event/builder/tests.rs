@@ -88,7 +88,7 @@ fn everything_that_is_wrong_is_told_at_once() {
             "`subject` must be a string",
             "`specversion` is not supported: this is CloudEvents 1.0",
             "`source` is missing: say where it happened, as a URI reference such as `/orders`",
-            "`type` is empty: leave it out, or say something",
+            "`type` is empty: it is required: say something",
             "`time` is not a timestamp: such as `2027-01-31T12:00:00Z` (RFC 3339)",
         ]
     );
