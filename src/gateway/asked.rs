@@ -34,6 +34,9 @@ impl Asked {
         let uri: Uri = url
             .parse()
             .map_err(|_| format!("`{url}` is not a URL; try http://shop.example.com/orders"))?;
+        if method == Method::CONNECT {
+            return Err("405 method-not-allowed: there are no tunnels for CONNECT".to_owned());
+        }
         let headers = parse_headers(headers)?;
         let host = match headers.get(http::header::HOST) {
             Some(host) => host.to_str().map_err(|_| "Host is not text".to_owned())?.to_owned(),
@@ -44,6 +47,9 @@ impl Asked {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let target = Target::parse_str(path)
             .map_err(|error| format!("400 bad-target: `{path}`: {error}"))?;
+        if target.is_asterisk() && method != Method::OPTIONS {
+            return Err("400 bad-target: `*` is for OPTIONS only".to_owned());
+        }
         let host = host.host().trim_end_matches('.').to_ascii_lowercase();
         Ok(Self { method, host, target, headers, client: None, principal: None })
     }
@@ -68,4 +74,18 @@ fn parse_headers<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<HeaderM
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_route_is_asked_for_is_told_as_the_listener_refuses_it() {
+        let told = |method, url| Asked::parse(method, url, []).unwrap_err();
+        assert!(told("CONNECT", "http://a/").starts_with("405 method-not-allowed"));
+        assert!(told("GET", "*").starts_with("400 bad-target"));
+        assert!(told("GET", "/%00").starts_with("400 bad-target"));
+        assert!(Asked::parse("OPTIONS", "*", []).is_ok());
+    }
 }

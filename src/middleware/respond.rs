@@ -17,7 +17,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderValue, Method,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
 use pin_project_lite::pin_project;
@@ -125,6 +125,10 @@ pub(super) fn refuse(kind: &Kind, cx: &Context) -> Response {
     tell_limits(cx, response.headers_mut());
     if *cx.method() == Method::HEAD {
         remove_body(&mut response);
+    }
+    if *cx.method() == Method::CONNECT {
+        // What comes next may be meant for a tunnel that the client takes for granted, and is no request.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

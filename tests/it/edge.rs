@@ -87,6 +87,17 @@ async fn connect_is_405() {
     refused("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 405, "method-not-allowed").await;
 }
 
+#[tokio::test]
+async fn what_a_client_sends_into_a_tunnel_there_is_not_is_no_request() {
+    let gateway = Running::start("routes: [{ name: all, match: { path: /x }, respond: {} }]");
+    let mut client = gateway.client().await;
+    client.send("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").await;
+    client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let seen = String::from_utf8(client.closed().await).unwrap();
+    assert_eq!(seen.matches("HTTP/1.1 ").count(), 1, "{seen}");
+    assert!(seen.starts_with("HTTP/1.1 405 "), "{seen}");
+}
+
 /// hyper's own limit of an h1 head is the same hundred: the edge never sees such a request.
 #[tokio::test]
 async fn over_a_hundred_fields_on_h1_are_431_what_hyper_answers_by_itself() {
