@@ -16,6 +16,7 @@ pub mod io;
 pub mod names;
 pub mod outcome;
 pub mod pace;
+pub mod packed;
 pub mod peer;
 pub mod principal;
 pub mod query;
@@ -34,6 +35,7 @@ pub use self::{
     context::Context,
     outcome::Outcome,
     pace::Pace,
+    packed::PackedHead,
     peer::Peer,
     principal::Principal,
     retry_after::retry_after,

@@ -14,13 +14,14 @@
 //! one other maker of a [`Repeatable`] is [`Repeatable::by_key`], of a request whose upstream honours its
 //! idempotency key; there is no third thing a `bool` could switch.
 
-use http::{HeaderMap, HeaderValue, Method, request};
+use http::{HeaderMap, HeaderValue, Method};
 
 use super::replay::Replay;
 use crate::{
     error::Unsent,
     http::{
-        Body, Context, Request, idempotency::KeyHonoured, is_repeatable, names::X_SLUICE_ATTEMPT,
+        Body, Context, PackedHead, Request, idempotency::KeyHonoured, is_repeatable,
+        names::X_SLUICE_ATTEMPT,
     },
 };
 
@@ -35,7 +36,7 @@ pub struct Repeatable(());
 
 /// A copy of a request whose first attempt is under way. By itself it is nothing to be sent.
 pub(super) struct Kept {
-    head: request::Parts,
+    head: PackedHead,
     body: Replay,
     cx: Context,
     repeatable: Option<Repeatable>,
@@ -64,7 +65,7 @@ impl Kept {
     /// Copies the head of `request` and keeps what can be kept of its body.
     pub(super) fn of(request: &mut Request) -> Self {
         Self {
-            head: (*request.parts).clone(),
+            head: PackedHead::of(&request.parts),
             body: Replay::of(&mut request.body),
             cx: request.cx.clone(),
             repeatable: Repeatable::by_method(&request.parts.method)
@@ -94,7 +95,7 @@ impl Kept {
 
     fn request(&self) -> Option<Request> {
         let body: Body = self.body.again()?;
-        Some(Request::new(self.head.clone(), body, self.cx.clone()))
+        Some(Request::new(self.head.unpack(), body, self.cx.clone()))
     }
 }
 

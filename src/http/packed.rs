@@ -1,0 +1,156 @@
+//! A request's head in one piece of memory, kept for the case that it has to be sent again.
+//!
+//! Nearly every such copy is dropped unread. A clone of a header map counts a reference for each value and
+//! each name of its own, and takes every one of them back; bytes are copied and freed at once. What is
+//! paid for it, parsing, is paid by the few that are read.
+//!
+//! Costs one allocation, of the exact size.
+
+use bytes::{Buf, BufMut, Bytes};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request::Parts};
+
+/// A copy of a head that [`unpack`](Self::unpack) gives back.
+#[derive(Debug)]
+pub struct PackedHead {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    extensions: Extensions,
+    /// For each field: the lengths of name and value, whether it is sensitive, name and value.
+    fields: Bytes,
+}
+
+/// What stands before a field: two lengths of four bytes, and a byte of 0 or 1.
+const PREFIX: usize = 9;
+
+// === impl PackedHead ===
+
+impl PackedHead {
+    /// A copy of `head`.
+    pub fn of(head: &Parts) -> Self {
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            extensions: head.extensions.clone(),
+            fields: pack(&head.headers),
+        }
+    }
+
+    /// The head again: equal to what it was made of, fields of one name in their order.
+    pub fn unpack(&self) -> Parts {
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.method = self.method.clone();
+        head.uri = self.uri.clone();
+        head.version = self.version;
+        head.extensions = self.extensions.clone();
+        head.headers = unpack(self.fields.clone());
+        head
+    }
+}
+
+fn pack(headers: &HeaderMap) -> Bytes {
+    let size = headers.iter().map(|(name, value)| PREFIX + name.as_str().len() + value.len()).sum();
+    let mut fields = Vec::with_capacity(size);
+    for (name, value) in headers {
+        fields.put_u32_ne(length(name.as_str().len()));
+        fields.put_u32_ne(length(value.len()));
+        fields.put_u8(value.is_sensitive().into());
+        fields.extend_from_slice(name.as_str().as_bytes());
+        fields.extend_from_slice(value.as_bytes());
+    }
+    fields.into()
+}
+
+/// No head comes near 4 GiB: listeners and the settings for upstreams bound it.
+fn length(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(u32::MAX)
+}
+
+fn unpack(mut fields: Bytes) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    while let Some((name, value)) = next(&mut fields) {
+        headers.append(name, value);
+    }
+    headers
+}
+
+/// The next field. What `pack` has written is read back whole: a name and a value were valid before.
+fn next(fields: &mut Bytes) -> Option<(HeaderName, HeaderValue)> {
+    let name = usize::try_from(fields.try_get_u32_ne().ok()?).ok()?;
+    let value = usize::try_from(fields.try_get_u32_ne().ok()?).ok()?;
+    let is_sensitive = fields.try_get_u8().ok()? == 1;
+    let name = HeaderName::from_bytes(&fields.split_to(name)).ok()?;
+    let mut value = HeaderValue::from_maybe_shared(fields.split_to(value)).ok()?;
+    value.set_sensitive(is_sensitive);
+    Some((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn head(fields: &[(&str, &[u8])]) -> Parts {
+        let mut builder = http::Request::post("http://a.example/b?c").version(Version::HTTP_2);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn again(head: &Parts) -> Parts {
+        PackedHead::of(head).unpack()
+    }
+
+    #[test]
+    fn a_head_comes_back_as_it_was() {
+        let mut head = head(&[("host", b"a.example"), ("x-empty", b""), ("x-latin", b"caf\xe9")]);
+        head.extensions.insert(hyper::ext::Protocol::from_static("websocket"));
+        let again = again(&head);
+        assert_eq!(again.method, head.method);
+        assert_eq!(again.uri, head.uri);
+        assert_eq!(again.version, head.version);
+        assert_eq!(again.headers, head.headers);
+        assert!(again.extensions.get::<hyper::ext::Protocol>().is_some());
+    }
+
+    #[test]
+    fn fields_of_one_name_keep_their_order() {
+        let head = head(&[("x-a", b"1"), ("x-b", b"2"), ("x-a", b"3"), ("x-a", b"")]);
+        let again = again(&head).headers;
+        let values: Vec<_> = again.get_all("x-a").iter().collect();
+        assert_eq!(values, ["1", "3", ""]);
+    }
+
+    #[test]
+    fn what_is_sensitive_stays_so() {
+        let mut head = head(&[("authorization", b"Bearer secret"), ("x-a", b"1")]);
+        head.headers.get_mut("authorization").unwrap().set_sensitive(true);
+        let again = again(&head).headers;
+        assert!(again["authorization"].is_sensitive());
+        assert!(!again["x-a"].is_sensitive());
+    }
+
+    #[test]
+    fn no_fields_are_no_memory() {
+        let head = head(&[]);
+        assert!(PackedHead::of(&head).fields.is_empty());
+        assert!(again(&head).headers.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_fields_come_back(
+            fields in vec(("[a-z][a-z0-9_-]{0,40}", vec(prop_oneof![0x20_u8..0x7f, 0x80_u8..], 0..300)), 0..30)
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &fields {
+                let value = HeaderValue::from_bytes(value).unwrap();
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+            }
+            prop_assert_eq!(unpack(pack(&headers)), headers);
+        }
+    }
+}
