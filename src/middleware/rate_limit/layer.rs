@@ -15,7 +15,6 @@
 //! where the value is longer than 112 bytes; without policies a look at an `Option`.
 
 use std::{
-    fmt::{self, Write},
     future::{self, Ready},
     sync::Arc,
     task::{Context, Poll},
@@ -72,10 +71,6 @@ struct Decisions {
     shadow_denied: Counter,
     overflow: Counter,
 }
-
-/// A field's value while it is written, which then moves into its one allocation.
-#[derive(Default)]
-struct Text(SmallVec<[u8; 112]>);
 
 /// The time as the buckets count it.
 pub fn nanos(now: Instant) -> Nanos {
@@ -161,17 +156,20 @@ impl Limits {
     /// `"per-user";r=12;t=1`: how many more would pass, and in how many seconds the bucket is full.
     fn tell(&self, request: &Request, verdicts: &[Verdict]) {
         let Some(policy) = &self.described else { return };
-        let mut state = Text::default();
+        // Moves into its one allocation when it is written.
+        let mut state = SmallVec::<[u8; 112]>::new();
         let enforced = self.policies.iter().zip(verdicts).filter(|(policy, _)| policy.is_told());
         for (policy, Verdict { standing, .. }) in enforced {
-            let comma = if state.0.is_empty() { "" } else { ", " };
             let settings = policy.settings();
-            let (name, r, t) =
-                (&settings.name, standing.remaining, settings.seconds(standing.reset));
-            // Writing to memory does not fail.
-            write!(state, "{comma}\"{name}\";r={r};t={t}").unwrap_or_default();
+            state.extend_from_slice(if state.is_empty() { b"\"" } else { b", \"" });
+            state.extend_from_slice(settings.name.as_bytes());
+            state.extend_from_slice(b"\";r=");
+            state.extend_from_slice(itoa::Buffer::new().format(standing.remaining).as_bytes());
+            state.extend_from_slice(b";t=");
+            let seconds = settings.seconds(standing.reset);
+            state.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
         }
-        if let Ok(state) = HeaderValue::from_maybe_shared(Bytes::from_owner(state.0)) {
+        if let Ok(state) = HeaderValue::from_maybe_shared(Bytes::from_owner(state)) {
             request.cx.add_rate_limit(RateLimitFields { policy: policy.clone(), state });
         }
     }
@@ -212,15 +210,6 @@ fn described(policies: &[Arc<Policy>]) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(Bytes::from_owner(all.join(", ")))
         .ok()
         .filter(|value| !value.is_empty())
-}
-
-// === impl Text ===
-
-impl Write for Text {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
 }
 
 // === impl Policy ===
