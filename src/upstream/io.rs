@@ -7,7 +7,6 @@
 //! lock, a duplicate descriptor or a word with that task.
 
 use std::{
-    future::Future,
     io,
     mem::MaybeUninit,
     net::Shutdown,
@@ -25,11 +24,13 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
-    time::{self, Instant, Sleep},
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::http::gather;
+use crate::{
+    http::gather,
+    upstream::{last_words::LastWords, stall::Stall},
+};
 
 /// A connected stream that counts what passes it.
 #[derive(Debug)]
@@ -37,14 +38,7 @@ pub(crate) struct Io {
     stream: Stream,
     meter: Arc<Meter>,
     stall: Stall,
-}
-
-/// How long a write has been pending. Costs a timer once one is.
-#[derive(Debug)]
-struct Stall {
-    timeout: Duration,
-    is_pending: bool,
-    sleep: Option<Pin<Box<Sleep>>>,
+    last_words: LastWords,
 }
 
 /// A connected stream.
@@ -100,8 +94,18 @@ impl Io {
             Stream::Plain(plain) => plain.meter.clone(),
             Stream::Tls(tls) => tls.get_ref().0.meter.clone(),
         };
-        let stall = Stall { timeout: send_idle_timeout, is_pending: false, sleep: None };
-        (Self { stream, meter: meter.clone(), stall }, meter)
+        let stall = Stall::new(send_idle_timeout);
+        (Self { stream, meter: meter.clone(), stall, last_words: LastWords::default() }, meter)
+    }
+
+    /// Gives the outcome of a write on, or a failure in its place, or what waits for the last words.
+    fn settle<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let polled = self.stall.judge(cx, polled);
+        self.last_words.after_write(cx, polled)
     }
 }
 
@@ -114,8 +118,9 @@ impl hyper::rt::Read for Io {
     ) -> Poll<io::Result<()>> {
         // SAFETY: tokio's buffer only ever initialises bytes, it never makes them uninitialised.
         let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
         let filled = buf.filled().len();
+        ready!(self.last_words.after_read(filled, polled))?;
         // SAFETY: tokio's buffer says that so many bytes have been initialised.
         unsafe { cursor.advance(filled) };
         self.meter.add_read(filled);
@@ -129,8 +134,11 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.last_words.are_awaited() {
+            return self.stall.judge(cx, Poll::Pending);
+        }
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.stall.judge(cx, polled)
+        self.settle(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -138,8 +146,11 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.last_words.are_awaited() {
+            return self.stall.judge(cx, Poll::Pending);
+        }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.stall.judge(cx, polled)
+        self.settle(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -147,38 +158,16 @@ impl hyper::rt::Write for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.last_words.are_awaited() {
+            return self.stall.judge(cx, Poll::Pending);
+        }
         // TLS takes what it cannot write yet: then it is the flush that is pending.
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.stall.judge(cx, polled)
+        self.settle(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-// === impl Stall ===
-
-impl Stall {
-    /// Gives `polled` on, the outcome of a write, or fails when writes were pending for too long.
-    fn judge<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            // The timer stays where it is and is moved when it is needed again.
-            self.is_pending = false;
-            return polled;
-        }
-        let Self { timeout, is_pending, sleep } = self;
-        let sleep = sleep.get_or_insert_with(|| Box::pin(time::sleep(*timeout)));
-        if !*is_pending {
-            *is_pending = true;
-            sleep.as_mut().reset(Instant::now() + *timeout);
-        }
-        ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

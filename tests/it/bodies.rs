@@ -49,6 +49,40 @@ async fn an_early_answer_is_seen_although_the_body_was_not_read() {
 }
 
 #[tokio::test]
+async fn the_answer_of_an_upstream_that_refuses_an_upload_and_hangs_up_is_seen() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = origin.local_addr().unwrap();
+    // Closed with the rest of the upload unread, a connection is reset.
+    let upstream = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = origin.accept().await {
+            let mut head = [0; 16];
+            stream.read_exact(&mut head).await.unwrap();
+            let answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let gateway = Running::start(&proxy_to(address));
+    for _ in 0..20 {
+        let mut client = gateway.client().await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n";
+        client.send(head).await;
+        let mut stream = client.into_stream();
+        let (mut read, mut write) = stream.split();
+        let uploading = async {
+            while write.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        let mut seen = vec![0; 12];
+        tokio::select! {
+            answered = within("an answer", read.read_exact(&mut seen)) => drop(answered.unwrap()),
+            () = uploading => {}
+        }
+        assert_eq!(String::from_utf8(seen).unwrap(), "HTTP/1.1 403");
+    }
+    upstream.abort();
+}
+
+#[tokio::test]
 async fn an_upstream_that_ends_early_aborts_the_answer() {
     for head in
         ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]

@@ -1,0 +1,110 @@
+//! What an upstream said before it hung up is read, although nothing more can be written to it.
+//!
+//! A server that refuses an upload answers and closes; with the rest of the upload unread, its kernel resets
+//! the connection. hyper gives an exchange up at the first write that fails, and the answer with it, though
+//! that has arrived. So a write that fails for a reset stays pending until all that came before it has been
+//! read; then the read fails with the write's error. It fails and does not end: an answer that lasts until
+//! the connection closes may be one that was cut off.
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+/// The failure of a write, until the reader has come to it.
+#[derive(Debug, Default)]
+pub(super) struct LastWords {
+    failed: Option<io::Error>,
+}
+
+// === impl LastWords ===
+
+impl LastWords {
+    /// Whether a write has failed and reading has not.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Gives the outcome of a write on, or keeps it back: then the task is to read once more.
+    pub(super) fn after_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match polled {
+            Poll::Ready(Err(error)) if is_hang_up(&error) => {
+                self.failed = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
+    }
+
+    /// Gives the outcome of a read on, which brought `bytes`, or the failure that was kept back where there
+    /// is nothing more to read.
+    pub(super) fn after_read(
+        &mut self,
+        bytes: usize,
+        polled: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        let is_over = polled.is_ready() && bytes == 0;
+        match self.failed.take_if(|_| is_over) {
+            Some(error) => Poll::Ready(Err(error)),
+            None => polled,
+        }
+    }
+}
+
+/// What the kernel says of a peer that is gone, and nobody else: the reader is told, too.
+fn is_hang_up(error: &io::Error) -> bool {
+    error.raw_os_error().is_some()
+        && matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, time::Duration};
+
+    use hyper::rt::{Read as _, ReadBuf, Write as _};
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream},
+        task::yield_now,
+    };
+
+    use crate::upstream::io::{Io, Plain, Stream};
+
+    async fn read(io: &mut Io) -> std::io::Result<Vec<u8>> {
+        let mut bytes = [MaybeUninit::uninit(); 64];
+        let mut buf = ReadBuf::uninit(&mut bytes);
+        poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, buf.unfilled())).await?;
+        Ok(buf.filled().to_vec())
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_before_the_reset_that_follows_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (plain, _probe) = Plain::tcp(stream);
+        let (mut io, _meter) = Io::new(Stream::Plain(plain), Duration::from_mins(1));
+        let (mut peer, _) = listener.accept().await.unwrap();
+        poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"upload")).await.unwrap();
+        peer.readable().await.unwrap();
+        peer.write_all(b"413").await.unwrap();
+        drop(peer);
+        // Unread bytes make it a reset; writes go through until it is here.
+        while poll_fn(|cx| {
+            std::task::Poll::Ready(match Pin::new(&mut io).poll_write(cx, b"more") {
+                std::task::Poll::Ready(written) => written.map(|_| true).unwrap(),
+                std::task::Poll::Pending => false,
+            })
+        })
+        .await
+        {
+            yield_now().await;
+        }
+        assert_eq!(read(&mut io).await.unwrap(), b"413");
+        read(&mut io).await.unwrap_err();
+    }
+}
