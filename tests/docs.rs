@@ -1,6 +1,6 @@
 //! README, docs, gateway.yaml and the program agree.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use sluicegate::config;
 
@@ -149,4 +149,30 @@ fn the_configuration_of_the_store_is_valid() {
     if let Err(problems) = config::parse(&text, "gateway.yaml", root(), &secret) {
         panic!("{problems}");
     }
+}
+
+/// What `.dockerignore` lets in is all of the package that cargo looks for before it builds any of it.
+#[test]
+fn the_image_is_built_from_all_that_the_manifest_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = read(".dockerignore");
+    let let_in: Vec<_> = rules.lines().filter_map(|rule| rule.strip_prefix('!')).collect();
+    for path in &let_in {
+        let copied = Command::new("cp")
+            .args(["-R", path])
+            .arg(folder.path())
+            .current_dir(root())
+            .status()
+            .unwrap();
+        assert!(copied.success(), ".dockerignore: {path}: not a path at the root");
+    }
+    // It looks at the manifest and its targets first, and then for one that there is not.
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "--locked", "--bin", "nothing", "--target-dir"])
+        .arg(folder.path().join("target"))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no bin target named `nothing`"), "{said}");
 }
