@@ -140,7 +140,11 @@ impl Driver {
             // it now.
             ended = self.run(Pin::new(&mut conn), Connection::graceful_shutdown).await;
         }
-        self.finish(conn.into_parts().io, &ended).await;
+        let Parts { io, service, .. } = conn.into_parts();
+        if let Ended::Over(Err(error)) = &ended {
+            self.outcomes.tell(error, &service.peer);
+        }
+        self.finish(io, &ended).await;
         None
     }
 

@@ -10,6 +10,7 @@ mod requests;
 mod serve;
 mod sniff;
 mod streams;
+mod telling;
 mod timer;
 
 pub use self::{

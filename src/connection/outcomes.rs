@@ -2,7 +2,14 @@
 
 use std::{error::Error as _, fmt, ops::Deref, sync::Arc};
 
-use crate::telemetry::metrics::{CONNECTIONS, Cells, Counter, REFUSALS};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    connection::telling::Telling,
+    http::Peer,
+    telemetry::metrics::{CONNECTIONS, Cells, Counter, REFUSALS},
+};
 
 /// One worker's cells for one listener. Clones count into the same cells; a clone is one reference.
 #[derive(Clone, Debug)]
@@ -27,6 +34,7 @@ pub struct Counters {
     pub(super) refused_timeout: Counter,
     pub(super) refused_framing: Counter,
     pub(super) refused_size: Counter,
+    refused: Mutex<Telling>,
 }
 
 // === impl Outcomes ===
@@ -46,6 +54,7 @@ impl Outcomes {
             refused_timeout: refusal("client-timeout"),
             refused_framing: refusal("bad-framing"),
             refused_size: refusal("header-too-large"),
+            refused: Mutex::default(),
         }))
     }
 
@@ -59,6 +68,27 @@ impl Outcomes {
             self.refused_framing.add(1);
         } else if is_calmed(error) {
             self.resets.add(1);
+        }
+    }
+
+    /// Logs what hyper refused by itself: it was no request yet, so it is in no access log.
+    pub(super) fn tell(&self, error: &hyper::Error, peer: &Peer) {
+        if !error.is_parse() {
+            return;
+        }
+        let Some(untold) = self.refused.lock().begin(Instant::now()) else { return };
+        let client = peer.remote.ip().map_or_else(|| "unix".to_owned(), |ip| ip.to_string());
+        let listener = &*peer.listener;
+        if error.is_parse_too_large() {
+            tracing::info!(
+                listener,
+                client,
+                untold,
+                "431 header-too-large: a head is over `limits.header_bytes`, or has over 100 fields"
+            );
+        } else {
+            let error = Causes(error);
+            tracing::info!(listener, client, untold, %error, "400 bad-framing: a head is malformed");
         }
     }
 

@@ -211,6 +211,26 @@ fn a_second_signal_leaves_at_once() {
 }
 
 #[test]
+fn a_head_that_is_refused_before_it_is_a_request_is_told() {
+    let folder = folder(&yaml("127.0.0.1:0", ROUTES));
+    let process = Process::start(folder.path());
+    let refused = |head: &[u8]| {
+        let mut stream = std::net::TcpStream::connect(process.address).unwrap();
+        std::io::Write::write_all(&mut stream, head).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "c".repeat(40_000));
+    assert!(refused(large.as_bytes()).starts_with("HTTP/1.1 431 "));
+    let line = process.line("431 header-too-large");
+    for part in ["limits.header_bytes", "\"listener\":\"web\"", "\"client\":\"127.0.0.1\""] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(!line.contains("ccc"), "{line}");
+}
+
+#[test]
 fn the_access_log_is_json_in_a_pipe() {
     let folder = folder(&yaml("127.0.0.1:0", ROUTES));
     let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
