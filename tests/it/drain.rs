@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use sluicegate::gateway::{DrainSettings, Options};
 
-use crate::harness::{Origin, Reply, Running, config, eventually, origin, proxy_to, within};
+use crate::{
+    harness::{Message, Origin, Reply, Running, config, eventually, origin, proxy_to, within},
+    publish::take,
+};
 
 fn options() -> Options {
     Options {
@@ -85,7 +88,7 @@ async fn a_slow_answer_is_waited_for() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let (mut upstream, _) = within("a connection", listener.accept()).await.unwrap();
     let mut buffer = Vec::new();
-    crate::harness::Message::read_request(&mut upstream, &mut buffer).await.unwrap();
+    Message::read_request(&mut upstream, &mut buffer).await.unwrap();
     assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
     eventually("the listener to close", || {
         std::net::TcpStream::connect(gateway.address()).is_err()
@@ -166,4 +169,67 @@ async fn who_waits_for_what_the_next_process_sends_is_told_at_once() {
     let answer = within("an answer", second.response("POST")).await;
     assert_eq!(answer.status(), 202, "it is not cut off when the time is over");
     assert!(answer.field("location").is_some());
+}
+
+/// Sends an order, and leaves once `arrived` is over.
+async fn leave(gateway: &Running, is_h2: bool, arrived: impl Future) {
+    if !is_h2 {
+        let mut client = gateway.client().await;
+        client.send("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1").await;
+        arrived.await;
+        return;
+    }
+    let stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::post("http://a/orders").body(()).unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    body.send_data(bytes::Bytes::from_static(b"1"), true).unwrap();
+    arrived.await;
+    driver.abort();
+    drop(answer);
+}
+
+#[tokio::test]
+async fn an_order_whose_client_has_left_is_seen_through() {
+    for is_h2 in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let yaml = format!(
+            "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+             topics: {{ orders: {{}} }}\n\
+             subscriptions: [{{ name: all, topic: orders, from: earliest }}]\n\
+             upstreams: {{ shop: {{ endpoints: [\"{}\"] }} }}\n\
+             routes: [{{ name: orders, match: {{ path: /orders }}, upstream: shop, \
+             publish: {{ topic: orders, type: placed }} }}]\n",
+            folder.path().join("data").display(),
+            listener.local_addr().unwrap()
+        );
+        let gateway = Running::start_with(config(&yaml), options());
+        let (sender, mut upstream) = tokio::sync::mpsc::channel(1);
+        leave(&gateway, is_h2, async {
+            let (mut stream, _) = within("a connection", listener.accept()).await.unwrap();
+            Message::read_request(&mut stream, &mut Vec::new()).await.unwrap();
+            sender.send(stream).await.unwrap();
+        })
+        .await;
+        within("the client's end to be noticed", async {
+            while gateway.metric("sluice_connections_open{listener=\"web\"}").await > 0.0 {}
+        })
+        .await;
+        assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+        eventually("the listener to close", || {
+            std::net::TcpStream::connect(gateway.address()).is_err()
+        })
+        .await;
+        let mut stream = upstream.recv().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &origin::ok("fine")).await.unwrap();
+        within("the process to be done", gateway.gateway().stopped()).await;
+        drop(gateway);
+        let next = Running::start_with(config(&yaml), options());
+        let events = take(&next, "all").await;
+        let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+        // What nobody had waited for would be uncertain.
+        assert_eq!(kinds, ["placed"], "HTTP/2: {is_h2}");
+    }
 }
