@@ -256,10 +256,14 @@ async fn what_was_delivered_is_delivered_again_by_a_replay() {
     let body = r#"{"subscription":"billing","from":"earliest"}"#;
     let job = call(admin, "POST /v1/topics/orders/replay", JSON, body).await;
     assert_eq!((job.status, &job.body["kind"]), (202, &json!("replay")), "{}", job.body);
+    let path = format!("/v1/jobs/{}", job.body["id"].as_str().unwrap());
     let mut ids = Vec::new();
     while ids.len() < 3 {
         let again = receive(admin, "billing", &json!({ "wait_ms": 10_000 })).await;
         assert!(!again.is_empty(), "{ids:?}");
+        // What is read and handed out is not done.
+        let told = gateway.json(&path).await;
+        assert_eq!((&told["total"], &told["done"]), (&json!(3), &json!(ids.len())), "{told}");
         for (token, it) in again {
             assert_eq!(it["event"]["sluicereplay"], true);
             ids.push(it["event"]["id"].as_str().unwrap().to_owned());

@@ -88,11 +88,29 @@ async fn each_end_of_a_delivery_moves_its_metrics() {
     counts(&gateway, "delivery_seconds_count{subscription=\"billing\"}", 4.0).await;
     counts(&gateway, "end_to_end_seconds_count{subscription=\"billing\"}", 1.0).await;
 
+    counts(&gateway, "discarded_events_total{subscription=\"billing\"}", 0.0).await;
+
     // Purged, they are gone; that they were there is not.
     let purge = "DELETE /v1/subscriptions/billing/dead-letters?confirm=2";
     assert_eq!(call(admin, purge, JSON, "").await.status, 200);
     counts(&gateway, "dead_letters{subscription=\"billing\",reason=\"rejected\"}", 0.0).await;
     counts(&gateway, &letters("rejected"), 1.0).await;
+}
+
+#[tokio::test]
+async fn what_a_policy_discards_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, admin) = start(
+        folder.path(),
+        "\x20 - { name: billing, topic: orders, from: earliest, order: none, retry: { schedule: [0s], max_attempts: 1 }, dead_letter: { enabled: false }, on_exhausted: { then: discard } }\n",
+    );
+    for (number, verb) in [(1.0, "reject"), (2.0, "nack")] {
+        publish(admin, &event(verb, verb, &json!(verb))).await;
+        let leased = receive(admin, "billing", &json!({ "wait_ms": 10_000 })).await;
+        settle(admin, "billing", verb, &json!({ "tokens": [leased[0].0] })).await;
+        counts(&gateway, "discarded_events_total{subscription=\"billing\"}", number).await;
+    }
+    assert_eq!(gateway.json("/v1/subscriptions/billing").await["lag_events"], 0);
 }
 
 /// Takes one event and fails it, which blocks what it is in order with.

@@ -25,6 +25,8 @@ pub struct Tally {
     dead_letters: [Counter; Reason::ALL.len()],
     /// Events dropped unsettled because their bytes are gone.
     pub lost: Counter,
+    /// Events given up without a dead letter: by policy, or by an operator.
+    pub discarded: Counter,
     /// Events that nothing followed from, for their saga was too deep.
     pub stopped_sagas: Counter,
     /// Nothing but probes is sent to the endpoint.
@@ -79,6 +81,7 @@ impl Default for Tally {
             end_to_end_millis: Histogram::new(&SPAN_BOUNDS_MILLIS),
             dead_letters: Default::default(),
             lost: Counter::default(),
+            discarded: Counter::default(),
             stopped_sagas: Counter::default(),
             is_circuit_open: Flag::default(),
         }

@@ -121,6 +121,9 @@ impl Store {
         let look = move || looking.look(&Readers { pins: &pins, oldest });
         let decision = self.block(look).await?;
         let decision = decision.map_err(|error| Refusal::unavailable(error.to_string()))?;
+        if decision.lost > 0 {
+            tracing::warn!(topic = %topic.name(), lost = decision.lost, "unsettled events are gone");
+        }
         if let Some(held) = decision.held {
             for reader in readers.iter().filter(|reader| reader.settings.is_pinning) {
                 self.park(topic, reader, held).await?;

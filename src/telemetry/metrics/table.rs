@@ -197,6 +197,8 @@ table! {
         "1 while only probes are sent to the endpoint, 0 while it is well. Of pushes alone.";
     SUBSCRIPTION_LOST = Counter "sluice_subscription_lost_events_total" ["subscription"]
         "Events dropped unsettled because their bytes are gone.";
+    SUBSCRIPTION_DISCARDED = Counter "sluice_subscription_discarded_events_total" ["subscription"]
+        "Events given up without a dead letter, by `then: discard` or by an operator.";
     SUBSCRIPTION_STOPPED_SAGAS = Counter "sluice_subscription_stopped_sagas_total" ["subscription"]
         "Events that nothing followed from: their saga is as deep as one may be, and has most likely lost its way.";
     TASKS_DETACHED = Gauge "sluice_tasks_detached" []

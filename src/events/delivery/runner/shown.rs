@@ -217,7 +217,8 @@ impl Actor {
     fn show_job(&self, lane: LaneId, job: &Job) -> JobStatus {
         let (done, total) = self.machine.progress(lane).unwrap_or_else(|| {
             let total = size(&job.kind);
-            (total, total)
+            let is_done = matches!(job.ended, Some((_, JobEnd::Done)));
+            (if is_done { total } else { (job.delivered + job.failed).min(total) }, total)
         });
         let failure = |failure: &crate::events::delivery::subscription::JobFailure| JobFailure {
             partition: failure.place.partition.number.into(),

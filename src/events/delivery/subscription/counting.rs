@@ -56,6 +56,9 @@ impl Machine {
         if slot.is_ending() {
             return;
         }
+        if matches!(ending, Ending::Discarded(_)) {
+            self.tally.discarded.add(1);
+        }
         let is_success = ending == Ending::Succeeded;
         let end = match ending {
             Ending::Succeeded => DeliveryEnd::Succeeded,

@@ -190,17 +190,19 @@ impl Machine {
         self.ended.iter().map(|(lane, job)| (*lane, job)).chain(running)
     }
 
-    /// How far a job is: offsets or dead letters looked at, and all it has to look at.
+    /// How far a job is: offsets or dead letters that it is done with, and all it has to do.
     pub fn progress(&self, lane: LaneId) -> Option<(u64, u64)> {
         let lane = self.lanes.get(&lane)?;
-        Some(match &lane.job.as_ref()?.kind {
+        let (read, all) = match &lane.job.as_ref()?.kind {
             JobKind::Replay { from, to } => (lane.scan.min(*to).since(*from), to.since(*from)),
             JobKind::Redrive { letters } | JobKind::ForcedRedrive { letters } => {
                 letters.iter().fold((0, 0), |(done, all), &(from, to)| {
                     (done + lane.scan.min(to).since(from), all + to.since(from))
                 })
             }
-        })
+        };
+        // What was read and waits, or is on its way, is still to be done.
+        Some((read.saturating_sub(lane.unsettled as u64), all))
     }
 
     /// How an event stands.

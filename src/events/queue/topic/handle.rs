@@ -207,7 +207,6 @@ impl Topic {
             if decision.lost > 0 {
                 inner.dropped_oldest.fetch_add(decision.lost - decision.unpinned, Relaxed);
                 inner.dropped_unpinned.fetch_add(decision.unpinned, Relaxed);
-                tracing::warn!(topic = %inner.id, lost = decision.lost, "unsettled events are gone");
             }
         }
         Ok(decision)
