@@ -50,6 +50,7 @@ impl Store {
             self.reopen("the journal of the delivery state", &self.0.journal).await;
             self.reopen("the log of requests", self.0.ingress.log()).await;
         }
+        self.open_where_there_is_room().await;
         // One that is offline has said so once.
         if let Err(error) = self.tend_requests().await
             && number.is_multiple_of(REOPEN)
@@ -97,6 +98,18 @@ impl Store {
             self.0.reserve.give_up()?;
         }
         Ok(())
+    }
+
+    /// Opens topics for which the disk had no room, once it has.
+    async fn open_where_there_is_room(&self) {
+        if self.0.disk.is_low() {
+            return;
+        }
+        for topic in self.all_topics().into_iter().filter(|topic| topic.lacks_room()) {
+            if let Err(error) = self.do_reopen(&topic.name()).await {
+                tracing::warn!(topic = %topic.name(), %error, "the topic stays offline");
+            }
+        }
     }
 
     async fn reopen(&self, what: &'static str, log: &Log) {

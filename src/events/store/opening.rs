@@ -36,7 +36,8 @@ use crate::events::{
         LogId, Offset, StoreId,
         codec::{SubscriptionMeta, TopicMeta},
         log::{
-            DiskSettings, DiskWatch, Log, OpenError, Place, Plain, Settings as LogSettings, Writer,
+            DiskSettings, DiskWatch, Log, OpenError, Opened, Place, Plain, Settings as LogSettings,
+            Writer,
         },
         pool::Pool,
         reserve::Reserve,
@@ -117,12 +118,22 @@ impl Store {
             store.pins(&topic, &store.readers(&topic)).await?;
             store.inherit(&topic).await?;
         }
-        store.snapshot().await?;
+        store.first_snapshot().await?;
         if let Err(error) = store.tend_requests().await {
             tracing::warn!(%error, "what requests have led to waits");
         }
         store.look_after();
         Ok(store)
+    }
+
+    /// A snapshot of what was recovered; if the disk is full, with the room that is kept for the journal.
+    async fn first_snapshot(&self) -> Result<(), Refusal> {
+        let Err(error) = self.snapshot().await else { return Ok(()) };
+        let store = self.clone();
+        match self.block(move || store.0.reserve.give_up()).await? {
+            Ok(true) => self.snapshot().await,
+            _ => Err(error),
+        }
     }
 
     /// Starts a subscription. Without a machine it is new: it is set to its beginning.
@@ -279,11 +290,11 @@ fn prepare(
     let state_writer = Writer::spawn("state", clock.clone())?;
     let letters_writer = Writer::spawn("dead-letters", clock.clone())?;
     let at = |dir: &str, id| place(&storage, &disk, store, PathBuf::from(dir), id);
-    let state = read_state(&state_writer, at(JOURNAL, LogId(store.0)), &settings)?;
-    let ingress_place = at(INGRESS, LogId(store.0));
-    let own = LogSettings { max_bytes: Some(settings.ingress.max_bytes), ..base(&settings) };
-    let (ingress, opened) =
-        Log::open(&state_writer, ingress_place, &own, Offset::ZERO, Box::new(Plain))?;
+    let state =
+        with_room(&reserve, || read_state(&state_writer, at(JOURNAL, LogId(store.0)), &settings))?;
+    let (ingress, opened) = with_room(&reserve, || {
+        open_ingress(&state_writer, at(INGRESS, LogId(store.0)), &settings)
+    })?;
     // As far as is known yet: what is remembered of duplicates goes by it.
     let guard = GuardedClock::new(clock.clone(), state.last);
     let hash_key = registry.hash_key();
@@ -327,6 +338,26 @@ fn prepare(
         tails: Arc::new(tokio::sync::Semaphore::new(MAX_TAILS)),
     };
     Ok(Ready { inner, machines })
+}
+
+fn open_ingress(
+    writer: &Writer,
+    place: Place,
+    settings: &Settings,
+) -> Result<(Log, Opened), StoreError> {
+    let own = LogSettings { max_bytes: Some(settings.ingress.max_bytes), ..base(settings) };
+    Ok(Log::open(writer, place, &own, Offset::ZERO, Box::new(Plain))?)
+}
+
+/// Opens a log of the store's own; if the disk is full, with the room that is kept for that. Blocks.
+fn with_room<T>(
+    reserve: &Reserve,
+    open: impl Fn() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match open() {
+        Err(StoreError::Log(error)) if error.is_full() && reserve.give_up()? => open(),
+        opened => opened,
+    }
 }
 
 /// When anything was last written to it.

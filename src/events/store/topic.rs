@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -59,6 +59,10 @@ pub(super) struct Topic {
     about: RwLock<About>,
     /// Why it could not be opened.
     error: RwLock<Option<String>>,
+    /// There was no room to open it, and nothing else is wrong. Relaxed: a word for itself.
+    lacks_room: AtomicBool,
+    /// What its readers have seen for certain. Only who opens it looks at it.
+    floor: AtomicU64,
 }
 
 /// What may change about a topic.
@@ -104,6 +108,8 @@ impl Topic {
             settled: AtomicU64::new(0),
             about: RwLock::new(About::new(meta, settings, ground.settings)),
             error: RwLock::new(None),
+            lacks_room: AtomicBool::new(false),
+            floor: AtomicU64::new(0),
         })
     }
 
@@ -111,11 +117,14 @@ impl Topic {
     /// `floor`: what its readers have seen. Blocks.
     pub(super) fn open(&self, floor: Offset) -> Result<Option<u64>, OpenError> {
         let _one_at_a_time = self.opening.lock();
+        let floor = Offset(self.floor.fetch_max(floor.0, Relaxed)).max(floor);
         let opened = match self.handle.get() {
             Some(handle) if !handle.log().is_offline() => Ok(Opened::default()),
             Some(handle) => handle.log().reopen(),
             None => self.open_first(floor),
         };
+        let lacks_room = opened.as_ref().is_err_and(OpenError::is_full);
+        self.lacks_room.store(lacks_room, Relaxed);
         *self.error.write() = opened.as_ref().err().map(ToString::to_string);
         let last = opened?.last.map(|last| last.wall);
         if let TopicState::Offline { reason, range: Some(OfflineRange { from, to }) } = self.state()
@@ -261,6 +270,11 @@ impl Topic {
 
     fn why_not_open(&self) -> String {
         self.error.read().clone().unwrap_or_else(|| "it is not open yet".into())
+    }
+
+    /// Whether it only waits for room on the disk to be opened.
+    pub(super) fn lacks_room(&self) -> bool {
+        self.lacks_room.load(Relaxed)
     }
 
     /// Whether it takes nothing, or nothing that is to wait.

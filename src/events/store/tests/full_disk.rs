@@ -58,6 +58,48 @@ async fn a_full_disk_drains_by_the_reserve_and_takes_publishes_once_there_is_roo
     store.shutdown(Duration::ZERO).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_store_that_was_killed_opens_on_a_full_disk_and_goes_on_once_there_is_room() {
+    // The reserve is room enough for the logs of the store's own, and for the topic's or not.
+    for (reserve, is_topic_open) in [(32 * MIB, true), (MIB, false)] {
+        opens_on_a_full_disk(reserve, is_topic_open).await;
+    }
+}
+
+async fn opens_on_a_full_disk(reserve: u64, is_topic_open: bool) {
+    let mut home = Home::new();
+    home.settings.disk = Disk { low_water: 0.0, min_free: 64 * MIB, reserve };
+    home.settings.subscriptions[0].order = Order::None;
+    let model = Model::new();
+    model.set_capacity(1 << 30);
+    let open = async |model: &Model| {
+        let (storage, clock) = (Arc::new(model.clone()), Arc::new(home.clock.clone()));
+        Store::open(storage, home.settings.clone(), clock, Arc::new(Nowhere)).await
+    };
+    let store = open(&model).await.unwrap();
+    store.publish("orders", vec![event("1")]).await.unwrap();
+    let first = until(|| async { leased(&store, Duration::ZERO).await.into_iter().next() }).await;
+    let item = TokenItem { token: first.token.clone(), ..TokenItem::default() };
+    store.settle("billing", Verb::Ack, vec![item]).await.unwrap();
+    let large = |id| Event { data: Bytes::from(vec![b'x'; 900 << 10]), ..event(id) };
+    store.publish("orders", ["2", "3", "4"].map(large).to_vec()).await.unwrap();
+    // Not all of it is proven to be on disk: it has to be copied, and nothing is free.
+    let model = model.restart();
+    model.set_free(0);
+    let store = open(&model).await.unwrap();
+    assert!(!model.files().iter().any(|path| path.ends_with("state/RESERVE")));
+    assert!(store.publish("orders", vec![event("5")]).await.is_err());
+    let is_open = store.topic("orders").await.unwrap().state == TopicState::Serving;
+    assert_eq!(is_open, is_topic_open);
+
+    model.set_free(512 * MIB);
+    until(|| async { store.publish("orders", vec![event("5")]).await.ok() }).await;
+    assert!(model.files().iter().any(|path| path.ends_with("state/RESERVE")));
+    let is_new = |leased: &Leased| leased.event.id == "5";
+    until(|| async { leased(&store, Duration::ZERO).await.iter().any(is_new).then_some(()) }).await;
+    store.shutdown(Duration::ZERO).await.unwrap();
+}
+
 /// Nothing, for a moment, when the journal has no room and the reserve is not out yet.
 async fn leased(store: &Store, wait: Duration) -> Vec<Leased> {
     let receive = Receive { max_events: EVENTS, max_bytes: 1 << 20, wait, lease: None };
