@@ -358,7 +358,12 @@ fn own_action(action: &action::Settings) -> action::Settings {
             headers: own_map(headers),
             body: Bytes::copy_from_slice(body),
         },
-        action::Settings::Redirect { .. } | action::Settings::Forward { .. } => action.clone(),
+        action::Settings::Redirect { status, location, headers } => action::Settings::Redirect {
+            status: *status,
+            location: location.clone(),
+            headers: own_map(headers),
+        },
+        action::Settings::Forward { .. } => action.clone(),
     }
 }
 

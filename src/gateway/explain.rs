@@ -113,7 +113,7 @@ impl Told<'_> {
             action::Settings::Respond { status, .. } => {
                 steps.push(step("respond", "answer", status.to_string()));
             }
-            action::Settings::Redirect { status, location } => {
+            action::Settings::Redirect { status, location, .. } => {
                 let location = location.render_location(&self.values());
                 steps.push(step("redirect", "answer", format!("{status} to {location}")));
             }

@@ -19,7 +19,10 @@ use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tower::{Layer, Service};
 
-use super::template::{Template, Values};
+use super::{
+    headers::Changes,
+    template::{Template, Values},
+};
 use crate::{
     error::{Error, Kind},
     http::{Body, Next, Request, Response},
@@ -43,6 +46,8 @@ pub enum Settings {
         status: StatusCode,
         /// The `Location`, with placeholders.
         location: Template,
+        /// Its other fields.
+        headers: HeaderMap,
     },
     /// `upstream` or `split`: the weight of each of the route's upstreams, in the order of
     /// the route's list. One entry without `split`.
@@ -67,6 +72,23 @@ pub struct Action<S> {
 struct Shared {
     settings: Settings,
     merge_slashes: bool,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// With these changes in what the route answers by itself. Those of an upstream's answers are made when
+    /// they come.
+    #[must_use]
+    pub fn changed(mut self, changes: &Changes) -> Self {
+        match &mut self {
+            Self::Respond { headers, .. } | Self::Redirect { headers, .. } => {
+                changes.apply(headers)
+            }
+            Self::Forward { .. } => {}
+        }
+        self
+    }
 }
 
 // === impl ActionLayer ===
@@ -103,9 +125,10 @@ impl<S: Next> Service<Request> for Action<S> {
                 let response = respond(&request.parts.method, *status, headers.clone(), body);
                 Either::Right(future::ready(Ok(response)))
             }
-            Settings::Redirect { status, location } => {
+            Settings::Redirect { status, location, headers } => {
                 let values = Values::of(&request.cx, self.shared.merge_slashes);
-                Either::Right(future::ready(redirect(*status, location, &values)))
+                let redirected = redirect(*status, location, &values, headers.clone());
+                Either::Right(future::ready(redirected))
             }
             Settings::Forward { weights } => {
                 // Without `split` there is nothing to choose, and 0 is what an unwritten cell says.
@@ -135,11 +158,17 @@ fn respond(method: &Method, status: StatusCode, headers: HeaderMap, body: &Bytes
     response
 }
 
-fn redirect(status: StatusCode, to: &Template, values: &Values<'_>) -> Result<Response, Error> {
+fn redirect(
+    status: StatusCode,
+    to: &Template,
+    values: &Values<'_>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
     let location = HeaderValue::from_maybe_shared(Bytes::from(to.render_location(values)))
         .map_err(|error| Error::new(Kind::BadTarget).with_source(error))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
+    *response.headers_mut() = headers;
     response.headers_mut().insert(header::LOCATION, location);
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
     Ok(response)
@@ -210,7 +239,11 @@ mod tests {
     #[tokio::test]
     async fn redirect_names_the_place() {
         let location = Template(vec![Part::Text("https://shop.example".into()), Part::Path]);
-        let settings = Settings::Redirect { status: StatusCode::PERMANENT_REDIRECT, location };
+        let settings = Settings::Redirect {
+            status: StatusCode::PERMANENT_REDIRECT,
+            location,
+            headers: HeaderMap::new(),
+        };
         let response = ended(settings, get("/a//b%0d%0ax?q=1")).await.unwrap();
         assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT);
         let location = response.headers()[header::LOCATION].to_str().unwrap();

@@ -219,3 +219,25 @@ async fn a_route_sheds_over_its_own_limit() {
     assert_eq!(answer.field("retry-after"), Some("1"));
     assert!(answer.text().contains("concurrency-full"));
 }
+
+#[tokio::test]
+async fn what_a_route_answers_by_itself_has_its_response_headers() {
+    let gateway = Running::start(
+        "routes:\n\
+         - name: said\n  match: { path: /said }\n  respond: { headers: { x-a: old, x-b: old }, body: hi }\n\
+        \x20 response_headers: { set: { x-a: new }, add: { x-c: \"1\" }, remove: [x-b] }\n\
+         - name: moved\n  match: { path: /moved }\n  redirect: { location: /said }\n\
+        \x20 response_headers: { set: { x-a: new, location: /elsewhere } }\n",
+    );
+    let mut client = gateway.client().await;
+    let said = client.get("/said").await;
+    assert_eq!(
+        (said.all("x-a"), said.field("x-b"), said.field("x-c")),
+        (vec!["new"], None, Some("1"))
+    );
+    let moved = client.get("/moved").await;
+    assert_eq!(
+        (moved.status(), moved.all("x-a"), moved.all("location")),
+        (308, vec!["new"], vec!["/said"])
+    );
+}

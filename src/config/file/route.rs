@@ -55,8 +55,8 @@ pub struct Route {
     #[serde(default)]
     pub deny_ips: Vec<Written<IpNet>>,
     /// Changes to the fields sent upstream.
-    pub request_headers: Option<HeaderChanges>,
-    /// Changes to the fields passed back.
+    pub request_headers: Option<Placed<HeaderChanges>>,
+    /// Changes to the fields passed back, and to those of `respond` and `redirect`.
     pub response_headers: Option<HeaderChanges>,
     /// The target sent upstream, instead of the client's.
     pub rewrite: Option<Rewrite>,

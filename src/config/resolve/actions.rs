@@ -29,6 +29,7 @@ impl Resolver<'_> {
     ) -> (Settings, Vec<usize>) {
         let Placed { value: route, place } = written;
         self.check_one_action(route, *place);
+        self.check_use(route);
         if let Some(name) = &route.upstream {
             let index = self.checked(name.place, upstreams.use_named(&name.text));
             return (Settings::Forward { weights: vec![1] }, index.into_iter().collect());
@@ -70,6 +71,25 @@ impl Resolver<'_> {
                             .help(format!("keep `{first}` or `{name}`"));
                     self.error(*place, fault);
                 }
+            }
+        }
+    }
+
+    /// Warns of what belongs to the way to an upstream, where nothing goes that way.
+    fn check_use(&mut self, route: &file::Route) {
+        if route.respond.is_none() && route.redirect.is_none() {
+            return;
+        }
+        let written = [
+            ("request_headers", route.request_headers.as_ref().map(|changes| changes.place)),
+            ("rewrite", route.rewrite.as_ref().map(|rewrite| rewrite.path.place)),
+            ("preserve_host", route.preserve_host.as_ref().map(|keeps| keeps.place)),
+            ("timeout", route.timeout.as_ref().map(|timeout| timeout.place)),
+        ];
+        for (name, place) in written {
+            if let Some(place) = place {
+                let fault = Fault::new(format!("`{name}` does nothing here"));
+                self.warn(place, fault.help("this route answers by itself, without an upstream"));
             }
         }
     }
@@ -145,6 +165,6 @@ impl Resolver<'_> {
         let location = self
             .checked(location.place, template(&location.text, params))
             .unwrap_or_else(|| crate::middleware::headers::Template(Vec::new()));
-        Settings::Redirect { status: code, location }
+        Settings::Redirect { status: code, location, headers: HeaderMap::new() }
     }
 }

@@ -138,7 +138,7 @@ impl Resolver<'_> {
 
     /// A secret of the gateway's own is not stored, and who delivers knows of no route.
     fn warn_of_secrets(&mut self, route: &file::Route) {
-        let changes = route.request_headers.iter();
+        let changes = route.request_headers.iter().map(|changes| &changes.value);
         let fields = changes.flat_map(|changes| changes.set.iter().chain(&changes.add));
         for (name, _) in fields {
             if !is_credential(&name.text, &self.key_fields) {

@@ -84,7 +84,7 @@ impl Resolver<'_> {
         params: &[ParamName],
     ) -> headers::Settings {
         headers::Settings {
-            request: self.changes(route.request_headers.as_ref()),
+            request: self.changes(route.request_headers.as_ref().map(|changes| &changes.value)),
             response: self.changes(route.response_headers.as_ref()),
             rewrite: route.rewrite.as_ref().and_then(|rewrite| self.rewrite(&rewrite.path, params)),
             preserve_host: self.or(route.preserve_host.as_ref(), false),

@@ -69,6 +69,8 @@ impl Resolver<'_> {
         let total = self.positive(route.timeout.as_ref(), DEFAULT_TIMEOUT);
         let (retry, timeout) = self.retry(route, total);
         let max_in_flight = self.count(route.max_in_flight.as_ref(), DEFAULT_MAX_IN_FLIGHT);
+        let headers = self.headers(route, &params);
+        let action = action.changed(&headers.response);
         Route {
             merge_slashes: self.or(route.merge_slashes.as_ref(), true),
             ip_filter: self.ip_filter(route),
@@ -86,7 +88,7 @@ impl Resolver<'_> {
             mirror: self.mirror(route, named, &used, total),
             upstreams: used,
             fault: self.fault(route, named),
-            headers: self.headers(route, &params),
+            headers,
             timeout,
             retry,
             rule,
