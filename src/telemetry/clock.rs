@@ -125,10 +125,12 @@ fn unmoved(instant: Instant) -> SystemTime {
 /// How long `instant` is after a moment well before the first look at this clock, for who counts time
 /// and does not tell it.
 pub fn elapsed(instant: Instant) -> Duration {
-    // Another thread may have looked first only now: what is a little older counts as well.
     let first = anchor().instant;
-    let since = HEAD_START + instant.saturating_duration_since(first);
-    since.saturating_sub(first.saturating_duration_since(instant))
+    match instant.checked_duration_since(first) {
+        Some(after) => HEAD_START + after,
+        // Another thread may have looked first only now: what is a little older counts as well.
+        None => HEAD_START.saturating_sub(first - instant),
+    }
 }
 
 /// Since 1970-01-01T00:00:00Z, leap seconds not counted.

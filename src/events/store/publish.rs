@@ -1,6 +1,7 @@
 //! Publishing: what is refused, what is appended, and what is answered.
 
 use std::{
+    cell::LazyCell,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -36,10 +37,10 @@ impl Store {
         let topic = self.find_topic(topic)?;
         let handle = topic.opened()?;
         let drafts = self.drafts(&topic, &events)?;
-        // The earlier of the two: while the clock is frozen nothing is let go before its time.
-        let now = self.now().min(self.0.guard.judge().wall);
         let due = events.iter().filter_map(|event| event.not_before).max();
-        if let Some(due) = due.filter(|due| *due > now) {
+        // The earlier of the two: while the clock is frozen nothing is let go before its time.
+        let is_early = |due: &u64| *due > self.now().min(self.0.guard.judge().wall);
+        if let Some(due) = due.filter(is_early) {
             return self.delay(&topic, events, drafts, due).await;
         }
         let bytes = bytes_of(&drafts);
@@ -90,8 +91,10 @@ impl Store {
         let about = topic.about();
         let limit = about.settings.max_event_bytes;
         // The later of the two: while the clock is frozen nobody knows which is right.
-        let now = self.now().max(self.0.guard.judge().wall);
-        let last = now.saturating_add(millis(about.settings.max_age));
+        let last = LazyCell::new(|| {
+            let now = self.now().max(self.0.guard.judge().wall);
+            now.saturating_add(millis(about.settings.max_age))
+        });
         let mut drafts = Vec::with_capacity(events.len());
         let mut all = FRAME_OVERHEAD;
         for (index, event) in events.iter().enumerate() {
@@ -103,7 +106,7 @@ impl Store {
             if all > MAX_FRAME_BYTES {
                 return Err(Refusal::TooLarge { index, limit: MAX_FRAME_BYTES as u64 });
             }
-            if event.not_before.is_some_and(|at| at > last) {
+            if event.not_before.is_some_and(|at| at > *last) {
                 return Err(Refusal::DelayTooLong { index });
             }
             drafts.push(draft);
