@@ -339,7 +339,9 @@ fn is_text(text: &str, most: usize) -> Result<(), Cow<'static, str>> {
     if text.len() > most {
         return Err(format!("has more than {most} bytes").into());
     }
-    if text.chars().any(is_refused) {
+    // All of it at once, as nearly every text is plain.
+    let is_plain = text.bytes().fold(true, |is, byte| is & matches!(byte, b' '..=b'~'));
+    if !is_plain && text.chars().any(is_refused) {
         return Err("has a control character".into());
     }
     Ok(())

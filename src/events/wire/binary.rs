@@ -85,6 +85,9 @@ pub fn encode(text: &[u8]) -> HeaderValue {
 /// percent-decoding. A `%` that no two hexadecimal digits follow stands for itself.
 fn decode(value: &HeaderValue) -> Option<String> {
     let bytes = value.as_bytes();
+    if !bytes.iter().any(|byte| matches!(byte, b'"' | b'%')) {
+        return str::from_utf8(bytes).ok().map(str::to_owned);
+    }
     let inner = bytes.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = inner.unwrap_or(bytes);
