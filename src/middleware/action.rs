@@ -83,7 +83,7 @@ impl Settings {
     pub fn changed(mut self, changes: &Changes) -> Self {
         match &mut self {
             Self::Respond { headers, .. } | Self::Redirect { headers, .. } => {
-                changes.apply(headers)
+                changes.apply(headers);
             }
             Self::Forward { .. } => {}
         }
