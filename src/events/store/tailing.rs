@@ -66,7 +66,9 @@ impl Store {
         let place = self.0.tails.clone().try_acquire_owned().map_err(full)?;
         let following = log.follow();
         let durable = log.subscribe_durable();
-        let next = from.map_or_else(|| log.durable(), Offset);
+        // One that was elsewhere, before the topic was made anew, would be told nothing until it is as long.
+        let end = log.durable();
+        let next = from.map_or(end, |from| Offset(from).min(end));
         let tailing = Tailing {
             topic: topic.name(),
             shared: topic.shared_tails(),

@@ -61,6 +61,18 @@ async fn a_tail_is_told_what_was_there_and_what_comes_over_a_restart() {
 }
 
 #[tokio::test]
+async fn who_was_further_than_the_topic_goes_on_at_its_end() {
+    let home = Home::new();
+    let store = home.open().await;
+    publish(&store, &["a1", "a2"]).await;
+    let mut tail = store.tail("orders", Some(4711)).await.unwrap();
+    assert_eq!(tail.next, 2);
+    publish(&store, &["a3"]).await;
+    assert_eq!(read(&mut tail, 2, 1).await, 3);
+    store.shutdown(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_keeps_up_is_told_everything_in_order_under_load() {
     const PUBLISHERS: u64 = 8;
     const EACH: u64 = 500;
