@@ -18,6 +18,7 @@ use crate::{
         settings::{Subscription, Topic},
     },
     http::selector::{Part, Selector},
+    middleware::idempotency,
 };
 
 /// Events of one request.
@@ -242,6 +243,29 @@ impl Resolver<'_> {
             let fault = Fault::new("what only the answer has cannot be required of a request");
             self.error(required.place, fault.help("take the key from the request"));
         }
+    }
+
+    /// The IDs of events follow from a request's key: one that is used again when it is forgotten, and its
+    /// event is not, has an effect whose event is taken for a duplicate.
+    pub(super) fn warn_of_repeats(
+        &mut self,
+        route: &file::Route,
+        idempotency: Option<&idempotency::Settings>,
+        publish: &[Settings],
+        topics: &[Topic],
+    ) {
+        let (Some(written), Some(kept)) = (&route.idempotency, idempotency) else { return };
+        let is_longer = |topic: &&Topic| topic.dedup.window > kept.ttl;
+        let is_published = |topic: &&Topic| {
+            publish.iter().any(|it| it.topic == topic.name && it.dedup_key.is_none())
+        };
+        let Some(topic) = topics.iter().filter(is_longer).find(is_published) else { return };
+        let place = written.ttl.as_ref().map_or(route.name.place, |ttl| ttl.place);
+        let fault = Fault::new(format!(
+            "`{}` knows duplicates for longer than this route its keys: of one that is used again no event is kept",
+            topic.name
+        ));
+        self.warn(place, fault.help("a `ttl` of the topic's `dedup.window` or longer"));
     }
 
     /// What may have happened is told to nobody.

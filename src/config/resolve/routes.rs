@@ -57,6 +57,7 @@ impl Resolver<'_> {
         let (body_limit, buffer_bytes) = self.route_limits(route.limits.as_ref(), limits);
         let idempotency = self.idempotency(route);
         let publish = self.publications(route, &params, named.flow);
+        self.warn_of_repeats(route, idempotency.as_ref(), &publish, named.flow.topics);
         let key_field = idempotency.as_ref().map(|it| &it.header);
         let auth = self.auth(route.auth.as_ref(), named.credentials, named.upstreams);
         let enqueue = self.enqueue(route, &params, named.flow, key_field, auth.as_ref());
