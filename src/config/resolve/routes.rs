@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::Method;
+use http::{HeaderName, Method};
 use regex::Regex;
 
 use super::{Named, Resolver, limits::Limits, publish::Flow};
@@ -111,6 +111,7 @@ impl Resolver<'_> {
                 .headers
                 .iter()
                 .filter_map(|(name, predicate)| {
+                    self.warn_of_removed(name);
                     Some((self.value(name)?, self.header_predicate(predicate)?))
                 })
                 .collect(),
@@ -163,6 +164,16 @@ impl Resolver<'_> {
     fn anchored(&mut self, written: &Written<Regex>) -> Option<Regex> {
         self.value(written)?;
         self.checked(written.place, Regex::parse(&format!(r"\A(?:{})\z", written.text)))
+    }
+
+    /// Warns of a field that no route ever sees, because it is removed from every request.
+    fn warn_of_removed(&mut self, name: &Written<HeaderName>) {
+        let lower = name.text.to_ascii_lowercase();
+        if lower.contains('_') || lower.starts_with("x-sluice-") {
+            let fault = Fault::new(format!("no request has `{}` when it is matched", name.text));
+            let help = "fields with `_` in their name and `x-sluice-*` are removed before";
+            self.warn(name.place, fault.help(help));
+        }
     }
 
     fn header_predicate(&mut self, written: &HeaderMatch) -> Option<HeaderPredicate> {
