@@ -243,7 +243,7 @@ impl admin::Handles for Operator {
 
 /// The body of `POST /v1/explain`.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `method` and `url`")]
 struct Call {
     method: String,
     url: String,

@@ -89,4 +89,7 @@ async fn the_admin_listener_tells_the_state() {
         gateway.admin_with("POST", "/v1/explain", r#"{"method":"GET","url":"http://x/a"}"#).await;
     assert_eq!(explained.status(), 200, "{}", explained.text());
     assert!(explained.text().contains("\"a\""), "{}", explained.text());
+    let wrong = gateway.admin_with("POST", "/v1/explain", "null").await;
+    assert_eq!(wrong.status(), 400);
+    assert!(wrong.text().contains("an object with `method` and `url`"), "{}", wrong.text());
 }
