@@ -204,7 +204,7 @@ block! {
         /// The topic.
         topic: Written<LogName>,
         /// Types; a trailing `*` matches a prefix. Default: all.
-        types: Option<Vec<Written<Text>>>,
+        types: Option<Placed<Vec<Written<Text>>>>,
         /// `earliest`, `latest` or a time. Default: latest.
         from: Option<Written<Text>>,
         /// Where events are sent. Default: they are fetched.
@@ -242,7 +242,7 @@ block! {
     /// Further deliveries.
     DeliveryRetry {
         /// `service`, `standard` or a list of durations. Default: service.
-        schedule: Option<OneOrMany<Written<Text>>>,
+        schedule: Option<Placed<OneOrMany<Written<Text>>>>,
         /// Default: that of the schedule: 60, 10, or one for each of a list.
         max_attempts: Option<Written<u32>>,
         /// Default: that of the schedule: 24h, 76h, or what a list takes and at least 24h.

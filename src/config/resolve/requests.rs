@@ -52,7 +52,7 @@ impl Resolver<'_> {
 
     /// What may have been done has to be kept for somebody who finds out.
     fn check_ends(&mut self, subscription: &events::Subscription) {
-        if let Some(first) = subscription.types.iter().flatten().next() {
+        if let Some(first) = subscription.types.as_ref().and_then(|types| types.value.first()) {
             let fault = Fault::new("stored requests are all of one type");
             self.error(first.place, fault.help("leave `types` out"));
         }

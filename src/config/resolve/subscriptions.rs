@@ -63,7 +63,7 @@ impl Resolver<'_> {
             (Some(_), None) => {}
         }
         let settings = Subscription {
-            types: self.types(written.types.as_deref()),
+            types: self.types(written.types.as_ref()),
             from: self.start_at(written.from.as_ref()),
             push: push.and_then(|push| self.push(push, upstreams)),
             lease: self
@@ -85,8 +85,12 @@ impl Resolver<'_> {
         Some(Subscription { name: name?.0, topic: topic?, ..settings })
     }
 
-    fn types(&mut self, written: Option<&[Written<Text>]>) -> Vec<TypePattern> {
-        let Some(written) = written else { return Vec::new() };
+    fn types(&mut self, placed: Option<&Placed<Vec<Written<Text>>>>) -> Vec<TypePattern> {
+        let Some(Placed { value: written, place }) = placed else { return Vec::new() };
+        if written.is_empty() {
+            let fault = Fault::new("the list is empty").help("leave `types` out for every type");
+            self.error(*place, fault);
+        }
         if written.len() > MAX_TYPES {
             let fault = Fault::new("these are too many types").help(format!("at most {MAX_TYPES}"));
             self.error(written[MAX_TYPES].place, fault);
@@ -149,8 +153,13 @@ impl Resolver<'_> {
     }
 
     /// A schedule with what its attempts and their time are where nothing else is said.
-    fn schedule(&mut self, written: &OneOrMany<Written<Text>>) -> Option<Retry> {
+    fn schedule(&mut self, placed: &Placed<OneOrMany<Written<Text>>>) -> Option<Retry> {
+        let Placed { value: written, place } = placed;
         let names = ["service", "standard"];
+        let help = "`service`, `standard`, or a list of durations";
+        if written.0.is_empty() {
+            self.error(*place, Fault::new("the list is empty").help(help));
+        }
         if let [one] = written.0.as_slice() {
             match one.text.as_str() {
                 "service" => return Some(Retry::service()),
@@ -166,7 +175,6 @@ impl Resolver<'_> {
         }
         let mut steps = Vec::new();
         for step in written {
-            let help = "`service`, `standard`, or a list of durations";
             let parsed = Duration::parse(&step.text).map_err(|fault| fault.help(help));
             steps.extend(self.checked(step.place, parsed));
         }
