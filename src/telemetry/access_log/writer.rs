@@ -2,7 +2,8 @@
 //!
 //! A worker encodes a line into a buffer of its own and goes on; the writer thread takes whole
 //! buffers. A buffer that has something is written within 100 ms, one that holds 64 KiB at once. A
-//! writer that cannot keep up costs lines, which are counted, and never time of a request.
+//! writer that cannot keep up costs lines, which are counted, and never time of a request. So does
+//! an output that fails: the log says so when it begins and when it is over.
 //!
 //! Cost per request: one lock that only the writer shares, for a swap ten times a second.
 
@@ -40,7 +41,7 @@ const COMMANDS: usize = 1024;
 /// The writer of the process. Clones share it; it ends when they and all sinks are gone.
 #[derive(Clone)]
 pub struct AccessLog {
-    buffers: Arc<Mutex<Vec<Buffer>>>,
+    feeds: Arc<Mutex<Vec<Feed>>>,
     commands: SyncSender<Command>,
 }
 
@@ -66,6 +67,13 @@ enum Format {
     Human,
 }
 
+/// What one sink writes into, and where its lost lines are counted.
+#[derive(Clone)]
+struct Feed {
+    buffer: Buffer,
+    lost: Counter,
+}
+
 type Buffer = Arc<Mutex<Vec<u8>>>;
 type Output = Box<dyn Write + Send>;
 
@@ -81,11 +89,15 @@ enum Command {
 }
 
 struct Writer {
-    buffers: Arc<Mutex<Vec<Buffer>>>,
+    feeds: Arc<Mutex<Vec<Feed>>>,
     commands: Receiver<Command>,
     output: Output,
     spare: Vec<u8>,
     last: Option<Instant>,
+    /// The output ends within a line.
+    is_torn: bool,
+    /// The last write failed.
+    is_failing: bool,
 }
 
 // === impl AccessLog ===
@@ -100,16 +112,18 @@ impl AccessLog {
     /// As [`AccessLog::start`], to any output.
     pub fn start_with(output: Output) -> io::Result<Self> {
         let (sender, commands) = sync_channel(COMMANDS);
-        let buffers = Arc::new(Mutex::new(Vec::new()));
+        let feeds = Arc::new(Mutex::new(Vec::new()));
         let writer = Writer {
-            buffers: buffers.clone(),
+            feeds: feeds.clone(),
             commands,
             output,
             spare: Vec::with_capacity(FLUSH_BYTES),
             last: None,
+            is_torn: false,
+            is_failing: false,
         };
         thread::Builder::new().name("access-log".into()).spawn(move || writer.run())?;
-        Ok(Self { buffers, commands: sender })
+        Ok(Self { feeds, commands: sender })
     }
 
     /// A sink for one worker that follows `settings` and counts lost lines in `cells`.
@@ -120,7 +134,7 @@ impl AccessLog {
             return Sink { open: None, lost };
         }
         let buffer = Buffer::default();
-        self.buffers.lock().push(buffer.clone());
+        self.feeds.lock().push(Feed { buffer: buffer.clone(), lost: lost.clone() });
         let open = Open {
             buffer,
             commands: self.commands.clone(),
@@ -153,7 +167,7 @@ impl AccessLog {
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLog")
-            .field("sinks", &self.buffers.lock().len())
+            .field("sinks", &self.feeds.lock().len())
             .finish_non_exhaustive()
     }
 }
@@ -253,23 +267,67 @@ impl Writer {
     }
 
     fn drain(&mut self) {
-        let buffers = self.buffers.lock().clone();
-        for buffer in &buffers {
-            std::mem::swap(&mut *buffer.lock(), &mut self.spare);
-            // An output that fails loses its lines; there is nowhere better to put them, and the
-            // process must not end over its log.
-            self.output.write_all(&self.spare).unwrap_or_default();
+        let feeds = self.feeds.lock().clone();
+        for feed in &feeds {
+            std::mem::swap(&mut *feed.buffer.lock(), &mut self.spare);
+            self.put(&feed.lost);
             self.spare.clear();
             self.spare.shrink_to(FLUSH_BYTES * 2);
         }
         self.output.flush().unwrap_or_default();
-        drop(buffers);
+        drop(feeds);
         // A sink that is gone leaves a buffer that only this list holds.
-        self.buffers
-            .lock()
-            .retain(|buffer| Arc::strong_count(buffer) > 1 || !buffer.lock().is_empty());
+        self.feeds.lock().retain(|Feed { buffer, .. }| {
+            Arc::strong_count(buffer) > 1 || !buffer.lock().is_empty()
+        });
         self.last = Some(Instant::now());
     }
+
+    /// Writes what was taken. An output that fails loses the lines that it has not taken whole: there
+    /// is nowhere better to put them, and the process must not end over its log.
+    fn put(&mut self, lost: &Counter) {
+        if self.spare.is_empty() {
+            return;
+        }
+        let ended = if self.is_torn { self.output.write_all(b"\n") } else { Ok(()) };
+        let (taken, written) = match ended {
+            Ok(()) => write_whole(&mut self.output, &self.spare),
+            Err(error) => (0, Err(error)),
+        };
+        if taken > 0 || written.is_ok() {
+            self.is_torn = self.spare[..taken].last() != Some(&b'\n');
+        }
+        let left = self.spare[taken..].iter().filter(|byte| **byte == b'\n').count();
+        lost.add(left as u64);
+        self.tell(written);
+    }
+
+    /// Says in the log that the output fails, or works again; once each.
+    fn tell(&mut self, written: io::Result<()>) {
+        match written {
+            Err(error) if !self.is_failing => tracing::error!(
+                %error,
+                "the access log cannot be written: lines are lost until it can, and counted"
+            ),
+            Ok(()) if self.is_failing => tracing::info!("the access log is written again"),
+            Ok(()) | Err(_) => return,
+        }
+        self.is_failing = !self.is_failing;
+    }
+}
+
+/// As `write_all`, and how much was taken.
+fn write_whole(output: &mut Output, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match output.write(&bytes[taken..]) {
+            Ok(0) => return (taken, Err(io::ErrorKind::WriteZero.into())),
+            Ok(more) => taken += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (taken, Err(error)),
+        }
+    }
+    (taken, Ok(()))
 }
 
 #[cfg(test)]
@@ -391,6 +449,55 @@ pub(crate) mod tests {
         drop(give);
     }
 
+    /// A disk with room for so many bytes.
+    #[derive(Clone)]
+    struct Disk {
+        room: Arc<Mutex<usize>>,
+        content: Captured,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut room = self.room.lock();
+            let fit = bytes.len().min(*room);
+            if fit == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *room -= fit;
+            self.content.write(&bytes[..fit])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_the_output_does_not_take_are_counted_and_none_is_glued_to_another() {
+        let disk = Disk { room: Arc::new(Mutex::new(usize::MAX)), content: Captured::default() };
+        let log = AccessLog::start_with(Box::new(disk.clone())).unwrap();
+        let sink = log.sink(&settings(1.0), &Metrics::new().thread());
+        write(&sink, 1);
+        assert!(log.flush(WAIT));
+        let length = disk.content.take().len();
+
+        *disk.room.lock() = 2 * length + length / 2;
+        write(&sink, 5);
+        assert!(log.flush(WAIT));
+        assert_eq!(sink.lost.get(), 3, "two fitted, and half of a third");
+        write(&sink, 4);
+        assert!(log.flush(WAIT));
+        assert_eq!(sink.lost.get(), 7, "no room at all");
+
+        *disk.room.lock() = usize::MAX;
+        write(&sink, 2);
+        assert!(log.flush(WAIT));
+        assert_eq!(sink.lost.get(), 7, "there is room again");
+        let content = disk.content.take();
+        let lengths: Vec<_> = content.split_inclusive('\n').map(str::len).collect();
+        assert_eq!(lengths, [length, length, length / 2 + 1, length, length]);
+    }
+
     #[test]
     fn every_line_of_every_sink_is_written_once() {
         let out = Captured::default();
@@ -408,7 +515,7 @@ pub(crate) mod tests {
         assert!(log.flush(WAIT));
         assert_eq!(out.take().lines().count(), 4000, "also of sinks that are gone");
         assert!(log.flush(WAIT));
-        assert_eq!(log.buffers.lock().len(), 0, "and they are forgotten");
+        assert_eq!(log.feeds.lock().len(), 0, "and they are forgotten");
     }
 
     #[test]

@@ -98,7 +98,7 @@ table! {
     ADAPTIVE_LIMIT = Gauge "sluice_adaptive_limit" ["upstream"]
         "Attempts an upstream may have under way, as its latency says.";
     ACCESS_LOG_LOST = Counter "sluice_access_log_lost_total" []
-        "Access log lines dropped because the writer was behind.";
+        "Access log lines dropped: the writer was behind, or the output failed.";
     SPANS_EXPORTED = Counter "sluice_spans_exported_total" []
         "Spans that the collector has taken.";
     SPANS_LOST = Counter "sluice_spans_lost_total" ["cause"]
