@@ -33,7 +33,7 @@ use crate::{
         worker::{Resources, Worker},
     },
     middleware::rate_limit::layer::nanos,
-    telemetry::{access_log::AccessLog, clock, metrics::Metrics, task, tracing::Exporter},
+    telemetry::{access_log, clock, metrics::Metrics, task, tracing::Exporter},
 };
 
 /// How often certificate files are looked at.
@@ -66,7 +66,7 @@ pub(super) struct Control {
     orders: mpsc::Sender<Order>,
     resolver: Arc<dyn Resolve>,
     keyring: Keyring,
-    access_log: AccessLog,
+    access_log: access_log::AccessLog,
     exporter: Exporter,
     plan: Plan,
     listeners: Listeners,
@@ -122,8 +122,8 @@ impl Control {
         let prepared = listeners.prepare(&config)?;
         let admin = bind_admin(&config).await?;
         let admin_address = admin.local_addr().map_err(StartError::Thread)?;
-        let access_log =
-            AccessLog::start(&config.telemetry.access_log.path).map_err(StartError::AccessLog)?;
+        let access_log = access_log::AccessLog::start(&config.telemetry.access_log.path)
+            .map_err(StartError::AccessLog)?;
         let plan = Plan::new(config, None, &resolver, &metrics.thread(), &keyring)?;
         let exporter = Exporter::start(&metrics.thread());
         let keeper = Keeper::open(&plan, &metrics.thread(), &exporter).await?;
@@ -244,19 +244,19 @@ impl Control {
         if !fixed.is_empty() {
             return Err(ReloadError::NeedsRestart(fixed));
         }
-        // Everything that can fail comes first: until the first `commit` nothing has changed, and a
-        // commit fails only with its worker.
+        // Everything that can fail comes first: until the first `commit` nothing has changed but the
+        // queue, which comes last, and a commit fails only with its worker.
         let prepared = self.listeners.prepare(&config)?;
         let cells = self.operator.cells();
-        let (previous, keyring) = (Some(&self.plan), &self.keyring);
-        let plan = Plan::new(config, previous, &self.resolver, cells, keyring)?;
+        let plan = Plan::new(config, Some(&self.plan), &self.resolver, cells, &self.keyring)?;
         for worker in &self.workers {
             let listeners = prepared.for_worker()?;
             worker.prepare(listeners).await.map_err(StartError::Thread)?;
         }
-        self.keeper.follow(&plan, Some(&self.plan), &self.exporter).await?;
         let path = &plan.config.telemetry.access_log.path;
-        self.access_log.reopen(path).map_err(StartError::AccessLog)?;
+        let log = access_log::Opened::new(path).map_err(StartError::AccessLog)?;
+        self.keeper.follow(&plan, Some(&self.plan), &self.exporter).await?;
+        self.access_log.replace(log);
         if let Some(log) = &self.options.log {
             log.set_level(plan.config.telemetry.log_level);
         }

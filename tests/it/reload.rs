@@ -184,3 +184,21 @@ async fn web_sockets_and_requests_live_through_reloads() {
         assert_eq!(answer.into_text().unwrap().as_str(), "alive");
     }
 }
+
+#[tokio::test]
+async fn a_refused_reload_leaves_the_queue_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = |rest: &str| {
+        format!("queue: {{ dir: {} }}\ntopics: {{ orders: {{}}, {rest} }}\n", folder.path().display())
+    };
+    let file = FromFile::start(&queue(""));
+    let log = "telemetry: { access_log: { path: missing/access.log } }";
+    let text = FromFile::text(&queue("returns: {}"));
+    let refused = text.replace("telemetry: { access_log: { path: off } }", log);
+    std::fs::write(&file.path, refused).unwrap();
+    let answer = file.running.admin("POST", "/v1/reload").await;
+    assert_eq!(answer.status(), 422, "{}", answer.text());
+    assert!(answer.text().contains("missing/access.log"), "{}", answer.text());
+    let topics = file.running.admin("GET", "/v1/topics").await.text();
+    assert!(topics.contains("orders") && !topics.contains("returns"), "{topics}");
+}

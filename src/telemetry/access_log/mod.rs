@@ -7,5 +7,5 @@ pub mod writer;
 
 pub use self::{
     line::Line,
-    writer::{AccessLog, Sink},
+    writer::{AccessLog, Opened, Sink},
 };

@@ -11,6 +11,7 @@ use std::{
     fmt,
     fs::OpenOptions,
     io::{self, IsTerminal, Write},
+    path::Path,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -44,6 +45,9 @@ pub struct AccessLog {
     feeds: Arc<Mutex<Vec<Feed>>>,
     commands: SyncSender<Command>,
 }
+
+/// An output that is open and not in use yet: what can fail of a change is over.
+pub struct Opened(Output);
 
 /// Where one worker writes its lines, under one configuration.
 #[derive(Debug)]
@@ -106,7 +110,7 @@ impl AccessLog {
     /// Opens the output and starts the writer. Fails when the file cannot be opened or the thread
     /// cannot be started.
     pub fn start(path: &AccessLogPath) -> io::Result<Self> {
-        Self::start_with(open(path)?)
+        Self::start_with(Opened::new(path)?.0)
     }
 
     /// As [`AccessLog::start`], to any output.
@@ -145,13 +149,11 @@ impl AccessLog {
         Sink { open: Some(open), lost }
     }
 
-    /// Opens the output of `path`, again if it is the same file, and writes to it from the writer's
-    /// next turn on. Does not wait. When it cannot be opened, or the writer is stuck, nothing changes.
-    pub fn reopen(&self, path: &AccessLogPath) -> io::Result<()> {
-        let output = open(path)?;
-        self.commands
-            .try_send(Command::Replace(output))
-            .map_err(|_| io::ErrorKind::WouldBlock.into())
+    /// Writes to `output` from the writer's next turn on. Does not wait.
+    pub fn replace(&self, output: Opened) {
+        if self.commands.try_send(Command::Replace(output.0)).is_err() {
+            tracing::error!("the access log is stuck in a write, and stays with its old output");
+        }
     }
 
     /// Writes everything that the sinks hold; for the end of the process. `false` when that took
@@ -172,14 +174,36 @@ impl fmt::Debug for AccessLog {
     }
 }
 
-fn open(path: &AccessLogPath) -> io::Result<Output> {
-    Ok(match path {
-        AccessLogPath::Off => Box::new(io::sink()),
-        AccessLogPath::Stdout => Box::new(io::stdout()),
-        AccessLogPath::File(path) => {
-            Box::new(OpenOptions::new().append(true).create(true).open(path)?)
-        }
-    })
+// === impl Opened ===
+
+impl Opened {
+    /// Opens the output of `path`, again if it is the same file. The error names the file.
+    pub fn new(path: &AccessLogPath) -> io::Result<Self> {
+        Ok(Self(match path {
+            AccessLogPath::Off => Box::new(io::sink()),
+            AccessLogPath::Stdout => Box::new(io::stdout()),
+            AccessLogPath::File(path) => {
+                let file = OpenOptions::new().append(true).create(true).open(path);
+                Box::new(file.map_err(|error| refused(path, &error))?)
+            }
+        }))
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").finish_non_exhaustive()
+    }
+}
+
+/// What the system said, of which file, and what to do.
+fn refused(path: &Path, error: &io::Error) -> io::Error {
+    let help = match error.kind() {
+        io::ErrorKind::NotFound => " (make its folder first)",
+        io::ErrorKind::IsADirectory => " (name a file in it)",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("cannot write `{}`: {error}{help}", path.display()))
 }
 
 // === impl Sink ===
@@ -558,7 +582,7 @@ pub(crate) mod tests {
         let rotated = dir.path().join("access.log.1");
         std::fs::rename(file, &rotated).unwrap();
         write(&sink, 1);
-        log.reopen(&path).unwrap();
+        log.replace(Opened::new(&path).unwrap());
         assert!(log.flush(WAIT));
         write(&sink, 4);
         assert!(log.flush(WAIT));
@@ -566,9 +590,8 @@ pub(crate) mod tests {
         assert_eq!((lines(rotated.as_path()), lines(file.as_path())), (3, 4));
 
         let missing = AccessLogPath::File(dir.path().join("none/access.log"));
-        assert!(log.reopen(&missing).is_err());
-        write(&sink, 1);
-        assert!(log.flush(WAIT));
-        assert_eq!(lines(file.as_path()), 5, "a failed reopen changes nothing");
+        let AccessLogPath::File(missing_file) = &missing else { unreachable!() };
+        let said = Opened::new(&missing).unwrap_err().to_string();
+        assert!(said.contains(&*missing_file.to_string_lossy()), "{said}");
     }
 }
