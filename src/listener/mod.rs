@@ -3,6 +3,7 @@
 mod accept;
 mod bind;
 mod handshake;
+mod identity;
 mod limit;
 mod outcomes;
 pub mod proxy_protocol;
@@ -14,6 +15,7 @@ pub use self::{
     accept::{Accepted, Acceptor},
     bind::{BindError, Bound, Socket},
     handshake::{Refused, handshake},
+    identity::{Unfit, identity},
     limit::{Limits, Permit},
     outcomes::Outcomes,
     stream::Stream,

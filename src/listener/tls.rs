@@ -27,7 +27,9 @@ use rustls::{
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::listener::{CertificateFiles, ClientAuth, TlsSettings, sni::Certificates};
+use crate::listener::{
+    CertificateFiles, ClientAuth, TlsSettings, Unfit, identity, sni::Certificates,
+};
 
 /// For how long a changed file must not change again before it is read.
 const STILL_FOR: Duration = Duration::from_millis(200);
@@ -280,8 +282,10 @@ fn load_pair(
     let chain = parse_chain(&files.cert, &read(&files.cert)?)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
         .map_err(|error| content(&files.key, format!("no private key in PEM: {error}")))?;
-    CertifiedKey::from_der(chain, key, provider)
-        .map_err(|error| content(&files.key, format!("not the key of the certificate: {error}")))
+    identity(chain, key, provider).map_err(|unfit| match unfit {
+        Unfit::Certificate(reason) => content(&files.cert, reason),
+        Unfit::Key(reason) => content(&files.key, reason),
+    })
 }
 
 fn parse_chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -147,6 +147,49 @@ routes: [{ name: all, upstream: orders }]
 }
 
 #[test]
+fn a_certificate_with_the_key_of_another_is_a_problem_of_the_configuration() {
+    let (folder, other) = (certificates(), certificates());
+    let foreign = folder.path().join("foreign.pem");
+    fs::copy(other.path().join("key.pem"), foreign).expect("copied");
+    let text = "\
+listeners:
+  - name: web
+    address: 127.0.0.1:0
+    tls: { certificates: [{ cert: cert.pem, key: foreign.pem }] }
+upstreams:
+  orders:
+    endpoints: [orders.internal:443]
+    tls: { client_cert: cert.pem, client_key: foreign.pem }
+routes: [{ name: all, upstream: orders }]
+";
+    let problems = parse(text, "gateway.yaml", folder.path()).unwrap_err();
+    let paths: Vec<_> = problems.0.iter().map(|problem| &*problem.path).collect();
+    assert_eq!(paths, ["listeners[0].tls.certificates[0].key", "upstreams.orders.tls.client_key"]);
+    let help = problems.0[0].help.as_deref();
+    assert_eq!(help, Some("it is not the key of the certificate"), "{problems}");
+}
+
+#[test]
+fn a_certificate_that_no_listener_asks_for_is_warned_of() {
+    let folder = certificates();
+    let text = |client_auth: &str| {
+        format!(
+            "listeners:\n  - name: web\n    address: 127.0.0.1:0\n    tls: {{ certificates: [{{ cert: \
+             cert.pem, key: key.pem }}]{client_auth} }}\nroutes:\n  - {{ name: a, auth: {{ mtls: {{ \
+             allow: [x] }} }}, respond: {{ body: a }} }}\n  - {{ name: b, match: {{ path: /b }}, auth: {{ \
+             any_of: [{{ mtls: {{ allow: [x] }} }}] }}, respond: {{ body: b }} }}\n"
+        )
+    };
+    let (_, warnings) = parse(&text(""), "gateway.yaml", folder.path()).unwrap();
+    let paths: Vec<_> = warnings.iter().map(|problem| &*problem.path).collect();
+    assert_eq!(paths, ["routes[0].auth", "routes[1].auth.any_of[0]"]);
+    assert_eq!(&*warnings[0].message, "no listener asks clients for a certificate");
+    let asked = text(", client_auth: { mode: request, ca: cert.pem }");
+    let (_, warnings) = parse(&asked, "gateway.yaml", folder.path()).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
 fn the_shown_configuration_has_defaults_and_no_secrets() {
     let text = fs::read_to_string(folder("valid").join("full.yaml")).unwrap();
     let (config, _) = parse(&text, "gateway.yaml", &folder("valid")).unwrap();

@@ -5,7 +5,7 @@ use http::{HeaderName, header};
 use super::{Resolver, policies::FRAMING, rate_limits::RateLimits, upstreams::Upstreams};
 use crate::{
     config::{
-        Route,
+        Listener, Route,
         file::{
             self,
             auth::{ApiKeyAuth, Auth, JwtAuth, MtlsAuth},
@@ -14,6 +14,7 @@ use crate::{
         written::{Entries, Placed, Written},
     },
     http::names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID},
+    listener::ClientAuth,
     middleware::auth::{
         Settings, api_key,
         certificate::Pattern,
@@ -274,6 +275,28 @@ impl Resolver<'_> {
         for (index, (name, _)) in file.api_keys.iter().flat_map(Entries::iter).enumerate() {
             if !names_set(index) {
                 self.warn(name.place, Fault::new("no route names these API keys"));
+            }
+        }
+    }
+
+    /// A client shows its certificate to a listener that asks for it.
+    pub(super) fn warn_unasked_certificates(
+        &mut self,
+        routes: &[Placed<file::Route>],
+        listeners: &[Listener],
+    ) {
+        let asks = |listener: &Listener| {
+            listener.socket.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off)
+        };
+        if listeners.iter().any(asks) {
+            return;
+        }
+        for auth in routes.iter().filter_map(|route| route.value.auth.as_ref()) {
+            let any_of = auth.value.any_of.iter().flatten();
+            for auth in [auth].into_iter().chain(any_of).filter(|auth| auth.value.mtls.is_some()) {
+                let fault = Fault::new("no listener asks clients for a certificate")
+                    .help("`tls: { client_auth: { mode: request, ca: .. } }` of a listener does");
+                self.warn(auth.place, fault);
             }
         }
     }

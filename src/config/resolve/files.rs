@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _};
 
 use super::Resolver;
@@ -14,6 +15,7 @@ use crate::{
         written::{Place, Written},
     },
     http::Secret,
+    listener::{Unfit, identity},
 };
 
 impl Resolver<'_> {
@@ -53,39 +55,54 @@ impl Resolver<'_> {
 
     /// A PEM file with at least one certificate.
     pub(super) fn certificates(&mut self, written: &Written<Text>) -> PathBuf {
-        let path = PathBuf::from(&written.text);
-        if let Some(bytes) = self.read(written.place, &path) {
-            let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-            let reason = match parsed {
-                Ok(list) if list.is_empty() => Some("it has no CERTIFICATE section".to_owned()),
-                Ok(_) => None,
-                Err(error) => Some(pem_reason(&error)),
-            };
-            self.refuse_pem(written, reason);
-        }
-        self.base.join(path)
+        self.chain(written);
+        self.base.join(&written.text)
     }
 
-    /// A PEM file with a private key.
-    pub(super) fn private_key(&mut self, written: &Written<Text>) -> PathBuf {
-        let path = PathBuf::from(&written.text);
-        if let Some(bytes) = self.read(written.place, &path) {
-            let reason = match PrivateKeyDer::from_pem_slice(&bytes) {
-                Ok(_) => None,
-                Err(pem::Error::NoItemsFound) => Some("it has no PRIVATE KEY section".to_owned()),
-                Err(error) => Some(pem_reason(&error)),
+    /// PEM files of a certificate and of its own private key.
+    pub(super) fn identity(
+        &mut self,
+        cert: &Written<Text>,
+        key: &Written<Text>,
+    ) -> (PathBuf, PathBuf) {
+        if let (Some(chain), Some(own)) = (self.chain(cert), self.private_key(key))
+            && let Err(unfit) = identity(chain, own, &aws_lc_rs::default_provider())
+        {
+            let (file, reason) = match unfit {
+                Unfit::Certificate(reason) => (cert, reason),
+                Unfit::Key(reason) => (key, reason),
             };
-            self.refuse_pem(written, reason);
+            let fault = Fault::new(format!("`{}` cannot be used", file.text)).help(reason);
+            self.error(file.place, fault);
         }
-        self.base.join(path)
+        (self.base.join(&cert.text), self.base.join(&key.text))
     }
 
-    fn refuse_pem(&mut self, written: &Written<Text>, reason: Option<String>) {
-        if let Some(reason) = reason {
-            let fault =
-                Fault::new(format!("`{}` is not such a PEM file", written.text)).help(reason);
-            self.error(written.place, fault);
-        }
+    fn chain(&mut self, written: &Written<Text>) -> Option<Vec<CertificateDer<'static>>> {
+        let bytes = self.read(written.place, Path::new(&written.text))?;
+        let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+        let chain = match parsed {
+            Ok(list) if list.is_empty() => Err("it has no CERTIFICATE section".to_owned()),
+            Ok(list) => Ok(list),
+            Err(error) => Err(pem_reason(&error)),
+        };
+        self.pem(written, chain)
+    }
+
+    fn private_key(&mut self, written: &Written<Text>) -> Option<PrivateKeyDer<'static>> {
+        let bytes = self.read(written.place, Path::new(&written.text))?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+            pem::Error::NoItemsFound => "it has no PRIVATE KEY section".to_owned(),
+            error => pem_reason(&error),
+        });
+        self.pem(written, key)
+    }
+
+    fn pem<T>(&mut self, written: &Written<Text>, parsed: Result<T, String>) -> Option<T> {
+        let fault = |reason: String| {
+            Fault::new(format!("`{}` is not such a PEM file", written.text)).help(reason)
+        };
+        self.checked(written.place, parsed.map_err(fault))
     }
 
     fn variable(&mut self, place: Place, name: &str) -> Option<String> {

@@ -152,9 +152,9 @@ impl Resolver<'_> {
             .certificates
             .value
             .iter()
-            .map(|files| CertificateFiles {
-                cert: self.certificates(&files.cert),
-                key: self.private_key(&files.key),
+            .map(|files| {
+                let (cert, key) = self.identity(&files.cert, &files.key);
+                CertificateFiles { cert, key }
             })
             .collect();
         let client_auth = written.client_auth.as_ref().map_or(ClientAuth::Off, |auth| {

@@ -161,6 +161,7 @@ impl Resolver<'_> {
         let auths = auths.chain(events_api.iter().map(|api| api.auth.as_ref()));
         let auths: Vec<_> = auths.flatten().collect();
         self.warn_unused_credentials(file, &auths);
+        self.warn_unasked_certificates(file.routes.as_deref().unwrap_or_default(), &listeners);
         let upstreams = self.warn_unused(upstreams);
         let telemetry = self.telemetry(file.telemetry.as_ref(), &auths);
         Config {

@@ -224,7 +224,7 @@ impl Resolver<'_> {
 
     fn upstream_tls(&mut self, written: &UpstreamTls) -> upstream::TlsSettings {
         let client = match (&written.client_cert, &written.client_key) {
-            (Some(cert), Some(key)) => Some((self.certificates(cert), self.private_key(key))),
+            (Some(cert), Some(key)) => Some(self.identity(cert, key)),
             (None, None) => None,
             (Some(one), None) => {
                 self.error(one.place, Fault::new("`client_cert` needs `client_key`"));

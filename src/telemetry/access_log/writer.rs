@@ -168,9 +168,7 @@ impl AccessLog {
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLog")
-            .field("sinks", &self.feeds.lock().len())
-            .finish_non_exhaustive()
+        f.debug_struct("AccessLog").field("sinks", &self.feeds.lock().len()).finish_non_exhaustive()
     }
 }
 
@@ -321,7 +319,7 @@ impl Writer {
         if taken > 0 || written.is_ok() {
             self.is_torn = self.spare[..taken].last() != Some(&b'\n');
         }
-        let left = self.spare[taken..].iter().filter(|byte| **byte == b'\n').count();
+        let left = self.spare[taken..].split(|byte| *byte == b'\n').count() - 1;
         lost.add(left as u64);
         self.tell(written);
     }
