@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{Display, Write as _},
+    io,
     time::Duration,
 };
 
@@ -71,6 +72,9 @@ impl Client {
         let connecting = timeout(CONNECT, TcpStream::connect(&self.address)).await;
         let stream = match connecting {
             Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(Failure::lasting(format!("`{}` is not HOST:PORT", self.address)));
+            }
             Ok(Err(error)) => {
                 return Err(Failure::passing(format!(
                     "cannot reach the admin API on {}: {error} (is sluice running?)",

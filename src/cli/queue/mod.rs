@@ -12,17 +12,25 @@ mod table;
 mod tail;
 mod verify;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Map, Value, json};
 
 use self::client::{Client, Sent, segment};
-use crate::cli;
+use crate::{
+    cli,
+    config::{self, Problems},
+};
 
 /// Where the admin API is where nothing is said.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9901";
+/// As everywhere.
+const DEFAULT_FILE: &str = "gateway.yaml";
 
 /// Arguments of `sluice queue`.
 #[derive(Debug, clap::Args)]
@@ -40,7 +48,7 @@ The admin API is found by --admin, SLUICE_ADMIN, the configuration file, or on 1
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.")]
 pub(super) struct Args {
     /// The configuration file
-    #[arg(short, long, global = true, value_name = "FILE", default_value = "gateway.yaml")]
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
     /// Where the admin API is: HOST:PORT
     #[arg(long, global = true, value_name = "ADDRESS")]
@@ -133,7 +141,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cli::failed(&error),
     };
-    let client = client(args);
+    let client = match client(args) {
+        Ok(client) => client,
+        Err(problems) => return cli::bad_configuration(&problems),
+    };
     let done = runtime.block_on(async {
         match &args.command {
             Command::Tail(tail) => tail::run(&client, tail, args.json).await,
@@ -188,14 +199,14 @@ fn asked(command: &Command) -> Result<Asked, String> {
     })
 }
 
-fn client(args: &Args) -> Client {
+/// Whom to call. Only a file that was named and is not there is a problem.
+fn client(args: &Args) -> Result<Client, Problems> {
     let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     let mut address = args.admin.clone().or_else(|| variable("SLUICE_ADMIN"));
     let mut token = args.token.clone().or_else(|| variable("SLUICE_ADMIN_TOKEN"));
+    let loaded = (address.is_none() || token.is_none()).then(|| config::load(&args.config));
     // The file may need variables that only the gateway has: then it says nothing here.
-    if (address.is_none() || token.is_none())
-        && let Ok(loaded) = crate::config::load(&args.config)
-    {
+    if let Some(Ok(loaded)) = loaded {
         let admin = loaded.config.admin;
         token = token.or_else(|| String::from_utf8(admin.token?.expose().to_vec()).ok());
         let mut at = admin.address;
@@ -207,8 +218,14 @@ fn client(args: &Args) -> Client {
             });
         }
         address = address.or_else(|| Some(at.to_string()));
+    } else if let Some(Err(problems)) = loaded
+        && address.is_none()
+        && args.config != Path::new(DEFAULT_FILE)
+        && !args.config.exists()
+    {
+        return Err(problems);
     }
-    Client::new(address.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()), token)
+    Ok(Client::new(address.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()), token))
 }
 
 fn get(target: String, show: fn(&Value) -> String) -> Asked {

@@ -142,7 +142,8 @@ fn show(message: &Message, json: bool) {
             cli::print(&format!("-- {skipped} events were left out: too slow\n"));
         }
     } else if json {
-        cli::print(&format!("{value}\n"));
+        // As it came, numbers too; a line end between its parts is as good as a blank.
+        cli::print(&format!("{}\n", message.data.replace('\n', " ")));
     } else if message.id.is_some() {
         let event = &value["event"];
         let data = event.get("data").or(event.get("data_base64"));
