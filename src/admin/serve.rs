@@ -39,16 +39,21 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, settings: &Settings, handles: Arc<dyn Handles>) {
     let token = settings.token.clone();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut is_failing = false;
     // Never closed, so there is always a place to wait for.
     while let Ok(place) = places.clone().acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "admin: accept failed");
+                if !is_failing {
+                    tracing::warn!(%error, "admin: cannot accept connections; tried again until it works");
+                }
+                is_failing = true;
                 sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
+        is_failing = false;
         // What a stream tells piece by piece would wait for the acknowledgement of the piece before, 40 ms
         // for each (benches/tail.rs). Without it the connection is slower, and nothing else.
         if let Err(error) = stream.set_nodelay(true) {

@@ -1,6 +1,7 @@
 //! What a user types: one file per command.
 
 pub mod check;
+mod descriptors;
 pub mod explain;
 mod memory;
 pub mod queue;

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{self, ConfigFile, memory},
+    cli::{self, ConfigFile, descriptors, memory},
     config,
     gateway::{Drain, Gateway, Options},
     telemetry::logging,
@@ -59,6 +59,7 @@ pub fn run(args: &Args) -> ExitCode {
         Err(error) => return cli::failed(&error),
     };
     memory::keep_under_load();
+    descriptors::raise(&loaded.config);
     let source = Some(args.file.path.clone());
     // The first of them is the file itself.
     let watched = loaded.watched.into_iter().skip(1).collect();

@@ -47,8 +47,14 @@ struct Process {
 impl Process {
     /// Starts it and waits until it says that it serves.
     fn start(folder: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
-            .arg("run")
+        let mut process =
+            Self::spawn(Command::new(env!("CARGO_BIN_EXE_sluice")).arg("run"), folder);
+        process.serving();
+        process
+    }
+
+    fn spawn(command: &mut Command, folder: &Path) -> Self {
+        let mut child = command
             .current_dir(folder)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -63,11 +69,13 @@ impl Process {
                 }
             }
         });
-        let mut process = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
-        let line = process.line("serving");
+        Self { child, log, address: ([127, 0, 0, 1], 0).into() }
+    }
+
+    fn serving(&mut self) {
+        let line = self.line("serving");
         let address = line.split("web on ").nth(1).and_then(|rest| rest.split(',').next());
-        process.address = address.and_then(|text| text.parse().ok()).expect("an address");
-        process
+        self.address = address.and_then(|text| text.parse().ok()).expect("an address");
     }
 
     /// The next log line with this in it.
@@ -266,4 +274,34 @@ fn the_access_log_is_json_in_a_pipe() {
     assert_eq!(entry["method"], "GET");
     assert_eq!(entry["path"], "/a", "no query unless it is asked for");
     assert_eq!(entry["client_ip"], "127.0.0.1");
+}
+
+#[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_lets_it() {
+    let folder = folder(&yaml("127.0.0.1:0", ROUTES));
+    let limited = "ulimit -Sn 100 && ulimit -Hn 300 && exec \"$0\" run";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", limited, env!("CARGO_BIN_EXE_sluice")]);
+    let mut process = Process::spawn(&mut shell, folder.path());
+    let line = process.line("fewer files may be open than connections are allowed");
+    assert!(line.contains("\"limit\":300"), "the soft limit was raised: {line}");
+    process.serving();
+    // More than the soft limit would have let in.
+    let mut clients = Vec::new();
+    for _ in 0..150 {
+        let mut client = Client::connect(process.address).await;
+        assert_eq!(client.get("/a").await.text(), "a");
+        clients.push(client);
+    }
+}
+
+#[test]
+fn the_queue_command_says_what_is_wrong_with_where_it_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let lost = sluice(&["queue", "status", "-c", "lost.yaml"], folder.path());
+    assert_eq!(lost.status.code(), Some(78));
+    assert!(text(&lost.stderr).contains("lost.yaml: the file cannot be read"), "{lost:?}");
+    let odd = sluice(&["queue", "status", "--admin", "localhost"], folder.path());
+    assert_eq!(odd.status.code(), Some(1));
+    assert_eq!(text(&odd.stderr), "error: `localhost` is not HOST:PORT\n");
 }

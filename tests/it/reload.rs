@@ -189,7 +189,10 @@ async fn web_sockets_and_requests_live_through_reloads() {
 async fn a_refused_reload_leaves_the_queue_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let queue = |rest: &str| {
-        format!("queue: {{ dir: {} }}\ntopics: {{ orders: {{}}, {rest} }}\n", folder.path().display())
+        format!(
+            "queue: {{ dir: {} }}\ntopics: {{ orders: {{}}, {rest} }}\n",
+            folder.path().display()
+        )
     };
     let file = FromFile::start(&queue(""));
     let log = "telemetry: { access_log: { path: missing/access.log } }";
