@@ -9,6 +9,7 @@ use std::{
 };
 
 use proptest::prelude::*;
+use serde_json::Value;
 use sluicegate::config::{self, Config, Problem, Problems};
 
 fn env(name: &str) -> Option<String> {
@@ -304,6 +305,19 @@ fn the_schema_describes_every_key_and_allows_no_others() {
             assert_eq!(block["additionalProperties"], false, "{name}");
         }
     }
+}
+
+#[test]
+fn editors_are_told_that_true_is_no_text_and_that_1_3_may_be_a_number() {
+    let schema = config::schema::schema();
+    let blocks = &schema.as_value()["$defs"];
+    let words = |block: &str, key: &str| {
+        let property = &blocks[block]["properties"][key];
+        property["enum"].as_array().unwrap_or_else(|| panic!("{block}.{key}: {property}")).clone()
+    };
+    assert_eq!(words("Idempotency", "required"), [true.into(), false.into(), Value::Null]);
+    let versions = words("ListenerTls", "min_version");
+    assert!(versions.contains(&"1.3".into()) && versions.contains(&1.3.into()), "{versions:?}");
 }
 
 /// Words, signs and pieces of a configuration, in any order: deeper than bytes alone would get.

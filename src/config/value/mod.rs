@@ -127,7 +127,7 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
 
 impl<T: Words> Value for T {
     fn schema() -> Schema {
-        let words: Vec<_> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        let words: Vec<_> = T::WORDS.iter().flat_map(|(word, _)| as_editors_see_it(word)).collect();
         json_schema!({ "enum": words })
     }
 
@@ -139,6 +139,15 @@ impl<T: Words> Value for T {
         let all = known().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
         let fault = Fault::new(format!("`{text}` is not one of {all}"));
         Err(Fault { help: did_you_mean(text, known()), ..fault })
+    }
+}
+
+/// `true` is no text to an editor, and `1.3` may be one or a number.
+fn as_editors_see_it(word: &str) -> Vec<serde_json::Value> {
+    match serde_json::from_str(word) {
+        Ok(boolean @ serde_json::Value::Bool(_)) => vec![boolean],
+        Ok(number) => vec![word.into(), number],
+        Err(_) => vec![word.into()],
     }
 }
 
