@@ -34,6 +34,9 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the gateway lets its operator do. Called by the control thread, one call per connection.
 pub trait Handles: Send + Sync + 'static {
+    /// The bearer token asked for as the running configuration has it: a reload changes it.
+    fn token(&self) -> Option<Secret>;
+
     /// Why it is not ready, a sentence each; empty when it is.
     fn readiness(&self) -> Vec<String>;
 
@@ -82,16 +85,11 @@ enum Endpoint {
 }
 
 /// Answers one call.
-pub async fn answer<B>(
-    handles: &dyn Handles,
-    token: Option<&Secret>,
-    parts: &Parts,
-    body: B,
-) -> http::Response
+pub async fn answer<B>(handles: &dyn Handles, parts: &Parts, body: B) -> http::Response
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send,
 {
-    match admit(handles, token, parts) {
+    match admit(handles, parts) {
         Ok(endpoint) => match call(endpoint, handles, parts, body).await {
             Ok(response) => response,
             Err(problem) => refusal(&problem),
@@ -101,16 +99,12 @@ where
 }
 
 /// The endpoint, if this caller may use it in this way.
-fn admit(
-    handles: &dyn Handles,
-    token: Option<&Secret>,
-    parts: &Parts,
-) -> Result<Endpoint, Problem> {
+fn admit(handles: &dyn Handles, parts: &Parts) -> Result<Endpoint, Problem> {
     let path = parts.uri.path();
     let endpoint = Endpoint::at(path).or_else(|| handles.takes_events(path).map(Endpoint::Events));
     if !endpoint.is_some_and(Endpoint::is_probe) {
-        match token {
-            Some(token) if !has_token(&parts.headers, token) => return Err(unauthorized()),
+        match handles.token() {
+            Some(token) if !has_token(&parts.headers, &token) => return Err(unauthorized()),
             None if !is_local_name(&parts.headers, &parts.uri) => return Err(foreign_host()),
             _ => {}
         }

@@ -15,11 +15,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Handles, Settings, api};
-use crate::{
-    http::{Secret, io::Io},
-    telemetry::task,
-};
+use super::{Handles, api};
+use crate::{http::io::Io, telemetry::task};
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -36,8 +33,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 ///
 /// Dropping it closes the listener; connections that were accepted run on, for a little over a
 /// minute at most.
-pub async fn serve(listener: TcpListener, settings: &Settings, handles: Arc<dyn Handles>) {
-    let token = settings.token.clone();
+pub async fn serve(listener: TcpListener, handles: Arc<dyn Handles>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut is_failing = false;
     // Never closed, so there is always a place to wait for.
@@ -59,17 +55,17 @@ pub async fn serve(listener: TcpListener, settings: &Settings, handles: Arc<dyn 
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "admin: a socket keeps its delay");
         }
-        let (token, handles) = (token.clone(), handles.clone());
+        let handles = handles.clone();
         // Its own task: a slow call must not hold up a probe.
         task::spawn("admin connection", async move {
-            connection(stream, token, handles).await;
+            connection(stream, handles).await;
             drop(place);
         });
     }
 }
 
 /// One exchange on one connection.
-async fn connection<T>(stream: T, token: Option<Secret>, handles: Arc<dyn Handles>)
+async fn connection<T>(stream: T, handles: Arc<dyn Handles>)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -77,8 +73,8 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         has_head.notify_one();
         let (parts, body) = request.into_parts();
-        let (handles, token) = (&handles, &token);
-        async move { Ok::<_, Infallible>(api::answer(&**handles, token.as_ref(), &parts, body).await) }
+        let handles = &handles;
+        async move { Ok::<_, Infallible>(api::answer(&**handles, &parts, body).await) }
     });
     let exchange = http1::Builder::new()
         .keep_alive(false)

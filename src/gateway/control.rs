@@ -153,7 +153,7 @@ impl Control {
         plan.take_effect();
         let operator =
             Arc::new(Operator::new(metrics, orders.clone(), &plan, keeper.queue().clone()));
-        serve_admin(admin, &plan.config, &operator);
+        serve_admin(admin, &operator);
         // Ends with this runtime.
         task::spawn("clock", clock::follow());
         let control = Self {
@@ -393,8 +393,7 @@ async fn bind_admin(config: &Config) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Admin { address, source })
 }
 
-fn serve_admin(listener: TcpListener, config: &Config, operator: &Arc<Operator>) {
-    let (settings, handles): (_, Arc<dyn admin::Handles>) =
-        (config.admin.clone(), operator.clone());
-    task::spawn("admin", async move { admin::serve(listener, &settings, handles).await });
+fn serve_admin(listener: TcpListener, operator: &Arc<Operator>) {
+    let handles: Arc<dyn admin::Handles> = operator.clone();
+    task::spawn("admin", async move { admin::serve(listener, handles).await });
 }

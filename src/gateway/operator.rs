@@ -27,7 +27,7 @@ use crate::{
         events::answer_operator,
         queue::Queue,
     },
-    http::Response,
+    http::{Response, Secret},
     middleware::{
         adaptive::{Limiter, limiter::Standing},
         auth::jwks::KeyCache,
@@ -140,6 +140,10 @@ impl Operator {
 }
 
 impl admin::Handles for Operator {
+    fn token(&self) -> Option<Secret> {
+        self.live.lock().config.admin.token.clone()
+    }
+
     fn readiness(&self) -> Vec<String> {
         let draining = self.is_draining().then(|| "draining".to_owned());
         let issuers = self.live.lock().issuers.clone();

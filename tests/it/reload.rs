@@ -4,7 +4,7 @@ use futures_util::{SinkExt, StreamExt};
 use sluicegate::gateway::Options;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Origin, Reply, Running, eventually, origin, proxy_to, within};
+use crate::harness::{Client, Origin, Reply, Running, eventually, origin, proxy_to, within};
 
 fn responds(body: &str) -> String {
     format!("routes: [{{ name: a, match: {{ path: /a }}, respond: {{ body: {body} }} }}]\n")
@@ -204,4 +204,39 @@ async fn a_refused_reload_leaves_the_queue_as_it_was() {
     assert!(answer.text().contains("missing/access.log"), "{}", answer.text());
     let topics = file.running.admin("GET", "/v1/topics").await.text();
     assert!(topics.contains("orders") && !topics.contains("returns"), "{topics}");
+}
+
+#[tokio::test]
+async fn the_admin_token_of_a_reload_is_the_one_that_is_asked_for() {
+    let file = FromFile::start(&responds("one"));
+    let token = |name: &str| {
+        let secret = file.path.with_file_name("token");
+        std::fs::write(&secret, name).unwrap();
+        let with =
+            format!("admin: {{ address: 127.0.0.1:0, token: \"file:{}\" }}", secret.display());
+        let text = FromFile::text(&responds("one"));
+        std::fs::write(&file.path, text.replace("admin: { address: 127.0.0.1:0 }", &with)).unwrap();
+    };
+    token("first");
+    assert_eq!(file.running.admin("POST", "/v1/reload").await.status(), 200);
+    assert_eq!(file.running.admin("GET", "/v1/config").await.status(), 401);
+    assert_eq!(file.running.admin("GET", "/livez").await.status(), 200);
+    let asked = async |token: &str| {
+        let address = file.running.gateway().admin_address();
+        let head = format!(
+            "GET /v1/config HTTP/1.1
+Host: {address}
+Authorization: Bearer {token}"
+        );
+        Client::connect(address).await.request(&head, "").await.status()
+    };
+    assert_eq!(asked("first").await, 200);
+    token("second");
+    within("the second token", async {
+        while asked("second").await != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(asked("first").await, 401);
 }

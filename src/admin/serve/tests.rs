@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{StatusCode, request::Parts};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
@@ -13,7 +14,7 @@ use tokio::{
 use super::*;
 use crate::{
     admin::{Answer, Problem},
-    http::{Body, Response},
+    http::{Body, Response, Secret},
 };
 
 #[derive(Default)]
@@ -21,9 +22,14 @@ struct Fake {
     reasons: Vec<String>,
     drains: AtomicUsize,
     reload: Option<Problem>,
+    token: Mutex<Option<Secret>>,
 }
 
 impl Handles for Fake {
+    fn token(&self) -> Option<Secret> {
+        self.token.lock().clone()
+    }
+
     fn readiness(&self) -> Vec<String> {
         self.reasons.clone()
     }
@@ -91,8 +97,8 @@ impl Told {
 
 async fn exchange(fake: Arc<Fake>, token: Option<&str>, raw: &str) -> Told {
     let (mut client, server) = duplex(4 * 1024 * 1024);
-    let token = token.map(|token| Secret::new(token.as_bytes()));
-    let served = task::spawn("test", connection(server, token, fake));
+    *fake.token.lock() = token.map(|token| Secret::new(token.as_bytes()));
+    let served = task::spawn("test", connection(server, fake));
     client.write_all(raw.as_bytes()).await.unwrap();
     let mut text = String::new();
     client.read_to_string(&mut text).await.unwrap();
@@ -236,8 +242,7 @@ async fn serves_on_a_socket_one_exchange_per_connection() {
     let fake = Arc::new(Fake::default());
     let handles = fake.clone();
     let server = task::spawn("test", async move {
-        let settings = Settings { address, token: None, allow_faults: false };
-        serve(listener, &settings, handles).await;
+        serve(listener, handles).await;
     });
     for drains in 1..=MAX_CONNECTIONS + 3 {
         let mut stream = TcpStream::connect(address).await.unwrap();
