@@ -59,12 +59,12 @@ fn every_reason_is_documented_with_its_status() {
 
 #[test]
 fn every_refusal_of_the_event_endpoints_is_documented() {
-    use sluicegate::events::facade::Refusal;
+    use sluicegate::events::facade::{Bound, Refusal};
     let page = read("docs/reasons.md");
     let index = 0;
     let retry_after = std::time::Duration::from_secs(1);
     for refusal in [
-        Refusal::Full { retry_after },
+        Refusal::Full { bound: Bound::Bytes, retry_after },
         Refusal::Disk { retry_after },
         Refusal::unavailable(""),
         Refusal::Draining,

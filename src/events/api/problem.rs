@@ -7,7 +7,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Payload;
-use crate::events::{facade::Refusal, wire::Unreadable};
+use crate::events::{
+    facade::{Bound, Refusal},
+    wire::Unreadable,
+};
 
 /// Why a call was not done.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,8 +181,11 @@ impl Problem {
     /// What the event flow said. A caller who is not the operator does not hear of disks and logs.
     pub fn refused(refusal: &Refusal, is_operator: bool) -> Self {
         let (status, title) = match refusal {
+            Refusal::Full { bound: Bound::Receives, .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "As many wait as may; try again later.")
+            }
             Refusal::Full { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, "The topic has no room; try again later.")
+                (StatusCode::SERVICE_UNAVAILABLE, "The topic takes nothing now; try again later.")
             }
             Refusal::Disk { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The disk is low on space; try again later.")
@@ -258,9 +264,7 @@ impl Problem {
 
 fn help(refusal: &Refusal) -> Option<&'static str> {
     match refusal {
-        Refusal::Full { .. } => {
-            Some("a subscription that does not keep up holds the room: `sluice queue status`")
-        }
+        Refusal::Full { bound, .. } => Some(bound.help()),
         Refusal::Disk { .. } => Some("make room; publishing goes on by itself"),
         Refusal::Unavailable { may_exist: true, .. } => {
             Some("it may have been stored: publish again with the same `id`")

@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 
 use self::fake::Fake;
 use super::{Access, Call, Endpoint, Payload, answer};
-use crate::events::{event::Event, facade::Refusal, wire};
+use crate::events::{
+    event::Event,
+    facade::{Bound, Refusal},
+    wire,
+};
 
 const JSON: &str = "application/json";
 
@@ -136,7 +140,7 @@ async fn every_refusal_has_its_status_and_its_word() {
     let after = Duration::from_millis(2_500);
     let unavailable = Refusal::Unavailable { detail: "disk sda1".to_owned(), may_exist: true };
     for (refusal, status, code, retry) in [
-        (Refusal::Full { retry_after: after }, 503, "queue-full", Some("2")),
+        (Refusal::Full { bound: Bound::Bytes, retry_after: after }, 503, "queue-full", Some("2")),
         (Refusal::Disk { retry_after: Duration::ZERO }, 503, "queue-disk", Some("1")),
         (unavailable, 503, "queue-unavailable", Some("5")),
         (Refusal::Draining, 503, "draining", Some("5")),

@@ -20,7 +20,7 @@ pub use self::{
         Redriven, Which,
     },
     jobs::{JobFailure, JobId, JobKind, JobState, JobStatus, Replay, Start},
-    refusal::Refusal,
+    refusal::{Bound, Refusal},
     tally::{DeliveryEnd, Tally},
     topics::{
         DedupStatus, Dropped, EventState, Found, OfflineRange, Published, StoredEvent, Tail,

@@ -1,15 +1,17 @@
 //! Everything that an operation can be refused for.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use thiserror::Error;
 
 /// Why an operation was not done. Nothing of it was, unless a variant says otherwise.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// The topic, its buffer or its slowest reader has no room.
-    #[error("the topic is full")]
+    /// There is no room for it.
+    #[error("{bound}")]
     Full {
+        /// Of what there is as much as may be.
+        bound: Bound,
         /// When to come back.
         retry_after: Duration,
     },
@@ -94,6 +96,56 @@ pub enum Refusal {
     },
 }
 
+/// What is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// What the topic has, or what is on its way to it.
+    Bytes,
+    /// The age of the oldest event that a subscription has not settled.
+    OldestAge,
+    /// What waits in the topic until it is due.
+    Delayed,
+    /// Consumers that wait for events of one subscription.
+    Receives,
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// What lifts it.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::Bytes => {
+                "a subscription that does not keep up holds the room: `sluice queue status`; with \
+                 `on_full: drop_oldest` there is room within a second; `retention.max_bytes` is the bound"
+            }
+            Self::OldestAge => {
+                "`sluice queue status` shows whose oldest event is too old: settle it, or change \
+                 `backpressure.oldest_age` of the topic"
+            }
+            Self::Delayed => {
+                "`max_delayed` and `retention.max_bytes` of the topic are the bounds; room comes as \
+                 events become due"
+            }
+            Self::Receives => "receive with fewer consumers at once",
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bytes => "the topic is full",
+            Self::OldestAge => {
+                "a subscription's oldest unsettled event is older than the topic's \
+                 `backpressure.oldest_age`"
+            }
+            Self::Delayed => "as many events wait until they are due as may",
+            Self::Receives => "as many consumers wait for events of this subscription as may",
+        })
+    }
+}
+
 // === impl Refusal ===
 
 impl Refusal {
@@ -119,7 +171,7 @@ impl Refusal {
     /// When to come back, where that is known.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Full { retry_after }
+            Self::Full { retry_after, .. }
             | Self::Disk { retry_after }
             | Self::Busy { retry_after, .. } => Some(*retry_after),
             Self::Unavailable { .. } | Self::Draining => Some(Duration::from_secs(5)),

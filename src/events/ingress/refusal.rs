@@ -13,13 +13,13 @@ const UNAVAILABLE: Duration = Duration::from_secs(30);
 /// There is no room: nothing was written.
 pub fn refused(refused: Refused) -> Error {
     let after = refused.retry_after.unwrap_or_default();
-    Kind::Queue(match refused.reason {
-        Reason::Full => QueueFault::Full(after),
+    let fault = match refused.reason {
+        Reason::Full | Reason::Behind => QueueFault::Full(after),
         Reason::DiskLow => QueueFault::Disk(after),
         Reason::Offline => QueueFault::Unavailable(after),
         Reason::TooLarge => QueueFault::TooLarge,
-    })
-    .into()
+    };
+    Error::new(Kind::Queue(fault)).with_detail(refused.to_string())
 }
 
 /// It cannot be written down.

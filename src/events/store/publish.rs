@@ -9,7 +9,7 @@ use std::{
 use super::{Store, topic::Topic, topics::millis};
 use crate::events::{
     event::Event,
-    facade::{Published, Refusal},
+    facade::{Bound, Published, Refusal},
     queue::{
         codec::{Draft, MAX_FRAME_BYTES},
         log::{AppendError, Appended, Log, Purpose, Reason, Refused},
@@ -75,12 +75,12 @@ impl Store {
         admitted.map_err(|not| match not {
             // Each was looked at before: the settings have changed meanwhile.
             NotAdmitted::TooLong => Refusal::DelayTooLong { index: 0 },
-            NotAdmitted::Full => Refusal::Full { retry_after: RETRY_AFTER },
+            NotAdmitted::Full => full(Bound::Delayed, RETRY_AFTER),
         })?;
         let log = delayed.log();
         let taken = log.gauges().bytes.get().saturating_add(log.permitted());
         if taken.saturating_add(bytes) > settings.max_bytes {
-            return Err(Refusal::Full { retry_after: RETRY_AFTER });
+            return Err(full(Bound::Delayed, RETRY_AFTER));
         }
         let commit = delayed.append(drafts).map_err(|refused| refusal(&refused, bytes))?;
         let appended = commit.await.map_err(|error| append_refusal(&error, bytes))?;
@@ -156,10 +156,15 @@ fn bytes_of(drafts: &[Draft]) -> u64 {
     drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum()
 }
 
+fn full(bound: Bound, retry_after: Duration) -> Refusal {
+    Refusal::Full { bound, retry_after }
+}
+
 fn refusal(refused: &Refused, bytes: u64) -> Refusal {
     let retry_after = refused.retry_after.unwrap_or(RETRY_AFTER);
     match refused.reason {
-        Reason::Full => Refusal::Full { retry_after },
+        Reason::Full => full(Bound::Bytes, retry_after),
+        Reason::Behind => full(Bound::OldestAge, retry_after),
         Reason::DiskLow => Refusal::Disk { retry_after },
         Reason::Offline => Refusal::unavailable("the topic is offline"),
         Reason::TooLarge => Refusal::TooLarge { index: 0, limit: bytes },

@@ -14,7 +14,7 @@ use super::{
 use crate::events::{
     delivery::subscription::{Ask, Delivery, LaneId, Place, Token},
     event::Event,
-    facade::{Leased, Refusal},
+    facade::{Bound, Leased, Refusal},
     queue::{
         Offset,
         mutation::{self, Mutation},
@@ -97,7 +97,7 @@ impl Actor {
     pub(super) fn poll(&mut self, ask: Ask, until: Instant, reply: Reply) {
         if self.polls.0.len() >= POLLS {
             let retry_after = std::time::Duration::from_secs(1);
-            drop(reply.send(Err(Refusal::Full { retry_after })));
+            drop(reply.send(Err(Refusal::Full { bound: Bound::Receives, retry_after })));
             return;
         }
         self.polls.0.push_back(Poll { ask, until, reply });

@@ -18,6 +18,8 @@ pub struct Refused {
 pub enum Reason {
     /// Too much is on its way, or the log holds what it may.
     Full,
+    /// A reader is too far behind.
+    Behind,
     /// The disk has too little room.
     DiskLow,
     /// The log takes nothing until it is reopened.
@@ -111,7 +113,7 @@ impl Refused {
     /// For this reason, with what is known of when it makes sense to try again.
     pub const fn new(reason: Reason) -> Self {
         let retry_after = match reason {
-            Reason::Full => Some(Duration::from_secs(1)),
+            Reason::Full | Reason::Behind => Some(Duration::from_secs(1)),
             Reason::DiskLow => Some(Duration::from_secs(10)),
             Reason::Offline => Some(Duration::from_secs(30)),
             Reason::TooLarge => None,
@@ -124,6 +126,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.reason {
             Reason::Full => "the log is full",
+            Reason::Behind => "a subscription is too far behind",
             Reason::DiskLow => "the disk is nearly full",
             Reason::Offline => "the log is offline",
             Reason::TooLarge => "it is more than the log takes at once",

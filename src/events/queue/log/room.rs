@@ -68,7 +68,7 @@ impl OpenLog {
     pub(super) fn refuse(&self, reason: Reason) -> Refused {
         let rejected = &self.gauges.rejected;
         let counter = match reason {
-            Reason::Full => &rejected.full,
+            Reason::Full | Reason::Behind => &rejected.full,
             Reason::DiskLow => &rejected.disk_low,
             Reason::Offline => &rejected.offline,
             Reason::TooLarge => &rejected.too_large,

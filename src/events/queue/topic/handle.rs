@@ -165,14 +165,14 @@ impl Topic {
         let may_exceed = !is_new || inner.is_dropping.load(Relaxed);
         let limit = if may_exceed { max.saturating_add(max / 10) } else { max };
         let is_full = inner.bytes().saturating_add(bytes) > limit;
-        let is_refused = is_full || is_new && inner.is_backed_up.load(Relaxed);
+        let is_backed_up = is_new && inner.is_backed_up.load(Relaxed);
         // A log that is offline says so itself: that does not pass with time.
-        if is_refused && !inner.log.gauges().is_offline.get() {
+        if (is_full || is_backed_up) && !inner.log.gauges().is_offline.get() {
             inner.log.gauges().rejected.full.add(1);
             if is_full && bytes <= max {
                 inner.wanted.fetch_max(bytes, Relaxed);
             }
-            return Err(Refused::new(Reason::Full));
+            return Err(Refused::new(if is_full { Reason::Full } else { Reason::Behind }));
         }
         inner.log.permit_for(purpose, bytes)
     }

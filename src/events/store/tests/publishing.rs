@@ -37,6 +37,7 @@ async fn a_reader_that_has_received_nothing_for_too_long_stops_publishes() {
     home.clock.advance(5 * 60_000 + 1);
     let refused = until(|| async { store.publish("orders", vec![event("b1")]).await.err() }).await;
     assert_eq!(refused.reason(), "queue-full");
+    assert!(refused.to_string().contains("`backpressure.oldest_age`"), "{refused}");
     assert_eq!(store.topic("orders").await.unwrap().state, TopicState::Full);
     for leased in take(&store).await {
         say(&store, Verb::Ack, &leased).await;

@@ -181,7 +181,7 @@ fn a_reader_too_far_behind_stops_publishes_until_it_is_not() {
     let look = |oldest| test.topic.look(&Readers { pins: &[], oldest }).unwrap();
     look(Some(START.wall));
     assert!(test.topic.is_backed_up());
-    assert_eq!(test.publish(2), Err(FULL));
+    assert_eq!(test.publish(2), Err(AppendError::Refused(Refused::new(Reason::Behind))));
     assert!(test.publish_for(Purpose::Accepted, 3, 10).is_ok(), "a saga goes on");
     look(None);
     assert!(test.publish(2).is_ok());
