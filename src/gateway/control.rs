@@ -34,6 +34,7 @@ use crate::{
     },
     middleware::rate_limit::layer::nanos,
     telemetry::{access_log, clock, metrics::Metrics, task, tracing::Exporter},
+    upstream::FAREWELL,
 };
 
 /// How often certificate files are looked at.
@@ -366,7 +367,7 @@ async fn wind_down(
     // Before tunnels have ended, which may take long: the next process delivers meanwhile.
     drop(orders.send(Order::CloseQueue).await);
     let tunnels = all(&workers, |worker| worker.tunnels.drained());
-    if timeout_at(close_at + settings.upgrades, tunnels).await.is_err() {
+    if timeout_at(close_at + settings.upgrades + FAREWELL, tunnels).await.is_err() {
         let left: usize = workers.iter().map(|worker| worker.tunnels.running()).sum();
         tracing::warn!(left, "closing upgraded connections whose time is over");
     }

@@ -19,13 +19,14 @@ mod stall;
 mod timer;
 pub mod upgrade;
 mod upload;
+mod websocket;
 
 pub use self::{
     connect::{TlsError, Transport},
     endpoint::{Address, Call, Endpoint, Flight, Local},
     forward::Forward,
     pools::Pools,
-    upgrade::TunnelDeadline,
+    upgrade::{FAREWELL, TunnelDeadline},
 };
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

@@ -5,7 +5,8 @@
 //! which counts tunnels apart from requests; any other answer is an ordinary one. A tunnel has two
 //! buffers of 8 KiB and reads from one side only what the other takes. It ends when both sides have
 //! said their last, when either fails, `half_close_timeout` after the first one's end, or at the
-//! deadline the drain sets.
+//! deadline the drain sets. Both ends of a WebSocket hear of that: between two frames a close with 1001
+//! says that we go away, so that they come again at once instead of finding out.
 
 use std::{
     io,
@@ -21,18 +22,26 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy, copy_bidirectional, sink},
+    join,
     sync::{Notify, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     error::{Error, Kind, Result, Sent, Unsent},
     http::{Body, Request, Response, body::Guard},
     upstream::{
-        Flight, Protocol, Settings, failure::failed_h1, forward::receive, handshake, reframe,
+        Flight, Protocol, Settings,
+        failure::failed_h1,
+        forward::receive,
+        handshake, reframe,
+        websocket::{self, Frames},
     },
 };
+
+/// What a tunnel has from its deadline on to take its leave.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 
 /// When tunnels have to end; `None` until the drain begins.
 pub type TunnelDeadline = watch::Receiver<Option<Instant>>;
@@ -48,6 +57,8 @@ struct Adapted {
     io: Upgraded,
     /// Told when nothing more is written to it, because the other side has ended.
     ended: Arc<Notify>,
+    /// The frames that were written to it, if it speaks WebSocket.
+    frames: Option<Frames>,
 }
 
 // === impl Asked ===
@@ -146,6 +157,7 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
         return refuse("101 without `Upgrade`");
     };
     reframe::check_response(&mut parts, true)?;
+    let is_websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(header::UPGRADE, protocol);
     // A tunnel is outside `max_in_flight`, but it is load of its endpoint.
@@ -154,7 +166,8 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
     let deadline = pools.tunnel_deadline();
     let half_close_timeout = flight.local().transport().settings().half_close_timeout;
     pools.tunnels().spawn("tunnel", async move {
-        if let Err(error) = tunnel(asked.client, upstream, half_close_timeout, deadline).await {
+        let ends = (asked.client, upstream);
+        if let Err(error) = tunnel(ends, is_websocket, half_close_timeout, deadline).await {
             tracing::debug!(endpoint = %flight.local().label(), %error, "tunnel ended");
         }
     });
@@ -162,16 +175,20 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
 }
 
 async fn tunnel(
-    client: OnUpgrade,
-    upstream: OnUpgrade,
+    (client, upstream): (OnUpgrade, OnUpgrade),
+    is_websocket: bool,
     half_close_timeout: Duration,
     deadline: TunnelDeadline,
 ) -> Result<()> {
     let reset =
         |error: hyper::Error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error);
     let ended = Arc::new(Notify::new());
-    let mut client = Adapted { io: client.await.map_err(reset)?, ended: ended.clone() };
-    let mut upstream = Adapted { io: upstream.await.map_err(reset)?, ended: ended.clone() };
+    let adapted = |io| {
+        let frames = is_websocket.then(Frames::default);
+        Adapted { io, ended: ended.clone(), frames }
+    };
+    let mut client = adapted(client.await.map_err(reset)?);
+    let mut upstream = adapted(upstream.await.map_err(reset)?);
     let overdue = async {
         ended.notified().await;
         sleep(half_close_timeout).await;
@@ -182,7 +199,13 @@ async fn tunnel(
             copied.map(drop).map_err(|error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error))
         }
         () = overdue => Err(Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_detail("half-closed")),
-        () = reached(deadline) => Err(Kind::Draining.into()),
+        () = reached(deadline) => {
+            let mask = fastrand::u32(..).to_ne_bytes();
+            let farewell = async { join!(client.leave(None), upstream.leave(Some(mask))) };
+            // Whoever does not listen is cut off.
+            drop(timeout(FAREWELL, farewell).await);
+            Err(Kind::Draining.into())
+        }
     }
 }
 
@@ -200,6 +223,19 @@ async fn reached(mut deadline: TunnelDeadline) {
 }
 
 // === impl Adapted ===
+
+impl Adapted {
+    /// Tells a WebSocket that we go away, where a frame may stand, and hears it out: closed with something
+    /// unread, the kernel would take back what was said.
+    async fn leave(&mut self, mask: Option<[u8; 4]>) -> io::Result<()> {
+        if !self.frames.as_ref().is_some_and(Frames::may_follow) {
+            return Ok(());
+        }
+        self.write_all(&websocket::going_away(mask)).await?;
+        self.shutdown().await?;
+        copy(self, &mut sink()).await.map(drop)
+    }
+}
 
 impl AsyncRead for Adapted {
     fn poll_read(
@@ -222,7 +258,11 @@ impl AsyncWrite for Adapted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        if let Some(frames) = &mut self.frames {
+            frames.pass(&buf[..written]);
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

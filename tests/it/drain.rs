@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use sluicegate::gateway::{DrainSettings, Options};
+use tokio::io::AsyncWriteExt as _;
+use tokio_tungstenite::tungstenite;
 
 use crate::{
     harness::{Message, Origin, Reply, Running, config, eventually, origin, proxy_to, within},
@@ -94,7 +97,7 @@ async fn a_slow_answer_is_waited_for() {
         std::net::TcpStream::connect(gateway.address()).is_err()
     })
     .await;
-    tokio::io::AsyncWriteExt::write_all(&mut upstream, &origin::ok("late")).await.unwrap();
+    upstream.write_all(&origin::ok("late")).await.unwrap();
     let answer = client.response("GET").await;
     assert_eq!(answer.text(), "late");
     within("the process to be done", gateway.gateway().stopped()).await;
@@ -223,7 +226,7 @@ async fn an_order_whose_client_has_left_is_seen_through() {
         })
         .await;
         let mut stream = upstream.recv().await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, &origin::ok("fine")).await.unwrap();
+        stream.write_all(&origin::ok("fine")).await.unwrap();
         within("the process to be done", gateway.gateway().stopped()).await;
         drop(gateway);
         let next = Running::start_with(config(&yaml), options());
@@ -232,4 +235,43 @@ async fn an_order_whose_client_has_left_is_seen_through() {
         // What nobody had waited for would be uncertain.
         assert_eq!(kinds, ["placed"], "HTTP/2: {is_h2}");
     }
+}
+
+#[tokio::test]
+async fn both_ends_of_a_web_socket_hear_that_the_gateway_goes_away() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yaml = proxy_to(listener.local_addr().unwrap());
+    let gateway = Running::start_with(config(&yaml), options());
+    let stream = gateway.client().await.into_stream();
+    let (client, server) =
+        tokio::join!(tokio_tungstenite::client_async("ws://shop/chat", stream), async {
+            let (stream, _) = within("a connection", listener.accept()).await.unwrap();
+            tokio_tungstenite::accept_async(stream).await
+        });
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    for mut socket in [client.unwrap().0, server.unwrap()] {
+        let heard = within("a word", socket.next()).await.unwrap().unwrap();
+        let tungstenite::Message::Close(Some(frame)) = heard else { panic!("{heard:?}") };
+        assert_eq!(u16::from(frame.code), 1001);
+    }
+    within("the process to be done", gateway.gateway().stopped()).await;
+}
+
+#[tokio::test]
+async fn within_a_frame_of_a_web_socket_nothing_is_said() {
+    const FRAME: &[u8] = &[0x81, 5, b'h', b'e'];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yaml = proxy_to(listener.local_addr().unwrap());
+    let gateway = Running::start_with(config(&yaml), options());
+    let mut client = gateway.client().await;
+    let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{upgrade}")).await;
+    let (mut upstream, _) = within("a connection", listener.accept()).await.unwrap();
+    Message::read_request(&mut upstream, &mut Vec::new()).await.unwrap();
+    let switching = format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}");
+    upstream.write_all(&[switching.as_bytes(), FRAME].concat()).await.unwrap();
+    assert_eq!(client.response("GET").await.status(), 101);
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    assert_eq!(client.closed().await, FRAME);
+    within("the process to be done", gateway.gateway().stopped()).await;
 }
