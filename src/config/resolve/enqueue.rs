@@ -191,6 +191,14 @@ impl Resolver<'_> {
             ));
             self.warn(place, fault.help("a longer `retention.max_age`, or a shorter `status_ttl`"));
         }
+        if status_ttl < topic.dedup.window {
+            let place = written.status_ttl.map_or(written.topic.place, |ttl| ttl.place);
+            let fault = Fault::new(format!(
+                "`{}` knows duplicates for longer: a key that is used again then is not done, and its status is gone",
+                topic.name
+            ));
+            self.warn(place, fault.help("a `status_ttl` of the topic's `dedup.window` or longer"));
+        }
     }
 
     /// What nobody delivers is never over: its clients ask in vain, and with `spill` all that comes after it
