@@ -285,6 +285,7 @@ impl fmt::Display for Started {
                 Address::Unix => write!(f, "{comma}{name} on a unix socket")?,
             }
         }
-        write!(f, ", admin on {}, {} workers", self.admin, self.workers)
+        let plural = if self.workers == 1 { "" } else { "s" };
+        write!(f, ", admin on {}, {} worker{plural}", self.admin, self.workers)
     }
 }
