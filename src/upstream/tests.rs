@@ -1140,8 +1140,10 @@ async fn a_tunnel_ends_at_the_deadline_of_the_drain() {
     let rig = Arc::new(rig(upstream(echo).await, settings(Protocol::H1)));
     let mut client = upgraded(&rig).await;
     rig.deadline.send(Some(Instant::now() + Duration::from_millis(20))).unwrap();
-    let ended = time::timeout(Duration::from_secs(5), client.stream.read_u8()).await.unwrap();
-    assert!(ended.is_err());
+    let mut heard = Vec::new();
+    let ended = client.stream.read_to_end(&mut heard);
+    time::timeout(Duration::from_secs(5), ended).await.unwrap().unwrap();
+    assert_eq!(heard, websocket::going_away(None)[..], "and nothing more");
     time::timeout(Duration::from_secs(5), rig.tunnels.drained()).await.unwrap();
 }
 
