@@ -13,7 +13,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::events::queue::{log::DiskWatch, storage::Storage};
+use crate::events::queue::{
+    log::DiskWatch,
+    storage::{self, Storage},
+};
 
 /// The room of one store. All calls block.
 #[derive(Debug)]
@@ -108,9 +111,7 @@ impl Reserve {
             Ok(()) => {}
             Err(error) => {
                 remove_if_there(&*self.storage, &unfinished)?;
-                let is_full =
-                    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-                return if is_full { Ok(false) } else { Err(error) };
+                return if storage::is_full(&error) { Ok(false) } else { Err(error) };
             }
         }
         self.sync_dir()?;

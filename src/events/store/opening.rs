@@ -126,16 +126,6 @@ impl Store {
         Ok(store)
     }
 
-    /// A snapshot of what was recovered; if the disk is full, with the room that is kept for the journal.
-    async fn first_snapshot(&self) -> Result<(), Refusal> {
-        let Err(error) = self.snapshot().await else { return Ok(()) };
-        let store = self.clone();
-        match self.block(move || store.0.reserve.give_up()).await? {
-            Ok(true) => self.snapshot().await,
-            _ => Err(error),
-        }
-    }
-
     /// Starts a subscription. Without a machine it is new: it is set to its beginning.
     pub(super) async fn start(
         &self,

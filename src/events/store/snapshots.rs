@@ -1,12 +1,16 @@
 //! When delivery state is written anew, and the journal let go of.
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::{Store, layout::STATE};
-use crate::events::{delivery::snapshot::Snapshot, facade::Refusal, queue::Offset};
+use crate::events::{
+    delivery::snapshot::Snapshot,
+    facade::Refusal,
+    queue::{Offset, storage},
+};
 
 /// A snapshot is taken after so many bytes of journal ...
 const BYTES: u64 = 16 << 20;
@@ -14,6 +18,8 @@ const BYTES: u64 = 16 << 20;
 const EVERY: Duration = Duration::from_mins(1);
 /// The journal is synced within milliseconds; a disk that needs longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Without room for it another is tried after.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of the last snapshot.
 #[derive(Debug)]
@@ -42,6 +48,19 @@ impl Snapshots {
 // === impl Store ===
 
 impl Store {
+    /// A snapshot of what was recovered; if the disk is full, with the room that is kept for the journal.
+    pub(super) async fn first_snapshot(&self) -> Result<(), Refusal> {
+        let error = match self.snapshot().await {
+            Err(error @ Refusal::Disk { .. }) => error,
+            otherwise => return otherwise,
+        };
+        let store = self.clone();
+        match self.block(move || store.0.reserve.give_up()).await? {
+            Ok(true) => self.snapshot().await,
+            _ => Err(error),
+        }
+    }
+
     /// Takes a snapshot if it is time.
     pub(super) async fn snapshot_if_due(&self) {
         let journal = &self.0.journal;
@@ -98,7 +117,13 @@ impl Store {
             }
             Ok(())
         });
-        written.await?.map_err(|error: std::io::Error| Refusal::unavailable(error.to_string()))?;
+        written.await?.map_err(|error: io::Error| {
+            if storage::is_full(&error) {
+                Refusal::Disk { retry_after: AGAIN }
+            } else {
+                Refusal::unavailable(error.to_string())
+            }
+        })?;
         for subscription in holes {
             subscription.mend().await?;
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, ops::Range, time::Duration};
 
-use crate::events::queue::Offset;
+use crate::events::queue::{Offset, storage};
 
 /// An append was refused before anything was written: it may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,6 @@ impl OpenError {
 
     /// Whether the disk had no room: nothing else is wrong.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        matches!(self, Self::Io { source, .. } if storage::is_full(source))
     }
 }

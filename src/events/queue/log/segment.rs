@@ -13,7 +13,7 @@ use crate::events::queue::{
     Offset,
     codec::{FrameHead, Index, SEGMENT_HEADER_BYTES, SegmentHeader},
     mutation::{self, Mutation},
-    storage::{File, Storage},
+    storage::{self, File, Storage},
 };
 
 /// Where the first frame of a file begins.
@@ -269,11 +269,9 @@ fn begin(
 /// Room for `bytes`, or for half of it and so on, as long as that is worth it.
 fn allocate(file: &dyn File, bytes: u64) -> io::Result<()> {
     let mut length = bytes.max(MIN_SEGMENT_BYTES);
-    let is_full =
-        |it: &io::Error| matches!(it.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
     loop {
         match file.allocate(length) {
-            Err(error) if is_full(&error) && length > MIN_SEGMENT_BYTES => {
+            Err(error) if storage::is_full(&error) && length > MIN_SEGMENT_BYTES => {
                 length = (length / 2).max(MIN_SEGMENT_BYTES);
             }
             result => return result,

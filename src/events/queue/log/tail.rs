@@ -22,7 +22,7 @@ use crate::events::queue::{
     Offset,
     codec::{Closing, Frame, FrameHead, FrameWriter, Predecessor, SegmentHeader},
     mutation::{self, Mutation},
-    storage::File,
+    storage::{self, File},
 };
 
 /// What became of the newest file.
@@ -189,9 +189,7 @@ fn in_new_file(
     };
     let file = match segment::create(&shared.place, &header, room, fill) {
         Ok(file) => file,
-        Err(CreateError::Failed(error))
-            if verdict.copy.is_none() && error.kind() == ErrorKind::StorageFull =>
-        {
+        Err(CreateError::Failed(error)) if verdict.copy.is_none() && storage::is_full(&error) => {
             return Ok(full(old, proven));
         }
         Err(error) => return Err(OpenError::io("a new file is made")(error.into_io())),

@@ -27,6 +27,11 @@ pub fn open(root: &Path) -> io::Result<Arc<dyn Storage>> {
     Ok(Arc::new(Real::open(root)?))
 }
 
+/// Whether there is no room for it: nothing else is wrong with the disk.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A directory of files.
 pub trait Storage: fmt::Debug + Send + Sync {
     /// A new file, to read and write. `AlreadyExists` if the name is taken.
