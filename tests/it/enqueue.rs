@@ -235,6 +235,45 @@ async fn what_cannot_be_sent_is_spilled_and_nothing_is_published_of_it() {
     assert!((rig.gateway.metric(counted).await - 1.0).abs() < 0.1);
 }
 
+/// Spills, publishes nothing; `keys` are those of its upstream.
+fn only_spilling(upstream: &str, keys: &str) -> String {
+    format!(
+        "upstreams: {{ shop: {{ endpoints: [\"{upstream}\"], {keys} }} }}\n\
+         routes: [{{ name: orders, match: {{ path: /orders }}, upstream: shop, spill: {{ topic: intake }} }}]\n"
+    )
+}
+
+#[tokio::test]
+async fn what_can_neither_be_sent_nor_stored_is_told_when_to_come_back() {
+    let full = "disk: { low_water: 90%, min_free: 1024GiB }";
+    let rig = Rig::new(full, &only_spilling(&dead_address().to_string(), "")).await;
+    let answer = rig.send("POST /orders", "", ORDER).await;
+    assert_eq!(refused(&answer), refusal(503, "queue-disk"));
+    assert!(answer.field("retry-after").is_some(), "{}", answer.text());
+    let answer = rig.send("GET /orders", "", "").await;
+    assert_eq!(refused(&answer), refusal(502, "upstream-connect"), "nobody would have stored it");
+}
+
+#[tokio::test]
+async fn an_open_breaker_and_a_full_upstream_spill() {
+    let breaker = "outlier: { consecutive_failures: 100 },\
+        breaker: { consecutive_failures: 1, probe_after: 60s }";
+    let broken = Origin::start(|_, _| origin::Reply::Reset).await;
+    let rig = Rig::new(QUEUE, &only_spilling(&broken.address().to_string(), breaker)).await;
+    let first = rig.send("POST /orders", "", ORDER).await;
+    assert_eq!(refused(&first), refusal(502, "upstream-reset"), "it may have been seen");
+    location(&rig.send("POST /orders", "", ORDER).await);
+    assert_eq!(broken.requests().len(), 1);
+
+    let busy = Origin::start(|_, _| origin::Reply::Hang).await;
+    let rig = Rig::new(QUEUE, &only_spilling(&busy.address().to_string(), "max_in_flight: 1")).await;
+    let mut client = rig.gateway.client().await;
+    client.send("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+    eventually("the request that fills it", || busy.requests().len() == 1).await;
+    location(&rig.send("POST /orders", "", ORDER).await);
+    assert_eq!(busy.requests().len(), 1);
+}
+
 #[tokio::test]
 async fn what_can_be_sent_is_sent_and_its_event_published() {
     let shop = Origin::start(|_, _| origin::Reply::Answer(origin::ok("done"))).await;

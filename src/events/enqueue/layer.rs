@@ -7,9 +7,9 @@
 //! `event-too-large`, 422 `idempotency-mismatch` for another request under a key that a stored one has.
 //! 503 `queue-unavailable` also tells that a request may be stored, where its log failed meanwhile; for who
 //! goes by its outcome it may have been seen, as it may be sent yet.
-//! What is to be spilled and is not stored is answered with what kept it from being sent; one with a key
-//! while the topic is not open with 503 `queue-unavailable` and nothing sent. Writes to the
-//! context that the request is done later.
+//! What could not be sent and finds no room either is answered the same, since it may come again once there
+//! is room or an upstream; what is too large to be stored with what kept it from being sent. One with a key
+//! is not even sent while the topic is not open. Writes to the context that the request is done later.
 //!
 //! A request that may be spilled goes on in a task of the worker's drained spawner when the client leaves, so
 //! that it comes to one of its ends. Of a key with a spilled request that waits nothing is sent, nor
@@ -84,9 +84,7 @@ impl<S: Next> Service<Request> for Enqueue<S> {
         let has_work = |it: &&Arc<Enqueuer>| match it.settings.when {
             When::Always { .. } => true,
             // Nobody wants the answer to a question later.
-            When::Unsent if request.parts.method.is_safe() => false,
-            // Nobody knows what is stored before it: that is refused.
-            When::Unsent => it.parts().is_ok() || making::is_keyed(&it.settings, &request),
+            When::Unsent => !request.parts.method.is_safe(),
         };
         match self.enqueuer.as_ref().filter(has_work).cloned() {
             None => Either::Left(self.inner.call(request)),
@@ -120,11 +118,29 @@ async fn spill<S: Next>(
     inner: S,
     request: Request,
 ) -> Result<Response, Error> {
+    // Nobody knows what is stored before one with a key: that one is refused.
+    if enqueuer.parts().is_err() && !making::is_keyed(&enqueuer.settings, &request) {
+        return send_only(&enqueuer, inner, request).await;
+    }
     let stored = enqueuer.stored(&request)?;
     let tasks = enqueuer.parts()?.tasks.clone();
     let sending = async move { send_or_store(&enqueuer, inner, request, stored).await };
     // To its end: the drain waits for it, the client does not have to.
     tasks.runs_on("spill", sending).await
+}
+
+/// While there is nothing to store it in.
+async fn send_only<S: Next>(
+    enqueuer: &Enqueuer,
+    mut inner: S,
+    request: Request,
+) -> Result<Response, Error> {
+    let cx = request.cx.clone();
+    let result = inner.call(request).await;
+    match enqueuer.parts() {
+        Err(error) if may_spill(&result, &cx) => Err(error),
+        _ => result,
+    }
 }
 
 async fn send_or_store<S: Next>(
@@ -146,7 +162,6 @@ async fn send_or_store<S: Next>(
     }
     match spill_one(enqueuer, stored, &cx).await {
         Ok(kept) => enqueuer.answer(&kept, preference, &cx).await,
-        // It may be stored, or another is under its key.
         Err(error) if is_told(error.kind()) => Err(error),
         Err(error) => {
             tracing::debug!(%error, "what could not be sent cannot be stored either");

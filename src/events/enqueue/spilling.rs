@@ -12,10 +12,24 @@ pub(super) fn may_spill(result: &Result<Response, Error>, cx: &Context) -> bool 
     Outcome::of(result, cx) == Outcome::NotSent && is_want_of_upstream(error.kind())
 }
 
-/// Whether a client is told why its request is not spilled, rather than why it was not sent: it may be
-/// sent yet, or it is not the one that its key says it is.
+/// Whether a client is told why its request is not spilled, rather than why it was not sent: there is no room
+/// now and may be soon, it may be sent yet, or it is not the one that its key says it is. What the topic never
+/// takes would be no less wrong later: the reason for that is that it could not be sent.
 pub(super) fn is_told(kind: &Kind) -> bool {
-    matches!(kind, Kind::Queue(QueueFault::MaybeStored(_)) | Kind::Idempotency(_))
+    match kind {
+        Kind::Queue(fault) => match fault {
+            QueueFault::Full(_)
+            | QueueFault::Disk(_)
+            | QueueFault::Unavailable(_)
+            | QueueFault::MaybeStored(_) => true,
+            QueueFault::TooLarge
+            | QueueFault::KeyMissing
+            | QueueFault::OtherInstance
+            | QueueFault::StatusGone => false,
+        },
+        Kind::Idempotency(_) => true,
+        _ => false,
+    }
 }
 
 /// Total, so that a new kind has to say what it means.

@@ -516,15 +516,37 @@ async fn what_is_stored_already_is_not_sent_when_its_client_comes_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_spilled_is_answered_as_if_there_were_no_spill() {
+async fn what_finds_neither_an_upstream_nor_room_may_come_again_when_the_queue_says() {
     let world = World::new().await;
     let count = Arc::new(AtomicUsize::new(0));
-    let refused = || failing(Kind::UpstreamNone, count.clone());
+    let send = async |settings: Settings, request: Request| {
+        let (refused, cx) = (failing(Kind::UpstreamConnect, count.clone()), request.cx.clone());
+        let answer = world.send(settings, request, refused).await;
+        assert_eq!(Outcome::of(&answer, &cx), Outcome::NotSent);
+        let error = answer.unwrap_err();
+        (error.kind().reason(), error.kind().retry_after().is_some())
+    };
+    world.told.is_full.store(true, Relaxed);
+    assert_eq!(send(spill(), post(ORDER)).await, ("queue-full", true));
+    world.told.is_full.store(false, Relaxed);
+    let none = Settings { topic: "none".into(), ..spill() };
+    assert_eq!(send(none, post("{}")).await, ("queue-unavailable", true));
+    assert_eq!(count.load(Relaxed), 2, "it is sent first");
     let long = "x".repeat(2 << 10);
-    assert_eq!(reason(world.send(spill(), post(&long), refused()).await), "upstream-none");
+    let told = send(spill(), post(&long)).await;
+    assert_eq!(told, ("upstream-connect", false), "it is too large whenever it comes");
+    assert!(world.stored().is_empty());
+}
+
+#[tokio::test]
+async fn while_its_topic_is_not_there_what_may_have_been_seen_is_told_and_what_has_a_key_is_not_sent() {
+    let world = World::new().await;
+    let count = Arc::new(AtomicUsize::new(0));
     let none = || Settings { topic: "none".into(), ..spill() };
-    assert_eq!(reason(world.send(none(), post("{}"), refused()).await), "upstream-none");
-    assert_eq!(count.load(Relaxed), 2);
+    let reset = failing(Kind::UpstreamReset(Sent::MaybeSeen), count.clone());
+    assert_eq!(reason(world.send(none(), post("{}"), reset).await), "upstream-reset");
+    let ok = service_fn(|_: Request| async { Ok(Response::new(Body::empty())) });
+    assert_eq!(world.send(none(), post("{}"), ok).await.unwrap().status(), StatusCode::OK);
     for keyed in [post(ORDER), keyed("k", "shop:alice", "{}")] {
         let answer = world.send(none(), keyed, never()).await;
         assert_eq!(reason(answer), "queue-unavailable", "what is stored of its key nobody knows");
