@@ -9,8 +9,9 @@
 
 use std::{
     fmt,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{
         Arc,
@@ -21,6 +22,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::{fs::OFlags, io::Errno};
 use tokio::time::Instant;
 
 use crate::telemetry::{
@@ -181,8 +183,7 @@ impl Opened {
             AccessLogPath::Off => Box::new(io::sink()),
             AccessLogPath::Stdout => Box::new(io::stdout()),
             AccessLogPath::File(path) => {
-                let file = OpenOptions::new().append(true).create(true).open(path);
-                Box::new(file.map_err(|error| refused(path, &error))?)
+                Box::new(open(path).map_err(|error| refused(path, &error))?)
             }
         }))
     }
@@ -194,11 +195,22 @@ impl fmt::Debug for Opened {
     }
 }
 
+/// A pipe that nobody reads fails at once: whoever opens it would wait for a reader. The writer waits as ever.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
+}
+
 /// What the system said, of which file, and what to do.
 fn refused(path: &Path, error: &io::Error) -> io::Error {
     let help = match error.kind() {
         io::ErrorKind::NotFound => " (make its folder first)",
         io::ErrorKind::IsADirectory => " (name a file in it)",
+        _ if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+            " (a pipe needs a reader first)"
+        }
         _ => "",
     };
     io::Error::new(error.kind(), format!("cannot write `{}`: {error}{help}", path.display()))
@@ -354,7 +366,7 @@ fn write_whole(output: &mut Output, bytes: &[u8]) -> (usize, io::Result<()>) {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::mpsc;
+    use std::{io::Read as _, sync::mpsc};
 
     use http::StatusCode;
     use tokio::time::Instant;
@@ -591,5 +603,24 @@ pub(crate) mod tests {
         let AccessLogPath::File(missing_file) = &missing else { unreachable!() };
         let said = Opened::new(&missing).unwrap_err().to_string();
         assert!(said.contains(&*missing_file.to_string_lossy()), "{said}");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_refused_and_one_that_is_read_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let path = AccessLogPath::File(pipe.clone());
+        let said = Opened::new(&path).unwrap_err().to_string();
+        assert!(said.contains("a pipe needs a reader first"), "{said}");
+        // Both ends: what opens one of them waits for nobody.
+        let mut both = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        let mut opened = Opened::new(&path).unwrap();
+        let file = open(&pipe).unwrap();
+        assert!(!rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK), "it waits");
+        opened.0.write_all(b"line").unwrap();
+        let mut read = [0; 4];
+        both.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"line");
     }
 }
