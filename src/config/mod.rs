@@ -18,7 +18,6 @@ pub mod value;
 pub mod written;
 
 use std::{
-    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,7 +25,9 @@ use std::{
 pub use self::problem::{Problem, Problems};
 
 use crate::{
-    admin, balancer, connection, events, listener,
+    admin, balancer, connection, events,
+    http::named_file,
+    listener,
     middleware::{
         action, adaptive, auth, body_limit, buffer, concurrency_limit, cors, edge, fault, headers,
         idempotency, ip_filter, mirror, rate_limit, retry, timeout,
@@ -85,9 +86,6 @@ pub struct Loaded {
     /// The files it was made from; a change of any of them asks for a reload.
     pub watched: Vec<PathBuf>,
 }
-
-/// Beyond it a file is not a configuration.
-const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How many bytes a body of the event endpoints may have: the largest event as JSON with its data in
 /// base64, or a batch of small ones.
@@ -185,13 +183,8 @@ pub struct Mirror {
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
     let failed = |reason: String| Problems(vec![Problem::of_file(&name, reason)]);
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|error| failed(format!("the file cannot be read: {error}")))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(failed("the file is larger than 16 MiB".to_owned()));
-    }
+    let read = named_file::read(path);
+    let bytes = read.map_err(|error| failed(format!("the file cannot be read: {error}")))?;
     let text = String::from_utf8(bytes).map_err(|_| failed("the file is not UTF-8".to_owned()))?;
     let base = path.parent().unwrap_or(Path::new(""));
     let mut loaded = resolve::resolve(&text, &name, base, &|name| std::env::var(name).ok())?;

@@ -13,6 +13,7 @@ pub mod hop_by_hop;
 pub mod idempotency;
 pub mod identity;
 pub mod io;
+pub mod named_file;
 pub mod names;
 pub mod outcome;
 pub mod pace;

@@ -27,8 +27,9 @@ use rustls::{
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::listener::{
-    CertificateFiles, ClientAuth, TlsSettings, Unfit, identity, sni::Certificates,
+use crate::{
+    http::named_file,
+    listener::{CertificateFiles, ClientAuth, TlsSettings, Unfit, identity, sni::Certificates},
 };
 
 /// For how long a changed file must not change again before it is read.
@@ -328,7 +329,7 @@ fn read_authorities(client_auth: &ClientAuth) -> Result<Option<Arc<[u8]>>, TlsEr
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+    named_file::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
 fn content(path: &Path, problem: String) -> TlsError {

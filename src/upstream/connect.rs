@@ -4,7 +4,7 @@
 //! "happy eyeballs" is the balancer's: an address that does not connect costs one class A retry and
 //! then counts as slow, and the others are chosen.
 
-use std::{fmt, fs, io, path::Path, sync::Arc, time::Duration};
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     error::{Error, Kind},
+    http::named_file,
     upstream::{
         Address, Endpoint, Protocol, Settings, TlsSettings,
         io::{Plain, Probe, Stream},
@@ -234,5 +235,5 @@ impl Material {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    named_file::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }

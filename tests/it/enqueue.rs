@@ -266,7 +266,8 @@ async fn an_open_breaker_and_a_full_upstream_spill() {
     assert_eq!(broken.requests().len(), 1);
 
     let busy = Origin::start(|_, _| origin::Reply::Hang).await;
-    let rig = Rig::new(QUEUE, &only_spilling(&busy.address().to_string(), "max_in_flight: 1")).await;
+    let rig =
+        Rig::new(QUEUE, &only_spilling(&busy.address().to_string(), "max_in_flight: 1")).await;
     let mut client = rig.gateway.client().await;
     client.send("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
     eventually("the request that fills it", || busy.requests().len() == 1).await;

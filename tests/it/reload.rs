@@ -72,6 +72,39 @@ async fn a_broken_file_changes_nothing_and_is_told() {
 }
 
 #[tokio::test]
+async fn a_pipe_in_place_of_a_file_is_told_and_holds_up_nothing() {
+    let file = FromFile::start(&responds("one"));
+    // Renamed over it, as files are replaced that must never be half there.
+    let put_pipe = |at: &std::path::Path| {
+        let aside = at.with_extension("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&aside).status().unwrap().success());
+        std::fs::rename(&aside, at).unwrap();
+    };
+    put_pipe(&file.path);
+    let reload = async || within("an answer", file.running.admin("POST", "/v1/reload")).await;
+    let answer = reload().await;
+    assert_eq!(answer.status(), 422);
+    assert!(answer.text().contains("it is a pipe, not a file"), "{}", answer.text());
+    assert_eq!(file.running.client().await.get("/a").await.text(), "one");
+    // What the file names, too; none of it keeps the control thread from the next order.
+    let keys = file.path.with_file_name("keys.json");
+    put_pipe(&keys);
+    std::fs::remove_file(&file.path).unwrap();
+    let issuer = "issuers: { a: { issuer: a, audience: [a], algorithms: [RS256], jwks: { file: keys.json } } }\n";
+    file.write(&format!("{issuer}{}", responds("two")));
+    let answer = reload().await;
+    assert_eq!(answer.status(), 422);
+    assert!(
+        answer.text().contains("`keys.json` cannot be read: it is a pipe"),
+        "{}",
+        answer.text()
+    );
+    file.write(&responds("three"));
+    assert_eq!(reload().await.status(), 200);
+    assert_eq!(file.running.client().await.get("/a").await.text(), "three");
+}
+
+#[tokio::test]
 async fn what_needs_a_restart_is_refused() {
     let file = FromFile::start(&format!("workers: 1\n{}", responds("one")));
     file.write(&format!("workers: 2\n{}", responds("two")));

@@ -14,7 +14,7 @@ use crate::{
         value::{Fault, Reference, SecretReference, Text, Value},
         written::{Place, Written},
     },
-    http::Secret,
+    http::{Secret, named_file},
     listener::{Unfit, identity},
 };
 
@@ -116,7 +116,7 @@ impl Resolver<'_> {
     /// The bytes of a file, which is watched from now on.
     pub(super) fn read(&mut self, place: Place, path: &Path) -> Option<Vec<u8>> {
         let full = self.base.join(path);
-        let read = std::fs::read(&full);
+        let read = named_file::read(&full);
         self.watched.push(full);
         let shown = path.display();
         let fault = |error: io::Error| {

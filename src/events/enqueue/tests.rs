@@ -539,7 +539,8 @@ async fn what_finds_neither_an_upstream_nor_room_may_come_again_when_the_queue_s
 }
 
 #[tokio::test]
-async fn while_its_topic_is_not_there_what_may_have_been_seen_is_told_and_what_has_a_key_is_not_sent() {
+async fn while_its_topic_is_not_there_what_may_have_been_seen_is_told_and_what_has_a_key_is_not_sent()
+ {
     let world = World::new().await;
     let count = Arc::new(AtomicUsize::new(0));
     let none = || Settings { topic: "none".into(), ..spill() };
