@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// A private key in PEM, instead of the configuration's
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Which key of a file signs, or the name that --key has in the issuer's key set
+    /// Which key of a file signs; or the name that the header gives to --key or to the secret
     #[arg(long, value_name = "KID")]
     kid: Option<String>,
 }
@@ -114,7 +114,13 @@ fn signer(args: &Args, issuer: &Issuer) -> Result<Signer, String> {
         return Ok(signer);
     }
     match &issuer.at_hand {
-        AtHand::Secret(secret) => Signer::from_secret(secret.expose(), &allowed),
+        AtHand::Secret(secret) => {
+            let mut signer = Signer::from_secret(secret.expose(), &allowed)?;
+            if let Some(kid) = kid {
+                signer.set_kid(kid.to_owned());
+            }
+            Ok(signer)
+        }
         AtHand::File(path) => {
             let document = read(path)?;
             Signer::from_jwks(&document, &allowed, kid).map_err(|error| {

@@ -6,7 +6,8 @@ use std::{
     process::{Command, Output},
 };
 
-use serde_json::json;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
 use sluicegate::{config, gateway::Options};
 
 use crate::harness::{Message, Running, issuer::SigningKey};
@@ -72,6 +73,7 @@ async fn the_gateway_lets_in_what_it_signs() {
     let scope = ["--sub", "alice", "--scope", "orders:read"];
     for arguments in [
         &["--issuer", "shop"][..],
+        &["--issuer", "shop", "--kid", "k1"],
         &["--issuer", "shop", "--audience", "other", "--ttl", "90s", "--scope", "a b"],
         &["--issuer", "own", "--claim", "tenant=acme"],
         &["--issuer", "own", "--claim", "tenant={\"id\":7}", "--kid", "own-1"],
@@ -86,6 +88,22 @@ async fn the_gateway_lets_in_what_it_signs() {
     let stranger = ["--issuer", "shop", "--audience", "elsewhere"];
     let stranger = token(at, &[&stranger[..], &scope].concat());
     assert_eq!(ask(&gateway, &stranger).await.status(), 401);
+}
+
+#[test]
+fn the_header_names_the_key_that_is_asked_for() {
+    let folder = folder();
+    for arguments in [
+        &["--issuer", "shop"][..],
+        &["--issuer", "own", "--claim", "tenant=1"],
+        &["--issuer", "public", "--key", "public.pem"],
+    ] {
+        let named = [arguments, &["--sub", "alice", "--kid", "own-1"]].concat();
+        let token = token(folder.path(), &named);
+        let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+        let header: Value = serde_json::from_slice(&header).unwrap();
+        assert_eq!(header["kid"], "own-1", "{arguments:?}");
+    }
 }
 
 #[test]
