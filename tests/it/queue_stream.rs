@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Running, within},
+    harness::{Origin, Reply, Running, within},
     queue_http::{event, publish},
 };
 
@@ -155,6 +155,73 @@ async fn a_reader_that_does_not_read_is_told_of_a_gap_and_holds_up_nobody() {
     publish(admin, &event("end", "k", &json!("end"))).await;
     let told = stream.next().await;
     assert_eq!((told.id, &told.data["event"]["id"]), (last.to_string(), &json!("end")));
+}
+
+#[tokio::test]
+async fn a_reader_that_is_cut_off_misses_nothing_when_it_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Running::start(&queue(folder.path()));
+    let admin = gateway.gateway().admin_address();
+    let mut stream = Stream::open(admin, "", None).await;
+    publish(admin, &event("0", "k", &json!(0))).await;
+    assert_eq!(stream.next().await.id, "0");
+    // More than its socket takes, and it does not read.
+    let large = "x".repeat(900 << 10);
+    for number in 1..16 {
+        publish(admin, &event(&number.to_string(), "k", &json!(large))).await;
+    }
+    drop(gateway);
+    let mut last = 0;
+    within("the end of what was on its way", async {
+        loop {
+            while let Some(told) = stream.take() {
+                last += 1;
+                assert_eq!((told.id, told.event), (last.to_string(), String::new()));
+            }
+            let mut bytes = vec![0; 64 << 10];
+            match stream.socket.read(&mut bytes).await {
+                Ok(count @ 1..) => stream.text += std::str::from_utf8(&bytes[..count]).unwrap(),
+                Ok(0) | Err(_) => return,
+            }
+        }
+    })
+    .await;
+    assert!(last < 15, "it was cut off");
+
+    let gateway = Running::start(&queue(folder.path()));
+    let admin = gateway.gateway().admin_address();
+    let mut stream = Stream::open(admin, "", Some(&last.to_string())).await;
+    for offset in last + 1..16 {
+        let told = stream.next().await;
+        assert_eq!(
+            (told.id, told.event),
+            (offset.to_string(), String::new()),
+            "nothing is left out"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_program_says_what_is_missing_beside_the_events_and_goes_on_behind_it() {
+    let stream = |messages: &str| {
+        let head =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        Reply::AnswerThenClose(format!("{head}retry: 1\n\n{messages}").into())
+    };
+    let admin = Origin::start(move |number, _| match number {
+        0 => stream("id: 7\nevent: gap\ndata: {\"lost\":3,\"skipped\":4}\n\n"),
+        _ => stream("id: 8\ndata: {\"offset\":8}\n\n"),
+    })
+    .await;
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+    program.args(["queue", "--admin", &admin.address().to_string(), "tail", "orders", "--json"]);
+    program.args(["--count", "1"]);
+    let program = tokio::task::spawn_blocking(move || program.output());
+    let output = within("the program", program).await.unwrap().unwrap();
+    let [text, said] = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap());
+    assert_eq!(text, "{\"offset\":8}\n", "what reads it reads events");
+    assert_eq!(said, "-- 3 events are lost or gone\n-- 4 events were left out: too slow\n");
+    assert_eq!(admin.requests()[1].field("last-event-id"), Some("7"));
 }
 
 #[tokio::test]

@@ -136,10 +136,10 @@ fn show(message: &Message, json: bool) {
     let Ok(value) = serde_json::from_str::<Value>(&message.data) else { return };
     if message.event.as_deref() == Some("gap") {
         if let Some(lost @ 1..) = value["lost"].as_u64() {
-            cli::print(&format!("-- {lost} events are lost or gone\n"));
+            say(&format!("{lost} events are lost or gone"));
         }
         if let Some(skipped @ 1..) = value["skipped"].as_u64() {
-            cli::print(&format!("-- {skipped} events were left out: too slow\n"));
+            say(&format!("{skipped} events were left out: too slow"));
         }
     } else if json {
         // As it came, numbers too; a line end between its parts is as good as a blank.
