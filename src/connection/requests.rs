@@ -13,7 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Version, header::CONNECTION};
+use http::{
+    HeaderValue, StatusCode, Version,
+    header::{CONNECTION, UPGRADE},
+};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -121,7 +124,10 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
         let Some(exchange) = this.exchange.take() else { return Poll::Pending };
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if exchange.progress.is_none() && exchange.state.is_closing() && !is_upgrade {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            // A 426 says what it has to, too (RFC 9110, 7.8).
+            let options =
+                if response.headers().contains_key(UPGRADE) { "upgrade, close" } else { "close" };
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static(options));
         }
         let is_held = is_upgrade && exchange.progress.is_none();
         if is_held {

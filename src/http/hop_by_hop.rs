@@ -63,8 +63,8 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// As [`strip`] for the 101 that answers an upgrade we forwarded: `Upgrade` passes, with
-/// `Connection: upgrade` and nothing else on `Connection`.
+/// As [`strip`] for a 426: its `Upgrade` says what the client has to speak (RFC 9110, 15.5.22), and passes
+/// with `Connection: upgrade` and nothing else on `Connection`.
 pub fn strip_keeping_upgrade(headers: &mut HeaderMap) {
     let upgrade = headers.get(UPGRADE).cloned();
     strip(headers);
@@ -256,12 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn the_101_keeps_its_upgrade() {
+    fn the_426_keeps_its_upgrade() {
         let mut headers = map(&[
             ("connection", "Upgrade, x-hop"),
             ("upgrade", "websocket"),
             ("x-hop", "1"),
-            ("sec-websocket-accept", "s3p"),
+            ("sec-websocket-version", "13"),
         ]);
         strip_keeping_upgrade(&mut headers);
         assert_eq!(
@@ -269,7 +269,7 @@ mod tests {
             map(&[
                 ("connection", "upgrade"),
                 ("upgrade", "websocket"),
-                ("sec-websocket-accept", "s3p"),
+                ("sec-websocket-version", "13"),
             ])
         );
     }

@@ -174,7 +174,11 @@ pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> 
             return refuse("a Transfer-Encoding other than one `chunked`");
         }
     }
-    hop_by_hop::strip(&mut parts.headers);
+    if parts.status == StatusCode::UPGRADE_REQUIRED {
+        hop_by_hop::strip_keeping_upgrade(&mut parts.headers);
+    } else {
+        hop_by_hop::strip(&mut parts.headers);
+    }
     if parts.status == StatusCode::NO_CONTENT {
         parts.headers.remove(header::CONTENT_LENGTH);
     }

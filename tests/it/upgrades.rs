@@ -4,7 +4,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Origin, Running, proxy_to, within};
+use crate::harness::{Origin, Reply, Running, proxy_to, within};
 
 /// A WebSocket server that says everything back.
 pub async fn echo() -> std::net::SocketAddr {
@@ -57,6 +57,42 @@ async fn a_web_socket_outlives_every_idle_timeout() {
         socket.send(Message::text("still here")).await.unwrap();
         within("the echo", socket.next()).await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_client_is_told_what_to_upgrade_to() {
+    let origin = Origin::start(|_, _| {
+        let head =
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade, x-hop\r\n";
+        Reply::Answer(format!("{head}X-Hop: 1\r\nContent-Length: 0\r\n\r\n").into())
+    })
+    .await;
+    let yaml = format!("limits: {{ requests_per_connection: 2 }}\n{}", proxy_to(origin.address()));
+    let gateway = Running::start(&yaml);
+    let mut client = gateway.client().await;
+    let mut options = Vec::new();
+    loop {
+        let answer = client.get("/").await;
+        assert_eq!((answer.status(), answer.field("upgrade")), (426, Some("websocket")));
+        assert_eq!(answer.field("x-hop"), None);
+        options.push(answer.field("connection").unwrap().to_owned());
+        if options.last().is_some_and(|options| options.contains("close")) {
+            break;
+        }
+    }
+    let last = options.pop();
+    assert_eq!(last.as_deref(), Some("upgrade, close"), "one that is the last on its connection");
+    assert!(options.iter().all(|options| options == "upgrade"), "{options:?}");
+    within("the end of the connection", client.closed()).await;
+
+    // HTTP/2 has no such field (RFC 9113, 8.2.2): a client would take the answer for malformed.
+    let stream = gateway.client().await.into_stream();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get("http://shop/").body(()).unwrap();
+    let (answer, _) = client.ready().await.unwrap().send_request(request, true).unwrap();
+    let answer = within("the answer", answer).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("upgrade")), (426, None));
 }
 
 #[tokio::test]
