@@ -3,27 +3,31 @@
 //! A record holds for its TTL, at least 1 s and at most 30 s. While the resolver errs, what it said
 //! last serves for up to 5 minutes; that a name has no records is an answer, not an error, and takes
 //! effect at once. Every address of a name, of both families, is an endpoint of its own: what cannot
-//! be reached over IPv6 fails to connect, counts as slow, and IPv4 is chosen.
+//! be reached over IPv6 fails to connect, counts as slow, and IPv4 is chosen. The families are asked
+//! for apart: an error with one takes nothing away from what is known of it, and once there are
+//! addresses of one the other is waited for shortly only, since there are name servers that never
+//! answer to AAAA.
 
 use std::{
     collections::HashMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
-use hickory_resolver::{
-    TokioResolver,
-    config::LookupIpStrategy,
-    net::NetError,
-    proto::rr::{RData, Record},
+use futures_util::{
+    StreamExt,
+    future::{self, Either},
+    stream,
 };
 use tokio::time::{self, Instant};
 
-use crate::balancer::{Source, SourceAddress};
+use crate::balancer::{
+    Source, SourceAddress,
+    resolver::{Answer, Family, Lookup, Resolve, ResolveError, Service},
+};
 
 /// A record holds at least so long.
 const TTL_FLOOR: Duration = Duration::from_secs(1);
@@ -33,52 +37,12 @@ const TTL_CAP: Duration = Duration::from_secs(30);
 const STALE: Duration = Duration::from_mins(5);
 /// How long one lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one family is waited for once there are addresses of the other.
+const OTHER_FAMILY: Duration = Duration::from_secs(2);
 /// How many names behind SRV records are asked for at a time.
 const CONCURRENT_LOOKUPS: usize = 8;
 /// The most SRV records of a name; more are left out.
 const MAX_SERVICES: usize = 256;
-
-/// A resolver. A trait, so that tests can script one.
-pub trait Resolve: Send + Sync + 'static {
-    /// The addresses of `host`, of both families.
-    fn addresses<'a>(&'a self, host: &'a str) -> Lookup<'a, IpAddr>;
-
-    /// The records of the SRV name `name`.
-    fn services<'a>(&'a self, name: &'a str) -> Lookup<'a, Service>;
-}
-
-/// A lookup under way.
-pub type Lookup<'a, T> = Pin<Box<dyn Future<Output = Result<Answer<T>, ResolveError>> + Send + 'a>>;
-
-/// What a name resolves to, and for how long. An empty list is an answer: there is nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer<T> {
-    /// The records.
-    pub records: Vec<T>,
-    /// How long they hold.
-    pub ttl: Duration,
-}
-
-/// One SRV record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    /// The name it is at.
-    pub host: Box<str>,
-    /// The port.
-    pub port: u16,
-    /// 0 goes first.
-    pub priority: u16,
-    /// Its share within its priority.
-    pub weight: u16,
-}
-
-/// The resolver gave no answer.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ResolveError(pub String);
-
-/// The system's name servers and hosts file, asked by hickory.
-pub struct Hickory(TokioResolver);
 
 /// Where an endpoint of a source is, as its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,32 +53,44 @@ pub(crate) struct Resolved {
     pub(crate) priority: u32,
 }
 
-/// What the names behind SRV records resolved to last, and when. At most [`MAX_SERVICES`].
-type Known = HashMap<Box<str>, (Instant, Vec<IpAddr>)>;
+/// What each name of a source resolved to last. At most [`MAX_SERVICES`].
+pub(crate) type Known = HashMap<Box<str>, Heard>;
 
-/// Resolves `source` for ever and tells `publish` of each change: the addresses, or `None` when
-/// there are none that may be used. `answered`: when the addresses that serve meanwhile were given,
-/// if there are any. Never completes.
+/// What a name resolved to last, of each family, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    v4: Option<(Instant, Vec<IpAddr>)>,
+    v6: Option<(Instant, Vec<IpAddr>)>,
+}
+
+/// The answers for both families, or that there is nothing.
+type Both = (Result<Answer<IpAddr>, ResolveError>, Result<Answer<IpAddr>, ResolveError>);
+
+/// Resolves `source` for ever and tells `publish` of each answer: the addresses, or `None` when there
+/// are none that may be used, and what is known now. `answered`: when the addresses that serve
+/// meanwhile were given, if there are any; `known`: what was known then. Never completes.
 pub(crate) async fn follow(
     source: Source,
     resolver: Arc<dyn Resolve>,
-    mut answered: Option<Instant>,
-    mut publish: impl FnMut(Option<Vec<Resolved>>),
+    answered: Option<Instant>,
+    mut known: Known,
+    mut publish: impl FnMut(Option<Vec<Resolved>>, &Known),
 ) {
     let mut failures = 0;
-    let mut known = Known::new();
+    let mut answered = newest(&known).or(answered);
     loop {
         let pause = match resolve(&source, &*resolver, &mut known).await {
             Ok(answer) => {
-                answered = Some(Instant::now());
+                // Where all that serves is of a family that fails now, it grows old as if both did.
+                answered = newest(&known).or_else(|| Some(Instant::now()));
                 failures = 0;
-                publish(Some(answer.records));
+                publish(Some(answer.records), &known);
                 answer.ttl.clamp(TTL_FLOOR, TTL_CAP)
             }
             Err(error) => {
-                tracing::warn!(name = ?source.address, %error, "name resolution failed");
+                tracing::warn!(name = %source.address, %error, "name resolution failed");
                 if answered.is_none_or(|at| at.elapsed() >= STALE) {
-                    publish(None);
+                    publish(None, &known);
                 }
                 failures += 1;
                 (TTL_FLOOR * 2u32.saturating_pow(failures - 1)).min(TTL_CAP)
@@ -124,6 +100,17 @@ pub(crate) async fn follow(
     }
 }
 
+/// When the youngest of the addresses was heard of.
+fn newest(known: &Known) -> Option<Instant> {
+    let families = known.values().flat_map(|heard| [&heard.v4, &heard.v6]).flatten();
+    families.filter(|(_, addresses)| !addresses.is_empty()).map(|(at, _)| *at).max()
+}
+
+/// The addresses of `host`, of both families, or of one of them if the other cannot be had.
+pub async fn addresses(resolver: &dyn Resolve, host: &str) -> Result<Answer<IpAddr>, ResolveError> {
+    Heard::default().join(ask(resolver, host).await, Instant::now())
+}
+
 async fn resolve(
     source: &Source,
     resolver: &dyn Resolve,
@@ -131,7 +118,9 @@ async fn resolve(
 ) -> Result<Answer<Resolved>, ResolveError> {
     match &source.address {
         SourceAddress::Host { host, port } => {
-            let answer = in_time(resolver.addresses(host)).await?;
+            let both = ask(resolver, host).await;
+            let heard = known.entry(host.clone()).or_default();
+            let answer = heard.join(both, Instant::now())?;
             let at = |ip| Resolved {
                 address: SocketAddr::new(ip, *port),
                 host: host.clone(),
@@ -145,11 +134,78 @@ async fn resolve(
     }
 }
 
+/// The records of the first of `name`'s names that has any. That there are none is an answer only
+/// where nobody erred on the way to it: that the next name of a search list does not exist says
+/// nothing of one that its name server is in trouble with.
+pub(crate) async fn services(
+    resolver: &dyn Resolve,
+    name: &str,
+) -> Result<Answer<Service>, ResolveError> {
+    let deadline = Instant::now() + LOOKUP_TIMEOUT;
+    let mut nothing = Ok(Answer::nothing());
+    for name in resolver.names(name) {
+        let answer = in_time(deadline, resolver.services(&name)).await;
+        if has_records(&answer) {
+            return answer;
+        }
+        nothing = nothing.and(answer);
+    }
+    nothing
+}
+
+/// As [`services`], with a failure of one family apart from that of the other. Both are of the same
+/// name.
+async fn ask(resolver: &dyn Resolve, host: &str) -> Both {
+    let deadline = Instant::now() + LOOKUP_TIMEOUT;
+    let mut nothing = (Ok(Answer::nothing()), Ok(Answer::nothing()));
+    for name in resolver.names(host) {
+        let (v4, v6) = ask_for(resolver, &name, deadline).await;
+        if has_records(&v4) || has_records(&v6) {
+            return (v4, v6);
+        }
+        nothing = (nothing.0.and(v4), nothing.1.and(v6));
+    }
+    nothing
+}
+
+fn has_records<T>(answer: &Result<Answer<T>, ResolveError>) -> bool {
+    answer.as_ref().is_ok_and(|answer| !answer.records.is_empty())
+}
+
 /// The end of a lookup, and of the patience for it.
-async fn in_time<T>(lookup: Lookup<'_, T>) -> Result<Answer<T>, ResolveError> {
-    match time::timeout(LOOKUP_TIMEOUT, lookup).await {
+async fn in_time<T>(deadline: Instant, lookup: Lookup<'_, T>) -> Result<Answer<T>, ResolveError> {
+    match time::timeout_at(deadline, lookup).await {
         Ok(answered) => answered,
         Err(_) => Err(ResolveError("timed out".to_owned())),
+    }
+}
+
+async fn ask_for(resolver: &dyn Resolve, name: &str, deadline: Instant) -> Both {
+    let v4 = pin!(in_time(deadline, resolver.addresses(name, Family::V4)));
+    let v6 = pin!(in_time(deadline, resolver.addresses(name, Family::V6)));
+    match future::select(v4, v6).await {
+        Either::Left((v4, v6)) => {
+            let v6 = after(&v4, v6).await;
+            (v4, v6)
+        }
+        Either::Right((v6, v4)) => {
+            let v4 = after(&v6, v4).await;
+            (v4, v6)
+        }
+    }
+}
+
+/// The answer of the `second` family: for not too long, if the `first` has addresses.
+async fn after<T>(
+    first: &Result<Answer<T>, ResolveError>,
+    second: impl Future<Output = Result<Answer<T>, ResolveError>>,
+) -> Result<Answer<T>, ResolveError> {
+    if !has_records(first) {
+        return second.await;
+    }
+    match time::timeout(OTHER_FAMILY, second).await {
+        Ok(answered) => answered,
+        Err(_) => Err(ResolveError("timed out for one family of addresses".to_owned())),
     }
 }
 
@@ -161,10 +217,10 @@ async fn resolve_services(
     resolver: &dyn Resolve,
     known: &mut Known,
 ) -> Result<Answer<Resolved>, ResolveError> {
-    let mut services = in_time(resolver.services(name)).await?;
+    let mut services = self::services(resolver, name).await?;
     services.records.truncate(MAX_SERVICES);
     let lookups: Vec<_> =
-        services.records.iter().map(|service| in_time(resolver.addresses(&service.host))).collect();
+        services.records.iter().map(|service| ask(resolver, &service.host)).collect();
     // In order, so that records and answers belong together.
     let answers: Vec<_> = stream::iter(lookups).buffered(CONCURRENT_LOOKUPS).collect().await;
     let now = Instant::now();
@@ -173,29 +229,27 @@ async fn resolve_services(
     let mut is_any_fresh = false;
     let mut fresh = Known::new();
     let mut records = Vec::new();
-    for (service, answer) in services.records.into_iter().zip(answers) {
-        let (at, addresses) = match answer {
+    for (service, both) in services.records.into_iter().zip(answers) {
+        let mut heard = known.get(&service.host).cloned().unwrap_or_default();
+        let addresses = match heard.join(both, now) {
             Ok(answer) => {
                 ttl = ttl.min(answer.ttl);
                 is_any_fresh = true;
-                (now, answer.records)
+                answer.records
             }
             Err(error) => {
                 failed = Some(error);
-                match known.get(&service.host) {
-                    Some((at, addresses)) if now - *at < STALE => (*at, addresses.clone()),
-                    Some(_) | None => continue,
-                }
+                heard.addresses(now)
             }
         };
-        records.extend(addresses.iter().map(|ip| Resolved {
-            address: SocketAddr::new(*ip, service.port),
+        records.extend(addresses.into_iter().map(|ip| Resolved {
+            address: SocketAddr::new(ip, service.port),
             host: service.host.clone(),
             // RFC 2782: weight 0 is "hardly ever", next to others.
             weight: source.weight.saturating_mul(u32::from(service.weight).max(1)),
             priority: source.priority.saturating_add(u32::from(service.priority)),
         }));
-        fresh.insert(service.host, (at, addresses));
+        fresh.insert(service.host, heard);
     }
     *known = fresh;
     match failed {
@@ -205,107 +259,36 @@ async fn resolve_services(
     }
 }
 
-/// What the system gives: its name servers, or, on a system without any, an error for each name.
-/// Addresses need no resolver, so that is no reason not to start. Call it on the control runtime.
-pub fn system() -> Arc<dyn Resolve> {
-    match Hickory::from_system() {
-        Ok(resolver) => Arc::new(resolver),
-        Err(error) => {
-            tracing::warn!(%error, "no name servers: only endpoints given by address are reached");
-            Arc::new(Nobody(error.to_string()))
+// === impl Heard ===
+
+impl Heard {
+    /// Remembers what was answered and gives the addresses that there are: of a family that failed,
+    /// those of before. An error, if nothing was answered, or no address is left for one.
+    fn join(&mut self, (v4, v6): Both, now: Instant) -> Result<Answer<IpAddr>, ResolveError> {
+        let mut ttls = Vec::new();
+        let mut failed = None;
+        for (family, answer) in [(&mut self.v4, v4), (&mut self.v6, v6)] {
+            match answer {
+                Ok(answer) => {
+                    ttls.push(answer.ttl);
+                    *family = Some((now, answer.records));
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let records = self.addresses(now);
+        match (failed, ttls.into_iter().min()) {
+            (Some(error), None) => Err(error),
+            // The family that has some may be the one that failed.
+            (Some(error), Some(_)) if records.is_empty() => Err(error),
+            (_, ttl) => Ok(Answer { records, ttl: ttl.unwrap_or(TTL_FLOOR) }),
         }
     }
-}
 
-/// Resolves nothing, for this reason.
-struct Nobody(String);
-
-impl Resolve for Nobody {
-    fn addresses<'a>(&'a self, _: &'a str) -> Lookup<'a, IpAddr> {
-        Box::pin(async { Err(ResolveError(self.0.clone())) })
-    }
-
-    fn services<'a>(&'a self, _: &'a str) -> Lookup<'a, Service> {
-        Box::pin(async { Err(ResolveError(self.0.clone())) })
-    }
-}
-
-// === impl Hickory ===
-
-impl Hickory {
-    /// A resolver as `/etc/resolv.conf` and `/etc/hosts` say. Call it on the control runtime.
-    pub fn from_system() -> Result<Self, ResolveError> {
-        let mut builder = TokioResolver::builder_tokio().map_err(ResolveError::new)?;
-        let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        // Names are kept here, for as long as our rules say and no longer.
-        options.cache_size = 0;
-        builder.build().map(Self).map_err(ResolveError::new)
-    }
-}
-
-impl Resolve for Hickory {
-    fn addresses<'a>(&'a self, host: &'a str) -> Lookup<'a, IpAddr> {
-        Box::pin(async move {
-            match self.0.lookup_ip(host).await {
-                Ok(found) => Ok(Answer {
-                    records: found.iter().collect(),
-                    ttl: ttl(found.as_lookup().answers()),
-                }),
-                Err(error) => nothing_or(error),
-            }
-        })
-    }
-
-    fn services<'a>(&'a self, name: &'a str) -> Lookup<'a, Service> {
-        Box::pin(async move {
-            match self.0.srv_lookup(name).await {
-                Ok(found) => Ok(Answer {
-                    records: found.answers().iter().filter_map(service).collect(),
-                    ttl: ttl(found.answers()),
-                }),
-                Err(error) => nothing_or(error),
-            }
-        })
-    }
-}
-
-impl std::fmt::Debug for Hickory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hickory").finish_non_exhaustive()
-    }
-}
-
-fn ttl(records: &[Record]) -> Duration {
-    let seconds = records.iter().map(|record| record.ttl).min();
-    Duration::from_secs(u64::from(seconds.unwrap_or_default()))
-}
-
-fn service(record: &Record) -> Option<Service> {
-    let RData::SRV(srv) = &record.data else { return None };
-    let host = srv.target.to_utf8();
-    let host = host.trim_end_matches('.');
-    // "." says that the service is not offered here.
-    (!host.is_empty()).then(|| Service {
-        host: host.into(),
-        port: srv.port,
-        priority: srv.priority,
-        weight: srv.weight,
-    })
-}
-
-/// That there is nothing is an answer.
-fn nothing_or<T>(error: NetError) -> Result<Answer<T>, ResolveError> {
-    if error.is_no_records_found() || error.is_nx_domain() {
-        return Ok(Answer { records: Vec::new(), ttl: TTL_FLOOR });
-    }
-    Err(ResolveError::new(error))
-}
-
-// === impl ResolveError ===
-
-impl ResolveError {
-    fn new(error: impl std::fmt::Display) -> Self {
-        Self(error.to_string())
+    /// What may still serve.
+    fn addresses(&self, now: Instant) -> Vec<IpAddr> {
+        let families = [&self.v4, &self.v6].into_iter().flatten();
+        let may_serve = families.filter(|(at, _)| now.saturating_duration_since(*at) < STALE);
+        may_serve.flat_map(|(_, addresses)| addresses).copied().collect()
     }
 }

@@ -20,7 +20,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use crate::{
     balancer::{
         GroupHandle, GroupSnapshot, Preview, Resolve, Settings, Source, SourceAddress, check,
-        dns::{self, Resolved},
+        dns::{self, Known, Resolved},
         preview,
         set::{Board, Lack, Member, Set},
         snapshot,
@@ -63,6 +63,8 @@ struct Answer {
     lack: Lack,
     /// When its name was last resolved.
     answered: Option<Instant>,
+    /// What is known of its names.
+    known: Known,
 }
 
 // === impl Group ===
@@ -99,20 +101,22 @@ impl Group {
         let answers = answers.collect();
         *shared.sources.lock() = answers;
         shared.publish();
-        let answered: Vec<_> = shared.sources.lock().iter().map(|s| s.answered).collect();
-        let named = shared.settings.sources.iter().zip(answered).enumerate();
+        let before: Vec<_> =
+            shared.sources.lock().iter().map(|s| (s.answered, s.known.clone())).collect();
+        let named = shared.settings.sources.iter().zip(before).enumerate();
         let mut tasks: Vec<_> = named
             .filter(|(_, (source, _))| !source.is_fixed())
-            .map(|(index, (source, answered))| {
+            .map(|(index, (source, (answered, known)))| {
                 let weak = Arc::downgrade(&shared);
-                let publish = move |resolved: Option<Vec<Resolved>>| {
+                let publish = move |resolved: Option<Vec<Resolved>>, known: &Known| {
                     if let Some(shared) = weak.upgrade() {
-                        shared.resolved(index, resolved);
+                        shared.resolved(index, resolved, known.clone());
                     }
                 };
                 // Aborted when the group is dropped: no other end is needed.
                 let resolver = resolver.clone();
-                task::spawn("resolve", dns::follow(source.clone(), resolver, answered, publish))
+                let source = source.clone();
+                task::spawn("resolve", dns::follow(source, resolver, answered, known, publish))
             })
             .collect();
         let tending = tend::tend(shared.desk.clone(), Arc::downgrade(&shared));
@@ -192,7 +196,8 @@ impl Shared {
             };
             let member = self.member(address, host, port, previous);
             let member = Member { weight: source.weight, priority: source.priority, ..member };
-            return Answer { members: vec![member], lack: Lack::Nothing, answered: None };
+            let members = vec![member];
+            return Answer { members, lack: Lack::Nothing, answered: None, known: Known::new() };
         }
         let before = previous.and_then(|old| {
             let index = old.settings.sources.iter().position(|s| s.address == source.address)?;
@@ -207,7 +212,12 @@ impl Shared {
                 }
                 answer
             }
-            _ => Answer { members: Vec::new(), lack: Lack::Pending, answered: None },
+            _ => Answer {
+                members: Vec::new(),
+                lack: Lack::Pending,
+                answered: None,
+                known: Known::new(),
+            },
         }
     }
 
@@ -245,7 +255,7 @@ impl Shared {
         }
     }
 
-    fn resolved(self: &Arc<Self>, index: usize, resolved: Option<Vec<Resolved>>) {
+    fn resolved(self: &Arc<Self>, index: usize, resolved: Option<Vec<Resolved>>, known: Known) {
         let answer = match resolved {
             Some(resolved) => {
                 let member = |at: Resolved| {
@@ -256,9 +266,9 @@ impl Shared {
                 };
                 let members: Vec<_> = resolved.into_iter().map(member).collect();
                 let lack = if members.is_empty() { Lack::Unresolved } else { Lack::Nothing };
-                Answer { members, lack, answered: Some(Instant::now()) }
+                Answer { members, lack, answered: Some(Instant::now()), known }
             }
-            None => Answer { members: Vec::new(), lack: Lack::Unresolved, answered: None },
+            None => Answer { members: Vec::new(), lack: Lack::Unresolved, answered: None, known },
         };
         if let Some(source) = self.sources.lock().get_mut(index) {
             *source = answer;

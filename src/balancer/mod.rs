@@ -11,6 +11,7 @@ mod maglev;
 pub mod outlier;
 mod pick;
 pub mod preview;
+pub mod resolver;
 mod roster;
 mod set;
 pub mod snapshot;
@@ -18,15 +19,15 @@ mod standing;
 mod tend;
 
 pub use self::{
-    dns::{Hickory, Resolve},
     group::Group,
     handle::GroupHandle,
     layer::Balance,
     preview::Preview,
+    resolver::{Hickory, Resolve},
     snapshot::{EndpointSnapshot, GroupSnapshot},
 };
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{http::selector::Selector, upstream};
 
@@ -93,6 +94,20 @@ pub enum Policy {
     RoundRobin,
     /// The same value, the same endpoint: maglev with bounded load.
     Hash(Selector),
+}
+
+// === impl SourceAddress ===
+
+/// As it is written in a configuration.
+impl fmt::Display for SourceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+            Self::Srv(name) => write!(f, "srv:{name}"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! it chooses by the policy from a list that is ready, of those it has not tried yet.
 
 use std::{
+    collections::HashSet,
     ops::Range,
     sync::{Arc, atomic::AtomicUsize},
 };
@@ -117,12 +118,13 @@ type Candidates = SmallVec<[u16; 16]>;
 // === impl Set ===
 
 impl Set {
-    /// `members` in any order; of several with one address the first is kept.
+    /// `members` in any order; of several with one address the first by priority is kept.
     pub(crate) fn new(mut members: Vec<Member>, policy: &Policy, lack: Lack) -> Self {
         members.sort_by(|a, b| {
             (a.priority, a.endpoint.label()).cmp(&(b.priority, b.endpoint.label()))
         });
-        members.dedup_by(|a, b| a.endpoint.label() == b.endpoint.label());
+        let mut seen = HashSet::with_capacity(members.len());
+        members.retain(|member| seen.insert(member.endpoint.label().clone()));
         members.truncate(MAX_MEMBERS);
         let mut tiers: Vec<Tier> = Vec::new();
         let mut start = 0;

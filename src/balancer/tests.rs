@@ -2,7 +2,12 @@
 //! sent.
 
 use std::{
-    collections::HashMap, future::Future, net::IpAddr, sync::Arc, task::Poll, time::Duration,
+    collections::HashMap,
+    future::{self, Future},
+    net::IpAddr,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
 use http::{Method, Version};
@@ -11,7 +16,7 @@ use tokio::{sync::watch, time};
 use tower::{Service as _, service_fn};
 
 use super::{
-    dns::{Answer, Lookup, ResolveError, Service},
+    resolver::{Answer, Family, Lookup, ResolveError, Service},
     *,
 };
 use crate::{
@@ -25,6 +30,10 @@ use crate::{
 #[derive(Default)]
 struct Script {
     hosts: Mutex<HashMap<String, Vec<IpAddr>>>,
+    /// Addresses of these families cannot be resolved.
+    failing: Mutex<Vec<Family>>,
+    /// Nothing is ever heard of addresses of this family.
+    lost: Option<Family>,
     services: Vec<Service>,
 }
 
@@ -40,11 +49,23 @@ impl Script {
 }
 
 impl Resolve for Script {
-    fn addresses<'a>(&'a self, host: &'a str) -> Lookup<'a, IpAddr> {
+    fn names(&self, name: &str) -> Vec<Box<str>> {
+        vec![name.into()]
+    }
+
+    fn addresses<'a>(&'a self, host: &'a str, family: Family) -> Lookup<'a, IpAddr> {
         Box::pin(async move {
+            if self.lost == Some(family) {
+                future::pending::<()>().await;
+            }
             let hosts = self.hosts.lock();
             let records = hosts.get(host).ok_or_else(|| ResolveError("silent".to_owned()))?;
-            Ok(Answer { records: records.clone(), ttl: Duration::from_mins(10) })
+            if self.failing.lock().contains(&family) {
+                return Err(ResolveError("one fails".to_owned()));
+            }
+            let of_family = |ip: &&IpAddr| ip.is_ipv4() == (family == Family::V4);
+            let records = records.iter().filter(of_family).copied().collect();
+            Ok(Answer { records, ttl: Duration::from_mins(10) })
         })
     }
 
@@ -183,6 +204,67 @@ async fn names_are_resolved_again_and_serve_stale_only_while_the_resolver_errs()
     time::sleep(Duration::from_mins(3)).await;
     let error = send(&handle, request(), ok).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamDns), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_with_one_family_takes_none_of_its_addresses_away() {
+    for sources in [["orders.internal:80"], ["srv:_orders._tcp.internal"]] {
+        for (family, alone) in [(Family::V4, "10.0.0.1"), (Family::V6, "fd00::1")] {
+            let host = "orders.internal".into();
+            let services = vec![Service { host, port: 80, priority: 0, weight: 1 }];
+            let script = Arc::new(Script { services, ..Script::default() });
+            script.say("orders.internal", &["10.0.0.1", "fd00::1"]);
+            let group = group(settings(&sources, Policy::P2cEwma), None, &script);
+            time::sleep(Duration::from_secs(1)).await;
+            let both = ["10.0.0.1:80", "[fd00::1]:80"];
+            assert_eq!(addresses(&group), both);
+
+            script.failing.lock().push(family);
+            time::sleep(Duration::from_mins(4)).await;
+            assert_eq!(addresses(&group), both, "{family:?} of {sources:?}");
+            let later = self::group(settings(&sources, Policy::P2cEwma), Some(&group), &script);
+            time::sleep(Duration::from_secs(20)).await;
+            assert_eq!(addresses(&later), both, "after a reload");
+            time::sleep(Duration::from_mins(2)).await;
+            assert_eq!(addresses(&later).len(), 1, "not for ever");
+
+            // That the other family has nothing does not say that the name has nothing.
+            script.failing.lock().clear();
+            script.say("orders.internal", &[alone]);
+            time::sleep(Duration::from_mins(1)).await;
+            assert_eq!(addresses(&later).len(), 1);
+            script.failing.lock().push(family);
+            time::sleep(Duration::from_mins(4)).await;
+            assert_eq!(addresses(&later).len(), 1, "{family:?} alone of {sources:?}");
+            time::sleep(Duration::from_mins(2)).await;
+            assert!(addresses(&later).is_empty(), "not for ever");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_server_that_never_answers_for_one_family_holds_up_nothing() {
+    for (lost, there) in [(Family::V6, "10.0.0.1:80"), (Family::V4, "[fd00::1]:80")] {
+        let script = Arc::new(Script { lost: Some(lost), ..Script::default() });
+        script.say("orders.internal", &["10.0.0.1", "fd00::1"]);
+        let group = group(settings(&["orders.internal:80"], Policy::P2cEwma), None, &script);
+        time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(addresses(&group), [there]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_given_twice_is_one_endpoint() {
+    let service =
+        |host: &str, priority| Service { host: host.into(), port: 81, priority, weight: 1 };
+    let services = vec![service("a", 1), service("a", 0), service("b", 0)];
+    let script = Arc::new(Script { services, ..Script::default() });
+    script.say("a", &["10.0.0.1"]);
+    script.say("b", &["10.0.0.2"]);
+    let group = group(settings(&["srv:_orders._tcp.internal"], Policy::P2cEwma), None, &script);
+    time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(addresses(&group), ["10.0.0.1:81", "10.0.0.2:81"]);
+    assert!(group.snapshot().endpoints.iter().all(|endpoint| endpoint.priority == 0));
 }
 
 #[tokio::test(start_paused = true)]

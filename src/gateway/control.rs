@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     admin,
-    balancer::{Resolve, dns},
+    balancer::{Resolve, resolver},
     config::{self, Config},
     gateway::{
         Drain, DrainSettings, Options, ReloadError, StartError, Started,
@@ -117,7 +117,7 @@ impl Control {
     ) -> Result<(Self, Started), StartError> {
         let metrics = Metrics::new();
         metrics.set_route_labels(config.telemetry.route_labels);
-        let resolver = dns::system();
+        let resolver = resolver::system();
         let keyring = Keyring::new(resolver.clone(), metrics.thread());
         let mut listeners = Listeners::default();
         let prepared = listeners.prepare(&config)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::{
-    balancer::{Group, Policy, Source, SourceAddress},
+    balancer::{Group, Policy, Source},
     config::{Config, Route},
     gateway::{
         Asked, Issuers,
@@ -259,10 +259,9 @@ impl Told<'_> {
                 Policy::RoundRobin => "round_robin",
                 Policy::Hash(_) => "hash",
             };
-            let candidates = match self.running.and_then(|running| running.groups.get(index)) {
-                Some(group) => endpoints(group),
-                None => upstream.sources.iter().map(source).collect::<Vec<_>>().join(", "),
-            };
+            let group = self.running.and_then(|running| running.groups.get(index));
+            let candidates =
+                group.map_or_else(|| written(&upstream.sources), |group| endpoints(group));
             if let Some(settings) = self.config.adaptive[index] {
                 steps.push(self.adaptive(index, settings));
             }
@@ -347,13 +346,9 @@ fn endpoints(group: &Group) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-fn source(source: &Source) -> String {
-    match &source.address {
-        SourceAddress::Host { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-        SourceAddress::Host { host, port } => format!("{host}:{port}"),
-        SourceAddress::Srv(name) => format!("srv:{name}"),
-        SourceAddress::Unix(path) => format!("unix:{path}"),
-    }
+fn written(sources: &[Source]) -> String {
+    let addresses = sources.iter().map(|source| source.address.to_string());
+    addresses.collect::<Vec<_>>().join(", ")
 }
 
 fn step(policy: &str, outcome: &str, detail: impl Into<String>) -> Step {

@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::timeout_at;
 
 use crate::{
-    balancer::Resolve,
+    balancer::{Resolve, dns},
     error::{Error, Kind, RetryClass},
     http::{
         Body, Context, Peer, Request, Response,
@@ -85,7 +85,7 @@ impl Client {
             return Ok(vec![ip]);
         }
         let failed = |reason: Box<str>| FetchError::Dns { host: host.into(), reason };
-        match self.resolver.addresses(host).await {
+        match dns::addresses(&*self.resolver, host).await {
             Ok(answer) if answer.records.is_empty() => Err(failed("there is no such name".into())),
             Ok(answer) => Ok(answer.records),
             Err(error) => Err(failed(error.0.into())),
@@ -211,13 +211,16 @@ mod tests {
 
     use super::*;
     use crate::{
-        balancer::dns,
+        balancer::resolver,
         telemetry::{metrics::Metrics, task, task::Spawner},
     };
 
     fn client() -> Client {
         let (_, deadline) = tokio::sync::watch::channel(None);
-        Client::new(dns::system(), Pools::new(Metrics::new().thread(), Spawner::new(), deadline))
+        Client::new(
+            resolver::system(),
+            Pools::new(Metrics::new().thread(), Spawner::new(), deadline),
+        )
     }
 
     fn question(url: &str) -> Question {
