@@ -119,10 +119,11 @@
 //! sync of the directory.
 //!
 //! - CHECKPOINT (`C`): store ID, log ID, start, durable.
-//! - META (`M`), as fields: 1 store ID, 2 secret of the hashes (16), 5 format of the log files (2); 3 a topic
-//!   and 4 a subscription, each as fields: 1 ID, 2 name, 3 whether it is an orphan; of a topic 4 a generation:
-//!   number (2), partitions (2), an offset that all records of earlier ones lie below; of a subscription 5
-//!   its topic's ID. Unknown ones are kept.
+//! - META (`M`), as fields: 1 store ID, 2 secret of the hashes (16), 5 format of the log files (2), 6 (empty) if
+//!   the store was open once: its journal and its log of requests are there, or lost; 3 a topic and 4 a
+//!   subscription, each as fields: 1 ID, 2 name, 3 whether it is an orphan, 6 (empty) if its log, or its state,
+//!   was on disk: it is there, or lost; of a topic 4 a generation: number (2), partitions (2), an offset that all
+//!   records of earlier ones lie below; of a subscription 5 its topic's ID. Unknown ones are kept.
 //! - `.idx` (`I`): epoch, end offset, end position, count of blocks, count of partitions; records per
 //!   partition (4 each); blocks: position, base offset, newest time, a bitmap of partitions. A block begins
 //!   with the first frame at least 64 KiB after the block before began.

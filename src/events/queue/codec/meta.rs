@@ -17,12 +17,14 @@ const HASH_KEY: Tag = Tag(2);
 const TOPIC: Tag = Tag(3);
 const SUBSCRIPTION: Tag = Tag(4);
 const FORMAT: Tag = Tag(5);
+const IS_USED: Tag = Tag(6);
 
 const ID: Tag = Tag(1);
 const NAME: Tag = Tag(2);
 const IS_ORPHANED: Tag = Tag(3);
 const GENERATION: Tag = Tag(4);
 const OF_TOPIC: Tag = Tag(5);
+const IS_BEGUN: Tag = Tag(6);
 
 /// A store. What a later version adds to it is kept, entry by entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Meta {
     pub format: u16,
     /// The secret of its hashes.
     pub hash_key: HashKey,
+    /// It was open once: the journal of delivery state and the log of requests are there, or lost.
+    pub is_used: bool,
     /// Every topic that it has something of.
     pub topics: Vec<TopicMeta>,
     /// Every subscription that it has something of.
@@ -50,6 +54,8 @@ pub struct TopicMeta {
     pub name: String,
     /// It is no longer configured.
     pub is_orphaned: bool,
+    /// Its log was made: that is there, or lost.
+    pub is_begun: bool,
     /// Its generations of partitions, the oldest first; at least one.
     pub generations: Vec<Generation>,
     pub(super) unknown: Vec<u8>,
@@ -77,6 +83,8 @@ pub struct SubscriptionMeta {
     pub topic: LogId,
     /// It is no longer configured.
     pub is_orphaned: bool,
+    /// Its state was in a snapshot: it is known, or lost.
+    pub is_begun: bool,
     pub(super) unknown: Vec<u8>,
 }
 
@@ -87,7 +95,7 @@ impl Meta {
     pub fn new(store: StoreId, hash_key: HashKey) -> Self {
         let (topics, subscriptions, unknown) = Default::default();
         let format = super::FORMAT_VERSION;
-        Self { store, format, hash_key, topics, subscriptions, unknown }
+        Self { store, format, hash_key, is_used: false, topics, subscriptions, unknown }
     }
 
     /// The whole file.
@@ -96,6 +104,7 @@ impl Meta {
             put_field(out, STORE, self.store.0.as_bytes());
             put_field(out, HASH_KEY, &self.hash_key.0);
             put_field(out, FORMAT, &self.format.to_le_bytes());
+            put_flag(out, IS_USED, self.is_used);
             for topic in &self.topics {
                 put_field(out, TOPIC, &topic.encode());
             }
@@ -116,18 +125,20 @@ impl Meta {
     fn decode_payload(reading: Reading<'_>) -> Option<Self> {
         let (mut store, mut hash_key, mut format) = (None, None, None);
         let (mut topics, mut subscriptions, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_used = false;
         for field in whole(reading.0)? {
             match field.tag {
                 STORE => store = Some(StoreId(Uuid::from_slice(field.value).ok()?)),
                 HASH_KEY => hash_key = Some(HashKey(field.value.try_into().ok()?)),
                 FORMAT => format = Some(Reading(field.value).u16()?),
+                IS_USED => is_used = true,
                 TOPIC => topics.push(TopicMeta::decode(field.value)?),
                 SUBSCRIPTION => subscriptions.push(SubscriptionMeta::decode(field.value)?),
                 other => put_field(&mut unknown, other, field.value),
             }
         }
         let (store, hash_key, format) = (store?, hash_key?, format?);
-        Some(Self { store, format, hash_key, topics, subscriptions, unknown })
+        Some(Self { store, format, hash_key, is_used, topics, subscriptions, unknown })
     }
 }
 
@@ -137,7 +148,8 @@ impl TopicMeta {
     /// A topic that is configured for the first time.
     pub fn new(id: LogId, name: String, partitions: u16) -> Self {
         let first = Generation { number: 0, partitions, opened: Offset::ZERO };
-        Self { id, name, is_orphaned: false, generations: vec![first], unknown: Vec::new() }
+        let (generations, unknown) = (vec![first], Vec::new());
+        Self { id, name, is_orphaned: false, is_begun: false, generations, unknown }
     }
 
     /// The generation that new records belong to.
@@ -151,6 +163,7 @@ impl TopicMeta {
         put_field(&mut out, ID, self.id.0.as_bytes());
         put_field(&mut out, NAME, self.name.as_bytes());
         put_field(&mut out, IS_ORPHANED, &[u8::from(self.is_orphaned)]);
+        put_flag(&mut out, IS_BEGUN, self.is_begun);
         for generation in &self.generations {
             let mut value = generation.number.to_le_bytes().to_vec();
             value.extend_from_slice(&generation.partitions.to_le_bytes());
@@ -162,13 +175,14 @@ impl TopicMeta {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (mut id, mut name, mut is_orphaned) = (None, None, false);
+        let (mut id, mut name, mut is_orphaned, mut is_begun) = (None, None, false, false);
         let (mut generations, mut unknown) = (Vec::new(), Vec::new());
         for field in whole(bytes)? {
             match field.tag {
                 ID => id = Some(LogId(Uuid::from_slice(field.value).ok()?)),
                 NAME => name = Some(String::from_utf8(field.value.to_vec()).ok()?),
                 IS_ORPHANED => is_orphaned = field.value != [0],
+                IS_BEGUN => is_begun = true,
                 GENERATION => {
                     let mut reading = Reading(field.value);
                     let (number, partitions) = (reading.u16()?, reading.u16()?);
@@ -182,7 +196,7 @@ impl TopicMeta {
             && generations.iter().all(|it| it.partitions > 0)
             && !generations.is_empty();
         let (id, name) = (id?, name?);
-        is_sound.then_some(Self { id, name, is_orphaned, generations, unknown })
+        is_sound.then_some(Self { id, name, is_orphaned, is_begun, generations, unknown })
     }
 }
 
@@ -191,7 +205,7 @@ impl TopicMeta {
 impl SubscriptionMeta {
     /// A subscription that is configured for the first time.
     pub fn new(id: LogId, name: String, topic: LogId) -> Self {
-        Self { id, name, topic, is_orphaned: false, unknown: Vec::new() }
+        Self { id, name, topic, is_orphaned: false, is_begun: false, unknown: Vec::new() }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -199,6 +213,7 @@ impl SubscriptionMeta {
         put_field(&mut out, ID, self.id.0.as_bytes());
         put_field(&mut out, NAME, self.name.as_bytes());
         put_field(&mut out, IS_ORPHANED, &[u8::from(self.is_orphaned)]);
+        put_flag(&mut out, IS_BEGUN, self.is_begun);
         put_field(&mut out, OF_TOPIC, self.topic.0.as_bytes());
         out.extend_from_slice(&self.unknown);
         out
@@ -206,17 +221,26 @@ impl SubscriptionMeta {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (mut id, mut name, mut topic, mut is_orphaned) = (None, None, None, false);
-        let mut unknown = Vec::new();
+        let (mut is_begun, mut unknown) = (false, Vec::new());
         for field in whole(bytes)? {
             match field.tag {
                 ID => id = Some(LogId(Uuid::from_slice(field.value).ok()?)),
                 NAME => name = Some(String::from_utf8(field.value.to_vec()).ok()?),
                 IS_ORPHANED => is_orphaned = field.value != [0],
+                IS_BEGUN => is_begun = true,
                 OF_TOPIC => topic = Some(LogId(Uuid::from_slice(field.value).ok()?)),
                 other => put_field(&mut unknown, other, field.value),
             }
         }
-        Some(Self { id: id?, name: name?, topic: topic?, is_orphaned, unknown })
+        let (id, name, topic) = (id?, name?, topic?);
+        Some(Self { id, name, topic, is_orphaned, is_begun, unknown })
+    }
+}
+
+/// A field that is there or not: a version that does not know it keeps it.
+fn put_flag(out: &mut Vec<u8>, tag: Tag, is_set: bool) {
+    if is_set {
+        put_field(out, tag, &[]);
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::events::queue::{
     Offset,
-    codec::{self, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader},
+    codec::{self, FRAME_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader},
     mutation::{self, Mutation},
     storage::File,
 };
@@ -78,7 +78,7 @@ pub(super) fn find(
     leftovers: Leftovers,
 ) -> Result<Chain, OpenError> {
     let place = &shared.place;
-    let names = place.storage.list(&place.dir).map_err(OpenError::io("the directory is listed"))?;
+    let names = names(place).map_err(OpenError::io("the log's directory is listed"))?;
     let checkpoint = super::checkpoint::read(place)?;
     if checkpoint.is_some_and(|it| it.is_bad) {
         shared.gauges.corruption.add(1);
@@ -115,6 +115,22 @@ pub(super) fn find(
     }
     damage.sort_by_key(|it| it.range.start);
     Ok(Chain { checkpoint, sealed, last, damage })
+}
+
+/// What is in the log's directory; one that is not there has nothing.
+fn names(place: &Place) -> io::Result<Vec<String>> {
+    match place.storage.list(&place.dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        names => names,
+    }
+}
+
+/// What a log is opened with that readers have seen up to `floor`. One that was made before has a file: where
+/// there is none, at least the first offset is lost with it.
+pub fn floor_of(place: &Place, floor: Offset, is_begun: bool) -> Result<Offset, OpenError> {
+    let names = names(place).map_err(OpenError::io("the log's directory is listed"))?;
+    let has_file = names.iter().any(|name| base_of(name, "log").is_some());
+    Ok(if is_begun && !has_file { floor.max(Offset(1)) } else { floor })
 }
 
 /// What was not finished and what the start has passed are leftovers. Gives the bases of the rest, in
@@ -283,6 +299,26 @@ fn end_without_successor(
 }
 
 impl Found {
+    /// Shows each whole record of the frames before `limit`.
+    pub(super) fn each_record(
+        &self,
+        limit: u64,
+        visit: &mut dyn FnMut(Offset, &Record<'_>),
+    ) -> Result<(), WalkError> {
+        let stretch = Stretch { limit, ..self.stretch() };
+        let walked = scan::walk(&*self.file, &stretch, &mut |piece| {
+            if let scan::Piece::Frame(_, frame) = piece {
+                for (offset, record) in frame.records() {
+                    if let Ok(record) = record {
+                        visit(offset, &record);
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        walked.map(drop)
+    }
+
     /// All of its frames.
     pub(super) fn stretch(&self) -> Stretch {
         Stretch {

@@ -36,6 +36,7 @@ mod writer;
 
 pub use self::{
     block::{Block, OwnedRecord},
+    chain::floor_of,
     commit::{Appended, Commit, Duplicate, Then},
     disk::{DiskSettings, DiskWatch},
     error::{AppendError, OpenError, ReadError, Reason, Refused, RetireError},
@@ -47,7 +48,7 @@ pub use self::{
     sequencer::{Learnt, Placement, Plain, Sequencer},
     settings::{Durability, Place, Purpose, Recovery, Settings},
     status::{Offline, Opened, SegmentInfo, State, Status},
-    verify::{Finding, Report, repair, verify},
+    verify::{Finding, Report, look_through, repair, verify},
     writer::Writer,
 };
 

@@ -180,9 +180,20 @@ impl Place {
         self.dir.join(name)
     }
 
+    /// The log's directory is there, and so are those above it: lasting.
     pub(super) fn make_dir(&self) -> io::Result<()> {
-        self.storage.create_dir(&self.dir)?;
-        self.dir.parent().map_or(Ok(()), |parent| self.storage.sync_dir(parent))
+        let above: Vec<&Path> = self.dir.ancestors().skip(1).collect();
+        match self.storage.create_dir(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                for dir in above.iter().rev().filter(|dir| !dir.as_os_str().is_empty()) {
+                    self.storage.create_dir(dir)?;
+                    dir.parent().map_or(Ok(()), |parent| self.storage.sync_dir(parent))?;
+                }
+                self.storage.create_dir(&self.dir)?;
+            }
+            made => made?,
+        }
+        above.first().map_or(Ok(()), |parent| self.storage.sync_dir(parent))
     }
 
     pub(super) fn segment_path(&self, base: Offset) -> PathBuf {

@@ -57,6 +57,15 @@ pub struct Finding {
 
 /// Looks through a log that nobody has open. `floor`: what its readers have seen. Blocks.
 pub fn verify(place: &Place, floor: Offset) -> Result<Report, OpenError> {
+    look_through(place, floor, &mut |_, _| {})
+}
+
+/// As [`verify`], and shows each record that is whole, those above the watermark too, in order. Blocks.
+pub fn look_through(
+    place: &Place,
+    floor: Offset,
+    visit: &mut dyn FnMut(Offset, &Record<'_>),
+) -> Result<Report, OpenError> {
     let log = bare(place, Recovery::Strict)?;
     let Chain { checkpoint, sealed, last, damage } = chain::find(&log, floor, Leftovers::Keep)?;
     let mut report = Report::default();
@@ -72,7 +81,7 @@ pub fn verify(place: &Place, floor: Offset) -> Result<Report, OpenError> {
     report.range = checkpoint.start..checkpoint.start;
     log.view.set_segments(sealed.clone());
     for segment in &sealed {
-        report.take(&log, segment)?;
+        report.take(&log, segment, visit)?;
     }
     if let Some(found) = last {
         report.between(found.header.base);
@@ -81,6 +90,7 @@ pub fn verify(place: &Place, floor: Offset) -> Result<Report, OpenError> {
         let verdict =
             judge::judge(&found, known, &mut Plain).map_err(|error| error.into_open(base))?;
         let end = verdict.copy.map_or(verdict.proven, |copy| copy.to);
+        found.each_record(end.position, visit).map_err(|error| error.into_open(base))?;
         let lost: u64 = verdict.damage.iter().map(|it| it.range.end.since(it.range.start)).sum();
         report.files += 1;
         report.bytes += end.position;
@@ -161,7 +171,12 @@ impl Report {
     }
 
     /// Counts a sealed file.
-    fn take(&mut self, log: &Arc<OpenLog>, segment: &Arc<Segment>) -> Result<(), OpenError> {
+    fn take(
+        &mut self,
+        log: &Arc<OpenLog>,
+        segment: &Arc<Segment>,
+        show: &mut dyn FnMut(Offset, &Record<'_>),
+    ) -> Result<(), OpenError> {
         let extent = segment.extent();
         self.between(segment.base());
         self.files += 1;
@@ -175,7 +190,8 @@ impl Report {
         let mut expected = segment.base();
         let mut lost: Vec<Range<Offset>> = Vec::new();
         let mut seen = 0;
-        let visit = &mut |_: &Record<'_>, offset: Offset| {
+        let visit = &mut |record: &Record<'_>, offset: Offset| {
+            show(offset, record);
             if offset > expected {
                 lost.push(expected..offset);
             }

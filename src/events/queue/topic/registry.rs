@@ -207,6 +207,29 @@ impl Registry {
         self.replace(meta)
     }
 
+    /// Whether the store was open once: its own logs were made.
+    pub fn is_used(&self) -> bool {
+        self.meta.is_used
+    }
+
+    /// The store's own logs are on disk, and so are those of these topics and the states of these
+    /// subscriptions: where one is not there from here on, it is lost. Blocks.
+    pub fn begun(
+        &mut self,
+        topics: &[LogId],
+        subscriptions: &[LogId],
+    ) -> Result<(), RegistryError> {
+        let mut meta = self.meta.clone();
+        meta.is_used = true;
+        for topic in &mut meta.topics {
+            topic.is_begun |= topics.contains(&topic.id);
+        }
+        for subscription in &mut meta.subscriptions {
+            subscription.is_begun |= subscriptions.contains(&subscription.id);
+        }
+        self.replace(meta)
+    }
+
     /// Forgets an orphaned topic, whose files are the caller's to remove, and gives its ID. Blocks.
     pub fn drop_topic(&mut self, name: &str) -> Result<LogId, RegistryError> {
         let topic = self.topic(name).ok_or_else(|| unknown("topic", name))?;

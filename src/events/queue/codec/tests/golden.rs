@@ -230,6 +230,17 @@ fn a_registry_is_golden_and_keeps_what_a_later_version_adds() {
 }
 
 #[test]
+fn what_was_begun_is_noted_in_fields_that_an_older_version_keeps() {
+    let mut begun = meta();
+    begun.is_used = true;
+    begun.topics.iter_mut().for_each(|topic| topic.is_begun = true);
+    begun.subscriptions.iter_mut().for_each(|it| it.is_begun = true);
+    let bytes = begun.encode();
+    is_golden("meta-begun.bin", &bytes);
+    assert_eq!(Meta::decode(&bytes), Ok(begun));
+}
+
+#[test]
 fn an_index_is_golden() {
     let bytes = index().encode();
     is_golden("index.bin", &bytes);
