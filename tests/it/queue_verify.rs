@@ -39,7 +39,7 @@ async fn stopped(folder: &Path) {
 }
 
 /// What `verify` says, and its exit code.
-fn verify(folder: &Path, more: &[&str]) -> (i32, Value) {
+pub(crate) fn verify(folder: &Path, more: &[&str]) -> (i32, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
         .args(["queue", "verify", "--json", "--dir"])
         .arg(folder.join("data"))
@@ -52,7 +52,7 @@ fn verify(folder: &Path, more: &[&str]) -> (i32, Value) {
 }
 
 /// Files below a directory whose names say what they are.
-fn files(dir: &Path, is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path, is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
@@ -67,7 +67,7 @@ fn files(dir: &Path, is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
 }
 
 /// Changes one byte in the middle of what is used of a file, behind the page with a log's header.
-fn damage(path: &Path) {
+pub(crate) fn damage(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     let from = if used > 4096 { 4096 } else { 0 };
@@ -76,7 +76,7 @@ fn damage(path: &Path) {
 }
 
 /// The part of the answer that is about this.
-fn part<'a>(told: &'a Value, list: &str, kind: &str, starts: &str) -> &'a Value {
+pub(crate) fn part<'a>(told: &'a Value, list: &str, kind: &str, starts: &str) -> &'a Value {
     let all = told[list].as_array().unwrap();
     let is_it = |it: &&Value| it[kind].as_str().is_some_and(|name| name.starts_with(starts));
     all.iter().find(is_it).unwrap_or_else(|| panic!("no {starts} in {told:#}"))

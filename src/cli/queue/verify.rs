@@ -1,8 +1,9 @@
 //! `sluice queue verify`: every byte of a stopped store, and what can be mended of it.
 
+mod looking;
+mod part;
+
 use std::{
-    ffi::OsStr,
-    io,
     path::Path,
     process::ExitCode,
     time::{Duration, SystemTime},
@@ -10,6 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
+use self::part::Part;
 use super::{
     offline::{Stopped, StoreAt},
     table::{bytes, table},
@@ -17,16 +19,8 @@ use super::{
 use crate::{
     cli,
     events::{
-        delivery::snapshot::{self, Examined, Loaded, Snapshot, SnapshotError},
-        queue::{
-            LogId, Offset,
-            log::{self, OpenError, Place, Report},
-            topic::registry::Registry,
-        },
-        store::{
-            NotedClock, examine_clock,
-            layout::{self, LogAt},
-        },
+        delivery::snapshot::Examined,
+        store::{Begun, Forgotten, NotedClock, layout},
     },
     telemetry::clock,
 };
@@ -56,16 +50,20 @@ struct Found {
     /// Journal, delayed events, records of requests, dead letters, parked events.
     logs: Vec<Part>,
     snapshots: Vec<Examined>,
+    /// Delivery state, as snapshot and journal have it; `None`: nothing can be said of it.
+    state: Option<Known>,
     /// What the clock is judged by at the next start; `None`: by the newest record.
     clock: Option<NotedClock>,
     /// Why snapshots or the clock could not be looked at or mended.
     error: Option<String>,
 }
 
-/// What was found in a log.
-struct Part {
-    name: String,
-    report: Result<Report, String>,
+/// What is known of delivery state.
+struct Known {
+    subscriptions: usize,
+    forgotten: Forgotten,
+    /// By a repair, just now.
+    begun: Begun,
 }
 
 /// Reads a whole store, and repairs it if that is asked for. 1 if anything is not what was written.
@@ -82,61 +80,10 @@ pub(super) fn run(args: &Args, file: &Path, json: bool) -> ExitCode {
 // === impl Found ===
 
 impl Found {
-    fn in_store(stopped: &Stopped, is_repair: bool) -> Self {
-        let part = |name: &str, dir: &Path, id: LogId, floor: Offset| {
-            let place = stopped.place(dir.to_owned(), id);
-            let report = looked_at(&place, floor, is_repair).map_err(|error| error.to_string());
-            Part { name: name.to_owned(), report }
-        };
-        let registry = &stopped.registry;
-        let topics = registry.topics().iter();
-        let topics =
-            topics.map(|it| part(&it.name, &Registry::topic_dir(it.id), it.id, Offset::ZERO));
-        let mut found = Self {
-            topics: topics.collect(),
-            logs: Vec::new(),
-            snapshots: Vec::new(),
-            clock: None,
-            error: None,
-        };
-        let (storage, dir, store) = (&*stopped.storage, Path::new(layout::STATE), registry.store());
-        let loaded = match Snapshot::load(storage, dir, store) {
-            Ok(loaded) => Some(loaded),
-            // A store that was never open has no state.
-            Err(_) if !stopped.has(dir) => None,
-            Err(error) => {
-                found.error = Some(error.to_string());
-                None
-            }
-        };
-        let floor = loaded.as_ref().map_or(Offset::ZERO, |loaded| loaded.snapshot.floor());
-        let LogAt { name, dir: at, id } = layout::journal(registry);
-        if stopped.has(&at) || floor > Offset::ZERO {
-            found.logs.push(part(&name, &at, id, floor));
-        }
-        let sides = layout::side_logs(registry).into_iter().filter(|it| stopped.has(&it.dir));
-        found.logs.extend(sides.map(|it| part(&it.name, &it.dir, it.id, Offset::ZERO)));
-        if let (Some(loaded), true) = (loaded, is_repair) {
-            let start =
-                found.logs.first().and_then(|it| Some(it.report.as_ref().ok()?.range.start));
-            let mended = mend_snapshots(stopped, loaded, start.unwrap_or_default());
-            found.error = mended.err().map(|error| error.to_string());
-        }
-        match Snapshot::examine(storage, dir, store) {
-            Ok(examined) => found.snapshots = examined,
-            Err(_) if !stopped.has(dir) => {}
-            Err(error) => found.error = found.error.or_else(|| Some(error.to_string())),
-        }
-        match clock_in(stopped, is_repair) {
-            Ok(clock) => found.clock = clock,
-            Err(error) => found.error = found.error.or_else(|| Some(error.to_string())),
-        }
-        found
-    }
-
     fn is_sound(&self) -> bool {
         let mut parts = self.topics.iter().chain(&self.logs);
-        parts.all(|it| it.report.as_ref().is_ok_and(Report::is_sound))
+        parts.all(Part::is_sound)
+            && self.state.as_ref().is_none_or(|known| known.forgotten.is_nothing())
             && self.snapshots.iter().all(|it| it.error.is_none())
             && self.clock.is_none_or(|clock| clock.trusted.is_some())
             && self.error.is_none()
@@ -160,6 +107,17 @@ impl Found {
             "logs": parts("log", &self.logs),
             "snapshots": self.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
         });
+        if let Some(known) = &self.state {
+            let Forgotten { lost, behind } = &known.forgotten;
+            told["state"] = json!({
+                "sound": known.forgotten.is_nothing(),
+                "subscriptions": known.subscriptions,
+                "lost": lost,
+                "behind": behind,
+                "begun": known.begun,
+                "help": known.help(),
+            });
+        }
         if let Some(clock) = &self.clock {
             told["clock"] = json!({
                 "file": layout::CLOCK,
@@ -189,8 +147,10 @@ impl Found {
             let one = || "1".to_owned();
             vec![layout::CLOCK.to_owned(), one(), one(), bytes(clock.bytes), state.to_owned()]
         }));
+        rows.extend(self.state.as_ref().map(Known::row));
         let mut out = table(&["LOG", "FILES", "RECORDS", "BYTES", "STATE"], &rows);
         parts().for_each(|part| out.push_str(&part.findings()));
+        self.state.iter().for_each(|known| out.push_str(&known.findings()));
         if let Some(clock) = self.clock {
             let line = format!("  {}: {}\n", layout::CLOCK, help(clock));
             out.push_str(&line);
@@ -203,17 +163,33 @@ impl Found {
     }
 }
 
-/// What the clock is judged by. Damage is set aside if that is asked for: the next start would go by the
-/// newest record with it, too.
-fn clock_in(stopped: &Stopped, is_repair: bool) -> io::Result<Option<NotedClock>> {
-    let storage = &*stopped.storage;
-    let found = examine_clock(storage)?;
-    let name = Path::new(layout::CLOCK).file_name().and_then(OsStr::to_str);
-    if is_repair && found.is_some_and(|it| it.trusted.is_none()) {
-        snapshot::set_aside(storage, Path::new(layout::STATE), name)?;
-        return Ok(None);
+// === impl Known ===
+
+impl Known {
+    fn row(&self) -> Vec<String> {
+        let state = if self.forgotten.is_nothing() { "known" } else { "lost" };
+        let none = || "-".to_owned();
+        let count = self.subscriptions.to_string();
+        vec!["subscriptions".to_owned(), none(), count, none(), state.to_owned()]
     }
-    Ok(found)
+
+    /// What to do.
+    fn help(&self) -> Option<String> {
+        let is_known = self.forgotten.is_nothing();
+        (!is_known).then(|| {
+            format!(
+                "{}. No event is lost by that, but what was settled is not known: the gateway does not start \
+                 before --repair goes on from what is known, and delivers events again that were settled since",
+                self.forgotten
+            )
+        })
+    }
+
+    fn findings(&self) -> String {
+        let begun = self.begun.iter().map(|(name, how)| format!("  {name}: {how}\n"));
+        let help = self.help().map(|help| format!("  {help}\n"));
+        help.into_iter().chain(begun).collect()
+    }
 }
 
 /// What that means, and what to do.
@@ -232,89 +208,4 @@ fn help(clock: NotedClock) -> String {
 
 fn moment(millis: u64) -> String {
     clock::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
-}
-
-/// Sets damaged snapshots aside, if what is left and the journal from `start` on are the whole state.
-fn mend_snapshots(stopped: &Stopped, loaded: Loaded, start: Offset) -> Result<(), SnapshotError> {
-    let (storage, dir) = (&*stopped.storage, Path::new(layout::STATE));
-    loaded.settle(storage, dir, start)?;
-    // Older ones too: a newer one is whole.
-    let examined = Snapshot::examine(storage, dir, stopped.registry.store())?;
-    let damaged = examined.iter().filter(|it| it.error.is_some());
-    Ok(snapshot::set_aside(storage, dir, damaged.map(|it| it.name.as_str()))?)
-}
-
-fn looked_at(place: &Place, floor: Offset, is_repair: bool) -> Result<Report, OpenError> {
-    if is_repair {
-        log::repair(place, &log::Settings::default(), floor)
-    } else {
-        log::verify(place, floor)
-    }
-}
-
-// === impl Part ===
-
-impl Part {
-    fn json(&self, kind: &str) -> Value {
-        let mut told = match &self.report {
-            Err(error) => json!({ "sound": false, "error": error }),
-            Ok(report) => {
-                let damage = report.damage.iter().map(|it| {
-                    json!({
-                        "from": it.range.start.0,
-                        "to": it.range.end.0,
-                        "lost": it.is_lost,
-                        "accepted": it.is_accepted,
-                        "what": it.what,
-                    })
-                });
-                json!({
-                    "sound": report.is_sound(),
-                    "files": report.files,
-                    "records": report.records,
-                    "bytes": report.bytes,
-                    "start": report.range.start.0,
-                    "end": report.range.end.0,
-                    "torn_bytes": report.torn_bytes,
-                    "damage": damage.collect::<Vec<_>>(),
-                    "derived": report.derived,
-                })
-            }
-        };
-        told[kind] = json!(self.name);
-        told
-    }
-
-    fn row(&self) -> Vec<String> {
-        let (files, records, size, state) = match &self.report {
-            Err(error) => {
-                let none = || "-".to_owned();
-                (none(), none(), none(), format!("cannot be read: {error}"))
-            }
-            Ok(report) => {
-                let state = match (report.is_sound(), report.torn_bytes) {
-                    (false, _) => "damaged".to_owned(),
-                    (true, 0) => "whole".to_owned(),
-                    (true, torn) => {
-                        format!("whole; {torn} torn bytes at its end are cut when it opens")
-                    }
-                };
-                let (files, records) = (report.files.to_string(), report.records.to_string());
-                (files, records, bytes(report.bytes), state)
-            }
-        };
-        vec![self.name.clone(), files, records, size, state]
-    }
-
-    /// A line for each damage.
-    fn findings(&self) -> String {
-        let line = |finding: &log::Finding| {
-            let (from, to) = (finding.range.start, finding.range.end);
-            let lost = if finding.is_lost { "lost" } else { "readable" };
-            let accepted = if finding.is_accepted { ", accepted" } else { "" };
-            let (name, what) = (&self.name, &finding.what);
-            format!("  {name}: offsets {from} to {to}: {what}: {lost}{accepted}\n")
-        };
-        self.report.iter().flat_map(|report| &report.damage).map(line).collect()
-    }
 }

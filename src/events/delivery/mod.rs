@@ -5,6 +5,7 @@ mod encoding;
 pub mod journal;
 pub mod lease;
 pub mod push;
+pub mod replay;
 pub mod runner;
 pub mod side_log;
 pub mod snapshot;

@@ -72,9 +72,6 @@ pub enum SnapshotError {
     /// The file system has failed.
     #[error("reading delivery state: {0}")]
     Io(#[from] io::Error),
-    /// What is left does not reach back to where the journal begins.
-    #[error("no snapshot of the delivery state is whole: {}", .0.join(", "))]
-    Lost(Vec<String>),
     /// A later version wrote it.
     #[error("{0} was written by a later version of this program: use that one")]
     Newer(String),
@@ -234,17 +231,9 @@ impl Snapshot {
 // === impl Loaded ===
 
 impl Loaded {
-    /// The snapshot, if a journal that begins at `start` has all that follows it. What is damaged is
-    /// kept under another name, so that it is never counted as a generation. Blocks.
-    pub fn settle(
-        self,
-        storage: &dyn Storage,
-        dir: &Path,
-        start: Offset,
-    ) -> Result<Snapshot, SnapshotError> {
-        if self.snapshot.start() < start {
-            return Err(SnapshotError::Lost(self.damaged));
-        }
+    /// The snapshot. What is damaged is kept under another name, so that it is never counted as a generation.
+    /// Blocks.
+    pub fn settle(self, storage: &dyn Storage, dir: &Path) -> io::Result<Snapshot> {
         set_aside(storage, dir, self.damaged.iter().map(String::as_str))?;
         Ok(self.snapshot)
     }
@@ -269,9 +258,12 @@ fn path(dir: &Path, start: Offset) -> PathBuf {
     dir.join(format!("{PREFIX}{:020}", start.0))
 }
 
-/// Where the snapshots in `dir` begin, ascending.
+/// Where the snapshots in `dir` begin, ascending; a directory that is not there has none.
 fn offsets(storage: &dyn Storage, dir: &Path) -> io::Result<Vec<Offset>> {
-    let names = storage.list(dir)?;
+    let names = match storage.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names?,
+    };
     let mut offsets: Vec<_> = names
         .iter()
         .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok().map(Offset))

@@ -16,10 +16,10 @@ pub(super) const RESERVE: &str = "state/RESERVE";
 /// By what the clock is judged at the next start, while it is not trusted.
 pub const CLOCK: &str = "state/CLOCK";
 /// Records of requests.
-pub(super) const INGRESS: &str = "ingress";
-/// By subscription.
-pub(super) const LETTERS: &str = "dead-letters";
-/// By subscription.
+pub const INGRESS: &str = "ingress";
+/// Dead letters, by subscription.
+pub const LETTERS: &str = "dead-letters";
+/// Parked events, by subscription.
 pub(super) const PARKED: &str = "parked";
 
 /// A log of a store.

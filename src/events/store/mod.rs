@@ -6,14 +6,17 @@
 
 mod closing;
 mod delays;
+mod error;
 mod held_clock;
 mod inheriting;
 mod jobs;
 pub mod layout;
 mod letters;
 mod maintenance;
+mod mending;
 mod opening;
 mod publish;
+mod rebuilding;
 mod reloading;
 mod requests;
 mod serve;
@@ -37,8 +40,10 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 pub use self::{
+    error::StoreError,
     held_clock::{NotedClock, examine_clock},
-    opening::StoreError,
+    mending::{Begun, KnownState, examine_state, floor_of_journal},
+    state::Forgotten,
 };
 use self::{snapshots::Snapshots, topic::Topic};
 use crate::events::{

@@ -12,12 +12,14 @@ use uuid::Uuid;
 
 use super::{
     Inner, Keyed, Reading, Store, TopicMap,
+    error::StoreError,
     held_clock::HeldClock,
     layout::{INGRESS, JOURNAL, LETTERS, PARKED, RESERVE, STATE},
+    mending::letters_end,
     reloading::configure,
     requests::requests,
     snapshots::Snapshots,
-    state::read_state,
+    state::{Base, read_state},
     tailing::MAX_TAILS,
     topic::{Ground, Topic, base},
     topics::topics,
@@ -27,26 +29,22 @@ use crate::events::{
         lease::Tokens,
         runner::{Restored, Subscription, Surroundings},
         side_log::SideLog,
-        snapshot::SnapshotError,
         subscription::{LaneId, Machine, Seek},
     },
     facade::Refusal,
-    ingress::{self, Ingress, IngressError},
+    ingress::{self, Ingress},
     queue::{
         LogId, Offset, StoreId,
         codec::{SubscriptionMeta, TopicMeta},
         log::{
-            DiskSettings, DiskWatch, Log, OpenError, Opened, Place, Plain, Settings as LogSettings,
-            Writer,
+            self, DiskSettings, DiskWatch, Log, Offline, Opened, Place, Plain,
+            Settings as LogSettings, State, Writer,
         },
         pool::Pool,
         reserve::Reserve,
         storage::Storage,
         time::Clock,
-        topic::{
-            clock_guard::GuardedClock,
-            registry::{Registry, RegistryError},
-        },
+        topic::{clock_guard::GuardedClock, registry::Registry},
     },
     settings::{Settings, StartAt, Subscription as SubscriptionSettings, Topic as TopicSettings},
 };
@@ -56,32 +54,6 @@ use crate::http::sink::Sink;
 const READERS: usize = 4;
 /// Threads that move delayed events, for all of a store.
 const MOVERS: usize = 2;
-
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The registry.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The delivery state.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The journal of the delivery state, or the records of requests.
-    #[error(transparent)]
-    Log(#[from] OpenError),
-    /// The records of requests cannot be read.
-    #[error(transparent)]
-    Ingress(#[from] IngressError),
-    /// The journal cannot be read.
-    #[error("the journal of the delivery state: {0}")]
-    Journal(String),
-    /// The disk, or no thread can be started.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// A subscription could not be set to its beginning.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-}
 
 /// What was opened before there is a store.
 struct Ready {
@@ -119,6 +91,7 @@ impl Store {
             store.inherit(&topic).await?;
         }
         store.first_snapshot().await?;
+        store.note_begun().await;
         if let Err(error) = store.tend_requests().await {
             tracing::warn!(%error, "what requests have led to waits");
         }
@@ -146,10 +119,7 @@ impl Store {
             Arc::new(SideLog::new(place, &all, inner.letters_writer.clone()))
         };
         let (letters, parked) = (side(LETTERS), side(PARKED));
-        let floor = machine.as_ref().map_or(Offset::ZERO, |machine| {
-            let last = machine.dead_letters(Offset::ZERO).last();
-            last.map_or(Offset::ZERO, |(last, _)| last.plus(1))
-        });
+        let floor = machine.as_ref().map_or(Offset::ZERO, letters_end);
         for (log, floor) in [(&letters, floor), (&parked, Offset::ZERO)] {
             let log = log.clone();
             if let Err(error) = self.block(move || log.open(floor)).await? {
@@ -280,11 +250,10 @@ fn prepare(
     let state_writer = Writer::spawn("state", clock.clone())?;
     let letters_writer = Writer::spawn("dead-letters", clock.clone())?;
     let at = |dir: &str, id| place(&storage, &disk, store, PathBuf::from(dir), id);
-    let state =
-        with_room(&reserve, || read_state(&state_writer, at(JOURNAL, LogId(store.0)), &settings))?;
-    let (ingress, opened) = with_room(&reserve, || {
-        open_ingress(&state_writer, at(INGRESS, LogId(store.0)), &settings)
-    })?;
+    let places = [JOURNAL, INGRESS].map(|dir| at(dir, LogId(store.0)));
+    let now = clock.now().wall;
+    let (state, (ingress, opened)) =
+        own_logs(&reserve, &state_writer, &places, (&registry, &settings, now))?;
     // As far as is known yet: what is remembered of duplicates goes by it.
     let guard = GuardedClock::new(clock.clone(), state.last);
     let hash_key = registry.hash_key();
@@ -330,13 +299,36 @@ fn prepare(
     Ok(Ready { inner, machines })
 }
 
+/// The store's own logs: delivery state and records of requests. Blocks.
+fn own_logs(
+    reserve: &Reserve,
+    writer: &Writer,
+    [journal, ingress]: &[Place; 2],
+    (registry, settings, now): (&Registry, &Settings, u64),
+) -> Result<(Base, (Log, Opened)), StoreError> {
+    let state = || read_state(writer, journal, registry, (settings, now));
+    let state = with_room(reserve, state)?;
+    let ingress = || open_ingress(writer, ingress, registry.is_used(), settings);
+    Ok((state, with_room(reserve, ingress)?))
+}
+
 fn open_ingress(
     writer: &Writer,
-    place: Place,
+    place: &Place,
+    is_begun: bool,
     settings: &Settings,
 ) -> Result<(Log, Opened), StoreError> {
     let own = LogSettings { max_bytes: Some(settings.ingress.max_bytes), ..base(settings) };
-    Ok(Log::open(writer, place, &own, Offset::ZERO, Box::new(Plain))?)
+    let floor = log::floor_of(place, Offset::ZERO, is_begun)?;
+    let (log, opened) = Log::open(writer, place.clone(), &own, floor, Box::new(Plain))?;
+    if let State::Offline(Offline { reason, .. }) = log.status().state {
+        tracing::error!(
+            %reason,
+            "the log of requests is offline, and so are routes with keys, intents or stored requests: with the \
+             gateway stopped, `sluice queue verify` says what is lost, and `--repair` accepts that"
+        );
+    }
+    Ok((log, opened))
 }
 
 /// Opens a log of the store's own; if the disk is full, with the room that is kept for that. Blocks.

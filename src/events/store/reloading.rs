@@ -44,6 +44,7 @@ impl Store {
                 self.0.topics.0.write().insert(topic.name(), topic);
             }
         }
+        let mut is_more = false;
         for meta in subscriptions {
             let known = self.0.subscriptions.read().get(&*meta.name).cloned();
             if let Some(reading) = known {
@@ -51,7 +52,13 @@ impl Store {
             } else {
                 let started = self.start(&meta, None).await;
                 started.map_err(|error| Refusal::internal(error.to_string()))?;
+                is_more = true;
             }
+        }
+        match if is_more { self.snapshot().await } else { Ok(()) } {
+            Ok(()) => self.note_begun().await,
+            // The next one has it.
+            Err(error) => tracing::warn!(%error, "no snapshot of the delivery state was taken"),
         }
         Ok(())
     }

@@ -1,15 +1,15 @@
 //! When delivery state is written anew, and the journal let go of.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::{Store, layout::STATE};
+use super::{Store, layout::STATE, topic::Topic};
 use crate::events::{
     delivery::snapshot::Snapshot,
     facade::Refusal,
-    queue::{Offset, storage},
+    queue::{LogId, Offset, storage},
 };
 
 /// A snapshot is taken after so many bytes of journal ...
@@ -58,6 +58,24 @@ impl Store {
         match self.block(move || store.0.reserve.give_up()).await? {
             Ok(true) => self.snapshot().await,
             _ => Err(error),
+        }
+    }
+
+    /// What is on disk by now is there, or lost, from here on: states that are in a snapshot, logs that are open.
+    /// Where that cannot be noted, the next start does.
+    pub(super) async fn note_begun(&self) {
+        let is_open = |topic: &Arc<Topic>| topic.is_lasting() && !topic.is_offline();
+        let topics: Vec<_> =
+            self.all_topics().iter().filter(|it| is_open(it)).map(|it| it.id()).collect();
+        let readings = self.all_subscriptions();
+        let subscriptions: Vec<_> =
+            readings.iter().map(|it| LogId(it.subscription.surroundings().id)).collect();
+        let store = self.clone();
+        let noted = self.block(move || store.0.registry.lock().begun(&topics, &subscriptions));
+        match noted.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "what was begun is not noted"),
+            Err(error) => tracing::warn!(%error, "what was begun is not noted"),
         }
     }
 

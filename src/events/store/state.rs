@@ -1,13 +1,26 @@
 //! Delivery state as it was: the snapshot, and what the journal says after it.
+//!
+//! What of it is lost is never taken for what never was: the registry knows which subscriptions had a state.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, fmt, ops::Range, path::Path};
 
 use uuid::Uuid;
 
-use super::{layout::STATE, opening::StoreError, topic::base};
+use super::{error::StoreError, layout::STATE, rebuilding, topic::base};
 use crate::events::{
-    delivery::{journal, runner::Restored, snapshot::Snapshot},
-    queue::log::{Log, Place, Plain, Settings as LogSettings, Writer},
+    delivery::{
+        Malformed,
+        replay::{Replay, Replayed},
+        runner::Restored,
+        snapshot::Snapshot,
+    },
+    queue::{
+        codec::SubscriptionMeta,
+        log::{
+            self, Log, Place, Plain, ReadError, Recovery, Settings as LogSettings, State, Writer,
+        },
+        topic::registry::Registry,
+    },
     settings::Settings,
 };
 
@@ -28,24 +41,61 @@ pub(super) struct Base {
     pub(super) last: Option<u64>,
 }
 
+/// What of the delivery state is lost, by name of the subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Those of which nothing is known.
+    pub lost: Vec<String>,
+    /// Those of which only what was before a gap in the journal is known.
+    pub behind: Vec<String>,
+}
+
 /// The snapshot, and what the journal says after it.
 pub(super) fn read_state(
     writer: &Writer,
-    place: Place,
-    settings: &Settings,
+    place: &Place,
+    registry: &Registry,
+    (settings, now): (&Settings, u64),
 ) -> Result<Base, StoreError> {
-    let (storage, store) = (place.storage.clone(), place.store);
+    let storage = place.storage.clone();
     let dir = Path::new(STATE);
-    let loaded = Snapshot::load(&*storage, dir, store)?;
+    let loaded = Snapshot::load(&*storage, dir, place.store)?;
     for name in &loaded.damaged {
         tracing::error!(%name, "a snapshot of the delivery state is damaged: an older one steps in");
     }
-    let floor = loaded.snapshot.floor();
+    let floor = log::floor_of(place, loaded.snapshot.floor(), registry.is_used())?;
     let own = journal_settings(settings);
-    let (journal, opened) = Log::open(writer, place, &own, floor, Box::new(Plain))?;
-    let snapshot = loaded.settle(&*storage, dir, journal.start())?;
-    let restored = replay(&journal, &snapshot)?;
+    let (journal, opened) = Log::open(writer, place.clone(), &own, floor, Box::new(Plain))?;
+    if let State::Offline(offline) = journal.status().state {
+        return Err(StoreError::Damaged(offline.reason));
+    }
+    let snapshot = loaded.settle(&*storage, dir)?;
+    let mut replayed = replay(&journal, &snapshot)?;
+    let forgotten = Forgotten::of(&replayed, registry);
+    if !forgotten.is_nothing() {
+        if own.recovery == Recovery::Strict {
+            return Err(StoreError::Forgotten(forgotten));
+        }
+        tracing::error!("{forgotten}: they begin anew, and events are delivered again");
+        let lost: Vec<_> = lost(&replayed, registry).collect();
+        for meta in lost {
+            let rebuilt = rebuilding::rebuild(place, meta, now)?;
+            tracing::error!(subscription = %meta.name, "{rebuilt}");
+            let restored = Restored { state: rebuilt.state, entries: Vec::new() };
+            replayed.restored.insert(meta.id.0, restored);
+        }
+    }
+    let restored = replayed.restored;
     Ok(Base { journal, restored, last: opened.last.map(|last| last.wall) })
+}
+
+/// Subscriptions whose state is lost.
+pub(super) fn lost<'a>(
+    replayed: &Replayed,
+    registry: &'a Registry,
+) -> impl Iterator<Item = &'a SubscriptionMeta> {
+    let is_lost = |it: &&SubscriptionMeta| it.is_begun && !replayed.restored.contains_key(&it.id.0);
+    registry.subscriptions().iter().filter(is_lost)
 }
 
 fn journal_settings(settings: &Settings) -> LogSettings {
@@ -54,28 +104,55 @@ fn journal_settings(settings: &Settings) -> LogSettings {
     LogSettings { segment_bytes, ..base(settings) }
 }
 
-fn replay(journal: &Log, snapshot: &Snapshot) -> Result<HashMap<Uuid, Restored>, StoreError> {
-    let broken = |what: &dyn std::fmt::Display| StoreError::Journal(what.to_string());
-    let mut restored: HashMap<Uuid, Restored> = HashMap::new();
-    for section in &snapshot.sections {
-        let state = journal::decode_state(&section.state).map_err(|error| broken(&error))?;
-        restored.insert(section.subscription, Restored { state, entries: Vec::new() });
-    }
+fn replay(journal: &Log, snapshot: &Snapshot) -> Result<Replayed, StoreError> {
+    let broken = |what: &dyn fmt::Display| StoreError::Journal(what.to_string());
+    let of_snapshot = |error: Malformed| broken(&error);
+    let mut replay = Replay::new(snapshot).map_err(of_snapshot)?;
     let mut reader = journal.reader();
-    let mut at = snapshot.start();
     loop {
-        let block = match reader.read(at, 1 << 20) {
-            Ok(block) if block.is_empty() => return Ok(restored),
+        let block = match reader.read(replay.next(), 1 << 20) {
+            Ok(block) if block.is_empty() => return Ok(replay.finish(journal.durable())),
             Ok(block) => block,
+            Err(
+                ReadError::Retired { start: to }
+                | ReadError::Damaged { range: Range { end: to, .. } },
+            ) => {
+                replay.skip(to);
+                continue;
+            }
             Err(error) => return Err(broken(&error)),
         };
         for (offset, record) in block.records() {
-            let step = journal::decode(record.body()).map_err(|error| broken(&error))?;
-            let position = snapshot.section(step.subscription).map(|section| section.position);
-            if position.is_none_or(|position| offset >= position) {
-                restored.entry(step.subscription).or_default().entries.extend(step.entries);
-            }
+            replay.take(offset, record.body()).map_err(|error| broken(&error))?;
         }
-        at = block.next();
+        replay.skip(block.next());
+    }
+}
+
+// === impl Forgotten ===
+
+impl Forgotten {
+    pub(super) fn of(replayed: &Replayed, registry: &Registry) -> Self {
+        let behind =
+            registry.subscriptions().iter().filter(|it| replayed.behind.contains(&it.id.0));
+        Self {
+            lost: lost(replayed, registry).map(|it| it.name.clone()).collect(),
+            behind: behind.map(|it| it.name.clone()).collect(),
+        }
+    }
+
+    /// Whether all is known.
+    pub fn is_nothing(&self) -> bool {
+        self.lost.is_empty() && self.behind.is_empty()
+    }
+}
+
+impl fmt::Display for Forgotten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = (!self.lost.is_empty()).then(|| format!("all of {}", self.lost.join(", ")));
+        let latest =
+            (!self.behind.is_empty()).then(|| format!("the latest of {}", self.behind.join(", ")));
+        let what: Vec<_> = all.into_iter().chain(latest).collect();
+        write!(f, "delivery state is lost: {}", what.join("; "))
     }
 }

@@ -3,6 +3,7 @@
 mod clock;
 mod delays;
 mod full_disk;
+mod gaps;
 mod places;
 mod publishing;
 mod stopping;

@@ -21,7 +21,8 @@ use crate::events::{
         LogId, Offset,
         codec::{Generation, HashKey, TopicMeta},
         log::{
-            Durability, OpenError, Opened, Place, Recovery, Settings as LogSettings, State, Writer,
+            self, Durability, OpenError, Opened, Place, Recovery, Settings as LogSettings, State,
+            Writer,
         },
         time::Clock,
         topic::{
@@ -142,8 +143,15 @@ impl Topic {
         Ok(last)
     }
 
+    /// Whether what is published is to outlive the process.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.about.read().log.durability != Durability::Memory
+    }
+
     fn open_first(&self, floor: Offset) -> Result<Opened, OpenError> {
         let about = self.about();
+        let is_expected = about.meta.is_begun && self.is_lasting();
+        let floor = log::floor_of(&self.place, floor, is_expected)?;
         let (handle, opened) = Handle::open(
             &self.writer,
             self.place.clone(),

@@ -1,0 +1,194 @@
+//! Delivery state read back: a snapshot, and what the journal says after it. Pure.
+//!
+//! **Behind a gap in the journal nothing counts** for a subscription whose state is from before it. A record
+//! that says how far was scanned stands for all that was found up to there: with one of them lost, the next
+//! one would have events that nobody ever settled behind it. What is passed over so is done again, and that
+//! is at least once; what is taken wrongly is never done.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+};
+
+use uuid::Uuid;
+
+use super::{encoding::Malformed, journal, runner::Restored, snapshot::Snapshot};
+use crate::events::queue::Offset;
+
+/// Delivery state as far as it was read.
+#[derive(Debug)]
+pub struct Replay {
+    restored: HashMap<Uuid, Restored>,
+    /// Up to where the snapshot has a subscription.
+    positions: HashMap<Uuid, Offset>,
+    /// What is expected to come.
+    next: Offset,
+    /// From the first offset that is lost up to behind the last.
+    lost: Option<Range<Offset>>,
+}
+
+/// Delivery state that was read back.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// By subscription.
+    pub restored: HashMap<Uuid, Restored>,
+    /// Those of which nothing is known that is behind what is lost of the journal.
+    pub behind: BTreeSet<Uuid>,
+    /// From the first offset of the journal that is lost and would be needed up to behind the last.
+    pub lost: Option<Range<Offset>>,
+}
+
+// === impl Replay ===
+
+impl Replay {
+    /// As the snapshot has it. The journal is to follow from [`Snapshot::start`] on.
+    pub fn new(snapshot: &Snapshot) -> Result<Self, Malformed> {
+        let (mut restored, mut positions) = (HashMap::new(), HashMap::new());
+        for section in &snapshot.sections {
+            let state = journal::decode_state(&section.state)?;
+            restored.insert(section.subscription, Restored { state, entries: Vec::new() });
+            positions.insert(section.subscription, section.position);
+        }
+        Ok(Self { restored, positions, next: snapshot.start(), lost: None })
+    }
+
+    /// What is expected to come.
+    pub fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// The next record of the journal. One from before [`Replay::next`] says nothing.
+    pub fn take(&mut self, offset: Offset, body: &[u8]) -> Result<(), Malformed> {
+        if offset < self.next {
+            return Ok(());
+        }
+        self.skip(offset);
+        let step = match journal::decode(body) {
+            // It is as it was written, and says nothing: so it is lost.
+            Err(Malformed::Bytes) => {
+                self.skip(offset.plus(1));
+                return Ok(());
+            }
+            step => step?,
+        };
+        self.next = offset.plus(1);
+        let position = self.position(step.subscription);
+        if offset >= position && !self.is_behind(position) {
+            self.restored.entry(step.subscription).or_default().entries.extend(step.entries);
+        }
+        Ok(())
+    }
+
+    /// The journal goes on here: what was expected before is lost.
+    pub fn skip(&mut self, to: Offset) {
+        if to > self.next {
+            let from = self.lost.as_ref().map_or(self.next, |lost| lost.start);
+            (self.lost, self.next) = (Some(from..to), to);
+        }
+    }
+
+    /// The journal ends here.
+    pub fn finish(mut self, end: Offset) -> Replayed {
+        self.skip(end);
+        let known = self.restored.keys().copied();
+        let behind: BTreeSet<Uuid> =
+            known.filter(|id| self.is_behind(self.position(*id))).collect();
+        Replayed { restored: self.restored, behind, lost: self.lost }
+    }
+
+    fn position(&self, subscription: Uuid) -> Offset {
+        self.positions.get(&subscription).copied().unwrap_or_default()
+    }
+
+    /// Whether something is lost of what follows on a state of there.
+    fn is_behind(&self, position: Offset) -> bool {
+        self.lost.as_ref().is_some_and(|lost| lost.end > position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::events::delivery::{
+        snapshot::Section,
+        subscription::{Entry, LaneId, State},
+    };
+
+    const ONE: Uuid = Uuid::from_u128(1);
+    const TWO: Uuid = Uuid::from_u128(2);
+
+    fn section(subscription: Uuid, position: u64) -> Section {
+        let state = journal::encode_state(&State::default());
+        Section { subscription, position: Offset(position), state }
+    }
+
+    fn scanned(to: u64) -> Entry {
+        let (moved, added) = (Vec::new(), Vec::new());
+        Entry::Scanned { lane: LaneId::LIVE, to: Offset(to), moved, added }
+    }
+
+    fn step(subscription: Uuid, to: u64) -> Bytes {
+        journal::encode(subscription, &[scanned(to)])
+    }
+
+    fn entries(replayed: &Replayed, subscription: Uuid) -> Vec<Entry> {
+        replayed.restored[&subscription].entries.clone()
+    }
+
+    #[test]
+    fn what_the_journal_has_after_the_snapshot_is_taken_and_nothing_twice() {
+        let snapshot = Snapshot { sections: vec![section(ONE, 5), section(TWO, 7)] };
+        let mut replay = Replay::new(&snapshot).unwrap();
+        assert_eq!(replay.next(), Offset(5));
+        for (offset, of) in [(4, ONE), (5, ONE), (6, TWO), (7, TWO), (8, ONE)] {
+            replay.take(Offset(offset), &step(of, offset)).unwrap();
+        }
+        let replayed = replay.finish(Offset(9));
+        assert_eq!(entries(&replayed, ONE), [scanned(5), scanned(8)]);
+        assert_eq!(entries(&replayed, TWO), [scanned(7)]);
+        assert_eq!((replayed.behind.len(), replayed.lost), (0, None));
+    }
+
+    #[test]
+    fn behind_a_gap_nothing_counts_but_for_a_state_from_behind_it() {
+        let snapshot = Snapshot { sections: vec![section(ONE, 5), section(TWO, 8)] };
+        let mut replay = Replay::new(&snapshot).unwrap();
+        replay.take(Offset(5), &step(ONE, 5)).unwrap();
+        for (offset, of) in [(8, ONE), (9, TWO)] {
+            replay.take(Offset(offset), &step(of, offset)).unwrap();
+        }
+        let replayed = replay.finish(Offset(10));
+        assert_eq!(entries(&replayed, ONE), [scanned(5)]);
+        assert_eq!(entries(&replayed, TWO), [scanned(9)]);
+        assert!(replayed.behind.iter().eq([&ONE]));
+        assert_eq!(replayed.lost, Some(Offset(6)..Offset(8)));
+    }
+
+    #[test]
+    fn a_subscription_whose_first_record_is_lost_is_not_made_of_the_rest() {
+        let mut replay = Replay::new(&Snapshot::default()).unwrap();
+        replay.skip(Offset(3));
+        replay.take(Offset(3), &step(ONE, 3)).unwrap();
+        let replayed = replay.finish(Offset(4));
+        assert!(replayed.restored.is_empty());
+        assert_eq!(replayed.lost, Some(Offset(0)..Offset(3)));
+    }
+
+    #[test]
+    fn what_is_lost_at_the_end_and_what_says_nothing_are_gaps_and_a_later_version_is_not() {
+        let snapshot = Snapshot { sections: vec![section(ONE, 5)] };
+        let replay = Replay::new(&snapshot).unwrap();
+        let replayed = replay.finish(Offset(6));
+        assert!(replayed.behind.contains(&ONE) && replayed.lost == Some(Offset(5)..Offset(6)));
+
+        let mut replay = Replay::new(&snapshot).unwrap();
+        replay.take(Offset(5), b"\0").unwrap();
+        replay.take(Offset(6), &step(ONE, 6)).unwrap();
+        assert_eq!(replay.take(Offset(7), b"\xff"), Err(Malformed::Newer));
+        let replayed = replay.finish(Offset(7));
+        assert_eq!(entries(&replayed, ONE), []);
+        assert_eq!(replayed.lost, Some(Offset(5)..Offset(6)));
+    }
+}

@@ -1,0 +1,141 @@
+//! The delivery state of a store that nobody has open: what is known of it, and going on from there.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use uuid::Uuid;
+
+use super::{
+    error::StoreError,
+    layout::STATE,
+    rebuilding,
+    state::{Forgotten, lost},
+};
+use crate::events::{
+    delivery::{
+        journal::encode_state,
+        replay::{Replay, Replayed},
+        snapshot::{Section, Snapshot},
+        subscription::{LaneId, Machine},
+    },
+    queue::{
+        LogId, Offset,
+        codec::SubscriptionMeta,
+        log::{self, OpenError, Place},
+        topic::registry::Registry,
+    },
+    settings::Subscription as Settings,
+};
+
+/// Delivery state, as far as it is known.
+#[derive(Debug)]
+pub struct KnownState {
+    machines: HashMap<Uuid, Machine>,
+    lost: Vec<SubscriptionMeta>,
+    forgotten: Forgotten,
+    /// Where the journal ends.
+    end: Offset,
+}
+
+/// What became of subscriptions whose state was lost, by name, in words.
+pub type Begun = BTreeMap<String, String>;
+
+/// Reads delivery state from the snapshot and the journal at `place`. Changes nothing. Blocks.
+pub fn examine_state(
+    place: &Place,
+    snapshot: &Snapshot,
+    registry: &Registry,
+) -> Result<KnownState, StoreError> {
+    let broken = |error: &dyn std::fmt::Display| StoreError::Journal(error.to_string());
+    let mut replay = Replay::new(snapshot).map_err(|error| broken(&error))?;
+    let (mut outcome, floor) = (Ok(()), floor_of_journal(place, snapshot, registry)?);
+    let report = log::look_through(place, floor, &mut |offset, record| {
+        if outcome.is_ok() {
+            outcome = replay.take(offset, record.body());
+        }
+    })?;
+    outcome.map_err(|error| broken(&error))?;
+    let replayed = replay.finish(report.range.end);
+    Ok(KnownState::new(replayed, report.range.end, registry))
+}
+
+/// What is known to have been in the journal.
+pub fn floor_of_journal(
+    place: &Place,
+    snapshot: &Snapshot,
+    registry: &Registry,
+) -> Result<Offset, OpenError> {
+    log::floor_of(place, snapshot.floor(), registry.is_used())
+}
+
+// === impl KnownState ===
+
+impl KnownState {
+    fn new(replayed: Replayed, end: Offset, registry: &Registry) -> Self {
+        let lost = lost(&replayed, registry).cloned().collect();
+        let forgotten = Forgotten::of(&replayed, registry);
+        let machine = |(id, restored): (Uuid, crate::events::delivery::runner::Restored)| {
+            // What entries do does not depend on settings.
+            (id, restored.machine(&Settings::new("", ""), 1))
+        };
+        let machines = replayed.restored.into_iter().map(machine).collect();
+        Self { machines, lost, forgotten, end }
+    }
+
+    /// What is not known.
+    pub fn forgotten(&self) -> &Forgotten {
+        &self.forgotten
+    }
+
+    /// Subscriptions whose state is known.
+    pub fn count(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// What the readers of a topic have seen of it.
+    pub fn floor_of_topic(&self, registry: &Registry, topic: LogId) -> Offset {
+        let readers = registry.subscriptions().iter().filter(|it| it.topic == topic);
+        let seen = readers.filter_map(|it| self.machines.get(&it.id.0)?.position(LaneId::LIVE));
+        seen.max().unwrap_or_default()
+    }
+
+    /// Up to where a subscription knows its dead letters.
+    pub fn floor_of_letters(&self, subscription: LogId) -> Offset {
+        let machine = self.machines.get(&subscription.0);
+        machine.map_or(Offset::ZERO, letters_end)
+    }
+
+    /// Goes on from what is known: a snapshot behind all of the journal, in which what is lost is begun anew.
+    /// Blocks.
+    ///
+    /// Done whole or not at all: the snapshot has its name when all of it is on disk.
+    pub fn mend(self, place: &Place, now: u64) -> Result<Begun, StoreError> {
+        let mut begun = Begun::new();
+        let mut states: Vec<_> =
+            self.machines.iter().map(|(id, machine)| (*id, machine.snapshot())).collect();
+        for meta in &self.lost {
+            let rebuilt = rebuilding::rebuild(place, meta, now)?;
+            begun.insert(meta.name.clone(), rebuilt.to_string());
+            states.push((meta.id.0, rebuilt.state));
+        }
+        for name in self.forgotten.behind {
+            begun.insert(name, "goes on from before what is lost of the journal".to_owned());
+        }
+        let section = |(subscription, state)| Section {
+            subscription,
+            position: self.end,
+            state: encode_state(&state),
+        };
+        let snapshot = Snapshot { sections: states.into_iter().map(section).collect() };
+        snapshot.write(&*place.storage, Path::new(STATE), place.store)?;
+        Ok(begun)
+    }
+}
+
+/// Behind the last dead letter that a subscription knows.
+pub(super) fn letters_end(machine: &Machine) -> Offset {
+    let last = machine.dead_letters(Offset::ZERO).last();
+    last.map_or(Offset::ZERO, |(last, _)| last.plus(1))
+}
