@@ -101,6 +101,9 @@ impl Resolver<'_> {
         let matches = route.matches.as_ref().unwrap_or(&everything);
         let name = self.value(&route.name).unwrap_or_else(|| Name("".into()));
         let separators = self.or(route.encoded_separators.as_ref(), EncodedSeparators::Reject);
+        if separators == EncodedSeparators::Reject {
+            self.warn_of_separators(matches);
+        }
         Rule {
             name: name.0,
             priority: self.or(route.priority.as_ref(), 0),
@@ -164,6 +167,19 @@ impl Resolver<'_> {
     fn anchored(&mut self, written: &Written<Regex>) -> Option<Regex> {
         self.value(written)?;
         self.checked(written.place, Regex::parse(&format!(r"\A(?:{})\z", written.text)))
+    }
+
+    /// Warns of a path that only requests have which the route refuses.
+    fn warn_of_separators(&mut self, matches: &Match) {
+        let Some(path) = &matches.path else { return };
+        let lower = path.text.to_ascii_lowercase();
+        if let Some(separator) = ["%2f", "%5c"].into_iter().find(|it| lower.contains(it)) {
+            let separator = separator.to_ascii_uppercase();
+            let fault =
+                Fault::new(format!("every request with `{separator}` here is answered 400"));
+            let help = "`encoded_separators: pass` on the route lets them through";
+            self.warn(path.place, fault.help(help));
+        }
     }
 
     /// Warns of a field that no route ever sees, because it is removed from every request.
