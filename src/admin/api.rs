@@ -10,7 +10,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use ::http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{
-        ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+        ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
         X_CONTENT_TYPE_OPTIONS,
     },
     request::Parts,
@@ -22,7 +22,10 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Problem;
-use crate::http::{self, Secret};
+use crate::{
+    http::{self, Secret},
+    telemetry::metrics::Format,
+};
 
 /// Bytes of a body at most.
 const MAX_BODY: usize = 1024 * 1024;
@@ -40,8 +43,8 @@ pub trait Handles: Send + Sync + 'static {
     /// Why it is not ready, a sentence each; empty when it is.
     fn readiness(&self) -> Vec<String>;
 
-    /// All metrics as Prometheus text.
-    fn metrics(&self) -> Answer<'_, String>;
+    /// All metrics in this format.
+    fn metrics(&self, format: Format) -> Answer<'_, String>;
 
     /// The running configuration, secrets redacted, with its hash and time of load.
     fn config(&self) -> Value;
@@ -150,8 +153,9 @@ where
             }
         },
         Endpoint::Metrics => {
-            let content_type = "text/plain; version=0.0.4; charset=utf-8";
-            respond(StatusCode::OK, content_type, handles.metrics().await.into())
+            let accept = parts.headers.get_all(ACCEPT).iter();
+            let format = Format::asked_for(accept.filter_map(|value| value.to_str().ok()));
+            respond(StatusCode::OK, format.content_type(), handles.metrics(format).await.into())
         }
         Endpoint::Config => ok(&handles.config()),
         Endpoint::Routes => ok(&handles.routes()),

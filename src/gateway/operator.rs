@@ -37,8 +37,8 @@ use crate::{
     telemetry::{
         clock,
         metrics::{
-            ADAPTIVE_LIMIT, CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Metrics,
-            RATE_LIMIT_KEYS,
+            ADAPTIVE_LIMIT, CONFIG_LOADED, CONFIG_RELOAD_FAILURES, CONFIG_RELOADS, Cells, Format,
+            Metrics, RATE_LIMIT_KEYS,
         },
     },
 };
@@ -150,9 +150,9 @@ impl admin::Handles for Operator {
         draining.into_iter().chain(issuers.lacks()).chain(self.queue.lacks()).collect()
     }
 
-    fn metrics(&self) -> admin::Answer<'_, String> {
+    fn metrics(&self, format: Format) -> admin::Answer<'_, String> {
         self.report();
-        Box::pin(async { self.metrics.render_with(&self.queue.told().await) })
+        Box::pin(async move { self.metrics.render_as(format, &self.queue.told().await) })
     }
 
     fn config(&self) -> Value {

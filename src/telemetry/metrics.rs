@@ -5,13 +5,14 @@
 //! gives the same cell: counters survive a reload and never go back.
 
 mod exposition;
+mod format;
 mod render;
 mod table;
 
-pub use self::{exposition::Exposition, table::*};
+pub use self::{exposition::Exposition, format::Format, table::*};
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Deref,
     sync::{
         Arc,
@@ -153,17 +154,27 @@ impl Metrics {
 
     /// All of them in the Prometheus text format, version 0.0.4.
     pub fn render(&self) -> String {
-        self.render_with(&Exposition::new())
+        self.render_as(Format::Text, &Exposition::new())
     }
 
-    /// As [`Metrics::render`], and what others have counted.
-    pub fn render_with(&self, told: &Exposition) -> String {
+    /// All of them, and what others have counted.
+    pub fn render_as(&self, format: Format, told: &Exposition) -> String {
         let registry = self.0.lock();
         let mut out = String::with_capacity(16 * 1024);
-        for family in registry.families.values() {
-            family.render(&mut out);
+        let names: BTreeSet<_> = registry.families.keys().copied().chain(told.names()).collect();
+        for name in names {
+            let counted = registry.families.get(name);
+            // One of both kinds is one family all the same: a scraper takes no name twice.
+            let Some(desc) = counted.map(|family| family.desc).or(told.desc(name)) else {
+                continue;
+            };
+            format.head(&mut out, desc);
+            if let Some(family) = counted {
+                family.render(&mut out, format);
+            }
+            told.render(&mut out, format, name);
         }
-        told.render(&mut out);
+        format.end(&mut out);
         out
     }
 }

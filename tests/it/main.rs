@@ -28,6 +28,7 @@ mod kill_nine;
 mod kill_nine_enqueue;
 mod kill_nine_keys;
 mod kill_nine_requests;
+mod metrics;
 mod mirror;
 mod overload;
 mod program;

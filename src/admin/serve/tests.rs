@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     admin::{Answer, Problem},
     http::{Body, Response, Secret},
+    telemetry::metrics::Format,
 };
 
 #[derive(Default)]
@@ -34,8 +35,8 @@ impl Handles for Fake {
         self.reasons.clone()
     }
 
-    fn metrics(&self) -> Answer<'_, String> {
-        Box::pin(async { "sluice_up 1\n".to_owned() })
+    fn metrics(&self, format: Format) -> Answer<'_, String> {
+        Box::pin(async move { format!("sluice_up 1\n# {format:?}\n") })
     }
 
     fn config(&self) -> Value {
@@ -131,6 +132,9 @@ async fn answers_what_an_operator_asks() {
         assert!(told.body.contains(part), "{line}: {}", told.body);
         assert!(told.head.contains("cache-control: no-store"), "{line}");
     }
+    let told = call("GET /metrics", "Accept: application/openmetrics-text\r\n", "").await;
+    assert!(told.head.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(told.body.contains("# OpenMetrics"), "{}", told.body);
     let told = call("HEAD /v1/config", "", "").await;
     assert_eq!((told.status, told.body.as_str()), (200, ""));
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Desc,
+    format::{Bound, Format},
     render::{Number, push, render_labels},
     table::DescKind,
 };
@@ -60,29 +61,37 @@ impl Exposition {
         series.insert(labels, told);
     }
 
-    pub(super) fn render(&self, out: &mut String) {
-        for (name, (desc, series)) in &self.families {
-            desc.render_head(out);
-            for (labels, told) in series {
-                let labels = render_labels(desc.labels, labels);
-                let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-                match told {
-                    Told::Number(value) => {
-                        push(out, format_args!("{name}{open} {}\n", Number(*value)));
+    /// What is told of, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.families.keys().copied()
+    }
+
+    pub(super) fn desc(&self, name: &str) -> Option<&'static Desc> {
+        self.families.get(name).map(|(desc, _)| *desc)
+    }
+
+    /// The series of one metric.
+    pub(super) fn render(&self, out: &mut String, format: Format, name: &str) {
+        let Some((desc, series)) = self.families.get(name) else { return };
+        for (labels, told) in series {
+            let labels = render_labels(desc.labels, labels);
+            let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+            match told {
+                Told::Number(value) => {
+                    push(out, format_args!("{name}{open} {}\n", Number(*value)));
+                }
+                Told::Buckets { buckets, sum } => {
+                    let comma = if labels.is_empty() { "" } else { "," };
+                    let mut below = 0;
+                    for (bound, count) in buckets {
+                        below += count;
+                        let bound = Bound(format, bound.unwrap_or(f64::INFINITY));
+                        let le = format_args!("{labels}{comma}le=\"{bound}\"").to_string();
+                        push(out, format_args!("{name}_bucket{{{le}}} {below}\n"));
                     }
-                    Told::Buckets { buckets, sum } => {
-                        let comma = if labels.is_empty() { "" } else { "," };
-                        let mut below = 0;
-                        for (bound, count) in buckets {
-                            below += count;
-                            let bound = Number(bound.unwrap_or(f64::INFINITY));
-                            let le = format_args!("{labels}{comma}le=\"{bound}\"").to_string();
-                            push(out, format_args!("{name}_bucket{{{le}}} {below}\n"));
-                        }
-                        let sum = Number(*sum);
-                        push(out, format_args!("{name}_sum{open} {sum}\n"));
-                        push(out, format_args!("{name}_count{open} {below}\n"));
-                    }
+                    let sum = Number(*sum);
+                    push(out, format_args!("{name}_sum{open} {sum}\n"));
+                    push(out, format_args!("{name}_count{open} {below}\n"));
                 }
             }
         }
@@ -92,16 +101,31 @@ impl Exposition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::{Metrics, QUEUE_COMMIT_EVENTS, QUEUE_EVENTS};
+    use crate::telemetry::metrics::{Metrics, QUEUE_COMMIT_EVENTS, QUEUE_DROPPED, QUEUE_EVENTS};
 
     #[test]
-    fn what_is_told_is_rendered_after_what_is_counted() {
+    fn what_is_counted_here_and_there_is_one_family() {
+        let metrics = Metrics::new();
+        metrics.thread().counter(&QUEUE_DROPPED, &["orders", "unpublished"]).add(2);
+        let mut told = Exposition::new();
+        told.number(&QUEUE_DROPPED, &["orders", "expired"], 3.0);
+        for format in [Format::Text, Format::OpenMetrics] {
+            let text = metrics.render_as(format, &told);
+            assert_eq!(text.matches("# TYPE sluice_queue_dropped").count(), 1, "{text}");
+            for series in ["unpublished\"} 2", "expired\"} 3"] {
+                assert!(text.contains(series), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_told_is_rendered() {
         let mut told = Exposition::new();
         told.number(&QUEUE_EVENTS, &["orders"], 3.0);
         told.number(&QUEUE_EVENTS, &["audit"], 0.0);
         let buckets = [(Some(1.0), 2), (Some(8.0), 0), (None, 1)];
         told.histogram(&QUEUE_COMMIT_EVENTS, &["orders"], buckets, 12.0);
-        let text = Metrics::new().render_with(&told);
+        let text = Metrics::new().render_as(Format::Text, &told);
         let series: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             series,
@@ -116,5 +140,8 @@ mod tests {
             ]
         );
         assert!(text.contains("# TYPE sluice_queue_events gauge\n"));
+        let text = Metrics::new().render_as(Format::OpenMetrics, &told);
+        assert!(text.contains("_bucket{topic=\"orders\",le=\"8.0\"} 2\n"), "{text}");
+        assert!(text.ends_with("sluice_queue_events{topic=\"orders\"} 3\n# EOF\n"), "{text}");
     }
 }

@@ -1,11 +1,14 @@
-//! Metrics as the Prometheus text format, version 0.0.4.
+//! Metrics as text.
 
 use std::{
     fmt::{self, Write as _},
     sync::atomic::Ordering,
 };
 
-use super::{BUCKETS_MICROS, Buckets, Cell, Desc, DescKind, Family, RoutePart};
+use super::{
+    BUCKETS_MICROS, Buckets, Cell, DescKind, Family, RoutePart,
+    format::{Bound, Format},
+};
 
 /// A value as the text format writes it: Rust's `inf` is not a word there.
 pub(super) struct Number(pub(super) f64);
@@ -16,36 +19,20 @@ enum Value<'a> {
     Buckets(&'a Buckets),
 }
 
-// === impl Desc ===
-
-impl Desc {
-    /// What stands above its series.
-    pub(super) fn render_head(&self, out: &mut String) {
-        let kind = match self.kind {
-            DescKind::Counter => "counter",
-            DescKind::Gauge => "gauge",
-            DescKind::Histogram => "histogram",
-        };
-        push(out, format_args!("# HELP {} {}\n", self.name, self.help));
-        push(out, format_args!("# TYPE {} {kind}\n", self.name));
-    }
-}
-
 // === impl Family ===
 
 impl Family {
-    pub(super) fn render(&self, out: &mut String) {
-        self.desc.render_head(out);
+    pub(super) fn render(&self, out: &mut String, format: Format) {
         let mut series: Vec<_> = self.series.iter().collect();
         series.sort_unstable_by_key(|(labels, _)| *labels);
         for (labels, cells) in series {
-            self.render_series(out, labels, cells.values());
+            self.render_series((out, format), labels, cells.values());
         }
     }
 
     fn render_series<'a>(
         &self,
-        out: &mut String,
+        (out, format): (&mut String, Format),
         labels: &[Box<str>],
         cells: impl Iterator<Item = &'a Cell>,
     ) {
@@ -73,9 +60,8 @@ impl Family {
         let mut below = 0;
         for (bucket, count) in counts.iter().enumerate() {
             below += count;
-            let bound = BUCKETS_MICROS
-                .get(bucket)
-                .map_or_else(|| "+Inf".to_owned(), |&micros| format!("{}", micros as f64 / 1e6));
+            let bound = BUCKETS_MICROS.get(bucket).map_or(f64::INFINITY, |&it| it as f64 / 1e6);
+            let bound = Bound(format, bound);
             push(out, format_args!("{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}\n"));
         }
         let open = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
