@@ -12,6 +12,10 @@
 //! `Connection: close` on a response or at once when idle, h2 with GOAWAY. What a client is still
 //! sending when it was answered early is discarded for a while, so that it sees the answer and not a
 //! reset.
+//!
+//! A client whose side has ended has left: hyper's `half_close` stays off. The end is all that is seen of
+//! one that closes its socket until something is sent to it, and an upstream is not kept at work for the few
+//! who shut down first and wait (RFC 9112, 9.6 lets them; NGINX, Envoy and HAProxy from 3.3 do the same).
 
 use std::{
     future::{Future, poll_fn},

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
@@ -174,6 +174,33 @@ async fn leave(rig: &Rig, at: At, leaves: Leaves) {
     if matches!(leaves, Leaves::Rst) {
         stream.set_zero_linger().unwrap();
     }
+}
+
+/// As for NGINX, Envoy and HAProxy from 3.3: a client that closes its socket looks the same until something is
+/// sent to it, and those are many.
+#[tokio::test]
+async fn a_client_that_has_shut_down_its_side_has_left() {
+    let rig = Rig::new(At::Head).await;
+    let mut stream = TcpStream::connect(rig.gateway.address()).await.unwrap();
+    stream.write_all(b"PUT /gone HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    rig.arrive(At::Head).await;
+    stream.shutdown().await.unwrap();
+    let mut told = Vec::new();
+    within("the end of the connection", stream.read_to_end(&mut told)).await.unwrap();
+    assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
+    eventually("a line", || !rig.lines().is_empty()).await;
+    let line = rig.lines().remove(0);
+    assert_eq!(
+        (&line["status"], &line["reason"]),
+        (&499.into(), &"client-closed".into()),
+        "{line}"
+    );
+    within("nothing in flight", async {
+        while rig.in_flight().await > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
