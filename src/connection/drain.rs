@@ -44,6 +44,7 @@ pub(super) struct Registered {
 struct Shared {
     epoch: Instant,
     draining: AtomicBool,
+    cut: AtomicBool,
     none_open: Notify,
     has_freed: Notify,
     set: Mutex<Set>,
@@ -84,6 +85,7 @@ impl Connections {
         Self(Arc::new(Shared {
             epoch: Instant::now(),
             draining: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             none_open: Notify::new(),
             has_freed: Notify::new(),
             set: Mutex::default(),
@@ -98,6 +100,16 @@ impl Connections {
         self.0.draining.store(true, Ordering::Relaxed);
         for entry in self.0.set.lock().open.values() {
             entry.state.ask_to_close();
+        }
+    }
+
+    /// Ends every connection, and each that comes later, whatever it is doing: what a client has of an answer
+    /// that is not whole does not look like one that is. Idempotent.
+    pub fn cut(&self) {
+        // Relaxed: as in `drain`.
+        self.0.cut.store(true, Ordering::Relaxed);
+        for entry in self.0.set.lock().open.values() {
+            entry.state.cut();
         }
     }
 
@@ -156,6 +168,9 @@ impl Connections {
         let mut set = self.0.set.lock();
         if self.is_draining() {
             state.ask_to_close();
+        }
+        if self.0.cut.load(Ordering::Relaxed) {
+            state.cut();
         }
         let id = set.next_id;
         set.next_id += 1;

@@ -87,6 +87,9 @@ impl Driver {
         if let Poll::Ready(first) = first {
             return Poll::Ready(first.ok().flatten().map_or(Waited::Over, Waited::Began));
         }
+        if self.state().is_cut() {
+            return Poll::Ready(Waited::Over);
+        }
         loop {
             match self.poll_timer(cx, None) {
                 Some(Expired::Header) => return Poll::Ready(Waited::Late),
@@ -203,11 +206,12 @@ impl Driver {
             // When hyper closes by itself, the client may still be sending what nobody wants.
             Ended::Over(Ok(())) => !self.is_told,
             Ended::Over(Err(error)) => error.is_parse(),
-            Ended::Expired(_) | Ended::Resets | Ended::Switching => false,
+            Ended::Expired(_) | Ended::Resets | Ended::Switching | Ended::Cut { .. } => false,
         } && !self.state().is_read_closed();
         let is_broken_off = match ended {
             Ended::Over(Err(error)) => error.is_user(),
             Ended::Expired(expired) => *expired == Expired::SendIdle,
+            Ended::Cut { is_broken_off } => *is_broken_off,
             _ => false,
         };
         if is_broken_off {

@@ -54,6 +54,8 @@ pub(super) struct State {
     closing: AtomicBool,
     /// Even if it has had no request yet.
     closing_now: AtomicBool,
+    /// Whatever it is doing.
+    cut: AtomicBool,
     /// hyper's end is not the stream's.
     is_parking: AtomicBool,
     shut_down: AtomicBool,
@@ -247,6 +249,17 @@ impl State {
     pub(super) fn close_now(&self) {
         self.closing_now.store(true, Ordering::Relaxed);
         self.ask_to_close();
+    }
+
+    /// Ends it whatever it is doing: its time is over.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+        self.close_now();
+    }
+
+    /// Whether [`State::cut`] was called.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_closing(&self) -> bool {

@@ -98,6 +98,11 @@ pub(super) enum Ended {
     Resets,
     /// Not yet: a 101 is about to be sent.
     Switching,
+    /// Its time was over.
+    Cut {
+        /// A request ran.
+        is_broken_off: bool,
+    },
 }
 
 // === impl Protocol ===
@@ -217,7 +222,7 @@ impl Driver {
     {
         let ended = poll_fn(|cx| self.poll_run(cx, conn.as_mut(), tell)).await;
         match &ended {
-            Ended::Over(Ok(())) | Ended::Expired(_) | Ended::Switching => {}
+            Ended::Over(Ok(())) | Ended::Expired(_) | Ended::Switching | Ended::Cut { .. } => {}
             Ended::Over(Err(error)) => {
                 self.outcomes.failed(error);
                 tracing::debug!(error = %Causes(error), "connection ended");
@@ -246,6 +251,10 @@ impl Driver {
         // Before anything is looked at: whoever asks from now on wakes this task again.
         self.state().waker().register(cx.waker());
         loop {
+            if self.state().is_cut() {
+                let is_broken_off = self.state().seen().is_running;
+                return Poll::Ready(Ended::Cut { is_broken_off });
+            }
             if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
             }

@@ -4,7 +4,6 @@
 //! configuration it drains. It carries no client traffic and may take its time.
 
 use std::{
-    future::Future,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, mpsc as std_mpsc},
@@ -14,7 +13,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch as channel},
-    time::{Instant, interval, sleep_until, timeout_at},
+    time::{Instant, interval},
 };
 
 use crate::{
@@ -22,19 +21,19 @@ use crate::{
     balancer::{Resolve, resolver},
     config::{self, Config},
     gateway::{
-        Drain, DrainSettings, Options, ReloadError, StartError, Started,
+        Drain, Options, ReloadError, StartError, Started,
         build::{self, Plan, Stacks},
+        drain,
         keys::Keyring,
         listeners::Listeners,
         operator::Operator,
         queue::Keeper,
         reload,
         watch::Files,
-        worker::{Resources, Worker},
+        worker::Worker,
     },
     middleware::rate_limit::layer::nanos,
     telemetry::{access_log, clock, metrics::Metrics, task, tracing::Exporter},
-    upstream::FAREWELL,
 };
 
 /// How often certificate files are looked at.
@@ -315,7 +314,7 @@ impl Control {
         for worker in &resources {
             worker.connections.drain();
         }
-        task::spawn("drain", wind_down(self.orders.clone(), resources, close_at, settings));
+        task::spawn("drain", drain::wind_down(self.orders.clone(), resources, close_at, settings));
     }
 
     async fn close(&mut self) {
@@ -346,40 +345,6 @@ impl Control {
         if !self.access_log.flush(LAST_LINES) {
             tracing::warn!("the last lines of the access log are lost");
         }
-    }
-}
-
-/// Leaves the ports, waits for what is under way, lets go of the queue, waits for tunnels, ends the process.
-async fn wind_down(
-    orders: mpsc::Sender<Order>,
-    workers: Vec<Resources>,
-    close_at: Instant,
-    settings: DrainSettings,
-) {
-    sleep_until(close_at).await;
-    // Orders fail only when control has stopped, and then all of this is over.
-    drop(orders.send(Order::Close).await);
-    let connections = all(&workers, |worker| worker.tasks.drained());
-    if timeout_at(close_at + settings.requests, connections).await.is_err() {
-        let left: usize = workers.iter().map(|worker| worker.tasks.running()).sum();
-        tracing::warn!(left, "closing connections whose time is over");
-    }
-    // Before tunnels have ended, which may take long: the next process delivers meanwhile.
-    drop(orders.send(Order::CloseQueue).await);
-    let tunnels = all(&workers, |worker| worker.tunnels.drained());
-    if timeout_at(close_at + settings.upgrades + FAREWELL, tunnels).await.is_err() {
-        let left: usize = workers.iter().map(|worker| worker.tunnels.running()).sum();
-        tracing::warn!(left, "closing upgraded connections whose time is over");
-    }
-    drop(orders.send(Order::Stop).await);
-}
-
-async fn all<'a, F: Future<Output = ()>>(
-    workers: &'a [Resources],
-    wait: impl Fn(&'a Resources) -> F,
-) {
-    for worker in workers {
-        wait(worker).await;
     }
 }
 

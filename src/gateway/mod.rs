@@ -19,6 +19,7 @@ mod build;
 mod control;
 mod credentials;
 mod delivery;
+mod drain;
 mod events;
 mod explain;
 mod fetch;

@@ -1,0 +1,51 @@
+//! The steps of a drain, each at its time (semantics 10): control is told when the next one has come.
+
+use std::future::Future;
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use crate::{
+    gateway::{DrainSettings, control::Order, worker::Resources},
+    upstream::FAREWELL,
+};
+
+/// Leaves the ports, waits for what is under way, lets go of the queue, waits for tunnels, ends the process.
+pub(super) async fn wind_down(
+    orders: mpsc::Sender<Order>,
+    workers: Vec<Resources>,
+    close_at: Instant,
+    settings: DrainSettings,
+) {
+    sleep_until(close_at).await;
+    // Orders fail only when control has stopped, and then all of this is over.
+    drop(orders.send(Order::Close).await);
+    let connections = all(&workers, |worker| worker.tasks.drained());
+    if timeout_at(close_at + settings.requests, connections).await.is_err() {
+        let left: usize = workers.iter().map(|worker| worker.tasks.running()).sum();
+        tracing::warn!(left, "closing connections whose time is over");
+        // Now, and not with the last tunnel.
+        for worker in &workers {
+            worker.connections.cut();
+        }
+    }
+    // Before tunnels have ended, which may take long: the next process delivers meanwhile.
+    drop(orders.send(Order::CloseQueue).await);
+    let tunnels = all(&workers, |worker| worker.tunnels.drained());
+    if timeout_at(close_at + settings.upgrades + FAREWELL, tunnels).await.is_err() {
+        let left: usize = workers.iter().map(|worker| worker.tunnels.running()).sum();
+        tracing::warn!(left, "closing upgraded connections whose time is over");
+    }
+    drop(orders.send(Order::Stop).await);
+}
+
+async fn all<'a, F: Future<Output = ()>>(
+    workers: &'a [Resources],
+    wait: impl Fn(&'a Resources) -> F,
+) {
+    for worker in workers {
+        wait(worker).await;
+    }
+}
