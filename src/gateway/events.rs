@@ -35,8 +35,10 @@ use crate::{
 pub(super) enum Served {
     /// Nothing: there are no topics.
     Nothing,
-    /// There is a store, and it is not open (yet, or any more).
+    /// There is a store, and it is not open (yet).
     Closed,
+    /// The store was closed, as the gateway is about to stop.
+    Over,
     /// This.
     Open(Arc<dyn Events>),
 }
@@ -56,6 +58,7 @@ impl Served {
         match self {
             Self::Open(events) => Ok(events),
             Self::Nothing => Err(Problem::no_store()),
+            Self::Over => Err(Problem::refused(&Refusal::Draining, is_operator)),
             Self::Closed => {
                 let detail = "the store is not open: the log says what it waits for";
                 Err(Problem::refused(&Refusal::unavailable(detail), is_operator))

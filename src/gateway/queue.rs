@@ -48,6 +48,8 @@ struct State {
     store: Option<Store>,
     /// There are topics, and their store is not open.
     is_closed: bool,
+    /// And is not opened any more.
+    is_over: bool,
     /// `queue.required`
     is_required: bool,
 }
@@ -167,6 +169,7 @@ impl Queue {
 
     fn close(&self) {
         let mut state = self.0.lock();
+        state.is_over = true;
         state.is_closed |= state.store.take().is_some();
     }
 
@@ -175,6 +178,7 @@ impl Queue {
         let state = self.0.lock();
         match &state.store {
             Some(store) => Served::Open(Arc::new(store.clone())),
+            None if state.is_closed && state.is_over => Served::Over,
             None if state.is_closed => Served::Closed,
             None => Served::Nothing,
         }

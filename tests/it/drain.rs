@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use sluicegate::gateway::{DrainSettings, Options};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite;
 
 use crate::{
-    harness::{Message, Origin, Reply, Running, config, eventually, origin, proxy_to, within},
+    harness::{
+        Client, Message, Origin, Reply, Running, config, eventually, origin, proxy_to, within,
+    },
     publish::take,
 };
 
@@ -255,6 +257,138 @@ async fn both_ends_of_a_web_socket_hear_that_the_gateway_goes_away() {
         assert_eq!(u16::from(frame.code), 1001);
     }
     within("the process to be done", gateway.gateway().stopped()).await;
+}
+
+#[tokio::test]
+async fn a_request_whose_time_is_over_does_not_wait_for_a_tunnel() {
+    let hanging = Origin::start(|number, _| match number {
+        0 => Reply::Answer(b"HTTP/1.1 200 OK\r\n\r\nhalf".to_vec()),
+        _ => Reply::Hang,
+    })
+    .await;
+    let yaml = format!(
+        "upstreams: {{ chat: {{ endpoints: [\"{}\"] }}, shop: {{ endpoints: [\"{}\"] }} }}\n\
+         routes:\n\
+         \x20 - {{ name: chat, match: {{ path: /chat }}, upstream: chat }}\n\
+         \x20 - {{ name: shop, match: {{ path: /shop }}, upstream: shop }}\n",
+        crate::upgrades::echo().await,
+        hanging.address()
+    );
+    let mut short = options();
+    short.drain.requests = Duration::from_millis(300);
+    short.drain.upgrades = Duration::from_mins(10);
+    let gateway = Running::start_with(config(&yaml), short);
+    let stream = gateway.client().await.into_stream();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://shop/chat", stream).await.unwrap();
+    let get = "GET /shop HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut half = gateway.client().await;
+    half.send(get).await;
+    let mut half = half.into_stream();
+    let mut begun = [0; 12];
+    half.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    let mut waiting = gateway.client().await;
+    waiting.send(get).await;
+    hanging.wait_for(2).await;
+    let stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("http://a/shop").body(()).unwrap();
+    let (answer, _) = client.send_request(request, true).unwrap();
+    hanging.wait_for(3).await;
+
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    // What has begun must not look whole: its end is that of the connection.
+    let rest = within("the end", half.read_to_end(&mut Vec::new())).await;
+    assert!(rest.is_err(), "{rest:?}");
+    within("the end of the one that waits", waiting.closed()).await;
+    assert!(within("the end of the stream", answer).await.is_err());
+    drop(within("the end of the connection", connection).await);
+    // The tunnel goes on.
+    socket.send(tungstenite::Message::text("still here")).await.unwrap();
+    let echo = within("the echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(echo.into_text().unwrap().as_str(), "still here");
+}
+
+/// What those hear who wait for events when a drain begins, on this listener.
+async fn consumers_are_sent_home(address: std::net::SocketAddr, gateway: &Running) {
+    let receive = |wait: u64| {
+        let body = format!("{{\"max_events\":1,\"wait_ms\":{wait}}}");
+        let length = body.len();
+        format!(
+            "POST /v1/subscriptions/billing/receive HTTP/1.1\r\nHost: {address}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    // The operator's alone.
+    let admin = gateway.gateway().admin_address();
+    let mut tail = Client::connect(admin).await;
+    let stream = format!("GET /v1/topics/orders/stream HTTP/1.1\r\nHost: {admin}\r\n\r\n");
+    tail.send(stream).await;
+    let mut waiting = Client::connect(address).await;
+    // An answer to the first one: the second is waiting.
+    waiting.send(receive(20_000)).await;
+    let mut other = Client::connect(address).await;
+    other.send(receive(1)).await;
+    assert_eq!(other.response("POST").await.status(), 204);
+
+    let since = tokio::time::Instant::now();
+    assert_eq!(gateway.admin("POST", "/v1/drain").await.status(), 202);
+    let answer = waiting.response("POST").await;
+    assert_eq!((answer.status(), answer.field("connection")), (204, Some("close")));
+    assert!(answer.body.is_empty());
+    let told = within("the end of the tail", tail.closed()).await;
+    assert!(told.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&told));
+    assert!(since.elapsed() < Duration::from_secs(10), "nobody waits it out");
+}
+
+#[tokio::test]
+async fn who_waits_for_events_is_sent_home_when_the_listeners_close() {
+    for on_admin in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = format!(
+            "queue: {{ dir: \"{}\", disk: {{ min_free: 1MiB, reserve: 4MiB }} }}\n\
+             topics: {{ orders: {{}} }}\n\
+             events_api: {{ address: \"127.0.0.1:0\" }}\n\
+             subscriptions: [{{ name: billing, topic: orders, from: earliest }}]\n\
+             upstreams: {{ chat: {{ endpoints: [\"{}\"] }} }}\n\
+             routes: [{{ name: chat, match: {{ path: /chat }}, upstream: chat }}]\n",
+            folder.path().join("data").display(),
+            crate::upgrades::echo().await,
+        );
+        let mut patient = options();
+        // Time for those that wait to be known.
+        patient.drain.before_close = Duration::from_secs(1);
+        patient.drain.requests = Duration::from_mins(1);
+        patient.drain.upgrades = Duration::from_mins(10);
+        let gateway = Running::start_with(config(&yaml), patient);
+        // Keeps the gateway itself from stopping.
+        let stream = gateway.client().await.into_stream();
+        let tunnel = tokio_tungstenite::client_async("ws://shop/chat", stream).await.unwrap();
+        let admin = gateway.gateway().admin_address();
+        let events = gateway.gateway().listener_address("events_api").unwrap();
+        let address = if on_admin { admin } else { events };
+        consumers_are_sent_home(address, &gateway).await;
+        // Who comes after that does not wait long; once the queue is closed he is told why, and when to come back.
+        let asked = r#"{"max_events":1,"wait_ms":20000}"#;
+        let path = "/v1/subscriptions/billing/receive";
+        within("the queue to be closed", async {
+            loop {
+                let answer = gateway.admin_with("POST", path, asked).await;
+                if answer.status() == 204 {
+                    continue;
+                }
+                assert_eq!(answer.status(), 503, "{}", answer.text());
+                assert!(answer.text().contains("\"code\": \"draining\""), "{}", answer.text());
+                assert!(answer.field("retry-after").is_some());
+                if gateway.admin("GET", "/v1/topics").await.status() != 200 {
+                    break;
+                }
+            }
+        })
+        .await;
+        drop(tunnel);
+    }
 }
 
 #[tokio::test]

@@ -11,9 +11,10 @@ use crate::events::facade::Refusal;
 
 impl Store {
     /// Begins no delivery by push any more: the gateway is about to stop, and who waits for one that has not
-    /// begun is told at once. Until [`Store::shutdown`] all else goes on, and what is under way may come to its
-    /// end.
+    /// begun, or for events, is told at once. Until [`Store::shutdown`] all else goes on, and what is under way
+    /// may come to its end.
     pub async fn wind_down(&self) {
+        self.0.ending.is_winding_down.send_replace(true);
         let readings = self.all_subscriptions();
         join_all(readings.iter().map(|reading| reading.subscription.wind_down())).await;
         self.0.ingress.wind_down();
@@ -24,6 +25,7 @@ impl Store {
     /// left then is uncertain, an event is given back.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), Refusal> {
         self.drain();
+        self.0.ending.is_winding_down.send_replace(true);
         self.snapshot().await.ok();
         let readings = self.all_subscriptions();
         // Together: none begins anything while another one is waited for.

@@ -98,9 +98,18 @@ struct Inner {
     snapshots: Snapshots,
     /// One change of the settings at a time.
     reloading: tokio::sync::Mutex<()>,
-    is_draining: AtomicBool,
+    ending: Ending,
     /// A place for each live tail.
     tails: Arc<tokio::sync::Semaphore>,
+}
+
+/// How far the end has come.
+#[derive(Debug, Default)]
+struct Ending {
+    /// Live tails end when this is true.
+    is_winding_down: tokio::sync::watch::Sender<bool>,
+    /// Nothing is taken any more.
+    is_draining: AtomicBool,
 }
 
 /// Topics by name.
@@ -153,7 +162,7 @@ impl Store {
 
     /// Nothing new is taken from here on. Relaxed: a request more or less.
     pub fn drain(&self) {
-        self.0.is_draining.store(true, Relaxed);
+        self.0.ending.is_draining.store(true, Relaxed);
     }
 
     /// What is offline, in words; empty: nothing.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -293,7 +293,7 @@ fn prepare(
         topics,
         subscriptions: RwLock::default(),
         reloading: tokio::sync::Mutex::new(()),
-        is_draining: AtomicBool::new(false),
+        ending: super::Ending::default(),
         tails: Arc::new(tokio::sync::Semaphore::new(MAX_TAILS)),
     };
     Ok(Ready { inner, machines })

@@ -31,7 +31,7 @@ impl Store {
         topic: &str,
         events: Vec<Event>,
     ) -> Result<Vec<Published>, Refusal> {
-        if self.0.is_draining.load(Relaxed) {
+        if self.0.ending.is_draining.load(Relaxed) {
             return Err(Refusal::Draining);
         }
         let topic = self.find_topic(topic)?;

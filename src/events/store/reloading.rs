@@ -16,7 +16,7 @@ impl Store {
     /// kept as an orphan. Refused: nothing has changed.
     pub async fn reload(&self, settings: Settings) -> Result<(), Refusal> {
         let _one_at_a_time = self.0.reloading.lock().await;
-        if self.0.is_draining.load(Relaxed) {
+        if self.0.ending.is_draining.load(Relaxed) {
             return Err(Refusal::Draining);
         }
         self.check_restart(&settings)?;

@@ -1,6 +1,6 @@
 //! Receiving, moving, and what is said of subscriptions.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{Reading, Store, topics::published_at};
 use crate::events::{
@@ -53,7 +53,8 @@ impl Store {
             lease: receive.lease.map(|lease| lease.clamp(SECOND, 12 * 3_600 * SECOND)),
             ..receive
         };
-        subscription.receive(receive, settings.lease).await
+        let received = subscription.receive(receive, settings.lease).await;
+        received.map_err(|refusal| self.at_the_end(refusal))
     }
 
     pub(super) async fn do_settle(
@@ -62,7 +63,17 @@ impl Store {
         verb: Verb,
         items: Vec<TokenItem>,
     ) -> Result<Vec<TokenResult>, Refusal> {
-        self.find_subscription(name)?.subscription.settle(verb, items).await
+        let settled = self.find_subscription(name)?.subscription.settle(verb, items).await;
+        settled.map_err(|refusal| self.at_the_end(refusal))
+    }
+
+    /// What a consumer is told that a subscription refused: once the store closes, that it does.
+    fn at_the_end(&self, refusal: Refusal) -> Refusal {
+        let is_over = self.0.ending.is_draining.load(Relaxed);
+        match refusal {
+            Refusal::Unavailable { may_exist: false, .. } if is_over => Refusal::Draining,
+            refusal => refusal,
+        }
     }
 
     pub(super) async fn show_subscription(

@@ -2,7 +2,8 @@
 //!
 //! A tail reads the log until it has caught up; from then on it is given what was just written from
 //! memory ([`Following`]), in pages that the tails of a topic share. Nobody waits for it: one that has been behind for a while, and for so much
-//! that memory has forgotten its place, goes on at the end and is told how many it missed.
+//! that memory has forgotten its place, goes on at the end and is told how many it missed. It ends once the store
+//! winds down and it has told what is there: its client comes back to the next process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -80,9 +81,17 @@ impl Store {
             caught_up: None,
             _place: place,
         };
-        let pages = stream::try_unfold(tailing, |mut tailing| async move {
-            let page = tailing.page().await?;
-            Ok(Some((page, tailing)))
+        let winding_down = self.0.ending.is_winding_down.subscribe();
+        let tailing = (tailing, winding_down);
+        let pages = stream::try_unfold(tailing, |(mut tailing, mut winding_down)| async move {
+            let page = tokio::select! {
+                // What is there is told first.
+                biased;
+                page = tailing.page() => page?,
+                // Fails with the store, which is an end as well.
+                _ = winding_down.wait_for(|it| *it) => return Ok(None),
+            };
+            Ok(Some((page, (tailing, winding_down))))
         });
         Ok(Tail { next: next.0, pages: pages.boxed() })
     }

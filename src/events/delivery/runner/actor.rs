@@ -296,9 +296,10 @@ impl Actor {
         self.ledger.has_hole()
     }
 
-    /// No delivery by push begins any more; all else goes on.
+    /// No delivery by push begins any more, and nobody waits long for events; all else goes on.
     pub(super) fn wind_down(&mut self) {
         self.is_winding_down = true;
+        self.end_polls();
     }
 
     /// It ends once its steps are written, and what is on its way has ended or `patience` is over.

@@ -216,8 +216,8 @@ impl Subscription {
         self.ask(Actor::mend).await
     }
 
-    /// Begins no delivery by push any more: the gateway is about to stop. What is under way goes on, and so
-    /// does what consumers ask for.
+    /// Begins no delivery by push any more: the gateway is about to stop. What is under way goes on. Consumers that
+    /// wait are sent away with nothing; those that come get what is there, and wait for a moment at most.
     pub async fn wind_down(&self) {
         // One that is stopped already is as good.
         self.ask(Actor::wind_down).await.ok();

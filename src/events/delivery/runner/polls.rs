@@ -1,6 +1,6 @@
 //! Consumers that wait for events, and handing those over.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{sync::oneshot, time::Instant};
@@ -23,6 +23,9 @@ use crate::events::{
 
 /// So many may wait; more are told to come back.
 const POLLS: usize = 1024;
+/// How long who comes may wait once the gateway is about to stop: what is there is found in that time, and a
+/// consumer that asks again and again does not do so without a pause.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Consumers that wait, in the order in which they came.
 #[derive(Default)]
@@ -96,10 +99,11 @@ impl Actor {
     /// A consumer asks for events, and waits up to `until` for the first.
     pub(super) fn poll(&mut self, ask: Ask, until: Instant, reply: Reply) {
         if self.polls.0.len() >= POLLS {
-            let retry_after = std::time::Duration::from_secs(1);
+            let retry_after = Duration::from_secs(1);
             drop(reply.send(Err(Refusal::Full { bound: Bound::Receives, retry_after })));
             return;
         }
+        let until = if self.is_winding_down { until.min(Instant::now() + LAST) } else { until };
         self.polls.0.push_back(Poll { ask, until, reply });
         self.serve();
     }
@@ -129,6 +133,13 @@ impl Actor {
             }
         }
         self.polls.expire(Instant::now());
+    }
+
+    /// The gateway is about to stop: whoever waits has waited for as long as he can.
+    pub(super) fn end_polls(&mut self) {
+        for poll in self.polls.0.drain(..) {
+            drop(poll.reply.send(Ok(Vec::new())));
+        }
     }
 
     /// Nothing can be leased: whoever waits is told so.
