@@ -77,34 +77,38 @@ pub(super) fn drop(args: &Drop, file: &Path, json: bool) -> ExitCode {
     // They may share a name: what is still configured is not meant.
     let is_topic = topic.is_some_and(|topic| topic.is_orphaned || subscription.is_none());
     let (what, dropped) = if is_topic {
-        ("topic", stopped.registry.drop_topic(name).map(|id| vec![Registry::topic_dir(id)]))
+        ("topic", drop_topic(&mut stopped, name))
     } else {
-        let dropped = stopped.registry.drop_subscription(name);
-        ("subscription", dropped.map(layout::dirs_of_subscription))
+        ("subscription", drop_subscription(&mut stopped, name))
     };
-    let folders = match dropped {
-        Ok(folders) => folders,
-        Err(error) => return cli::failed(&error),
-    };
-    for folder in folders {
-        let folder = stopped.dir.join(folder);
-        // It is forgotten already: files that stay are nobody's.
-        if let Err(error) = std::fs::remove_dir_all(&folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return cli::failed(&format!("{} stays: {error}", folder.display()));
-        }
+    if let Err(error) = dropped {
+        return cli::failed(&error);
     }
     let told = json!({ "dropped": name, "what": what });
     cli::print(&if json { format!("{told}\n") } else { format!("{what} `{name}` is gone\n") });
     ExitCode::SUCCESS
 }
 
+fn drop_topic(stopped: &mut Stopped, name: &str) -> Result<(), String> {
+    let id = stopped.registry.droppable_topic(name).map_err(|error| error.to_string())?;
+    stopped.remove(&Registry::topic_dir(id))?;
+    stopped.registry.drop_topic(name).map_err(|error| error.to_string())
+}
+
+fn drop_subscription(stopped: &mut Stopped, name: &str) -> Result<(), String> {
+    let id = stopped.registry.droppable_subscription(name).map_err(|error| error.to_string())?;
+    for dir in layout::dirs_of_subscription(id) {
+        stopped.remove(&dir)?;
+    }
+    stopped.registry.drop_subscription(name).map_err(|error| error.to_string())
+}
+
 /// Writes a store in the newest format.
 pub(super) fn upgrade(args: &Upgrade, file: &Path, json: bool) -> ExitCode {
     match Stopped::open(&args.store, file) {
-        Ok(_) => {
-            let format = crate::events::queue::codec::FORMAT_VERSION;
+        Ok(stopped) => {
+            // The first format there was: none that is older has to be written anew.
+            let format = stopped.registry.format();
             let told = json!({ "format": format, "changed": false });
             let text = format!("the store has format {format}, the newest: nothing to do\n");
             cli::print(&if json { format!("{told}\n") } else { text });
@@ -157,6 +161,20 @@ impl Stopped {
             (Some(true), None | Some(true)) => Some("topic"),
             (None, Some(true)) => Some("subscription"),
             _ => None,
+        }
+    }
+
+    /// Removes a directory with all that is in it; lasting when this returns. While the registry still has its
+    /// name, whoever is cut off here can do it again.
+    fn remove(&self, dir: &Path) -> Result<(), String> {
+        let folder = self.dir.join(dir);
+        let removed = std::fs::remove_dir_all(&folder)
+            .and_then(|()| dir.parent().map_or(Ok(()), |above| self.storage.sync_dir(above)));
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(format!("{} stays: {error}; do it again", folder.display()))
+            }
+            _ => Ok(()),
         }
     }
 

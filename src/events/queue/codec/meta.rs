@@ -130,7 +130,8 @@ impl Meta {
             match field.tag {
                 STORE => store = Some(StoreId(Uuid::from_slice(field.value).ok()?)),
                 HASH_KEY => hash_key = Some(HashKey(field.value.try_into().ok()?)),
-                FORMAT => format = Some(Reading(field.value).u16()?),
+                // The first was 1.
+                FORMAT => format = Some(Reading(field.value).u16().filter(|it| *it > 0)?),
                 IS_USED => is_used = true,
                 TOPIC => topics.push(TopicMeta::decode(field.value)?),
                 SUBSCRIPTION => subscriptions.push(SubscriptionMeta::decode(field.value)?),

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, ops::Range, time::Duration};
 
+use super::settings::Place;
 use crate::events::queue::{Offset, storage};
 
 /// An append was refused before anything was written: it may be tried again.
@@ -146,6 +147,22 @@ impl OpenError {
     /// For `map_err`: what was tried, in words.
     pub(super) fn io(action: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { action, source }
+    }
+
+    /// Met in the log at `place`: says where that is.
+    pub(super) fn of(self, place: &Place) -> Self {
+        let dir = place.dir.display();
+        match self {
+            Self::Io { action, source } => {
+                // The kind is what is decided by.
+                let source = io::Error::new(source.kind(), format!("{dir}: {source}"));
+                Self::Io { action, source }
+            }
+            Self::Newer { file, message } if !file.contains('/') => {
+                Self::Newer { file: format!("{dir}/{file}"), message }
+            }
+            other => other,
+        }
     }
 
     /// Whether the disk had no room: nothing else is wrong.

@@ -56,7 +56,9 @@ impl Log {
         floor: Offset,
         sequencer: Box<dyn Sequencer>,
     ) -> Result<(Self, Opened), OpenError> {
-        let (shared, opened) = OpenLog::open(writer, place, settings, floor, sequencer)?;
+        let at = place.clone();
+        let opened = OpenLog::open(writer, place, settings, floor, sequencer);
+        let (shared, opened) = opened.map_err(|error| error.of(&at))?;
         Ok((Self(shared), opened))
     }
 
@@ -203,7 +205,7 @@ impl Log {
     /// Recovers the log from disk as [`Log::open`] does, whatever its state. Blocks; appends are refused
     /// until it is done.
     pub fn reopen(&self) -> Result<Opened, OpenError> {
-        self.0.reopen()
+        self.0.reopen().map_err(|error| error.of(&self.0.place))
     }
 
     /// Writes and syncs what is on its way, notes how far it is, and takes nothing more. Blocks. A

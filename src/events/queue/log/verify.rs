@@ -66,6 +66,14 @@ pub fn look_through(
     floor: Offset,
     visit: &mut dyn FnMut(Offset, &Record<'_>),
 ) -> Result<Report, OpenError> {
+    look(place, floor, visit).map_err(|error| error.of(place))
+}
+
+fn look(
+    place: &Place,
+    floor: Offset,
+    visit: &mut dyn FnMut(Offset, &Record<'_>),
+) -> Result<Report, OpenError> {
     let log = bare(place, Recovery::Strict)?;
     let Chain { checkpoint, sealed, last, damage } = chain::find(&log, floor, Leftovers::Keep)?;
     let mut report = Report::default();

@@ -137,6 +137,11 @@ impl Registry {
         self.meta.store
     }
 
+    /// The version of its log files: one that this program writes.
+    pub fn format(&self) -> u16 {
+        self.meta.format
+    }
+
     /// The secret of the store's hashes.
     pub fn hash_key(&self) -> HashKey {
         self.meta.hash_key
@@ -230,42 +235,50 @@ impl Registry {
         self.replace(meta)
     }
 
-    /// Forgets an orphaned topic, whose files are the caller's to remove, and gives its ID. Blocks.
-    pub fn drop_topic(&mut self, name: &str) -> Result<LogId, RegistryError> {
+    /// The ID of a topic that may be dropped: an orphan that nobody reads.
+    pub fn droppable_topic(&self, name: &str) -> Result<LogId, RegistryError> {
         let topic = self.topic(name).ok_or_else(|| unknown("topic", name))?;
-        let id = topic.id;
         if !topic.is_orphaned {
             let message = format!(
                 "topic `{name}` was configured when the gateway last ran: start it once without"
             );
             return Err(RegistryError::Config(message));
         }
-        if let Some(reader) = self.meta.subscriptions.iter().find(|it| it.topic == id) {
+        if let Some(reader) = self.meta.subscriptions.iter().find(|it| it.topic == topic.id) {
             let message =
                 format!("subscription `{}` reads topic `{name}`: drop it first", reader.name);
             return Err(RegistryError::Config(message));
         }
-        let mut meta = self.meta.clone();
-        meta.topics.retain(|it| it.id != id);
-        self.replace(meta)?;
-        Ok(id)
+        Ok(topic.id)
     }
 
-    /// Forgets an orphaned subscription, whose state and dead letters are the caller's to remove, and
-    /// gives its ID. Blocks.
-    pub fn drop_subscription(&mut self, name: &str) -> Result<LogId, RegistryError> {
+    /// Forgets such a topic. Its files are the caller's to remove, before: as long as it has a name, whoever is
+    /// cut off can be done with again. Blocks.
+    pub fn drop_topic(&mut self, name: &str) -> Result<(), RegistryError> {
+        let id = self.droppable_topic(name)?;
+        let mut meta = self.meta.clone();
+        meta.topics.retain(|it| it.id != id);
+        self.replace(meta)
+    }
+
+    /// The ID of a subscription that may be dropped: an orphan.
+    pub fn droppable_subscription(&self, name: &str) -> Result<LogId, RegistryError> {
         let found = self.subscription(name).ok_or_else(|| unknown("subscription", name))?;
-        let id = found.id;
         if !found.is_orphaned {
             let message = format!(
                 "subscription `{name}` was configured when the gateway last ran: start it once without"
             );
             return Err(RegistryError::Config(message));
         }
+        Ok(found.id)
+    }
+
+    /// Forgets such a subscription. Its files are the caller's to remove, before. Blocks.
+    pub fn drop_subscription(&mut self, name: &str) -> Result<(), RegistryError> {
+        let id = self.droppable_subscription(name)?;
         let mut meta = self.meta.clone();
         meta.subscriptions.retain(|it| it.id != id);
-        self.replace(meta)?;
-        Ok(id)
+        self.replace(meta)
     }
 
     /// Directories first: what META names is there.

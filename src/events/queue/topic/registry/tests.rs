@@ -72,7 +72,8 @@ fn what_is_not_configured_any_more_is_an_orphan_until_it_is_dropped() {
     assert!((again.id, again.is_orphaned) == (refunds, false), "it is back, with what it has");
     registry.configure(&both[..1], &[]).unwrap();
     registry.drop_subscription("billing").unwrap();
-    assert_eq!(registry.drop_topic("refunds").unwrap(), refunds);
+    assert_eq!(registry.droppable_topic("refunds").unwrap(), refunds);
+    registry.drop_topic("refunds").unwrap();
     assert!(registry.topic("refunds").is_none());
     assert!(registry.drop_topic("refunds").is_err());
     registry.configure(&both, &[]).unwrap();
@@ -155,6 +156,10 @@ fn a_newer_store_and_a_damaged_one_are_refused_and_left_alone() {
         refused.to_string(),
         "META: the store has format 2, and this program knows up to 1: use a newer one"
     );
+
+    meta.format = 0;
+    model.overwrite(path, &meta.encode());
+    assert!(matches!(open(&model), Err(RegistryError::Damaged(FileError::Contradiction))));
 
     model.overwrite(path, &good);
     model.flip(path, 40, 1);
