@@ -189,8 +189,8 @@ impl Queue {
         self.0.lock().store.clone()
     }
 
-    /// Why readiness has to wait, a sentence for each topic that is offline while `queue.required`, or for
-    /// all where the store is not open.
+    /// Why readiness has to wait, a sentence for each log that is offline while `queue.required`, or for all where
+    /// the store is not open.
     pub(super) fn lacks(&self) -> Vec<String> {
         let events = {
             let state = self.0.lock();
@@ -200,9 +200,7 @@ impl Queue {
             state.store.clone().filter(|_| state.is_required)
         };
         let Some(events) = events else { return Vec::new() };
-        let gauges = events.gauges();
-        let offline = gauges.iter().filter(|(_, gauges)| gauges.is_offline.get());
-        offline.map(|(name, _)| format!("topic `{name}` is offline")).collect()
+        events.offline()
     }
 
     /// What is to be told at a scrape. A part that does not come in time is left out.

@@ -38,6 +38,7 @@ mod push;
 mod push_isolation;
 mod queue_access;
 mod queue_http;
+mod queue_ingress;
 mod queue_lock;
 mod queue_lost;
 mod queue_operate;

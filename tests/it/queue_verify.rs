@@ -178,6 +178,52 @@ fn drop_of(folder: &Path, name: &str) -> (i32, String) {
 }
 
 #[tokio::test]
+async fn a_store_of_a_later_version_is_refused_by_name_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped(folder.path()).await;
+    let run = |command: &[&str]| {
+        let mut sluice = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        sluice.arg("queue").args(command).arg("--dir").arg(folder.path().join("data"));
+        let output = sluice.output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(told).unwrap())
+    };
+    let told = (0, "the store has format 1, the newest: nothing to do\n".to_owned());
+    assert_eq!(run(&["upgrade"]), told);
+
+    let meta = folder.path().join("data/META");
+    let good = fs::read(&meta).unwrap();
+    let mut newer = good.clone();
+    newer[8] = 2;
+    let end = newer.len() - 4;
+    let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
+    newer[end..].copy_from_slice(&crc);
+    fs::write(&meta, &newer).unwrap();
+    for command in [&["upgrade"][..], &["verify"], &["verify", "--repair"], &["drop", "orders"]] {
+        let (code, told) = run(command);
+        assert_eq!(code, 1, "{command:?}: {told}");
+        assert!(told.contains("the file has version 2, and this program knows up to 1"), "{told}");
+    }
+    assert_eq!(fs::read(&meta).unwrap(), newer);
+
+    // A log alone: it is said which.
+    fs::write(&meta, &good).unwrap();
+    let is_log = |name: &str| Path::new(name).extension().is_some_and(|it| it == "log");
+    let log = files(&folder.path().join("data/state/journal"), &is_log).pop().unwrap();
+    let mut newer = fs::read(&log).unwrap();
+    newer[8] = 2;
+    let crc = crc32c::crc32c(&newer[..124]).to_le_bytes();
+    newer[124..128].copy_from_slice(&crc);
+    fs::write(&log, &newer).unwrap();
+    for command in [&["verify"][..], &["verify", "--repair"]] {
+        let (code, told) = run(command);
+        assert!(code == 1 && told.contains("state/journal/0"), "{command:?}: {code} {told}");
+        assert!(told.contains("it has format 2, and this program knows up to 1"), "{told}");
+    }
+    assert_eq!(fs::read(&log).unwrap(), newer);
+}
+
+#[tokio::test]
 async fn what_is_still_configured_is_not_dropped() {
     let folder = tempfile::tempdir().unwrap();
     stopped(folder.path()).await;
@@ -202,6 +248,12 @@ async fn what_is_still_configured_is_not_dropped() {
     assert!(code == 1 && told.contains("no topic or subscription named `nobody`"), "{told}");
 
     write(&format!("{listeners}{without}"));
+    // One that was cut off has removed something, and is done again.
+    let letters = folder.path().join("data/dead-letters");
+    for entry in fs::read_dir(&letters).unwrap().flatten() {
+        fs::remove_file(files(&entry.path(), &|_| true).pop().unwrap()).unwrap();
+    }
     let (code, told) = drop_of(folder.path(), "billing");
     assert_eq!((code, told.as_str()), (0, "subscription `billing` is gone\n"));
+    assert!(files(&letters, &|_| true).is_empty());
 }

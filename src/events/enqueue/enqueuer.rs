@@ -133,6 +133,10 @@ impl Enqueuer {
         if bytes > target.max_event_bytes() || draft.check().is_err() {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
         }
+        if requests.results().is_offline() {
+            // It would be stored, and neither be sent nor told of.
+            return Err(refused(Refused::new(Reason::Offline)));
+        }
         let permit = target.permit(Purpose::Publish, bytes).map_err(refused)?;
         let no_place = || refused(Refused::new(Reason::Full));
         let reserved = requests.reserve().ok_or_else(no_place)?;

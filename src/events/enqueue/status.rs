@@ -4,7 +4,8 @@
 //! holds for its clients holds for this, `auth` above all. Answers 200 with how it stands, at once, or with
 //! `?wait=20s` when it is over or the time is. Refuses: 404 `route-none` for what is no request of this
 //! client, 404 `other-instance` for one of another gateway, 410 `status-gone` after `status_ttl` or when
-//! its record is gone, 405, 400 `bad-target` for a `wait` that is none.
+//! its record is gone, 405, 400 `bad-target` for a `wait` that is none, 503 `queue-unavailable` where what became
+//! of it cannot be read.
 //!
 //! Costs a look at the path of each request; one that asks, a read of its record. It sits behind all that
 //! finds out who asks, and before all that sends or stores. Dropped, it does nothing.
@@ -111,6 +112,9 @@ async fn status(enqueuer: Arc<Enqueuer>, request: Request) -> Result<Response, E
         Some(_) => watch(results, place, deadline).await,
         None => results.status(place).await,
     };
+    if results.is_offline() && !status.state.is_over() {
+        return Err(Kind::Queue(QueueFault::Unavailable(UNAVAILABLE)).into());
+    }
     if let Some(answer) = &mut status.answer {
         (parts.changes)(&mut answer.headers);
     }

@@ -279,6 +279,10 @@ impl Results for Ingress {
         self.0.is_winding_down.load(Relaxed)
     }
 
+    fn is_offline(&self) -> bool {
+        self.0.log.is_offline()
+    }
+
     fn reserve(&self) -> bool {
         self.reserve_place()
     }

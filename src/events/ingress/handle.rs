@@ -52,6 +52,8 @@ pub(super) struct Inner {
     pub(super) is_winding_down: AtomicBool,
     /// Exchanges whose outcome nobody knows, since start.
     pub(super) uncertain: AtomicU64,
+    /// The log was offline when it was read: what it has may be more than is known here.
+    is_partial: bool,
 }
 
 /// What the records of requests need of their store.
@@ -105,7 +107,7 @@ impl Ingress {
             Err(error) => tracing::error!(%error, "the records of requests are damaged"),
             Ok(()) => {}
         }
-        let noted = Mutex::new(log.start());
+        let (noted, is_partial) = (Mutex::new(log.start()), log.is_offline());
         let Around { hash_key, pool, clock } = around;
         let inner = Inner {
             log,
@@ -121,6 +123,7 @@ impl Ingress {
             is_full: AtomicBool::new(false),
             is_winding_down: AtomicBool::new(false),
             uncertain: AtomicU64::new(0),
+            is_partial,
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -209,6 +212,12 @@ impl Ingress {
     /// Whether it takes nothing before it is reopened.
     pub fn is_offline(&self) -> bool {
         self.0.log.is_offline()
+    }
+
+    /// Whether its log may go on where it failed. One that was offline when it was read may not: keys that lie
+    /// behind its damage would be taken for new.
+    pub fn may_reopen(&self) -> bool {
+        !self.0.is_partial
     }
 
     /// Its log.

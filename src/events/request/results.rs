@@ -53,6 +53,11 @@ pub trait Results: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Nothing can be told of what is not over, and nothing is sent, before somebody has seen to the records.
+    fn is_offline(&self) -> bool {
+        false
+    }
+
     /// Takes a place for a request that is about to be stored, if there is one: what is stored without can
     /// not be sent. It is to be followed by [`Results::stored`] or [`Results::give_back`].
     fn reserve(&self) -> bool;

@@ -48,7 +48,9 @@ impl Store {
         self.hold_clock().await;
         if number.is_multiple_of(REOPEN) {
             self.reopen("the journal of the delivery state", &self.0.journal).await;
-            self.reopen("the log of requests", self.0.ingress.log()).await;
+            if self.0.ingress.may_reopen() {
+                self.reopen("the log of requests", self.0.ingress.log()).await;
+            }
         }
         self.open_where_there_is_room().await;
         // One that is offline has said so once.

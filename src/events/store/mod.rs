@@ -165,21 +165,17 @@ impl Store {
         self.0.ending.is_draining.store(true, Relaxed);
     }
 
-    /// What is offline, in words; empty: nothing.
+    /// What is offline, a sentence for each log.
     pub fn offline(&self) -> Vec<String> {
         let topics = self.all_topics();
-        let mut offline: Vec<String> = topics
-            .iter()
-            .filter(|topic| topic.is_offline())
-            .map(|it| it.name().to_string())
-            .collect();
-        for (name, log) in [("delivery state", &self.0.journal), ("requests", self.0.ingress.log())]
-        {
-            if log.is_offline() {
-                offline.push(name.to_owned());
-            }
-        }
-        offline
+        let topics = topics.iter().filter(|topic| topic.is_offline());
+        let topics = topics.map(|topic| format!("topic `{}` is offline", topic.name()));
+        let own = [
+            ("the journal of delivery state is offline", &self.0.journal),
+            ("the log of requests is offline", self.0.ingress.log()),
+        ];
+        let own = own.into_iter().filter(|(_, log)| log.is_offline());
+        topics.chain(own.map(|(what, _)| what.to_owned())).collect()
     }
 
     fn now(&self) -> u64 {
