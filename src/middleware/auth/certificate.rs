@@ -14,12 +14,16 @@ use webpki::EndEntityCert;
 pub struct Pattern(Box<str>);
 
 /// All names of a certificate that a [`Pattern`] may ask for, the principal's first. `None` for what
-/// is no certificate, or one that names nobody.
+/// is no certificate, or one that names nobody, or several workloads: who has more than one SPIFFE ID
+/// must not be let in by one of them and known by another (X.509-SVID 2).
 pub fn names(der: &[u8]) -> Option<Vec<Box<str>>> {
     let der = CertificateDer::from(der);
     let certificate = EndEntityCert::try_from(&der).ok()?;
     let (spiffe, uris): (Vec<_>, Vec<_>) =
         certificate.valid_uri_names().partition(|name| name.starts_with("spiffe://"));
+    if spiffe.len() > 1 {
+        return None;
+    }
     let mut names: Vec<Box<str>> = spiffe.into_iter().map(Box::from).collect();
     names.extend(certificate.valid_dns_names().map(Box::from));
     names.extend(uris.into_iter().map(Box::from));
@@ -213,6 +217,8 @@ mod tests {
             names(&all).unwrap(),
             ["spiffe://shop/cart", "a.example", "https://x/y", "CN=alice,O=Shop"].map(Box::from)
         );
+        let two = vec![uri("spiffe://other/b"), uri("spiffe://shop/a"), dns("a.example")];
+        assert_eq!(names(&certificate(two, &subject)), None, "one of them is not ours to choose");
         let named = certificate(vec![uri("https://x/y"), dns("a.example")], &subject);
         assert_eq!(&*names(&named).unwrap()[0], "a.example");
         assert_eq!(&*names(&certificate(vec![], &subject)).unwrap()[0], "CN=alice,O=Shop");
