@@ -4,7 +4,7 @@
 //! 101 goes back to the client and both sides are joined in a task of the worker's drained spawner,
 //! which counts tunnels apart from requests; any other answer is an ordinary one. A tunnel has two
 //! buffers of 8 KiB and reads from one side only what the other takes. It ends when both sides have
-//! said their last, when either fails, `half_close_timeout` after the first one's end, or at the
+//! said their last, when either fails or takes nothing for `send_idle_timeout`, `half_close_timeout` after the first one's end, or at the
 //! deadline the drain sets. Both ends of a WebSocket hear of that: between two frames a close with 1001
 //! says that we go away, so that they come again at once instead of finding out.
 
@@ -36,6 +36,7 @@ use crate::{
         failure::failed_h1,
         forward::receive,
         handshake, reframe,
+        stall::Stall,
         websocket::{self, Frames},
     },
 };
@@ -57,6 +58,8 @@ struct Adapted {
     io: Upgraded,
     /// Told when nothing more is written to it, because the other side has ended.
     ended: Arc<Notify>,
+    /// Its connection's own timer ended with HTTP.
+    stall: Stall,
     /// The frames that were written to it, if it speaks WebSocket.
     frames: Option<Frames>,
 }
@@ -164,10 +167,14 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
     flight.leave_group();
     let pools = flight.local().pool().pools().clone();
     let deadline = pools.tunnel_deadline();
-    let half_close_timeout = flight.local().transport().settings().half_close_timeout;
+    let settings = flight.local().transport().settings();
+    let (half_close_timeout, send_idle_timeout) =
+        (settings.half_close_timeout, settings.send_idle_timeout);
     pools.tunnels().spawn("tunnel", async move {
         let ends = (asked.client, upstream);
-        if let Err(error) = tunnel(ends, is_websocket, half_close_timeout, deadline).await {
+        if let Err(error) =
+            tunnel(ends, is_websocket, half_close_timeout, send_idle_timeout, deadline).await
+        {
             tracing::debug!(endpoint = %flight.local().label(), %error, "tunnel ended");
         }
     });
@@ -178,6 +185,7 @@ async fn tunnel(
     (client, upstream): (OnUpgrade, OnUpgrade),
     is_websocket: bool,
     half_close_timeout: Duration,
+    send_idle_timeout: Duration,
     deadline: TunnelDeadline,
 ) -> Result<()> {
     let reset =
@@ -185,7 +193,7 @@ async fn tunnel(
     let ended = Arc::new(Notify::new());
     let adapted = |io| {
         let frames = is_websocket.then(Frames::default);
-        Adapted { io, ended: ended.clone(), frames }
+        Adapted { io, ended: ended.clone(), stall: Stall::new(send_idle_timeout), frames }
     };
     let mut client = adapted(client.await.map_err(reset)?);
     let mut upstream = adapted(upstream.await.map_err(reset)?);
@@ -258,7 +266,8 @@ impl AsyncWrite for Adapted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        let written = ready!(self.stall.judge(cx, polled))?;
         if let Some(frames) = &mut self.frames {
             frames.pass(&buf[..written]);
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
 use crate::harness::{Origin, Reply, Running, proxy_to, within};
 
 const RESPOND: &str = "routes: [{ name: a, match: { path: /a }, respond: { body: a } }]\n";
@@ -141,6 +143,38 @@ async fn a_client_that_does_not_read_is_cut_off() {
         while gateway.metric(series).await < 1.0 {}
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_read_is_given_up() {
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = deaf.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = deaf.accept().await {
+            held.push(stream);
+        }
+    });
+    let limits = "limits: { send_idle_timeout: 100ms, body_bytes: 1GiB }";
+    let gateway = Running::start(&format!("{limits}\n{}", proxy_to(address)));
+    let mut stream = gateway.client().await.into_stream();
+    let (mut reader, mut writer) = stream.split();
+    let upload = async {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 1u64 << 29);
+        writer.write_all(head.as_bytes()).await.unwrap();
+        while writer.write_all(&[0; 65536]).await.is_ok() {}
+        std::future::pending().await
+    };
+    let mut buffer = Vec::new();
+    let answer = crate::harness::Message::read_response(&mut reader, &mut buffer, "POST");
+    let status = within("the answer", async {
+        tokio::select! {
+            status = async { answer.await.map(|answer| answer.status()) } => status,
+            status = upload => status,
+        }
+    })
+    .await;
+    assert_eq!(status, Some(504));
 }
 
 #[tokio::test]

@@ -60,6 +60,23 @@ async fn a_web_socket_outlives_every_idle_timeout() {
 }
 
 #[tokio::test]
+async fn a_client_of_a_web_socket_that_takes_nothing_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let flood = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+        while socket.send(Message::binary(vec![0; 65536])).await.is_ok() {}
+    });
+    let yaml = format!("limits: {{ send_idle_timeout: 100ms }}\n{}", proxy_to(address));
+    let gateway = Running::start(&yaml);
+    let stream = gateway.client().await.into_stream();
+    let (socket, _) = tokio_tungstenite::client_async("ws://shop/chat", stream).await.unwrap();
+    within("the end of the flood", flood).await.unwrap();
+    drop(socket);
+}
+
+#[tokio::test]
 async fn a_client_is_told_what_to_upgrade_to() {
     let origin = Origin::start(|_, _| {
         let head =

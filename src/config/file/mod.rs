@@ -186,7 +186,7 @@ pub struct Limits {
     pub handshake_timeout: Option<Written<Duration>>,
     /// From the first byte of a head to its end; 408. Default: 10s.
     pub header_timeout: Option<Written<Duration>>,
-    /// How long a write may stay pending. Default: 60s.
+    /// How long a write to a client or an upstream may stay pending. Default: 60s.
     pub send_idle_timeout: Option<Written<Duration>>,
     /// How long a client may send nothing of its body; 408. Default: 30s.
     pub body_idle_timeout: Option<Written<Duration>>,

@@ -138,7 +138,8 @@ impl Resolver<'_> {
             api_keys: self.api_keys(file.api_keys.as_ref()),
         };
         self.check_principals(file);
-        let mut upstreams = self.upstreams(file.upstreams.as_ref());
+        let mut upstreams =
+            self.upstreams(file.upstreams.as_ref(), limits.connection.send_idle_timeout);
         let written_upstreams = upstreams.len();
         let mut rate_limits = self.rate_limits(file.rate_limits.as_ref());
         let allow_faults = file.admin.as_ref().and_then(|admin| admin.allow_faults.as_ref());

@@ -20,9 +20,10 @@ use crate::{
 };
 
 /// All upstreams, while routes look them up.
-#[derive(Default)]
 pub(super) struct Upstreams {
     entries: Vec<Entry>,
+    /// How long a write to any of them may stay pending.
+    send_idle_timeout: Duration,
 }
 
 struct Entry {
@@ -38,7 +39,6 @@ const DEFAULT_MAX_IDLE: usize = 128;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 const DEFAULT_RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const DEFAULT_MAX_IN_FLIGHT: usize = 1024;
-const SEND_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_mins(1);
 const PROBE_IDLE_AFTER: Duration = Duration::from_secs(1);
 const MAX_H2_CONNECTIONS: usize = 4;
@@ -93,7 +93,7 @@ impl Upstreams {
         let source =
             Source { address: SourceAddress::parse(&url.address())?, weight: 1, priority: 0 };
         let tls = upstream::TlsSettings { server_name: None, ca: None, client: None };
-        let service = service(name.as_str().into(), source, url.is_https().then_some(tls));
+        let service = self.defaults(name.as_str().into(), source, url.is_https().then_some(tls));
         let settings = balancer::Settings { max_in_flight, ..service };
         let retry_budget = budget::Settings::default();
         self.entries.push(Entry { name, place, is_used: true, settings, retry_budget });
@@ -106,37 +106,39 @@ impl Upstreams {
         let Some(Policy::Hash(selector)) = policy else { return false };
         selector.parts().iter().any(|part| matches!(part, selector::Part::Json(_)))
     }
-}
 
-fn service(
-    name: Arc<str>,
-    source: Source,
-    tls: Option<upstream::TlsSettings>,
-) -> balancer::Settings {
-    let transport = upstream::Settings {
-        name: Arc::clone(&name),
-        protocol: Protocol::H1,
-        tls,
-        connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-        max_idle: DEFAULT_MAX_IDLE,
-        idle_timeout: DEFAULT_IDLE_TIMEOUT,
-        response_idle_timeout: DEFAULT_RESPONSE_IDLE_TIMEOUT,
-        send_idle_timeout: SEND_IDLE_TIMEOUT,
-        half_close_timeout: HALF_CLOSE_TIMEOUT,
-        probe_idle_after: PROBE_IDLE_AFTER,
-        max_h2_connections: MAX_H2_CONNECTIONS,
-    };
-    balancer::Settings {
-        name,
-        sources: vec![source],
-        policy: Policy::P2cEwma,
-        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-        health_check: None,
-        outlier: balancer::outlier::Settings::default(),
-        breaker: None,
-        panic_threshold: health::DEFAULT_PANIC_THRESHOLD,
-        slow_start: health::DEFAULT_SLOW_START,
-        transport,
+    /// An upstream of one source with every default.
+    fn defaults(
+        &self,
+        name: Arc<str>,
+        source: Source,
+        tls: Option<upstream::TlsSettings>,
+    ) -> balancer::Settings {
+        let transport = upstream::Settings {
+            name: Arc::clone(&name),
+            protocol: Protocol::H1,
+            tls,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            max_idle: DEFAULT_MAX_IDLE,
+            idle_timeout: DEFAULT_IDLE_TIMEOUT,
+            response_idle_timeout: DEFAULT_RESPONSE_IDLE_TIMEOUT,
+            send_idle_timeout: self.send_idle_timeout,
+            half_close_timeout: HALF_CLOSE_TIMEOUT,
+            probe_idle_after: PROBE_IDLE_AFTER,
+            max_h2_connections: MAX_H2_CONNECTIONS,
+        };
+        balancer::Settings {
+            name,
+            sources: vec![source],
+            policy: Policy::P2cEwma,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            health_check: None,
+            outlier: balancer::outlier::Settings::default(),
+            breaker: None,
+            panic_threshold: health::DEFAULT_PANIC_THRESHOLD,
+            slow_start: health::DEFAULT_SLOW_START,
+            transport,
+        }
     }
 }
 
@@ -146,10 +148,11 @@ impl Resolver<'_> {
     pub(super) fn upstreams(
         &mut self,
         written: Option<&Entries<Name, Placed<Upstream>>>,
+        send_idle_timeout: Duration,
     ) -> Upstreams {
-        let mut upstreams = Upstreams::default();
+        let mut upstreams = Upstreams { entries: Vec::new(), send_idle_timeout };
         for (name, upstream) in written.into_iter().flat_map(Entries::iter) {
-            let settings = self.upstream(name, &upstream.value);
+            let settings = self.upstream(name, &upstream.value, send_idle_timeout);
             let retry_budget = self.retry_budget(upstream.value.retry_budget.as_ref());
             upstreams.entries.push(Entry {
                 name: name.text.clone(),
@@ -171,7 +174,12 @@ impl Resolver<'_> {
         upstreams.entries.into_iter().map(|entry| entry.settings).collect()
     }
 
-    fn upstream(&mut self, name: &Written<Name>, written: &Upstream) -> balancer::Settings {
+    fn upstream(
+        &mut self,
+        name: &Written<Name>,
+        written: &Upstream,
+        send_idle_timeout: Duration,
+    ) -> balancer::Settings {
         let name = self.value(name).map_or_else(|| Arc::from(""), |name| name.0);
         if written.endpoints.value.is_empty() {
             self.error(written.endpoints.place, Fault::new("there is no endpoint"));
@@ -190,7 +198,7 @@ impl Resolver<'_> {
             idle_timeout: self.positive(pool.idle_timeout.as_ref(), DEFAULT_IDLE_TIMEOUT),
             response_idle_timeout: self
                 .positive(written.response_idle_timeout.as_ref(), DEFAULT_RESPONSE_IDLE_TIMEOUT),
-            send_idle_timeout: SEND_IDLE_TIMEOUT,
+            send_idle_timeout,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             probe_idle_after: PROBE_IDLE_AFTER,
             max_h2_connections: MAX_H2_CONNECTIONS,
