@@ -67,7 +67,7 @@ struct Cells {
     principal: OnceLock<Arc<Principal>>,
     upstream: OnceLock<usize>,
     cors: OnceLock<Box<HeaderMap>>,
-    rate_limits: [OnceLock<Box<RateLimitFields>>; 2],
+    rate_limits: [OnceLock<RateLimitFields>; 2],
     reason: OnceLock<&'static str>,
     deadline: OnceLock<Instant>,
     event_ids: OnceLock<Box<[Uuid]>>,
@@ -311,13 +311,13 @@ impl Context {
 
     /// What every answer to this request says of the limits it passed or broke.
     pub fn rate_limits(&self) -> impl Iterator<Item = &RateLimitFields> {
-        self.0.rate_limits.iter().filter_map(|cell| cell.get().map(AsRef::as_ref))
+        self.0.rate_limits.iter().filter_map(OnceLock::get)
     }
 
     /// Written by `rate_limit`, at most once before `auth` and once after it.
     pub fn add_rate_limit(&self, fields: RateLimitFields) {
         let [first, second] = &self.0.rate_limits;
-        set(if first.get().is_none() { first } else { second }, Box::new(fields));
+        set(if first.get().is_none() { first } else { second }, fields);
     }
 
     /// Why the request failed, one of the reason words.

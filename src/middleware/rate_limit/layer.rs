@@ -11,8 +11,8 @@
 //! nothing more, and nothing is given back when the client leaves.
 //!
 //! Costs for each policy a hash and a lock that is held for less than a microsecond (`benches/
-//! rate_limit.rs`), and for the fields two allocations, their value's and the context's, one more
-//! where the value is longer than 112 bytes; without policies a look at an `Option`.
+//! rate_limit.rs`), and for the fields one allocation, of their value, one more where that is longer
+//! than 112 bytes; without policies a look at an `Option`.
 
 use std::{
     future::{self, Ready},

@@ -76,7 +76,7 @@ pin_project! {
         inner: S,
         tries: Tries,
         // What only a route with `retry` has.
-        armed: Option<Box<Armed>>,
+        armed: Option<Armed>,
     }
 }
 
@@ -165,7 +165,7 @@ impl<S: Next> Service<Request> for Retry<S> {
             if let Some(upstream) = shared.upstreams.get(request.cx.upstream()) {
                 upstream.budget.deposit();
             }
-            Box::new(Armed { kept: Kept::of(&mut request), pause: None })
+            Armed { kept: Kept::of(&mut request), pause: None }
         });
         set_number(&mut request.parts.headers, 1);
         let mut inner = self.inner.clone();
