@@ -222,8 +222,8 @@ pub struct AccessLog {
     pub path: Option<Written<Text>>,
     /// How lines look. Default: json.
     pub format: Option<Written<AccessLogFormat>>,
-    /// The share of requests that is written; those that fail by the gateway's or a service's doing always
-    /// are. Default: 100%.
+    /// The share of requests that is written; those that fail by the gateway's or a service's doing are
+    /// beside it, up to 100 a second for each worker. Default: 100%.
     pub sample: Option<Written<Percent>>,
     /// Whether the query is written too. Default: false.
     pub query: Option<Written<bool>>,

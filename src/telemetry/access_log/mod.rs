@@ -2,6 +2,7 @@
 //!
 //! [`mod@line`] is what a line says, [`writer`] how it gets out.
 
+mod allowance;
 pub mod line;
 pub mod writer;
 

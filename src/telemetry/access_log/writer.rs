@@ -27,7 +27,8 @@ use tokio::time::Instant;
 
 use crate::telemetry::{
     AccessLogPath, AccessLogSettings,
-    access_log::Line,
+    access_log::{Line, allowance::Allowance},
+    clock,
     metrics::{ACCESS_LOG_LOST, Cells, Counter},
 };
 
@@ -62,6 +63,8 @@ struct Open {
     buffer: Buffer,
     commands: SyncSender<Command>,
     sample: f64,
+    /// Failures that are written though they are not of the sample.
+    beyond: Allowance,
     /// `None`: it is not written; else but for the values of these parameters.
     query: Option<Box<[Box<str>]>>,
     format: Format,
@@ -145,6 +148,7 @@ impl AccessLog {
             buffer,
             commands: self.commands.clone(),
             sample: settings.sample,
+            beyond: Allowance::default(),
             query: settings.query.then(|| settings.hidden.clone()),
             format: if is_terminal { Format::Human } else { Format::Json },
         };
@@ -227,8 +231,11 @@ impl Sink {
     /// Hands a line to the writer, or counts it as lost when the writer is behind. Never waits.
     pub fn write(&self, line: &Line<'_>) {
         let Some(open) = &self.open else { return };
-        if open.sample < 1.0 && fastrand::f64() >= open.sample && !line.is_ours() {
-            return;
+        if open.sample < 1.0 && fastrand::f64() >= open.sample {
+            let is_written = line.is_ours() && open.beyond.take(clock::elapsed(clock::tick()));
+            if !is_written {
+                return;
+            }
         }
         let mut buffer = open.buffer.lock();
         let before = buffer.len();
@@ -375,7 +382,7 @@ pub(crate) mod tests {
     use crate::{
         error::{Kind, Side},
         http::{Context, Peer, peer::Address},
-        telemetry::{clock, metrics::Metrics},
+        telemetry::metrics::Metrics,
     };
 
     /// An output that remembers.
@@ -578,6 +585,23 @@ pub(crate) mod tests {
         write_failed(&sink, 1, Some("enqueued"));
         assert!(log.flush(WAIT));
         assert_eq!(out.take(), "", "no failure");
+    }
+
+    #[test]
+    fn a_flood_of_refusals_is_sampled_as_everything_else() {
+        let out = Captured::default();
+        let log = AccessLog::start_with(Box::new(out.clone())).unwrap();
+        let cells = Metrics::new().thread();
+        let sink = log.sink(&settings(0.0), &cells);
+        let since = Instant::now();
+        write_failed(&sink, 5000, Some("shed-overload"));
+        let seconds = since.elapsed().as_secs() + 2;
+        assert!(log.flush(WAIT));
+        let written = u64::try_from(out.take().lines().count()).unwrap();
+        assert!((100..=100 * seconds).contains(&written), "{written} in {seconds} s");
+        write_failed(&log.sink(&settings(1.0), &cells), 2000, Some("shed-overload"));
+        assert!(log.flush(WAIT));
+        assert_eq!(out.take().lines().count(), 2000, "who wants all of them has all");
     }
 
     #[test]

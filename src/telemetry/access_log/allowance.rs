@@ -1,0 +1,49 @@
+//! How many failures are written down beyond the sample. Pure.
+//!
+//! Who was refused is told that there is more in the log, so failures are in it whatever the sample. But
+//! refusals that shed load come by the thousand, and a log that grows with an overload makes it worse: of
+//! those beyond so many in a second only the sample is written, as of everything else.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// Lines of one sink.
+const PER_SECOND: u32 = 100;
+
+/// The second that runs in the upper half, its lines in the lower. Relaxed: one worker writes, and a line more
+/// or less does no harm.
+#[derive(Debug, Default)]
+pub(super) struct Allowance(AtomicU64);
+
+// === impl Allowance ===
+
+impl Allowance {
+    /// Whether one more may be written at `now`, which only its seconds are of.
+    pub(super) fn take(&self, now: Duration) -> bool {
+        let second = now.as_secs() & u64::from(u32::MAX);
+        let seen = self.0.load(Ordering::Relaxed);
+        let count = if seen >> 32 == second { seen & u64::from(u32::MAX) } else { 0 };
+        let is_left = count < u64::from(PER_SECOND);
+        if is_left {
+            self.0.store(second << 32 | (count + 1), Ordering::Relaxed);
+        }
+        is_left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_second_has_as_many_and_no_more() {
+        let allowance = Allowance::default();
+        for second in [0, 1, 7, u64::from(u32::MAX), u64::from(u32::MAX) + 1] {
+            let now = |millis| Duration::from_secs(second) + Duration::from_millis(millis);
+            let taken = (0..1000).filter(|millis| allowance.take(now(*millis))).count();
+            assert_eq!(taken, PER_SECOND as usize, "{second}");
+        }
+    }
+}
