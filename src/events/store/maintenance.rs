@@ -45,6 +45,9 @@ impl Store {
         if let Ok(Err(error)) = self.block(move || store.tend_disk()).await {
             tracing::warn!(%error, "the disk does not say how much room it has, or takes no reserve");
         }
+        if self.0.disk.is_gone() {
+            return;
+        }
         self.hold_clock().await;
         if number.is_multiple_of(REOPEN) {
             self.reopen("the journal of the delivery state", &self.0.journal).await;
@@ -93,6 +96,17 @@ impl Store {
 
     /// Gives the reserve to a journal that has no room, or takes it back. Blocks.
     fn tend_disk(&self) -> io::Result<()> {
+        if !self.0.disk.is_gone() && !self.0.registry.lock().is_there()? {
+            self.0.disk.set_gone();
+            tracing::error!(
+                dir = %self.0.settings.read().dir.display(),
+                "the data directory was removed while it was open: nothing is taken or delivered any more; start the \
+                 gateway anew, with what was in it put back"
+            );
+        }
+        if self.0.disk.is_gone() {
+            return Ok(());
+        }
         self.0.reserve.tend()?;
         // It says so until it is written to again: that may be long after there is room.
         let is_full = self.0.journal.status().state == State::Full;

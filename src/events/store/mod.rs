@@ -167,6 +167,9 @@ impl Store {
 
     /// What is offline, a sentence for each log.
     pub fn offline(&self) -> Vec<String> {
+        if self.0.disk.is_gone() {
+            return vec!["the data directory was removed".to_owned()];
+        }
         let topics = self.all_topics();
         let topics = topics.iter().filter(|topic| topic.is_offline());
         let topics = topics.map(|topic| format!("topic `{}` is offline", topic.name()));

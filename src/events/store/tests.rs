@@ -4,6 +4,7 @@ mod clock;
 mod delays;
 mod full_disk;
 mod gaps;
+mod gone;
 mod places;
 mod publishing;
 mod stopping;

@@ -161,11 +161,7 @@ fn sort_out(
 impl Candidate {
     fn open(place: &Place, base: Offset) -> Result<Self, OpenError> {
         let path = place.segment_path(base);
-        let failed = |error: io::Error| {
-            let name = segment::file_name(base, "log");
-            let source = io::Error::new(error.kind(), format!("{name}: {error}"));
-            OpenError::io("a log file is opened")(source)
-        };
+        let failed = OpenError::io("a log file is opened");
         let file = place.storage.open(&path).map_err(&failed)?;
         let length = file.length().map_err(&failed)?;
         let mut page = vec![0; SEGMENT_HEADER_BYTES];

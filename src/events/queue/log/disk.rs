@@ -29,6 +29,7 @@ pub struct DiskWatch {
     free: AtomicU64,
     is_low: AtomicBool,
     is_reserve_out: AtomicBool,
+    is_gone: AtomicBool,
 }
 
 // === impl DiskSettings ===
@@ -63,6 +64,7 @@ impl DiskWatch {
             free: AtomicU64::new(u64::MAX),
             is_low: AtomicBool::new(false),
             is_reserve_out: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
         };
         if let Err(error) = watch.refresh() {
             tracing::warn!(%error, "the disk does not say how much room it has");
@@ -81,6 +83,16 @@ impl DiskWatch {
     /// Whether nothing new is to be accepted.
     pub fn is_low(&self) -> bool {
         self.is_low.load(Relaxed) || self.is_reserve_out()
+    }
+
+    /// Whether the directory is not there any more: nothing that is written lasts.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.load(Relaxed)
+    }
+
+    /// The directory was removed. It does not come back: what was in it is not in another of its name.
+    pub fn set_gone(&self) {
+        self.is_gone.store(true, Relaxed);
     }
 
     /// Whether what is left is the journal's.

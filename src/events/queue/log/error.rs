@@ -154,9 +154,11 @@ impl OpenError {
         let dir = place.dir.display();
         match self {
             Self::Io { action, source } => {
+                let told = source.to_string();
+                let is_told = told.contains(&dir.to_string());
                 // The kind is what is decided by.
-                let source = io::Error::new(source.kind(), format!("{dir}: {source}"));
-                Self::Io { action, source }
+                let more = || io::Error::new(source.kind(), format!("{dir}: {told}"));
+                Self::Io { action, source: if is_told { source } else { more() } }
             }
             Self::Newer { file, message } if !file.contains('/') => {
                 Self::Newer { file: format!("{dir}/{file}"), message }

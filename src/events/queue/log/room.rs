@@ -34,7 +34,7 @@ impl OpenLog {
     /// Room for `bytes`, at once or not at all.
     pub(super) fn permit(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Result<Permit, Reason> {
         let gauges = &self.gauges;
-        if gauges.is_offline.get() {
+        if gauges.is_offline.get() || self.place.disk.is_gone() {
             return Err(Reason::Offline);
         }
         if bytes > MAX_FRAME_BYTES as u64 || !self.budget.can_ever(bytes) {

@@ -168,11 +168,16 @@ pub(super) fn file_name(base: Offset, ending: &str) -> String {
     format!("{:020}.{ending}", base.0)
 }
 
+/// No log comes so far.
+const MAX_BASE: u64 = u64::MAX >> 1;
+
 /// The base offset in a file's name, if it ends so.
 pub(super) fn base_of(name: &str, ending: &str) -> Option<Offset> {
     let digits = name.strip_suffix(ending)?.strip_suffix('.')?;
     let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if is_number { digits.parse().ok().map(Offset) } else { None }
+    // Nobody gives out so many; the end of what there is after them could not be told.
+    let base = if is_number { digits.parse().ok()? } else { return None };
+    (base <= MAX_BASE).then_some(Offset(base))
 }
 
 impl Place {
@@ -310,7 +315,10 @@ mod tests {
     fn names_of_files_sort_as_their_offsets_do() {
         assert_eq!(file_name(Offset(42), "log"), "00000000000000000042.log");
         assert_eq!(base_of("00000000000000000042.log", "log"), Some(Offset(42)));
-        for other in ["42.log", "00000000000000000042.idx", "0000000000000000004x.log", "log", ""] {
+        let highest = format!("{}.log", u64::MAX);
+        for other in
+            [&*highest, "42.log", "00000000000000000042.idx", "0000000000000000004x.log", "log", ""]
+        {
             assert_eq!(base_of(other, "log"), None, "{other}");
         }
     }

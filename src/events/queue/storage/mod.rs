@@ -95,7 +95,13 @@ pub trait File: fmt::Debug + Send + Sync {
 }
 
 /// Holds a lock for as long as it lives.
-pub trait Lock: fmt::Debug + Send + Sync {}
+pub trait Lock: fmt::Debug + Send + Sync {
+    /// Whether the file that is locked still has a name. Without one the directory was removed: what is
+    /// written there lasts no longer than the handles do, and another process may begin anew in its place.
+    fn is_there(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
 
 /// Room on a disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

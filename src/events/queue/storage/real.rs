@@ -7,7 +7,7 @@
 use std::{
     fs::{File as StdFile, OpenOptions, TryLockError},
     io::{self, ErrorKind},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -36,7 +36,7 @@ struct RealFile {
 /// The lock goes when the descriptor is closed.
 #[derive(Debug)]
 struct RealLock {
-    _file: StdFile,
+    file: StdFile,
 }
 
 // === impl Real ===
@@ -67,34 +67,36 @@ impl Real {
 
 impl Storage for Real {
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).open(self.at(path)?)?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create_new(true);
+        let file = options.open(self.at(path)?).map_err(about(path))?;
         Ok(Box::new(RealFile { file }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.at(path)?)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(self.at(path)?).map_err(about(path))?;
         Ok(Box::new(RealFile { file }))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = StdFile::open(self.at(path)?)?;
+        let file = StdFile::open(self.at(path)?).map_err(about(path))?;
         Ok(Box::new(RealFile { file }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::rename(self.at(from)?, self.at(to)?)
+        std::fs::rename(self.at(from)?, self.at(to)?).map_err(about(to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        std::fs::remove_file(self.at(path)?)
+        std::fs::remove_file(self.at(path)?).map_err(about(path))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let path = self.at(path)?;
-        match std::fs::create_dir(&path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            result => result,
+        let full = self.at(path)?;
+        match std::fs::create_dir(&full) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && full.is_dir() => Ok(()),
+            result => result.map_err(about(path)),
         }
     }
 
@@ -104,7 +106,7 @@ impl Storage for Real {
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(self.at(path)?)? {
+        for entry in std::fs::read_dir(self.at(path)?).map_err(about(path))? {
             // A name that is not UTF-8 is not ours.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
@@ -115,7 +117,7 @@ impl Storage for Real {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        sync_dir(&self.at(path)?)
+        sync_dir(&self.at(path)?).map_err(about(path))
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -127,11 +129,11 @@ impl Storage for Real {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        let path = self.at(path)?;
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(self.at(path)?).map_err(about(path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Ok(()) => Ok(Some(Box::new(RealLock { file }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -211,7 +213,16 @@ impl RealFile {
 
 // === impl RealLock ===
 
-impl Lock for RealLock {}
+impl Lock for RealLock {
+    fn is_there(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 0)
+    }
+}
+
+/// An error that says what it is about; of the same kind.
+fn about(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
 
 /// Makes `path` and what is missing above it, each name synced into its parent.
 fn create_all(path: &Path) -> io::Result<()> {

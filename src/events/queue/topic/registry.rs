@@ -39,7 +39,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub struct Registry {
     storage: Arc<dyn Storage>,
     meta: Meta,
-    _lock: Box<dyn Lock>,
+    lock: Box<dyn Lock>,
 }
 
 /// A topic as it is to be.
@@ -113,7 +113,7 @@ impl Registry {
                  newer one"
             )));
         }
-        Ok(Self { storage, meta, _lock: lock })
+        Ok(Self { storage, meta, lock })
     }
 
     fn first(storage: &dyn Storage) -> Result<Meta, RegistryError> {
@@ -130,6 +130,11 @@ impl Registry {
         let meta = Meta::new(store, HashKey(key));
         write(storage, &meta)?;
         Ok(meta)
+    }
+
+    /// Whether the directory is still there that was locked.
+    pub fn is_there(&self) -> io::Result<bool> {
+        self.lock.is_there()
     }
 
     /// The store's ID.
