@@ -75,7 +75,7 @@ pin_project! {
         attempt: S::Future,
         inner: S,
         tries: Tries,
-        // What only a route with `retry` has.
+        // What only a route with `retry` has. Not in a box: the attempts of a request are in one.
         armed: Option<Armed>,
     }
 }

@@ -431,7 +431,7 @@ async fn an_answer_that_does_not_end_does_not_hold_the_retry_up() {
 }
 
 #[test]
-fn a_route_without_retry_pays_three_words_more_than_its_attempt() {
+fn what_another_attempt_is_made_of_takes_a_quarter_kibibyte_of_each_routes_future_at_most() {
     type Plain = std::future::Ready<Result<Response>>;
     #[derive(Clone)]
     struct Inner;
@@ -446,5 +446,5 @@ fn a_route_without_retry_pays_three_words_more_than_its_attempt() {
             std::future::ready(Ok(Response::new(Body::empty())))
         }
     }
-    assert_eq!(size_of::<ResponseFuture<Inner>>(), size_of::<Plain>() + 3 * size_of::<usize>());
+    assert!(size_of::<ResponseFuture<Inner>>() <= size_of::<Plain>() + 256);
 }
