@@ -265,23 +265,27 @@ impl Heard {
     /// Remembers what was answered and gives the addresses that there are: of a family that failed,
     /// those of before. An error, if nothing was answered, or no address is left for one.
     fn join(&mut self, (v4, v6): Both, now: Instant) -> Result<Answer<IpAddr>, ResolveError> {
-        let mut ttls = Vec::new();
+        let mut ttl = None;
+        let mut is_answered = false;
         let mut failed = None;
         for (family, answer) in [(&mut self.v4, v4), (&mut self.v6, v6)] {
             match answer {
                 Ok(answer) => {
-                    ttls.push(answer.ttl);
+                    is_answered = true;
+                    // That there are none of one family does not shorten the life of the others.
+                    if !answer.records.is_empty() {
+                        ttl = Some(ttl.map_or(answer.ttl, |ttl: Duration| ttl.min(answer.ttl)));
+                    }
                     *family = Some((now, answer.records));
                 }
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         let records = self.addresses(now);
-        match (failed, ttls.into_iter().min()) {
-            (Some(error), None) => Err(error),
-            // The family that has some may be the one that failed.
-            (Some(error), Some(_)) if records.is_empty() => Err(error),
-            (_, ttl) => Ok(Answer { records, ttl: ttl.unwrap_or(TTL_FLOOR) }),
+        match failed {
+            // Where one was answered with nothing, the family that has some may be the other.
+            Some(error) if !is_answered || records.is_empty() => Err(error),
+            _ => Ok(Answer { records, ttl: ttl.unwrap_or(TTL_FLOOR) }),
         }
     }
 
