@@ -7,14 +7,20 @@
 //! the connection closes may be one that was cut off.
 
 use std::{
-    io,
+    io, mem,
     task::{Context, Poll},
 };
 
-/// The failure of a write, until the reader has come to it.
+/// What became of the peer's last words.
 #[derive(Debug, Default)]
-pub(super) struct LastWords {
-    failed: Option<io::Error>,
+pub(super) enum LastWords {
+    /// As far as is known there are more to come.
+    #[default]
+    Open,
+    /// A write has failed, with this, and the reader has not come to it.
+    Awaited(io::Error),
+    /// The reader was told. From now on nothing is kept back: nobody would read.
+    Heard,
 }
 
 // === impl LastWords ===
@@ -22,7 +28,7 @@ pub(super) struct LastWords {
 impl LastWords {
     /// Whether a write has failed and reading has not.
     pub(super) fn are_awaited(&self) -> bool {
-        self.failed.is_some()
+        matches!(self, Self::Awaited(_))
     }
 
     /// Gives the outcome of a write on, or keeps it back: then the task is to read once more.
@@ -32,8 +38,8 @@ impl LastWords {
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match polled {
-            Poll::Ready(Err(error)) if is_hang_up(&error) => {
-                self.failed = Some(error);
+            Poll::Ready(Err(error)) if matches!(self, Self::Open) && is_hang_up(&error) => {
+                *self = Self::Awaited(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -48,10 +54,12 @@ impl LastWords {
         bytes: usize,
         polled: Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
-        let is_over = polled.is_ready() && bytes == 0;
-        match self.failed.take_if(|_| is_over) {
-            Some(error) => Poll::Ready(Err(error)),
-            None => polled,
+        if polled.is_pending() || bytes > 0 {
+            return polled;
+        }
+        match mem::replace(self, Self::Heard) {
+            Self::Awaited(error) => Poll::Ready(Err(error)),
+            Self::Open | Self::Heard => polled,
         }
     }
 }
@@ -64,7 +72,7 @@ fn is_hang_up(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, time::Duration};
+    use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, task::Poll, time::Duration};
 
     use hyper::rt::{Read as _, ReadBuf, Write as _};
     use tokio::{
@@ -95,9 +103,9 @@ mod tests {
         drop(peer);
         // Unread bytes make it a reset; writes go through until it is here.
         while poll_fn(|cx| {
-            std::task::Poll::Ready(match Pin::new(&mut io).poll_write(cx, b"more") {
-                std::task::Poll::Ready(written) => written.map(|_| true).unwrap(),
-                std::task::Poll::Pending => false,
+            Poll::Ready(match Pin::new(&mut io).poll_write(cx, b"more") {
+                Poll::Ready(written) => written.map(|_| true).unwrap(),
+                Poll::Pending => false,
             })
         })
         .await
@@ -106,5 +114,8 @@ mod tests {
         }
         assert_eq!(read(&mut io).await.unwrap(), b"413");
         read(&mut io).await.unwrap_err();
+        // Whoever has been told does not read again, and is not to wait for it.
+        let written = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, b"more"))).await;
+        assert!(matches!(written, Poll::Ready(Err(_))), "{written:?}");
     }
 }

@@ -216,7 +216,11 @@ async fn fail_h2(stream: TcpStream, ledger: Ledger) {
 }
 
 /// A request on a connection of the client's; `None` when the connection is of no more use.
-async fn ask(stream: &mut TcpStream, method: &str, target: &str) -> Option<(Message, bool)> {
+async fn ask(
+    stream: &mut TcpStream,
+    (method, target): (&str, &str),
+    got: &mut Vec<u8>,
+) -> Option<(Message, bool)> {
     let body = if matches!(method, "POST" | "PUT" | "PATCH") { "order" } else { "" };
     let framing = match (body.len(), chance(50)) {
         (0, _) => String::new(),
@@ -234,7 +238,7 @@ async fn ask(stream: &mut TcpStream, method: &str, target: &str) -> Option<(Mess
         tokio::task::yield_now().await;
     }
     stream.write_all(body.as_bytes()).await.ok()?;
-    let answer = Message::read_response(stream, &mut Vec::new(), method).await?;
+    let answer = Message::read_response(stream, got, method).await?;
     let closes = answer.field("connection").is_some_and(|value| value == "close");
     let goes_on = answer.is_complete && !closes;
     Some((answer, goes_on))
@@ -260,9 +264,13 @@ async fn client(
             Some(stream) => stream,
             None => TcpStream::connect(gateway).await.unwrap(),
         };
-        let answered =
-            tokio::time::timeout(Duration::from_secs(20), ask(&mut connection, method, &target));
-        let Some((answer, goes_on)) = answered.await.expect("an answer in 20 s") else {
+        let mut got = Vec::new();
+        let asking = ask(&mut connection, (method, &target), &mut got);
+        let answered = tokio::time::timeout(Duration::from_secs(20), asking).await;
+        let Ok(answered) = answered else {
+            panic!("{method} {target}: 20 s, but {:?}", String::from_utf8_lossy(&got));
+        };
+        let Some((answer, goes_on)) = answered else {
             told.broken.fetch_add(1, Ordering::Relaxed);
             continue;
         };
