@@ -4,9 +4,10 @@
 //! 101 goes back to the client and both sides are joined in a task of the worker's drained spawner,
 //! which counts tunnels apart from requests; any other answer is an ordinary one. A tunnel has two
 //! buffers of 8 KiB and reads from one side only what the other takes. It ends when both sides have
-//! said their last, when either fails or takes nothing for `send_idle_timeout`, `half_close_timeout` after the first one's end, or at the
-//! deadline the drain sets. Both ends of a WebSocket hear of that: between two frames a close with 1001
-//! says that we go away, so that they come again at once instead of finding out.
+//! said their last, when either fails or takes nothing for `send_idle_timeout`, `half_close_timeout`
+//! after the first one's end, or at the deadline the drain sets. Both ends of a WebSocket hear of that:
+//! between two frames a close with 1001 says that we go away, so that they come again at once instead
+//! of finding out.
 
 use std::{
     io,

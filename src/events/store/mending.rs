@@ -17,6 +17,7 @@ use crate::events::{
     delivery::{
         journal::encode_state,
         replay::{Replay, Replayed},
+        runner::Restored,
         snapshot::{Section, Snapshot},
         subscription::{LaneId, Machine},
     },
@@ -76,7 +77,7 @@ impl KnownState {
     fn new(replayed: Replayed, end: Offset, registry: &Registry) -> Self {
         let lost = lost(&replayed, registry).cloned().collect();
         let forgotten = Forgotten::of(&replayed, registry);
-        let machine = |(id, restored): (Uuid, crate::events::delivery::runner::Restored)| {
+        let machine = |(id, restored): (Uuid, Restored)| {
             // What entries do does not depend on settings.
             (id, restored.machine(&Settings::new("", ""), 1))
         };

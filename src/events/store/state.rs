@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, ops::Range, path::Path};
 
 use uuid::Uuid;
 
-use super::{error::StoreError, layout::STATE, rebuilding, topic::base};
+use super::{error::StoreError, layout::STATE, mending::floor_of_journal, rebuilding, topic::base};
 use crate::events::{
     delivery::{
         Malformed,
@@ -16,9 +16,7 @@ use crate::events::{
     },
     queue::{
         codec::SubscriptionMeta,
-        log::{
-            self, Log, Place, Plain, ReadError, Recovery, Settings as LogSettings, State, Writer,
-        },
+        log::{Log, Place, Plain, ReadError, Recovery, Settings as LogSettings, State, Writer},
         topic::registry::Registry,
     },
     settings::Settings,
@@ -63,7 +61,7 @@ pub(super) fn read_state(
     for name in &loaded.damaged {
         tracing::error!(%name, "a snapshot of the delivery state is damaged: an older one steps in");
     }
-    let floor = log::floor_of(place, loaded.snapshot.floor(), registry.is_used())?;
+    let floor = floor_of_journal(place, &loaded.snapshot, registry)?;
     let own = journal_settings(settings);
     let (journal, opened) = Log::open(writer, place.clone(), &own, floor, Box::new(Plain))?;
     if let State::Offline(offline) = journal.status().state {
