@@ -1,6 +1,6 @@
 //! `sluice run`: starts the gateway and turns signals into orders.
 
-use std::{io, process::ExitCode};
+use std::{fmt::Display, io, process::ExitCode};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -53,11 +53,12 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => return cli::bad_configuration(&problems),
     };
-    cli::warn(&loaded.warnings);
     let log = match logging::init(loaded.config.telemetry.log_level) {
         Ok(log) => Some(log),
         Err(error) => return cli::failed(&error),
     };
+    // From here on everything is told by the log: what reads it in a pipe reads one object a line.
+    loaded.log_warnings();
     memory::keep_under_load();
     descriptors::raise(&loaded.config);
     let source = Some(args.file.path.clone());
@@ -68,11 +69,11 @@ pub fn run(args: &Args) -> ExitCode {
     // Before anybody can know that it runs: until then a signal would end the process.
     let (runtime, signals) = match listen_to_signals() {
         Ok(listening) => listening,
-        Err(error) => return cli::failed(&error),
+        Err(error) => return failed(&error),
     };
     let gateway = match Gateway::start(loaded.config, options) {
         Ok(gateway) => gateway,
-        Err(error) => return cli::failed(&error),
+        Err(error) => return failed(&error),
     };
     tracing::info!("serving {}", gateway.started());
     match runtime.block_on(serve(&gateway, signals)) {
@@ -82,8 +83,14 @@ pub fn run(args: &Args) -> ExitCode {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
-        Ended::Drained => cli::failed(&"the control thread died; please report this as a bug"),
+        Ended::Drained => failed(&"the control thread died; please report this as a bug"),
     }
+}
+
+/// Says why the gateway could not do its work.
+fn failed(error: &dyn Display) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
 }
 
 /// What signals come in on, and who hears them.

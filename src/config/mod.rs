@@ -202,3 +202,14 @@ pub fn parse(
 ) -> Result<(Config, Vec<Problem>), Problems> {
     resolve::resolve(text, name, base, env).map(|loaded| (loaded.config, loaded.warnings))
 }
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// Tells the log what is odd, for whoever runs it: `sluice check` tells who writes it.
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning:#}");
+        }
+    }
+}

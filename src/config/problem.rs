@@ -76,9 +76,7 @@ impl Problem {
             excerpt: Vec::new(),
         }
     }
-}
 
-impl Problem {
     /// What a program wants to know of it, for the admin API.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
@@ -94,10 +92,13 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.severity {
-            Severity::Error => "error: ",
-            Severity::Warning => "warning: ",
-        })?;
+        // The other form is for a log, which says the severity itself.
+        if !f.alternate() {
+            f.write_str(match self.severity {
+                Severity::Error => "error: ",
+                Severity::Warning => "warning: ",
+            })?;
+        }
         f.write_str(&self.file)?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;

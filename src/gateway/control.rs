@@ -236,9 +236,7 @@ impl Control {
             return Err(ReloadError::Stopping);
         }
         let loaded = config::load(&path).map_err(ReloadError::Invalid)?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
+        loaded.log_warnings();
         let config = loaded.config;
         let fixed = reload::needs_restart(&self.plan.config, &config);
         if !fixed.is_empty() {

@@ -239,6 +239,25 @@ fn a_head_that_is_refused_before_it_is_a_request_is_told() {
 }
 
 #[test]
+fn the_log_in_a_pipe_is_json_from_the_first_line_to_the_last() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let queue = "topics: { orders: { retention: { max_age: 1m } } }\n";
+    let folder =
+        folder(&yaml(&taken.local_addr().unwrap().to_string(), &format!("{queue}{ROUTES}")));
+    let ended = sluice(&["run"], folder.path());
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let told = text(&ended.stderr);
+    let lines = told.lines().map(|line| serde_json::from_str(line).expect(line));
+    let lines: Vec<serde_json::Value> = lines.collect();
+    let warned = lines.iter().find(|line| line["level"] == "WARN").expect(&told);
+    let message = warned["message"].as_str().unwrap();
+    assert!(message.starts_with("gateway.yaml:3:"), "{message}");
+    let last = lines.last().unwrap();
+    assert_eq!(last["level"], "ERROR");
+    assert!(last["message"].as_str().unwrap().contains("cannot listen on"), "{told}");
+}
+
+#[test]
 fn the_access_log_is_json_in_a_pipe() {
     let folder = folder(&yaml("127.0.0.1:0", ROUTES));
     let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
