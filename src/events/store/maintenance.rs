@@ -15,7 +15,7 @@ use crate::events::{
     queue::{
         Offset,
         codec::Generation,
-        log::{Log, State},
+        log::{GONE, Log, State},
         topic::{Readers, Topic as Handle, registry::RegistryError, retention::Pin},
     },
     settings::Target,
@@ -100,8 +100,7 @@ impl Store {
             self.0.disk.set_gone();
             tracing::error!(
                 dir = %self.0.settings.read().dir.display(),
-                "the data directory was removed while it was open: nothing is taken or delivered any more; start the \
-                 gateway anew, with what was in it put back"
+                "{GONE}: nothing is taken or delivered any more; start the gateway anew, with what was in it put back"
             );
         }
         if self.0.disk.is_gone() {

@@ -56,7 +56,7 @@ use crate::events::{
     ingress::Ingress,
     queue::{
         codec::{HashKey, Role},
-        log::{DiskWatch, Log, Permit, Purpose, Reason, Refused, Writer},
+        log::{DiskWatch, GONE, Log, Permit, Purpose, Reason, Refused, Writer},
         pool::Pool,
         reserve::Reserve,
         storage::Storage,
@@ -168,7 +168,7 @@ impl Store {
     /// What is offline, a sentence for each log.
     pub fn offline(&self) -> Vec<String> {
         if self.0.disk.is_gone() {
-            return vec!["the data directory was removed".to_owned()];
+            return vec![GONE.to_owned()];
         }
         let topics = self.all_topics();
         let topics = topics.iter().filter(|topic| topic.is_offline());

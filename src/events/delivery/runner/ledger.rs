@@ -67,7 +67,12 @@ impl Ledger {
 
     /// Whether a decision may be made: there is room for its entries, and no hole before them.
     pub(super) fn is_ready(&mut self) -> bool {
-        if self.has_hole() {
+        let Some(opening) = self.journal.opening() else {
+            // Nor with room that was taken before.
+            self.room = None;
+            return false;
+        };
+        if self.hole.load(Ordering::Relaxed) || self.opening != Some(opening) {
             return false;
         }
         if self.room.is_none() {

@@ -10,6 +10,9 @@ use std::{
 
 use crate::events::queue::storage::{Space, Storage};
 
+/// What is said of a log whose directory is not there any more.
+pub const GONE: &str = "the data directory was removed or replaced while it was open";
+
 /// When a disk has too little room.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskSettings {
@@ -85,7 +88,7 @@ impl DiskWatch {
         self.is_low.load(Relaxed) || self.is_reserve_out()
     }
 
-    /// Whether the directory is not there any more: nothing that is written lasts.
+    /// Whether the directory is not there any more: nothing that is written lasts, and every log is offline.
     pub fn is_gone(&self) -> bool {
         self.is_gone.load(Relaxed)
     }

@@ -13,7 +13,7 @@ use super::{
     reader::Reader,
     sequencer::Sequencer,
     settings::{Place, Purpose, Settings},
-    status::{Opened, SegmentInfo, State, Status},
+    status::{Opened, SegmentInfo, Status},
     writer::{Urgency, Writer},
 };
 use crate::events::queue::{
@@ -128,6 +128,10 @@ impl Log {
     }
 
     fn check(&self, permit: &Permit, drafts: &[Draft]) -> Result<(), Reason> {
+        // With a permit from before, too.
+        if self.0.place.disk.is_gone() {
+            return Err(Reason::Offline);
+        }
         let bytes: usize = drafts.iter().map(Draft::encoded_bytes).sum();
         let fits = bytes + 1024 <= MAX_FRAME_BYTES
             && drafts.len() <= MAX_RECORDS as usize
@@ -192,14 +196,14 @@ impl Log {
 
     /// Whether it takes no appends until it is reopened.
     pub fn is_offline(&self) -> bool {
-        matches!(self.0.view.state(), State::Offline(_))
+        self.0.is_offline()
     }
 
     /// Another number for each time it was recovered from disk; `None` while it is offline. What was being
     /// appended under one number and is not known to be there is below [`Log::durable`] under the next, or
     /// nowhere.
     pub fn opening(&self) -> Option<u64> {
-        self.0.view.opening()
+        if self.0.place.disk.is_gone() { None } else { self.0.view.opening() }
     }
 
     /// Recovers the log from disk as [`Log::open`] does, whatever its state. Blocks; appends are refused

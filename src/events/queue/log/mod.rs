@@ -38,7 +38,7 @@ pub use self::{
     block::{Block, OwnedRecord},
     chain::floor_of,
     commit::{Appended, Commit, Duplicate, Then},
-    disk::{DiskSettings, DiskWatch},
+    disk::{DiskSettings, DiskWatch, GONE},
     error::{AppendError, OpenError, ReadError, Reason, Refused, RetireError},
     handle::{Later, Log},
     live::Following,

@@ -18,6 +18,7 @@ use super::{
     checkpoint,
     commit::{Commit, Waiter},
     core::Core,
+    disk::GONE,
     error::{OpenError, RetireError},
     live::Live,
     opening::{self, Findings},
@@ -143,6 +144,10 @@ impl OpenLog {
     }
 
     fn recover(self: &Arc<Self>, floor: Offset) -> Result<Opened, OpenError> {
+        if self.place.disk.is_gone() {
+            let source = io::Error::new(io::ErrorKind::NotFound, GONE);
+            return Err(OpenError::Io { action: "the log is opened", source });
+        }
         let since = Instant::now();
         // Held for all of it: the writer finds the log offline, or taken, and does not wait.
         let mut engine = self.engine.lock();
@@ -303,7 +308,7 @@ impl OpenLog {
     }
 
     pub(super) fn retire(&self, below: Offset) -> Result<Offset, RetireError> {
-        if self.view.is_offline() {
+        if self.is_offline() {
             return Err(RetireError::Offline);
         }
         let mut noted = self.noted.lock();
@@ -328,10 +333,22 @@ impl OpenLog {
         Ok(new)
     }
 
+    /// Whether it takes nothing.
+    pub(super) fn is_offline(&self) -> bool {
+        self.place.disk.is_gone() || self.view.is_offline()
+    }
+
+    fn state(&self) -> State {
+        if self.place.disk.is_gone() {
+            return State::Offline(Offline { reason: GONE.to_owned(), range: None });
+        }
+        self.view.state()
+    }
+
     pub(super) fn status(&self) -> Status {
         let (start, durable) = (self.view.start(), self.view.durable());
         Status {
-            state: self.view.state(),
+            state: self.state(),
             start,
             durable,
             bytes: self.view.bytes(),

@@ -2,17 +2,24 @@
 //!
 //! Positioned reads and writes, so one handle serves many readers. A sync goes through the handle
 //! that wrote: Linux tells a failed write-back once to each handle that was open then, and a handle
-//! opened later hears of nothing.
+//! opened later hears of nothing. Names are looked up from a handle of the directory: another one that
+//! is put in its place, a backup of it for one, is never written to.
 
 use std::{
-    fs::{File as StdFile, OpenOptions, TryLockError},
+    fs::{File as StdFile, TryLockError},
     io::{self, ErrorKind},
-    os::unix::fs::{FileExt, MetadataExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt, MetadataExt as _},
+    },
     path::{Component, Path, PathBuf},
 };
 
 use rustix::{
-    fs::{FallocateFlags, fallocate, fdatasync, statvfs},
+    fs::{
+        AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, fallocate, fdatasync, fstatvfs,
+        mkdirat, openat, renameat, statat, unlinkat,
+    },
     io::Errno,
 };
 
@@ -25,6 +32,7 @@ const ZEROS: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Real {
     root: PathBuf,
+    dir: OwnedFd,
 }
 
 /// One open file.
@@ -37,6 +45,7 @@ struct RealFile {
 #[derive(Debug)]
 struct RealLock {
     file: StdFile,
+    path: PathBuf,
 }
 
 // === impl Real ===
@@ -47,69 +56,103 @@ impl Real {
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         create_all(&root)?;
-        Ok(Self { root })
+        let path = if root.as_os_str().is_empty() { Path::new(".") } else { &root };
+        let dir = StdFile::open(path)?.into();
+        Ok(Self { root, dir })
     }
 
     /// Gives a file one more name.
     #[cfg(any(test, debug_assertions))]
     pub(super) fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::hard_link(self.at(from)?, self.at(to)?)
+        let (from, to) = (inside(from)?, inside(to)?);
+        Ok(rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())?)
     }
 
-    /// Where a relative path is. One that leads out of the directory is a mistake of the caller.
-    fn at(&self, path: &Path) -> io::Result<PathBuf> {
-        if path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-            return Ok(self.root.join(path));
-        }
-        Err(io::Error::new(ErrorKind::InvalidInput, "the path leads out of the data directory"))
+    fn open_with(&self, path: &Path, flags: OFlags) -> io::Result<StdFile> {
+        // A pipe under the name of a file would have whoever opens it wait for the other end.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = || {
+            let file =
+                StdFile::from(openat(&self.dir, inside(path)?, flags, Mode::from_raw_mode(0o666))?);
+            let is_file = file.metadata()?.is_file();
+            let refused = || io::Error::new(ErrorKind::InvalidInput, "it is not a file");
+            if is_file { Ok(file) } else { Err(refused()) }
+        };
+        open().map_err(about(path))
     }
+
+    fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || Ok(openat(&self.dir, inside(path)?, flags, Mode::empty())?);
+        open().map_err(about(path))
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        let found = inside(path).map(|path| statat(&self.dir, path, AtFlags::empty()));
+        matches!(found, Ok(Ok(found)) if FileType::from_raw_mode(found.st_mode).is_dir())
+    }
+
+    fn unlink(&self, path: &Path, flags: AtFlags) -> io::Result<()> {
+        let unlink = || Ok(unlinkat(&self.dir, inside(path)?, flags)?);
+        unlink().map_err(about(path))
+    }
+}
+
+/// A path within the directory. One that leads out of it is a mistake of the caller.
+fn inside(path: &Path) -> io::Result<&Path> {
+    if path.as_os_str().is_empty() {
+        return Ok(Path::new("."));
+    }
+    if path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Ok(path);
+    }
+    Err(io::Error::new(ErrorKind::InvalidInput, "the path leads out of the data directory"))
 }
 
 impl Storage for Real {
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create_new(true);
-        let file = options.open(self.at(path)?).map_err(about(path))?;
+        let file = self.open_with(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
         Ok(Box::new(RealFile { file }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).open(self.at(path)?).map_err(about(path))?;
-        Ok(Box::new(RealFile { file }))
+        Ok(Box::new(RealFile { file: self.open_with(path, OFlags::RDWR)? }))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = StdFile::open(self.at(path)?).map_err(about(path))?;
-        Ok(Box::new(RealFile { file }))
+        Ok(Box::new(RealFile { file: self.open_with(path, OFlags::RDONLY)? }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::rename(self.at(from)?, self.at(to)?).map_err(about(to))
+        let rename = || Ok(renameat(&self.dir, inside(from)?, &self.dir, inside(to)?)?);
+        rename().map_err(about(to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        std::fs::remove_file(self.at(path)?).map_err(about(path))
+        self.unlink(path, AtFlags::empty())
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let full = self.at(path)?;
-        match std::fs::create_dir(&full) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && full.is_dir() => Ok(()),
+        let make = || -> io::Result<()> {
+            Ok(mkdirat(&self.dir, inside(path)?, Mode::from_raw_mode(0o777))?)
+        };
+        match make() {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.is_dir(path) => Ok(()),
             result => result.map_err(about(path)),
         }
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        std::fs::remove_dir(self.at(path)?)
+        self.unlink(path, AtFlags::REMOVEDIR)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(self.at(path)?).map_err(about(path))? {
+        for entry in Dir::new(self.open_dir(path)?)? {
             // A name that is not UTF-8 is not ours.
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
+            match entry?.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
             }
         }
         names.sort_unstable();
@@ -117,11 +160,11 @@ impl Storage for Real {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        sync_dir(&self.at(path)?).map_err(about(path))
+        StdFile::from(self.open_dir(path)?).sync_all().map_err(about(path))
     }
 
     fn space(&self) -> io::Result<Space> {
-        let room = statvfs(&self.root)?;
+        let room = fstatvfs(&self.dir)?;
         Ok(Space {
             free: room.f_bavail.saturating_mul(room.f_frsize),
             total: room.f_blocks.saturating_mul(room.f_frsize),
@@ -129,11 +172,9 @@ impl Storage for Real {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(self.at(path)?).map_err(about(path))?;
+        let file = self.open_with(path, OFlags::RDWR | OFlags::CREATE)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock { file }))),
+            Ok(()) => Ok(Some(Box::new(RealLock { file, path: self.root.join(path) }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -215,7 +256,16 @@ impl RealFile {
 
 impl Lock for RealLock {
     fn is_there(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.nlink() > 0)
+        let own = self.file.metadata()?;
+        match std::fs::metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -344,6 +394,48 @@ mod tests {
         assert!(storage.lock(path).unwrap().is_none());
         drop(held);
         assert!(storage.lock(path).unwrap().is_some());
+    }
+
+    #[test]
+    fn another_directory_in_its_place_is_told_from_it_and_left_alone() {
+        let (dir, storage) = storage();
+        let held = storage.lock(Path::new("LOCK")).unwrap().unwrap();
+        assert!(held.is_there().unwrap());
+        let (place, aside) = (dir.path().join("new/data"), dir.path().join("aside"));
+        std::fs::rename(&place, &aside).unwrap();
+        assert!(!held.is_there().unwrap(), "it was moved");
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("LOCK"), "").unwrap();
+        assert!(!held.is_there().unwrap(), "it is another one");
+        storage.create(Path::new("a")).unwrap();
+        storage.create_dir(Path::new("topics")).unwrap();
+        storage.rename(Path::new("a"), Path::new("topics/b")).unwrap();
+        assert_eq!(storage.list(Path::new("")).unwrap(), ["LOCK", "topics"]);
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
+        assert!(aside.join("topics/b").exists());
+        std::fs::remove_dir_all(&place).unwrap();
+        std::fs::rename(&aside, &place).unwrap();
+        assert!(held.is_there().unwrap());
+        std::fs::remove_dir_all(&place).unwrap();
+        assert!(!held.is_there().unwrap());
+        assert_eq!(storage.create(Path::new("c")).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let (dir, storage) = storage();
+        let root = dir.path().join("new/data");
+        std::fs::create_dir(root.join("dir")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, root.join("pipe"), Mode::from_raw_mode(0o600))
+            .unwrap();
+        for name in ["dir", "pipe"] {
+            let path = Path::new(name);
+            let read = storage.open_read(path).unwrap_err().to_string();
+            assert_eq!(read, format!("{name}: it is not a file"));
+            for error in [storage.open(path).unwrap_err(), storage.lock(path).unwrap_err()] {
+                assert!(error.to_string().starts_with(name), "{error}");
+            }
+        }
     }
 
     #[test]
