@@ -92,6 +92,7 @@ impl OpenLog {
         }
         place.make_dir().map_err(OpenError::io("the log's directory is made"))?;
         let log = Arc::new(Self::new(writer, place, settings, sequencer));
+        log.queue.serves(&log);
         let opened = log.recover(floor)?;
         Ok((log, opened))
     }
@@ -228,6 +229,15 @@ impl OpenLog {
         if let Some(synced) = synced {
             self.write_checkpoint(synced);
         }
+    }
+
+    /// Nobody writes any more. The core and its log hold each other: here that ends.
+    pub(super) fn end(&self) {
+        let mut engine = self.engine.lock();
+        *engine = match std::mem::replace(&mut *engine, Engine::Gone) {
+            Engine::Running(core) => Engine::Down(core.into_sequencer()),
+            other => other,
+        };
     }
 
     pub(super) fn submit(

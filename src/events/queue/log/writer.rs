@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    sync::Arc,
+    sync::{Arc, Weak},
     thread::{self, JoinHandle},
     time::Duration,
     vec::Drain,
@@ -53,6 +53,8 @@ pub(super) struct Queue {
     /// Something is there, or the thread is to stop.
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Those it writes: each has what the thread works with, until that ends.
+    logs: Mutex<Vec<Weak<OpenLog>>>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -106,6 +108,7 @@ impl Writer {
             waiting: Mutex::default(),
             wake: Condvar::new(),
             thread: Mutex::default(),
+            logs: Mutex::default(),
             clock,
         });
         let served = queue.clone();
@@ -138,6 +141,13 @@ impl Drop for StopOnDrop {
 // === impl Queue ===
 
 impl Queue {
+    /// One more log is written by the thread.
+    pub(super) fn serves(&self, log: &Arc<OpenLog>) {
+        let mut logs = self.logs.lock();
+        logs.retain(|it| it.strong_count() > 0);
+        logs.push(Arc::downgrade(log));
+    }
+
     /// Hands an append to the thread.
     pub(super) fn submit(&self, request: Request) {
         let (size, due) = (request.size(), request.due());
@@ -179,6 +189,11 @@ impl Queue {
         let left = self.waiting.lock().close();
         for request in left {
             request.end(Err(AppendError::Stopped));
+        }
+        for log in std::mem::take(&mut *self.logs.lock()) {
+            if let Some(log) = log.upgrade() {
+                log.end();
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A log on the real file system in which nothing goes wrong.
 
 use super::*;
+use crate::events::queue::storage::model::Model;
 
 #[test]
 fn what_is_acknowledged_is_read_and_is_there_after_a_restart() {
@@ -126,6 +127,22 @@ fn a_reader_skips_what_has_no_record_of_its_partitions() {
     assert_eq!(found, expected);
     assert!(read < 900_000, "{read} bytes of 1,200,000 were read");
     assert_eq!(reader.skip_to(Offset(0), &[9]).unwrap(), log.durable());
+}
+
+#[test]
+fn what_a_log_has_open_goes_with_its_writer() {
+    let storage: Arc<dyn Storage> = Arc::new(Model::new());
+    for is_closed in [true, false] {
+        let home = Home::on(storage.clone());
+        let (log, _) = home.open();
+        append(&log, [0]).wait().unwrap();
+        if is_closed {
+            log.close();
+        }
+        home.writer.stop();
+        drop((log, home));
+        assert_eq!(Arc::strong_count(&storage), 1, "closed: {is_closed}");
+    }
 }
 
 #[test]
