@@ -5,9 +5,10 @@
 //! none. Guards run exactly once: when the body ends, fails or is dropped, whichever comes first.
 
 mod ending;
+mod failing;
 
 use std::{
-    fmt, io,
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -29,7 +30,10 @@ use crate::{
     },
 };
 
+pub use self::failing::is_malformed;
 pub use crate::http::guard::{End, Finish, Guard, Over};
+
+use self::failing::client_failed;
 
 type Boxed = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error> + Send>>;
 
@@ -49,6 +53,7 @@ struct Inner {
     on_hyper_error: fn(hyper::Error) -> Error,
     carrier: Carrier,
     received_by: Option<http::Context>,
+    is_kept: bool,
     identity: Option<Arc<Identity>>,
     guards: SmallVec<[Guard; 3]>,
 }
@@ -137,6 +142,16 @@ impl Body {
     /// A peer slower than `pace` makes the body fail. Costs nothing until it is waited for.
     pub fn set_pace(&mut self, pace: Pace) {
         self.if_any(|inner| inner.pacing = Pacing::Unarmed(pace));
+    }
+
+    /// Somebody keeps a copy of what is read of it, to send it again.
+    pub fn set_kept(&mut self) {
+        self.if_any(|inner| inner.is_kept = true);
+    }
+
+    /// Whether somebody keeps a copy of what is read of it.
+    pub fn is_kept(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.is_kept)
     }
 
     /// What is asked of frames is asked of nothing where none will come.
@@ -241,6 +256,7 @@ impl Inner {
             on_hyper_error: client_failed,
             carrier: Carrier::H1,
             received_by: None,
+            is_kept: false,
             identity: None,
             guards: SmallVec::new(),
         })
@@ -374,24 +390,6 @@ impl Carrier {
             Self::H2Response => Some(Kind::UpstreamReset(Sent::MaybeSeen).into()),
         }
     }
-}
-
-// === impl Over ===
-
-/// A request body that fails is the client's doing: it left, or broke the framing.
-fn client_failed(error: hyper::Error) -> Error {
-    let kind = if is_malformed(&error) { Kind::BadFraming } else { Kind::ClientClosed };
-    Error::new(kind).with_source(error)
-}
-
-/// Whether a body failed for what was in it, not for the connection under it. What its decoder
-/// refuses hyper tells as an `io::Error`, as it does a broken connection: only the kind differs.
-pub fn is_malformed(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    let is_refused = cause.map(io::Error::kind).is_some_and(|kind| {
-        matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
-    });
-    error.is_parse() || is_refused
 }
 
 #[cfg(test)]

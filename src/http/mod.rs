@@ -21,6 +21,7 @@ pub mod packed;
 pub mod peer;
 pub mod principal;
 pub mod query;
+pub mod replay;
 pub mod retry_after;
 pub mod secret;
 pub mod selector;

@@ -28,7 +28,7 @@ pub(crate) fn failed_h1(
     mut failed: Failed,
     h1: &H1,
     mark: Mark,
-    spare: Option<Spare>,
+    spare: Option<Box<Spare>>,
     cx: ours::Context,
 ) -> Error {
     let unsent = failed.take_message();
@@ -58,7 +58,7 @@ pub(crate) fn failed_h2(
     mut failed: Failed,
     stream: &H2Stream,
     of_upload: Option<&Kind>,
-    spare: Option<Spare>,
+    spare: Option<Box<Spare>>,
     cx: ours::Context,
 ) -> Error {
     let unsent = failed.take_message();
@@ -87,7 +87,7 @@ fn with_unsent(
     error: Error,
     sent: Sent,
     unsent: Option<http::Request<Body>>,
-    spare: Option<Spare>,
+    spare: Option<Box<Spare>>,
     cx: ours::Context,
 ) -> Error {
     match (unsent, spare) {
@@ -95,7 +95,10 @@ fn with_unsent(
             let (parts, body) = request.into_parts();
             error.with_unsent(Request::new(parts, body, cx))
         }
-        (None, Some(spare)) if sent == Sent::Nothing => error.with_unsent(spare.into_request(cx)),
+        (None, Some(spare)) if sent == Sent::Nothing => match spare.request(cx) {
+            Some(request) => error.with_unsent(request),
+            None => error,
+        },
         (None, _) => error,
     }
 }

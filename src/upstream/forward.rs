@@ -7,11 +7,11 @@
 //! Fails with `upstream-connect`, `-tls`, `-reset`, `-closed-idle`, `-bad-response`, or
 //! `concurrency-full` when every h2 stream is taken. The error carries the request whenever not one
 //! byte of it left; whether one did is what the connection's meter says, on h2 what the peer says. Of
-//! a streaming body that hyper had begun to read there is nothing left to hand back.
+//! a streaming body that hyper had begun to read it has what `spare` keeps.
 //!
 //! Costs, on a pooled h1 connection: hyper's channel. Everything else, a new connection and h2 among it,
 //! pays for a box; a new connection, one idle for a few milliseconds and every h2 stream for a copy of
-//! the request's head as well (`spare`).
+//! the request's head as well, and of the first 64 KiB of a body that streams (`spare`).
 
 use std::{
     future::{self, Future},
@@ -73,7 +73,7 @@ struct ExchangeH1 {
     h1: Box<H1>,
     flight: Flight,
     mark: Mark,
-    spare: Option<Spare>,
+    spare: Option<Box<Spare>>,
     cx: ours::Context,
 }
 
@@ -196,11 +196,11 @@ async fn exchange_h2(
     flight: Flight,
     preserve_host: bool,
 ) -> Result<Response> {
-    let Request { mut parts, body, cx } = request;
+    let Request { mut parts, mut body, cx } = request;
     let local = flight.local();
     let is_tls = local.transport().is_tls();
     reframe::to_h2(&mut parts, &body, local.authority(), preserve_host, is_tls)?;
-    let spare = Spare::of(&parts, &body);
+    let spare = Spare::of(&parts, &mut body);
     let method = parts.method.clone();
     let (body, stream) = if body.is_in_memory() {
         (body, Streaming::Alone(stream))
@@ -288,9 +288,9 @@ impl State {
 
 impl ExchangeH1 {
     fn begin(request: Request, mut h1: Box<H1>, flight: Flight, preserve_host: bool) -> Self {
-        let Request { mut parts, body, cx } = request;
+        let Request { mut parts, mut body, cx } = request;
         reframe::to_h1(&mut parts, &body, flight.local().authority(), preserve_host);
-        let spare = h1.is_doubtful.then(|| Spare::of(&parts, &body)).flatten();
+        let spare = h1.is_doubtful.then(|| Spare::of(&parts, &mut body)).flatten();
         let mark = h1.mark();
         h1.send(http::Request::from_parts(*parts, body));
         Self { h1, flight, mark, spare, cx }

@@ -870,7 +870,10 @@ async fn go_away(stream: &mut TcpStream) {
 #[tokio::test]
 async fn what_h2_refuses_is_handed_back_and_processed_once() {
     for refuses in [true, false] {
-        for (asked, seen) in [(get("/"), "GET"), (post("payload"), "POSTpayload")] {
+        let streaming = request(Method::POST, "/", chunks(&["pay", "load"]));
+        for (asked, seen) in
+            [(get("/"), "GET"), (post("payload"), "POSTpayload"), (streaming, "POSTpayload")]
+        {
             let (processed, mut log) = mpsc::channel(4);
             let address = upstream(move |mut peer| {
                 let processed = processed.clone();
@@ -903,7 +906,26 @@ async fn what_h2_refuses_is_handed_back_and_processed_once() {
 }
 
 #[tokio::test]
+async fn of_an_upload_that_was_refused_no_more_is_handed_back_than_is_kept() {
+    let (_go, release) = watch::channel(true);
+    let rig = rig(h2_upstream(100, release).await, settings(Protocol::H2));
+    // The windows let it out before the refusal is here.
+    let large = Body::boxed(
+        http_body_util::Full::new(Bytes::from(vec![0; 65537])).map_err(|never| match never {}),
+    );
+    let mut error = rig.send(request(Method::POST, "/refuse", large)).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::UpstreamReset(Sent::Nothing)), "{error}");
+    assert!(error.take_unsent().and_then(Unsent::into_request).is_none());
+}
+
+#[tokio::test]
 async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
+    for body in [Body::full("payload"), chunks(&["pay", "load"])] {
+        found_reset(body).await;
+    }
+}
+
+async fn found_reset(body: Body) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (reset, when) = std::sync::mpsc::sync_channel::<()>(1);
@@ -927,10 +949,10 @@ async fn a_connection_found_reset_by_the_write_hands_the_request_back() {
     time::resume();
     reset.send(()).unwrap();
     is_done.recv().unwrap();
-    let mut error = rig.send(post("payload")).await.unwrap_err();
+    let mut error = rig.send(request(Method::POST, "/", body)).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UpstreamClosedIdle(Sent::Nothing)), "{error}");
     let request = error.take_unsent().and_then(Unsent::into_request).expect("handed back");
-    assert_eq!(request.body.as_full().unwrap(), "payload");
+    assert_eq!(request.body.collect().await.unwrap().to_bytes(), "payload");
     upstream.join().unwrap();
 }
 

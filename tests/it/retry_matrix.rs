@@ -191,17 +191,19 @@ async fn what_h2_refuses_is_sent_again_and_what_it_breaks_off_only_if_it_may() {
         (Cut::ResetAfterHead(7), false, true),
         (Cut::ResetAfterHead(8), false, true),
     ];
-    for method in SAFE.into_iter().chain(UNSAFE) {
-        let rig = Rig::new(Cutter::h2().await, "h2", method, RETRY);
+    let routes = [RETRY, ""];
+    let methods = SAFE.into_iter().chain(UNSAFE);
+    for (method, route) in methods.flat_map(|method| routes.map(|route| (method, route))) {
+        let rig = Rig::new(Cutter::h2().await, "h2", method, route);
         for (cut, is_refused, has_head) in cuts {
             let Outcome { answer, seen } = rig.exchange(cut, End::Fin).await;
             let seen = seen.get();
-            let is_safe = SAFE.contains(&method);
+            let is_safe = SAFE.contains(&method) && route == RETRY;
             let Some(answer) = answer else {
                 assert!(has_head && seen == 1, "{method} {cut:?}: seen {seen} times, no answer");
                 continue;
             };
-            let what = format!("{method} {cut:?}: {} seen {seen} times", answer.line);
+            let what = format!("{method} {cut:?} {route:?}: {} seen {seen} times", answer.line);
             if has_head {
                 assert_eq!((answer.status(), seen), (200, 1), "{what}");
                 assert!(method == "HEAD" || !answer.is_complete, "{what}");

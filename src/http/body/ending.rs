@@ -17,7 +17,7 @@ use tokio::{runtime::Handle, time::timeout};
 use crate::{
     http::{
         Body,
-        body::{Carrier, Guard, Inner, Source, client_failed},
+        body::{Carrier, Guard, Inner, Source, failing::client_failed},
     },
     telemetry::task,
 };

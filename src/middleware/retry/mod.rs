@@ -1,15 +1,14 @@
 //! Trying again (semantics 4), and never twice what an upstream may have acted on.
 //!
 //! [`resend`] has the invariant and the types that hold it. [`classify`] and [`backoff`] are the pure
-//! decisions, [`budget`] bounds them, `replay` keeps request bodies, `tries` puts them together,
-//! `pause` is the wait between two attempts, [`layer`] sends again.
+//! decisions, [`budget`] bounds them, `tries` puts them together, `pause` is the wait between two
+//! attempts, [`layer`] sends again; `http::replay` keeps request bodies.
 
 pub mod backoff;
 pub mod budget;
 pub mod classify;
 pub mod layer;
 mod pause;
-mod replay;
 pub mod resend;
 mod tries;
 

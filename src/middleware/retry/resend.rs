@@ -16,12 +16,11 @@
 
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::replay::Replay;
 use crate::{
     error::Unsent,
     http::{
         Body, Context, PackedHead, Request, idempotency::KeyHonoured, is_repeatable,
-        names::X_SLUICE_ATTEMPT,
+        names::X_SLUICE_ATTEMPT, replay::Replay,
     },
 };
 

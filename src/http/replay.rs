@@ -10,6 +10,8 @@
 //! before, whose next frame is an error, never an end: hyper may still hold it in a task of its own,
 //! and what is cut off must not look whole.
 //!
+//! Whoever puts a tee in says so on the body ([`Body::is_kept`]): one copy is enough.
+//!
 //! Costs nothing for an empty body, a reference for one in memory; a streaming one pays two
 //! allocations, an uncontended lock per frame and the copy, which the first answer that is accepted
 //! frees.
@@ -34,7 +36,7 @@ use crate::{
 const TEE_BYTES: usize = 64 * 1024;
 
 /// What is kept of a request body.
-pub(super) enum Replay {
+pub enum Replay {
     /// There is none.
     Empty,
     /// All of it.
@@ -44,7 +46,7 @@ pub(super) enum Replay {
 }
 
 /// A client's body on its way, and what was read of it.
-pub(super) struct Tee(Mutex<State>);
+pub struct Tee(Mutex<State>);
 
 struct State {
     source: Body,
@@ -73,7 +75,7 @@ struct Reader {
 impl Replay {
     /// What can be kept of `body`, of which nothing has been read. A streaming one is replaced by the
     /// tee's first reader.
-    pub(super) fn of(body: &mut Body) -> Self {
+    pub fn of(body: &mut Body) -> Self {
         if let Some(bytes) = body.as_full() {
             return Self::Full(bytes.clone());
         }
@@ -85,11 +87,12 @@ impl Replay {
         let tee = Arc::new(Tee(Mutex::new(State { source, record, reader: 0 })));
         let first = Reader { tee: tee.clone(), number: 0, copy: Bytes::new(), trailers: None };
         *body = Body::boxed(first);
+        body.set_kept();
         Self::Tee(tee)
     }
 
     /// Whether all that was read of it so far is here.
-    pub(super) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         match self {
             Self::Empty | Self::Full(_) => true,
             Self::Tee(tee) => matches!(tee.0.lock().record, Record::Whole { .. }),
@@ -97,7 +100,7 @@ impl Replay {
     }
 
     /// The body again; `None` if it is not whole. Who read it before reads no more.
-    pub(super) fn again(&self) -> Option<Body> {
+    pub fn again(&self) -> Option<Body> {
         match self {
             Self::Empty => Some(Body::empty()),
             Self::Full(bytes) => Some(Body::full(bytes.clone())),
@@ -106,7 +109,7 @@ impl Replay {
     }
 
     /// Frees the copy: it is not sent again.
-    pub(super) fn release(&self) {
+    pub fn release(&self) {
         if let Self::Tee(tee) = self {
             tee.0.lock().record = Record::Lost;
         }
@@ -208,12 +211,29 @@ impl http_body::Body for Reader {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
+    use futures_util::{FutureExt, stream};
     use http::HeaderValue;
-    use http_body_util::BodyExt;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::sync::mpsc;
 
     use super::*;
-    use crate::middleware::testing::{Feed, data, fed, read};
+
+    /// The other end of a body: each frame sent comes out of it; dropped, the body ends.
+    type Feed = mpsc::Sender<Frame<Bytes>>;
+
+    fn fed() -> (Feed, Body) {
+        let (feed, mut frames) = mpsc::channel(16);
+        let frames = stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok)));
+        (feed, Body::boxed(StreamBody::new(frames)))
+    }
+
+    fn data(bytes: impl Into<Bytes>) -> Frame<Bytes> {
+        Frame::data(bytes.into())
+    }
+
+    async fn read(body: Body) -> Result<Bytes, Error> {
+        body.collect().await.map(http_body_util::Collected::to_bytes)
+    }
 
     fn teed() -> (Feed, Replay, Body) {
         let (feed, mut body) = fed();
