@@ -98,14 +98,20 @@ impl Io {
         (Self { stream, meter: meter.clone(), stall, last_words: LastWords::default() }, meter)
     }
 
-    /// Gives the outcome of a write on, or a failure in its place, or what waits for the last words.
+    /// Gives the outcome of a write on, or a failure in its place, or `lost`: it went nowhere.
     fn settle<T>(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
+        lost: T,
     ) -> Poll<io::Result<T>> {
         let polled = self.stall.judge(cx, polled);
-        self.last_words.after_write(cx, polled)
+        self.last_words.after_write(cx, polled, lost)
+    }
+
+    #[cfg(test)]
+    pub(super) fn last_words(&self) -> &LastWords {
+        &self.last_words
     }
 }
 
@@ -135,10 +141,10 @@ impl hyper::rt::Write for Io {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.last_words.are_awaited() {
-            return self.stall.judge(cx, Poll::Pending);
+            return Poll::Ready(Ok(buf.len()));
         }
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.settle(cx, polled)
+        self.settle(cx, polled, buf.len())
     }
 
     fn poll_write_vectored(
@@ -146,11 +152,12 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let all = || bufs.iter().map(|buf| buf.len()).sum();
         if self.last_words.are_awaited() {
-            return self.stall.judge(cx, Poll::Pending);
+            return Poll::Ready(Ok(all()));
         }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.settle(cx, polled)
+        self.settle(cx, polled, all())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -159,11 +166,11 @@ impl hyper::rt::Write for Io {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.last_words.are_awaited() {
-            return self.stall.judge(cx, Poll::Pending);
+            return Poll::Ready(Ok(()));
         }
         // TLS takes what it cannot write yet: then it is the flush that is pending.
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.settle(cx, polled)
+        self.settle(cx, polled, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,8 +2,9 @@
 //!
 //! A server that refuses an upload answers and closes; with the rest of the upload unread, its kernel resets
 //! the connection. hyper gives an exchange up at the first write that fails, and the answer with it, though
-//! that has arrived. So a write that fails for a reset stays pending until all that came before it has been
-//! read; then the read fails with the write's error. It fails and does not end: an answer that lasts until
+//! that has arrived. So where a write fails for a reset, it and all that follow it go nowhere until all that
+//! came before has been read; then the read fails with the write's error. They do not wait: on HTTP/2 who
+//! reads may first have to write, a PONG say. And the read fails and does not end: an answer that lasts until
 //! the connection closes may be one that was cut off.
 
 use std::{
@@ -26,22 +27,24 @@ pub(super) enum LastWords {
 // === impl LastWords ===
 
 impl LastWords {
-    /// Whether a write has failed and reading has not.
+    /// Whether a write has failed and reading has not: what is written goes nowhere.
     pub(super) fn are_awaited(&self) -> bool {
         matches!(self, Self::Awaited(_))
     }
 
-    /// Gives the outcome of a write on, or keeps it back: then the task is to read once more.
+    /// Gives the outcome of a write on, or keeps it back and gives `lost` in its place: then the task is to
+    /// read once more.
     pub(super) fn after_write<T>(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
+        lost: T,
     ) -> Poll<io::Result<T>> {
         match polled {
             Poll::Ready(Err(error)) if matches!(self, Self::Open) && is_hang_up(&error) => {
                 *self = Self::Awaited(error);
                 cx.waker().wake_by_ref();
-                Poll::Pending
+                Poll::Ready(Ok(lost))
             }
             polled => polled,
         }
@@ -95,23 +98,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (plain, _probe) = Plain::tcp(stream);
-        let (mut io, _meter) = Io::new(Stream::Plain(plain), Duration::from_mins(1));
+        let (mut io, meter) = Io::new(Stream::Plain(plain), Duration::from_mins(1));
         let (mut peer, _) = listener.accept().await.unwrap();
         poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"upload")).await.unwrap();
         peer.readable().await.unwrap();
         peer.write_all(b"413").await.unwrap();
         drop(peer);
         // Unread bytes make it a reset; writes go through until it is here.
-        while poll_fn(|cx| {
-            Poll::Ready(match Pin::new(&mut io).poll_write(cx, b"more") {
-                Poll::Ready(written) => written.map(|_| true).unwrap(),
-                Poll::Pending => false,
-            })
-        })
-        .await
-        {
+        while !io.last_words().are_awaited() {
+            poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"more")).await.unwrap();
             yield_now().await;
         }
+        // Who reads may have something to say first, and is not kept by it.
+        let written = meter.mark().written;
+        poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"more")).await.unwrap();
+        poll_fn(|cx| Pin::new(&mut io).poll_flush(cx)).await.unwrap();
+        assert_eq!(meter.mark().written, written, "nothing left");
         assert_eq!(read(&mut io).await.unwrap(), b"413");
         read(&mut io).await.unwrap_err();
         // Whoever has been told does not read again, and is not to wait for it.
