@@ -18,7 +18,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::connection::io::State;
+use crate::{connection::io::State, http::Peer};
 
 /// How many idle connections are kept from one look at all.
 const CANDIDATES: usize = 64;
@@ -59,7 +59,7 @@ struct Set {
 
 #[derive(Debug)]
 struct Entry {
-    listener: Arc<str>,
+    peer: Arc<Peer>,
     state: Arc<State>,
 }
 
@@ -104,12 +104,12 @@ impl Connections {
     }
 
     /// Ends every connection, and each that comes later, whatever it is doing: what a client has of an answer
-    /// that is not whole does not look like one that is. Idempotent.
+    /// that is not whole does not look like one that is, and what breaks off is told as `draining`. Idempotent.
     pub fn cut(&self) {
         // Relaxed: as in `drain`.
         self.0.cut.store(true, Ordering::Relaxed);
         for entry in self.0.set.lock().open.values() {
-            entry.state.cut();
+            entry.cut();
         }
     }
 
@@ -163,18 +163,19 @@ impl Connections {
         self.0.has_freed.notified().await;
     }
 
-    pub(super) fn register(self, listener: Arc<str>) -> Registered {
+    pub(super) fn register(self, peer: Arc<Peer>) -> Registered {
         let state = Arc::new(State::default());
+        let entry = Entry { peer, state: state.clone() };
         let mut set = self.0.set.lock();
         if self.is_draining() {
             state.ask_to_close();
         }
         if self.0.cut.load(Ordering::Relaxed) {
-            state.cut();
+            entry.cut();
         }
         let id = set.next_id;
         set.next_id += 1;
-        set.open.insert(id, Entry { listener, state: state.clone() });
+        set.open.insert(id, entry);
         drop(set);
         Registered { connections: self, id, state }
     }
@@ -214,6 +215,15 @@ impl Drop for Registered {
     }
 }
 
+// === impl Entry ===
+
+impl Entry {
+    fn cut(&self) {
+        self.peer.cut();
+        self.state.cut();
+    }
+}
+
 // === impl Set ===
 
 impl Set {
@@ -237,7 +247,7 @@ impl Set {
         let mut idle: Vec<_> = self
             .open
             .iter()
-            .filter(|(_, entry)| *entry.listener == **listener && !entry.state.is_closing())
+            .filter(|(_, entry)| *entry.peer.listener == **listener && !entry.state.is_closing())
             .map(|(&id, entry)| (entry.state.idle_since(), id))
             .filter(|&(since, _)| since != 0)
             .collect();
@@ -253,12 +263,17 @@ impl Set {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::peer::Address;
+
+    fn peer() -> Arc<Peer> {
+        Arc::new(Peer::new("web".into(), Address::Unix, Address::Unix))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_idle_connection_that_has_not_stirred_goes_first() {
         let connections = Connections::new();
         let start = Instant::now();
-        let open: Vec<_> = (0..4).map(|_| connections.clone().register("web".into())).collect();
+        let open: Vec<_> = (0..4).map(|_| connections.clone().register(peer())).collect();
         for (connection, secs) in open.iter().zip([3, 1, 2]) {
             connection.note_idle(Some(start + Duration::from_secs(secs)));
         }
@@ -281,7 +296,7 @@ mod tests {
         let connections = Connections::new();
         let start = Instant::now();
         let count = CANDIDATES * 2 + 5;
-        let open: Vec<_> = (0..count).map(|_| connections.clone().register("web".into())).collect();
+        let open: Vec<_> = (0..count).map(|_| connections.clone().register(peer())).collect();
         // 5 and the count have no common divisor: every place once, in no order.
         let place = |n: usize| n * 5 % count;
         for (n, connection) in open.iter().enumerate() {
@@ -302,7 +317,7 @@ mod tests {
     async fn a_connection_that_comes_while_draining_is_asked_at_once() {
         let connections = Connections::new();
         connections.drain();
-        let late = connections.clone().register("web".into());
+        let late = connections.clone().register(peer());
         assert!(late.state().is_closing());
         let dropping = async {
             tokio::time::sleep(Duration::from_secs(3)).await;

@@ -137,7 +137,7 @@ where
     S: Transport,
     H: Handle,
 {
-    let registered = connections.register(peer.listener.clone());
+    let registered = connections.register(peer.clone());
     let state = registered.state().clone();
     let limit = jittered(settings.requests_per_connection);
     let io = Io::new(stream, peer.tls.is_none(), state.clone());

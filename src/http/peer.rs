@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -31,6 +34,8 @@ pub struct Peer {
     pub words: OnceLock<Words>,
     /// The host that its first request named; most connections never name another.
     pub host: OnceLock<KnownHost>,
+    /// See [`Peer::cut`].
+    pub is_cut: AtomicBool,
 }
 
 /// A host as a client wrote it, and what is made of it.
@@ -95,7 +100,19 @@ impl Peer {
             tls: None,
             words: OnceLock::new(),
             host: OnceLock::new(),
+            is_cut: AtomicBool::new(false),
         }
+    }
+
+    /// We end the connection, whatever it is doing: requests that break off with it are not the client's
+    /// doing.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether we do. Relaxed: it is said before anything breaks off, on the way that wakes who drops it.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
     }
 
     /// Its address as upstreams are told it; written once per connection.

@@ -4,7 +4,8 @@
 //! the exchange to the response body, whose end, failure or drop writes the one line and the
 //! metrics. Where traces are configured, the request has one sane `traceparent` from here on, and a
 //! sampled one becomes spans with the same end. Dropped before there is a response, the client has
-//! left: 499 `client-closed`, written by the exchange's own drop. Never refuses. Costs
+//! left: 499 `client-closed`, or 503 `draining` where it was cut off, written by the exchange's own drop.
+//! Never refuses. Costs
 //! an allocation for the value of `traceparent` where the client sent none.
 //!
 //! Above everything that can fail or replace a response, so that it sees the final one; below

@@ -2,7 +2,8 @@
 //!
 //! An [`Exchange`] is begun with the request and owned by whoever can tell how it ended: first by
 //! the access log's future, then by the response body. It is written down exactly once: by
-//! [`Exchange::finish`], or when it is dropped before that, which only a client that left can do.
+//! [`Exchange::finish`], or when it is dropped before that: by a client that left, or with a connection that
+//! a drain cut off.
 //!
 //! Where traces are configured, the request's trace is found or begun with it, and what a sampled one
 //! was goes to the exporter at its end.
@@ -111,16 +112,16 @@ impl Exchange {
         if std::mem::replace(&mut self.is_written, true) {
             return;
         }
-        let client_closed = Kind::ClientClosed;
+        let left = if self.cx.peer().is_cut() { Kind::Draining } else { Kind::ClientClosed };
         let reason = self.cx.reason().or(match end {
             End::Complete => None,
             End::Failed(reason) => Some(reason),
-            End::Dropped => Some(client_closed.reason()),
+            End::Dropped => Some(left.reason()),
         });
         // Not the time of the poll: what was computed in that is a part of it.
         let took = self.cx.started().elapsed();
         self.trace(took, end, reason);
-        let status = self.status.unwrap_or_else(|| client_closed.status());
+        let status = self.status.unwrap_or_else(|| left.status());
         self.recorder.count(&self.cx, status, sent, took);
         if let Some(reason) = reason {
             self.recorder.count_refusal(reason);
@@ -163,7 +164,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // Dropped before a response body took it over: the client left before it was answered.
+        // Dropped before a response body took it over: it was never answered.
         self.write(0, End::Dropped);
     }
 }
@@ -312,6 +313,25 @@ mod tests {
         assert_eq!(line["reason"], "client-closed");
         assert_eq!(line["attempts"][0]["reason"], "upstream-connect");
         setup.assert_metric("sluice_requests_total{route=\"orders\",status=\"4xx\"} 1");
+    }
+
+    #[tokio::test]
+    async fn what_a_drain_cuts_off_is_not_the_clients_doing() {
+        let setup = Setup::new();
+        let (cx, exchange) = setup.begin();
+        cx.peer().cut();
+        drop(exchange);
+        let line = setup.line();
+        assert_eq!((&line["status"], &line["reason"]), (&503.into(), &"draining".into()));
+        setup.assert_metric("sluice_requests_total{route=\"orders\",status=\"5xx\"} 1");
+        setup.assert_metric("sluice_refusals_total{reason=\"draining\"} 1");
+
+        let (cx, body) = setup.response(Body::full("hello"));
+        cx.peer().cut();
+        drop(body);
+        let line = setup.line();
+        assert_eq!(line["status"], 201, "the head had been sent");
+        assert_eq!(line["reason"], "draining");
     }
 
     #[tokio::test]

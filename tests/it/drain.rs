@@ -304,6 +304,12 @@ async fn a_request_whose_time_is_over_does_not_wait_for_a_tunnel() {
     within("the end of the one that waits", waiting.closed()).await;
     assert!(within("the end of the stream", answer).await.is_err());
     drop(within("the end of the connection", connection).await);
+    // It was not the clients who left.
+    let counted = async |reason: &str| {
+        gateway.metric(&format!("sluice_refusals_total{{reason=\"{reason}\"}}")).await
+    };
+    within("all three to be told", async { while counted("draining").await < 3.0 {} }).await;
+    assert!(counted("client-closed").await < 1.0);
     // The tunnel goes on.
     socket.send(tungstenite::Message::text("still here")).await.unwrap();
     let echo = within("the echo", socket.next()).await.unwrap().unwrap();
