@@ -2,7 +2,8 @@
 //!
 //! A [`Check`] looks at a request's head and says who it is from. Synchronous, but for the two that
 //! may have to ask: an issuer whose key is missing, and another service. [`Checks`] tries each; one
-//! whose credential is absent steps aside, and of those that fail the first speaks for all.
+//! whose credential is absent steps aside, and of those that fail the first speaks for all; but where
+//! one could not tell (it had no keys, nobody answered), nobody can tell the client that it is wrong: 503.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -225,7 +226,7 @@ impl Checks {
     fn refuse(&self, progress: &mut Progress) -> Step<'_> {
         let is_shown = |(_, fault)| fault != AuthFault::Missing;
         if let Some(error) = progress.denial.take()
-            && !progress.fault.is_some_and(is_shown)
+            && (is_undecided(&error) || !progress.fault.is_some_and(is_shown))
         {
             return Step::Refused(error, Scheme::Forward, Outcome::Denied);
         }
@@ -256,16 +257,24 @@ impl Progress {
 
     /// Another service was asked, and did not let it in.
     pub fn denied(&mut self, error: Error) {
-        self.denial.get_or_insert(error);
+        if is_undecided(&error) || self.denial.is_none() {
+            self.denial = Some(error);
+        }
         self.at += 1;
     }
 
     fn failed(&mut self, fault: AuthFault) {
-        // The first that had a credential at all.
-        if self.fault.is_none_or(|(_, before)| before == AuthFault::Missing) {
+        // The first that had a credential at all; rather one that might have been good.
+        let is_undecided = fault == AuthFault::KeysUnavailable;
+        if self.fault.is_none_or(|(_, before)| is_undecided || before == AuthFault::Missing) {
             self.fault = Some((self.at, fault));
         }
         self.at += 1;
         self.answer = None;
     }
+}
+
+/// Nobody answered: it might have let the client in.
+fn is_undecided(denial: &Error) -> bool {
+    matches!(denial.kind(), Kind::AuthUnavailable)
 }

@@ -13,6 +13,7 @@
 
 use std::{fmt, time::Duration};
 
+use futures_util::FutureExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts,
 };
@@ -29,6 +30,7 @@ use crate::{
             X_FORWARDED_URI, X_REQUEST_ID,
         },
     },
+    telemetry::task,
 };
 
 /// So much of an answer is read, so that its connection can be used again.
@@ -84,8 +86,7 @@ impl<S: Next + Sync> Forward<S> {
             .map_err(|_| unavailable().with_detail(format!("no answer within {timeout:?}")))?
             .map_err(|error| unavailable().with_source(error))?;
         let (answer, body) = answer.into_parts();
-        // Whatever comes of the rest, the answer is here.
-        drop(timeout_at(deadline, drain(body)).await);
+        drain_apart(body, deadline);
         match answer.status.as_u16() {
             200..=299 => {
                 self.pass(parts, &answer.headers);
@@ -181,6 +182,15 @@ fn about(parts: &Parts, cx: &Context) -> [(HeaderName, Option<HeaderValue>); 6] 
 /// The connection failed, not the service.
 fn is_stale(kind: &Kind) -> bool {
     matches!(kind, Kind::UpstreamClosedIdle(_)) || kind.retry_class() == RetryClass::NotSent
+}
+
+/// Reads the rest of an answer, by `deadline`. The client does not wait for it: the decision is here.
+fn drain_apart(body: Body, deadline: Instant) {
+    let mut draining = Box::pin(timeout_at(deadline, drain(body)));
+    // Most often it is here, or there is none.
+    if draining.as_mut().now_or_never().is_none() {
+        task::spawn("auth answer", draining);
+    }
 }
 
 /// Reads a short body to its end; a connection with more on it is given up.
@@ -374,6 +384,24 @@ mod tests {
         let forward = Forward::new(settings(&[], &[]), service);
         let error = forward.decide(&mut request.parts, &request.cx).await.unwrap_err();
         assert!(matches!(error.kind(), Kind::AuthUnavailable), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_an_answer_is_nothing_to_wait_for() {
+        let (feed, body) = testing::fed();
+        let body = Arc::new(Mutex::new(Some(body)));
+        let service = service_fn(move |_: Request| {
+            future::ready(Ok(Response::new(body.lock().take().unwrap())))
+        });
+        let forward = Forward::new(settings(&[], &[]), service);
+        let mut request = asked(Method::GET);
+        let start = Instant::now();
+        forward.decide(&mut request.parts, &request.cx).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        // It is read, so that the connection can be used again, but not for ever.
+        feed.send(testing::data("more")).await.unwrap();
+        feed.closed().await;
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
     }
 
     #[tokio::test]

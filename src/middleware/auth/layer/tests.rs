@@ -210,6 +210,9 @@ impl Decide for Word {
                 parts.headers.insert("x-user", HeaderValue::from_static("guest"));
                 return Ok(());
             }
+            if parts.headers.contains_key("x-silent") {
+                return Err(Error::new(Kind::AuthUnavailable));
+            }
             Err(Error::new(Kind::IpDenied))
         })
     }
@@ -225,6 +228,28 @@ async fn another_service_may_decide() {
     assert_eq!(refusal(sent).1, "auth-signature", "a credential that was shown speaks first");
     let sent = send(checks(), &[("x-api-key", "k-1")]).await;
     assert_eq!(sent.unwrap().as_deref(), Some("partners:acme"), "nobody is asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_one_way_could_not_tell_nobody_is_told_that_a_credential_is_wrong() {
+    let word = || Check::Forward(Arc::new(Word));
+    let bad = [("x-api-key", "k-2"), ("x-silent", "1")];
+    for checks in [[key_check(), word()], [word(), key_check()]] {
+        let error = send(checks, &bad).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::AuthUnavailable), "{error}");
+    }
+    let signer = Signer::es256("e");
+    let good = format!("Bearer {}", token(&signer, ""));
+    let unknown = || {
+        let published = Arc::new(Published::default());
+        let (keys, answer) = (json!({ "keys": [signer.jwk()] }), Answer::Unavailable);
+        jwt_check(Arc::new(Slow { published, keys, answer }), &[])
+    };
+    let bad = [("x-api-key", "k-2"), ("authorization", &*good)];
+    for checks in [[key_check(), unknown()], [unknown(), key_check()]] {
+        let error = send(checks, &bad).await.unwrap_err();
+        assert_eq!(error.kind().reason(), "auth-keys-unavailable");
+    }
 }
 
 #[tokio::test]
