@@ -142,3 +142,22 @@ async fn every_byte_of_what_was_acknowledged_is_looked_at() {
     }
     assert_eq!(verify(rig.folder.path(), &[]).0, 0);
 }
+
+#[tokio::test]
+async fn a_key_whose_claim_is_lost_is_answered_as_before_and_not_done_again() {
+    let rig = Rig::new().await;
+    let gateway = rig.start();
+    assert_eq!(post(&gateway, "/once", "claimed-once").await.status(), 200);
+    drop(gateway);
+    let bytes = fs::read(rig.log()).unwrap();
+    let key = b"claimed-once";
+    rig.flip(bytes.windows(key.len()).position(|found| found == key).unwrap());
+    assert_eq!(verify(rig.folder.path(), &[]).0, 1);
+    assert_eq!(verify(rig.folder.path(), &["--repair"]).0, 0);
+
+    let gateway = rig.start();
+    let again = post(&gateway, "/once", "claimed-once").await;
+    assert_eq!((again.status(), &*again.text()), (200, "done"));
+    assert_eq!(again.field("idempotent-replayed"), Some("true"));
+    assert_eq!(rig.origin.requests().len(), 1);
+}

@@ -354,7 +354,7 @@ pub(super) fn uncertain_key(key: &UncertainKey) -> Value {
         "key": request.key,
         "method": request.method,
         "target": request.target,
-        "since": time(request.since),
+        "since": (request.since > 0).then(|| time(request.since)),
         "expires_at": time(request.expires),
     })
 }

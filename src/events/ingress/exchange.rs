@@ -129,7 +129,7 @@ impl Exchange {
         // Of a key nothing is ever left unsaid.
         let end = end.unwrap_or(KeyEnd::Uncertain);
         let key = self.key.as_ref().map(|key| (key, &end));
-        let marked = key.map(|(key, end)| (key.0.hash(), end));
+        let marked = key.map(|(key, end)| (key.0.claimed(), end));
         let drafts = record::answer(at, is_uncertain, &owed, marked);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         let own = self.permit.split(bytes).ok_or(Refused::new(Reason::TooLarge))?;
@@ -166,8 +166,8 @@ impl Exchange {
     /// Nothing follows from it, and its key is free. Not waited for: lost with the power, it would be found
     /// uncertain, which is never wrong.
     pub fn close(mut self) {
-        let hash = self.key.as_ref().map(|key| (key.0.hash(), &KeyEnd::Free));
-        let drafts = record::answer(self.at, false, NOTHING, hash);
+        let key = self.key.as_ref().map(|key| (key.0.claimed(), &KeyEnd::Free));
+        let drafts = record::answer(self.at, false, NOTHING, key);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         if let Some(own) = self.permit.split(bytes) {
             let log = &self.entry.ingress.0.log;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     handle::Ingress,
-    key_record::{self, Claimed},
+    key_record::{self, Claim, Claimed},
     keys::{Entry, KeyHash, KeyState, Mark, Moment, Verdict},
     record::{About, SMALL},
 };
@@ -81,8 +81,10 @@ impl Key {
         key_record::claim(&self.keyed, self.hash, self.expires, about)
     }
 
-    pub(super) fn hash(&self) -> KeyHash {
-        self.hash
+    /// For the record of what became of it.
+    pub(super) fn claimed(&self) -> Claim {
+        let fingerprint = key_record::short(&self.keyed.fingerprint).unwrap_or(0);
+        Claim { hash: self.hash, fingerprint, expires: self.expires }
     }
 
     /// Its claim is on disk, there.
@@ -161,19 +163,21 @@ impl Ingress {
         Some(key_record::stored_answer(&record, |bytes| read.slice(bytes)))
     }
 
-    /// Keys of which nobody knows, those that are forgotten first at most. Blocks.
+    /// Keys of which nobody knows, those that are forgotten first at most. Of one whose claim was lost to damage
+    /// there is nothing but its ID and its end. Blocks.
     pub fn uncertain_keys(&self) -> Vec<UncertainKey> {
         let found: Vec<_> = {
             let keys = self.0.keys.lock();
-            keys.uncertain().take(LISTED).map(|(hash, entry)| (hash, entry.claim)).collect()
+            keys.uncertain().take(LISTED).map(|(hash, entry)| (hash, *entry)).collect()
         };
         let mut reader = self.0.log.reader();
-        let key = |(hash, claim): (KeyHash, Offset)| {
-            let record = reader.get(claim).ok().flatten()?;
-            let request = key_record::claimed(&record.record()?)?;
-            Some(UncertainKey { id: format!("{hash:032x}"), request })
+        let key = |(hash, entry): (KeyHash, Entry)| {
+            let read = reader.get(entry.claim).ok().flatten();
+            let claimed = read.and_then(|it| key_record::claimed_as(&it.record()?, hash));
+            let lost = Claimed { expires: entry.expires, ..Claimed::default() };
+            UncertainKey { id: format!("{hash:032x}"), request: claimed.unwrap_or(lost) }
         };
-        found.into_iter().filter_map(key).collect()
+        found.into_iter().map(key).collect()
     }
 
     /// An operator says what became of a key: it was done, or it was not. On disk when this returns.
@@ -183,13 +187,15 @@ impl Ingress {
         is_done: bool,
     ) -> Result<Result<(), NotUncertain>, AppendError> {
         let Ok(hash) = KeyHash::from_str_radix(id, 16) else { return Ok(Err(NotUncertain)) };
+        let known = self.0.keys.lock().get(hash).copied();
         let is_uncertain = |entry: &Entry| entry.state == KeyState::Uncertain;
-        if !self.0.keys.lock().get(hash).is_some_and(is_uncertain) {
+        let Some(Entry { fingerprint, expires, .. }) = known.filter(is_uncertain) else {
             return Ok(Err(NotUncertain));
-        }
+        };
+        let claim = Claim { hash, fingerprint, expires };
         let mark = if is_done { Mark::Done } else { Mark::Free };
         let permit = self.0.log.permit_for(Purpose::Accepted, SMALL)?;
-        let appended = self.0.log.append(permit, vec![key_record::resolution(hash, mark)]).await?;
+        let appended = self.0.log.append(permit, vec![key_record::resolution(claim, mark)]).await?;
         let at = appended.first().map_or(Offset::ZERO, |first| first.offset);
         self.0.keys.lock().mark(hash, mark, at);
         Ok(Ok(()))

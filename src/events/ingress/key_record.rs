@@ -1,7 +1,8 @@
 //! Idempotency keys in the ingress log: the claim of one, and what became of it. Pure.
 //!
 //! A claim is the first record of its exchange's first frame; what became of the key is in the answer, or
-//! in a control record of an operator.
+//! in a control record of an operator. Either says again for what the key is and until when, so that it is
+//! remembered where the claim was lost to damage.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -51,7 +52,18 @@ pub(super) struct Claim {
     pub(super) expires: u64,
 }
 
-/// Which request a key belongs to, for an operator.
+/// What became of a key, as it is read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) hash: KeyHash,
+    pub(super) mark: Mark,
+    /// What was claimed; `None`: it is free, or an earlier version wrote the record.
+    pub(super) claim: Option<Claim>,
+    /// When it was written.
+    pub(super) wall: u64,
+}
+
+/// Which request a key belongs to, for an operator; nothing but when it is forgotten, if that cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claimed {
     /// The route.
@@ -82,8 +94,8 @@ impl KeyEnd {
     }
 
     /// Adds it to the fields of an answer, whose body is what is given back.
-    pub(super) fn put(&self, fields: FieldsBuilder, hash: KeyHash) -> (FieldsBuilder, Bytes) {
-        let fields = put_mark(fields, hash, self.mark());
+    pub(super) fn put(&self, fields: FieldsBuilder, claim: Claim) -> (FieldsBuilder, Bytes) {
+        let fields = put_mark(fields, claim, self.mark());
         match self {
             Self::Done(answer) => put_answer(fields, answer),
             Self::Free | Self::Uncertain => (fields, Bytes::new()),
@@ -128,32 +140,39 @@ pub(super) fn claim(keyed: &Keyed, hash: KeyHash, expires: u64, about: About<'_>
 }
 
 /// What an operator says of a key.
-pub(super) fn resolution(hash: KeyHash, mark: Mark) -> Draft {
-    let fields = put_mark(Fields::builder(), hash, mark).field(NO_BODY, &[]);
+pub(super) fn resolution(claim: Claim, mark: Mark) -> Draft {
+    let fields = put_mark(Fields::builder(), claim, mark).field(NO_BODY, &[]);
     Draft::new(Kind::Control, fields.build(), Bytes::new())
 }
 
-fn put_mark(fields: FieldsBuilder, hash: KeyHash, mark: Mark) -> FieldsBuilder {
+fn put_mark(fields: FieldsBuilder, claim: Claim, mark: Mark) -> FieldsBuilder {
     let number = match mark {
         Mark::Free => 0,
         Mark::Done => 1,
         Mark::Uncertain => 2,
     };
-    fields.field(HASH, &hash.to_le_bytes()).field(MARK, &[number])
+    let fields = fields.field(HASH, &claim.hash.to_le_bytes()).field(MARK, &[number]);
+    if mark == Mark::Free {
+        return fields;
+    }
+    fields
+        .field(FINGERPRINT, &claim.fingerprint.to_le_bytes())
+        .field(EXPIRES, &claim.expires.to_le_bytes())
 }
 
 /// What an answer or a control record says of a key.
-pub(super) fn mark(record: &Record<'_>) -> Option<(KeyHash, Mark)> {
+pub(super) fn said(record: &Record<'_>) -> Option<Said> {
     let mark = match record.field(MARK)? {
         [0] => Mark::Free,
         [1] => Mark::Done,
         // From a later version: what is not understood is not known.
         _ => Mark::Uncertain,
     };
-    Some((hash(record)?, mark))
+    let (hash, wall) = (hash(record)?, record.published());
+    Some(Said { hash, mark, claim: read_claim(record), wall })
 }
 
-/// The claim in an intent, if it is one.
+/// The claim in an intent, if it is one, or in what became of it.
 pub(super) fn read_claim(record: &Record<'_>) -> Option<Claim> {
     let expires = record.field(EXPIRES)?.try_into().ok().map(u64::from_le_bytes)?;
     let fingerprint = short(record.field(FINGERPRINT)?)?;
@@ -163,6 +182,11 @@ pub(super) fn read_claim(record: &Record<'_>) -> Option<Claim> {
 /// The beginning of a fingerprint.
 pub(super) fn short(fingerprint: &[u8]) -> Option<u64> {
     fingerprint.first_chunk().copied().map(u64::from_le_bytes)
+}
+
+/// Which request a claim of this key is for.
+pub(super) fn claimed_as(record: &Record<'_>, key: KeyHash) -> Option<Claimed> {
+    claimed(record).filter(|_| hash(record) == Some(key))
 }
 
 /// Which request a claim is for.

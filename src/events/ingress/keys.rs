@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::key_record::{Claim, Said};
 use crate::events::queue::Offset;
 
 /// What stands for route, principal and key.
@@ -153,6 +154,18 @@ impl Keys {
     pub(super) fn replay(&mut self, hash: KeyHash, entry: Entry, wall: u64) {
         self.longest = self.longest.max(entry.expires.saturating_sub(wall));
         self.put(hash, entry);
+    }
+
+    /// What became of a key, read back at `at`; of one whose claim was not found, too.
+    pub(super) fn replay_end(&mut self, said: Said, at: Offset) {
+        if let (Some(Claim { hash, fingerprint, expires }), true) =
+            (said.claim, said.mark != Mark::Free)
+        {
+            let claim = self.entries.get(&hash).map_or(Offset::ZERO, |entry| entry.claim);
+            let state = KeyState::Uncertain;
+            self.replay(hash, Entry { fingerprint, expires, claim, state }, said.wall);
+        }
+        self.mark(said.hash, said.mark, at);
     }
 
     /// Forgets what is over at `now`.

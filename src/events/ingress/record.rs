@@ -10,8 +10,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    key_record::{self, Claim, KeyEnd},
-    keys::{KeyHash, Mark},
+    key_record::{self, Claim, KeyEnd, Said},
     result_record,
     results::Recorded,
 };
@@ -80,9 +79,9 @@ pub(super) enum Entry {
     /// An exchange begins with a key.
     Claim { claim: Claim, wall: u64 },
     /// The exchange that began there is over, and so much is known of its key.
-    Answer { exchange: Offset, key: Option<(KeyHash, Mark)> },
+    Answer { exchange: Offset, key: Option<Said> },
     /// An operator says what became of a key.
-    Resolved { hash: KeyHash, mark: Mark },
+    Resolved(Said),
     /// The exchange that began there owes this event.
     Owed { exchange: Offset },
     /// Nothing below is owed.
@@ -187,12 +186,12 @@ pub(super) fn answer(
     exchange: Offset,
     is_uncertain: bool,
     owed: &[impl Borrow<Owed>],
-    key: Option<(KeyHash, &KeyEnd)>,
+    key: Option<(Claim, &KeyEnd)>,
 ) -> Vec<Draft> {
     let fields = Fields::builder().cause(exchange.0);
     let fields = if is_uncertain { fields.field(UNCERTAIN, &[1]) } else { fields };
     let (fields, body) = match key {
-        Some((hash, end)) => end.put(fields, hash),
+        Some((claim, end)) => end.put(fields, claim),
         None => (fields, Bytes::new()),
     };
     let answer = Draft::new(Kind::Answer, fields.build(), body);
@@ -216,11 +215,11 @@ pub(super) fn entry(record: &Record<'_>) -> Option<Entry> {
             Some(Entry::Intent { index })
         }
         Kind::Answer => {
-            Some(Entry::Answer { exchange: record.cause()?, key: key_record::mark(record) })
+            Some(Entry::Answer { exchange: record.cause()?, key: key_record::said(record) })
         }
         Kind::Event => Some(Entry::Owed { exchange: record.cause()? }),
-        Kind::Control => match key_record::mark(record) {
-            Some((hash, mark)) => Some(Entry::Resolved { hash, mark }),
+        Kind::Control => match key_record::said(record) {
+            Some(said) => Some(Entry::Resolved(said)),
             None => Some(Entry::Settled { below: offset(record, SETTLED)? }),
         },
         Kind::Outcome => {
@@ -268,7 +267,12 @@ pub fn uncertain_kind_bytes(kind: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::queue::codec::{Closing, FrameWriter, Stamp, parse_frame};
+    use crate::events::{
+        ingress::keys::Mark,
+        queue::codec::{Closing, FrameWriter, Stamp, parse_frame},
+    };
+
+    const NONE: &[Owed] = &[];
 
     fn owed() -> Owed {
         let event = Event {
@@ -313,6 +317,15 @@ mod tests {
             );
             assert_eq!(record.text(METHOD), Some("POST"));
             assert_eq!(record.field(DIGEST), Some(&[7; 32][..]));
+        });
+        let claim = Claim { hash: 1 << 127, fingerprint: u64::MAX, expires: u64::MAX };
+        let keyed = super::answer(Offset(11), true, NONE, Some((claim, &KeyEnd::Uncertain)));
+        assert!(keyed[0].encoded_bytes() as u64 <= SMALL);
+        read(&keyed, |record| {
+            let mark = Mark::Uncertain;
+            let said = Said { hash: claim.hash, mark, claim: Some(claim), wall: 3 };
+            let expected = Entry::Answer { exchange: Offset(11), key: Some(said) };
+            assert_eq!(entry(record), Some(expected));
         });
         let answer = answer(Offset(11), true, &[owed()], None);
         assert!(answer[0].encoded_bytes() as u64 <= SMALL);

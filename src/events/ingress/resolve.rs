@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     handle::{Ingress, each},
-    key_record::{self, KeyEnd},
-    keys::{KeyHash, Mark},
+    key_record::{self, Claim, KeyEnd},
+    keys::Mark,
     record::{self, Entry, Found, Owed},
     state::{Id, Stage},
     target::{Target, Topics},
@@ -123,7 +123,7 @@ impl Ingress {
         each(&self.0.log, at, |offset, entry| match (entry, &mut found) {
             (Entry::Answer { exchange, key }, _) if exchange == at => {
                 found = Some((offset.plus(1), 0));
-                marked = key.map(|(hash, mark)| (hash, mark, offset));
+                marked = key.map(|said| (said.hash, said.mark, offset));
             }
             (Entry::Owed { exchange }, Some((_, count))) if exchange == at => {
                 *count = count.saturating_add(1);
@@ -144,8 +144,8 @@ impl Ingress {
             Owed::new(it.topic, it.end, it.waits, event.borrowed())
         };
         let owed: Vec<_> = found.into_iter().map(uncertain).collect();
-        let hash = self.claimed_at(at)?;
-        let key = hash.map(|hash| (hash, &KeyEnd::Uncertain));
+        let claim = self.claimed_at(at)?;
+        let key = claim.map(|claim| (claim, &KeyEnd::Uncertain));
         let drafts = record::answer(at, true, &owed, key);
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         let log = &self.0.log;
@@ -153,8 +153,8 @@ impl Ingress {
         let appended = log.append(permit, drafts).wait()?;
         self.0.uncertain.fetch_add(1, Relaxed);
         let written = appended.first().map_or(at, |first| first.offset);
-        if let Some(hash) = hash {
-            self.0.keys.lock().mark(hash, Mark::Uncertain, written);
+        if let Some(claim) = claim {
+            self.0.keys.lock().mark(claim.hash, Mark::Uncertain, written);
         }
         let first = written.plus(1);
         let count = u16::try_from(owed.len()).unwrap_or(u16::MAX);
@@ -163,10 +163,9 @@ impl Ingress {
     }
 
     /// The key of the exchange that began at `at`, if it has one.
-    fn claimed_at(&self, at: Offset) -> Result<Option<KeyHash>, ReadError> {
+    fn claimed_at(&self, at: Offset) -> Result<Option<Claim>, ReadError> {
         let record = self.0.log.reader().get(at)?;
-        let claim = record.and_then(|it| key_record::read_claim(&it.record()?));
-        Ok(claim.map(|claim| claim.hash))
+        Ok(record.and_then(|it| key_record::read_claim(&it.record()?)))
     }
 
     fn gather(

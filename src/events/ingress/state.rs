@@ -126,7 +126,7 @@ impl State {
                 }
                 None => drop(self.replayed(exchange, Stage::Owing { first: offset, count: 1 })),
             },
-            Entry::Resolved { .. } | Entry::Request { .. } => {}
+            Entry::Resolved(_) | Entry::Request { .. } => {}
             Entry::Settled { below } => {
                 self.exchanges.retain(|_, exchange| exchange.stage.at() >= below);
                 let exchanges = &self.exchanges;

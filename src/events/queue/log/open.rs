@@ -262,13 +262,13 @@ impl OpenLog {
         }
     }
 
-    /// When something is to be done that nobody waits for. Never while the log is poisoned: nothing can be.
+    /// When something is to be done that nobody waits for. Never while the log is poisoned or gone: nothing can be.
     pub(super) fn due(&self) -> Option<Instant> {
         let noted = self.noted.lock();
         let (durable, at) = (noted.durable, noted.at);
         drop(noted);
         self.with_core(|core| {
-            if core.is_poisoned() {
+            if core.is_poisoned() || self.place.disk.is_gone() {
                 return None;
             }
             let checkpoint = (core.synced() > durable).then_some(at + self.settings.checkpoint);
@@ -301,6 +301,9 @@ impl OpenLog {
     /// Notes on disk that everything below `durable` is there. A failure is no harm: a later recovery
     /// knows less.
     pub(super) fn write_checkpoint(&self, durable: Offset) {
+        if self.place.disk.is_gone() {
+            return;
+        }
         let mut noted = self.noted.lock();
         noted.at = Instant::now();
         match self.put_checkpoint(self.view.start(), durable) {

@@ -418,6 +418,8 @@ async fn a_death_in_mid_delivery_leaves_it_uncertain() {
 async fn what_may_have_been_seen_by_a_probe_takes_force_to_be_sent_again() {
     let (mut home, upstream) = delivering(Home::real());
     home.settings.retry.max_attempts = 1;
+    // One after the other: what is sent beside the seventh is no probe.
+    home.settings.limits.concurrency = 1;
     upstream.does(&[Does::Nothing; 7]);
     upstream.does(&[Does::Hang]);
     let running = home.open();
@@ -450,6 +452,7 @@ async fn what_may_have_been_seen_and_blocks_its_key_is_not_sent_again_when_it_is
         home.settings.then = crate::events::settings::Then::BlockKey;
         home.settings.dead_letter = None;
         home.settings.retry.max_attempts = 1;
+        home.settings.limits.concurrency = 1;
         let mut running = home.open();
         upstream.does(&[Does::Nothing; 7]);
         upstream.does(if dies { &[Does::Hang] } else { &[Does::Silence] });
