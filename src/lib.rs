@@ -1,7 +1,7 @@
 //! Sluice: a reverse-proxy API gateway with a durable event queue inside, configured in one YAML
 //! file.
 //!
-//! The folders of this crate are the path of a request, in order:
+//! A request passes the folders of this crate from top to bottom:
 //!
 //! ```text
 //!  client
@@ -16,7 +16,8 @@
 //!    |
 //!  middleware    each route:     ip_filter > cors > body_limit > concurrency_limit > rate_limit
 //!    |                           > auth > rate_limit > buffer > idempotency > publish > action
-//!    |                           > fault > mirror > headers > timeout > retry > timeout > adaptive
+//!    |                           > fault > mirror > headers > enqueue > timeout > retry > timeout
+//!    |                           > adaptive
 //!  balancer      a group of endpoints -> one of them
 //!    |
 //!  upstream      a pooled connection; re-framing, upgrades
@@ -24,15 +25,16 @@
 //!  service
 //! ```
 //!
-//! And the path of an event, from whoever publishes it to whoever takes it:
+//! An event goes from its publisher to its consumer:
 //!
 //! ```text
-//!  publisher, or a request of a route with `publish`
+//!  publisher, or a request of a route with `publish` or `enqueue`
 //!    |
 //!  events::api        CloudEvents over HTTP: admin listener, `events_api`
-//!  events::publish    events of requests; events::ingress has their records until they are settled
+//!  events::publish    events of requests; events::enqueue stores requests instead of sending them;
+//!    |                events::ingress keeps the records of both until they are settled
 //!    |
-//!  events::store      topics and subscriptions by name; what is open, and for how long
+//!  events::store      topics and subscriptions by name; opens, reloads and closes their logs
 //!    |
 //!  events::queue      storage > codec > log > topic: one log per topic, synced before it answers
 //!    |
@@ -41,10 +43,14 @@
 //!  consumer
 //! ```
 //!
-//! `error` says what can go wrong and how the client hears of it; `http` and `telemetry` are the
-//! vocabulary of all of them. `config` turns gateway.yaml into the plain `Settings` of these folders
-//! and is known to none of them. `gateway` puts everything together: one snapshot per worker
-//! thread, replaced as a whole on reload. `admin` shows it to the operator, `cli` to the shell.
+//! The other folders serve these two flows. `http`, `error` and `telemetry` are the shared
+//! vocabulary: request and response types, failures, and observability. `config` turns gateway.yaml
+//! into the plain `Settings` of each folder; none of the folders above imports it. `gateway`
+//! assembles everything: it builds one snapshot per worker thread, and a reload replaces it as a
+//! whole. `admin` is the operator's HTTP API, `cli` the command line.
+//!
+//! Where to start: `middleware::stack` fixes the order of the layers, `error::Kind` lists every way
+//! a request can fail, `events::queue` specifies the format on disk.
 
 pub mod listener;
 
