@@ -1,4 +1,12 @@
-//! Sockets to accepted streams: bind, accept, connection limits, PROXY protocol, TLS.
+//! Turns listening sockets into accepted streams.
+//!
+//! [`bind`] opens one `SO_REUSEPORT` socket per worker. An accepted socket passes `accept`, the
+//! connection limits (`limit`), and then `handshake`: PROXY header ([`proxy_protocol`]), limit per
+//! client address, TLS (`tls`, certificates chosen by `sni`). The result is a stream and its peer,
+//! handed to [`connection`](crate::connection). Sockets that do not get that far are counted in
+//! `outcomes`.
+//!
+//! Invariant: a PROXY header is believed only from `trusted_proxies`.
 
 mod accept;
 mod bind;
