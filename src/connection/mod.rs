@@ -1,5 +1,13 @@
-//! One stream to requests: hyper's HTTP/1 and HTTP/2 over a wrapper that counts bytes and keeps
-//! the one timer of the connection.
+//! Turns an accepted stream into requests.
+//!
+//! [`fn@serve`] runs one connection: `sniff` detects the protocol from the first bytes, hyper parses
+//! HTTP/1 (`h1`) or HTTP/2 (`streams`), and `requests` converts between hyper's types and ours.
+//! hyper reads and writes through the counting wrapper in `io`; from its counts `timer` enforces
+//! every timeout of the connection with a single `Sleep`. `drain` tracks the open connections of a
+//! worker so that they can be closed gracefully, and `linger` closes a stream so that the client
+//! can still read an early answer.
+//!
+//! What every timeout means is in [`Settings`].
 
 mod drain;
 mod h1;
