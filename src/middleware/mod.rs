@@ -1,4 +1,12 @@
 //! The tower layers between routing and the upstreams, one file each.
+//!
+//! [`stack`] fixes their order and says why; a file's header says which requests it touches, what
+//! it answers when it refuses, and what it costs. Every layer is present on every route, with
+//! nothing inside when the route does not use it, so all routes have one stack type.
+//!
+//! To add a layer: write its file, give it a line in [`stack`], and fill its settings in
+//! `gateway::build`. Below [`respond`] a layer fails with an `Error`; only `error::response` makes
+//! a response of it.
 
 pub mod access_log;
 pub mod action;

@@ -1,7 +1,8 @@
-//! `adaptive_concurrency`: how many attempts an upstream can take at once, found out from how long it
-//! takes over them.
+//! `adaptive_concurrency`: finds out from response times how many attempts an upstream can handle
+//! at once.
 //!
-//! [`gradient`] is the algorithm, [`limiter`] what all workers share, [`layer`] puts it into the stack.
+//! [`gradient`] is the pure algorithm, [`limiter`] the state that all workers share, [`layer`] the
+//! step of the stack.
 
 pub mod gradient;
 pub mod layer;

@@ -1,12 +1,13 @@
-//! Who may come: by token, key, certificate, or another service's word.
+//! Authentication and authorisation: by token, API key, client certificate, or another service's
+//! word.
 //!
-//! Read from the inside out: [`algorithm`], [`json`], [`keys`] and [`jwt`] judge a token and know
-//! nothing of HTTP; [`key_source`] is how keys are asked for, [`jwks`] how they come
-//! from the network, [`verified`] what is remembered;
-//! [`issuer`] puts these together. [`api_key`] and [`certificate`] are the other credentials,
-//! [`credential`] where a token is found, [`forward`] another service's
-//! word. [`check`] tries them on a request, [`layer`] is the step of
-//! the stack, [`claims`] the one behind it.
+//! [`layer`] is the step of the stack: it finds a credential ([`credential`]) and runs [`check`] on
+//! the request; [`claims`] is the step behind it, which picks the group member by claims.
+//!
+//! Tokens, from the inside out: [`algorithm`], [`json`], [`keys`] and [`jwt`] verify a token and
+//! know nothing of HTTP. [`key_source`] is the interface to keys, [`jwks`] fetches them from the
+//! network, [`verified`] caches verified tokens, and [`issuer`] combines these. The other
+//! credentials are [`api_key`], [`certificate`] and [`forward`] (asks another service).
 
 pub mod algorithm;
 pub mod api_key;

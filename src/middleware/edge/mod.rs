@@ -1,4 +1,4 @@
-//! HTTP edge hygiene: what is ambiguous is refused, what is not for us to believe is removed.
+//! HTTP edge hygiene: ambiguous messages are refused, fields that we must not believe are removed.
 //!
 //! [`framing`] and [`forwarded`] are the pure rules, [`layer`] applies them.
 

@@ -1,8 +1,10 @@
-//! Requests with a key are done once (semantics 9, draft-ietf-httpapi-idempotency-key-header).
+//! Performs a request with an idempotency key once (semantics 9,
+//! draft-ietf-httpapi-idempotency-key-header).
 //!
-//! [`fingerprint`] has the pure decisions: which key a request has, and what it is used for. [`layer`]
-//! asks who remembers keys, and answers what was done already. What becomes of a key is written down by
-//! whoever records the exchange, together with all else that follows from it.
+//! [`fingerprint`] makes the pure decisions: which key a request has, and what it is used for.
+//! [`layer`] asks the store of keys and answers repeated requests. Whoever records the exchange
+//! also records what became of its key, together with everything else that follows from the
+//! request.
 
 pub mod fingerprint;
 pub mod layer;

@@ -1,9 +1,9 @@
-//! How many requests each client may make: named token buckets, by address before `auth` and by
-//! principal after it.
+//! Limits how many requests each client may make: named token buckets, by address before `auth` and
+//! by principal after it.
 //!
-//! [`gcra`] is what one bucket says, [`store`] keeps the buckets of a policy, [`key`] says whose
-//! bucket it is, [`charge`](mod@charge) charges several policies together or not at all, [`policy`]
-//! is what lives on across reloads, [`layer`] puts it into the stack.
+//! [`layer`] is the step of the stack. [`key`] says whose bucket a request draws from, [`gcra`] is
+//! the arithmetic of one bucket, [`store`] keeps the buckets of a policy, [`charge`](mod@charge)
+//! charges several policies together or not at all, and [`policy`] is what survives a reload.
 
 pub mod charge;
 pub mod gcra;

@@ -1,8 +1,8 @@
-//! Trying again (semantics 4), and never twice what an upstream may have acted on.
+//! Retries (semantics 4), and never sends again what an upstream may have acted on.
 //!
-//! [`resend`] has the invariant and the types that hold it. [`classify`] and [`backoff`] are the pure
-//! decisions, [`budget`] bounds them, `tries` puts them together, `pause` is the wait between two
-//! attempts, [`layer`] sends again; `http::replay` keeps request bodies.
+//! [`layer`] sends the attempts. [`resend`] holds the invariant and the types that enforce it;
+//! [`classify`] and [`backoff`] are the pure decisions, [`budget`] bounds them, `tries` combines
+//! them, and `pause` is the wait between two attempts. `http::replay` keeps request bodies.
 
 pub mod backoff;
 pub mod budget;

@@ -1,5 +1,5 @@
-//! An issuer's keys from the network: when they are asked for ([`machine`]), what of an answer is
-//! believed ([`source`]), and how workers share them ([`cache`]).
+//! An issuer's keys from the network: when to fetch them ([`machine`]), what to accept of an answer
+//! ([`source`]), and how workers share them ([`cache`]).
 
 pub mod cache;
 pub mod machine;
