@@ -1,8 +1,9 @@
-//! Request to route: which rule takes it, and why the others do not.
+//! Finds the route of a request, and explains why other routes do not match.
 //!
-//! [`route`] says what a rule may ask for, [`precedence`] which of two rules goes first, [`table`]
-//! holds all of them with an index to find candidates by; [`matcher`] is the pure search,
-//! [`router`] the step of the stack that uses it; [`explain`] tells the same story to a person.
+//! [`router`] is the step of the stack. It asks [`matcher`], the pure search, which finds
+//! candidates through the index of the [`table`]. [`route`] declares what a route may match on,
+//! [`precedence`] which of two matching routes wins, and [`explain`] tells the same story to a
+//! person.
 
 pub mod explain;
 mod index;
