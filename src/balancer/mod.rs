@@ -1,4 +1,14 @@
-//! A group of endpoints to one of them.
+//! Chooses one endpoint of an upstream for each attempt.
+//!
+//! The control thread owns each [`Group`]: it resolves names ([`dns`]), probes endpoints
+//! ([`health`]) and publishes which of them may be chosen (`roster`). Each worker reads that
+//! through a [`GroupHandle`]. In the stack, [`layer`] picks an endpoint by the configured
+//! [`Policy`], calls the transport, and reports the outcome to outlier detection ([`outlier`]) and
+//! to the endpoint's circuit breaker ([`breaker`]).
+//!
+//! Invariants: workers share no reference count that a request changes, and the request path only
+//! reads lists that are ready. The algorithms (`pick`, `maglev`, `roster`, [`health`], [`outlier`],
+//! [`breaker`]) are pure: change a policy there, not in the layer.
 
 pub mod breaker;
 mod check;
