@@ -1,4 +1,12 @@
-//! Endpoint and request to response: connections, pools, re-framing.
+//! Sends one attempt to one endpoint and returns its response.
+//!
+//! [`forward`] is the innermost step of the stack. It takes a connection from the worker's pool
+//! (`pool`, `checkout`) or dials one ([`connect`], `handshake`), rewrites the head for that
+//! connection (`reframe`), sends the request, and returns the connection when the response body has
+//! been read. [`upgrade`] runs WebSocket and other tunnels.
+//!
+//! Invariant: [`io`] measures whether a byte of the request left, and a failure carries the request
+//! back only if none did (`failure`, `spare`). Retry decisions rely on that.
 
 pub(crate) mod check;
 mod checkout;
