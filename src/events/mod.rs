@@ -1,10 +1,13 @@
-//! The second flow, from an event that is stored to the consumer that takes it.
+//! The second flow: from an event that is stored to the consumer that takes it.
 //!
-//! [`event`] is a CloudEvent and its rules; [`api`] takes events in and hands them out over HTTP, by
-//! what [`facade`] offers; [`publish`] makes them of requests, [`enqueue`] stores requests instead of
-//! sending them ([`request`]), and [`ingress`] remembers what is owed because of each; [`delivery`]
-//! brings them to subscribers. [`queue`] is the durable log: it knows neither requests nor configuration.
-//! [`wire`] is how events stand in HTTP messages.
+//! Events enter through [`api`] (over HTTP) and [`publish`] (from requests); [`enqueue`] stores
+//! whole requests instead of sending them. [`ingress`] records what each request still owes.
+//! [`queue`] is the durable log, and knows neither requests nor configuration. [`delivery`] brings
+//! events and stored requests to their consumers. [`store`] opens all of it and implements
+//! [`facade`], the interface that [`api`] is built on.
+//!
+//! Shared types: [`event`] (a CloudEvent and its rules), [`wire`] (its form in HTTP messages),
+//! [`stored`] (its form in a log), [`request`] (a stored request), [`settings`].
 
 pub mod api;
 pub mod delivery;

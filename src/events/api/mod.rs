@@ -1,10 +1,10 @@
-//! Events over HTTP: the endpoints that take and give them, as [`wire`](crate::events::wire) writes
-//! them.
+//! The HTTP endpoints that publish and hand out events, in the formats of
+//! [`wire`](crate::events::wire).
 //!
-//! [`endpoint`] is which method and path is what; [`body`] and [`query`] what a call may say;
-//! [`answer`](fn@answer) does it, by what [`facade`](crate::events::facade) offers; [`view`] is how
-//! things are shown and [`problem`] how a refusal is told. It knows no sockets: whoever has one hands
-//! in the head and the whole body.
+//! A call passes [`endpoint`] (method and path), then [`query`] and [`body`] (its parameters), then
+//! [`answer`](fn@answer), which carries it out through [`facade`](crate::events::facade). [`view`]
+//! formats results, [`problem`] formats refusals. No sockets here: the caller passes in the head
+//! and the whole body.
 
 mod answer;
 mod body;

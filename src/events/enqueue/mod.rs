@@ -1,16 +1,19 @@
-//! Requests that are stored instead of sent, or because they could not be: `enqueue` and `spill`, and what
-//! their clients ask for afterwards.
+//! Requests that are stored instead of sent (`enqueue`) or because they could not be sent
+//! (`spill`), and how their clients learn the result.
 //!
-//! The rules of [`crate::events::ingress`] hold: **room first** (what cannot be stored is refused with
-//! nothing stored, or, where it was to be spilled, with what kept it from being sent), **never twice**
-//! (only what certainly was not sent is spilled), **run to the end** (whoever has a 202 has it from the
-//! disk; a request that may be spilled goes on when its client leaves).
+//! The rules of [`crate::events::ingress`] apply:
 //!
-//! [`settings`] is what a route asks for, `making` makes the stored request of a request, `prefer` reads
-//! what a client prefers, `patience` counts who waits, `spilling` says what may be spilled, [`order`] keeps the requests of a key from
-//! overtaking those that were spilled, `answer` is what clients are told; all of these are pure.
-//! [`requests`] is what the store has for it, [`enqueuer`] stores the requests of one route, [`layer`] and
-//! [`status`] are the steps of the stack.
+//! - **Room first**: a request that cannot be stored is refused and leaves nothing behind. If it
+//!   was to be spilled, the refusal is the error that kept it from being sent.
+//! - **Never twice**: only a request that was certainly not sent is spilled.
+//! - **Run to the end**: a 202 means that the request is on disk. A request that may be spilled
+//!   continues when its client leaves.
+//!
+//! [`layer`] and [`status`] are the steps of the stack; [`enqueuer`] stores the requests of one
+//! route, and [`requests`] is the store's side of it. The rest is pure: [`settings`] (what a route
+//! asks for), `making` (builds the stored request), `prefer` (reads `Prefer`), `patience` (counts
+//! waiting clients), `spilling` (what may be spilled), [`order`] (keeps a request from overtaking a
+//! spilled one with the same key) and `answer` (what clients are told).
 
 mod answer;
 pub mod enqueuer;

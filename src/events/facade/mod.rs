@@ -1,7 +1,8 @@
-//! What the event flow offers to whoever serves it: plain types, one trait, one list of refusals.
+//! The public interface of the event flow: one trait, plain types, one list of refusals.
 //!
-//! The endpoints are built on [`Events`] and know nothing of logs, threads or files; a test gives
-//! them another one. Times are milliseconds since 1970, spans are `Duration`, sizes are bytes.
+//! The HTTP endpoints are built on [`Events`] and know nothing of logs, threads or files, so tests
+//! can implement it themselves. Times are milliseconds since 1970, spans are `Duration`, sizes are
+//! bytes.
 
 mod consume;
 mod dead_letters;

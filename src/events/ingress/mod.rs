@@ -1,35 +1,37 @@
 //! The records of requests: what may happen, what has happened, and what is owed because of it.
 //!
-//! For whoever acts on behalf of a request (`publish`, `enqueue`, push delivery). Three rules, each kept
-//! here once:
+//! Used by everything that acts on behalf of a request (`publish`, `enqueue`, push delivery). Three
+//! rules are kept here, once:
 //!
-//! - **Never twice**: [`crate::http::Outcome`] says what an upstream knows of a request; what may have
-//!   been seen is recorded as uncertain and never sent again.
-//! - **Room first**: [`Ingress::reserve`] takes the room for all that may be written of an exchange, and a
-//!   [`Target::permit`] that of each event in its topic. Who has both is refused nothing later; who gets
-//!   either refused has sent nothing.
-//! - **Run to the end**: an [`Exchange`] is held by a spawned, drained task and ends by
-//!   [`Exchange::settle`] or [`Exchange::close`]. One that is dropped before, with its task or its process,
-//!   is an orphan: [`Ingress::resolve`] finds out what it owes.
+//! - **Never twice**: [`crate::http::Outcome`] says what an upstream may know of a request. A
+//!   request that may have been seen is recorded as uncertain and never sent again.
+//! - **Room first**: [`Ingress::reserve`] reserves room for every record an exchange may write, and
+//!   [`Target::permit`] room for each event in its topic. With both, nothing is refused later; if
+//!   either is refused, nothing has been sent.
+//! - **Run to the end**: a spawned, drained task owns the [`Exchange`] and ends it by
+//!   [`Exchange::settle`] or [`Exchange::close`]. If the task or the process ends first, the
+//!   exchange is an orphan, and [`Ingress::resolve`] finds out what it owes.
 //!
-//! In order: `reserve` -> [`Room::begin`] (intents; on disk when it returns) -> the request is sent ->
-//! [`Exchange::answer`] (the answer and the events that follow from it, one frame; on disk when it
-//! returns) -> the client is answered -> [`Exchange::settle`] (appends them to their topics). An intent
-//! ends as exactly one of: its event, no event, or `<type>.uncertain`.
+//! The sequence: `reserve` -> [`Room::begin`] (intents; on disk when it returns) -> the request is
+//! sent -> [`Exchange::answer`] (the answer and the events that follow from it, in one frame; on
+//! disk when it returns) -> the client is answered -> [`Exchange::settle`] (appends the events to
+//! their topics). An intent ends as exactly one of: its event, no event, or `<type>.uncertain`.
 //!
-//! Recovery looks up what is owed by ID in its topic, from where the topic ended when the exchange began,
-//! and appends what is not there. How far nothing is owed any more is noted about once a second, and what
-//! lies below is unlinked.
+//! Recovery looks for each owed event by ID in its topic, starting where the topic ended when the
+//! exchange began, and appends those that are missing. About once a second the log notes the offset
+//! below which nothing is owed; segments below it are unlinked.
 //!
-//! An idempotency key ([`Key`]) goes with its exchange: its claim is in the first frame, what becomes of it
-//! in the second. It is free again when nothing was sent, remembered with its answer, or uncertain.
+//! An idempotency key ([`Key`]) is recorded with its exchange: the claim in the first frame, the
+//! result in the second. Afterwards the key is free again (nothing was sent), remembered with its
+//! answer, or uncertain.
 //!
-//! A stored request has records of its own: its attempts, each on disk before it is sent ([`Attempt`]), and
-//! its result, on disk before it is settled. Whoever is asked for it has them as [`crate::events::request::Results`].
+//! A stored request has records of its own: each attempt ([`Attempt`]) is on disk before it is
+//! sent, and the result is on disk before the request is settled. Read them as
+//! [`crate::events::request::Results`].
 //!
-//! The log is always durable. Memory: one entry for each key that is remembered, one for each exchange
-//! that is not settled, and one for each stored request, at most `max_entries` together; when there are
-//! more, requests are refused before they are sent or stored.
+//! The log is always durable. Memory: one entry for each remembered key, each unsettled exchange
+//! and each stored request, at most `max_entries` together. Beyond that, requests are refused
+//! before they are sent or stored.
 
 mod attempt;
 mod exchange;

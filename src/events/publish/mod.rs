@@ -1,15 +1,17 @@
-//! Events of requests: what a route publishes, in the mode it asks for.
+//! Publishes events about requests, in the mode that the route asks for.
 //!
-//! Three rules, whose types are in [`crate::events::ingress`]: **room first** (the permits of all events,
-//! in their topics and in the records of requests, are taken before anything is sent; without them 503
-//! and nothing was), **never twice** ([`crate::http::Outcome`]), **run to the end** (from the first
-//! durable write the exchange is a task of the worker's drained spawner, and its client only waits for
-//! it).
+//! Three rules, whose types are in [`crate::events::ingress`]:
 //!
-//! [`settings`] is what a route asks for, `making` makes events of a request and its answer, `redact`
-//! keeps out of them what is nobody's business, `peek` reads an answer without taking it from its client;
-//! all of these are pure or nearly so. `plan` is an exchange with room for all of it, `run` carries it
-//! out, [`layer`] is the step of the stack.
+//! - **Room first**: permits for all events, in their topics and in the records of requests, are
+//!   taken before anything is sent. If one is refused, the client gets a 503 and nothing was sent.
+//! - **Never twice**: see [`crate::http::Outcome`].
+//! - **Run to the end**: from the first durable write on, the exchange is a task of the worker's
+//!   drained spawner; its client only waits for it.
+//!
+//! [`layer`] is the step of the stack. `plan` reserves room for the exchange, `run` carries it out.
+//! The rest is pure, or nearly so: [`settings`] (what a route asks for), `making` (builds events
+//! from a request and its answer), `redact` (removes sensitive values), `peek` (reads an answer
+//! without taking it from the client).
 
 mod keyed;
 pub mod layer;

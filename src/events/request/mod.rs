@@ -1,12 +1,13 @@
-//! A request that is stored instead of sent: what of it is kept, what it is called, and what became of it.
+//! A request that is stored instead of sent: what is kept of it, how it is identified, and its
+//! result.
 //!
-//! What those who accept requests (`enqueue`) and those who deliver them (`delivery`) have in common, and
-//! neither may know the other. A stored request is a record of kind `request` in a topic
-//! ([`StoredRequest`]); its place there is its identity ([`Place`]), and what its client has for it is a
-//! [`RequestId`], which says where to look and cannot be guessed: there is no index of requests. What
-//! became of it is asked of [`Results`].
+//! `enqueue`, which accepts requests, and `delivery`, which sends them, may not import each other;
+//! these are their shared types. A stored request is a record of kind `request` in a topic
+//! ([`StoredRequest`]), identified by its position there ([`Place`]). Its client gets a
+//! [`RequestId`], which encodes that position and cannot be guessed, so no index of requests is
+//! needed. [`Results`] tells what became of it.
 //!
-//! Pure, but for the trait.
+//! Pure, except for the trait.
 
 mod base32;
 mod id;

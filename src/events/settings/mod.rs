@@ -1,8 +1,8 @@
-//! What a user decides about the event flow: plain values, valid by construction.
+//! What a user configures about the event flow: plain values, valid by construction.
 //!
-//! `config` makes them; the defaults here are those of `gateway.yaml`. Names are
-//! `[a-z0-9][a-z0-9._-]{0,99}` and unique, every subscription's topic and every reaction's topic is
-//! configured.
+//! `config` makes them; the defaults here are those of `gateway.yaml`. Names match
+//! `[a-z0-9][a-z0-9._-]{0,99}` and are unique. Every topic that a subscription or a reaction names
+//! is configured.
 
 mod subscription;
 mod topic;

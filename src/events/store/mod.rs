@@ -1,8 +1,12 @@
-//! Everything of one gateway's event flow, opened: the registry, the logs, the subscriptions.
+//! The event flow of one gateway, open: the registry, the logs, the subscriptions.
 //!
-//! Order of opening: lock and registry, delivery state, topics, subscriptions; so that each log knows
-//! what its readers have seen of it. Trouble in one log is that log's: a topic that cannot be opened is
-//! offline, and everything else runs.
+//! `serve` implements [`Events`](crate::events::facade::Events) over the files beside it, one per
+//! concern: `publish`, `subscriptions`, `letters`, `jobs`, `tailing`. `opening`, `reloading` and
+//! `closing` are the store's life; `maintenance` is its background work.
+//!
+//! Opening order: lock and registry, delivery state, topics, subscriptions, so that each log knows
+//! what its readers have seen. Invariant: trouble in one log stays there. A topic that cannot be
+//! opened is offline, and everything else runs.
 
 mod closing;
 mod delays;

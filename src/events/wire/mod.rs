@@ -1,9 +1,9 @@
-//! Events as they are written in HTTP messages: the CloudEvents 1.0 JSON format and HTTP binding.
+//! Events in HTTP messages: the CloudEvents 1.0 JSON format and HTTP binding. Pure.
 //!
-//! [`read`] tells the three modes apart by the content type: [`structured`] (one event as JSON), a
-//! batch (a JSON array of them) and [`binary`] (attributes in `ce-` fields, the body is the data).
-//! JSON data is kept byte for byte. Going out, an event is structured JSON, or, pushed, what its
-//! subscription asks for. Pure.
+//! [`read`] tells three modes apart by content type: [`structured`] (one event as JSON), batch (a
+//! JSON array of events) and [`binary`] (attributes in `ce-` fields, data in the body). JSON data
+//! is kept byte for byte. Outgoing events are structured JSON; a push uses the mode that its
+//! subscription asks for.
 
 mod attributes;
 pub mod binary;

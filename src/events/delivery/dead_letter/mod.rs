@@ -1,7 +1,8 @@
-//! What nobody took: a log for each subscription that has any, made at first use.
+//! Dead letters: one log for each subscription that has any, created on first use.
 //!
-//! An entry is the event's own record with one field more, and its ID is its offset. Which entries are
-//! left, and what became of redriven ones, is the subscription's state: nothing here changes an entry.
+//! An entry is the event's own record plus one field; its ID is its offset. Entries never change
+//! here: which of them remain, and what became of redriven ones, is part of the subscription's
+//! state.
 
 mod finding;
 mod record;

@@ -1,7 +1,8 @@
-//! What the journal keeps of subscriptions, as records of the state log.
+//! The journal: changes of subscription state, encoded as records of the state log.
 //!
-//! One record is one step of one subscription: `version u8, subscription 16 bytes, entries`. Its
-//! entries hold together or not at all, under the record's checksum. Golden files hold the bytes.
+//! One record is one step of one subscription: `version u8, subscription 16 bytes, entries`. The
+//! record's checksum covers its entries, so they apply together or not at all. Golden files fix the
+//! bytes.
 
 mod entries;
 mod state;

@@ -1,5 +1,5 @@
-//! How an event or a stored request is pushed, and what its endpoint says to that. Pure: who sends is a
-//! [`Sink`](crate::http::sink::Sink), who decides is the subscription.
+//! Builds the request for a pushed event or a stored request, and judges the endpoint's answer.
+//! Pure: a [`Sink`](crate::http::sink::Sink) sends it, the subscription decides what follows.
 
 mod answer;
 mod parcel;

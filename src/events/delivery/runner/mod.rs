@@ -1,8 +1,9 @@
-//! One subscription at work: a task that owns the state machine, and the handle that everyone has of it.
+//! Runs one subscription: a task that owns the state machine, and the handle through which everyone
+//! else reaches it.
 //!
-//! The task decides, and nothing but the task; what blocks is done elsewhere and told to it. A decision's
-//! entries are in the journal before what they say is done: an attempt before its delivery, an outcome
-//! before its dead letter, a settlement before its key's next event.
+//! Only the task decides. Blocking work runs elsewhere and reports back to it. A decision's entries
+//! are in the journal before their effect: an attempt before its delivery, an outcome before its
+//! dead letter, a settlement before the next event of its key.
 
 mod actor;
 mod concluding;

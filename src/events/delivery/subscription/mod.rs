@@ -1,13 +1,13 @@
 //! One subscription as a pure state machine: no clock, no disk, no network.
 //!
-//! State changes only by [`Entry`]; a decision looks at the state and makes entries, which are what the
-//! journal keeps. So a snapshot and the entries after it are the whole state, by construction.
+//! State changes only by [`Entry`]: a decision reads the state and produces entries, which are what
+//! the journal stores. So a snapshot plus the entries after it is always the whole state.
 //!
-//! How it is used: [`Machine::restore`] or [`Machine::new`], [`Machine::apply`] for what the journal has,
-//! [`Machine::recover`]; then decisions. Each takes a [`Moment`] and an [`Output`], applies its entries at
-//! once, and leaves them in the output for the journal together with effects to carry out after the
-//! journal's sync. What could not be journalled has not happened: such a machine is thrown away and
-//! restored.
+//! To use it, call [`Machine::restore`] or [`Machine::new`], then [`Machine::apply`] for the
+//! entries of the journal, then [`Machine::recover`]. After that come decisions. Each takes a
+//! [`Moment`] and an [`Output`], applies its entries at once, and leaves in the output the entries
+//! for the journal and the effects to carry out once the journal is synced. If the entries cannot
+//! be journalled, the decision never happened: discard the machine and restore it.
 
 mod answer;
 mod apply;

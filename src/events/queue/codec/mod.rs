@@ -1,7 +1,7 @@
-//! What is on disk, byte for byte: from values to bytes and back.
+//! Encodes and decodes everything on disk, byte for byte.
 //!
-//! Pure: no file, no clock, no thread. Reading borrows, a body is never copied. Whatever the bytes
-//! are, reading them neither panics nor takes memory that their length does not bound.
+//! Pure: no file, no clock, no thread. Decoding borrows and never copies a body. On any input it
+//! neither panics nor allocates more than the input's length bounds.
 
 mod checkpoint;
 mod draft;

@@ -1,4 +1,17 @@
-//! One log: a file that grows, readers behind it, and everything that keeps them honest.
+//! One append-only log: opening after a crash, appends with group commit, reads, and repair.
+//!
+//! An append takes a permit (`permit`, `room`: the back-pressure), waits in `waiting`, and is
+//! written in a frame with others by the log's `writer` thread through `core`, which syncs before
+//! the waiter is told (`commit`, `told`). A [`Reader`] reads whole blocks, up to what is on disk
+//! and no further; [`Following`] reads the newest frames from memory.
+//!
+//! `opening` finds the log's end after any crash (`chain` for sealed files, `judge` for the
+//! newest); [`Scrubber`] looks for damage in the background; [`fn@verify`] and [`repair`] work on a
+//! log that nobody has open.
+//!
+//! Invariant: a frame counts as stored only after a successful sync, and damage below the watermark
+//! is reported, never skipped silently. Promises and format are specified in
+//! [`queue`](crate::events::queue).
 
 mod accepted;
 mod batch;

@@ -1,7 +1,7 @@
-//! Where bytes are kept: everything the queue asks of a file system, and nothing more.
+//! The queue's file system interface: every operation it needs, and nothing more.
 //!
-//! A seam, so that what a disk may do can be done to the queue in a test. All calls block; none is
-//! made on a thread that serves requests. Paths are relative to the data directory.
+//! It is a trait so that tests can inject whatever a disk may do. All calls block; none is made on
+//! a thread that serves requests. Paths are relative to the data directory.
 
 #[cfg(any(test, debug_assertions))]
 mod lossy;

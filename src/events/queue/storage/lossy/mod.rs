@@ -1,9 +1,10 @@
-//! Real files that lose what was not synced when the program is killed.
+//! Real files that lose whatever was not synced when the program is killed.
 //!
-//! A plain kill -9 cannot see a missing sync, for the page cache survives it. Here unsynced writes
-//! and names stay in the memory of the process until their sync, so a kill is a power cut: what was
-//! synced is in the real files, and of the rest only what leaked, as a system writes back a page or a
-//! name when it likes. For tests, and for debug builds that are told to by `SLUICE_TEST_STORAGE`.
+//! A plain kill -9 cannot reveal a missing sync, because the page cache survives it. Here unsynced
+//! writes and names stay in the memory of the process until their sync, so a kill acts like a power
+//! cut: synced data is in the real files, and of the rest only what leaked, as an operating system
+//! may write back a page or a name at any time. For tests, and for debug builds that ask for it
+//! with `SLUICE_TEST_STORAGE`.
 
 mod file;
 mod names;

@@ -1,15 +1,17 @@
-//! A file system in memory that does what a real one may do to a program that dies.
+//! A file system in memory that does to a dying program whatever a real one may do.
 //!
-//! - A write is in the page cache until its file's sync. A crash keeps of it what it likes, sector by
-//!   sector, and of the file's length any it has had since.
-//! - A name is in the cache until its directory's sync. A crash keeps what it likes of the changes to
-//!   names; one that touches two names is kept whole, until one of two directories is synced.
-//! - A sync that fails has lost what it should have written. Every handle that was open then hears of
-//!   it once, one opened later never; the cache shows the bytes for as long as the machine runs.
-//! - The disk is full when it is full, and then a part of a write may be in the file.
+//! - A write is in the page cache until its file is synced. A crash keeps an arbitrary subset of
+//!   its sectors, and any length the file has had since.
+//! - A name is in the cache until its directory is synced. A crash keeps an arbitrary subset of the
+//!   changes to names; a change that touches two names is kept whole, until one of the two
+//!   directories is synced.
+//! - A failed sync has lost what it should have written. Every handle open at that time reports the
+//!   failure once, a handle opened later never does, and the cache shows the bytes for as long as
+//!   the machine runs.
+//! - A full disk refuses writes, and part of a refused write may be in the file.
 //!
-//! Operations that change something are counted, so that a test can let any of them fail, or let the
-//! machine die in it. All chance comes from seeds.
+//! Operations that change something are counted, so that a test can make any one of them fail, or
+//! crash the machine during it. All randomness comes from seeds.
 
 mod faults;
 mod inode;

@@ -1,4 +1,8 @@
-//! Events that wait for their time, in a log of their own beside the topic's.
+//! Delayed events: they wait in a log of their own beside the topic's until they are due.
+//!
+//! `waiting` knows what is due and when, `mover` appends it to the topic exactly once across
+//! crashes, and `mark` encodes the control records that make this possible. The format is specified
+//! in [`queue`](crate::events::queue).
 
 mod log;
 mod lookup;
