@@ -1,5 +1,9 @@
-//! The words everything else is written in: one [`Request`], one [`Response`], one [`Body`], one
-//! [`Context`], one [`Next`]; and the pure rules of HTTP that more than one folder needs.
+//! The shared vocabulary: one [`Request`], one [`Response`], one [`Body`], one [`Context`], one
+//! [`Next`]; and the pure rules of HTTP that more than one folder needs.
+//!
+//! Every layer of the stack is a [`Next`]: it takes a [`Request`] and returns a [`Response`] or an
+//! [`Error`]. Facts about an exchange are written once to its [`Context`]; whatever must happen
+//! when a body ends is attached to its [`Body`] as a guard.
 
 pub mod abort;
 pub mod body;

@@ -1,8 +1,8 @@
-//! What `idempotency` asks of whoever remembers keys: traits, so that the layer knows no log.
+//! What the `idempotency` layer asks of a store of keys: traits, so that the layer knows no log.
 //!
-//! A key belongs to a route and a principal. What becomes of it follows what the upstream knows
-//! ([`Outcome`](super::Outcome)): whoever records the exchange writes both down in one frame, and gets
-//! the key from the context.
+//! A key belongs to one route and one principal. What becomes of it follows from what the upstream
+//! may know ([`Outcome`](super::Outcome)): whoever records the exchange takes the key from the
+//! context and writes both down in one frame.
 
 mod key;
 
