@@ -1,8 +1,9 @@
-//! What can go wrong with a request, named for what happened.
+//! Everything that can go wrong with a request, named for what happened.
 //!
-//! [`Kind`] is one closed list. Everything that depends on a failure - status, whose fault, whether
-//! it may be tried again, the reason word, the connection's fate - is a total function of it, so
-//! that a new kind cannot be forgotten anywhere. [`response`] alone turns an error into a response.
+//! [`Kind`] is one closed list. Whatever depends on a failure (status, whose fault it is, whether
+//! it may be retried, the reason string, what happens to the connection) is a total function of it,
+//! so the compiler finds every place that a new kind must be handled. Only [`response`] turns an
+//! error into a response.
 
 mod auth;
 mod facts;
