@@ -1,5 +1,5 @@
-//! What operators see: logs, metrics, the access log; and the two things that only one place may
-//! do, reading the wall clock and spawning tasks.
+//! What operators see: logs, metrics, traces, the access log. Also the only two places that read
+//! the wall clock ([`clock`]) and spawn tasks ([`task`]).
 
 pub mod access_log;
 pub mod clock;

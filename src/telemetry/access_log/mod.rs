@@ -1,6 +1,6 @@
 //! The access log: one line per request, written off the request path.
 //!
-//! [`mod@line`] is what a line says, [`writer`] how it gets out.
+//! [`mod@line`] formats a line, [`writer`] writes it out.
 
 mod allowance;
 pub mod line;

@@ -1,13 +1,14 @@
-//! Traces: W3C Trace Context in and out of every request, and the spans of sampled ones to a
+//! Traces: W3C Trace Context in and out of every request; spans of sampled requests go to a
 //! collector by OTLP.
 //!
-//! [`propagation`] reads and writes the header fields (pure); [`tracer`] decides for each request on
-//! its worker; [`span`] and [`messaging`] say what a span is called and has in it; [`queue`] holds those
-//! that are over, encoded; [`exporter`] sends batches of them from the control thread, over [`otlp`].
+//! [`tracer`] decides for each request on its worker, with [`propagation`] reading and writing the
+//! header fields (pure). [`span`] and [`messaging`] name spans and fill their attributes. [`queue`]
+//! holds finished spans, encoded; [`exporter`] sends them in batches from the control thread, over
+//! [`otlp`].
 //!
-//! Where no `tracing` is configured the fields pass through as they came. The SDK's own tracer and
-//! batch processor are not used: they make a span object for each request, have a thread of their
-//! own, and tell nobody how many spans they dropped.
+//! Without `tracing` in the configuration the fields pass through unchanged. The SDK's own tracer
+//! and batch processor are not used: they allocate a span object for each request, run a thread of
+//! their own, and do not report how many spans they dropped.
 
 pub mod exporter;
 pub mod messaging;
