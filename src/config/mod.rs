@@ -1,11 +1,13 @@
-//! gateway.yaml to [`Config`].
+//! Reads gateway.yaml into a [`Config`].
 //!
-//! [`mod@file`] is what a user may write, [`resolve`] what it means, [`problem`] how it is told what is
-//! wrong with it, [`value`] the words for durations, sizes, rates. Nothing in the request path
-//! imports this folder: it fills the plain `Settings` of the others.
+//! Three steps: the text becomes a [`tree`] (YAML, each node with its position), then a
+//! [`file::File`] (shape; stops at the first mistake), then a [`Config`] (meaning; reports every
+//! mistake).
 //!
-//! Text becomes a [`tree`] (YAML, every node with its place), then a [`file::File`] (shape; the
-//! first mistake ends the run), then a [`Config`] (meaning; every mistake is found).
+//! [`mod@file`] declares what a user may write, [`value`] parses durations, sizes and rates,
+//! [`resolve`] checks references, ranges and rules, and [`problem`] formats what is wrong. To add a
+//! key, start in [`mod@file`], then resolve it. The result fills the plain `Settings` types of the
+//! other folders: nothing in the request path imports this one.
 
 pub mod file;
 pub mod parse;

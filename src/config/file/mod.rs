@@ -1,7 +1,7 @@
-//! What a user may write in gateway.yaml: serde only, every field documented, unknown keys refused.
+//! The shape of gateway.yaml: serde types only, every field documented, unknown keys refused.
 //!
-//! The doc comments are the descriptions in the JSON Schema that `sluice schema` prints. Nothing is
-//! judged here: scalars stay text with a place until [`super::resolve`].
+//! The doc comments become the descriptions in the JSON Schema that `sluice schema` prints. Nothing
+//! is validated here: scalars stay text with their position until [`super::resolve`].
 
 pub mod auth;
 pub mod events;

@@ -1,7 +1,7 @@
-//! [`File`] to [`Config`]: references, ranges, rules across fields. Gathers every problem.
+//! Turns a [`File`] into a [`Config`]: references, ranges, rules across fields.
 //!
-//! A value that is wrong is reported and replaced by its default, so that the run goes on; the
-//! result is thrown away when anything was reported.
+//! Every problem is gathered. A wrong value is reported and replaced by its default so that
+//! checking can go on; if anything was reported, the result is discarded.
 
 mod actions;
 mod api_keys;

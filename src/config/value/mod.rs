@@ -1,5 +1,5 @@
-//! The words of gateway.yaml: `250ms`, `1MiB`, `100/s`, `20%`, addresses, patterns. Parsed once,
-//! then typed. Pure: nothing is looked up, read or resolved here.
+//! The scalars of gateway.yaml: `250ms`, `1MiB`, `100/s`, `20%`, addresses, patterns. Each is
+//! parsed once and typed from then on. Pure: no lookup, no I/O.
 
 mod address;
 mod collector;
