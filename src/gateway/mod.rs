@@ -8,9 +8,10 @@
 //!  worker threads          accept, serve and answer; own sockets, own pools, own metric cells
 //! ```
 //!
-//! [`build`] turns a configuration into what a worker needs, reading from the listener down to the
-//! upstream; [`reload`] says what of the old configuration lives on; [`worker`] is one worker;
-//! [`control`] keeps them in step.
+//! [`control`] takes orders one after another. For a start or a reload, [`build`] turns the
+//! configuration into one snapshot for each worker, read from the listener down to the upstream,
+//! and [`reload`] decides which state survives. [`worker`] is one worker. Events are delivered on
+//! threads of their own ([`delivery`]).
 
 mod accepting;
 mod admission;
