@@ -1,8 +1,9 @@
-//! The operator's own listener: probes, metrics, what is running, reload, drain, explain.
+//! The operator's own listener: probes, metrics, status, reload, drain, explain.
 //!
-//! [`api`] says who may ask for what and answers it, over the [`Handles`] that the gateway passes
-//! in; [`mod@serve`] is sockets and limits; [`problem`] how a refusal is told. Everything but `/livez`
-//! and `/readyz` asks for the token, where there is one. None of it is on the way of a request.
+//! [`mod@serve`] owns the sockets and limits. [`api`] authorises and answers each call, using the
+//! [`Handles`] that the gateway passes in; [`problem`] formats refusals. If a token is configured,
+//! every path except `/livez` and `/readyz` requires it. Client traffic never passes through this
+//! folder.
 
 pub mod api;
 pub mod problem;
