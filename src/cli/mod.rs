@@ -1,4 +1,4 @@
-//! What a user types: one file per command.
+//! The command line: one file per subcommand.
 
 pub mod check;
 mod descriptors;

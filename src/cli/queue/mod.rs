@@ -1,6 +1,7 @@
-//! `sluice queue`: the event queue from a shell, over the admin API.
+//! `sluice queue`: works with the event queue from a shell, over the admin API.
 //!
-//! [`mod@client`] calls, [`show`] turns answers into tables; with `--json` they are printed as they came.
+//! [`mod@client`] makes the calls and [`show`] turns answers into tables. With `--json` answers are
+//! printed unchanged.
 
 mod calls;
 mod client;
