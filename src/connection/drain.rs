@@ -1,9 +1,9 @@
-//! The open connections of one worker: counted, closed when the worker drains, and asked for an
-//! idle one when the listener is full.
+//! The open connections of one worker: counts them, closes them when the worker drains, and closes
+//! an idle one when the listener is full.
 //!
-//! A connection takes the lock when it opens and when it ends, never per request: that it is idle
-//! it notes in its own state. The oldest idle ones are found by looking at all, and many are kept
-//! from one look; those that did not stir meanwhile are still the oldest.
+//! A connection takes the lock when it opens and when it ends, never per request; whether it is
+//! idle is in its own state. One scan of all connections finds the oldest idle ones and remembers
+//! many of them; those that stayed idle since are still the oldest.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,12 +20,12 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{connection::io::State, http::Peer};
 
-/// How many idle connections are kept from one look at all.
+/// How many idle connections one scan remembers.
 const CANDIDATES: usize = 64;
-/// When none was idle, how long until it is worth another look.
+/// If a scan found no idle connection, how long to wait before the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// So many times as long as a look took passes before the next: looking stays below a tenth of the
-/// worker's time, however many connections are open.
+/// A scan is followed by a pause of this many times its duration, so that scanning takes less than
+/// a tenth of the worker's time, however many connections are open.
 const LOOK_SHARE: u32 = 10;
 
 /// The open connections of one worker. Clones are the same set.
@@ -92,19 +92,20 @@ impl Connections {
         }))
     }
 
-    /// Asks every connection, and each that comes later, to end in an orderly way: idle ones now,
-    /// others with the response they owe (h1: `Connection: close`; h2: GOAWAY). An h1 connection
-    /// without a request yet has `discard_timeout` from its beginning to send one. Idempotent.
+    /// Asks every connection, open now or later, to close gracefully: idle ones now, others after
+    /// the responses they owe (h1: `Connection: close`; h2: GOAWAY). An h1 connection that has not
+    /// sent a request yet has `discard_timeout` from its start to send one. Idempotent.
     pub fn drain(&self) {
-        // Relaxed: who registers does so under the lock that is taken next.
+        // Relaxed: registration takes the lock below, and that orders this store.
         self.0.draining.store(true, Ordering::Relaxed);
         for entry in self.0.set.lock().open.values() {
             entry.state.ask_to_close();
         }
     }
 
-    /// Ends every connection, and each that comes later, whatever it is doing: what a client has of an answer
-    /// that is not whole does not look like one that is, and what breaks off is told as `draining`. Idempotent.
+    /// Ends every connection, open now or later, whatever it is doing. An incomplete response is
+    /// ended so that the client cannot take it for a complete one, and is logged as `draining`.
+    /// Idempotent.
     pub fn cut(&self) {
         // Relaxed: as in `drain`.
         self.0.cut.store(true, Ordering::Relaxed);
@@ -118,13 +119,12 @@ impl Connections {
         self.0.draining.load(Ordering::Relaxed)
     }
 
-    /// How many are open. One that was upgraded is not counted here: its tunnel is, where it runs.
+    /// Open connections, without upgraded ones: those are counted where their tunnel runs.
     pub fn open(&self) -> usize {
         self.0.set.lock().open.len()
     }
 
-    /// Closes the connection of this listener that has been idle for longest. `false`: none is
-    /// idle.
+    /// Closes this listener's longest idle connection. `false` if none is idle.
     pub fn close_oldest_idle(&self, listener: &str) -> bool {
         let mut set = self.0.set.lock();
         if set.candidates.listener.as_ref() != listener {
@@ -146,7 +146,7 @@ impl Connections {
         is_closed
     }
 
-    /// Completes once none is open. Cancel-safe.
+    /// Completes when no connection is open. Cancel-safe.
     pub async fn drained(&self) {
         loop {
             let none_open = self.0.none_open.notified();
@@ -157,8 +157,8 @@ impl Connections {
         }
     }
 
-    /// Completes once a connection has given up its buffers since the last call: it went idle, or it
-    /// ended. For one caller. Cancel-safe.
+    /// Completes when a connection has released its buffers since the last call, by going idle or
+    /// by ending. For one caller at a time. Cancel-safe.
     pub async fn freed(&self) {
         self.0.has_freed.notified().await;
     }
@@ -227,7 +227,7 @@ impl Entry {
 // === impl Set ===
 
 impl Set {
-    /// Closes the first candidate that is still there and has not stirred.
+    /// Closes the first candidate that is still open and still idle since the same time.
     fn close_candidate(&mut self) -> bool {
         while let Some((since, id)) = self.candidates.oldest.pop_front() {
             if let Some(entry) = self.open.get(&id)
@@ -241,7 +241,7 @@ impl Set {
         false
     }
 
-    /// Looks at all connections for the oldest idle ones.
+    /// Scans all connections for the oldest idle ones.
     fn look(&mut self) {
         let listener = &self.candidates.listener;
         let mut idle: Vec<_> = self

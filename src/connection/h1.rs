@@ -1,15 +1,14 @@
-//! HTTP/1 on one connection: hyper while there is something to do, the bare stream while there is
-//! not.
+//! HTTP/1 on one connection: hyper while there is work, the bare stream while there is none.
 //!
-//! hyper's connection is made at the first byte of a head. When it has been idle for `park_after` it
-//! is taken apart again, so that an idle connection holds neither its two buffers of 8 KiB nor its
-//! state; that costs a request after a long pause one copy of its first bytes. Whether hyper is idle
-//! it says itself: told to shut down, an idle one ends at the next poll with nothing unwritten, a
-//! busy one does not and goes on to its end.
+//! hyper's connection is created at the first byte of a head. After `park_after` of idleness it is
+//! taken apart again, so an idle connection holds neither hyper's two buffers of 8 KiB nor its
+//! state; the price is one copy of the first bytes of a request after a long pause. Only hyper
+//! knows whether it is idle, so it is told to shut down: an idle connection then completes at the
+//! next poll with nothing unwritten, a busy one stays pending and runs to its end.
 //!
-//! hyper gives the stream of a connection that can be upgraded away at its end if any request asked
-//! for an upgrade, refused or not, and what was not yet written with it. So a connection is made one
-//! that can be upgraded only when a 101 is about to be sent.
+//! If any request asked for an upgrade, refused or not, hyper's upgradeable connection gives the
+//! stream away at its end, together with what it has not written yet. So a connection is made
+//! upgradeable only when a 101 is about to be sent.
 
 use std::{
     future::{Future, poll_fn},
@@ -35,7 +34,7 @@ use crate::connection::{
 enum Waited {
     /// The first bytes are there.
     Began(Protocol),
-    /// A head has begun and did not go on.
+    /// A head has begun but was not completed in time.
     Late,
     /// The client left, or the connection is to close.
     Over,
@@ -80,7 +79,7 @@ impl Driver {
     where
         S: Transport,
     {
-        // Before anything is looked at: whoever asks from now on wakes this task again.
+        // Register first: a request to close that comes after this wakes the task again.
         self.state().waker().register(cx.waker());
         let first: Poll<io::Result<_>> =
             poll_first(io.stream_mut(), cx, read, may_be_h2, self.state());
@@ -108,7 +107,7 @@ impl Driver {
         }
     }
 
-    /// Runs hyper until the connection is over, or idle: then it is given back.
+    /// Runs hyper until the connection is over, or idle and handed back.
     pub(super) async fn serve_h1<S, H>(
         &mut self,
         io: Io<S>,
@@ -139,8 +138,8 @@ impl Driver {
             return Box::pin(self.switch(conn.with_upgrades())).await;
         }
         if matches!(ended, Ended::Over(Ok(()))) && !self.state().is_shut_down() {
-            // An upgrade that was refused made hyper stop short of its shutdown. It has forgotten
-            // it now.
+            // A refused upgrade made hyper stop before its shutdown. It has forgotten the upgrade
+            // by now.
             ended = self.run(Pin::new(&mut conn), Connection::graceful_shutdown).await;
         }
         let Parts { io, service, .. } = conn.into_parts();
@@ -151,7 +150,7 @@ impl Driver {
         None
     }
 
-    /// Sends a 101. An upgraded connection has no parts: its tunnel has them.
+    /// Sends a 101. After that there are no parts to take back: the tunnel owns them.
     async fn switch<S, H>(
         &mut self,
         mut conn: UpgradeableConnection<Io<S>, Requests<H>>,
@@ -169,7 +168,7 @@ impl Driver {
         None
     }
 
-    /// Ready when hyper was idle: it is done then, and the stream as it was.
+    /// Ready if hyper was idle: it is finished then, and the stream is unchanged.
     fn poll_park<S, H>(
         &self,
         cx: &mut Context<'_>,
@@ -186,7 +185,7 @@ impl Driver {
         polled
     }
 
-    /// What hyper has read of a next head is read again; its buffers and its state go.
+    /// Keeps what hyper has read of the next head; its buffers and state are freed.
     fn take_back<S, H>(&self, parts: Parts<Io<S>, Requests<H>>) -> (Io<S>, Requests<H>) {
         let Parts { mut io, read_buf, service, .. } = parts;
         if !read_buf.is_empty() {
@@ -197,13 +196,13 @@ impl Driver {
         (io, service)
     }
 
-    /// The last words, where there are any, and the end of the stream.
+    /// Writes a final answer if there is one, and closes the stream.
     async fn finish<S>(&self, mut io: Io<S>, ended: &Ended)
     where
         S: Transport,
     {
         let has_to_discard = match ended {
-            // When hyper closes by itself, the client may still be sending what nobody wants.
+            // hyper closed on its own: the client may still be sending a body that nobody reads.
             Ended::Over(Ok(())) => !self.is_told,
             Ended::Over(Err(error)) => error.is_parse(),
             Ended::Expired(_) | Ended::Resets | Ended::Switching | Ended::Cut { .. } => false,
@@ -215,7 +214,7 @@ impl Driver {
             _ => false,
         };
         if is_broken_off {
-            // Where the end of the connection is that of the response, it would look complete.
+            // A body that lasts until the connection closes would look complete.
             io.stream_mut().abort();
         } else if matches!(ended, Ended::Expired(Expired::Header)) {
             self.answer_timeout(&mut io).await;
@@ -224,7 +223,7 @@ impl Driver {
         }
     }
 
-    /// 408 to a client whose head did not come in time.
+    /// Answers 408: the head did not arrive in time.
     async fn answer_timeout<S>(&self, io: &mut Io<S>)
     where
         S: Transport,

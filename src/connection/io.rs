@@ -1,9 +1,9 @@
-//! The counting wrapper between a stream and hyper, and what one connection's parts know about each
-//! other.
+//! The counting wrapper between a stream and hyper, and the state that the parts of one connection
+//! share.
 //!
-//! A read or write costs a few plain stores here: no clock, no lock, no timer, no allocation. What
-//! happened is noted as flags and counts; [`timer`](super::timer) puts times to them after each poll
-//! of the connection. With TLS the counts are those above it.
+//! A read or write costs a few plain stores here: no clock, no lock, no timer, no allocation.
+//! What happened is recorded as flags and counts; [`timer`](super::timer) assigns times to them after
+//! each poll of the connection. With TLS, the counts are of plaintext.
 
 use std::{
     io::{self, IoSlice},
@@ -25,25 +25,25 @@ use crate::{
     telemetry::in_flight::{Counter, InFlight},
 };
 
-/// What hyper reads from and writes to. After an upgrade the tunnel has it.
+/// What hyper reads from and writes to. After an upgrade the tunnel owns it.
 #[derive(Debug)]
 pub(super) struct Io<S> {
     stream: S,
     read_ahead: Bytes,
-    /// A write is a system call.
+    /// Plain TCP: every write is a system call.
     is_plain: bool,
     state: Arc<State>,
 }
 
-/// One connection, as its wrapper, its service, its timer and the worker's set of connections see
-/// it.
+/// State of one connection, shared by its wrapper, its service, its timer and the worker's set of
+/// connections.
 ///
-/// Every access is Relaxed: all of them but [`State::ask_to_close`] come from the connection's own
-/// task and its streams', and each value is judged for itself.
+/// Every access is Relaxed: all but [`State::ask_to_close`] come from the connection's own task and
+/// its streams, and each value is judged on its own.
 #[derive(Debug, Default)]
 pub(super) struct State {
     exchanges: AtomicUsize,
-    /// Of requests.
+    /// Request bodies that are not over.
     bodies: Arc<Counter>,
     requests: AtomicU64,
     written: AtomicU64,
@@ -52,11 +52,11 @@ pub(super) struct State {
     read_closed: AtomicBool,
     aborted: AtomicU64,
     closing: AtomicBool,
-    /// Even if it has had no request yet.
+    /// Closing does not wait for a first request.
     closing_now: AtomicBool,
-    /// Whatever it is doing.
+    /// Closing does not wait for anything.
     cut: AtomicBool,
-    /// hyper's end is not the stream's.
+    /// hyper's shutdown must not shut down the stream.
     is_parking: AtomicBool,
     shut_down: AtomicBool,
     switch_asked: AtomicBool,
@@ -69,15 +69,15 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each was seen for itself")]
 pub(super) struct Seen {
-    /// A request runs, or its body or its response's is not over.
+    /// A request runs, or its body or its response's body is not over.
     pub(super) is_running: bool,
-    /// Bytes came in while none ran.
+    /// Bytes arrived while no request ran.
     pub(super) has_head_begun: bool,
     /// Requests so far.
     pub(super) requests: u64,
-    /// The stream takes no bytes at the moment.
+    /// A write is pending.
     pub(super) is_write_pending: bool,
-    /// Bytes it took so far.
+    /// Bytes written so far.
     pub(super) written: u64,
     /// The connection is to end.
     pub(super) is_closing: bool,
@@ -86,7 +86,7 @@ pub(super) struct Seen {
 // === impl Io ===
 
 impl<S> Io<S> {
-    /// `is_plain`: there is no TLS, which gathers what it writes itself.
+    /// `is_plain`: no TLS. TLS gathers writes itself.
     pub(super) fn new(stream: S, is_plain: bool, state: Arc<State>) -> Self {
         Self { stream, read_ahead: Bytes::new(), is_plain, state }
     }
@@ -96,7 +96,7 @@ impl<S> Io<S> {
         &mut self.stream
     }
 
-    /// `bytes` were read already: they are read again first.
+    /// `bytes` were read already; the next reads return them first.
     pub(super) fn read_again(&mut self, bytes: Bytes) {
         if self.read_ahead.is_empty() {
             self.read_ahead = bytes;
@@ -105,7 +105,7 @@ impl<S> Io<S> {
         }
     }
 
-    /// Something is there to be read again.
+    /// Whether some bytes are to be read again.
     pub(super) fn has_read_ahead(&self) -> bool {
         !self.read_ahead.is_empty()
     }
@@ -123,7 +123,7 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
             cursor.put_slice(&this.read_ahead[..count]);
             this.read_ahead.advance(count);
             if this.read_ahead.is_empty() {
-                // Gives its memory back, which an empty slice of it would hold.
+                // Frees its memory, which an empty slice would keep alive.
                 this.read_ahead = Bytes::new();
             }
             return Poll::Ready(Ok(()));
@@ -141,8 +141,8 @@ fn poll_read_into<S: AsyncRead + Unpin>(
     cx: &mut Context<'_>,
     cursor: &mut ReadBufCursor<'_>,
 ) -> Poll<io::Result<usize>> {
-    // SAFETY: `ReadBuf` never de-initialises what it was given, and exactly as many bytes are
-    // advanced over as it says are filled, which it guarantees to be initialised.
+    // SAFETY: `ReadBuf` never de-initialises the memory it was given, and the cursor advances by
+    // exactly the number of bytes that `ReadBuf` guarantees to be initialised.
     unsafe {
         let mut buf = ReadBuf::uninit(cursor.as_mut());
         ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
@@ -205,7 +205,7 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
 // === impl State ===
 
 impl State {
-    /// A request begins, and runs until [`State::end_request`]. Gives its number, from 1.
+    /// Begins a request, which runs until [`State::end_request`]. Returns its number, from 1.
     pub(super) fn begin_request(&self) -> u64 {
         self.head_begun.store(false, Ordering::Relaxed);
         let number = self.requests.load(Ordering::Relaxed) + 1;
@@ -234,7 +234,7 @@ impl State {
         self.waker.wake();
     }
 
-    /// How many were.
+    /// How many were dropped.
     pub(super) fn aborted(&self) -> u64 {
         self.aborted.load(Ordering::Relaxed)
     }
@@ -245,13 +245,13 @@ impl State {
         self.waker.wake();
     }
 
-    /// As [`State::ask_to_close`], and a first request is not waited for.
+    /// Like [`State::ask_to_close`], without waiting for a first request.
     pub(super) fn close_now(&self) {
         self.closing_now.store(true, Ordering::Relaxed);
         self.ask_to_close();
     }
 
-    /// Ends it whatever it is doing: its time is over.
+    /// Ends the connection whatever it is doing: its time is over.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
         self.close_now();
@@ -266,25 +266,25 @@ impl State {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// An idle h1 connection is to close at once. One that has just been accepted gets the time to
-    /// send its request, which is on its way.
+    /// Whether an idle h1 connection is to close at once. One that was just accepted first gets the
+    /// time to send the request that is on its way.
     pub(super) fn may_close_idle(&self) -> bool {
         self.is_closing()
             && (self.requests.load(Ordering::Relaxed) > 0
                 || self.closing_now.load(Ordering::Relaxed))
     }
 
-    /// While it is set, a shutdown leaves the stream as it is.
+    /// While set, a shutdown leaves the stream open.
     pub(super) fn set_parking(&self, is_parking: bool) {
         self.is_parking.store(is_parking, Ordering::Relaxed);
     }
 
-    /// The first byte of a head is there, whoever read it.
+    /// The first byte of a head has arrived, whoever read it.
     pub(super) fn begin_head(&self) {
         self.head_begun.store(true, Ordering::Relaxed);
     }
 
-    /// Writing was shut down.
+    /// Whether the write side was shut down.
     pub(super) fn is_shut_down(&self) -> bool {
         self.shut_down.load(Ordering::Relaxed)
     }
@@ -294,7 +294,7 @@ impl State {
         self.switch_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Lets go of a 101, if there is one that has not been.
+    /// Releases a 101 that is held back. `false`: there is none.
     pub(super) fn grant_switch(&self) -> bool {
         let is_asked = self.switch_asked.load(Ordering::Relaxed);
         is_asked && !self.switch_granted.swap(true, Ordering::Relaxed)
@@ -304,12 +304,12 @@ impl State {
         self.switch_granted.load(Ordering::Relaxed)
     }
 
-    /// The client has shut down its side.
+    /// Whether the client has shut down its side.
     pub(super) fn is_read_closed(&self) -> bool {
         self.read_closed.load(Ordering::Relaxed)
     }
 
-    /// Since when it has been idle, on the scale of [`State::set_idle_since`]; 0 is busy.
+    /// When it became idle, on the scale of [`State::set_idle_since`]; 0 while busy.
     pub(super) fn idle_since(&self) -> u64 {
         self.idle_since.load(Ordering::Relaxed)
     }
@@ -333,7 +333,7 @@ impl State {
         }
     }
 
-    /// `count` bytes came in; none is the end.
+    /// `count` bytes arrived; 0 is the end of the stream.
     pub(super) fn note_read(&self, count: usize) {
         if count == 0 {
             self.read_closed.store(true, Ordering::Relaxed);
@@ -344,7 +344,7 @@ impl State {
 
     fn note_write(&self, polled: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(count)) = polled {
-            // One task writes: no need for a read-modify-write.
+            // Only one task writes this: no read-modify-write needed.
             let written = self.written.load(Ordering::Relaxed) + *count as u64;
             self.written.store(written, Ordering::Relaxed);
         }

@@ -1,4 +1,4 @@
-//! The last that is done with a stream when hyper no longer has it: bounded, whatever the client does.
+//! What is still done with a stream that hyper has released; bounded, whatever the client does.
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -10,7 +10,7 @@ use crate::connection::Settings;
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// 408 to a client whose head did not come in time, then [`discard`].
+/// Answers 408 to a client whose head did not arrive in time, then [`discard`]s.
 pub(super) async fn answer_timeout<S>(stream: &mut S, settings: &Settings)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -24,7 +24,7 @@ where
     }
 }
 
-/// Shuts down writing, then reads and forgets what still comes, within bounds.
+/// Shuts down the write side, then reads and discards what still arrives, within bounds.
 pub(super) async fn discard<S>(stream: &mut S, settings: &Settings)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -34,13 +34,13 @@ where
         let mut limited = stream.take(settings.discard_bytes);
         tokio::io::copy(&mut limited, &mut tokio::io::sink()).await
     };
-    // Failed, too long or too much: the connection is closed all the same.
+    // Failed, timed out or too much: the connection is closed in any case.
     if let Ok(Ok(bytes)) = time::timeout(settings.discard_timeout, discarding).await {
         tracing::trace!(bytes, "discarded what a client still sent");
     }
 }
 
-/// Shuts down writing, within bounds.
+/// Shuts down the write side, within bounds.
 pub(super) async fn close<S>(stream: &mut S, settings: &Settings)
 where
     S: AsyncWrite + Unpin,

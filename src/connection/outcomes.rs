@@ -1,4 +1,4 @@
-//! How connections end, when it is not the client that ends them; counted by listener and worker.
+//! How connections end when the client is not the one to end them; counted by listener and worker.
 
 use std::{error::Error as _, fmt, ops::Deref, sync::Arc};
 
@@ -22,7 +22,8 @@ pub struct Counters {
     pub keepalive_timeout: Counter,
     /// A head that was not complete within `header_timeout`: 408.
     pub header_timeout: Counter,
-    /// A write was pending for `send_idle_timeout`; with h2 also a response body left unread.
+    /// A write was pending for `send_idle_timeout`; on h2 also: a response body was not read for as
+    /// long.
     pub send_idle: Counter,
     /// A head that hyper refused as malformed: 400.
     pub bad_framing: Counter,
@@ -58,7 +59,7 @@ impl Outcomes {
         }))
     }
 
-    /// Counts what hyper refused by itself before any request was called.
+    /// Counts what hyper refused by itself, before any request existed.
     pub(super) fn failed(&self, error: &hyper::Error) {
         if error.is_parse_too_large() {
             self.header_too_large.add(1);
@@ -71,7 +72,7 @@ impl Outcomes {
         }
     }
 
-    /// Logs what hyper refused by itself: it was no request yet, so it is in no access log.
+    /// Logs what hyper refused by itself: it never became a request, so no access log has it.
     pub(super) fn tell(&self, error: &hyper::Error, peer: &Peer) {
         if !error.is_parse() {
             return;
@@ -107,7 +108,7 @@ impl Deref for Outcomes {
     }
 }
 
-/// Whether h2 itself ended the connection over resets.
+/// Whether h2 itself ended the connection because of resets.
 fn is_calmed(error: &hyper::Error) -> bool {
     error
         .source()

@@ -1,8 +1,8 @@
-//! What hyper reads to our requests, and our responses to what hyper writes.
+//! Converts hyper's requests to ours, and our responses to hyper's.
 //!
-//! hyper's `Service` is implemented here itself over one shared handle, so a request costs its
-//! [`Context`] and no clone of the stack. The response body is wrapped once, at this boundary:
-//! hyper's drop of it is how the end of an exchange is known.
+//! hyper's `Service` is implemented directly over one shared handle, so a request costs its
+//! [`Context`] and no clone of the stack. The response body is wrapped once, at this boundary: when
+//! hyper drops it, the exchange is over.
 
 use std::{
     convert::Infallible,
@@ -37,7 +37,7 @@ pub(super) struct Requests<H> {
     pub(super) handle: Arc<H>,
     pub(super) peer: Arc<Peer>,
     pub(super) state: Arc<State>,
-    /// After so many the connection is closed in an orderly way.
+    /// After this many requests the connection is closed gracefully.
     pub(super) limit: u64,
     /// h2 only.
     pub(super) streams: Option<Streams>,
@@ -49,7 +49,7 @@ pin_project! {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
-        // A 101 that waits until the connection is one that can be upgraded.
+        // A 101, held back until the connection has been made upgradeable.
         held: Option<Box<hyper::Response<Sending>>>,
     }
 }
@@ -61,7 +61,7 @@ pub(super) struct Sending {
     exchange: Exchange,
 }
 
-/// A response body broke off. Why is in the access log; hyper only has to know that it did.
+/// A response body broke off. The access log says why; hyper only needs to know that it did.
 #[derive(Debug, Error)]
 #[error("response body broke off: {0}")]
 pub(super) struct BrokenOff(&'static str);
@@ -93,7 +93,7 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
             body.set_h2_request();
         }
         if !http_body::Body::is_end_stream(&body) {
-            // A body may be read for longer than the response takes: its bytes are no new head.
+            // A request body may outlast its response: its bytes are not the start of a new head.
             body.attach(Guard::InFlight(self.state.begin_body()));
         }
         let exchange = Exchange {
@@ -124,7 +124,7 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
         let Some(exchange) = this.exchange.take() else { return Poll::Pending };
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if exchange.progress.is_none() && exchange.state.is_closing() && !is_upgrade {
-            // A 426 says what it has to, too (RFC 9110, 7.8).
+            // A 426 also names what to upgrade to (RFC 9110, 7.8).
             let options =
                 if response.headers().contains_key(UPGRADE) { "upgrade, close" } else { "close" };
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static(options));
@@ -163,7 +163,7 @@ impl http_body::Body for Sending {
                     progress.handed_over();
                 }
             }
-            // A failure is ours or the upstream's: not a client's reset.
+            // The failure is ours or the upstream's, not a reset by the client.
             Some(Err(_)) | None => this.exchange.is_complete = true,
         }
         Poll::Ready(polled.map(|frame| frame.map_err(|error| BrokenOff(error.kind().reason()))))
@@ -180,7 +180,7 @@ impl http_body::Body for Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        // hyper does not poll for the end of a body that says it is at its end.
+        // hyper does not poll for the end of a body that reports being at its end.
         self.exchange.is_complete |= http_body::Body::is_end_stream(&self.body);
     }
 }

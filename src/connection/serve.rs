@@ -13,9 +13,10 @@
 //! sending when it was answered early is discarded for a while, so that it sees the answer and not a
 //! reset.
 //!
-//! A client whose side has ended has left: hyper's `half_close` stays off. The end is all that is seen of
-//! one that closes its socket until something is sent to it, and an upstream is not kept at work for the few
-//! who shut down first and wait (RFC 9112, 9.6 lets them; NGINX, Envoy and HAProxy from 3.3 do the same).
+//! A client that has shut down its side counts as gone: hyper's `half_close` stays off. A client
+//! that closes its socket looks the same until something is sent to it, and an upstream is not kept
+//! busy for the few that shut down first and then wait (RFC 9112, 9.6 allows it; NGINX, Envoy and
+//! HAProxy since 3.3 do the same).
 
 use std::{
     future::{Future, poll_fn},
@@ -44,14 +45,14 @@ use crate::{
     telemetry::clock,
 };
 
-/// What hyper may hold of a body in either direction.
+/// What hyper may buffer of a body in each direction.
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const H2_PENDING_ACCEPT_RESETS: usize = 20;
 const H2_LOCAL_ERROR_RESETS: usize = 100;
 
-/// Where requests go: the top of the stack. Called through one shared reference, so that nothing is
+/// Where requests go: the top of the stack. Called through one shared reference, so nothing is
 /// cloned per request for hyper's sake.
 pub trait Handle: Send + Sync + 'static {
     /// Dropped when the client leaves.
@@ -73,11 +74,12 @@ pub enum Protocol {
     H1,
     /// HTTP/2 from the first byte.
     H2,
-    /// Plain text where both are on: HTTP/2 if its preface comes first (prior knowledge).
+    /// Plain text with both enabled: HTTP/2 if the connection starts with its preface (prior
+    /// knowledge).
     Either,
 }
 
-/// Looks after one connection while hyper runs it.
+/// Drives one connection while hyper runs it.
 pub(super) struct Driver {
     registered: Registered,
     pub(super) settings: Arc<Settings>,
@@ -108,8 +110,8 @@ pub(super) enum Ended {
 // === impl Protocol ===
 
 impl Protocol {
-    /// What to speak with `peer` on a listener that speaks `h1`, `h2` or both: with TLS what ALPN
-    /// settled.
+    /// Which protocol to speak with `peer` on a listener that enables `h1`, `h2` or both. With TLS,
+    /// ALPN has decided.
     pub fn of(peer: &Peer, h1: bool, h2: bool) -> Self {
         match (&peer.tls, h1, h2) {
             (Some(tls), _, _) if tls.is_h2 => Self::H2,
@@ -120,10 +122,11 @@ impl Protocol {
     }
 }
 
-/// Serves one connection until it is over; an upgraded one is over when it is upgraded.
+/// Serves one connection until it ends. For an upgraded connection that is the moment of the
+/// upgrade.
 ///
-/// Dropping the future closes the connection and cancels what runs on it. It is small, because it
-/// lives as long as the connection does: what only a busy one needs is boxed inside.
+/// Dropping the future closes the connection and cancels what runs on it. It is kept small because
+/// it lives as long as the connection: state that only a busy connection needs is boxed inside.
 pub fn serve<S, H>(
     stream: S,
     protocol: Protocol,
@@ -144,8 +147,8 @@ where
     let requests = Requests { handle, peer, state, limit, streams: None };
     let mut driver = Driver::new(registered, settings, outcomes);
     let mut may_be_h2 = protocol == Protocol::Either;
-    // While hyper does not have it. A block, not a function: that would have room for its arguments
-    // and once more for what it does with them.
+    // Where both are while hyper does not own them. A block, not a function: a function would
+    // reserve room for its arguments a second time.
     let mut kept = Some((io, requests));
     async move {
         while let Some((io, _)) = &mut kept {
@@ -209,7 +212,7 @@ impl Driver {
         let mut conn = pin!(conn);
         let ended = self.run(conn.as_mut(), http2::Connection::graceful_shutdown).await;
         if matches!(ended, Ended::Resets) {
-            // One more poll writes the GOAWAY; whoever resets that much is not waited for.
+            // One more poll writes the GOAWAY. A client that resets this much gets no more time.
             conn.as_mut().graceful_shutdown();
             poll_fn(|cx| Poll::Ready(conn.as_mut().poll(cx).is_ready())).await;
         }
@@ -248,7 +251,7 @@ impl Driver {
         C: Future<Output = hyper::Result<()>>,
     {
         let poll = clock::Poll::begin();
-        // Before anything is looked at: whoever asks from now on wakes this task again.
+        // Register first: a request to close that comes after this wakes the task again.
         self.state().waker().register(cx.waker());
         loop {
             if self.state().is_cut() {
@@ -280,7 +283,7 @@ impl Driver {
                 return Poll::Pending;
             }
             self.is_told = true;
-            // h2 may still have to write what its streams have left it with.
+            // h2 may still have to write what its streams have queued.
             self.timer.begin_closing(match self.streams {
                 Some(_) => self.settings.send_idle_timeout,
                 None => self.settings.discard_timeout,
@@ -289,12 +292,12 @@ impl Driver {
         }
     }
 
-    /// h2 is told at once; h1 when it is idle: until then its responses say it.
+    /// h2 is told at once. h1 is told when it is idle; until then its responses announce the close.
     fn may_tell(&self) -> bool {
         !self.is_told && self.state().is_closing() && (self.streams.is_some() || self.is_to_close())
     }
 
-    /// Nothing runs on an h1 connection that is to end.
+    /// Whether an h1 connection that is to end has nothing running.
     pub(super) fn is_to_close(&self) -> bool {
         self.timer.idle_since().is_some() && self.state().may_close_idle()
     }

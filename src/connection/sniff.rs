@@ -1,6 +1,6 @@
-//! The first bytes of a head, and HTTP/2 by prior knowledge or HTTP/1, told by them.
+//! Reads the first bytes of a head, and tells HTTP/2 by prior knowledge from HTTP/1 by them.
 //!
-//! A connection waits here for its first byte, and again between two requests that are far apart:
+//! A connection waits here for its first byte, and again between two requests that are far apart,
 //! without hyper and without a buffer.
 
 use std::{
@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::connection::{Protocol, io::State};
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What is read at once; on the stack, so that waiting holds no memory.
+/// Bytes per read; on the stack, so that waiting holds no memory.
 const FIRST_READ: usize = 4096;
 
-/// Reads into `read` until it is clear what is spoken. `None`: the client left without a word.
+/// Reads into `read` until the protocol is known. `None`: the client left without sending anything.
 ///
-/// Nothing that was read is lost when this is pending: it is in `read`.
+/// Cancel-safe: what was read so far is in `read`.
 pub(super) fn poll_first<S>(
     stream: &mut S,
     cx: &mut Context<'_>,
@@ -41,14 +41,14 @@ where
         ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf))?;
         state.note_read(buf.filled().len());
         if buf.filled().is_empty() {
-            // Of the beginning of something hyper knows what to say.
+            // hyper knows how to answer an incomplete head.
             return Poll::Ready(Ok((!read.is_empty()).then_some(Protocol::H1)));
         }
         read.extend_from_slice(buf.filled());
     }
 }
 
-/// What is spoken, as soon as the first bytes tell.
+/// The protocol, as soon as the first bytes decide it.
 fn judge(read: &[u8], may_be_h2: bool) -> Option<Protocol> {
     let common = read.len().min(H2_PREFACE.len());
     if common == 0 {

@@ -1,8 +1,9 @@
-//! The streams of one h2 connection: who reads its response too slowly, and who resets too many.
+//! The streams of one h2 connection: finds clients that read a response too slowly, or reset too
+//! many streams.
 //!
-//! hyper calls the service and right after it hands the stream's future to the executor. That is
-//! how a [`Progress`], made at the call, gets its task: a stream whose reader has left it alone for
-//! `send_idle_timeout` is given up by ending that task, and h2 resets what its end leaves open.
+//! hyper calls the service and right after that hands the stream's future to the executor. That
+//! order ties a [`Progress`], made in the call, to its task. A stream whose client has not read for
+//! `send_idle_timeout` is given up by ending that task; h2 then resets the stream.
 
 use std::{
     collections::VecDeque,
@@ -19,17 +20,17 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use crate::telemetry::task;
 
-/// Where one response stands. Shared by its body, which writes, and the connection, which looks.
+/// The state of one response. Its body writes it, the connection reads it.
 #[derive(Debug)]
 pub(super) struct Progress {
     origin: Instant,
-    /// Milliseconds from `origin`, plus one, at which a frame was handed over after which no other
-    /// has been asked for; 0 while the body itself has nothing.
+    /// Milliseconds since `origin`, plus one, of the last frame handed over if no other has been
+    /// asked for since; 0 while the body itself has nothing to send.
     waiting: AtomicU64,
     task: Mutex<Running>,
 }
 
-/// A stream's task. The handle keeps the task's memory, so it goes with the stream's end.
+/// A stream's task. The handle keeps the task's memory alive, so it is dropped with the stream.
 #[derive(Debug, Default)]
 enum Running {
     #[default]
@@ -44,12 +45,12 @@ pub(super) struct Streams(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Of the call that was made last, until its stream is executed.
+    /// Of the most recent call, until its stream is executed.
     called: Option<Arc<Progress>>,
     running: Vec<Arc<Progress>>,
 }
 
-/// Exact: more than `max` resets in any `window`. Holds at most `max + 1` instants.
+/// Exact: trips at more than `max` resets within any `window`. Holds at most `max + 1` instants.
 #[derive(Debug)]
 pub(super) struct ResetLimit {
     max: usize,
@@ -66,12 +67,12 @@ impl Progress {
         Self { origin: Instant::now(), waiting: AtomicU64::new(0), task: Mutex::default() }
     }
 
-    /// The reader asks for a frame.
+    /// hyper asks for the next frame.
     pub(super) fn asked(&self) {
         self.waiting.store(0, Ordering::Relaxed);
     }
 
-    /// The reader got one.
+    /// A frame was handed over.
     pub(super) fn handed_over(&self) {
         let millis = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.waiting.store(millis + 1, Ordering::Relaxed);
@@ -80,7 +81,7 @@ impl Progress {
     /// Request and response are over, however they ended.
     pub(super) fn end(&self) {
         let ended = std::mem::replace(&mut *self.task.lock(), Running::Over);
-        // After the lock: a task that is over is freed here.
+        // Dropped after the lock is released: a finished task is freed here.
         drop(ended);
     }
 
@@ -112,15 +113,15 @@ impl Progress {
 // === impl Streams ===
 
 impl Streams {
-    /// A request was called: the stream executed next is its.
+    /// A request was called: the next stream to be executed belongs to it.
     pub(super) fn called(&self) -> Arc<Progress> {
         let progress = Arc::new(Progress::new());
         self.0.lock().called = Some(progress.clone());
         progress
     }
 
-    /// Gives up the streams whose reader has left a frame unasked for `timeout`. Says how many, and
-    /// when the next may have to be.
+    /// Gives up the streams on which a frame has been left unread for `timeout`. Returns how many,
+    /// and when to look again.
     pub(super) fn sweep(&self, now: Instant, timeout: Duration) -> (u64, Option<Instant>) {
         let mut given_up = 0;
         let mut next: Option<Instant> = None;
@@ -150,8 +151,8 @@ where
         let task = task::spawn("h2 stream", future).abort_handle();
         let mut inner = self.0.lock();
         let Some(progress) = inner.called.take() else { return };
-        // Those that ended are cleared away when the list would grow: it stays within twice the
-        // streams a client may have open.
+        // Ended streams are removed before the list would grow, so it stays within twice the number
+        // of streams a client may open.
         if inner.running.len() == inner.running.capacity() {
             inner.running.retain(|progress| !progress.is_over());
         }
@@ -168,7 +169,7 @@ impl ResetLimit {
         Self { max, window, counted: 0, recent: VecDeque::new() }
     }
 
-    /// `total` streams were reset until `now`. Whether that is too many.
+    /// `total` streams were reset until `now`. Returns whether that is too many.
     pub(super) fn is_over(&mut self, total: u64, now: impl FnOnce() -> Instant) -> bool {
         if total == self.counted {
             return false;

@@ -1,14 +1,14 @@
-//! How often a thing that clients can cause at will is told: once in a while, with the number of those times
-//! that were not. Pure; time is an argument.
+//! Limits how often an event that clients can cause at will is logged; the next line says how many
+//! were left out. Pure; time is an argument.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// From one telling to the next.
+/// Shortest time between two log lines.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// When it was told last, and how often not since.
+/// When it was logged last, and how many were left out since.
 #[derive(Debug, Default)]
 pub(super) struct Telling {
     last: Option<Instant>,
@@ -18,7 +18,7 @@ pub(super) struct Telling {
 // === impl Telling ===
 
 impl Telling {
-    /// It happened again. If it is to be told: how often it was not, since the last time it was.
+    /// It happened again. `Some`: log it, and this many were left out since the last line.
     pub(super) fn begin(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
             self.untold += 1;

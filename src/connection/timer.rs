@@ -1,10 +1,10 @@
 //! The one timer of a connection.
 //!
-//! [`Watch`] is pure: it is shown what the wrapper saw after each poll, with the time, and says what
-//! has run out. [`Timer`] is one `Sleep` that is moved forward only when something could run out
-//! earlier than it would fire; otherwise it fires, looks, and sleeps again. So a request that flows
-//! costs one reading of the clock; a busy connection is registered once in `park_after`, however many
-//! requests that are.
+//! [`Watch`] is pure: after each poll it is given what the wrapper saw and the time, and says which
+//! timeout has expired. [`Timer`] is one `Sleep`, reset only when a deadline comes earlier than it
+//! would fire; otherwise it fires, looks, and sleeps again. So a request costs one reading of the
+//! clock, and a busy connection touches the timer wheel once in `park_after`, however many requests
+//! that is.
 
 use std::{
     future::Future as _,
@@ -25,7 +25,7 @@ use crate::connection::{Settings, io::Seen};
 pub(super) enum Expired {
     /// `keepalive_timeout`: idle for that long.
     KeepAlive,
-    /// `header_timeout`: a head that has not been complete for that long.
+    /// `header_timeout`: a head was not completed within it.
     Header,
     /// `send_idle_timeout`: a write that has been pending for that long.
     SendIdle,
@@ -35,10 +35,10 @@ pub(super) enum Expired {
     Park,
 }
 
-/// Puts times to what was seen.
+/// Assigns times to what was seen.
 ///
-/// A head counts from the first byte that comes while no request runs. The beginning of a pipelined
-/// head that came in with the request before it is not seen as one until `park_after`.
+/// A head counts from the first byte that arrives while no request runs. The start of a pipelined
+/// head that arrived with the request before it is not seen as one until `park_after`.
 #[derive(Debug)]
 pub(super) struct Watch {
     phase: Phase,
@@ -70,9 +70,9 @@ pub(super) struct Timer {
     watch: Watch,
     sleep: Pin<Box<Sleep>>,
     armed: Instant,
-    /// Who is woken at `armed`; nobody yet after it was moved.
+    /// The task woken at `armed`; `None` after the timer was moved.
     woken: Option<Waker>,
-    /// It looks at least this often, so that whatever is swept has no deadline of its own here.
+    /// It looks at least this often, so that swept streams need no deadline here.
     horizon: Duration,
 }
 
@@ -113,7 +113,7 @@ impl Watch {
         }
         self.is_closing = seen.is_closing;
         if self.pending.is_some() && !seen.is_write_pending && phase == Phase::Head {
-            // Only now is the head read on.
+            // The head is read on only from now.
             self.since = now;
         }
         self.pending = match self.pending {
@@ -123,7 +123,7 @@ impl Watch {
         };
     }
 
-    /// What has run out by `now`, the most severe first.
+    /// What has expired by `now`, the most severe first.
     pub(super) fn expired(&mut self, now: Instant) -> Option<Expired> {
         let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if is_over(self.write_deadline()) {
@@ -140,7 +140,7 @@ impl Watch {
         }
     }
 
-    /// The next instant at which something can run out.
+    /// The next instant at which something can expire.
     pub(super) fn deadline(&self) -> Option<Instant> {
         [self.write_deadline(), self.phase_deadline(), self.age_out, self.park_deadline()]
             .into_iter()
@@ -161,7 +161,7 @@ impl Watch {
 
     fn phase_deadline(&self) -> Option<Instant> {
         match self.phase {
-            // What is still being written is judged by the write alone.
+            // While a write is pending, only the write's timeout applies.
             Phase::Idle | Phase::Head if self.pending.is_some() => None,
             Phase::Idle if self.is_closing && self.has_heads && self.requests == 0 => {
                 Some(self.first_request_by.min(self.since + self.keepalive_timeout))
@@ -182,7 +182,7 @@ impl Watch {
     }
 }
 
-/// `value` by up to a tenth more or less, so that connections opened together do not end together.
+/// `value` plus or minus up to a tenth, so that connections opened together do not end together.
 pub(super) fn jitter(value: Duration) -> Duration {
     value.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
