@@ -1,8 +1,8 @@
-//! A listening socket to accepted sockets.
+//! Accepts sockets from one listening socket.
 //!
-//! Out of descriptors is waited out, for nothing that is queued would be lost by it; an error of
-//! one connection is that connection's and skipped. A socket that is given up hands out what the
-//! kernel had queued on it, so that a removed listener refuses nobody it had already taken.
+//! When the process is out of descriptors it backs off: connections stay queued in the kernel and
+//! none is lost. An error of one connection is skipped. When a listener is removed, the connections
+//! already in the kernel's queue are still handed out, so that none of them is refused.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -40,10 +40,10 @@ enum Listening {
     Unix(UnixListener),
 }
 
-/// What an error of `accept` is about.
+/// What an error of `accept` concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// The connection that was accepted: the next one may be fine.
+    /// The accepted connection: the next one may be fine.
     Connection,
     /// The process or the machine: the next one fails too, until something is freed.
     Resources,
@@ -83,9 +83,9 @@ impl Acceptor {
         }
     }
 
-    /// Stops listening and hands out the connections that were queued until then.
+    /// Stops listening and returns the connections that were queued until then.
     ///
-    /// The port is left only after `accept` has said that nothing waits.
+    /// The port is released only after `accept` has reported that none is left.
     pub fn close(self) -> io::Result<Vec<Accepted>> {
         match self.listening {
             Listening::Tcp(listener) => {
@@ -119,8 +119,8 @@ impl Acceptor {
     }
 }
 
-/// Accepts until nothing waits. Other errors of single connections are skipped; out of
-/// descriptors ends it, since waiting would keep the port.
+/// Accepts until the queue is empty. Errors of single connections are skipped; running out of
+/// descriptors ends it, because waiting would keep the port.
 fn queued(mut accept: impl FnMut() -> io::Result<Accepted>) -> io::Result<Vec<Accepted>> {
     let mut accepted = Vec::new();
     loop {
@@ -140,8 +140,8 @@ fn queued(mut accept: impl FnMut() -> io::Result<Accepted>) -> io::Result<Vec<Ac
 
 impl Accepted {
     fn tcp(socket: TcpStream, remote: SocketAddr) -> io::Result<Self> {
-        // A response is written in as few pieces as possible already; waiting for more only adds
-        // delay.
+        // Responses are written in as few pieces as possible already; Nagle's algorithm would only
+        // add delay.
         socket.set_nodelay(true)?;
         let local = socket.local_addr()?;
         Ok(Self {
@@ -161,7 +161,7 @@ impl Accepted {
     }
 }
 
-/// A dual-stack socket shows IPv4 clients as mapped IPv6 addresses: here they are IPv4 again.
+/// A dual-stack socket reports IPv4 clients as mapped IPv6 addresses; this undoes it.
 fn canonical(address: SocketAddr) -> Address {
     Address::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }

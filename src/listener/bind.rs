@@ -1,10 +1,11 @@
-//! An address to listening sockets: one `SO_REUSEPORT` socket for each worker, so that the kernel
-//! spreads connections and no worker waits for another.
+//! Binds an address: one `SO_REUSEPORT` socket per worker, so that the kernel spreads connections
+//! and no worker waits for another.
 //!
-//! `SO_REUSEPORT` would let a second process share the port unnoticed. So a probe without it goes
-//! first and sees "address in use"; right after it the first worker's socket takes the port. Port 0
-//! is resolved by the probe and reused. A unix socket is one socket, cloned to all workers; a file
-//! left behind by a process that is gone is removed, one that somebody listens on is in use.
+//! `SO_REUSEPORT` alone would let a second process share the port unnoticed. So a probe without it
+//! binds first and reports "address in use"; right after it the first worker's socket takes the
+//! port. Port 0 is resolved by the probe and reused. A unix socket is one socket, cloned to all
+//! workers; a stale file left by a process that is gone is removed, one that has a listener is in
+//! use.
 
 use std::{
     fmt, io,
@@ -22,12 +23,11 @@ use socket2::{Domain, Protocol, TcpKeepalive, Type};
 
 use crate::listener::BindAddress;
 
-/// Connections the kernel holds for a worker that is busy; it takes the smaller of this and
-/// `net.core.somaxconn`.
+/// Connections that the kernel queues for a busy worker; limited by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A client that has vanished without a word is noticed after two minutes of silence, also by a
-/// tunnel, which has no timer of its own.
+/// TCP keepalive: a vanished client is noticed after two minutes of silence, even by a tunnel,
+/// which has no timer of its own.
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 6;
@@ -57,8 +57,8 @@ pub struct BindError {
 
 #[derive(Debug)]
 enum Held {
-    /// Bound but not listening: it keeps the port until the first worker asks, and no connection
-    /// waits on a socket that nobody accepts from.
+    /// Bound but not listening: it holds the port until the first worker asks, so that no
+    /// connection queues on a socket that nobody accepts from.
     Inet(Mutex<Option<socket2::Socket>>),
     Unix {
         listener: UnixListener,
@@ -90,8 +90,8 @@ impl Bound {
         &self.address
     }
 
-    /// A listening socket for one worker. Connections arrive on it from now on: a worker that asks
-    /// has to accept.
+    /// A listening socket for one worker. Connections arrive on it from now on, so the caller has
+    /// to accept them.
     pub fn worker_socket(&self) -> Result<Socket, BindError> {
         self.listen().map_err(|source| BindError { address: self.address.clone(), source })
     }
@@ -142,12 +142,12 @@ impl Bound {
 fn inet_socket(address: SocketAddr, reuse_port: bool) -> io::Result<socket2::Socket> {
     let socket =
         socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections in TIME_WAIT of the process before must not keep the port from this one.
+    // Connections in TIME_WAIT of an earlier process must not block the port.
     socket.set_reuse_address(true)?;
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    // Accepted sockets inherit it: no system call for each.
+    // Accepted sockets inherit it, which saves a system call for each.
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -158,8 +158,7 @@ fn inet_socket(address: SocketAddr, reuse_port: bool) -> io::Result<socket2::Soc
     Ok(socket)
 }
 
-/// Removes a socket file that nobody listens on. Anything that is not a socket is left alone: bind
-/// fails on it.
+/// Removes a socket file that nobody listens on. Leaves anything else in place: bind fails on it.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => match UnixStream::connect(path) {

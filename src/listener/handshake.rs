@@ -1,8 +1,9 @@
-//! An accepted socket to a stream and its peer: PROXY header, then TLS, both within
+//! Turns an accepted socket into a stream and its peer: PROXY header, then TLS, both within
 //! `handshake_timeout`.
 //!
-//! A PROXY header is honoured only from `trusted_proxies`; a connection of anyone else that begins
-//! with one is closed. The limit per address counts the client, so it is judged after the header.
+//! A PROXY header is honoured only from `trusted_proxies`; a connection from anyone else that
+//! begins with one is closed. The limit per address counts clients, so it is checked after the
+//! header.
 
 use std::{io, net::IpAddr};
 
@@ -26,7 +27,7 @@ use crate::{
     },
 };
 
-/// Why a connection was closed before its first request. Counted and logged already.
+/// Why a connection was closed before its first request. Already counted and logged.
 #[derive(Debug, Error)]
 pub enum Refused {
     /// Malformed, missing, or from a peer that may not send one.
@@ -46,9 +47,9 @@ pub enum Refused {
     Io(#[source] io::Error),
 }
 
-/// Makes a stream of an accepted socket, and finds out who is at the other end.
+/// Makes a stream of an accepted socket, and finds out who the client is.
 ///
-/// Dropping the future closes the connection. It is large, and over long before the connection is.
+/// Dropping the future closes the connection. The future is large, but short-lived.
 pub async fn handshake(
     accepted: Accepted,
     permit: Permit,
@@ -115,8 +116,8 @@ fn settled(session: &rustls::ServerConnection) -> peer::Tls {
     }
 }
 
-/// Reads until it is clear whether there is a PROXY header; gives its addresses and the bytes after
-/// it.
+/// Reads until it is clear whether there is a PROXY header. Returns its addresses and the bytes
+/// after it.
 async fn read_header(
     socket: &mut (impl AsyncRead + Unpin),
     mode: ProxyProtocol,
@@ -154,7 +155,7 @@ fn is_trusted(address: Address, settings: &Settings) -> bool {
     ip(address).is_some_and(|ip| settings.trusted_proxies.contains(ip))
 }
 
-/// What is read again, in memory of its own size; none when there is nothing.
+/// The bytes to be read again, in memory of exactly their size; empty if there are none.
 fn rest(read: &[u8]) -> Bytes {
     if read.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(read) }
 }

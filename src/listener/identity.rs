@@ -1,7 +1,7 @@
-//! A certificate chain and the private key that goes with it, or in words why they do not.
+//! Checks that a private key belongs to a certificate chain, and says in words why not.
 //!
-//! Asked where a configuration is checked and where files are loaded, so that what `check` passes can
-//! be served.
+//! Used both by the configuration check and when files are loaded, so what `check` accepts can be
+//! served.
 
 use rustls::{
     crypto::CryptoProvider,
@@ -9,7 +9,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-/// Which of the two cannot be used, and why.
+/// Which of the two is unusable, and why.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unfit {
     /// The certificate.
@@ -18,7 +18,7 @@ pub enum Unfit {
     Key(String),
 }
 
-/// The two as one, if the key is that of the chain's first certificate.
+/// Both together, if the key belongs to the chain's first certificate.
 pub fn identity(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -30,7 +30,7 @@ pub fn identity(
     })?;
     let pair = CertifiedKey::new(chain, key);
     match pair.keys_match() {
-        // A key that does not tell its public half is believed.
+        // A key that does not reveal its public half is trusted.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
             Ok(pair)
         }

@@ -1,9 +1,9 @@
 //! How many connections may be open: per listener over all workers, and per client address.
 //!
-//! At the listener's limit the oldest idle connection of the worker makes room; if none is idle the
-//! new one is closed. The map of addresses holds only addresses with an open connection, so the
-//! listener's limit bounds it. Costs one atomic per connection, and one lock with a limit per
-//! address; nothing per request.
+//! At the listener's limit the worker's oldest idle connection makes room; if none is idle, the new
+//! one is closed. The map of addresses holds only addresses with an open connection, so the
+//! listener's limit bounds it. Costs one atomic per connection, plus one lock if there is a limit
+//! per address; nothing per request.
 
 use std::{
     collections::HashMap,
@@ -30,8 +30,8 @@ pub struct Limits {
     counts: Arc<Counts>,
 }
 
-/// The right of one connection to be open, until it is dropped. Lives in its
-/// [`Stream`](crate::listener::Stream), tunnels included.
+/// Permission for one connection to be open, until it is dropped. Lives in its
+/// [`Stream`](crate::listener::Stream), and so in a tunnel too.
 #[derive(Debug)]
 pub struct Permit {
     limits: Limits,
@@ -68,14 +68,14 @@ impl Limits {
         self.counts.open.load(Ordering::Relaxed)
     }
 
-    /// Lets one more connection in, or `None`: then it has to be closed.
+    /// Admits one more connection, or returns `None`: then it has to be closed.
     ///
-    /// At the limit `shed` is called. It closes the oldest idle connection of this worker and says
-    /// whether there was one; the new one is let in then, so for the moment until the other is
-    /// closed one more than the limit is open.
+    /// At the limit, `shed` closes this worker's oldest idle connection and returns whether there
+    /// was one. The new connection is then admitted at once, so the limit is exceeded by one until
+    /// the old one has closed.
     pub fn admit(&self, outcomes: &Outcomes, shed: impl FnOnce() -> bool) -> Option<Permit> {
-        // Relaxed: the count orders nothing else. Entered first, judged afterwards: two that race
-        // for the last place cannot both get it.
+        // Relaxed: orders nothing else. Count first, then judge: two that race for the last place
+        // cannot both get it.
         let before = self.counts.open.fetch_add(1, Ordering::Relaxed);
         let permit = Permit { limits: self.clone(), ip: None, _open: outcomes.enter() };
         if before < self.max {
@@ -93,8 +93,8 @@ impl Limits {
 // === impl Permit ===
 
 impl Permit {
-    /// Counts the connection for its client's address. `false`: the address has as many as it may,
-    /// and this one has to be closed.
+    /// Counts the connection for its client's address. `false`: the address is at its limit; close
+    /// it.
     pub(super) fn claim(&mut self, ip: IpAddr) -> bool {
         let max = self.limits.max_per_ip;
         if max == 0 {
@@ -127,8 +127,8 @@ impl Drop for Permit {
     }
 }
 
-/// Who is counted as one: an IPv4 address, or the /64 of an IPv6 address, which one client has
-/// whole.
+/// What counts as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one
+/// client holds.
 fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),

@@ -17,21 +17,22 @@ pub struct Outcomes(Arc<Counters>);
 /// The cells themselves.
 #[derive(Debug)]
 pub struct Counters {
-    /// Taken over limits, PROXY header and TLS.
+    /// Passed the limits, the PROXY header and TLS.
     pub accepted: Counter,
     /// Closed, because `max_connections` was reached and no connection was idle.
     pub limit: Counter,
     /// Closed, because its address has `max_connections_per_ip` open.
     pub per_ip_limit: Counter,
-    /// Closed over its PROXY header: malformed, missing, or from a peer that may not send one.
+    /// Closed because of its PROXY header: malformed, missing, or from a peer that may not send
+    /// one.
     pub proxy_header: Counter,
     /// The TLS handshake failed.
     pub tls_failed: Counter,
     /// PROXY header and TLS handshake took longer than `handshake_timeout`.
     pub handshake_timeout: Counter,
-    /// It broke before it had said anything.
+    /// The connection broke before the client sent anything.
     pub broken: Counter,
-    /// Idle, and closed to make room for a new one.
+    /// Idle, closed to make room for a new one.
     pub shed: Counter,
     open: Arc<in_flight::Counter>,
     gauge: Gauge,

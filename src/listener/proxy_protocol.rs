@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2 (haproxy's proxy-protocol.txt): pure decoding.
 //!
-//! Decoding takes whatever has been read so far and says what it is; it never waits and never reads.
-//! Everything is bounded: 107 bytes for version 1, 16 and [`MAX_V2_PAYLOAD`] for version 2.
+//! Decoding looks at what has been read so far and classifies it; it neither waits nor reads. All
+//! sizes are bounded: 107 bytes for version 1, 16 and [`MAX_V2_PAYLOAD`] for version 2.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,14 +22,13 @@ pub enum Decoded {
     Incomplete,
     /// No PROXY header: the client's own bytes.
     Absent,
-    /// Begins like a header and is none.
+    /// Begins like a header but is not a valid one.
     Malformed,
     /// A header, `length` bytes of it.
     Header {
         /// The client's own bytes begin here.
         length: usize,
-        /// `None` for LOCAL, UNKNOWN and addresses that are not of the internet: the socket's own
-        /// addresses hold.
+        /// `None` for LOCAL, UNKNOWN and non-internet addresses: the socket's own addresses apply.
         addresses: Option<Addresses>,
     },
 }
@@ -54,7 +53,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     }
 }
 
-/// Whether `bytes` begin with `start`, as far as they go.
+/// Whether `bytes` and `start` agree as far as both go.
 fn starts_like(bytes: &[u8], start: &[u8]) -> bool {
     let common = bytes.len().min(start.len());
     bytes[..common] == start[..common]
@@ -68,7 +67,7 @@ fn decode_v1(bytes: &[u8]) -> Decoded {
     let line = seen.get(V1_START.len()..end).and_then(|line| str::from_utf8(line).ok());
     let length = end + 2;
     match line {
-        // What else stands there says nothing.
+        // The rest of the line has no meaning.
         Some(line) if line == "UNKNOWN" || line.starts_with("UNKNOWN ") => {
             Decoded::Header { length, addresses: None }
         }
@@ -120,8 +119,8 @@ fn decode_v2(bytes: &[u8]) -> Decoded {
         return Decoded::Incomplete;
     };
     let length = 16 + payload.len();
-    // The high half is the family, the low half the transport. Datagrams, unix sockets and the
-    // unspecified say nothing that could be used here.
+    // High half: family; low half: transport. Datagrams, unix sockets and "unspecified" carry
+    // nothing usable.
     let addresses = match (is_proxied, fixed[13]) {
         (true, 0x11) => addresses_v4(payload).map(Some),
         (true, 0x21) => addresses_v6(payload).map(Some),

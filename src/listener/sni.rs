@@ -1,4 +1,4 @@
-//! Which certificate a client is shown: the one whose names hold what it asks for.
+//! Chooses the certificate for a client: the one that covers the name the client asks for.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,13 +13,13 @@ use webpki::EndEntityCert;
 #[derive(Debug)]
 pub(super) struct Certificates(RwLock<Table>);
 
-/// Certificates by the names in them. Where two hold the same name, the first one has it.
+/// Certificates by name. If two cover the same name, the first one is used.
 #[derive(Debug, Default)]
 struct Table {
     exact: HashMap<Box<str>, Arc<CertifiedKey>>,
-    /// By what follows `*.`.
+    /// By the part after `*.`.
     wildcard: HashMap<Box<str>, Arc<CertifiedKey>>,
-    /// For clients that name nothing, or nothing we know.
+    /// For clients that name nothing, or nothing known.
     default: Option<Arc<CertifiedKey>>,
 }
 
@@ -31,7 +31,7 @@ impl Certificates {
         Self(RwLock::new(Table::new(certificates)))
     }
 
-    /// The next handshake is served from these.
+    /// Replaces the certificates, from the next handshake on.
     pub(super) fn replace(&self, certificates: Vec<Arc<CertifiedKey>>) {
         let table = Table::new(certificates);
         *self.0.write() = table;

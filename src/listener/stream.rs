@@ -1,6 +1,6 @@
 //! An accepted connection as a stream of bytes: TCP or a unix socket, with or without TLS.
 //!
-//! Bytes that were read while looking for a PROXY header are read again from here first, below TLS.
+//! Bytes that were read in search of a PROXY header are returned first, below TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -31,7 +31,7 @@ enum Layer {
     Tls(Box<TlsStream<Transport>>),
 }
 
-/// What is below TLS: a socket, and what was read from it already.
+/// What is below TLS: a socket, and the bytes already read from it.
 #[derive(Debug)]
 pub(super) struct Transport {
     socket: Connected,
@@ -74,7 +74,7 @@ impl Abort for Stream {
             Layer::Tls(tls) => tls.get_ref().0,
         };
         let Connected::Tcp(socket) = &transport.socket else { return };
-        // A socket that is closed with no time to linger is reset.
+        // Closing a socket with a linger time of zero resets it.
         if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "a connection that broke off is closed like a complete one");
         }
@@ -128,7 +128,7 @@ impl AsyncWrite for Stream {
 // === impl Transport ===
 
 impl Transport {
-    /// `read_ahead` was read from `socket` already and is read again first.
+    /// `read_ahead` was already read from `socket`; reads return it first.
     pub(super) fn new(socket: Connected, read_ahead: Bytes, permit: Permit) -> Self {
         Self { socket, read_ahead, _permit: permit }
     }
@@ -145,7 +145,7 @@ impl AsyncRead for Transport {
             buf.put_slice(&self.read_ahead[..count]);
             self.read_ahead.advance(count);
             if self.read_ahead.is_empty() {
-                // Gives its memory back, which an empty slice of it would hold.
+                // Frees its memory, which an empty slice would keep alive.
                 self.read_ahead = Bytes::new();
             }
             return Poll::Ready(Ok(()));

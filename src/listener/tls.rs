@@ -1,11 +1,10 @@
 //! TLS of one listener: certificates chosen by SNI, client certificates, resumption.
 //!
-//! One `ServerConfig`, shared by all workers and taken at accept. Certificates are behind its
-//! resolver, so that new files serve the next handshake without a new configuration; a change of
-//! the client authorities makes a new one with a new ticketer, because a ticket stands for a
-//! verified client. Files that changed are read once they have been still for 200 ms, and a broken
-//! pair changes nothing: the old one serves on. Costs one read lock per handshake, nothing per
-//! request.
+//! One `ServerConfig`, shared by all workers and taken at accept. Its resolver holds the
+//! certificates, so the next handshake uses new files without a new configuration. A change of the
+//! client authorities makes a new configuration with a new ticketer, because a ticket vouches for a
+//! verified client. Changed files are read once they have been unchanged for 200 ms; a broken pair
+//! is ignored and the old one stays in use. Costs one read lock per handshake, nothing per request.
 
 use std::{
     fs, io,
@@ -32,7 +31,7 @@ use crate::{
     listener::{CertificateFiles, ClientAuth, TlsSettings, Unfit, identity, sni::Certificates},
 };
 
-/// For how long a changed file must not change again before it is read.
+/// How long a changed file must stay unchanged before it is read.
 const STILL_FOR: Duration = Duration::from_millis(200);
 
 /// TLS of one listener, shared by all workers.
@@ -54,14 +53,14 @@ struct Current {
     authorities: Option<Arc<[u8]>>,
 }
 
-/// Which files are in force, and which have been seen since.
+/// Which files are in use, and which newer ones have been seen.
 #[derive(Debug)]
 struct FileWatch {
     loaded: Vec<Option<Fingerprint>>,
     changed: Option<(Vec<Option<Fingerprint>>, Instant)>,
 }
 
-/// What tells one content of a file from another without reading it.
+/// Tells two contents of a file apart without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fingerprint {
     device: u64,
@@ -89,17 +88,17 @@ pub enum TlsError {
         /// What is wrong with it.
         problem: String,
     },
-    /// rustls does not take the configuration.
+    /// rustls rejects the configuration.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
 }
 
-/// What looking at the files again came to.
+/// The result of checking the files for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refreshed {
     /// Nothing changed.
     Unchanged,
-    /// Changed, and not yet still for long enough.
+    /// Changed, but not yet unchanged for long enough.
     Settling,
     /// New files serve from now on.
     Replaced,
@@ -110,15 +109,15 @@ pub enum Refreshed {
 // === impl Tls ===
 
 impl Tls {
-    /// Loads everything `settings` name. With `previous` (the same listener before a reload)
-    /// session resumption goes on, unless the client authorities changed.
+    /// Loads every file that `settings` name. With `previous` (the same listener before a reload),
+    /// session resumption carries over unless the client authorities changed.
     pub fn load(
         settings: &TlsSettings,
         h1: bool,
         h2: bool,
         previous: Option<&Self>,
     ) -> Result<Self, TlsError> {
-        // Looked at before they are read: a change in between is seen as one the next time.
+        // Fingerprints come first: a change while reading is then noticed at the next look.
         let watch = FileWatch { loaded: fingerprints(settings), changed: None };
         let certificates = Arc::new(Certificates::new(load_certificates(settings)?));
         let alpn: Vec<Vec<u8>> = [(h2, b"h2".as_slice()), (h1, b"http/1.1".as_slice())]
@@ -149,14 +148,14 @@ impl Tls {
         })
     }
 
-    /// What a connection that is accepted now is served with.
+    /// The configuration for a connection that is accepted now.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.current.read().config.clone()
     }
 
-    /// Looks whether the files changed and takes them over once they have been still for 200 ms.
+    /// Loads changed files once they have been unchanged for 200 ms.
     ///
-    /// Called by control about every second; blocks for a few `stat`s, and for the reads when
+    /// Control calls this about once a second; it blocks for a few `stat`s, and for the reads if
     /// something changed.
     pub fn reload_if_changed(&self, now: Instant) -> Refreshed {
         let mut watch = self.watch.lock();
@@ -221,7 +220,7 @@ impl Current {
             None => aws_lc_rs::Ticketer::new()?,
         };
         config.ticketer = ticketer.clone();
-        // Tickets resume both versions; a store beside them would only take memory.
+        // Tickets cover both TLS versions; a session store beside them would only take memory.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.alpn_protocols = alpn.to_vec();
         Ok(Self { config: Arc::new(config), ticketer, authorities })
