@@ -23,18 +23,18 @@ use crate::{
     telemetry::clock,
 };
 
-/// A result takes a while: come back after.
+/// `Retry-After`: a result takes a while.
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What is told of one request.
+/// What is told about one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct About<'a> {
     /// The text of its ID.
     pub(super) id: &'a str,
     /// When it was stored, in milliseconds since 1970.
     pub(super) time: u64,
-    /// How long its status can be asked for, in milliseconds since 1970.
+    /// Until when its status can be asked for, in milliseconds since 1970.
     pub(super) status_until: u64,
 }
 
@@ -48,8 +48,8 @@ pub(super) fn accepted(about: About<'_>, status: &Status, applied: Preference) -
     response
 }
 
-/// What the upstream has answered, to a client that has waited for it. `None`: that cannot be told, for
-/// there is no answer, or not all of it.
+/// The upstream's answer, for a client that has waited. `None` if there is no answer, or only part
+/// of it.
 pub(super) fn answered(about: About<'_>, status: Status, applied: Preference) -> Option<Response> {
     let StoredAnswer { status, headers, body } = status.answer?;
     let body = body?;
@@ -62,7 +62,7 @@ pub(super) fn answered(about: About<'_>, status: Status, applied: Preference) ->
     Some(response)
 }
 
-/// 200: how it stands.
+/// 200: the current status.
 pub(super) fn status(about: About<'_>, status: &Status) -> Response {
     let mut response = document(StatusCode::OK, &described(about, status));
     let headers = response.headers_mut();
@@ -88,7 +88,7 @@ fn described(about: About<'_>, status: &Status) -> Value {
     said
 }
 
-/// An answer in JSON: a body that is text as it is, another one in base64, `null` if it is not kept.
+/// An answer as JSON: a text body as is, any other in base64, `null` if it was not kept.
 fn told(answer: &StoredAnswer) -> Value {
     let mut fields = Map::new();
     for (name, value) in &passed_on(answer.headers.clone()) {
@@ -108,7 +108,7 @@ fn told(answer: &StoredAnswer) -> Value {
     said
 }
 
-/// The fields of an answer without those of the connection it came on.
+/// The fields of an answer, without hop-by-hop fields.
 fn passed_on(mut headers: HeaderMap) -> HeaderMap {
     hop_by_hop::strip(&mut headers);
     headers.remove(CONTENT_LENGTH);

@@ -1,4 +1,4 @@
-//! Stores the requests of one route: one for each worker and route.
+//! Stores the requests of one route; one [`Enqueuer`] for each worker and route.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -32,17 +32,17 @@ use crate::{
     },
 };
 
-/// Somebody has to see to it first.
+/// `Retry-After` when somebody has to intervene first.
 const UNAVAILABLE: Duration = Duration::from_secs(30);
 
-/// Changes the fields of an answer as the route has it.
+/// Applies the route's changes to the fields of an answer.
 pub type Changes = Box<dyn Fn(&mut HeaderMap) + Send + Sync>;
 
 /// See the module's documentation.
 pub struct Enqueuer {
     pub(super) settings: Settings,
     pub(super) route: Box<str>,
-    /// `None`: what the route needs is not there.
+    /// `None`: the store or the topic of the route is not there.
     parts: Option<Parts>,
 }
 
@@ -53,13 +53,13 @@ pub(super) struct Parts {
     pub(super) requests: Requests,
     pub(super) tasks: Spawner,
     pub(super) changes: Changes,
-    /// Clients that wait for a result.
+    /// Clients waiting for a result.
     pub(super) waiting: Waits,
-    /// Requests that were stored.
+    /// Requests stored.
     count: Counter,
 }
 
-/// A request about to be stored, with its room.
+/// A request about to be stored, with its room reserved.
 pub(super) struct Admitted {
     stored: StoredRequest,
     draft: Draft,
@@ -79,12 +79,12 @@ pub(super) struct Kept {
 // === impl Enqueuer ===
 
 impl Enqueuer {
-    /// Of a route whose store is not there: `enqueue` refuses all requests, `spill` spills none.
+    /// For a route without a store: `enqueue` refuses every request, `spill` stores none.
     pub fn unavailable(settings: &Settings, route: &str) -> Self {
         Self { settings: settings.clone(), route: route.into(), parts: None }
     }
 
-    /// Stores as the route of this name. Without its topic it is [`Enqueuer::unavailable`].
+    /// For the route of this name. Without its topic the result is [`Enqueuer::unavailable`].
     pub fn new(
         settings: &Settings,
         (instance, route): (&str, &str),
@@ -109,7 +109,7 @@ impl Enqueuer {
         self.parts.as_ref().ok_or_else(|| Kind::Queue(fault).into())
     }
 
-    /// What would be stored of `request`.
+    /// The stored form of `request`.
     pub(super) fn stored(&self, request: &Request) -> Result<StoredRequest, Error> {
         let Parts { source, requests, .. } = self.parts()?;
         if !request.body.is_in_memory() {
@@ -125,7 +125,7 @@ impl Enqueuer {
         Ok(making::stored(&self.settings, origin, request))
     }
 
-    /// Takes the room for it, or says why there is none.
+    /// Reserves room for it, or says why there is none.
     pub(super) fn admit(&self, stored: StoredRequest) -> Result<Admitted, Error> {
         let Parts { target, requests, .. } = self.parts()?;
         let draft = stored.draft();
@@ -134,7 +134,7 @@ impl Enqueuer {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
         }
         if requests.results().is_offline() {
-            // It would be stored, and neither be sent nor told of.
+            // It would be stored, but could be neither sent nor reported on.
             return Err(refused(Refused::new(Reason::Offline)));
         }
         let permit = target.permit(Purpose::Publish, bytes).map_err(refused)?;
@@ -143,7 +143,7 @@ impl Enqueuer {
         Ok(Admitted { stored, draft, permit, reserved })
     }
 
-    /// Stores it. Done at once, whether or not the rest is waited for.
+    /// Stores it. The append begins at once, even if the future is then dropped.
     pub(super) async fn store(&self, admitted: Admitted) -> Result<Kept, Error> {
         let Admitted { stored, draft, permit, reserved } = admitted;
         let parts = self.parts()?;
@@ -151,7 +151,7 @@ impl Enqueuer {
         parts.kept(stored, commit, reserved).await
     }
 
-    /// The answer to a request that is stored: at once, or after its client has waited for the result.
+    /// Answers a stored request: at once, or after its client has waited for the result.
     pub(super) async fn answer(
         &self,
         kept: &Kept,
@@ -161,7 +161,7 @@ impl Enqueuer {
         let may_wait = matches!(self.settings.when, When::Always { may_wait: true });
         let Parts { requests, waiting, .. } = self.parts()?;
         let waits = preference.patience().filter(|_| may_wait).and_then(|_| waiting.enter());
-        // Too many wait already: this client is told at once.
+        // Too many clients wait already: answer this one at once.
         let is_turned_away = preference.patience().is_some() && waits.is_none();
         let may_wait = may_wait && !is_turned_away;
         let applied = if may_wait { preference } else { preference.without_wait() };
@@ -220,13 +220,14 @@ impl Parts {
         })
     }
 
-    /// The request that was stored under this key first, if it is the same one.
+    /// The request that was first stored under this key, if it is the same one.
     async fn first(&self, again: &StoredRequest, place: Place) -> Result<StoredRequest, Error> {
         let read = self.requests.read(&*self.target, place.offset).await;
         let record = read.ok().and_then(Result::ok).flatten();
         let own = |bytes: &[u8]| bytes::Bytes::copy_from_slice(bytes);
         let first = record.as_ref().and_then(|it| StoredRequest::read(&it.record()?, own).ok());
-        // It was stored, and what it was cannot be read: nothing is certain of this one.
+        // A request was stored under this key but cannot be read: nothing is certain about this
+        // one.
         let first = first.ok_or_else(unknown)?;
         if !making::is_same(&first, again) {
             return Err(Kind::Idempotency(IdempotencyFault::Mismatch).into());
@@ -243,20 +244,20 @@ impl Kept {
     }
 }
 
-/// It may be stored, or not.
+/// The request may be stored, or not.
 fn unknown() -> Error {
     Kind::Queue(QueueFault::MaybeStored(UNAVAILABLE)).into()
 }
 
-/// How the request there stands when it is over, or at `deadline`; before, if this process does not send it any
-/// more.
+/// Waits until the request is over, until `deadline`, or until this process stops sending it;
+/// returns its status then.
 pub(super) async fn watch(
     results: &dyn crate::events::request::Results,
     place: Place,
     deadline: Instant,
 ) -> Status {
     loop {
-        // Before the look, so that no change is missed between the two.
+        // Subscribe before reading the status, so that no change is missed in between.
         let changed = results.changed(place);
         let status = results.status(place).await;
         let is_left = status.state == State::Queued && results.is_winding_down();

@@ -1,23 +1,30 @@
-//! Stores requests instead of sending them, or because nothing of them could be sent.
+//! Stores requests instead of sending them (`enqueue`), or because nothing of them could be sent
+//! (`spill`).
 //!
-//! Touches the requests of routes with `enqueue`, and the unsafe ones of routes with `spill`. Answers what
-//! is on disk with 202, `Location` and `Retry-After`, reason `enqueued` or `spilled`; with
-//! `on_prefer: true` a client that prefers to wait gets the answer itself, if it comes in time. Refuses,
-//! with nothing stored: 503 `queue-full`, `queue-disk`, `queue-unavailable` where there is no room, 413
-//! `event-too-large`, 422 `idempotency-mismatch` for another request under a key that a stored one has.
-//! 503 `queue-unavailable` also tells that a request may be stored, where its log failed meanwhile; for who
-//! goes by its outcome it may have been seen, as it may be sent yet.
-//! What could not be sent and finds no room either is answered the same, since it may come again once there
-//! is room or an upstream; what is too large to be stored with what kept it from being sent. One with a key
-//! is not even sent while the topic is not open. Writes to the context that the request is done later.
+//! Touches the requests of routes with `enqueue`, and the unsafe ones of routes with `spill`. Once
+//! a request is on disk, answers 202 with `Location` and `Retry-After`, reason `enqueued` or
+//! `spilled`. With `on_prefer: true` a client that prefers to wait gets the upstream's answer, if
+//! it comes in time. Writes to the context that the request is done later.
 //!
-//! A request that may be spilled goes on in a task of the worker's drained spawner when the client leaves, so
-//! that it comes to one of its ends. Of a key with a spilled request that waits nothing is sent, nor
-//! is a request that comes again under the `Idempotency-Key` of one that is stored: it gets the same 202.
+//! Refuses with nothing stored: 503 `queue-full`, `queue-disk` or `queue-unavailable` when there is
+//! no room, 413 `event-too-large`, 422 `idempotency-mismatch` for a different request under the key
+//! of a stored one. If the log fails during the append, the answer is 503 `queue-unavailable` and
+//! the request may be stored; it then counts as possibly seen by the upstream, because it may still
+//! be sent.
 //!
-//! Costs, where it stores, one copy of the fields and what waits for the disk; a route with `spill` that
-//! copy for each request, and a lock where it has a key; elsewhere one look at an `Option`. It
-//! sits inside `headers`, so that what is stored is what would have been sent, and outside all attempts.
+//! A request that could be neither sent nor stored gets the queue's refusal, since there may be
+//! room later; one that is too large to store gets the error that kept it from being sent. While
+//! the topic is not open, a request with a key is not even sent.
+//!
+//! A request that may be spilled runs in a task of the worker's drained spawner, so it reaches one
+//! of its ends even if its client leaves. While a spilled request of a key waits, no later request
+//! of that key is sent. Nor is one that repeats the `Idempotency-Key` of a stored request: it gets
+//! the same 202.
+//!
+//! Cost of storing: one copy of the fields, and the wait for the disk. A route with `spill` pays
+//! that copy for each request, and a lock if it has a key. Other routes pay one look at an
+//! `Option`. Sits inside `headers`, so that what is stored is what would have been sent, and
+//! outside all attempts.
 
 use std::{
     sync::Arc,
@@ -54,7 +61,7 @@ pub struct Enqueue<S> {
 // === impl EnqueueLayer ===
 
 impl EnqueueLayer {
-    /// A layer that stores with this; `None`: nothing.
+    /// Makes a layer that stores with `enqueuer`, or one that does nothing.
     pub fn new(enqueuer: Option<Arc<Enqueuer>>) -> Self {
         Self(enqueuer)
     }
@@ -83,7 +90,7 @@ impl<S: Next> Service<Request> for Enqueue<S> {
     fn call(&mut self, request: Request) -> Self::Future {
         let has_work = |it: &&Arc<Enqueuer>| match it.settings.when {
             When::Always { .. } => true,
-            // Nobody wants the answer to a question later.
+            // A safe request asks a question; nobody wants the answer later.
             When::Unsent => !request.parts.method.is_safe(),
         };
         match self.enqueuer.as_ref().filter(has_work).cloned() {
@@ -101,7 +108,7 @@ async fn enqueue(enqueuer: Arc<Enqueuer>, request: Request) -> Result<Response, 
     let stored = enqueuer.stored(&request)?;
     let cx = request.cx.clone();
     let kept = keep(&enqueuer, stored, &cx).await?;
-    // It is on disk: whoever waits for the result holds no body for it.
+    // It is on disk: a client that waits for the result keeps no body in memory.
     drop(request);
     cx.release_body();
     enqueuer.answer(&kept, preference, &cx).await
@@ -118,18 +125,19 @@ async fn spill<S: Next>(
     inner: S,
     request: Request,
 ) -> Result<Response, Error> {
-    // Nobody knows what is stored before one with a key: that one is refused.
+    // Without the store nobody knows what was stored earlier under a key, so a request with a key
+    // is refused.
     if enqueuer.parts().is_err() && !making::is_keyed(&enqueuer.settings, &request) {
         return send_only(&enqueuer, inner, request).await;
     }
     let stored = enqueuer.stored(&request)?;
     let tasks = enqueuer.parts()?.tasks.clone();
     let sending = async move { send_or_store(&enqueuer, inner, request, stored).await };
-    // To its end: the drain waits for it, the client does not have to.
+    // It runs to its end: the drain waits for it, the client need not.
     tasks.runs_on("spill", sending).await
 }
 
-/// While there is nothing to store it in.
+/// Sends without the option to store: there is no store.
 async fn send_only<S: Next>(
     enqueuer: &Enqueuer,
     mut inner: S,
@@ -170,7 +178,7 @@ async fn send_or_store<S: Next>(
     }
 }
 
-/// Stores it; those of its key that come from now on come after it.
+/// Stores the request; later requests of its key are ordered behind it.
 async fn spill_one(
     enqueuer: &Enqueuer,
     stored: StoredRequest,

@@ -1,4 +1,4 @@
-//! The stored request of a request: what of it is kept. Pure: time and chance are arguments.
+//! Builds the stored request from a request. Pure: time and randomness are arguments.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use crate::{
     http::{Request, hop_by_hop, idempotency, query, selector::Input},
 };
 
-/// What a route and a moment add to a request.
+/// What the route and the moment contribute.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin<'a> {
     pub(super) route: &'a str,
@@ -26,13 +26,13 @@ pub(super) struct Origin<'a> {
     pub(super) source: &'a str,
     /// The secret of the store's hashes.
     pub(super) hash_key: &'a HashKey,
-    /// Chance.
+    /// Random bytes.
     pub(super) secret: [u8; SECRET_BYTES],
     /// Milliseconds since 1970.
     pub(super) now: u64,
 }
 
-/// What is stored of `request`, whose body is in memory.
+/// The stored form of `request`, whose body is in memory.
 pub(super) fn stored(settings: &Settings, origin: Origin<'_>, request: &Request) -> StoredRequest {
     let Request { parts, body, cx } = request;
     let body = body.as_full().cloned().unwrap_or_default();
@@ -60,7 +60,7 @@ pub(super) fn stored(settings: &Settings, origin: Origin<'_>, request: &Request)
     }
 }
 
-/// The target that is stored: without what is a token in its query.
+/// The target without query parameters that carry tokens.
 fn target(uri: &Uri, settings: &Settings) -> PathAndQuery {
     let asked = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let Some(written) = asked.query() else { return asked };
@@ -70,12 +70,12 @@ fn target(uri: &Uri, settings: &Settings) -> PathAndQuery {
         "" => PathAndQuery::try_from(path),
         kept => PathAndQuery::try_from(format!("{path}?{kept}")),
     };
-    // A part of what was a target is one.
+    // Part of a valid target is a valid target.
     kept.unwrap_or(PathAndQuery::from_static("/"))
 }
 
-/// The fields that are stored: not those of this connection, not the framing, which is made anew, and
-/// neither credentials of the client nor what the gateway itself adds in secret.
+/// The fields that are stored: without hop-by-hop fields, framing (which is made anew), client
+/// credentials and secret fields that the gateway adds.
 fn fields(headers: &HeaderMap, settings: &Settings) -> HeaderMap {
     let mut kept = headers.clone();
     hop_by_hop::strip(&mut kept);
@@ -90,7 +90,7 @@ fn fields(headers: &HeaderMap, settings: &Settings) -> HeaderMap {
     shown.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// A client that says by its key that a request is the same as one before gets the same one.
+/// The dedup key: a client that repeats its key gets the request stored first.
 fn dedup_key(
     headers: &HeaderMap,
     settings: &Settings,
@@ -103,7 +103,7 @@ fn dedup_key(
     Some(Bytes::copy_from_slice(&hash.to_le_bytes()))
 }
 
-/// Whether `request` has a key of either kind: by what is stored under it, it may have to be stored.
+/// Whether `request` has a key of either kind, so that earlier stored requests decide about it.
 pub(super) fn is_keyed(settings: &Settings, request: &Request) -> bool {
     let Request { parts, body, cx } = request;
     let json = || body.as_full().and_then(|body| serde_json::from_slice(body).ok());
@@ -113,7 +113,7 @@ pub(super) fn is_keyed(settings: &Settings, request: &Request) -> bool {
         || settings.key.as_ref().is_some_and(|key| key.extract(&input).is_some())
 }
 
-/// Whether two are one request, sent again: all that its sender has a hand in.
+/// Whether both are the same request sent twice: compares everything its sender controls.
 pub(super) fn is_same(first: &StoredRequest, again: &StoredRequest) -> bool {
     let asked = |it: &StoredRequest| (it.method.clone(), it.target.clone(), it.principal);
     asked(first) == asked(again) && first.body == again.body

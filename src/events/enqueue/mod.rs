@@ -3,8 +3,7 @@
 //!
 //! The rules of [`crate::events::ingress`] apply:
 //!
-//! - **Room first**: a request that cannot be stored is refused and leaves nothing behind. If it
-//!   was to be spilled, the refusal is the error that kept it from being sent.
+//! - **Room first**: a request that cannot be stored is refused and leaves nothing behind.
 //! - **Never twice**: only a request that was certainly not sent is spilled.
 //! - **Run to the end**: a 202 means that the request is on disk. A request that may be spilled
 //!   continues when its client leaves.

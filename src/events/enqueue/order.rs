@@ -1,53 +1,54 @@
-//! Order of what is spilled: **while a spilled request of a key waits, no later one of that key is sent**.
+//! Order of spilled requests: **while a spilled request of a key waits, no later one of that key is
+//! sent**.
 //!
-//! Pure, with what is over as an argument. One table for each topic, which all workers share; a key in it
-//! is a hash. What was stored before the topic was opened, or opened again, has keys that nobody remembers,
-//! and so has what was on its way when its log failed: until all of it is over every key waits. While the
-//! topic is not open nobody knows what is in it, and every key waits. The same holds when there are more
-//! keys than are remembered, so that the table is bounded: then order costs more than it must, and is kept.
+//! Pure; what is over is an argument. One table for each topic, shared by all workers; keys are
+//! hashed. Nobody remembers the keys of requests stored before the topic was (re)opened, nor of
+//! those in flight when its log failed. Until all of these are over, every key waits. Every key
+//! also waits while the topic is not open, and when more keys are stored than the bounded table
+//! remembers: order then costs more than needed, but it holds.
 
 use std::collections::HashMap;
 
 use crate::events::queue::Offset;
 
-/// Keys that are remembered.
+/// Keys remembered at most.
 const MAX_KEYS: usize = 100_000;
-/// The table is looked through for what is over when it has grown to twice what was left, and to this.
+/// The table is swept when it has doubled since the last sweep, but not below this size.
 const SMALLEST_SWEEP: usize = 1_024;
 
-/// What waits of one topic.
+/// The requests of one topic that wait.
 #[derive(Debug)]
 pub struct Waiting {
-    /// The opening of the topic that this is about; `None`: it was never seen open.
+    /// Which opening of the topic this is about; `None`: it was never seen open.
     opening: Option<u64>,
-    /// Below it requests of unknown keys may wait.
+    /// Requests of unknown keys may wait below this offset.
     unknown: Offset,
     keys: HashMap<u64, Key>,
     max_keys: usize,
     sweep_at: usize,
 }
 
-/// What waits of one key.
+/// The waiting requests of one key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Key {
-    /// Requests that are being stored.
+    /// Requests being stored.
     storing: u32,
-    /// The last that was stored.
+    /// The last one stored.
     last: Option<Offset>,
 }
 
-/// What is known of the requests of the topic.
+/// What is known of the requests in the topic.
 pub trait Over {
-    /// Another number for each time it was opened; `None`: it is not open.
+    /// A number that differs for each opening; `None` while it is not open.
     fn opening(&self) -> Option<u64>;
 
     /// Its end, in that opening or a later one.
     fn end(&self) -> Offset;
 
-    /// Below it all are over.
+    /// Below this offset every request is over.
     fn below(&self) -> Offset;
 
-    /// Whether the one there is.
+    /// Whether the request at `at` is over.
     fn is_over(&self, at: Offset) -> bool;
 }
 
@@ -66,7 +67,7 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    /// Whether a request of `key` has to wait for one that was spilled.
+    /// Whether a request of `key` has to wait for a spilled one.
     pub fn waits(&mut self, key: u64, over: &impl Over) -> bool {
         if !self.follow(over) {
             return true;
@@ -85,7 +86,7 @@ impl Waiting {
         waits
     }
 
-    /// A request of `key` is being stored: those that come from now on come after it.
+    /// A request of `key` is being stored: later ones are ordered behind it.
     pub fn begin(&mut self, key: u64, over: &impl Over) {
         self.follow(over);
         if self.keys.len() >= self.sweep_at {
@@ -97,7 +98,7 @@ impl Waiting {
         }
     }
 
-    /// Whether the topic is open. What is there when it is first seen so is of unknown keys.
+    /// Returns whether the topic is open. What a new opening already contains has unknown keys.
     fn follow(&mut self, over: &impl Over) -> bool {
         let opening = over.opening();
         if opening.is_some() && self.opening != opening {
@@ -107,7 +108,7 @@ impl Waiting {
         opening.is_some()
     }
 
-    /// It is stored there, or not at all.
+    /// The request was stored, or not.
     pub fn end(&mut self, key: u64, stored: Stored) {
         if let Some(known) = self.keys.get_mut(&key) {
             known.storing = known.storing.saturating_sub(1);
@@ -127,9 +128,9 @@ impl Waiting {
 /// What became of a request that was being stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// It is there.
+    /// Stored at this offset.
     At(Offset),
-    /// It is not, or nobody knows: then its log has failed, and is opened again before anything is sent.
+    /// Not stored, or unknown: then its log has failed, and is reopened before anything is sent.
     Nowhere,
 }
 

@@ -1,22 +1,22 @@
-//! Clients that wait for a result are counted: each takes a place of its route's `max_in_flight`.
+//! Counts clients that wait for a result: each holds a place of its route's `max_in_flight`.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// So many may wait, on one worker and for one route: for a status, and for the answer itself.
+/// Waiting clients on one worker for one route, for a status or for the answer itself.
 const MAX_WAITING: usize = 128;
 
-/// Clients that wait. Relaxed: one more or less.
+/// The number of waiting clients. Relaxed: one more or less does not matter.
 #[derive(Debug, Default)]
 pub(super) struct Waits(AtomicUsize);
 
-/// One of them, until it is dropped.
+/// One waiting client, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Waiter<'a>(&'a AtomicUsize);
 
 // === impl Waits ===
 
 impl Waits {
-    /// One more waits. `None`: too many do already.
+    /// Counts one more; `None` if too many wait already.
     pub(super) fn enter(&self) -> Option<Waiter<'_>> {
         let waiter = Waiter(&self.0);
         (self.0.fetch_add(1, Relaxed) < MAX_WAITING).then_some(waiter)

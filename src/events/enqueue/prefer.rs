@@ -6,22 +6,22 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::http::names::PREFER;
 
-/// Nobody is made to wait for longer, whatever he prefers.
+/// The longest a client waits, in seconds, whatever it prefers.
 const LONGEST: u64 = 30;
 
 /// What a client prefers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Preference {
-    /// Not to wait.
+    /// `respond-async`.
     pub(super) is_async: bool,
-    /// To wait for the result, for at most so many seconds.
+    /// `wait`: for the result, at most this many seconds.
     pub(super) wait: Option<u64>,
 }
 
 // === impl Preference ===
 
 impl Preference {
-    /// Of who sent these fields. Of a preference that comes twice the first counts (RFC 7240, 2).
+    /// From the fields of a request. If a preference is repeated, the first counts (RFC 7240, 2).
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         let lines = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
@@ -38,12 +38,12 @@ impl Preference {
         found
     }
 
-    /// As it is where nobody waits for a result.
+    /// Where the route lets nobody wait.
     pub(super) fn without_wait(self) -> Self {
         Self { wait: None, ..self }
     }
 
-    /// How long the result is waited for.
+    /// How long to wait for the result.
     pub(super) fn patience(self) -> Option<Duration> {
         self.wait.filter(|wait| *wait > 0).map(Duration::from_secs)
     }

@@ -1,5 +1,5 @@
-//! What a store has for those who accept requests and those who ask for them: one for each store, shared
-//! by all workers and kept over reloads.
+//! The store's side of stored requests, for those who accept them and those who ask for them: one
+//! for each store, shared by all workers and kept over reloads.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::events::{
     request::{Place, RequestId, RequestIds, Results, StoredRequest},
 };
 
-/// See the module's documentation. Cheap to clone; all clones are one.
+/// See the module's documentation. Clones are cheap and share everything.
 #[derive(Clone)]
 pub struct Requests(Arc<Inner>);
 
@@ -26,22 +26,22 @@ struct Inner {
     spilled: Mutex<HashMap<LogId, Waiting>>,
 }
 
-/// What stored requests need of their store.
+/// What [`Requests`] needs from its store.
 pub struct Around {
-    /// Makes and reads their IDs.
+    /// Makes and reads request IDs.
     pub ids: RequestIds,
     /// Secret of the hashes.
     pub hash_key: HashKey,
-    /// Reads what is asked for.
+    /// Reads records.
     pub pool: Pool,
-    /// Where they are stored.
+    /// The topics that requests are stored in.
     pub topics: Arc<dyn Topics>,
-    /// What became of them.
+    /// The results of stored requests.
     pub results: Arc<dyn Results>,
 }
 
-/// A request of a key that is being spilled: those of its key that come from now on come after it.
-/// Dropped, it was not stored.
+/// A request being spilled: later requests of its key are ordered behind it. Dropped unfinished, it
+/// was not stored.
 pub(super) struct Spilling<'a> {
     requests: &'a Requests,
     topic: LogId,
@@ -49,13 +49,13 @@ pub(super) struct Spilling<'a> {
     is_over: bool,
 }
 
-/// A place for a request that is about to be stored. Dropped, it is free again.
+/// A place reserved for a request about to be stored. Dropping it frees the place.
 pub(super) struct Reserved {
     requests: Requests,
     is_kept: bool,
 }
 
-/// What is over of one topic.
+/// Which requests of one topic are over.
 struct Known<'a> {
     target: &'a dyn Target,
     results: &'a dyn Results,
@@ -64,25 +64,25 @@ struct Known<'a> {
 // === impl Requests ===
 
 impl Requests {
-    /// Those of the store that has these.
+    /// For the store that `around` describes.
     pub fn new(around: Around) -> Self {
         Self(Arc::new(Inner { around, spilled: Mutex::default() }))
     }
 
-    /// Makes and reads their IDs.
+    /// Makes and reads request IDs.
     pub fn ids(&self) -> &RequestIds {
         &self.0.around.ids
     }
 
-    /// What became of them.
+    /// The results of stored requests.
     pub fn results(&self) -> &dyn Results {
         &*self.0.around.results
     }
 
-    /// A place for a request that is about to be stored; `None`: there is none.
+    /// Reserves a place for a request about to be stored; `None` if there is none.
     pub(super) fn reserve(&self) -> Option<Reserved> {
         let has_place = self.results().reserve();
-        // Not before it is known: one that is dropped gives back what it never had.
+        // Only after the reservation succeeded: dropping a `Reserved` gives its place back.
         has_place.then(|| Reserved { requests: self.clone(), is_kept: false })
     }
 
@@ -94,12 +94,12 @@ impl Requests {
         &*self.0.around.topics
     }
 
-    /// The topic that the request of this ID is in.
+    /// The topic that the request with this ID is in.
     pub(super) fn topic_of(&self, id: &RequestId) -> Option<Arc<dyn Target>> {
         self.0.around.topics.find(&|topic| id.is_of(topic))
     }
 
-    /// The record at `at`; `None`: there is none.
+    /// The record at `at`; `None` if there is none.
     pub(super) async fn read(
         &self,
         target: &dyn Target,
@@ -109,20 +109,20 @@ impl Requests {
         self.0.around.pool.run(move || log.reader().get(at)).await
     }
 
-    /// Whether nothing of a request may be sent: it is stored already, or one of its order key that was
-    /// spilled waits. While the topic is not open nobody knows, and it may not.
+    /// Whether a request must not be sent, because it is stored already or a spilled request of its
+    /// order key waits. While the topic is not open nobody knows, so the answer is yes.
     pub(super) fn holds_back(&self, target: &dyn Target, request: &StoredRequest) -> bool {
         let knows = |key| target.opening().is_none() || target.knows(key);
         let is_stored = request.dedup_key.as_deref().is_some_and(knows);
         is_stored || request.key.as_ref().is_some_and(|key| self.waits(target, key))
     }
 
-    /// Whether a request of `key` has to wait for one that was spilled.
+    /// Whether a request of `key` has to wait for a spilled one.
     fn waits(&self, target: &dyn Target, key: &[u8]) -> bool {
         self.with(target, |waiting, known| waiting.waits(self.hash(key), known))
     }
 
-    /// A request of `key` is being stored.
+    /// Notes that a request of `key` is being stored.
     pub(super) fn begin(&self, target: &dyn Target, key: &[u8]) -> Spilling<'_> {
         let hash = self.hash(key);
         self.with(target, |waiting, known| waiting.begin(hash, known));
@@ -150,7 +150,7 @@ impl fmt::Debug for Requests {
 // === impl Spilling ===
 
 impl Spilling<'_> {
-    /// It is stored there.
+    /// The request was stored at `at`.
     pub(super) fn stored(mut self, at: Offset) {
         self.end(Stored::At(at));
     }
@@ -173,7 +173,7 @@ impl Drop for Spilling<'_> {
 // === impl Reserved ===
 
 impl Reserved {
-    /// The request is stored there, and is asked for up to `until`.
+    /// The request was stored at `place`; its status can be asked for until `until`.
     pub(super) fn keep(mut self, place: Place, until: u64) {
         self.is_kept = true;
         self.requests.results().stored(place, until);

@@ -1,20 +1,21 @@
-//! What may be spilled: only what certainly was not sent, and would have been. Pure.
+//! What may be spilled: a request that was certainly not sent, for want of an upstream. Pure.
 
 use crate::{
     error::{Error, Kind, QueueFault},
     http::{Context, Outcome, Response},
 };
 
-/// Whether the request of `cx` that came to `result` may be stored instead: nothing of it was sent, and
-/// that for want of an upstream that takes it.
+/// Whether the request of `cx` may be stored instead of failing with `result`: nothing of it was
+/// sent, and the reason is that no upstream took it.
 pub(super) fn may_spill(result: &Result<Response, Error>, cx: &Context) -> bool {
     let Err(error) = result else { return false };
     Outcome::of(result, cx) == Outcome::NotSent && is_want_of_upstream(error.kind())
 }
 
-/// Whether a client is told why its request is not spilled, rather than why it was not sent: there is no room
-/// now and may be soon, it may be sent yet, or it is not the one that its key says it is. What the topic never
-/// takes would be no less wrong later: the reason for that is that it could not be sent.
+/// Whether the client gets the queue's refusal rather than the error of sending. Yes if trying
+/// again may help (no room now), if the request may be stored and still be sent, or if its key
+/// belongs to a different request. No if the topic would never take it: then the error of sending
+/// is the reason.
 pub(super) fn is_told(kind: &Kind) -> bool {
     match kind {
         Kind::Queue(fault) => match fault {
@@ -32,7 +33,7 @@ pub(super) fn is_told(kind: &Kind) -> bool {
     }
 }
 
-/// Total, so that a new kind has to say what it means.
+/// Exhaustive, so that a new kind has to decide.
 fn is_want_of_upstream(kind: &Kind) -> bool {
     match kind {
         Kind::RetryBudget(last) => is_want_of_upstream(last),

@@ -1,14 +1,14 @@
 //! The status of stored requests: `GET /.sluice/requests/{id}`.
 //!
-//! Touches only requests for that path, which the router hands to the route that took the request: what
-//! holds for its clients holds for this, `auth` above all. Answers 200 with how it stands, at once, or with
-//! `?wait=20s` when it is over or the time is. Refuses: 404 `route-none` for what is no request of this
-//! client, 404 `other-instance` for one of another gateway, 410 `status-gone` after `status_ttl` or when
-//! its record is gone, 405, 400 `bad-target` for a `wait` that is none, 503 `queue-unavailable` where what became
-//! of it cannot be read.
+//! Touches only requests for that path. The router hands them to the route that took the stored
+//! request, so its policies apply, `auth` above all. Answers 200 with the current status; with
+//! `?wait=20s`, as soon as the request is over or the time is up. Refuses: 404 `route-none` for an
+//! ID that is not a request of this client, 404 `other-instance` for one of another gateway, 410
+//! `status-gone` after `status_ttl` or when its record is gone, 405, 400 `bad-target` for an
+//! invalid `wait`, 503 `queue-unavailable` when the result cannot be read.
 //!
-//! Costs a look at the path of each request; one that asks, a read of its record. It sits behind all that
-//! finds out who asks, and before all that sends or stores. Dropped, it does nothing.
+//! Costs a look at each request's path; a status request reads one record. Sits behind everything
+//! that identifies the client, and before everything that sends or stores. Cancel-safe.
 
 use std::{
     sync::Arc,
@@ -36,9 +36,9 @@ use crate::{
     telemetry::clock,
 };
 
-/// The longest that a client may wait.
+/// The longest `wait`.
 const LONGEST: Duration = Duration::from_secs(20);
-/// Somebody has to see to it first.
+/// `Retry-After` when somebody has to intervene first.
 const UNAVAILABLE: Duration = Duration::from_secs(30);
 
 /// Makes [`RequestStatus`]es.
@@ -55,7 +55,7 @@ pub struct RequestStatus<S> {
 // === impl RequestStatusLayer ===
 
 impl RequestStatusLayer {
-    /// A layer that tells of the requests that this stores; `None`: there are none.
+    /// Makes a layer that reports on the requests `enqueuer` stores; `None`: there are none.
     pub fn new(enqueuer: Option<Arc<Enqueuer>>) -> Self {
         Self(enqueuer)
     }
@@ -74,7 +74,7 @@ impl<S> Layer<S> for RequestStatusLayer {
 impl<S: Next> Service<Request> for RequestStatus<S> {
     type Response = Response;
     type Error = Error;
-    // Boxed, so that all others do not carry its size.
+    // Boxed, so that other requests do not carry its size.
     type Future = Either<S::Future, BoxFuture<'static, Result<Response, Error>>>;
 
     fn poll_ready(&mut self, _cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
@@ -82,7 +82,7 @@ impl<S: Next> Service<Request> for RequestStatus<S> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // No path below is a route's own: whoever comes with one was sent here by the router.
+        // No route has paths of its own below this one: the router sent this request here.
         let is_asked = |_: &&Arc<Enqueuer>| {
             request.cx.target().is_some_and(|target| target.merged().starts_with(STATUS_PATH))
         };
@@ -122,7 +122,7 @@ async fn status(enqueuer: Arc<Enqueuer>, request: Request) -> Result<Response, E
     Ok(answer::status(About { id: text, time, status_until }, &status))
 }
 
-/// The request of this ID, if it is one of the route and of who asks, and still told of.
+/// The request with this ID, if it belongs to this route and client and its status is still kept.
 async fn found(
     enqueuer: &Enqueuer,
     parts: &Parts,
@@ -140,7 +140,7 @@ async fn found(
         Err(error) => return Err(unread().with_source(error)),
     };
     let stored = record.record().and_then(|record| {
-        // Its body is nothing to tell.
+        // The body is not reported.
         let stored = StoredRequest::read(&record, |_| Bytes::new()).ok()?;
         Some((stored, record.partition()))
     });
@@ -160,7 +160,7 @@ async fn found(
     Ok((stored, place))
 }
 
-/// The failure of who asks for what is no ID here.
+/// The error for an invalid request ID.
 pub fn not_an_id(why: NotAnId) -> Error {
     match why {
         NotAnId::Malformed => Kind::RouteNotFound.into(),
@@ -168,7 +168,7 @@ pub fn not_an_id(why: NotAnId) -> Error {
     }
 }
 
-/// `wait`, in seconds, or as durations are written elsewhere.
+/// Parses `wait`: seconds, or a duration as in gateway.yaml.
 fn patience(query: Option<&str>) -> Result<Duration, Error> {
     let Some(wait) = query.and_then(|query| query::values(query, "wait").next()) else {
         return Ok(Duration::ZERO);
