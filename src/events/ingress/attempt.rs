@@ -1,9 +1,9 @@
-//! One attempt at a stored request, and what became of it.
+//! One attempt at a stored request, and its result.
 //!
-//! [`Ingress::attempt`] has it on disk that the request may be seen from now on; only then it is sent. The
-//! attempt ends by [`Attempt::end`] (on disk when it returns; then the request is settled) or
-//! [`Attempt::give_back`] (nothing was done). One that is dropped before, with its task or its process, is
-//! an orphan: the request is uncertain, unless it does no harm if it is seen twice.
+//! [`Ingress::attempt`] writes to disk that the request may be seen from now on; only then it is
+//! sent. The attempt ends by [`Attempt::end`] (on disk when it returns; then the request is
+//! settled) or [`Attempt::give_back`] (nothing was done). If its task or process ends first, the
+//! attempt is an orphan: the request is then uncertain, unless it may safely be seen twice.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -27,62 +27,62 @@ use crate::{
     http::idempotency::StoredAnswer,
 };
 
-/// Room that is taken before a request is sent, for its end without the answer's body.
+/// Reserved before a request is sent: room for its end, without the answer's body.
 const END_BYTES: u64 = 4 << 10;
-/// How long the body of an answer waits for room in front of the log,
+/// How often the body of an answer waits for room in the log,
 const PATIENCE: u32 = 50;
-/// so many times.
+/// and for how long each time.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// A stored request that is to be sent.
+/// A stored request to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// Which.
+    /// Which one.
     pub place: Place,
-    /// In which flow: 0, or a job's. What has ended is sent again for a job only, and once for each; what
-    /// may have been seen only if that is forced.
+    /// Its flow: 0, or a job's. A request that has ended is sent again only for a job, once for
+    /// each job; one that may have been seen, only if forced.
     pub lane: u32,
-    /// It does no harm if it is seen twice.
+    /// It may safely be seen twice.
     pub may_repeat: bool,
-    /// An operator takes it upon himself that it is seen twice.
+    /// An operator accepts that it may be seen twice.
     pub is_forced: bool,
-    /// Up to when its end is asked for, in milliseconds since 1970.
+    /// Until when its end can be asked for, in milliseconds since 1970.
     pub until: u64,
-    /// When an attempt before this one began that ended without a word, as whoever sends it knows. What was
-    /// begun so long ago that it is forgotten here may have been seen then.
+    /// When an earlier attempt began that ended without a result, as the sender knows. If that is
+    /// so long ago that it is forgotten here, the request may have been seen then.
     pub left: Option<u64>,
 }
 
-/// Whether a request may be sent.
+/// The decision whether a request may be sent.
 #[derive(Debug)]
 pub enum Begun {
-    /// It may.
+    /// It may be sent.
     Attempt(Attempt),
-    /// Another attempt is under way.
+    /// Another attempt is in flight.
     Busy,
-    /// It has ended so, and is not sent again.
+    /// It has ended with this state, and is not sent again.
     Over(State),
 }
 
 /// A request that was given up, or had ended before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GivenUp {
-    /// How it has ended.
+    /// Its final state.
     pub state: State,
-    /// By this, and not before.
+    /// Whether it ended by this call.
     pub is_new: bool,
 }
 
-/// An attempt that is on disk. Dropped before its end it is an orphan.
+/// An attempt that is on disk. Dropped before its end, it is an orphan.
 #[derive(Debug)]
 pub struct Attempt {
     guard: Guard,
     recorded: Recorded,
-    /// For its end.
+    /// Room for its end.
     permit: Permit,
 }
 
-/// The place of an attempt in memory.
+/// The attempt's entry in memory.
 #[derive(Debug)]
 struct Guard {
     ingress: Ingress,
@@ -92,7 +92,7 @@ struct Guard {
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// Nothing is sent, and nothing known; what the request was before.
+    /// Nothing is on disk or sent yet; holds the request's previous entry.
     Beginning(Option<Entry>),
     Begun,
     Over,
@@ -101,12 +101,12 @@ enum Stage {
 // === impl Ingress ===
 
 impl Ingress {
-    /// Has it on disk that a request may be seen from now on, if it may be sent. An error: it must not be.
+    /// If the request may be sent, records on disk that it may be seen. After an error do not send.
     pub async fn attempt(&self, due: Due) -> Result<Begun, AppendError> {
         let verdict = match self.judge_attempt(due) {
             Verdict::Orphan(known) => {
                 self.doubt(due.place, known).await?;
-                // A job may want it nevertheless.
+                // A job may still want it.
                 self.judge_attempt(due)
             }
             verdict => verdict,
@@ -141,7 +141,7 @@ impl Ingress {
         let Due { place, lane, may_repeat, is_forced, until, left } = due;
         let recorded = Recorded { state: State::Running, attempts: 0, lane, may_repeat, until };
         let asked = Asked { recorded, is_forced, left };
-        // Durable is read under the lock: whoever asks how far back the log is needed sees the attempt.
+        // Under the lock, so that whoever computes how far back the log is needed sees the attempt.
         match results.begin(place, asked, (inner.log.durable(), self.clock().0)) {
             Verdict::Begun { before: None, .. } if is_full => {
                 results.give_back(place, None);
@@ -151,7 +151,7 @@ impl Ingress {
         }
     }
 
-    /// Nobody knows what became of an attempt, and nobody will. On disk when this returns.
+    /// Records an attempt with no known result as uncertain. On disk when this returns.
     async fn doubt(&self, place: Place, known: Recorded) -> Result<(), AppendError> {
         let recorded = Recorded { state: State::Uncertain, ..known };
         let permit = self.0.log.permit_for(Purpose::Accepted, STEP_BYTES)?;
@@ -174,11 +174,11 @@ impl Ingress {
         self.0.waiters.ring(place);
     }
 
-    /// Ends what nobody goes on with, as far as is known here: what may have been seen is uncertain, the
-    /// rest waits for another attempt. Blocks.
+    /// Ends orphaned attempts: a request that may have been seen is uncertain, the rest wait for
+    /// another attempt. Blocks.
     ///
-    /// To be called before anything is delivered as well: what is said of an attempt comes before the next
-    /// one then.
+    /// Also call it before anything is delivered: what it records about an attempt must precede the
+    /// next one.
     pub fn resolve_attempts(&self) -> Result<(), AppendError> {
         if self.is_offline() {
             return Ok(());
@@ -195,8 +195,9 @@ impl Ingress {
         Ok(())
     }
 
-    /// A request was given up: how it has ended by that, on disk when this returns. What is known of its
-    /// end already stays. `is_maybe_seen`: whoever gives it up knows that it may have been.
+    /// Records that a request was given up, and returns its final state; on disk when this returns.
+    /// An end that is already known stays. `is_maybe_seen`: the caller knows that the request may
+    /// have been seen.
     pub async fn conclude(&self, due: Due, is_maybe_seen: bool) -> Result<GivenUp, AppendError> {
         let known = self.0.results.lock().get(due.place).map(|entry| entry.recorded);
         if let Some(known) = known.filter(|known| known.state.is_over()) {
@@ -218,7 +219,7 @@ impl Ingress {
         Ok(GivenUp { state, is_new: true })
     }
 
-    /// As [`Ingress::conclude`], where nothing can be read of the request any more.
+    /// Like [`Ingress::conclude`], for a request that can no longer be read.
     pub async fn conclude_lost(&self, place: Place) -> Result<GivenUp, AppendError> {
         let known = self.0.results.lock().get(place).map(|entry| entry.recorded);
         let Recorded { lane, may_repeat, until, .. } = known.unwrap_or(Recorded {
@@ -317,15 +318,16 @@ impl Attempt {
         Ok(self)
     }
 
-    /// Which attempt it is, from 1.
+    /// The number of the attempt, from 1.
     pub fn number(&self) -> u32 {
         self.recorded.attempts
     }
 
-    /// Writes how the request ended: on disk when this returns, and only then it may be settled. After an
-    /// error that is still to be written.
+    /// Writes how the request ended; on disk when this returns, and only then may the request be
+    /// settled. After an error the end still has to be written.
     ///
-    /// Where there is no room for the body of the answer, not even after a while, it ends without that.
+    /// If there is no room for the answer's body, not even after a while, the end is written
+    /// without it.
     pub async fn end(
         &mut self,
         state: State,
@@ -341,7 +343,7 @@ impl Attempt {
         Ok(())
     }
 
-    /// Room for the end, and what the answer is cut to if there is not enough.
+    /// Takes room for the end, and cuts the answer if there is not enough.
     async fn room(
         &mut self,
         recorded: Recorded,
@@ -368,8 +370,8 @@ impl Attempt {
         Ok((permit, answer.map(bare)))
     }
 
-    /// Nothing was done, and the request waits for another attempt. Not waited for: lost with the power it
-    /// would be found uncertain, which is never wrong.
+    /// Nothing was done; the request waits for another attempt. Does not wait for the disk: if the
+    /// record is lost to a crash, the request is found uncertain, which is always safe.
     pub fn give_back(mut self) {
         let recorded = Recorded { state: State::Queued, ..self.recorded };
         if let Some(own) = self.permit.split(STEP_BYTES) {

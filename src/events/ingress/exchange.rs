@@ -1,4 +1,4 @@
-//! One exchange, from the room for it to its end.
+//! One exchange, from its reservation to its end.
 
 use std::{
     borrow::Borrow,
@@ -23,7 +23,7 @@ use crate::events::queue::{
     log::{AppendError, Later, Permit, Reason, Refused},
 };
 
-/// Room for all that may be written of an exchange. Dropped, it gives it back.
+/// Room for everything an exchange may write. Dropping it gives the room back.
 #[derive(Debug)]
 pub struct Room {
     entry: Entry,
@@ -32,44 +32,45 @@ pub struct Room {
     key: Option<Bound>,
 }
 
-/// An exchange whose intents are on disk. Dropped before its end it is resolved as uncertain.
+/// An exchange whose intents are on disk. Dropped before its end, it is resolved as uncertain.
 #[derive(Debug)]
 pub struct Exchange {
     entry: Entry,
-    /// For the answer.
+    /// Room for the answer.
     permit: Permit,
     at: Offset,
     intents: u16,
     key: Option<Bound>,
 }
 
-/// A key that goes with its exchange: given back if nothing was written, uncertain if nobody says more.
+/// A key bound to its exchange: released if nothing was written, uncertain if no result is
+/// recorded.
 #[derive(Debug)]
 pub(super) struct Bound(pub(super) Arc<Key>);
 
 /// No event.
 const NOTHING: &[Owed] = &[];
 
-/// What has happened.
+/// The result of an exchange.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
-    /// Nobody knows, and the events say so ([`record::uncertain`]).
+    /// Nobody knows what happened, and the events say so ([`record::uncertain`]).
     pub is_uncertain: bool,
     /// The events that follow.
     pub owed: Vec<&'a Owed>,
-    /// What becomes of the request's key, if it has one.
+    /// The result of the request's key, if it has one.
     pub key: Option<KeyEnd>,
 }
 
-/// What is owed is on its way to the topics. Over when the last has told.
+/// Owed events on their way to their topics; over when the last append has reported.
 #[derive(Debug)]
 struct Settling {
     entry: Entry,
-    /// Not all of it came there.
+    /// Whether some event was not appended.
     is_kept: AtomicBool,
 }
 
-/// The place of an exchange in memory; left behind if it is dropped.
+/// The exchange's entry in memory; dropped unfinished, it is left for recovery.
 #[derive(Debug)]
 struct Entry {
     ingress: Ingress,
@@ -89,10 +90,10 @@ impl Room {
         Self { entry: Entry { ingress, id }, permit, begin, key }
     }
 
-    /// Writes what may happen: when this returns it is on disk, and the request may be sent. An error:
-    /// it must not be.
+    /// Writes the intents: when this returns they are on disk and the request may be sent. On an
+    /// error it must not be sent.
     ///
-    /// Dropped before its end: nothing was sent, and nothing is owed.
+    /// If dropped before it completes, nothing was sent and nothing is owed.
     pub async fn begin(
         self,
         intents: &[impl Borrow<Owed>],
@@ -120,13 +121,13 @@ impl Room {
 // === impl Exchange ===
 
 impl Exchange {
-    /// Writes what has happened, and what is owed because of it, in one frame: on disk when this returns.
+    /// Writes what happened and which events are owed, in one frame; on disk when this returns.
     ///
-    /// After an error the exchange is to be dropped: it is uncertain.
+    /// After an error, drop the exchange: it is uncertain.
     pub async fn answer(&mut self, answer: Answer<'_>) -> Result<(), AppendError> {
         let (at, intents) = (self.at, self.intents);
         let Answer { is_uncertain, owed, key: end } = answer;
-        // Of a key nothing is ever left unsaid.
+        // A key always gets a result.
         let end = end.unwrap_or(KeyEnd::Uncertain);
         let key = self.key.as_ref().map(|key| (key, &end));
         let marked = key.map(|(key, end)| (key.0.claimed(), end));
@@ -135,7 +136,7 @@ impl Exchange {
         let own = self.permit.split(bytes).ok_or(Refused::new(Reason::TooLarge))?;
         let entry = &self.entry;
         let commit = entry.ingress.0.log.append(own, drafts);
-        // From here on the frame may be there, whatever becomes of this future.
+        // From here on the frame may be on disk, whatever becomes of this future.
         entry.set(Stage::InDoubt { at, intents });
         let appended = match commit.await {
             Ok(appended) => appended,
@@ -158,13 +159,13 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether an idempotency key goes with it.
+    /// Whether an idempotency key is bound to it.
     pub fn has_key(&self) -> bool {
         self.key.is_some()
     }
 
-    /// Nothing follows from it, and its key is free. Not waited for: lost with the power, it would be found
-    /// uncertain, which is never wrong.
+    /// Ends the exchange without events and frees its key. Does not wait for the disk: if the
+    /// record is lost to a crash, the exchange is found uncertain, which is always safe.
     pub fn close(mut self) {
         let key = self.key.as_ref().map(|key| (key.0.claimed(), &KeyEnd::Free));
         let drafts = record::answer(self.at, false, NOTHING, key);
@@ -179,8 +180,8 @@ impl Exchange {
         }
     }
 
-    /// Appends what is owed to the topics, and ends when it is on disk there: nobody waits for that. What a
-    /// topic does not take now it gets later: it is owed, on disk.
+    /// Appends the owed events to their topics, and ends when they are on disk there. Nobody waits
+    /// for this. If a topic refuses an event now, it gets it later: the debt is on disk.
     pub fn settle(self, owed: Vec<(Arc<dyn Target>, Permit, Draft)>) {
         let settling = Arc::new(Settling { entry: self.entry, is_kept: AtomicBool::new(false) });
         for (target, permit, record) in owed {
@@ -209,7 +210,7 @@ impl Settling {
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        // The last one that is told: the counter of the `Arc` orders what the others have noted.
+        // The last append to report: the `Arc`'s counter orders what the others have stored.
         if !self.is_kept.load(Relaxed) {
             self.entry.end();
         }
@@ -231,7 +232,7 @@ impl Entry {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // One of the two, or neither: it goes by what was written.
+        // Releases the key, or leaves it as recorded.
         self.0.release();
         self.0.doubt();
     }
@@ -239,7 +240,7 @@ impl Drop for Bound {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        // After its end it is not there any more, and this does nothing.
+        // After a regular end the entry is gone, and this does nothing.
         self.ingress.0.state.lock().abandon(self.id);
     }
 }

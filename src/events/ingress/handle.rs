@@ -1,4 +1,4 @@
-//! The handle that everyone has of the records of requests.
+//! The shared handle to the records of requests.
 
 use std::sync::{
     Arc,
@@ -25,10 +25,10 @@ use crate::events::queue::{
     topic::clock_guard::GuardedClock,
 };
 
-/// A block of the log, as it is read.
+/// Bytes read from the log at once.
 const BLOCK: usize = 1 << 20;
 
-/// The records of requests of one store. Cheap to clone; all clones are one.
+/// The records of requests of one store. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub struct Ingress(pub(super) Arc<Inner>);
 
@@ -38,32 +38,32 @@ pub(super) struct Inner {
     pub(super) state: Mutex<State>,
     pub(super) keys: Mutex<Keys>,
     pub(super) results: Mutex<Results>,
-    /// Who waits for a stored request to come on.
+    /// Tasks waiting for a stored request to change.
     pub(super) waiters: Waiters,
     pub(super) max_entries: u64,
     pub(super) hash_key: HashKey,
     pub(super) pool: Pool,
     clock: GuardedClock,
-    /// Below it nothing is owed, as the log says.
+    /// Below this offset nothing is owed, according to the log.
     noted: Mutex<Offset>,
-    /// It was said that no place is left.
+    /// Whether it was logged that no place is left.
     pub(super) is_full: AtomicBool,
-    /// No attempt begins any more. Relaxed: the bells that ring after it order it.
+    /// No new attempt begins. Relaxed: the bells that ring afterwards order it.
     pub(super) is_winding_down: AtomicBool,
-    /// Exchanges whose outcome nobody knows, since start.
+    /// Exchanges that ended with an unknown outcome, since start.
     pub(super) uncertain: AtomicU64,
-    /// The log was offline when it was read: what it has may be more than is known here.
+    /// The log was offline when it was read: it may contain more than is known here.
     is_partial: bool,
 }
 
-/// What the records of requests need of their store.
+/// What [`Ingress`] needs from its store.
 #[derive(Debug)]
 pub struct Around {
     /// Secret of the hashes.
     pub hash_key: HashKey,
-    /// Reads what is asked for.
+    /// Reads records.
     pub pool: Pool,
-    /// What keys age by.
+    /// The clock by which keys expire.
     pub clock: GuardedClock,
 }
 
@@ -72,31 +72,31 @@ pub struct Around {
 #[error("the records of requests cannot be read: {0}")]
 pub struct IngressError(#[from] ReadError);
 
-/// How the records of requests stand.
+/// Numbers about the records of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Exchanges that are not settled.
+    /// Exchanges not yet settled.
     pub entries: u64,
-    /// Idempotency keys that are remembered.
+    /// Idempotency keys remembered.
     pub keys: u64,
-    /// Those of them of which nobody knows whether their request was done.
+    /// Of these, keys whose request may or may not have been done.
     pub uncertain_keys: u64,
     /// Stored requests that are being sent or have a result.
     pub results: u64,
-    /// Stored before this process and not looked at yet: places are kept for them.
+    /// Requests stored before this process and not read yet; places are reserved for them.
     pub unread: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// Exchanges whose outcome nobody knew, since start.
+    /// Exchanges that ended with an unknown outcome, since start.
     pub uncertain: u64,
 }
 
 // === impl Ingress ===
 
 impl Ingress {
-    /// Reads what `log` has. Blocks. What others have left is for [`Ingress::resolve`].
+    /// Reads what `log` contains. Blocks. Orphans are left to [`Ingress::resolve`].
     ///
-    /// A log that is offline is taken as far as it can be read: it takes no request anyway.
+    /// A log that is offline is read as far as possible: it accepts no request anyway.
     pub fn open(log: Log, max_entries: u64, around: Around) -> Result<Self, IngressError> {
         let mut replay = Replay::default();
         let read = each(&log, log.start(), |offset, entry| replay.take(offset, entry));
@@ -128,28 +128,28 @@ impl Ingress {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Room for all that may be written of an exchange, at once or not at all: `begin` bytes before the
-    /// request is sent, and `answer` bytes afterwards ([`record::Owed::bytes`] of each event, and what
-    /// [`Key`] says of itself).
+    /// Reserves room for everything an exchange may write, or refuses: `begin` bytes before the
+    /// request is sent and `answer` bytes afterwards ([`record::Owed::bytes`] of each event, plus
+    /// what [`Key`] asks for).
     pub fn reserve(&self, begin: u64, answer: u64, key: Option<Arc<Key>>) -> Result<Room, Refused> {
         let key = key.map(Bound);
         let inner = &self.0;
-        // First the room: a refusal is counted by the log.
+        // Room first: the log counts a refusal.
         let permit = inner.log.permit(begin.saturating_add(answer).saturating_add(4 * SMALL))?;
         let mut state = inner.state.lock();
-        // Whoever comes with a key has a place by that.
+        // A request with a key already has a place: its key's.
         let taken = state.len() + inner.keys.lock().len() + inner.results.lock().spoken_for();
         if taken as u64 >= inner.max_entries && key.is_none() {
             self.full();
             return Err(Refused::new(Reason::Full));
         }
-        // Whoever reads the mark after this sees it: see [`State::low`].
+        // Whoever reads the low mark later sees this exchange: see [`State::low`].
         let id = state.begin(inner.log.durable());
         Ok(Room::new(self.clone(), id, permit, begin, key))
     }
 
-    /// Notes how far nothing is owed any more, and lets go of what lies below. To be called about once a
-    /// second. Blocks.
+    /// Writes the offset below which nothing is owed, and retires the log below it. Call it about
+    /// once a second. Blocks.
     pub fn tidy(&self) -> Result<(), RetireError> {
         let inner = &self.0;
         if inner.log.is_offline() {
@@ -160,12 +160,12 @@ impl Ingress {
         inner.results.lock().sweep(now);
         self.look_for_places();
         let low = {
-            // Durable is read under the lock: what begins later begins above it.
+            // The durable offset is read under the lock: exchanges that begin later lie above it.
             let state = inner.state.lock();
             state.low(inner.log.durable())
         };
         let mut noted = inner.noted.lock();
-        // The mark itself is a record: a log with nothing but marks stands still.
+        // The mark itself is a record: a log that contains only marks must not grow.
         if low > noted.plus(1)
             && let Ok(permit) = inner.log.permit_for(Purpose::Accepted, SMALL)
         {
@@ -177,7 +177,8 @@ impl Ingress {
         inner.log.retire(below).map(drop)
     }
 
-    /// Below it nothing is owed, as `noted` says, and no record of a key or of a stored request is needed.
+    /// The offset below which nothing is owed (as `noted` says) and no record of a key or stored
+    /// request is needed.
     fn forgotten(&self, noted: Offset) -> Offset {
         let (longest, (_, now)) = (self.0.keys.lock().longest(), self.clock());
         let results = self.0.results.lock();
@@ -196,36 +197,36 @@ impl Ingress {
         old.map_or(Offset::ZERO, |segment| segment.end.min(noted))
     }
 
-    /// Milliseconds since 1970; and again, but 0 while the clock is not to be trusted: nothing is over
-    /// then.
+    /// Milliseconds since 1970, twice: the wall time, and the time to expire by, which is 0 while
+    /// the clock is not trusted, so that nothing expires.
     pub(super) fn clock(&self) -> (u64, u64) {
         let judged = self.0.clock.judge();
         (judged.wall, if judged.is_frozen { 0 } else { judged.wall })
     }
 
-    /// Nothing is sent any more, and nobody waits for what is not under way.
+    /// Stops new attempts, and wakes those who wait for requests that are not in flight.
     pub fn wind_down(&self) {
         self.0.is_winding_down.store(true, Relaxed);
         self.0.waiters.ring_all();
     }
 
-    /// Whether it takes nothing before it is reopened.
+    /// Whether it accepts nothing until it is reopened.
     pub fn is_offline(&self) -> bool {
         self.0.log.is_offline()
     }
 
-    /// Whether its log may go on where it failed. One that was offline when it was read may not: keys that lie
-    /// behind its damage would be taken for new.
+    /// Whether the log may continue after a failure. If it was offline when it was read it may not:
+    /// keys behind the damage would be taken for new.
     pub fn may_reopen(&self) -> bool {
         !self.0.is_partial
     }
 
-    /// Its log.
+    /// The log.
     pub fn log(&self) -> &Log {
         &self.0.log
     }
 
-    /// How it stands.
+    /// Numbers for the operator.
     pub fn status(&self) -> Status {
         let (keys, uncertain_keys) = {
             let keys = self.0.keys.lock();
@@ -247,7 +248,7 @@ impl Ingress {
     }
 }
 
-/// What `log` says from `from` on. Blocks.
+/// Calls back for each record of `log` from `from` on. Blocks.
 pub(super) fn each(
     log: &Log,
     from: Offset,

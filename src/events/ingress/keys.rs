@@ -1,8 +1,9 @@
-//! Idempotency keys in memory: a pure table over the records of the ingress log, with time as an argument.
+//! Idempotency keys in memory: a pure table over the records of the ingress log; time is an
+//! argument.
 //!
-//! Invariant: **a key that is held or remembered is never given to a second request**, until its time to
-//! live is over or somebody says what became of it. Nothing is evicted for room: who gets no place is
-//! refused before it is sent.
+//! Invariant: **a key that is held or remembered is never given to a second request**, until it
+//! expires or its result is known to be "not done". Nothing is evicted for room: a request that
+//! gets no place is refused before it is sent.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,9 +1,9 @@
-//! Places in memory: one for each key that is remembered, each exchange that is not settled and each stored
-//! request, at most `max_entries` together.
+//! Places in memory: one for each remembered key, each unsettled exchange and each stored request,
+//! at most `max_entries` together.
 //!
-//! A stored request has its place from before it is accepted: one that had none could not be sent. Those that
-//! were never attempted have no record here; after a restart they are read where they were stored, and up to
-//! then no newcomer gets a place that one of them may need.
+//! A stored request gets its place before it is accepted, because without one it could not be sent.
+//! Requests that were never attempted have no record here: after a restart they are read from their
+//! topics. Until that is done, no newcomer gets a place that one of them may need.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +13,7 @@ use crate::events::request::Place;
 // === impl Ingress ===
 
 impl Ingress {
-    /// Takes a place for a request that is about to be stored.
+    /// Reserves a place for a request about to be stored.
     pub(super) fn reserve_place(&self) -> bool {
         let others = self.others();
         let mut results = self.0.results.lock();
@@ -27,18 +27,19 @@ impl Ingress {
         has_place
     }
 
-    /// So many records that were written before this process may be of requests that wait: each may need a
+    /// Announces records from before this process that may be waiting requests. Each may need a
     /// place, until [`Ingress::looked_at`] says which do.
     pub fn inherit(&self, records: u64) {
         let (_, now) = self.clock();
         let mut results = self.0.results.lock();
-        // What is over has no place any more, whatever waits under its name.
+        // What has expired holds no place any more, even if a waiting request has the same name.
         results.sweep(now);
         results.inherit(usize::try_from(records).unwrap_or(usize::MAX));
     }
 
-    /// For so many of those nothing is to be kept any more: what `waiting` has of them is asked for up to then
-    /// (milliseconds since 1970), and the rest needs no place. Where `max_entries` is less than all that waits, the rest has no place before it is sent.
+    /// Of the announced records, this many have been read. Those in `waiting` keep a place, with
+    /// the time until which they are asked for (milliseconds since 1970); the others need none. If
+    /// more wait than `max_entries` allows, the excess gets a place only when it is sent.
     pub fn looked_at(&self, records: u64, waiting: &[(Place, u64)]) {
         let (others, wall) = (self.others(), self.clock().0);
         let mut results = self.0.results.lock();
@@ -50,12 +51,12 @@ impl Ingress {
         }
     }
 
-    /// Whether something is known of the request there: it has a place.
+    /// Whether something is known of the request, so that it has a place.
     pub fn has_place(&self, place: Place) -> bool {
         self.0.results.lock().get(place).is_some()
     }
 
-    /// There was no place. Counted, and said once before there are some again.
+    /// Counts a refusal for want of a place, and logs it once until places are free again.
     pub(super) fn full(&self) {
         self.0.log.gauges().rejected.full.add(1);
         if !self.0.is_full.swap(true, Relaxed) {
@@ -67,7 +68,7 @@ impl Ingress {
         }
     }
 
-    /// Whether what was full has a tenth of its places again.
+    /// Notes when a tenth of the places is free again.
     pub(super) fn look_for_places(&self) {
         let taken = (self.others() + self.0.results.lock().spoken_for()) as u64;
         if taken <= self.0.max_entries - self.0.max_entries / 10 {

@@ -1,4 +1,4 @@
-//! What a client is told where a log takes nothing of what its request leads to.
+//! What a client is told when a log does not accept the records of its request.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{
     events::queue::log::{AppendError, Reason, Refused},
 };
 
-/// A log that failed while it was written: come back after.
+/// `Retry-After` for a log that failed while it was written.
 const UNAVAILABLE: Duration = Duration::from_secs(30);
 
 /// There is no room: nothing was written.
@@ -22,7 +22,7 @@ pub fn refused(refused: Refused) -> Error {
     Error::new(Kind::Queue(fault)).with_detail(refused.to_string())
 }
 
-/// It cannot be written down.
+/// The record cannot be written.
 pub fn failed(error: &AppendError) -> Error {
     let kind = match error {
         AppendError::Refused(it) => return refused(*it),

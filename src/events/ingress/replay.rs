@@ -1,4 +1,4 @@
-//! What the records of requests say, read from the first to the last. Pure: a log is opened with it.
+//! Decodes the records of requests, first to last, when the log is opened. Pure.
 
 use bytes::Bytes;
 

@@ -1,5 +1,5 @@
-//! What nobody goes on with is brought to its end: after a crash, and where a topic or the records
-//! themselves took nothing for a while.
+//! Brings orphans to their end: after a crash, and after a topic or the log itself refused records
+//! for a while.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,16 +23,16 @@ use crate::events::{
     stored,
 };
 
-/// Exchanges that are resolved in one go.
+/// Exchanges resolved in one go.
 const BATCH: usize = 256;
 
-/// Why some of it has to wait.
+/// Why some of the work has to wait.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// A log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A log takes nothing.
+    /// A log refuses records.
     #[error(transparent)]
     Append(#[from] AppendError),
 }
@@ -40,9 +40,9 @@ pub enum ResolveError {
 /// What one topic is owed.
 #[derive(Default)]
 struct Debt {
-    /// Nothing of it is below.
+    /// No owed event lies below this offset.
     from: Option<Offset>,
-    /// The same of the log in which events wait; `None`: none of these does.
+    /// The same for the log of delayed events; `None` if none of these waits.
     waits: Option<Offset>,
     events: Vec<Event>,
     exchanges: HashSet<Id>,
@@ -51,11 +51,11 @@ struct Debt {
 // === impl Ingress ===
 
 impl Ingress {
-    /// Ends what nobody goes on with: an intent without an answer becomes `<type>.uncertain`, and what is
-    /// owed is appended where it is not there. Blocks.
+    /// Ends orphans: an intent without an answer becomes `<type>.uncertain`, and owed events that
+    /// are missing from their topics are appended. Blocks.
     ///
-    /// One topic that takes nothing keeps the others from nothing: the error is the last there was, and
-    /// what it is about is tried again with the next call.
+    /// A topic that refuses does not hold up the others: the last error is returned, and what
+    /// failed is tried again by the next call.
     pub fn resolve(&self, topics: &dyn Topics) -> Result<(), ResolveError> {
         if self.is_offline() {
             return Ok(());
@@ -104,7 +104,7 @@ impl Ingress {
         outcome
     }
 
-    /// Where the events are that an exchange owes; `None`: it owes none.
+    /// Where the owed events of an exchange are; `None` if it owes none.
     fn owing(&self, id: Id, stage: Stage) -> Result<Option<(Offset, u16)>, ResolveError> {
         match stage {
             Stage::Owing { first, count } => Ok(Some((first, count))),
@@ -117,7 +117,8 @@ impl Ingress {
         }
     }
 
-    /// Where the events of the exchange that began at `at` are, none included, if its answer was written.
+    /// Where the events of the exchange that began at `at` are (maybe none), if its answer was
+    /// written.
     fn find_answer(&self, at: Offset) -> Result<Option<(Offset, u16)>, ReadError> {
         let (mut found, mut marked) = (None::<(Offset, u16)>, None);
         each(&self.0.log, at, |offset, entry| match (entry, &mut found) {
@@ -136,7 +137,7 @@ impl Ingress {
         Ok(found)
     }
 
-    /// Nobody knows what became of it, and its events say so.
+    /// Records that nobody knows what became of the exchange; its events say so.
     fn give_up(&self, id: Id, at: Offset, intents: u16) -> Result<(Offset, u16), ResolveError> {
         let found = self.read(at, intents)?;
         let uncertain = |it: Found| {
@@ -188,8 +189,8 @@ impl Ingress {
         Ok(())
     }
 
-    /// The events at so many offsets from `first` on. One that is damaged is told and given up: nothing
-    /// will ever be read there.
+    /// Reads `count` events from `first` on. A damaged one is logged and given up: it can never be
+    /// read.
     fn read(&self, first: Offset, count: u16) -> Result<Vec<Found>, ReadError> {
         let mut reader = self.0.log.reader();
         let mut all = Vec::with_capacity(count.into());
@@ -210,7 +211,7 @@ impl Ingress {
     }
 }
 
-/// Appends what is not there; to where it waits, what has to. Blocks.
+/// Appends the events that are missing, to the log of delayed events if they have to wait. Blocks.
 fn pay(
     target: &dyn Target,
     waiting: Option<&(Arc<dyn Target>, Offset)>,
@@ -221,7 +222,8 @@ fn pay(
     }
     let wanted: HashSet<&str> = debt.events.iter().map(|event| &*event.id).collect();
     let mut there = HashSet::new();
-    // What waits is looked at first: it may be moved to the topic meanwhile, and never back.
+    // Look in the delayed log first: an event may move from there to the topic meanwhile, but never
+    // back.
     if let Some((waiting, from)) = waiting {
         note_present(&waiting.log().ok_or_else(closed)?, *from, &wanted, &mut there)?;
     }
@@ -242,7 +244,7 @@ fn closed() -> ResolveError {
     ResolveError::Append(Refused::new(Reason::Offline).into())
 }
 
-/// Notes those of `wanted` that are in a log from `from` on. Blocks.
+/// Finds which of `wanted` are in a log from `from` on. Blocks.
 fn note_present<'a>(
     log: &Log,
     from: Offset,

@@ -1,6 +1,6 @@
 //! Attempts and results of stored requests in the ingress log. Pure.
 //!
-//! One record for each step, which says all there is to know: its attempt begins (synced before the first
+//! Each step is one record that is complete in itself: an attempt begins (synced before the first
 //! byte is sent), it came to nothing, or it ended, then with the answer.
 
 use bytes::Bytes;
@@ -85,7 +85,7 @@ fn state(number: u8) -> State {
         3 => State::Succeeded,
         4 => State::Failed,
         6 => State::DeadLettered,
-        // From a later version: what is not understood is not known.
+        // From a later version: what cannot be understood is uncertain.
         _ => State::Uncertain,
     }
 }

@@ -1,9 +1,9 @@
-//! Stored requests in memory, from their first attempt on: a pure table over the records of the ingress
-//! log, with time as an argument.
+//! Stored requests in memory, from their first attempt on: a pure table over the records of the
+//! ingress log; time is an argument.
 //!
-//! Invariant: **who may have been seen is known for it**. An attempt that has begun stays in the table
-//! until somebody says what became of it; nothing under way is evicted for room or for age. What has ended
-//! is kept for its time, and never begins again by itself.
+//! Invariant: **a request that may have been seen is known to be so**. An attempt that has begun
+//! stays in the table until its result is recorded; nothing in flight is evicted for room or age. A
+//! request that has ended is kept for its time, and never begins again by itself.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,59 +12,59 @@ use crate::events::{
     request::{Place, State},
 };
 
-/// An end is known for as long, in milliseconds, even if nobody can ask for it any more: longer than it
-/// takes to be noted by who made the attempt.
+/// An end is kept at least this long (milliseconds), even if nobody can ask for it any more: longer
+/// than the attempt's owner takes to record it.
 const SHORTEST: u64 = 3_600_000;
 
-/// What a record of the log says of a request.
+/// A request's state, as a record of the log has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Recorded {
     pub(super) state: State,
     pub(super) attempts: u32,
-    /// The flow it is delivered in: 0, or a job's.
+    /// Its flow: 0, or a job's.
     pub(super) lane: u32,
-    /// It does no harm if it is seen twice.
+    /// It may safely be seen twice.
     pub(super) may_repeat: bool,
-    /// How long its end is asked for, in milliseconds since 1970.
+    /// Until when its end can be asked for, in milliseconds since 1970.
     pub(super) until: u64,
 }
 
-/// A request of the table.
+/// A request in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) recorded: Recorded,
-    /// Where the last record of it is; of an attempt that is being written, where it is not below.
+    /// Offset of its last record; for an attempt being written, a lower bound of it.
     pub(super) at: Offset,
     since: u64,
-    /// Nobody goes on with its attempt.
+    /// Nobody owns its attempt any more.
     is_orphan: bool,
 }
 
-/// An attempt that is wanted.
+/// A request to begin an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
-    /// As it will be once it has begun, but for its number.
+    /// The state once the attempt has begun, except its number.
     pub(super) recorded: Recorded,
-    /// What may have been seen is sent nevertheless.
+    /// Send even if it may have been seen.
     pub(super) is_forced: bool,
-    /// One before it, begun then, was left without a word.
+    /// When an earlier attempt began that ended without a result.
     pub(super) left: Option<u64>,
 }
 
-/// Whether an attempt may begin.
+/// The decision whether an attempt may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It has; what is known of it now, and what was before.
+    /// It has begun; the state now, and the entry before.
     Begun { recorded: Recorded, before: Option<Entry> },
-    /// Somebody else is at it.
+    /// Another attempt is in flight.
     Busy,
-    /// The one before may have been seen, and nobody will say more.
+    /// The previous attempt may have been seen, and its result will never be known.
     Orphan(Recorded),
-    /// An attempt was made that is not known here any more; what there is to be said of it.
+    /// There was an attempt that is forgotten here; the state to record for it.
     Unknown(Recorded),
     /// It has ended.
     Over(State),
-    /// There is no place for it.
+    /// No place is left.
     Full,
 }
 
@@ -72,19 +72,19 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Results {
     entries: HashMap<Place, Entry>,
-    /// When each is forgotten that does not run.
+    /// When each entry that does not run is forgotten.
     expiries: BTreeSet<(u64, Place)>,
     /// The records of those that run.
     running: BTreeSet<(Offset, Place)>,
-    /// Records older than this say nothing any more.
+    /// Older records (milliseconds) have no effect any more.
     longest: u64,
-    /// Places of requests that are about to be stored.
+    /// Places of requests about to be stored.
     reserved: usize,
-    /// What was stored before and was not looked at yet: as many places may be needed.
+    /// Requests from before this process, not read yet: each may need a place.
     unread: usize,
 }
 
-/// Whether what began at `left` and is not in the table may have been, by now.
+/// Whether an attempt that began at `left` may have been forgotten by now.
 pub(super) fn is_forgotten(left: u64, wall: u64) -> bool {
     wall.saturating_sub(left) >= SHORTEST
 }
@@ -92,49 +92,48 @@ pub(super) fn is_forgotten(left: u64, wall: u64) -> bool {
 // === impl Results ===
 
 impl Results {
-    /// Places that are taken, by what is known.
+    /// Places taken by known requests.
     pub(super) fn taken(&self) -> usize {
         self.entries.len() + self.reserved
     }
 
-    /// Places that are not for newcomers.
+    /// Places not available to newcomers.
     pub(super) fn spoken_for(&self) -> usize {
         self.taken().saturating_add(self.unread)
     }
 
-    /// Places that are kept for what was not looked at yet.
+    /// Places reserved for requests not read yet.
     pub(super) fn unread(&self) -> usize {
         self.unread
     }
 
-    /// So many more records may be of requests that were stored before and need a place.
+    /// Announces records of earlier requests that may need a place.
     pub(super) fn inherit(&mut self, records: usize) {
         self.unread = self.unread.saturating_add(records);
     }
 
-    /// So many of those were found, are settled, or are not there.
+    /// This many of them were read, are settled, or are gone.
     pub(super) fn looked_at(&mut self, records: usize) {
         self.unread = self.unread.saturating_sub(records);
     }
 
-    /// Takes one more.
+    /// Reserves one more place.
     pub(super) fn reserve(&mut self) {
         self.reserved += 1;
     }
 
-    /// One that was reserved is free again.
+    /// Frees a reserved place.
     pub(super) fn release(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// One that was reserved is that of the request there, unless an attempt has begun already: that has
-    /// one.
+    /// Turns a reserved place into the request's, unless an attempt has begun and already has one.
     pub(super) fn stored(&mut self, place: Place, until: u64, wall: u64) {
         self.release();
         self.keep_place(place, until, wall);
     }
 
-    /// The request there, which waits, has a place, unless it has one already.
+    /// Gives the waiting request a place, unless it has one.
     pub(super) fn keep_place(&mut self, place: Place, until: u64, wall: u64) {
         if !self.entries.contains_key(&place) {
             let state = State::Queued;
@@ -143,21 +142,21 @@ impl Results {
         }
     }
 
-    /// How many there are.
+    /// The number of entries.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// The request, if there was an attempt.
+    /// The request's entry, if there was an attempt.
     pub(super) fn get(&self, place: Place) -> Option<&Entry> {
         self.entries.get(&place)
     }
 
-    /// Judges an attempt at `place`, at a time when its record will not be below `floor`. One that may begin
-    /// has begun then.
+    /// Decides about an attempt at `place` whose record will not lie below `floor`. If it may
+    /// begin, it has begun on return.
     ///
-    /// What has ended begins again for a job only, and once for each: an operator wants it. What may have
-    /// been seen does so only where he says that he knows.
+    /// A request that has ended begins again only for a job, once for each. One that may have been
+    /// seen begins again only if the operator forces it.
     pub(super) fn begin(
         &mut self,
         place: Place,
@@ -167,10 +166,10 @@ impl Results {
         let Asked { recorded: asked, is_forced, left } = asked;
         let before = self.entries.get(&place).copied();
         let is_forgotten = |left| is_forgotten(left, wall);
-        // A place says nothing of an attempt.
+        // An entry that only reserves a place does not mean that there was an attempt.
         let is_unknown = before.is_none_or(|entry| !entry.recorded.is_known());
         if is_unknown && !asked.may_repeat && left.is_some_and(is_forgotten) {
-            // It is that attempt's place now.
+            // The reserved place becomes the attempt's.
             self.put(place, Entry { recorded: asked, at: floor, since: wall, is_orphan: true });
             return Verdict::Unknown(asked);
         }
@@ -193,14 +192,14 @@ impl Results {
         Verdict::Begun { recorded, before }
     }
 
-    /// The record of its attempt is there.
+    /// The record of the attempt was written at `at`.
     pub(super) fn placed(&mut self, place: Place, at: Offset) {
         if let Some(entry) = self.entries.get(&place).copied() {
             self.put(place, Entry { at, ..entry });
         }
     }
 
-    /// The request as it was before an attempt that was not written.
+    /// Restores the entry from before an attempt that was not written.
     pub(super) fn give_back(&mut self, place: Place, before: Option<Entry>) {
         match before {
             Some(entry) => self.put(place, entry),
@@ -208,14 +207,14 @@ impl Results {
         }
     }
 
-    /// Whoever made the attempt has gone without a word.
+    /// The owner of the attempt is gone without a result.
     pub(super) fn abandon(&mut self, place: Place) {
         if let Some(entry) = self.entries.get_mut(&place) {
             entry.is_orphan = entry.recorded.state == State::Running;
         }
     }
 
-    /// Those that nobody goes on with.
+    /// The attempts that nobody owns.
     pub(super) fn orphans(&self) -> Vec<(Place, Recorded)> {
         let running = self.running.iter().filter_map(|(_, place)| {
             let entry = self.entries.get(place)?;
@@ -224,12 +223,13 @@ impl Results {
         running.collect()
     }
 
-    /// A record says this of it, written there at `wall`.
+    /// A record of this state was written at `at`, at time `wall`.
     pub(super) fn record(&mut self, place: Place, recorded: Recorded, at: Offset, wall: u64) {
         self.put(place, Entry { recorded, at, since: wall, is_orphan: false });
     }
 
-    /// As [`Results::record`], of an orphan; `false`: it is none any more, or another attempt is.
+    /// Like [`Results::record`], for an orphan; `false` if it is none any more, or another attempt
+    /// is.
     pub(super) fn record_orphan(
         &mut self,
         place: Place,
@@ -245,12 +245,12 @@ impl Results {
         is_orphan
     }
 
-    /// A record that is read back. Nobody goes on with what ran. What was told late, of an attempt before or
-    /// after an end, says nothing.
+    /// Applies a record that is read back. Attempts that ran have no owner now. A late record, of
+    /// an earlier attempt or after an end, has no effect.
     pub(super) fn replay(&mut self, place: Place, recorded: Recorded, at: Offset, wall: u64) {
         let is_orphan = recorded.state == State::Running;
         let known = self.entries.get(&place);
-        // What was forgotten by then is counted from 1 again.
+        // A request that was forgotten by then counts from 1 again.
         let known = known.filter(|known| known.expires().is_none_or(|expires| expires > wall));
         if known.is_some_and(|known| recorded.is_late(known.recorded)) {
             return;
@@ -258,19 +258,19 @@ impl Results {
         self.put(place, Entry { recorded, at, since: wall, is_orphan });
     }
 
-    /// Forgets what is over at `now`.
+    /// Forgets entries that have expired at `now`.
     pub(super) fn sweep(&mut self, now: u64) {
         while let Some((_, place)) = self.expiries.first().copied().filter(|it| it.0 <= now) {
             self.remove(place);
         }
     }
 
-    /// No record below is needed for what runs.
+    /// No record below this offset is needed for attempts that run.
     pub(super) fn low(&self) -> Option<Offset> {
         self.running.first().map(|(at, _)| *at)
     }
 
-    /// No record is needed for longer, in milliseconds, unless it is of what runs.
+    /// Older records (milliseconds) are not needed, except for attempts that run.
     pub(super) fn longest(&self) -> u64 {
         self.longest
     }
@@ -298,12 +298,12 @@ impl Results {
 // === impl Recorded ===
 
 impl Recorded {
-    /// Whether an attempt is known of it: there is a record.
+    /// Whether an attempt is known, so that a record exists.
     pub(super) fn is_known(self) -> bool {
         self.attempts > 0 || self.state != State::Queued
     }
 
-    /// Whether it is about what was over when `known` was.
+    /// Whether it concerns an attempt that was over when `known` was recorded.
     fn is_late(self, known: Self) -> bool {
         let is_of_now = self.attempts == known.attempts;
         self.attempts < known.attempts
@@ -314,7 +314,7 @@ impl Recorded {
 // === impl Entry ===
 
 impl Entry {
-    /// When it is forgotten; `None`: not while it runs.
+    /// When it is forgotten; `None` while it runs.
     fn expires(&self) -> Option<u64> {
         let Recorded { state, until, .. } = self.recorded;
         (state != State::Running).then(|| until.max(self.since.saturating_add(SHORTEST)))

@@ -1,7 +1,8 @@
 //! What is owed to requests, in memory: a pure state machine over the records of the ingress log.
 //!
-//! Invariant: **everything that is not settled lies at or above [`State::low`]**, so that reading the log
-//! from there on finds all of it again. An exchange counts from before its first record has an offset.
+//! Invariant: **everything that is not settled lies at or above [`State::low`]**, so reading the
+//! log from there finds all of it again. An exchange counts even before its first record has an
+//! offset.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -1,4 +1,4 @@
-//! Topics, as far as requests publish to them.
+//! The interface of topics for publishing on behalf of requests.
 
 use std::{fmt, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Who waits for a stored request to come on: a fixed number of bells, so that waiting costs no memory
-//! here, and a change wakes the few that share its bell.
+//! Wakes those who wait for a stored request to change. A fixed number of bells, so that waiting
+//! costs no memory here; a change wakes the few that share its bell.
 
 use std::{
     fmt,
