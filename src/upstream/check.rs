@@ -1,8 +1,8 @@
-//! One exchange on a connection of its own: what a health check sends.
+//! One exchange on a dedicated connection: what a health check sends.
 //!
-//! It goes the way requests go - the same address, TLS, certificates and protocol - but over no
-//! pool, so that neither takes connections from the other. Dropping the future closes the connection.
-//! What an endpoint may answer is bounded.
+//! It takes the same path as requests (address, TLS, certificates, protocol) but bypasses the pool,
+//! so that neither takes connections from the other. Dropping the future closes the connection. The
+//! size of an answer is bounded.
 
 use std::{future::Future, pin::pin};
 
@@ -28,9 +28,9 @@ use crate::{
 
 /// The largest response head.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// The same as HTTP/2 counts it.
+/// The same, as HTTP/2 counts it.
 const MAX_HEAD_BYTES_H2: u32 = 16 * 1024;
-/// The largest body that is read; of longer ones the answer fails.
+/// The largest body that is read; a longer one fails the check.
 const MAX_BODY_BYTES: usize = 16 * 1024;
 
 /// What was answered.
@@ -42,7 +42,7 @@ pub(crate) struct Answer {
     pub(crate) trailers: HeaderMap,
 }
 
-/// Whether the body of an answer is of interest.
+/// Whether the body of the answer is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Head,
@@ -53,13 +53,12 @@ pub(crate) enum Read {
 #[derive(Clone, Copy)]
 struct Spawn;
 
-/// Connects, TLS included, and no more.
+/// Connects, including TLS, and no more.
 pub(crate) async fn connect(transport: &Transport, endpoint: &Endpoint) -> Result<()> {
     transport.dial(endpoint, false).await.map(drop)
 }
 
-/// Sends `request`, whose target is a path, and reads the answer. How long that may take is the
-/// caller's to say.
+/// Sends `request`, whose target is a path, and reads the answer. The caller limits the time.
 pub(crate) async fn ask(
     transport: &Transport,
     endpoint: &Endpoint,
@@ -84,10 +83,10 @@ pub(crate) async fn ask(
     }
 }
 
-/// The outcome of `exchange`, which needs `connection` to be driven meanwhile.
+/// The outcome of `exchange`, driving `connection` meanwhile.
 async fn beside<C: Future, T>(connection: C, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
-    // The exchange first: an answer that is there counts, whatever became of its connection.
+    // The exchange first: an answer that has arrived counts, whatever became of its connection.
     tokio::select! {
         biased;
         answer = &mut exchange => answer,

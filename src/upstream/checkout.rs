@@ -1,4 +1,4 @@
-//! What a request gets from a pool: a connection, or the wait for one.
+//! What a request gets from a pool: a connection, or a wait for one.
 
 use std::{
     future::Future,
@@ -14,21 +14,21 @@ use crate::{
     upstream::{Local, h1::H1, handshake::H2Stream},
 };
 
-/// A connection, or a stream of one, for one request.
+/// A connection, or a stream of one, lent to one request.
 pub(crate) enum Lease {
     H1(Box<H1>),
     H2(H2Stream),
 }
 
-/// What a checkout finds.
+/// The result of a checkout.
 pub(crate) enum Checkout {
     Ready(Lease),
     Wait(Waiting),
-    /// Every stream of every connection we may have is taken.
+    /// Every stream of every permitted connection is taken.
     Full,
 }
 
-/// Waits for a connection. Dropped, it leaves what it was given to the pool.
+/// Waits for a connection. If dropped, a lease it was already sent goes back to the pool.
 pub(crate) struct Waiting {
     lease: oneshot::Receiver<Result<Lease>>,
     local: Arc<Local>,
@@ -37,7 +37,7 @@ pub(crate) struct Waiting {
 // === impl Waiting ===
 
 impl Waiting {
-    /// Waits for what is sent, of a connection of `local`.
+    /// Waits for a lease of a connection to `local`.
     pub(crate) fn new(lease: oneshot::Receiver<Result<Lease>>, local: &Arc<Local>) -> Self {
         Self { lease, local: local.clone() }
     }

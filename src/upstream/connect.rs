@@ -1,7 +1,7 @@
-//! Making connections: TCP, unix sockets, TLS.
+//! Dials connections: TCP, unix sockets, TLS.
 //!
-//! A dial goes to one address. Of a name with several addresses each is an endpoint of its own, so
-//! "happy eyeballs" is the balancer's: an address that does not connect costs one class A retry and
+//! A dial goes to one address. Each address of a name is an endpoint of its own, so "happy
+//! eyeballs" happens in the balancer: an address that does not connect costs one class A retry,
 //! then counts as slow, and the others are chosen.
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
@@ -21,11 +21,11 @@ use crate::{
     },
 };
 
-/// Between keep-alive probes of the kernel: an upstream that vanished is noticed by them.
+/// Interval of the kernel's keep-alive probes, which detect an upstream that has vanished.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 
-/// How connections of one upstream are made: its settings, and its TLS material in memory. Shared
-/// by all workers, read when a connection is made.
+/// How to connect to one upstream: its settings, with its TLS material in memory. Shared by all
+/// workers, read when a connection is made.
 pub struct Transport {
     settings: Settings,
     tls: Option<Tls>,
@@ -41,12 +41,12 @@ pub struct TlsError {
     pub message: String,
 }
 
-/// A connection that was made.
+/// A new connection.
 #[derive(Debug)]
 pub(crate) struct Dialled {
     pub(crate) stream: Stream,
     pub(crate) probe: Probe,
-    /// What ALPN chose; without TLS what the settings say.
+    /// What ALPN chose; without TLS, what the settings say.
     pub(crate) is_h2: bool,
 }
 
@@ -58,7 +58,7 @@ struct Tls {
     server_name: Option<ServerName<'static>>,
 }
 
-/// The files' contents, so that a reload sees whether they changed.
+/// The files' contents, so that a reload can see whether they changed.
 #[derive(PartialEq, Eq)]
 struct Material {
     ca: Option<Vec<u8>>,
@@ -68,8 +68,8 @@ struct Material {
 // === impl Transport ===
 
 impl Transport {
-    /// Reads the files. `previous` is given back when neither settings nor files have changed, so
-    /// that its connections stay in use.
+    /// Reads the files. Returns `previous` if neither settings nor files have changed, so that its
+    /// connections stay in use.
     pub fn new(settings: Settings, previous: Option<&Arc<Self>>) -> Result<Arc<Self>, TlsError> {
         let fail = |message| TlsError { upstream: settings.name.clone(), message };
         let material = settings.tls.as_ref().map(Material::read).transpose().map_err(fail)?;
@@ -97,7 +97,7 @@ impl Transport {
         self.tls.is_some()
     }
 
-    /// Connects to `endpoint`, TLS included, however long that takes. With `h1_only`, HTTP/2 is not
+    /// Connects to `endpoint`, including TLS, without a time limit. With `h1_only`, HTTP/2 is not
     /// offered.
     pub(crate) async fn dial(&self, endpoint: &Endpoint, h1_only: bool) -> Result<Dialled, Error> {
         let opened = open(endpoint.address(), self.settings.send_idle_timeout).await;
@@ -131,8 +131,9 @@ async fn open(address: &Address, unanswered: Duration) -> io::Result<(Plain, Pro
             stream.set_nodelay(true)?;
             let socket = SockRef::from(&stream);
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
-            // What the peer neither acknowledges nor takes for so long ends the connection. Not less
-            // than a write may be pending: the kernel counts a full receiver as well.
+            // Unacknowledged or untaken data ends the connection after this time. It must not be
+            // shorter than a write may stay pending, because the kernel also counts a full
+            // receiver.
             #[cfg(target_os = "linux")]
             socket.set_tcp_user_timeout(Some(unanswered))?;
             #[cfg(not(target_os = "linux"))]
@@ -182,7 +183,7 @@ impl Tls {
     }
 }
 
-// The provider is named, never the process's default: nothing else may decide how we encrypt.
+// The crypto provider is named explicitly: no process-wide default may decide how we encrypt.
 fn client_config(material: &Material) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     if let Some(pem) = &material.ca {
@@ -190,7 +191,7 @@ fn client_config(material: &Material) -> Result<ClientConfig, String> {
             roots.add(certificate).map_err(|error| format!("`ca`: {error}"))?;
         }
     } else {
-        // A certificate of the system that cannot be read is the system's; the rest is used.
+        // A system certificate that cannot be read is skipped; the rest are used.
         let native = rustls_native_certs::load_native_certs();
         let (added, _ignored) = roots.add_parsable_certificates(native.certs);
         if added == 0 {

@@ -1,8 +1,8 @@
-//! One address of one upstream: what all workers know about it, and what one worker has of it.
+//! One address of one upstream: what all workers share, and what one worker holds.
 //!
-//! [`Endpoint`] is shared by all workers and changed through plain atomics only. [`Local`] is one
-//! worker's hold of it, with that worker's connections: requests count references of a `Local`,
-//! never of an `Endpoint`, so that no two workers write to one reference count.
+//! [`Endpoint`] is shared by all workers and changed only through plain atomics. [`Local`] is one
+//! worker's hold of it, with that worker's connections. Requests count references of a `Local`,
+//! never of an `Endpoint`, so no two workers write to one reference count.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ pub enum Address {
     Unix(Arc<Path>),
 }
 
-/// One address of one upstream, shared by all workers. Its identity is upstream and address: a
+/// One address of one upstream, shared by all workers. Upstream and address are its identity: a
 /// reload that keeps both keeps its state.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -41,18 +41,19 @@ pub struct Endpoint {
     load: Arc<Load>,
 }
 
-/// One worker's hold of an endpoint: its connections, and the way to the shared counts.
+/// One worker's hold of an endpoint: its connections, and a reference to the shared counts.
 pub struct Local {
     endpoint: Arc<Endpoint>,
     transport: Arc<Transport>,
     group: Arc<AtomicUsize>,
-    // Copies of what the endpoint has: to clone the shared ones would count a shared reference.
+    // Copies of the endpoint's values: cloning the shared ones would touch a shared reference
+    // count.
     label: Arc<str>,
     authority: HeaderValue,
     pool: Pool,
 }
 
-/// A request under way to an endpoint, counted until this is dropped.
+/// A request in flight to an endpoint, counted until this is dropped.
 #[derive(Debug)]
 pub struct Flight {
     local: Arc<Local>,
@@ -64,15 +65,15 @@ pub struct Flight {
 pub struct Call {
     /// The request; its target's path and query go upstream as they are.
     pub request: Request,
-    /// The endpoint, and its being counted there.
+    /// The chosen endpoint, counting this request as in flight.
     pub flight: Flight,
 }
 
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// The endpoint of `upstream` at `address`. `host` is the name it is known by: the default of
-    /// the `Host` field together with `port`, and the default TLS name.
+    /// The endpoint of `upstream` at `address`. `host` is the name it is known by: with `port` the
+    /// default `Host` field, and the default TLS name.
     pub fn new(upstream: &str, address: Address, host: &str, port: Option<u16>) -> Self {
         Self {
             label: format!("{upstream}/{address}").into(),
@@ -83,7 +84,7 @@ impl Endpoint {
         }
     }
 
-    /// The same endpoint known by another name; both share what is measured.
+    /// The same endpoint under another name; both share their measurements.
     #[must_use]
     pub fn renamed(&self, host: &str, port: Option<u16>) -> Self {
         Self {
@@ -110,12 +111,12 @@ impl Endpoint {
         &self.host
     }
 
-    /// The `Host` field of what is sent to it.
+    /// The `Host` field of requests to it.
     pub(crate) fn authority(&self) -> &HeaderValue {
         &self.authority
     }
 
-    /// What is measured of it.
+    /// Its measurements.
     pub fn load(&self) -> &Load {
         &self.load
     }
@@ -127,7 +128,8 @@ fn authority(host: &str, port: Option<u16>) -> HeaderValue {
         Some(port) => format!("{host}:{port}"),
         None => host,
     };
-    // Names come from a checked configuration or from DNS; what is no field value is no name.
+    // Names come from a checked configuration or from DNS; a name that is no field value cannot be
+    // one.
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
 }
 
@@ -145,7 +147,8 @@ impl fmt::Display for Address {
 // === impl Local ===
 
 impl Local {
-    /// One worker's hold of `endpoint`. `group` counts the requests under way to the whole upstream.
+    /// One worker's hold of `endpoint`. `group` counts the requests in flight to the whole
+    /// upstream.
     pub(crate) fn new(
         endpoint: Arc<Endpoint>,
         transport: Arc<Transport>,
@@ -163,12 +166,12 @@ impl Local {
         })
     }
 
-    /// What all workers share of it.
+    /// The part that all workers share.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
-    /// Its label, counted by this worker alone.
+    /// Its label, with a reference count of this worker only.
     pub fn label(&self) -> &Arc<str> {
         &self.label
     }
@@ -183,7 +186,7 @@ impl Local {
         &self.transport
     }
 
-    /// The requests under way to the whole upstream, over all workers.
+    /// Requests in flight to the whole upstream, over all workers.
     pub(crate) fn group(&self) -> &Arc<AtomicUsize> {
         &self.group
     }
@@ -192,11 +195,11 @@ impl Local {
         &self.pool
     }
 
-    /// Counts one more request at the endpoint and its upstream, unless the upstream has `limit`
-    /// under way already.
+    /// Counts one more request at the endpoint and its upstream, unless `limit` are already in
+    /// flight to the upstream.
     pub fn enter(self: &Arc<Self>, limit: usize) -> Option<Flight> {
-        // Relaxed: the counts order nothing else, they only have to be exact. Each is judged by the
-        // number it got, so that of two that race for the last place one gets it.
+        // Relaxed: the counts order nothing else, they only have to be exact. Each caller judges
+        // the number it got, so only one of two racing for the last place gets it.
         let before = self.group.fetch_add(1, Ordering::Relaxed);
         self.endpoint.load.enter();
         let flight = Flight { local: self.clone(), is_in_group: true };
@@ -218,7 +221,7 @@ impl Flight {
         &self.local
     }
 
-    /// Leaves the count of its upstream, but not that of its endpoint.
+    /// Stops counting for its upstream, but not for its endpoint.
     pub(crate) fn leave_group(&mut self) {
         if std::mem::take(&mut self.is_in_group) {
             self.local.group.fetch_sub(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What a failed exchange means, and whether the request can be handed back with it.
+//! Classifies a failed exchange, and decides whether the request can be handed back.
 
 use std::{error, io};
 
@@ -12,7 +12,7 @@ use crate::{
 
 type Failed = TrySendError<http::Request<Body>>;
 
-/// What a failure of a response body means: hyper fails it only when the connection did.
+/// Why a response body failed: hyper fails it only when the connection did.
 pub(crate) fn broken_off(error: hyper::Error) -> Error {
     let kind = if is_malformed(&error) {
         Kind::UpstreamBadResponse
@@ -22,8 +22,8 @@ pub(crate) fn broken_off(error: hyper::Error) -> Error {
     Error::new(kind).with_source(error)
 }
 
-/// What a failed exchange means; with the request in it if nothing of it was written: as hyper hands
-/// it back, or else the spare one.
+/// Classifies a failed exchange. If nothing of the request was written, the error carries it: the
+/// one hyper hands back, or else the spare copy.
 pub(crate) fn failed_h1(
     mut failed: Failed,
     h1: &H1,
@@ -53,7 +53,7 @@ pub(crate) fn failed_h1(
     with_unsent(error.with_source(cause), sent, unsent, spare, cx)
 }
 
-/// The same on h2, where what the peer says decides. `of_upload`: what was wrong with the request's body.
+/// The same on h2, where the peer's words decide. `of_upload`: why the request's body failed.
 pub(crate) fn failed_h2(
     mut failed: Failed,
     stream: &H2Stream,
@@ -64,14 +64,15 @@ pub(crate) fn failed_h2(
     let unsent = failed.take_message();
     let cause = failed.into_error();
     let by_peer = find::<h2::Error>(&cause).filter(|error| error.is_remote());
-    // Of the streams of a connection only those it excludes fail with the remote's GOAWAY.
+    // After the remote's GOAWAY, only the streams it excludes fail.
     let is_excluded = by_peer.is_some_and(h2::Error::is_go_away);
     let is_refused = is_excluded
         || by_peer.is_some_and(|error| {
             error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
         });
     if is_excluded || unsent.is_some() {
-        // hyper learns of the GOAWAY with the next request: that is not to be the one tried again.
+        // hyper learns of the GOAWAY only with its next request, which must not be the retry of
+        // this one.
         stream.retire_connection();
     }
     let sent = if unsent.is_some() || is_refused { Sent::Nothing } else { Sent::MaybeSeen };
@@ -103,12 +104,12 @@ fn with_unsent(
     }
 }
 
-/// The request body's own failure, if that is what ended the exchange: then it is the client's.
+/// The request body's own failure, if that ended the exchange: then it is the client's fault.
 fn of_body(cause: &hyper::Error) -> Option<Kind> {
     find::<Error>(cause).map(|error| error.kind().clone())
 }
 
-/// The upstream took nothing of what we had for it, as our stream or the kernel found.
+/// The upstream stopped reading, as our stream or the kernel found.
 fn is_timeout(cause: &hyper::Error) -> bool {
     find::<io::Error>(cause).is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }

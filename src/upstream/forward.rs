@@ -1,17 +1,17 @@
-//! A request and its endpoint to a response: the innermost step of the stack.
+//! Sends a request to its endpoint and returns the response: the innermost step of the stack.
 //!
-//! Takes a connection from the worker's pool, says the request anew on it (`reframe`), and gives
-//! the connection back once the response body has been read to its end. Dropping the future gives
-//! the attempt up: on h1 the connection closes, on h2 the stream is reset.
+//! Takes a connection from the worker's pool, rewrites the head for it (`reframe`), and returns the
+//! connection once the response body has been read to its end. Dropping the future cancels the
+//! attempt: on h1 the connection closes, on h2 the stream is reset.
 //!
 //! Fails with `upstream-connect`, `-tls`, `-reset`, `-closed-idle`, `-bad-response`, or
-//! `concurrency-full` when every h2 stream is taken. The error carries the request whenever not one
-//! byte of it left; whether one did is what the connection's meter says, on h2 what the peer says. Of
-//! a streaming body that hyper had begun to read it has what `spare` keeps.
+//! `concurrency-full` when every h2 stream is taken. The error carries the request if no byte of it
+//! left: on h1 the connection's meter decides that, on h2 what the peer says. If hyper had begun to
+//! read a streaming body, the request comes back with what `spare` has kept of it.
 //!
-//! Costs, on a pooled h1 connection: hyper's channel. Everything else, a new connection and h2 among it,
-//! pays for a box; a new connection, one idle for a few milliseconds and every h2 stream for a copy of
-//! the request's head as well, and of the first 64 KiB of a body that streams (`spare`).
+//! Cost on a pooled h1 connection: hyper's channel. Everything else, including new connections and
+//! h2, pays for a box. A new connection, one idle for a few milliseconds, and every h2 stream also
+//! pay for a copy of the request's head, and of the first 64 KiB of a streaming body (`spare`).
 
 use std::{
     future::{self, Future},
@@ -48,7 +48,7 @@ use crate::{
     },
 };
 
-/// Sends requests to the endpoint that was chosen for them.
+/// Sends each request to the endpoint that was chosen for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward {
     preserve_host: bool,
@@ -61,14 +61,14 @@ enum State {
     /// Not yet polled: nothing has been done.
     Asked(Option<Call>, Forward),
     H1(ExchangeH1),
-    /// hyper's futures have no names, nor have those that wait for them.
+    /// hyper's futures are unnameable, and so are those that wait for them.
     Boxed(Boxed),
     Over,
 }
 
 type Boxed = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
-/// A request on the connection that was waiting for one.
+/// A request on an h1 connection that had to be waited for.
 struct ExchangeH1 {
     h1: Box<H1>,
     flight: Flight,
@@ -77,13 +77,13 @@ struct ExchangeH1 {
     cx: ours::Context,
 }
 
-/// Frees an h2 stream's place at the end of the body.
+/// Frees an h2 stream's place when the body ends.
 struct Free {
     _stream: Streaming,
     _flight: Flight,
 }
 
-/// An h2 stream, which a request body may have a share in.
+/// An h2 stream, which the request body may share.
 enum Streaming {
     Alone(H2Stream),
     Shared(Arc<Progress>),
@@ -92,7 +92,7 @@ enum Streaming {
 // === impl Forward ===
 
 impl Forward {
-    /// `preserve_host`: the upstream sees the client's `Host`, not its own name.
+    /// `preserve_host`: the upstream sees the client's `Host` instead of its own name.
     pub fn new(preserve_host: bool) -> Self {
         Self { preserve_host }
     }
@@ -112,7 +112,7 @@ impl Service<Call> for Forward {
     }
 }
 
-/// Sends the request of `call` and gives its response, as [`Forward`] does.
+/// Sends the request of `call` and returns its response, as [`Forward`] does.
 pub fn exchange(call: Call, preserve_host: bool) -> ResponseFuture {
     Forward::new(preserve_host).call(call)
 }
@@ -141,7 +141,7 @@ fn begin(call: Call, Forward { preserve_host }: Forward) -> State {
     }
 }
 
-/// As [`begin`], on a connection that has to be waited for.
+/// Like [`begin`], on a connection that has to be waited for.
 async fn exchange_later(
     request: Request,
     waiting: Waiting,
@@ -169,15 +169,15 @@ fn respond_h1(
     let (mut parts, incoming) = response.into_parts();
     h1.is_reused = true;
     h1.is_doubtful = false;
-    // From now on hyper says HTTP/1.0 on it, without `chunked`: a body of unknown length would
-    // silently be left out.
+    // From now on hyper speaks HTTP/1.0 on it, without `chunked`: it would silently drop a body of
+    // unknown length.
     h1.is_spent = parts.version == Version::HTTP_10;
     let settings = flight.local().transport().settings();
     h1.keep_alive = match reframe::keep_alive(&parts.headers) {
         Some(promised) => promised.min(settings.idle_timeout),
         None => settings.idle_timeout,
     };
-    // On refusal the connection drops here, and with it whatever else is on it.
+    // A refused response drops the connection here, with whatever else is on it.
     reframe::check_response(&mut parts, false)?;
     if incoming.is_end_stream() {
         let local = flight.local();
@@ -214,7 +214,7 @@ async fn exchange_h2(
         Streaming::Shared(progress) => tokio::select! {
             biased;
             answered = sent => answered,
-            // Dropped, the request resets its stream.
+            // Dropping the request resets its stream.
             () = progress.stalled(local.transport().settings().send_idle_timeout) => {
                 return Err(Error::new(Kind::UpstreamTimeoutTry(Sent::MaybeSeen))
                     .with_detail(format!("{}: it takes no more of the body", local.label())));
@@ -243,7 +243,7 @@ async fn exchange_h2(
     Ok(Response::from_parts(parts, body))
 }
 
-/// The body of a response, held to the upstream's pace.
+/// The body of a response, with the upstream's pace and idle timeout enforced.
 pub(crate) fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
     let mut body = Body::from_incoming(incoming, broken_off);
     if !reframe::is_event_stream(&parts.headers) {

@@ -1,7 +1,7 @@
 //! An HTTP/1.1 connection to an upstream: one request at a time.
 //!
-//! It lives in a box that moves between the pool, the request it is lent to and the body of the answer,
-//! and has what each of them needs of it, so that none allocates for a request.
+//! It lives in a box that moves between the pool, the request it is lent to, and the response body.
+//! The box holds whatever each of them needs, so that no request allocates.
 
 use std::{
     fmt,
@@ -30,34 +30,35 @@ use crate::{
     },
 };
 
-/// What comes of a request that was sent.
+/// The result of sending a request.
 pub(crate) type Answer = Result<Response<Incoming>, TrySendError<Request<Body>>>;
 
 /// An HTTP/1.1 connection: one request at a time. Dropping it closes the connection.
 pub(crate) struct H1 {
     sender: http1::SendRequest<Body>,
-    /// Of the request that was sent last. hyper's future has no name: its box is the connection's.
+    /// Of the latest request. hyper's future is unnameable, so it lives in a box that the
+    /// connection reuses.
     answer: ReusableBoxFuture<'static, Answer>,
     meter: Arc<Meter>,
     probe: Probe,
-    /// A response has been read from it.
+    /// Whether a response has been read from it.
     pub(crate) is_reused: bool,
-    /// It takes no other request.
+    /// Whether it takes no further request.
     pub(crate) is_spent: bool,
-    /// It may have been closed by now without our having heard of it.
+    /// Whether it may have been closed without our knowledge.
     pub(crate) is_doubtful: bool,
-    /// Since the last response ended.
+    /// When the last response ended.
     pub(crate) idle_since: Instant,
     /// How long it may stay idle.
     pub(crate) keep_alive: Duration,
-    /// The request whose response body is on its way.
+    /// The request whose response body is being read.
     pub(crate) flight: Option<Flight>,
 }
 
 // === impl H1 ===
 
 impl H1 {
-    /// A connection that has had no request yet, and may stay so for `keep_alive`.
+    /// A connection without a request so far, which may stay idle for `keep_alive`.
     pub(crate) fn new(
         sender: http1::SendRequest<Body>,
         meter: Arc<Meter>,
@@ -78,22 +79,22 @@ impl H1 {
         }
     }
 
-    /// Hands `request` to the connection's task; [`Self::poll_answer`] tells what comes of it.
+    /// Hands `request` to the connection's task; [`Self::poll_answer`] returns the result.
     pub(crate) fn send(&mut self, request: Request<Body>) {
         self.answer.set(self.sender.try_send_request(request));
     }
 
-    /// What came of the request that was sent last. Not to be polled again after that.
+    /// The result of the latest request. Do not poll again after it is ready.
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
         self.answer.poll(cx)
     }
 
-    /// As [`Self::poll_answer`]. Cancel-safe.
+    /// Like [`Self::poll_answer`]. Cancel-safe.
     pub(crate) async fn answer(&mut self) -> Answer {
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 
-    /// Takes a request now.
+    /// Whether it takes a request now.
     pub(crate) fn is_ready(&self) -> bool {
         self.sender.is_ready()
     }
@@ -106,7 +107,7 @@ impl H1 {
         self.has_expired(self.idle_for(now))
     }
 
-    /// Whether it has been idle for too long, if it has been for `idle_for`.
+    /// Whether `idle_for` is longer than it may stay idle.
     pub(crate) fn has_expired(&self, idle_for: Duration) -> bool {
         idle_for >= self.keep_alive
     }
@@ -115,7 +116,7 @@ impl H1 {
         now.saturating_duration_since(self.idle_since)
     }
 
-    /// The kernel has nothing to read from it and has not seen it closed.
+    /// Whether the kernel has neither data to read nor a close for it.
     pub(crate) fn is_quiet(&self) -> bool {
         self.probe.is_quiet()
     }
@@ -124,22 +125,22 @@ impl H1 {
         self.meter.mark()
     }
 
-    /// The counts for good: nothing more is written on it.
+    /// The final counts: nothing more is written on it afterwards.
     pub(crate) fn cut(&self) -> Mark {
         self.meter.cut();
         self.meter.mark()
     }
 
-    /// Waits until it takes a request; `false` when it is closed. Cancel-safe.
+    /// Waits until it takes a request; `false` if it is closed. Cancel-safe.
     pub(crate) async fn ready(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
 }
 
 impl Finish for H1 {
-    /// The body of its response is over: the connection goes back, and the request is counted no more.
+    /// The response body is over: returns the connection, and stops counting the request.
     fn finish(mut self: Box<Self>, end: End) {
-        // Anything but the end leaves bytes of this response on it: it closes by being dropped.
+        // Any other end leaves bytes of this response on the connection: dropping closes it.
         if end == End::Complete
             && let Some(flight) = self.flight.take()
         {

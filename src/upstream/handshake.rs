@@ -1,4 +1,4 @@
-//! A stream to a connection that speaks HTTP, and the task that drives it.
+//! Turns a stream into a connection that speaks HTTP, and starts the task that drives it.
 
 use std::{
     future::{Future, poll_fn},
@@ -34,18 +34,18 @@ use crate::{
 
 /// The largest response head.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// The same as HTTP/2 counts it.
+/// The same, as HTTP/2 counts it.
 const MAX_HEAD_BYTES_H2: u32 = 32 * 1024;
-/// hyper's read buffer grows up to this; a head that never ends is refused here.
+/// The limit of hyper's read buffer; a head that never ends is refused here.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
-/// What an upstream may send us of one response before we have read it.
+/// What an upstream may send of one response before we read it.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for all responses of one connection: so many slow readers have to fill their windows
-/// before the others have to wait.
+/// The same for all responses of one connection: this many slow readers must fill their windows
+/// before others have to wait.
 const H2_CONNECTION_WINDOW: u32 = 64 * H2_STREAM_WINDOW;
-/// While streams are open the peer has to say something at least so often, asked or unasked.
+/// While streams are open, a peer that is silent for this long is pinged.
 const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
-/// How long it may take to answer when asked.
+/// How long it may take to answer a ping.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that speaks HTTP.
@@ -54,18 +54,18 @@ pub(crate) enum Opened {
     H2(Arc<H2>),
 }
 
-/// An HTTP/2 connection: many requests at a time. Dropping it lets its streams end, then closes it.
+/// An HTTP/2 connection: many requests at a time. When dropped, it closes after its streams end.
 pub(crate) struct H2 {
     local: Weak<Local>,
     sender: http2::SendRequest<Body>,
     open: AtomicUsize,
-    /// The peer's limit of streams, as its connection task last saw it.
+    /// The peer's stream limit, as the connection task last saw it.
     limit: Arc<AtomicUsize>,
     idle_since: Mutex<Instant>,
     is_leaving: AtomicBool,
 }
 
-/// A place on an HTTP/2 connection, taken until this is dropped.
+/// A stream's place on an HTTP/2 connection, held until this is dropped.
 pub(crate) struct H2Stream {
     h2: Arc<H2>,
 }
@@ -76,14 +76,14 @@ struct Spawn {
     greeting: Arc<Greeting>,
 }
 
-/// Tells when a connection's first bytes, its SETTINGS, have been read.
+/// Detects that the connection's first bytes, its SETTINGS, have been read.
 struct Greeting {
     meter: Arc<Meter>,
     is_over: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// Connects to an endpoint and shakes hands, all within `connect_timeout`.
+/// Connects to an endpoint and performs the handshake, all within `connect_timeout`.
 pub(crate) async fn open(local: &Arc<Local>) -> Result<Opened> {
     in_time(local, async {
         let dialled = local.transport().dial(local.endpoint(), false).await?;
@@ -106,7 +106,7 @@ async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
     let (sender, connection) =
         h1_builder().handshake(io).await.map_err(|error| refused(local, error))?;
     task::spawn("upstream h1", async move {
-        // Whoever waits for a response hears of the failure; nobody else has to.
+        // Whoever waits for a response gets the failure; nobody else needs it.
         if let Err(error) = connection.await {
             tracing::trace!(%error, "upstream connection ended");
         }
@@ -115,7 +115,7 @@ async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
     Ok(Opened::H1(Box::new(H1::new(sender, meter, dialled.probe, keep_alive))))
 }
 
-/// An HTTP/1.1 connection of its own for one request that may be upgraded.
+/// A dedicated HTTP/1.1 connection for one request that may be upgraded.
 pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
     let dialled = in_time(local, local.transport().dial(local.endpoint(), true)).await?;
     let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
@@ -132,8 +132,9 @@ pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
     Ok(h1)
 }
 
-/// Waits for the peer's SETTINGS, one round trip: without its limit of streams we would open more
-/// than it takes, and whoever only claims to speak h2 is found out before a request is sent.
+/// Waits one round trip for the peer's SETTINGS. Without its stream limit we would open more
+/// streams than it takes; and a peer that only claims to speak h2 is found out before a request is
+/// sent.
 async fn open_h2(local: &Arc<Local>, dialled: Dialled) -> Result<Opened> {
     let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
     let greeting =
@@ -178,7 +179,7 @@ async fn open_h2(local: &Arc<Local>, dialled: Dialled) -> Result<Opened> {
 
 fn h1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // Fields are limited to 100 by hyper's default, which needs no allocation.
+    // hyper's default limit of 100 fields applies, which needs no allocation.
     builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
     builder
 }
@@ -189,14 +190,14 @@ fn refused(local: &Local, error: hyper::Error) -> Error {
 
 // === impl H2 ===
 
-// Relaxed throughout: the count is exact because every change is one operation, and a place taken
-// beyond the limit by a race of two threads is held back by h2 itself.
+// Relaxed throughout: the count is exact because every change is one operation, and h2 itself holds
+// back a stream opened beyond the limit in a race.
 impl H2 {
     pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed() || self.is_leaving.load(Ordering::Relaxed)
     }
 
-    /// Takes a place, if one is free.
+    /// Takes a place if one is free.
     pub(crate) fn try_stream(self: &Arc<Self>) -> Option<H2Stream> {
         let limit = self.limit.load(Ordering::Relaxed);
         let one_more = |open| (open < limit).then_some(open + 1);
@@ -222,7 +223,7 @@ impl H2Stream {
         self.h2.sender.clone()
     }
 
-    /// The peer takes no more streams on this connection: nobody gets another.
+    /// The peer takes no more streams on this connection: hand out no more.
     pub(crate) fn retire_connection(&self) {
         self.h2.is_leaving.store(true, Ordering::Relaxed);
     }
@@ -234,7 +235,7 @@ impl Drop for H2Stream {
         if before == 1 {
             *self.h2.idle_since.lock() = Instant::now();
         }
-        // Only then somebody may be waiting for it.
+        // Only then can somebody be waiting for it.
         if before >= self.h2.limit.load(Ordering::Relaxed)
             && let Some(local) = self.h2.local.upgrade()
         {
@@ -265,7 +266,7 @@ where
 
 // === impl Greeting ===
 
-// Relaxed: the flag only keeps a waker from being woken again; the waker itself orders.
+// Relaxed: the flag only avoids waking a waker twice; the waker itself orders.
 impl Greeting {
     fn look(&self) {
         if !self.is_over.load(Ordering::Relaxed) && self.meter.mark().read > 0 {
@@ -274,14 +275,14 @@ impl Greeting {
         }
     }
 
-    /// Ready once greeted; an error when `connection` ends before.
+    /// Ready once greeted; an error if `connection` ends first.
     fn poll<C>(&self, cx: &mut Context<'_>, connection: &mut C) -> Poll<hyper::Result<()>>
     where
         C: Future<Output = hyper::Result<()>> + Unpin,
     {
         self.waker.register(cx.waker());
         let ended = Pin::new(connection).poll(cx)?;
-        // What has ended without a word reports that to the first request.
+        // A connection that ended silently reports that to its first request.
         if ended.is_ready() || self.meter.mark().read > 0 {
             return Poll::Ready(Ok(()));
         }

@@ -1,10 +1,10 @@
-//! The stream under hyper: counts what is written and read, so that "not one byte of the request
-//! left" is measured and not guessed. Written is what the socket took, below TLS, which keeps back
-//! what it was given; read is what hyper was given, above it.
+//! The stream under hyper. It counts bytes, so "not one byte of the request left" is measured, not
+//! guessed. Written bytes are those the socket took, counted below TLS, which buffers; read bytes
+//! are those hyper received, counted above TLS.
 //!
-//! A socket is split, not for concurrency but for its handle: hyper's task owns the half it reads
-//! and writes through, the pool keeps the other one to look at the socket (`MSG_PEEK`) without a
-//! lock, a duplicate descriptor or a word with that task.
+//! The socket is split to get two handles, not for concurrency. hyper's task owns the half it reads
+//! and writes through; the pool keeps the other to check the socket (`MSG_PEEK`) without a lock, a
+//! duplicate descriptor or a message to that task.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ use crate::{
     upstream::{last_words::LastWords, stall::Stall},
 };
 
-/// A connected stream that counts what passes it.
+/// A connected stream that counts its bytes.
 #[derive(Debug)]
 pub(crate) struct Io {
     stream: Stream,
@@ -50,7 +50,7 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<Plain>>),
 }
 
-/// A connected socket, as the half that reads; writes go through the socket it refers to.
+/// A connected socket: the read half; writes go through the socket it refers to.
 #[derive(Debug)]
 pub(crate) struct Plain {
     socket: Socket,
@@ -63,14 +63,14 @@ enum Socket {
     Unix(unix::OwnedReadHalf),
 }
 
-/// Looks at a socket that another task owns.
+/// Checks a socket that another task owns.
 #[derive(Debug)]
 pub(crate) enum Probe {
     Tcp(Option<tcp::OwnedWriteHalf>),
     Unix(Option<unix::OwnedWriteHalf>),
 }
 
-/// Bytes that passed a connection. Written by its task, read by the request that has it.
+/// Bytes that passed a connection. Written by its task, read by the request that holds it.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     written: AtomicU64,
@@ -88,7 +88,7 @@ pub(crate) struct Mark {
 // === impl Io ===
 
 impl Io {
-    /// A write that is pending for `send_idle_timeout` fails with [`io::ErrorKind::TimedOut`].
+    /// A write that stays pending for `send_idle_timeout` fails with [`io::ErrorKind::TimedOut`].
     pub(crate) fn new(stream: Stream, send_idle_timeout: Duration) -> (Self, Arc<Meter>) {
         let meter = match &stream {
             Stream::Plain(plain) => plain.meter.clone(),
@@ -98,7 +98,8 @@ impl Io {
         (Self { stream, meter: meter.clone(), stall, last_words: LastWords::default() }, meter)
     }
 
-    /// Gives the outcome of a write on, or a failure in its place, or `lost`: it went nowhere.
+    /// Passes on the outcome of a write, or a failure instead, or `lost` if the write was
+    /// discarded.
     fn settle<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -168,7 +169,7 @@ impl hyper::rt::Write for Io {
         if self.last_words.are_awaited() {
             return Poll::Ready(Ok(()));
         }
-        // TLS takes what it cannot write yet: then it is the flush that is pending.
+        // TLS accepts data that it cannot write yet: then the flush is what is pending.
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         self.settle(cx, polled, ())
     }
@@ -268,7 +269,7 @@ impl AsyncRead for Plain {
     }
 }
 
-/// Tries until the socket takes something or says that it would block; only then it waits.
+/// Tries until the socket takes something or would block; waits only then.
 macro_rules! poll_until_taken {
     ($socket:expr, $cx:expr, $try:ident, $buf:expr) => {
         loop {
@@ -319,7 +320,7 @@ impl AsyncWrite for Plain {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A socket has no buffer of ours.
+        // We buffer nothing in front of the socket.
         Poll::Ready(Ok(()))
     }
 
@@ -338,7 +339,7 @@ impl AsyncWrite for Plain {
 // === impl Probe ===
 
 impl Probe {
-    /// Nothing to read and not closed, as the kernel sees it now. One system call.
+    /// No data to read and not closed, as the kernel sees it now. One system call.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = match self {
@@ -352,7 +353,8 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        // A dropped write half shuts its direction down, but whoever reads and writes decides that.
+        // Dropping a write half would shut its direction down, but that is for the reader and
+        // writer to decide.
         match self {
             Self::Tcp(half) => drop(half.take().map(tcp::OwnedWriteHalf::forget)),
             Self::Unix(half) => drop(half.take().map(unix::OwnedWriteHalf::forget)),
@@ -362,7 +364,7 @@ impl Drop for Probe {
 
 // === impl Meter ===
 
-// Relaxed: on one worker, task switches order everything; elsewhere hyper's channel does.
+// Relaxed: on one worker task switches order everything; elsewhere hyper's channel does.
 impl Meter {
     pub(crate) fn mark(&self) -> Mark {
         Mark {
@@ -371,8 +373,8 @@ impl Meter {
         }
     }
 
-    /// Nothing more is written on the connection, also of what TLS still keeps back: what the counts
-    /// say of a request after this stays true.
+    /// Nothing more is written on the connection, not even what TLS still buffers, so what the
+    /// counts say of a request stays true.
     pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::Relaxed);
     }

@@ -1,39 +1,40 @@
-//! What an upstream said before it hung up is read, although nothing more can be written to it.
+//! Reads what an upstream sent before it closed, even though writing to it has failed.
 //!
-//! A server that refuses an upload answers and closes; with the rest of the upload unread, its kernel resets
-//! the connection. hyper gives an exchange up at the first write that fails, and the answer with it, though
-//! that has arrived. So where a write fails for a reset, it and all that follow it go nowhere until all that
-//! came before has been read; then the read fails with the write's error. They do not wait: on HTTP/2 who
-//! reads may first have to write, a PONG say. And the read fails and does not end: an answer that lasts until
-//! the connection closes may be one that was cut off.
+//! A server that refuses an upload answers and closes; because the rest of the upload is unread,
+//! its kernel resets the connection. hyper gives up an exchange at the first failed write and loses
+//! the answer, although it has arrived. So when a write fails with a reset, that write and all
+//! later ones are discarded (and reported as written) until everything received has been read; then
+//! the read fails with the write's error. Writes cannot wait instead: an HTTP/2 reader may first
+//! have to write, for example a PONG. And the read must fail instead of ending: an answer that
+//! lasts until the connection closes may have been cut off.
 
 use std::{
     io, mem,
     task::{Context, Poll},
 };
 
-/// What became of the peer's last words.
+/// The state of the peer's last words.
 #[derive(Debug, Default)]
 pub(super) enum LastWords {
-    /// As far as is known there are more to come.
+    /// Nothing has failed: more may come.
     #[default]
     Open,
-    /// A write has failed, with this, and the reader has not come to it.
+    /// A write has failed with this error, and the reader has not reached the end.
     Awaited(io::Error),
-    /// The reader was told. From now on nothing is kept back: nobody would read.
+    /// The reader got the error. From now on nothing is held back.
     Heard,
 }
 
 // === impl LastWords ===
 
 impl LastWords {
-    /// Whether a write has failed and reading has not: what is written goes nowhere.
+    /// Whether a write has failed but reading has not: writes are discarded.
     pub(super) fn are_awaited(&self) -> bool {
         matches!(self, Self::Awaited(_))
     }
 
-    /// Gives the outcome of a write on, or keeps it back and gives `lost` in its place: then the task is to
-    /// read once more.
+    /// Passes on the outcome of a write. Or holds back its failure and returns `lost` instead; the
+    /// caller then has the task read once more.
     pub(super) fn after_write<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -50,8 +51,8 @@ impl LastWords {
         }
     }
 
-    /// Gives the outcome of a read on, which brought `bytes`, or the failure that was kept back where there
-    /// is nothing more to read.
+    /// Passes on the outcome of a read of `bytes`, or returns the failure that was held back once
+    /// nothing more can be read.
     pub(super) fn after_read(
         &mut self,
         bytes: usize,
@@ -67,7 +68,7 @@ impl LastWords {
     }
 }
 
-/// What the kernel says of a peer that is gone, and nobody else: the reader is told, too.
+/// Errors by which the kernel reports that the peer is gone: the reader sees them as well.
 fn is_hang_up(error: &io::Error) -> bool {
     error.raw_os_error().is_some()
         && matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)

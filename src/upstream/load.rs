@@ -1,4 +1,4 @@
-//! What is measured of one endpoint: requests under way, and how long answers take.
+//! Measures one endpoint: requests in flight, and response latency.
 //!
 //! The latency is Finagle's Peak-EWMA: a slower sample is taken at once, a faster one is blended in
 //! with a weight that depends on the time since the last one. Estimate and time live in one atomic
@@ -11,21 +11,21 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A faster sample takes over by 1 - 1/e in so long; the same in Linkerd.
+/// A faster sample takes over by 1 - 1/e in this time; as in Linkerd.
 const DECAY: Duration = Duration::from_secs(10);
-/// The estimate of an endpoint nothing is known of; the same in Linkerd.
+/// The estimate for an endpoint without measurements; as in Linkerd.
 const INITIAL: Duration = Duration::from_millis(30);
-/// No answer is expected sooner, in seconds: a cost of nothing would attract everybody, whatever is
-/// under way.
+/// The least latency assumed, in seconds: with a cost of zero, an endpoint would attract every
+/// request however many are in flight.
 const FLOOR_SECONDS: f32 = 0.001;
-/// What a failed attempt, a 5xx or a 429 counts as, so that fast failures attract nobody.
+/// A failed attempt, a 5xx or a 429 counts as this slow, so that fast failures attract no requests.
 pub const PENALTY: Duration = Duration::from_secs(5);
 
-/// What is measured of one endpoint, over all workers.
+/// Measurements of one endpoint, over all workers.
 #[derive(Debug)]
 pub struct Load {
     in_flight: AtomicUsize,
-    /// Seconds as `f32` above, milliseconds since `epoch` below, modulo 2^32.
+    /// Upper half: seconds as `f32`; lower half: milliseconds since `epoch`, modulo 2^32.
     latency: AtomicU64,
     epoch: Instant,
 }
@@ -50,9 +50,9 @@ impl Default for Load {
     }
 }
 
-// Every access is Relaxed: each word stands for itself and orders nothing else.
+// Every access is Relaxed: each word stands alone and orders nothing else.
 impl Load {
-    /// Requests under way, over all workers.
+    /// Requests in flight, over all workers.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -65,7 +65,7 @@ impl Load {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The latency expected at `now`, in seconds. It decays while nothing is heard, so that an
+    /// The latency expected at `now`, in seconds. It decays while there are no samples, so that an
     /// endpoint that was slow once is tried again.
     pub fn expected(&self, now: Instant) -> f32 {
         Estimate::unpack(self.latency.load(Ordering::Relaxed))
@@ -74,7 +74,7 @@ impl Load {
             .max(FLOOR_SECONDS)
     }
 
-    /// An answer took `sample`.
+    /// Adds a sample: an answer took `sample`.
     pub fn record(&self, sample: Duration, now: Instant) {
         let millis = self.millis(now);
         // The closure never gives up, so this cannot fail.
@@ -83,7 +83,7 @@ impl Load {
         });
     }
 
-    /// Forgets what was measured: `seconds` are expected, until an answer says otherwise.
+    /// Replaces the estimate by `seconds`, until the next answer.
     pub fn expect(&self, seconds: f32, now: Instant) {
         let estimate = Estimate { seconds, at_millis: self.millis(now) };
         self.latency.store(estimate.pack(), Ordering::Relaxed);
@@ -107,10 +107,10 @@ impl Estimate {
         Self { seconds: f32::from_bits((word >> 32) as u32), at_millis: word as u32 }
     }
 
-    /// The share the old estimate keeps at `millis`.
+    /// The weight that the old estimate keeps at `millis`.
     fn keep(self, millis: u32) -> f32 {
         let since = millis.wrapping_sub(self.at_millis);
-        // Two workers' clock readings may cross: what looks like 49 days ahead is a little behind.
+        // Two workers' clocks may cross: what looks like 49 days ahead is slightly behind.
         if since > u32::MAX / 2 {
             return 1.0;
         }

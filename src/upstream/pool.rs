@@ -1,15 +1,15 @@
-//! One worker's connections to its endpoints.
+//! One worker's connections to one endpoint.
 //!
-//! Newest first: what was used last is the least likely to be closed by the other side, and what is
-//! not needed falls idle and is closed. A connection that is closed, not ready or past its time is
-//! discarded before use; one idle for over a second is looked at by the kernel's eyes before an
-//! unsafe method goes out on it. Dials belong to the pool: a request that gives up leaves its
-//! connection to the next.
+//! The most recently used connection is taken first: it is the least likely to have been closed by
+//! the peer, and connections that are not needed become idle and are closed. A connection that is
+//! closed, not ready or expired is discarded. Before an unsafe method uses one that was idle for
+//! over a second, the pool checks the socket for a close that the kernel has seen. Dials belong to
+//! the pool: a request that gives up leaves its connection to the next.
 //!
-//! Invariant: whoever waits is answered. Each dial that ends serves those who wait, fails those no
+//! Invariant: every waiter is answered. Each dial that ends serves waiters, fails those that no
 //! other dial will serve, or dials again.
 //!
-//! A checkout costs one uncontended lock, shared with nobody outside this worker.
+//! A checkout costs one uncontended lock that only this worker takes.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -35,10 +35,10 @@ use crate::{
     },
 };
 
-/// How long a connection whose response has ended may take to get ready for the next request.
+/// How long a connection may take to become ready again after its response has ended.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection idle for longer may have been closed without our having heard of it; under load they
-/// are used again sooner, and what doubt costs is not paid.
+/// A connection idle for longer may have been closed without our knowledge. Under load connections
+/// are reused sooner and do not pay for the doubt.
 const DOUBT_AFTER: Duration = Duration::from_millis(5);
 
 /// One worker's connections to one endpoint.
@@ -61,13 +61,13 @@ struct State {
     /// Longest waiting first.
     waiters: VecDeque<oneshot::Sender<Result<Lease>>>,
     dialling: usize,
-    /// What the endpoint speaks; with `auto` unknown until the first connection.
+    /// The endpoint's protocol; with `auto` unknown until the first connection.
     speaks: Option<Speaks>,
-    /// Another hold of the endpoint has taken over: nothing is kept any more.
+    /// Another [`Local`] of the endpoint has taken over: nothing is kept any more.
     is_retired: bool,
 }
 
-/// A dial under way, counted until it is over.
+/// A dial in flight, counted until it is over.
 struct Dial {
     local: Arc<Local>,
     is_over: bool,
@@ -113,7 +113,7 @@ impl Pool {
         &self.pools
     }
 
-    /// A connection closed as a request was written to it.
+    /// Counts a connection that closed while a request was written to it.
     pub(crate) fn count_race(&self) {
         self.counters.races.add(1);
     }
@@ -122,7 +122,7 @@ impl Pool {
         if is_ok { self.counters.opened.add(1) } else { self.counters.failed.add(1) }
     }
 
-    /// A connection for a request; `is_unsafe`: its method must not be sent twice.
+    /// A connection for a request. `is_unsafe`: its method must not be sent twice.
     pub(crate) fn checkout(&self, local: &Arc<Local>, is_unsafe: bool) -> Checkout {
         let mut state = self.state.lock();
         let dials = match state.speaks {
@@ -183,7 +183,7 @@ impl Pool {
         None
     }
 
-    /// Takes a connection back whose response has been read to its end.
+    /// Takes back a connection whose response has been read to its end.
     pub(crate) fn put(&self, local: &Arc<Local>, mut h1: Box<H1>) {
         if h1.is_spent {
         } else if h1.is_ready() {
@@ -217,10 +217,10 @@ impl Pool {
         self.pools.ensure_janitor();
     }
 
-    /// Takes back what a request was given and did not use.
+    /// Takes back a lease that was not used.
     pub(crate) fn put_unused(&self, local: &Arc<Local>, lease: Lease) {
         match lease {
-            // Not yet polled by its task it is not ready: `put` waits for that.
+            // Until its task has polled it, it is not ready: `put` waits for that.
             Lease::H1(h1) => self.put(local, h1),
             Lease::H2(stream) => drop(stream),
         }
@@ -238,7 +238,7 @@ impl Pool {
             };
             unclaimed = waiter.send(Ok(lease)).err().and_then(Result::ok);
         }
-        // Those who waited to learn what is spoken share no connection: each needs its own.
+        // Those that waited to learn the protocol cannot share a connection: each needs its own.
         let missing = state.waiters.len().saturating_sub(state.dialling);
         state.dialling += missing;
         drop(state);
@@ -255,7 +255,7 @@ impl Pool {
         state.dialling -= 1;
         state.speaks = Some(Speaks::H2);
         state.h2.retain(|h2| !h2.is_closed());
-        // Dials for h1 connections may come back as more h2 ones than there may be.
+        // Dials meant for h1 may return more h2 connections than are allowed.
         if state.h2.len() < self.max_h2 {
             state.h2.push(h2);
         }
@@ -271,7 +271,7 @@ impl Pool {
             }
         }
         if state.is_retired {
-            // Streams hold the connection they are on.
+            // Streams keep their connection alive.
             state.h2.clear();
         }
         drop(state);
@@ -281,16 +281,16 @@ impl Pool {
         self.pools.ensure_janitor();
     }
 
-    /// A stream of a connection that had no other has become free.
+    /// A stream became free on a connection that had none free.
     pub(crate) fn freed_stream(&self) {
-        // If it is locked, streams are being given out: the one of that loop that nobody wanted is
-        // the one that was freed.
+        // If the lock is taken, streams are being handed out, and the freed one is the one that
+        // loop could not place.
         if let Some(mut state) = self.state.try_lock() {
             state.serve_streams();
         }
     }
 
-    /// Lets go of all that is idle, and keeps nothing any more.
+    /// Lets go of all pooled connections, and keeps none from now on.
     pub(crate) fn retire(&self) {
         let mut state = self.state.lock();
         state.is_retired = true;
@@ -329,10 +329,10 @@ impl Pool {
     }
 }
 
-/// Starts a dial, which is counted already. Not under the lock: who is dropped at once tells of it.
+/// Starts a dial that is already counted. Call without the lock: a dial dropped at once takes it.
 fn dial(local: &Arc<Local>) {
     let mut dial = Dial { local: local.clone(), is_over: false };
-    // A task, so that a request that gives up does not take the connection with it.
+    // A task, so that a request that gives up does not cancel the dial.
     task::spawn("upstream dial", async move {
         let opened = handshake::open(&dial.local).await;
         dial.is_over = true;
@@ -355,18 +355,18 @@ impl Drop for Pool {
 // === impl State ===
 
 impl State {
-    /// A stream of the first connection that has a place free.
+    /// A stream of the first connection that has room.
     fn h2_stream(&mut self) -> Option<H2Stream> {
         self.h2.retain(|h2| !h2.is_closed());
         self.h2.iter().find_map(H2::try_stream)
     }
 
-    /// Gives those who wait the streams that are free.
+    /// Gives free streams to waiters.
     fn serve_streams(&mut self) {
         while !self.waiters.is_empty() {
             let Some(stream) = self.h2_stream() else { return };
             let Some(waiter) = self.waiters.pop_front() else { return };
-            // Unclaimed, the stream frees its place by being dropped.
+            // If the waiter is gone, dropping the stream frees its place.
             drop(waiter.send(Ok(Lease::H2(stream))));
         }
     }

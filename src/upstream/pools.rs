@@ -1,5 +1,5 @@
-//! All connections of one worker: who has which, how many are idle, and the one task that closes
-//! those past their time.
+//! All connections of one worker: its hold of each endpoint, the number of idle connections, and
+//! the one task that closes expired ones.
 
 use std::{
     collections::HashMap,
@@ -22,9 +22,9 @@ use crate::{
     upstream::{Endpoint, Local, Transport, TunnelDeadline},
 };
 
-/// Idle connections of one worker to all endpoints together.
+/// Idle connections of one worker, to all endpoints together.
 const MAX_IDLE_TOTAL: usize = 1024;
-/// How often idle connections are looked through for those past their time.
+/// How often idle connections are checked for expiry.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All connections of one worker to all endpoints; outlives reloads.
@@ -37,13 +37,14 @@ pub struct Pools {
     locals: Mutex<Locals>,
 }
 
-/// Bounded by what is configured: names that are gone leave when a set of endpoints is made.
+/// Bounded by the configuration: endpoints that are gone are pruned when a set of endpoints is
+/// made.
 #[derive(Default)]
 struct Locals {
-    /// And by which generation of the configuration each is used.
+    /// With the configuration generation that uses each.
     current: HashMap<Name, (Weak<Local>, u64)>,
-    /// Those another hold of their endpoint took over from: their connections go with the next round
-    /// of the janitor, by when the requests come the new way.
+    /// Holds whose endpoint has a newer hold: the janitor closes their connections in its next
+    /// round, by when requests use the new hold.
     superseded: Vec<Weak<Local>>,
 }
 
@@ -66,9 +67,10 @@ impl Pools {
         })
     }
 
-    /// This worker's hold of `endpoint`: the one it has, with its connections, or a new one when
-    /// connections would be made differently. The latest `generation` that asks decides how: an older
-    /// one, whose last requests are still under way, gets a hold that keeps no connections.
+    /// This worker's hold of `endpoint`: the existing one with its connections, or a new one if
+    /// connections would be made differently. The latest `generation` that asks decides how. An
+    /// older generation, with its last requests still in flight, gets a hold that keeps no
+    /// connections.
     pub(crate) fn local(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -105,7 +107,7 @@ impl Pools {
         local
     }
 
-    /// Forgets the holds nobody has any more.
+    /// Forgets holds that nobody uses any more.
     pub(crate) fn prune(&self) {
         let mut locals = self.locals.lock();
         locals.current.retain(|_, (local, _)| local.strong_count() > 0);
@@ -125,7 +127,7 @@ impl Pools {
         self.deadline.clone()
     }
 
-    /// Idle connections, to all endpoints.
+    /// Idle connections to all endpoints.
     pub fn idle(&self) -> usize {
         // Relaxed, like all accesses: a count, exact because every change is one operation.
         self.idle.load(Ordering::Relaxed)
@@ -143,7 +145,7 @@ impl Pools {
         self.idle.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Started by the first connection that falls idle, so that it runs on the worker's runtime.
+    /// Started when the first connection becomes idle, so that it runs on the worker's runtime.
     pub(crate) fn ensure_janitor(self: &Arc<Self>) {
         if self.has_janitor.swap(true, Ordering::Relaxed) {
             return;

@@ -1,8 +1,8 @@
-//! How a request is said to an upstream, and what of its answer is believed. Pure.
+//! Rewrites a request for an upstream, and checks the response head. Pure.
 //!
-//! Nothing of the client's framing survives: hop-by-hop fields go, the length is what the body
-//! knows, the host is the endpoint's or, asked for, the client's. What is ambiguous in a response is
-//! refused, never repaired: two readers that disagree where a message ends are an attack.
+//! Nothing of the client's framing survives: hop-by-hop fields are removed, the length is what the
+//! body knows, the host is the endpoint's or, if configured, the client's. An ambiguous response is
+//! refused, never repaired: two readers that disagree on where a message ends are an attack.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
 /// The most fields a response may have.
 const MAX_FIELDS: usize = 100;
 
-/// Makes `parts` an HTTP/1.1 request for `authority`. Doing it twice changes nothing.
+/// Makes `parts` an HTTP/1.1 request for `authority`. Idempotent.
 pub(crate) fn to_h1(
     parts: &mut request::Parts,
     body: &Body,
@@ -37,7 +37,7 @@ pub(crate) fn to_h1(
     parts.version = Version::HTTP_11;
 }
 
-/// Makes `parts` an HTTP/2 request for `authority`. Doing it twice changes nothing.
+/// Makes `parts` an HTTP/2 request for `authority`. Idempotent.
 pub(crate) fn to_h2(
     parts: &mut request::Parts,
     body: &Body,
@@ -98,12 +98,12 @@ fn origin_form(uri: &Uri) -> Uri {
     uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-/// A body of known length says it, any other goes chunked, whatever the method: left to itself
-/// hyper would drop the body of a GET.
+/// Declares a known length, else uses chunked, whatever the method: hyper by itself would drop the
+/// body of a GET.
 fn set_length(parts: &mut request::Parts, body: &Body) {
     let headers = &mut parts.headers;
     match body.size_hint().exact() {
-        // Where content is expected its absence is said (RFC 9110, 8.6).
+        // Where content is expected, declare that there is none (RFC 9110, 8.6).
         Some(0) => {
             if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -121,7 +121,7 @@ fn set_length(parts: &mut request::Parts, body: &Body) {
     }
 }
 
-/// HTTP/2 splits cookies into fields, HTTP/1 has one (RFC 9113, 8.2.3).
+/// HTTP/2 splits cookies into several fields, HTTP/1 has one (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
     let (Some(first), Some(_)) = (cookies.next(), cookies.next()) else { return };
@@ -130,7 +130,7 @@ fn join_cookies(headers: &mut HeaderMap) {
         joined.extend_from_slice(b"; ");
         joined.extend_from_slice(cookie.as_bytes());
     }
-    // Values that were valid and `; ` are valid together.
+    // Valid values joined by `; ` are valid.
     if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
         headers.insert(header::COOKIE, joined);
     }
@@ -150,7 +150,7 @@ pub(crate) fn list(headers: &HeaderMap, name: header::HeaderName) -> impl Iterat
         .map(str::trim)
 }
 
-/// Refuses what no upstream may answer; then takes out what belongs to its connection.
+/// Refuses what an upstream may not answer, then removes what belongs to its connection.
 pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> Result<()> {
     let refuse = |detail: &str| Err(Error::new(Kind::UpstreamBadResponse).with_detail(detail));
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !may_upgrade {
@@ -182,13 +182,13 @@ pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> 
     if parts.status == StatusCode::NO_CONTENT {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    // The client hears our version, not the upstream's (RFC 9110, 6.2).
+    // The client sees our version, not the upstream's (RFC 9110, 6.2).
     parts.version = Version::HTTP_11;
     Ok(())
 }
 
-/// Whether a response says no length or one, which it has once afterwards. hyper judges it only where content
-/// follows, and passes it on to HEAD as it came.
+/// Whether a response declares at most one length; it has a single field afterwards. hyper checks
+/// this only if content follows, and passes the field on unchanged for HEAD.
 fn settle_length(headers: &mut HeaderMap) -> bool {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(first) = lengths.next() else { return true };
@@ -208,7 +208,7 @@ pub(crate) fn is_without_content(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// How long the upstream says it keeps an idle connection, less a second for the way.
+/// How long the upstream says it keeps an idle connection, less a second for the round trip.
 pub(crate) fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(names::KEEP_ALIVE)?.to_str().ok()?;
     let seconds = value.split(',').find_map(|parameter| {
@@ -219,7 +219,7 @@ pub(crate) fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(u64::from(seconds.saturating_sub(1))))
 }
 
-/// Whether a response may stand still for as long as it likes.
+/// Whether a response may be idle for any length of time.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     const EVENT_STREAM: &[u8] = b"text/event-stream";
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {

@@ -1,17 +1,17 @@
-//! A copy of a request, for the case that it turns out never to have been sent.
+//! A spare copy of a request, in case it turns out that the original was never sent.
 //!
-//! hyper hands a request back only as long as it has not begun it. That not one byte left although
-//! it had begun (the socket was closed already, the peer refused the stream) shows afterwards, and
-//! then the request is gone with the connection. Of a body that streams hyper has read some by then: so
-//! much as `http::replay` keeps can be handed back. The copy costs allocations, so it is made only where
-//! that may happen: see who calls [`Spare::of`].
+//! hyper hands a request back only if it has not started on it. Whether no byte left although hyper
+//! had started (the socket was already closed, or the peer refused the stream) shows only
+//! afterwards, when the request is gone with the connection. By then hyper has read part of a
+//! streaming body; as much as `http::replay` keeps can be handed back. The copy costs allocations,
+//! so it is made only where this can happen: see the callers of [`Spare::of`].
 
 use http::request;
 
 use crate::http::{Body, Context, PackedHead, Request, replay::Replay};
 
-/// A copy of a request. Guards and limits stay with the original where its body is in memory: it has been
-/// judged, and what waits for its end hears of the first. A streaming body keeps them.
+/// A copy of a request. If the body is in memory, guards and limits stay with the original: it was
+/// judged already, and whatever waits for its end is told once. A streaming body keeps them.
 pub(crate) struct Spare {
     head: PackedHead,
     body: Replay,
@@ -20,7 +20,7 @@ pub(crate) struct Spare {
 // === impl Spare ===
 
 impl Spare {
-    /// `None` for a body of which some has been read, or of which somebody else keeps a copy.
+    /// `None` if some of the body has been read, or somebody else already keeps a copy.
     pub(crate) fn of(parts: &request::Parts, body: &mut Body) -> Option<Box<Self>> {
         if body.seen() > 0 || body.is_kept() {
             return None;
@@ -28,7 +28,7 @@ impl Spare {
         Some(Box::new(Self { head: PackedHead::of(parts), body: Replay::of(body) }))
     }
 
-    /// The request again; `None` when more of its body was read than is kept.
+    /// The request again; `None` if more of its body was read than is kept.
     pub(crate) fn request(&self, cx: Context) -> Option<Request> {
         Some(Request::new(self.head.unpack(), self.body.again()?, cx))
     }

@@ -1,4 +1,4 @@
-//! A peer that takes nothing: how long writes to it have been pending.
+//! Detects a peer that stops reading: measures how long writes have been pending.
 
 use std::{
     future::Future,
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::{self, Instant, Sleep};
 
-/// How long a write has been pending. Costs a timer once one is.
+/// How long a write has been pending. Allocates a timer on the first pending write.
 #[derive(Debug)]
 pub(super) struct Stall {
     timeout: Duration,
@@ -25,14 +25,15 @@ impl Stall {
         Self { timeout, is_pending: false, sleep: None }
     }
 
-    /// Gives `polled` on, the outcome of a write, or fails when writes were pending for too long.
+    /// Passes on `polled`, the outcome of a write, or fails if writes have been pending for too
+    /// long.
     pub(super) fn judge<T>(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            // The timer stays where it is and is moved when it is needed again.
+            // The timer stays armed and is moved when it is needed again.
             self.is_pending = false;
             return polled;
         }

@@ -41,7 +41,7 @@ impl rt::Timer for Timer {
     }
 
     fn now(&self) -> std::time::Instant {
-        // The runtime's own: the same that its sleeps are measured by.
+        // The runtime's own clock, which its sleeps are measured by.
         time::Instant::now().into_std()
     }
 

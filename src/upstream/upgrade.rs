@@ -1,13 +1,12 @@
-//! WebSocket and other upgrades: a connection of their own, then bytes both ways.
+//! WebSocket and other upgrades: a dedicated connection, then bytes both ways.
 //!
-//! The request goes out with its `Upgrade` on an HTTP/1.1 connection that never enters the pool. A
-//! 101 goes back to the client and both sides are joined in a task of the worker's drained spawner,
-//! which counts tunnels apart from requests; any other answer is an ordinary one. A tunnel has two
-//! buffers of 8 KiB and reads from one side only what the other takes. It ends when both sides have
-//! said their last, when either fails or takes nothing for `send_idle_timeout`, `half_close_timeout`
-//! after the first one's end, or at the deadline the drain sets. Both ends of a WebSocket hear of that:
-//! between two frames a close with 1001 says that we go away, so that they come again at once instead
-//! of finding out.
+//! The request is sent with its `Upgrade` on an HTTP/1.1 connection that never enters the pool.
+//! After a 101, a task of the worker's drained spawner joins both sides; it counts tunnels apart
+//! from requests. Any other answer is an ordinary response. A tunnel has two buffers of 8 KiB and
+//! reads from one side only what the other takes. It ends when both sides have ended, when either
+//! fails or takes nothing for `send_idle_timeout`, `half_close_timeout` after the first side's end,
+//! or at the drain's deadline. At that deadline both ends of a WebSocket get a close frame with
+//! 1001 (going away), placed between two frames, so that they reconnect at once.
 
 use std::{
     io,
@@ -42,13 +41,13 @@ use crate::{
     },
 };
 
-/// What a tunnel has from its deadline on to take its leave.
+/// How long a tunnel may take to say goodbye after its deadline.
 pub const FAREWELL: Duration = Duration::from_secs(1);
 
 /// When tunnels have to end; `None` until the drain begins.
 pub type TunnelDeadline = watch::Receiver<Option<Instant>>;
 
-/// A request's wish to speak another protocol.
+/// A request to switch protocols.
 pub(crate) struct Asked {
     protocol: HeaderValue,
     client: OnUpgrade,
@@ -57,19 +56,19 @@ pub(crate) struct Asked {
 /// hyper's upgraded stream as tokio's.
 struct Adapted {
     io: Upgraded,
-    /// Told when nothing more is written to it, because the other side has ended.
+    /// Notified when nothing more is written to it because the other side has ended.
     ended: Arc<Notify>,
-    /// Its connection's own timer ended with HTTP.
+    /// The connection's own timer ended with HTTP.
     stall: Stall,
-    /// The frames that were written to it, if it speaks WebSocket.
+    /// Tracks the frames written to it, if it speaks WebSocket.
     frames: Option<Frames>,
 }
 
 // === impl Asked ===
 
 impl Asked {
-    /// Takes the wish out of a request, if there is one and it can be met. `h2c` never is: it would
-    /// be a way around everything that judges requests.
+    /// Takes the upgrade request out of `parts`, if there is one that can be granted. `h2c` never
+    /// is: it would bypass everything that judges requests.
     pub(crate) fn take(parts: &mut request::Parts, settings: &Settings) -> Option<Self> {
         let is_h2_by_prior_knowledge = settings.protocol == Protocol::H2 && settings.tls.is_none();
         if is_h2_by_prior_knowledge || !parts.headers.contains_key(header::UPGRADE) {
@@ -85,7 +84,7 @@ impl Asked {
         Some(Self { protocol, client })
     }
 
-    /// Whether `upgrade` is nothing but what was asked for.
+    /// Whether `upgrade` contains nothing but what was asked for.
     fn covers(&self, upgrade: &HeaderMap) -> bool {
         let asked = self.protocol.to_str().unwrap_or_default();
         reframe::list(upgrade, header::UPGRADE).all(|chosen| {
@@ -100,7 +99,7 @@ impl Asked {
     }
 }
 
-/// Sends a request that asks for an upgrade, on a connection of its own.
+/// Sends a request that asks for an upgrade, on a dedicated connection.
 pub(crate) async fn exchange(
     mut request: Request,
     asked: Asked,
@@ -164,7 +163,7 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
     let is_websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(header::UPGRADE, protocol);
-    // A tunnel is outside `max_in_flight`, but it is load of its endpoint.
+    // A tunnel does not count for `max_in_flight`, but it is load on its endpoint.
     flight.leave_group();
     let pools = flight.local().pool().pools().clone();
     let deadline = pools.tunnel_deadline();
@@ -203,7 +202,8 @@ async fn tunnel(
         sleep(half_close_timeout).await;
     };
     tokio::select! {
-        // The streams are borrowed only while they run; what is lost by the others is meant to be.
+        // The streams are borrowed only while this branch runs; losing data in the other branches
+        // is intended.
         copied = copy_bidirectional(&mut client, &mut upstream) => {
             copied.map(drop).map_err(|error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error))
         }
@@ -211,7 +211,7 @@ async fn tunnel(
         () = reached(deadline) => {
             let mask = fastrand::u32(..).to_ne_bytes();
             let farewell = async { join!(client.leave(None), upstream.leave(Some(mask))) };
-            // Whoever does not listen is cut off.
+            // A peer that does not read is cut off.
             drop(timeout(FAREWELL, farewell).await);
             Err(Kind::Draining.into())
         }
@@ -226,7 +226,7 @@ async fn reached(mut deadline: TunnelDeadline) {
     };
     match instant {
         Some(instant) => sleep_until(instant).await,
-        // Whoever sets deadlines is gone: there will be none.
+        // Nobody can set a deadline any more: there will be none.
         None => std::future::pending().await,
     }
 }
@@ -234,8 +234,8 @@ async fn reached(mut deadline: TunnelDeadline) {
 // === impl Adapted ===
 
 impl Adapted {
-    /// Tells a WebSocket that we go away, where a frame may stand, and hears it out: closed with something
-    /// unread, the kernel would take back what was said.
+    /// Sends a WebSocket close frame where one may stand, then reads what is left: closing with
+    /// unread data would make the kernel discard what was sent.
     async fn leave(&mut self, mask: Option<[u8; 4]>) -> io::Result<()> {
         if !self.frames.as_ref().is_some_and(Frames::may_follow) {
             return Ok(());
@@ -252,7 +252,7 @@ impl AsyncRead for Adapted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The copy's buffer is initialised by the first read and stays so: no zeroing after it.
+        // The first read initialises the copy's buffer; it need not be zeroed again.
         let mut read = hyper::rt::ReadBuf::new(buf.initialize_unfilled());
         ready!(Pin::new(&mut self.io).poll_read(cx, read.unfilled()))?;
         let filled = read.filled().len();

@@ -1,10 +1,10 @@
 //! A streaming request body on its way into an h2 stream.
 //!
-//! hyper pipes it in a task of its own, of which the exchange hears nothing. So the body notes here
-//! what the exchange has to know: when a frame was taken and no other asked for (the upstream lets us
-//! send nothing), and why the body itself failed. It also holds the stream's place: an early answer
-//! does not end the stream while we still send. Costs a box and a shared allocation, for streaming
-//! bodies on h2 only.
+//! hyper pipes it in a task of its own that tells the exchange nothing. So the body records what
+//! the exchange needs: since when the upstream has asked for nothing (flow control), and why the
+//! body itself failed. It also holds the stream's place, because an early answer does not end the
+//! stream while we still send. Costs a box and a shared allocation, for streaming bodies on h2
+//! only.
 
 use std::{
     pin::Pin,
@@ -26,10 +26,10 @@ use crate::{
     upstream::handshake::H2Stream,
 };
 
-/// Nothing is waited for of the upstream: the client has the word, or the body is over.
+/// The upstream is not waited for: it is the client's turn, or the body is over.
 const NOT_PENDING: u64 = u64::MAX;
 
-/// A request body that tells of its progress.
+/// A request body that records its progress.
 struct Upload {
     body: Body,
     progress: Arc<Progress>,
@@ -44,7 +44,7 @@ pub(crate) struct Progress {
     failure: OnceLock<Kind>,
 }
 
-/// `body`, and what is known of it from now on.
+/// Wraps `body`, and returns the progress to watch.
 pub(crate) fn watch(body: Body, stream: H2Stream) -> (Body, Arc<Progress>) {
     let progress = Arc::new(Progress {
         stream,
@@ -57,7 +57,7 @@ pub(crate) fn watch(body: Body, stream: H2Stream) -> (Body, Arc<Progress>) {
 
 // === impl Progress ===
 
-// Relaxed: each word stands for itself.
+// Relaxed: each word stands alone.
 impl Progress {
     /// The stream it goes into.
     pub(crate) fn stream(&self) -> &H2Stream {
@@ -104,7 +104,7 @@ impl http_body::Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Err(error))) = &polled {
-            // There is one failure, and so nothing to lose.
+            // A body fails once, so no other failure is lost.
             let _was_first = self.progress.failure.set(error.kind().clone());
         }
         self.progress.set_pending(matches!(polled, Poll::Ready(Some(Ok(_)))));

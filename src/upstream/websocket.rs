@@ -1,23 +1,24 @@
-//! Where the frames of a WebSocket end, so that a word of ours can stand between them (RFC 6455, 5.2). Pure.
+//! Finds where the frames of a WebSocket end, so that we can send one of our own (RFC 6455, 5.2).
+//! Pure.
 
 use smallvec::SmallVec;
 
-/// 1001: whoever serves this goes away.
+/// 1001: going away.
 const GOING_AWAY: [u8; 2] = 1001_u16.to_be_bytes();
-/// A close frame in one piece.
+/// An unfragmented close frame.
 const CLOSE: u8 = 0x88;
-/// The bit before a length that says that a mask follows it.
+/// The bit before a length that says that a mask follows.
 const MASKED: u8 = 0x80;
-/// Lengths that stand for one in so many bytes behind them.
+/// A length field that says: the length is in the next two bytes.
 const TWO: u8 = 126;
 const EIGHT: u8 = 127;
 
-/// Follows the frames of one direction. Costs a look at the head of each.
+/// Follows the frames of one direction. Costs a look at each frame's head.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// What has passed of the head that passes.
+    /// What has passed so far of the current head.
     head: SmallVec<[u8; 14]>,
-    /// What has not passed of the payload.
+    /// What is left of the current payload.
     left: u64,
     is_closed: bool,
 }
@@ -25,7 +26,7 @@ pub(super) struct Frames {
 // === impl Frames ===
 
 impl Frames {
-    /// These bytes have passed.
+    /// `bytes` have passed.
     pub(super) fn pass(&mut self, mut bytes: &[u8]) {
         loop {
             let payload = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
@@ -42,13 +43,13 @@ impl Frames {
         }
     }
 
-    /// Whether another frame may follow here: none has begun, and none was the last.
+    /// Whether another frame may follow here: the last one is complete and was not a close.
     pub(super) fn may_follow(&self) -> bool {
         self.head.is_empty() && self.left == 0 && !self.is_closed
     }
 }
 
-/// A close frame that says 1001; with `mask`, as a client has to send it.
+/// A close frame with 1001; with `mask`, as a client has to send it.
 pub(super) fn going_away(mask: Option<[u8; 4]>) -> SmallVec<[u8; 8]> {
     let [high, low] = GOING_AWAY;
     match mask {
@@ -59,7 +60,7 @@ pub(super) fn going_away(mask: Option<[u8; 4]>) -> SmallVec<[u8; 8]> {
     }
 }
 
-/// The length of the payload behind this head, once all of the head is there.
+/// The length of the payload behind this head, once the head is complete.
 fn payload_length(head: &[u8]) -> Option<u64> {
     let &[_, second, ref rest @ ..] = head else { return None };
     let extended = match second & !MASKED {
