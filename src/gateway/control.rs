@@ -149,10 +149,10 @@ impl Control {
             listeners: prepared.addresses(),
             workers: workers.len(),
         };
-        listeners.keep(prepared);
         plan.take_effect();
         let operator =
             Arc::new(Operator::new(metrics, orders.clone(), &plan, keeper.queue().clone()));
+        listeners.keep(prepared, operator.cells());
         serve_admin(admin, &operator);
         // Ends with this runtime.
         task::spawn("clock", clock::follow());
@@ -201,7 +201,7 @@ impl Control {
                 () = self.keeper.opened() => self.queue_opened().await,
                 () = files.changed() => drop(self.reload_from_file(&mut files).await),
                 _ = idle_keys.tick() => self.forget_idle_keys(),
-                _ = certificates.tick() => self.listeners.refresh_certificates(),
+                _ = certificates.tick() => self.listeners.refresh_certificates(self.operator.cells()),
             }
         }
     }
@@ -264,7 +264,7 @@ impl Control {
             // The old stacks end here, not on the worker's time.
             drop(worker.commit(self.stacks(&plan, worker)).await.map_err(StartError::Thread)?);
         }
-        self.listeners.keep(prepared);
+        self.listeners.keep(prepared, self.operator.cells());
         files.follow(loaded.watched);
         plan.take_effect();
         self.operator.took_over(&plan);

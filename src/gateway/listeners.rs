@@ -12,6 +12,10 @@ use crate::{
     },
     http::peer::Address,
     listener::{self, BindAddress, Bound, Limits, Refreshed, Tls},
+    telemetry::{
+        clock,
+        metrics::{CERTIFICATE_EXPIRY, Cells},
+    },
 };
 
 /// What is open now.
@@ -100,18 +104,34 @@ impl Listeners {
     }
 
     /// These are the listeners now.
-    pub(super) fn keep(&mut self, prepared: Prepared) {
+    pub(super) fn keep(&mut self, prepared: Prepared, cells: &Cells) {
+        for open in &self.open {
+            cells.forget_gauge(&CERTIFICATE_EXPIRY, &[&open.terms.listener.name]);
+        }
         self.open = prepared.0.into_iter().map(|(open, _)| open).collect();
+        self.open.iter().for_each(|open| open.tell_expiry(cells));
     }
 
     /// Serves changed certificates to connections that come from now on.
-    pub(super) fn refresh_certificates(&self) {
+    pub(super) fn refresh_certificates(&self, cells: &Cells) {
         let now = Instant::now();
         for open in &self.open {
             let Some(tls) = &open.terms.tls else { continue };
             if tls.reload_if_changed(now) == Refreshed::Replaced {
                 tracing::info!(listener = %open.terms.listener.name, "new certificates");
+                open.tell_expiry(cells);
             }
+        }
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    fn tell_expiry(&self, cells: &Cells) {
+        if let Some(until) = self.terms.tls.as_ref().and_then(|tls| tls.until()) {
+            let gauge = cells.gauge(&CERTIFICATE_EXPIRY, &[&self.terms.listener.name]);
+            gauge.set(clock::since_epoch(until).as_secs_f64());
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod abort;
 pub mod body;
 pub mod client_ip;
 pub mod context;
+pub mod der;
 pub mod fetch;
 pub mod gather;
 pub mod guard;

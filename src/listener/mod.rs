@@ -18,6 +18,7 @@ pub mod proxy_protocol;
 mod sni;
 mod stream;
 mod tls;
+mod validity;
 
 pub use self::{
     accept::{Accepted, Acceptor},
@@ -28,6 +29,7 @@ pub use self::{
     outcomes::Outcomes,
     stream::Stream,
     tls::{Refreshed, Tls, TlsError},
+    validity::Validity,
 };
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};

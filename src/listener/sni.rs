@@ -1,6 +1,6 @@
 //! Chooses the certificate for a client: the one that covers the name the client asks for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use parking_lot::RwLock;
 use rustls::{
@@ -8,6 +8,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use webpki::EndEntityCert;
+
+use super::validity::Validity;
 
 /// The certificates of a listener. They can be replaced while it serves.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ struct Table {
     wildcard: HashMap<Box<str>, Arc<CertifiedKey>>,
     /// For clients that name nothing, or nothing known.
     default: Option<Arc<CertifiedKey>>,
+    /// When the first of them ends.
+    until: Option<SystemTime>,
 }
 
 // === impl Certificates ===
@@ -36,6 +40,11 @@ impl Certificates {
         let table = Table::new(certificates);
         *self.0.write() = table;
     }
+
+    /// When the first of those that serve now ends.
+    pub(super) fn until(&self) -> Option<SystemTime> {
+        self.0.read().until
+    }
 }
 
 impl ResolvesServerCert for Certificates {
@@ -48,7 +57,11 @@ impl ResolvesServerCert for Certificates {
 
 impl Table {
     fn new(certificates: Vec<Arc<CertifiedKey>>) -> Self {
-        let mut table = Self { default: certificates.first().cloned(), ..Self::default() };
+        let validity =
+            |it: &Arc<CertifiedKey>| Validity::of(it.end_entity_cert().ok()?).map(|it| it.until);
+        let until = certificates.iter().filter_map(validity).min();
+        let default = certificates.first().cloned();
+        let mut table = Self { default, until, ..Self::default() };
         for certificate in certificates {
             for name in names(&certificate) {
                 let names = match name.strip_prefix("*.") {

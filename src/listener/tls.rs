@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -151,6 +151,11 @@ impl Tls {
     /// The configuration for a connection that is accepted now.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.current.read().config.clone()
+    }
+
+    /// When the first of the certificates that serve now ends.
+    pub fn until(&self) -> Option<SystemTime> {
+        self.certificates.until()
     }
 
     /// Loads changed files once they have been unchanged for 200 ms.

@@ -191,6 +191,31 @@ fn a_certificate_that_no_listener_asks_for_is_warned_of() {
 }
 
 #[test]
+fn a_certificate_that_clients_refuse_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "listeners: [{ name: web, address: 127.0.0.1:0, tls: { certificates: [{ cert: c.pem, key: \
+                k.pem }] } }]\n";
+    let warned = |from: i32, until: i32| {
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
+        fs::write(folder.path().join("c.pem"), made.pem()).unwrap();
+        fs::write(folder.path().join("k.pem"), key.serialize_pem()).unwrap();
+        let (_, warnings) = parse(text, "gateway.yaml", folder.path()).unwrap();
+        warnings.iter().map(ToString::to_string).collect::<String>()
+    };
+    let expired = warned(2020, 2024);
+    assert!(expired.contains("cert: `c.pem` has expired: clients refuse it"), "{expired}");
+    assert!(expired.contains("it is valid until 2024-01-01T00:00:00"), "{expired}");
+    let early = warned(2200, 2201);
+    assert!(early.contains("`c.pem` is not valid yet: clients refuse it"), "{early}");
+    assert!(early.contains("it is valid from 2200-01-01T00:00:00"), "{early}");
+    assert_eq!(warned(2020, 2200), "");
+}
+
+#[test]
 fn the_shown_configuration_has_defaults_and_no_secrets() {
     let text = fs::read_to_string(folder("valid").join("full.yaml")).unwrap();
     let (config, _) = parse(&text, "gateway.yaml", &folder("valid")).unwrap();

@@ -210,6 +210,31 @@ async fn a_changed_certificate_is_served_without_a_reload() {
 }
 
 #[tokio::test]
+async fn when_certificates_end_is_told_of_those_that_serve() {
+    const EXPIRY: &str = "sluice_tls_certificate_expiry_timestamp_seconds{listener=\"web\"}";
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, year: i32| {
+        let mut params = rcgen::CertificateParams::new(vec![format!("{file}.example")]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
+        std::fs::write(folder.path().join(format!("{file}.key")), key.serialize_pem()).unwrap();
+        std::fs::write(folder.path().join(format!("{file}.pem")), made.pem()).unwrap();
+    };
+    write("a", 2060);
+    write("b", 2050);
+    let gateway = gateway(
+        folder.path(),
+        "certificates: [{ cert: DIR/a.pem, key: DIR/a.key }, { cert: DIR/b.pem, key: DIR/b.key }]",
+        RESPOND,
+    );
+    let until = async || format!("{:.0}", gateway.metric(EXPIRY).await);
+    assert_eq!(until().await, "2524608000");
+    write("b", 2070);
+    within("the new ones to be told of", async { while until().await != "2840140800" {} }).await;
+}
+
+#[tokio::test]
 async fn tls_to_the_upstream_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let ca = certificate(folder.path(), "origin", "orders.internal");

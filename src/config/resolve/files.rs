@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustls::crypto::aws_lc_rs;
@@ -15,8 +16,12 @@ use crate::{
         written::{Place, Written},
     },
     http::{Secret, named_file},
-    listener::{Unfit, identity},
+    listener::{Unfit, Validity, identity},
+    telemetry::clock,
 };
+
+/// Whoever renews certificates by a timer has long done it by then.
+const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 impl Resolver<'_> {
     /// The value, from where it is.
@@ -65,7 +70,11 @@ impl Resolver<'_> {
         cert: &Written<Text>,
         key: &Written<Text>,
     ) -> (PathBuf, PathBuf) {
-        if let (Some(chain), Some(own)) = (self.chain(cert), self.private_key(key))
+        let (chain, own) = (self.chain(cert), self.private_key(key));
+        if let Some(leaf) = chain.as_ref().and_then(|chain| chain.first()) {
+            self.warn_of_age(cert, leaf);
+        }
+        if let (Some(chain), Some(own)) = (chain, own)
             && let Err(unfit) = identity(chain, own, &aws_lc_rs::default_provider())
         {
             let (file, reason) = match unfit {
@@ -76,6 +85,24 @@ impl Resolver<'_> {
             self.error(file.place, fault);
         }
         (self.base.join(&cert.text), self.base.join(&key.text))
+    }
+
+    /// A certificate that nobody takes is as good as none, and only clients see it.
+    fn warn_of_age(&mut self, written: &Written<Text>, leaf: &CertificateDer<'_>) {
+        let Some(Validity { from, until }) = Validity::of(leaf) else { return };
+        let (now, file) = (clock::now(), &written.text);
+        let (what, since) = if until <= now {
+            (format!("`{file}` has expired: clients refuse it"), until)
+        } else if until <= now + EXPIRES_SOON {
+            (format!("`{file}` expires soon"), until)
+        } else if now < from {
+            (format!("`{file}` is not valid yet: clients refuse it"), from)
+        } else {
+            return;
+        };
+        let word = if since == from { "from" } else { "until" };
+        let help = format!("it is valid {word} {}", clock::rfc3339(since));
+        self.warn(written.place, Fault::new(what).help(help));
     }
 
     fn chain(&mut self, written: &Written<Text>) -> Option<Vec<CertificateDer<'static>>> {

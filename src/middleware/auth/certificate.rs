@@ -9,6 +9,8 @@ use rustls_pki_types::CertificateDer;
 use smallvec::SmallVec;
 use webpki::EndEntityCert;
 
+use crate::http::der::{OBJECT_IDENTIFIER, SEQUENCE, SET, element, tagged};
+
 /// A pattern for a name: `*` stands for any characters, also none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Box<str>);
@@ -57,9 +59,6 @@ impl Pattern {
 /// The content of a `Name` (RFC 5280, 4.1.2.4) as RFC 4514 writes it; `None` for an empty or a
 /// malformed one.
 fn distinguished_name(mut der: &[u8]) -> Option<String> {
-    const SEQUENCE: u8 = 0x30;
-    const SET: u8 = 0x31;
-    const OBJECT_IDENTIFIER: u8 = 0x06;
     let mut parts = Vec::new();
     while !der.is_empty() {
         let mut set = tagged(&mut der, SET)?;
@@ -75,30 +74,6 @@ fn distinguished_name(mut der: &[u8]) -> Option<String> {
     }
     parts.reverse();
     (!parts.is_empty()).then(|| parts.join(","))
-}
-
-/// The next element: its tag and content (X.690, 8.1, definite lengths only).
-fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&[tag, first], rest) = der.split_first_chunk::<2>()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81 => {
-            let (&[length], rest) = rest.split_first_chunk::<1>()?;
-            (usize::from(length), rest)
-        }
-        0x82 => {
-            let (length, rest) = rest.split_first_chunk::<2>()?;
-            (usize::from(u16::from_be_bytes(*length)), rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    *der = rest;
-    Some((tag, content))
-}
-
-fn tagged<'a>(der: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
-    element(der).filter(|(tag, _)| *tag == expected).map(|(_, content)| content)
 }
 
 /// The short names of RFC 4514, 3; others in dotted form.

@@ -93,6 +93,8 @@ table! {
         "Key sets asked for, by what came of it.";
     JWKS_AGE = Gauge "sluice_jwks_age_seconds" ["issuer"]
         "Since the key set that serves was fetched; infinite when there is none.";
+    CERTIFICATE_EXPIRY = Gauge "sluice_tls_certificate_expiry_timestamp_seconds" ["listener"]
+        "When the first of the listener's certificates ends.";
     MIRRORED = Counter "sluice_mirrored_total" ["upstream", "outcome"]
         "Copies of requests: answered, failed, timeout, dropped (too many), not-in-memory.";
     ADAPTIVE_LIMIT = Gauge "sluice_adaptive_limit" ["upstream"]
