@@ -359,6 +359,13 @@ async fn dead_and_silent_receivers_delay_no_other() {
         assert_eq!(shown["lag_events"], 100, "{shown}");
         assert_eq!(shown["dead_letters"]["count"], 0, "an outage burns no attempt: {shown}");
     }
+    // Whoever is woken reads why, and not only that it waits.
+    let why = |shown: &Value| shown["reason"].as_str().unwrap_or_default().to_owned();
+    let shown =
+        until(&gateway, "dead", "a reason", |shown| why(shown).contains("Connection refused"))
+            .await;
+    assert!(why(&shown).starts_with("the last push failed: "), "{shown}");
+    assert_eq!(subscription(&gateway, "healthy").await["reason"], Value::Null);
 }
 
 #[tokio::test]

@@ -252,7 +252,10 @@ pub(super) fn topic(topic: &TopicStatus) -> Value {
 
 pub(super) fn subscription(status: &SubscriptionStatus) -> Value {
     let (state, reason) = match &status.state {
-        SubscriptionState::Active => ("active", Value::Null),
+        SubscriptionState::Active => {
+            let failing = status.failing.as_ref();
+            ("active", json!(failing.map(|why| format!("the last push failed: {why}"))))
+        }
         SubscriptionState::Paused(hold) => ("paused", json!(hold_text(hold))),
     };
     let partitions = status.partitions.iter().map(|it| {

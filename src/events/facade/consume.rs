@@ -146,6 +146,8 @@ pub struct SubscriptionStatus {
     pub mode: SubscriptionMode,
     /// Whether it delivers.
     pub state: SubscriptionState,
+    /// Why the last push failed, if it did.
+    pub failing: Option<Arc<str>>,
     /// Events from the floor on that are not settled; an upper bound where `types` are given.
     pub lag_events: u64,
     /// Bytes on disk from the floor on, of all partitions.

@@ -2,6 +2,10 @@
 //!
 //! Counted since the process started, by whoever decides: reading it asks nobody and waits for nothing.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use super::dead_letters::Reason;
 use crate::events::queue::gauges::{Counter, Flag, Histogram};
 
@@ -31,6 +35,7 @@ pub struct Tally {
     pub stopped_sagas: Counter,
     /// Nothing but probes is sent to the endpoint.
     pub is_circuit_open: Flag,
+    failing: Mutex<Option<Arc<str>>>,
 }
 
 /// How a delivery ends.
@@ -70,6 +75,16 @@ impl Tally {
     pub fn dead_letters(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.into_iter().zip(self.dead_letters.iter().map(Counter::get))
     }
+
+    /// What the endpoint's last word was, if it was no good one.
+    pub fn set_failing(&self, why: Option<Arc<str>>) {
+        *self.failing.lock() = why;
+    }
+
+    /// Why the last push failed; `None` where it did not.
+    pub fn failing(&self) -> Option<Arc<str>> {
+        self.failing.lock().clone()
+    }
 }
 
 impl Default for Tally {
@@ -84,6 +99,7 @@ impl Default for Tally {
             discarded: Counter::default(),
             stopped_sagas: Counter::default(),
             is_circuit_open: Flag::default(),
+            failing: Mutex::default(),
         }
     }
 }

@@ -111,6 +111,7 @@ impl State {
             } else {
                 SubscriptionState::Active
             },
+            failing: None,
             lag_events: lag,
             lag_bytes: 0,
             oldest_age: None,

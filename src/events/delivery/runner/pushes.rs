@@ -24,7 +24,7 @@ use crate::{
     events::{
         delivery::{
             push::{Addressed, Heard, hear, parcel},
-            subscription::{Circuit, Delivery, Entry, Hold, Output, Token},
+            subscription::{Answer, Circuit, Delivery, Entry, Hold, Output, Token},
         },
         event::Event,
         queue::{
@@ -36,6 +36,8 @@ use crate::{
     http::sink::Sending,
 };
 
+/// What of an endpoint's failure fits into a line, in characters.
+const MAX_COMPLAINT: usize = 160;
 /// Of an answer that nobody wants: enough for people, and to use most connections again.
 const SOME: usize = 4 << 10;
 /// Of an answer that goes into the event that follows.
@@ -52,11 +54,40 @@ pub(super) struct Landed {
     heard: Heard,
 }
 
+/// How an endpoint looks after a push.
+#[derive(Debug, PartialEq, Eq)]
+enum Impression {
+    Well,
+    /// And why, for people.
+    Fails(Arc<str>),
+    /// It was not asked.
+    None,
+}
+
 // === impl Landed ===
 
 impl Landed {
     pub(super) fn new(token: Token, heard: Heard) -> Self {
         Self { token, heard }
+    }
+}
+
+// === impl Impression ===
+
+impl Impression {
+    /// After this answer, which is told in a line.
+    fn of(answer: &Answer, said: Option<&str>) -> Self {
+        let line = said.and_then(|said| said.lines().next()).unwrap_or_default();
+        let why = match answer {
+            Answer::Status { status: 200..=299, .. } | Answer::Final { .. } => return Self::Well,
+            Answer::Status { status, .. } if line.is_empty() => format!("status {status}"),
+            Answer::Status { status, .. } => format!("status {status}, {line}"),
+            Answer::NotSent | Answer::Timeout | Answer::MaybeSeen => line.to_owned(),
+            Answer::SeenBefore | Answer::TooLarge | Answer::Unfit => return Self::None,
+        };
+        // An answer's text is as long as its sender likes.
+        let why: String = why.chars().filter(|it| !it.is_control()).take(MAX_COMPLAINT).collect();
+        Self::Fails(why.into())
     }
 }
 
@@ -144,6 +175,11 @@ impl Actor {
         while self.ledger.is_ready() {
             let Some(Landed { token, heard }) = self.landed.pop_front() else { return };
             let Heard { answer, said, body } = heard;
+            match Impression::of(&answer, said.as_deref()) {
+                Impression::Well => self.machine.tally().set_failing(None),
+                Impression::Fails(why) => self.machine.tally().set_failing(Some(why)),
+                Impression::None => {}
+            }
             let said = (said.as_deref(), body);
             let decided = self.decide(Until::Written, |machine, moment, out| {
                 machine.pushed(moment, token, answer, said, out)
@@ -162,7 +198,7 @@ impl Actor {
                  `sluice queue resume`"
             ),
             Entry::Circuit(Circuit::Opened { .. }) => tracing::warn!(
-                %subscription,
+                %subscription, last = self.machine.tally().failing().as_deref(),
                 "the endpoint fails: one event at a time goes to see whether it is back"
             ),
             Entry::Circuit(Circuit::Closed) => {
@@ -196,4 +232,25 @@ async fn pack(
         return Done::Abandoned(deliveries.iter().map(|delivery| delivery.token).collect());
     }
     Done::Packed(Packed(deliveries.into_iter().zip(events).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_in_a_line_and_a_success_takes_it_back() {
+        let status = |status| Answer::Status { status, retry_after: None };
+        let fails = |why: &str| Impression::Fails(why.into());
+        assert_eq!(
+            Impression::of(&status(500), Some("no\tdisk\nat all")),
+            fails("status 500, nodisk")
+        );
+        assert_eq!(Impression::of(&status(301), None), fails("status 301"));
+        assert_eq!(Impression::of(&Answer::NotSent, Some("refused")), fails("refused"));
+        let long = fails(&"x".repeat(MAX_COMPLAINT));
+        assert_eq!(Impression::of(&Answer::Timeout, Some(&"x".repeat(4000))), long);
+        assert_eq!(Impression::of(&status(204), Some("thanks")), Impression::Well);
+        assert_eq!(Impression::of(&Answer::TooLarge, None), Impression::None);
+    }
 }

@@ -58,6 +58,7 @@ impl Actor {
                 None => SubscriptionMode::Pull,
             },
             state: self.state(is_orphaned),
+            failing: self.machine.tally().failing(),
             lag_events: self.lag(behind.unwrap_or(scan), durable),
             lag_bytes: log.as_ref().map_or(0, |log| bytes_from(log, floor)),
             oldest_age: numbers

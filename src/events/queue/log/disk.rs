@@ -79,7 +79,11 @@ impl DiskWatch {
     pub fn refresh(&self) -> io::Result<Space> {
         let space = self.storage.space()?;
         self.free.store(space.free, Relaxed);
-        self.is_low.store(space.free < self.settings.bound(space.total), Relaxed);
+        let bound = self.settings.bound(space.total);
+        let is_low = space.free < bound;
+        if self.is_low.swap(is_low, Relaxed) != is_low {
+            tell(is_low, space.free, bound);
+        }
         Ok(space)
     }
 
@@ -116,6 +120,20 @@ impl DiskWatch {
     /// Free bytes when it was last looked at.
     pub fn free(&self) -> u64 {
         self.free.load(Relaxed)
+    }
+}
+
+/// Who is refused learns that there is no room; how much is missing is for the operator.
+fn tell(is_low: bool, free: u64, bound: u64) {
+    if is_low {
+        tracing::warn!(
+            free_bytes = free,
+            needed_bytes = bound,
+            "the disk that has `queue.dir` is low on space: nothing is published until there is room \
+             (`queue.disk` says how much is kept free)",
+        );
+    } else {
+        tracing::info!(free_bytes = free, "the disk that has `queue.dir` has room again");
     }
 }
 
