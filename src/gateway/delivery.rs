@@ -182,8 +182,8 @@ async fn open(
     let dir = settings.dir.clone();
     let failed =
         |error: &dyn std::fmt::Display| StartError::Queue(format!("{}: {error}", dir.display()));
-    let storage = storage::open(&dir).map_err(|error| failed(&error))?;
-    let is_taken = is_locked(&*storage).map_err(|error| failed(&error))?;
+    let storage = storage::open(&dir).map_err(|error| failed(&helped(&error)))?;
+    let is_taken = is_locked(&*storage).map_err(|error| failed(&helped(&error)))?;
     if is_taken && !settings.lock_wait.is_zero() {
         waiting();
         if !wait_until_free(&*storage, &mut settings, inbox).await.map_err(|it| failed(&it))? {
@@ -194,6 +194,20 @@ async fn open(
     settings.lock_wait = Duration::ZERO;
     let store = Store::open(storage, settings, Arc::new(SystemClock), sink).await;
     store.map(Some).map_err(|error| failed(&error))
+}
+
+/// What the system says about the data directory, and what to do where that is known.
+fn helped(error: &io::Error) -> String {
+    let help = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; the user that runs this has to own the folder, or `queue.dir` be another"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; `queue.dir` has to be where something can be written"
+        }
+        _ => "",
+    };
+    format!("{error}{help}")
 }
 
 /// Until the data directory is free, or the time to wait for it is over; `settings` are followed

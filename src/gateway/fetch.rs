@@ -190,7 +190,9 @@ async fn read(response: Response, max_bytes: usize) -> Result<Answer, FetchError
 }
 
 fn explain(error: &Error) -> FetchError {
-    let text = error.to_string().into();
+    let text = error.to_string();
+    // Whoever is told knows that a fetch failed, and each layer begins with the same word.
+    let text = text.trim_start_matches(&format!("{}: ", error.kind().reason())).into();
     match error.kind() {
         Kind::UpstreamConnect | Kind::UpstreamTls => FetchError::Connect(text),
         Kind::UpstreamTimeoutTry(_) | Kind::UpstreamTimeoutTotal => FetchError::Timeout,

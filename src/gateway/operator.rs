@@ -76,6 +76,10 @@ impl Operator {
         queue: Queue,
     ) -> Self {
         let cells = metrics.thread();
+        // There from the start: an increase is seen only of what was scraped before it.
+        for desc in [&CONFIG_RELOADS, &CONFIG_RELOAD_FAILURES] {
+            cells.counter(desc, &[]);
+        }
         let operator = Self {
             metrics,
             cells,

@@ -63,6 +63,9 @@ async fn a_changed_file_is_taken_over_by_itself() {
 #[tokio::test]
 async fn a_broken_file_changes_nothing_and_is_told() {
     let file = FromFile::start(&responds("one"));
+    // An alert on its increase sees the first one only if there was something to increase.
+    let before = file.running.admin("GET", "/metrics").await.text();
+    assert!(before.contains("\nsluice_config_reload_failures_total 0\n"), "{before}");
     file.write("routes: [{ name: a, match: { path: /a }, upstream: lost }]\n");
     let answer = file.running.admin("POST", "/v1/reload").await;
     assert_eq!(answer.status(), 422);

@@ -276,7 +276,7 @@ impl Shared {
             None => "there is no set: its tokens are refused".to_owned(),
         };
         tracing::warn!(
-            issuer = %self.issuer, %source, outcome = failure.outcome(), again_in = ?next,
+            issuer = %self.issuer, %source, outcome = failure.outcome(), again_in = next.map(tracing::field::debug),
             "no new key set: {failure}; {}; {serving}", failure.help(),
         );
         self.story.lock().failure = Some(format!("{failure}; {}", failure.help()));
