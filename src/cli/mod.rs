@@ -105,3 +105,31 @@ fn print(text: &str) {
         tracing::debug!(%error, "standard output is closed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Every command with those under it.
+    fn every(command: &clap::Command, name: String, found: &mut Vec<(String, String)>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for under in command.get_subcommands() {
+            every(under, format!("{name} {}", under.get_name()), found);
+        }
+        found.push((name, help));
+    }
+
+    #[test]
+    fn no_line_of_an_example_is_broken() {
+        let mut found = Vec::new();
+        every(&Arguments::command(), "sluice".to_owned(), &mut found);
+        assert!(found.iter().any(|(name, help)| name == "sluice queue tail" && !help.is_empty()));
+        for (name, help) in found {
+            // Help is wrapped at 100.
+            let long: Vec<&str> = help.lines().filter(|it| it.chars().count() > 100).collect();
+            assert!(long.is_empty(), "{name}: {long:#?}");
+        }
+    }
+}

@@ -22,8 +22,8 @@ Examples:
   sluice run -c /etc/sluice.yaml      serve another file
 
 Signals: SIGHUP reloads, SIGTERM drains (first 5 s not ready, then closes), SIGINT drains at once,
-a second SIGTERM or SIGINT exits immediately. Once closed, clients and deliveries under way have 30 s,
-upgraded connections 10 min; no delivery begins.")]
+a second SIGTERM or SIGINT exits immediately. Once closed, clients and deliveries under way have
+30 s, upgraded connections 10 min; no delivery begins.")]
 pub struct Args {
     #[command(flatten)]
     file: ConfigFile,

@@ -30,6 +30,8 @@ use crate::{
 
 /// Where the admin API is where nothing is said.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9901";
+/// Set apart from what a command takes itself: a flag of every command is among those by its letter otherwise.
+const ANYWHERE: &str = "Common options";
 /// As everywhere.
 const DEFAULT_FILE: &str = "gateway.yaml";
 
@@ -49,16 +51,16 @@ The admin API is found by --admin, SLUICE_ADMIN, the configuration file, or on 1
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.")]
 pub(super) struct Args {
     /// The configuration file
-    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_FILE)]
+    #[arg(short, long, global = true, help_heading = ANYWHERE, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
     /// Where the admin API is: HOST:PORT
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(long, global = true, help_heading = ANYWHERE, value_name = "ADDRESS")]
     admin: Option<String>,
     /// The admin API's token; better: SLUICE_ADMIN_TOKEN in the environment
-    #[arg(long, global = true, value_name = "TOKEN")]
+    #[arg(long, global = true, help_heading = ANYWHERE, value_name = "TOKEN")]
     token: Option<String>,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ANYWHERE)]
     json: bool,
     #[command(subcommand)]
     command: Command,

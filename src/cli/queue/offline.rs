@@ -16,7 +16,7 @@ use crate::{
             LogId,
             log::{DiskSettings, DiskWatch, Place},
             storage::{self, Storage},
-            topic::registry::Registry,
+            topic::registry::{Registry, RegistryError},
         },
         store::layout,
     },
@@ -139,7 +139,11 @@ impl Stopped {
         let told = |error: &dyn std::fmt::Display| cli::failed(&format!("{shown}: {error}"));
         let storage = storage::open(&dir).map_err(|error| told(&error))?;
         let registry =
-            Registry::open(storage.clone(), Duration::ZERO).map_err(|error| told(&error))?;
+            Registry::open(storage.clone(), Duration::ZERO).map_err(|error| match error {
+                // Nothing else that the error offers would do here.
+                RegistryError::Locked => told(&"a gateway that runs has it open: stop it first"),
+                error => told(&error),
+            })?;
         let room = DiskSettings { low_water: 0.0, min_free: 0, reserve: 0 };
         let disk = Arc::new(DiskWatch::new(storage.clone(), room));
         Ok(Self { storage, disk, registry, dir })

@@ -89,7 +89,7 @@ pub(super) struct Purge {
 #[command(after_help = "\
 Examples:
   sluice queue replay orders --to fulfillment --from earliest
-  sluice queue replay orders --to fulfillment --from 2027-01-31T12:00:00Z --until 2027-01-31T13:00:00Z
+  sluice queue replay orders --to billing --from 2027-01-31T12:00:00Z --until 2027-01-31T13:00:00Z
   sluice queue replay orders --to fulfillment --from 4711 --rate 100")]
 pub(super) struct Replay {
     /// The topic

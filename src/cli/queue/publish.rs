@@ -22,7 +22,7 @@ use crate::{cli::token::duration, events::wire, telemetry::clock};
 Examples:
   sluice queue publish orders --type order.created --data '{\"id\": 7}' --key customer-1
   sluice queue publish orders --type invoice.made --data @invoice.pdf --content-type application/pdf
-  sluice queue publish orders --event event.json        a whole CloudEvent, or a list of them; - is stdin")]
+  sluice queue publish orders --event event.json      a whole CloudEvent, or a list; - is stdin")]
 pub(super) struct Args {
     /// The topic
     topic: String,

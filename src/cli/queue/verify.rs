@@ -31,9 +31,10 @@ use crate::{
 Examples:
   sluice queue verify                     every byte of the store; changes nothing
   sluice queue verify --dir ./data --json
-  sluice queue verify --repair            damage is copied aside, counted and accepted: logs open again
+  sluice queue verify --repair            damage is copied aside and accepted: logs open again
 
-Topics, delayed events, delivery state, records of requests, dead letters, and what the clock is judged by.
+Topics, delayed events, delivery state, records of requests, dead letters, and what the clock is
+judged by.
 
 Exit codes: 0 all is as it was written, 1 damage, or the store is in use.")]
 pub(super) struct Args {
