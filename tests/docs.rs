@@ -81,10 +81,12 @@ fn every_refusal_of_the_event_endpoints_is_documented() {
 }
 
 #[test]
-fn every_yaml_block_of_the_events_page_is_valid() {
-    for block in blocks(&read("docs/events.md"), "yaml") {
-        if let Err(problems) = config::parse(&block, "events.md", root(), &|_| None) {
-            panic!("{problems}\nin\n{block}");
+fn every_yaml_block_of_the_events_and_operation_pages_is_valid() {
+    for page in ["docs/events.md", "docs/operate.md"] {
+        for block in blocks(&read(page), "yaml") {
+            if let Err(problems) = config::parse(&block, page, root(), &|_| None) {
+                panic!("{problems}\nin\n{block}");
+            }
         }
     }
 }
@@ -105,7 +107,8 @@ fn metrics_in(text: &str) -> Vec<&str> {
 fn every_metric_that_a_rule_or_a_page_names_exists() {
     let known: Vec<_> =
         sluicegate::telemetry::metrics::METRICS.iter().map(|metric| metric.name()).collect();
-    for path in ["examples/alerts.yml", "examples/alerts_test.yml", "README.md", "docs/events.md"] {
+    let pages = ["README.md", "docs/events.md", "docs/operate.md"];
+    for path in ["examples/alerts.yml", "examples/alerts_test.yml"].into_iter().chain(pages) {
         for name in metrics_in(&read(path)) {
             // `sluice_queue_*` stands for all that begin so.
             let is_known = known.contains(&name)
