@@ -104,6 +104,7 @@ impl Resolver<'_> {
         if separators == EncodedSeparators::Reject {
             self.warn_of_separators(matches);
         }
+        self.warn_of_foreign_names(matches);
         Rule {
             name: name.0,
             priority: self.or(route.priority.as_ref(), 0),
@@ -178,6 +179,18 @@ impl Resolver<'_> {
             let fault =
                 Fault::new(format!("every request with `{separator}` here is answered 400"));
             let help = "`encoded_separators: pass` on the route lets them through";
+            self.warn(path.place, fault.help(help));
+        }
+    }
+
+    /// Warns of a segment that is a placeholder elsewhere and is matched as it is written here.
+    fn warn_of_foreign_names(&mut self, matches: &Match) {
+        let Some(path) = &matches.path else { return };
+        let is_foreign =
+            |it: &&str| matches!(*it, "*" | "**") || it.len() > 1 && it.starts_with(':');
+        if let Some(segment) = path.text.split('/').find(is_foreign) {
+            let fault = Fault::new(format!("`{segment}` is no placeholder: it matches itself"));
+            let help = "`{name}` takes one segment, `{*rest}` at the end all that is below";
             self.warn(path.place, fault.help(help));
         }
     }

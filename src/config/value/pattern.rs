@@ -132,6 +132,9 @@ pub fn path_template(text: &str) -> Result<Path, Fault> {
 fn segment(raw: &str) -> Result<Segment, &'static str> {
     if let Some(name) = raw.strip_prefix('{').and_then(|raw| raw.strip_suffix('}')) {
         let (name, is_rest) = name.strip_prefix('*').map_or((name, false), |name| (name, true));
+        if name.strip_suffix('*').is_some_and(is_param) {
+            return Err("the rest of a path is `{*name}`, with the star first");
+        }
         if !is_param(name) {
             return Err("a name in braces has letters, digits and `_`");
         }
