@@ -209,19 +209,23 @@ impl Kind {
             Self::RouteNotFound => "No route takes this request.",
             Self::MethodNotAllowed(_) => "This resource does not take this method.",
             Self::BadFraming => "The request is malformed or ambiguous.",
-            Self::BadTarget => "The request target is malformed or holds what this route refuses.",
+            Self::BadTarget => {
+                "The request target is malformed, or contains something that this route refuses."
+            }
             Self::HeaderTooLarge => "The request head is too large.",
             Self::HeaderCount => "The request has too many header fields.",
             Self::BodyTooLarge => "The request body is too large.",
             Self::ClientTimeout => "The request did not arrive in time.",
             Self::ClientClosed => "The client closed the request.",
             Self::IpDenied => "This client address is not allowed here.",
-            Self::RateLimited(_) => "The quota of these requests is used up; try again later.",
+            Self::RateLimited(_) => {
+                "The rate limit for these requests is used up; try again later."
+            }
             Self::Auth(refusal) => refusal.fault.title(),
             Self::Idempotency(fault) => fault.title(),
             Self::Queue(fault) => fault.title(),
             Self::AuthDenied(_) => "This request was not allowed.",
-            Self::AuthUnavailable => "Who may do this cannot be decided at the moment.",
+            Self::AuthUnavailable => "Authorization cannot be decided at the moment; try again.",
             Self::ConcurrencyFull => "Too many requests are in flight; try again shortly.",
             Self::ShedOverload => "The service is overloaded; try again shortly.",
             Self::UpstreamNone => "No service is configured behind this route.",
@@ -229,7 +233,7 @@ impl Kind {
             Self::UpstreamDns => "The service's name does not resolve at the moment.",
             Self::UpstreamConnect => "The service cannot be reached.",
             Self::UpstreamTls => "No secure connection to the service could be made.",
-            Self::UpstreamReset(_) => "The service broke the exchange off.",
+            Self::UpstreamReset(_) => "The service broke off the exchange.",
             Self::UpstreamClosedIdle(_) => "The service closed the connection before it answered.",
             Self::UpstreamTimeoutTry(_) | Self::UpstreamTimeoutTotal => {
                 "The service did not answer in time."

@@ -74,18 +74,22 @@ impl QueueFault {
     /// One sentence that a client may read.
     pub const fn title(self) -> &'static str {
         match self {
-            Self::Full(_) => "What this request leads to cannot be stored now; try again shortly.",
+            Self::Full(_) => {
+                "The queue has no room for this request or its events now; try again shortly."
+            }
             Self::Disk(_) => {
-                "There is no room to store what this request leads to; try again later."
+                "The queue's disk has no room for this request or its events; try again later."
             }
-            Self::Unavailable(_) => "What this request leads to cannot be stored; try again later.",
+            Self::Unavailable(_) => {
+                "The queue cannot store this request or its events; try again later."
+            }
             Self::MaybeStored(_) => {
-                "Nobody knows whether this request is stored: it may be done later, or not at all."
+                "It is not known whether this request was stored: it may be done later, or not at all."
             }
-            Self::TooLarge => "The event of this request would be too large.",
-            Self::KeyMissing => "This request lacks the value that its event is ordered by.",
-            Self::OtherInstance => "Another gateway has taken this request: ask there.",
-            Self::StatusGone => "What became of this request is not told any more.",
+            Self::TooLarge => "The event of this request is too large to be stored.",
+            Self::KeyMissing => "This request lacks the value that orders its event.",
+            Self::OtherInstance => "Another gateway accepted this request: ask that one.",
+            Self::StatusGone => "The status of this request is no longer kept.",
         }
     }
 

@@ -22,7 +22,7 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// draft-ietf-httpapi-ratelimit-headers, "Problem Types".
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 /// Where the rest is, of a failure that is not the client's.
-const MORE: &str = "The gateway's access log, where it keeps one, says more under this request_id.";
+const MORE: &str = "The gateway's access log, if it has one, says more about this request_id.";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -281,7 +281,7 @@ mod tests {
             json!({
                 "type": "about:blank", "title": "The service cannot be reached.", "status": 502,
                 "code": "upstream-connect", "request_id": "id-1",
-                "detail": "The gateway's access log, where it keeps one, says more under this request_id.",
+                "detail": "The gateway's access log, if it has one, says more about this request_id.",
             })
         );
     }
