@@ -288,7 +288,7 @@ impl Control {
     async fn swap_stacks(&self) {
         for worker in &self.workers {
             if let Err(error) = worker.swap(self.stacks(&self.plan, worker)).await {
-                tracing::error!(%error, "a worker is gone");
+                tracing::error!(%error, "a worker thread has ended: it serves nothing any more; restart the gateway");
             }
         }
     }
@@ -341,7 +341,7 @@ impl Control {
         self.close_queue().await;
         self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
-            tracing::warn!("the last lines of the access log are lost");
+            tracing::warn!("the last lines of the access log could not be written and are lost");
         }
     }
 }

@@ -123,7 +123,7 @@ impl Delivery {
         // Probes are answered meanwhile; to join it takes a moment then.
         self.orders.closed().await;
         if !is_told || self.thread.join().is_err() {
-            tracing::error!("the delivery thread died");
+            tracing::error!("the delivery thread died; please report this as a bug");
         }
     }
 }
@@ -167,7 +167,7 @@ fn run(
             }
         };
         if let Err(refusal) = store.shutdown(patience).await {
-            tracing::warn!(%refusal, "the queue could not be closed in order");
+            tracing::warn!(%refusal, "the queue was not closed cleanly: the next start recovers it");
         }
     });
 }

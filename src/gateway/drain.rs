@@ -25,7 +25,7 @@ pub(super) async fn wind_down(
     let connections = all(&workers, |worker| worker.tasks.drained());
     if timeout_at(close_at + settings.requests, connections).await.is_err() {
         let left: usize = workers.iter().map(|worker| worker.tasks.running()).sum();
-        tracing::warn!(left, "closing connections whose time is over");
+        tracing::warn!(left, "the drain timeout is over: closing the remaining connections");
         // Now, and not with the last tunnel.
         for worker in &workers {
             worker.connections.cut();
@@ -36,7 +36,10 @@ pub(super) async fn wind_down(
     let tunnels = all(&workers, |worker| worker.tunnels.drained());
     if timeout_at(close_at + settings.upgrades + FAREWELL, tunnels).await.is_err() {
         let left: usize = workers.iter().map(|worker| worker.tunnels.running()).sum();
-        tracing::warn!(left, "closing upgraded connections whose time is over");
+        tracing::warn!(
+            left,
+            "the drain timeout for upgrades is over: closing the remaining tunnels"
+        );
     }
     drop(orders.send(Order::Stop).await);
 }

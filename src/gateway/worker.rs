@@ -218,7 +218,7 @@ impl Worker {
     /// Ends it now, whatever it is doing.
     pub(super) async fn stop(self) {
         if self.order(Order::Stop).await.is_err() {
-            tracing::error!("a worker was gone before it was stopped");
+            tracing::error!("a worker thread had ended before it was stopped");
         }
         if self.thread.join().is_err() {
             tracing::error!("a worker panicked");

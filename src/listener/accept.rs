@@ -109,7 +109,9 @@ impl Acceptor {
 
     async fn recover(&mut self, error: &io::Error) {
         match Fault::of(error) {
-            Fault::Connection => tracing::debug!(%error, "a connection was gone when accepted"),
+            Fault::Connection => {
+                tracing::debug!(%error, "a connection was closed before it was accepted")
+            }
             Fault::Resources => {
                 tracing::warn!(%error, wait = ?self.backoff, "cannot accept connections");
                 time::sleep(self.backoff).await;
@@ -128,10 +130,10 @@ fn queued(mut accept: impl FnMut() -> io::Result<Accepted>) -> io::Result<Vec<Ac
             Ok(connection) => accepted.push(connection),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(accepted),
             Err(error) if Fault::of(&error) == Fault::Resources => {
-                tracing::warn!(%error, "a removed listener gave up queued connections");
+                tracing::warn!(%error, "out of descriptors while a listener was removed: connections in its queue are refused");
                 return Ok(accepted);
             }
-            Err(error) => tracing::debug!(%error, "a connection was gone when accepted"),
+            Err(error) => tracing::debug!(%error, "a connection was closed before it was accepted"),
         }
     }
 }
