@@ -174,7 +174,7 @@ fn push_json(value: &impl Serialize, out: &mut Vec<u8>) {
 /// Texts, numbers and lists of them, to memory: nothing of it fails.
 fn written(result: serde_json::Result<()>) {
     if let Err(error) = result {
-        tracing::error!(%error, "an answer is not whole");
+        tracing::error!(%error, "an answer of the event API could not be written as JSON and is incomplete");
     }
 }
 

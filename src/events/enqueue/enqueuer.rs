@@ -93,7 +93,7 @@ impl Enqueuer {
         changes: Changes,
     ) -> Self {
         let Some(target) = requests.topics().named(&settings.topic) else {
-            tracing::error!(%route, topic = %settings.topic, "the topic of this route is not there");
+            tracing::error!(%route, topic = %settings.topic, "the topic that stores this route's requests is not there");
             return Self::unavailable(settings, route);
         };
         let source = format!("/sluice/{instance}/{route}");

@@ -203,7 +203,7 @@ impl Exchange {
 
 impl Settling {
     fn keep(&self, error: &AppendError) {
-        tracing::warn!(%error, "an event is kept with its request until its topic takes it");
+        tracing::warn!(%error, "a topic refused an event of a request: the event is kept and appended later");
         self.is_kept.store(true, Relaxed);
     }
 }

@@ -89,7 +89,7 @@ impl Ingress {
                 pay(&*target, waiting.as_ref(), &debt)
             } else {
                 let count = debt.events.len();
-                tracing::error!(%topic, count, "events are owed to a topic that was dropped");
+                tracing::error!(%topic, count, "events owed by requests are lost: their topic was dropped");
                 Ok(())
             };
             if let Err(error) = paid {
@@ -202,7 +202,7 @@ impl Ingress {
                     all.extend(found);
                 }
                 Err(ReadError::Damaged { .. } | ReadError::Retired { .. }) => {
-                    tracing::error!(%offset, "what a request has led to is lost");
+                    tracing::error!(%offset, "an event owed by a request is damaged on disk and lost");
                 }
                 Err(error) => return Err(error),
             }

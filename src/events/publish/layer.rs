@@ -138,7 +138,7 @@ impl Publisher {
         };
         let publications = settings.iter().map(publication).collect::<Option<Vec<_>>>();
         let Some(publications) = publications else {
-            tracing::error!(%route, "a topic of this route is not there: its requests are refused");
+            tracing::error!(%route, "a topic that this route publishes to is not there: its requests are refused");
             return Self::unavailable();
         };
         let source = format!("/sluice/{instance}/{route}");

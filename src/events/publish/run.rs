@@ -344,7 +344,7 @@ async fn record(
 /// What the client is told where the answer could not be written down.
 #[cold]
 fn unrecorded(items: &[Item], error: &AppendError) -> Option<Error> {
-    tracing::error!(%error, "an answer cannot be written down: what follows from it is uncertain");
+    tracing::error!(%error, "an answer cannot be recorded: the events of its request are uncertain");
     let mut is_failure = items.is_empty();
     for item in items.iter().filter(|item| !item.is_uncertain) {
         match item.settings().on_error {

@@ -79,7 +79,10 @@ fn serve(waiting: &Mutex<mpsc::Receiver<Work>>) {
         let work = waiting.lock().blocking_recv();
         let Some(work) = work else { return };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            tracing::error!(panic = said(&*panic), "work on the queue's files has panicked");
+            tracing::error!(
+                panic = said(&*panic),
+                "a task of the queue's file pool has panicked; please report this as a bug"
+            );
         }
     }
 }

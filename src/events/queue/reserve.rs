@@ -67,7 +67,7 @@ impl Reserve {
         }
         *is_held = false;
         tracing::error!(
-            "the disk is full: the reserve is given to the journal, nothing is accepted"
+            "the disk is full: the journal gets the reserve, publishes are refused; free some space"
         );
         Ok(true)
     }
@@ -82,7 +82,7 @@ impl Reserve {
             *is_held = true;
             self.disk.refresh()?;
             self.disk.set_reserve_out(false);
-            tracing::info!("the reserve is taken back");
+            tracing::info!("the disk has room again: the reserve is restored");
         }
         Ok(*is_held)
     }

@@ -247,7 +247,7 @@ async fn move_delayed(store: Weak<Inner>, topic: Arc<Topic>) {
         let Some((pause, trouble)) = Store(inner).move_due(&topic).await else { return };
         // Said once: it is tried again every second.
         if let Some(error) = trouble.as_ref().filter(|_| !is_troubled) {
-            tracing::warn!(topic = %topic.name(), %error, "delayed events wait longer");
+            tracing::warn!(topic = %topic.name(), %error, "due events cannot be appended to their topic; it is tried again every second");
         }
         is_troubled = trouble.is_some();
         // Woken by whatever comes first; nothing is lost by who is not.

@@ -69,7 +69,10 @@ impl HeldClock {
             other => {
                 let held = decode(&other?);
                 if held.is_none() {
-                    tracing::warn!(file = CLOCK, "what the clock was judged by is damaged");
+                    tracing::warn!(
+                        file = CLOCK,
+                        "CLOCK is damaged and ignored: the clock is judged by the last frame"
+                    );
                 }
                 // Whatever it is, it is there.
                 Some(held.unwrap_or(u64::MAX))

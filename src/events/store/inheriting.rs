@@ -122,7 +122,7 @@ async fn look_through(
             Err(error) => {
                 // The subscription meets it as well, and says what is to be done.
                 let topic = topic.name();
-                tracing::warn!(%topic, %error, "not all that waits there has a place");
+                tracing::warn!(%topic, %error, "cannot read all stored requests that wait: some have no place reserved");
                 return;
             }
         };

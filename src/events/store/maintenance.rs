@@ -43,7 +43,7 @@ impl Store {
     async fn look(&self, number: u64) {
         let store = self.clone();
         if let Ok(Err(error)) = self.block(move || store.tend_disk()).await {
-            tracing::warn!(%error, "the disk does not say how much room it has, or takes no reserve");
+            tracing::warn!(%error, "cannot read the disk's free space, or cannot allocate the reserve");
         }
         if self.0.disk.is_gone() {
             return;
@@ -60,25 +60,25 @@ impl Store {
         if let Err(error) = self.tend_requests().await
             && number.is_multiple_of(REOPEN)
         {
-            tracing::warn!(%error, "what requests have led to waits");
+            tracing::warn!(%error, "events owed by requests cannot be appended yet; it is tried again");
         }
         self.snapshot_if_due().await;
         // One that is offline has said so once, and lets go of nothing.
         let is_open = |topic: &Arc<Topic>| topic.handle().is_some_and(|it| !it.log().is_offline());
         for topic in self.all_topics().into_iter().filter(is_open) {
             if let Err(error) = self.retain(&topic).await {
-                tracing::warn!(topic = %topic.name(), %error, "nothing is let go of");
+                tracing::warn!(topic = %topic.name(), %error, "retention cannot delete old segments; it is tried again");
             }
         }
         if let Err(error) = self.age_letters().await {
-            tracing::warn!(%error, "dead letters do not age");
+            tracing::warn!(%error, "dead letters past their age cannot be removed; it is tried again");
         }
         if number.is_multiple_of(TIDY) {
             for reading in self.all_subscriptions() {
                 let tidied = self.tidy_letters(&reading).await;
                 if let Err(error) = tidied.and(self.unpark(&reading).await) {
                     let subscription = &reading.settings.name;
-                    tracing::warn!(%subscription, %error, "nothing is copied forward");
+                    tracing::warn!(%subscription, %error, "old dead letters or parked events cannot be copied forward; it is tried again");
                 }
             }
         }
@@ -90,7 +90,7 @@ impl Store {
         let store = self.clone();
         if let Ok(Err(error)) = self.block(move || store.0.held_clock.follow(&store.0.guard)).await
         {
-            tracing::warn!(%error, "that the clock is not trusted cannot be kept over a restart");
+            tracing::warn!(%error, "cannot write CLOCK: a restart would forget that the clock is not trusted");
         }
     }
 
@@ -150,7 +150,7 @@ impl Store {
         let decision = self.block(look).await?;
         let decision = decision.map_err(|error| Refusal::unavailable(error.to_string()))?;
         if decision.lost > 0 {
-            tracing::warn!(topic = %topic.name(), lost = decision.lost, "unsettled events are gone");
+            tracing::warn!(topic = %topic.name(), lost = decision.lost, "retention deleted events that some subscription had not settled");
         }
         if let Some(held) = decision.held {
             for reader in readers.iter().filter(|reader| reader.settings.is_pinning) {
@@ -228,7 +228,7 @@ impl Store {
                 tracing::warn!(
                     subscription = %reading.settings.name,
                     count = gone.len(),
-                    "dead letters are removed by age"
+                    "removed dead letters that were past their age"
                 );
                 let gone: Vec<_> = gone.into_iter().map(|letter| letter.id).collect();
                 let count = gone.len() as u64;

@@ -93,7 +93,7 @@ impl Store {
         store.first_snapshot().await?;
         store.note_begun().await;
         if let Err(error) = store.tend_requests().await {
-            tracing::warn!(%error, "what requests have led to waits");
+            tracing::warn!(%error, "events owed by requests cannot be appended yet; it is tried again");
         }
         store.look_after();
         Ok(store)
@@ -124,7 +124,7 @@ impl Store {
             let log = log.clone();
             if let Err(error) = self.block(move || log.open(floor)).await? {
                 let subscription = &settings.name;
-                tracing::error!(%subscription, %error, "its dead letters or parked events are offline");
+                tracing::error!(%subscription, %error, "this subscription's dead letters or parked events are offline");
             }
         }
         let is_new = machine.is_none();
@@ -268,7 +268,7 @@ fn prepare(
     }
     let held_clock = HeldClock::begin(storage.clone(), &guard, last)?;
     if let Err(error) = ingress.resolve_attempts() {
-        tracing::warn!(%error, "what became of stored requests before is not written yet");
+        tracing::warn!(%error, "cannot record how earlier attempts at stored requests ended; it is tried again");
     }
     let topics = Arc::new(TopicMap(RwLock::new(topics)));
     let requests = requests((store, hash_key), pool.clone(), topics.clone(), &ingress);

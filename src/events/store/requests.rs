@@ -87,7 +87,7 @@ impl Topics for TopicMap {
             Ok(log) => drop(log?),
             // It is tried again, and taken once it is there.
             Err(error) => {
-                tracing::error!(topic = %topic.name(), %error, "events of requests cannot wait");
+                tracing::error!(topic = %topic.name(), %error, "cannot open the log of delayed events for events of requests; it is tried again");
             }
         }
         Some(Arc::new(Waiting(topic)))

@@ -74,8 +74,12 @@ impl Store {
         let noted = self.block(move || store.0.registry.lock().begun(&topics, &subscriptions));
         match noted.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "what was begun is not noted"),
-            Err(error) => tracing::warn!(%error, "what was begun is not noted"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot record in META which topics and subscriptions have data")
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot record in META which topics and subscriptions have data")
+            }
         }
     }
 
@@ -131,7 +135,7 @@ impl Store {
             let id = store.0.registry.lock().store();
             let older = snapshot.write(&*store.0.storage, Path::new(STATE), id)?;
             if let Err(error) = store.0.journal.retire(older) {
-                tracing::warn!(%error, "the journal keeps what it needs no more");
+                tracing::warn!(%error, "old journal segments cannot be deleted");
             }
             Ok(())
         });

@@ -172,11 +172,11 @@ impl Actor {
         let what = match effect {
             Effect::DeadLetter(_) => "a dead letter",
             Effect::Conclude(_) => "the end of a request",
-            Effect::Publish(_) => "what follows from an event",
+            Effect::Publish(_) => "the event that follows from another",
         };
         // Once; it is tried every second.
         if !is_known {
-            tracing::warn!(%subscription, %error, "{what} waits");
+            tracing::warn!(%subscription, %error, "{what} cannot be written yet; it is tried again every second");
         }
         self.defer(effect);
     }
@@ -190,7 +190,7 @@ impl Actor {
         if decided.is_ok() {
             let (subscription, offset) = (&self.settings.name, place.offset.0);
             let partition = place.partition.number;
-            tracing::error!(%subscription, partition, offset, "an event is lost: its bytes are gone");
+            tracing::error!(%subscription, partition, offset, "an event is lost: its bytes are missing or damaged on disk");
         }
         decided.is_ok()
     }
@@ -291,7 +291,7 @@ async fn follow(
     );
     let Some(follower) = follower else {
         let (id, topic) = (&cause.id, &reaction.topic);
-        tracing::error!(event = %id, %topic, "a saga is too deep: nothing follows");
+        tracing::error!(event = %id, %topic, "a chain of reactions is too deep: no event follows from this one");
         return Ok(Sequel::TooDeep);
     };
     let log = topic(around, reaction)?;

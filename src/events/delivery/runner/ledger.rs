@@ -158,5 +158,5 @@ impl Written {
 }
 
 fn tell(error: &AppendError) {
-    tracing::warn!(%error, "delivery stands still until its state is written down anew");
+    tracing::warn!(%error, "a step of the delivery journal could not be written: delivery pauses until the next snapshot");
 }

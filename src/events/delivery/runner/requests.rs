@@ -234,7 +234,7 @@ async fn write(mut attempt: Attempt, state: State, answer: Option<StoredAnswer>)
     let mut is_told = false;
     while let Err(error) = attempt.end(state, answer.as_ref()).await {
         if !std::mem::replace(&mut is_told, true) {
-            tracing::error!(%error, "the result of a stored request cannot be written, and it waits");
+            tracing::error!(%error, "the result of a stored request cannot be written; it is tried again");
         }
         sleep(AGAIN).await;
     }

@@ -92,7 +92,7 @@ impl Actor {
             Stop::Gone | Stop::Failed(_) => {}
         });
         if let Stop::Failed(error) = stop {
-            tracing::warn!(subscription = %self.settings.name, %error, "a log cannot be read");
+            tracing::warn!(subscription = %self.settings.name, %error, "a log cannot be read; it is tried again");
         }
         if decided.is_err() || matches!(stop, Stop::Failed(_)) {
             self.retry_at = Some(Instant::now() + AGAIN);

@@ -24,7 +24,7 @@ impl Accepted {
         };
         let accepted = std::str::from_utf8(&bytes).ok().and_then(Self::decode);
         Ok(accepted.unwrap_or_else(|| {
-            tracing::error!(log = %place.id, "GAPS is damaged: it accepts nothing");
+            tracing::error!(log = %place.id, "GAPS is damaged: none of the losses it accepted count; with the gateway stopped, `sluice queue verify --repair` accepts them again");
             Self::default()
         }))
     }

@@ -327,14 +327,14 @@ impl Core {
         if let Some(file) = self.tail.file.take() {
             // What is left over is ignored by the successor's header: this is for the room.
             if let Err(error) = file.truncate(self.tail.position) {
-                tracing::warn!(log = %self.shared.place.id, %error, "a sealed file keeps its room");
+                tracing::warn!(log = %self.shared.place.id, %error, "a sealed log file could not be truncated: it keeps its unused space");
             }
         }
         let header = self.successor();
         let file = match self.new_file(&header, FIRST_FRAME + bytes) {
             Ok(file) => file,
             Err(CreateError::Failed(error)) => {
-                tracing::warn!(log = %self.shared.place.id, %error, "no new file can be made");
+                tracing::warn!(log = %self.shared.place.id, %error, "cannot create the next log file: the log is full");
                 self.shared.set_state(State::Full);
                 return Err(Failure::NoRoom);
             }

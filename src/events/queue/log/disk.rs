@@ -70,7 +70,7 @@ impl DiskWatch {
             is_gone: AtomicBool::new(false),
         };
         if let Err(error) = watch.refresh() {
-            tracing::warn!(%error, "the disk does not say how much room it has");
+            tracing::warn!(%error, "cannot read the free space of the data directory's disk");
         }
         watch
     }

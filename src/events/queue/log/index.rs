@@ -149,7 +149,7 @@ impl OpenLog {
     pub(super) fn keep_derived(&self, segment: &Segment, ending: &str, bytes: &[u8]) {
         let name = file_name(segment.base(), ending);
         if let Err(error) = self.place.replace(&name, bytes) {
-            tracing::warn!(log = %self.place.id, %error, name, "it cannot be kept");
+            tracing::warn!(log = %self.place.id, %error, name, "cannot write a derived file; it is made again when it is needed");
         }
     }
 }

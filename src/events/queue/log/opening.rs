@@ -187,7 +187,7 @@ impl Damage {
         if let Some((base, bytes)) = &self.bytes
             && let Err(error) = super::quarantine::keep(place, file, *base, bytes.clone())
         {
-            tracing::warn!(log = %place.id, %error, "damaged bytes cannot be copied aside");
+            tracing::warn!(log = %place.id, %error, "damaged bytes cannot be copied to the quarantine directory");
         }
     }
 }

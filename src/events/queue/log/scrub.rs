@@ -118,7 +118,7 @@ impl Drop for Scrubber {
         *self.stop.is_stopped.lock() = true;
         self.stop.wake.notify_all();
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("who scrubs the queue has panicked");
+            tracing::error!("the queue's scrub thread has panicked; please report this as a bug");
         }
     }
 }

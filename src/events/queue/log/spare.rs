@@ -63,7 +63,9 @@ impl Spare {
     pub(super) fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
         if let Some(Err(_)) = self.thread.lock().take().map(JoinHandle::join) {
-            tracing::error!("who makes files ahead has panicked");
+            tracing::error!(
+                "the thread that prepares log files has panicked; please report this as a bug"
+            );
         }
     }
 

@@ -208,7 +208,7 @@ fn in_new_file(
     }
     // The successor says where the old file ends: this is for the room.
     if let Err(error) = found.file.truncate(proven.position) {
-        tracing::warn!(log = %shared.place.id, %error, "a sealed file keeps its room");
+        tracing::warn!(log = %shared.place.id, %error, "a sealed log file could not be truncated: it keeps its unused space");
     }
     Ok(Outcome::serving(vec![old, segment], tail))
 }

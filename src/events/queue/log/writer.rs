@@ -123,7 +123,9 @@ impl Writer {
         self.queue.stop();
         let thread = self.queue.thread.lock().take();
         if let Some(Err(_)) = thread.map(JoinHandle::join) {
-            tracing::error!("a writer of the queue has panicked");
+            tracing::error!(
+                "a writer thread of the queue has panicked; please report this as a bug"
+            );
         }
     }
 
