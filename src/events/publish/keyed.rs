@@ -1,4 +1,4 @@
-//! What becomes of a request's idempotency key. Pure but for a switch of tests.
+//! Decides the result of a request's idempotency key. Pure, except for a switch for tests.
 
 use bytes::Bytes;
 use http::{
@@ -15,8 +15,8 @@ use crate::{
     http::{Outcome, Response, idempotency::StoredAnswer, is_repeatable, names::SLUICE_EVENT_ID},
 };
 
-/// What becomes of a request's key: it follows what the upstream knows (semantics 9). A refusal that says
-/// when to come back is none of what was asked for.
+/// The result of a request's key: it follows from what the upstream may know (semantics 9). A
+/// refusal that says when to retry is not a result.
 pub(super) fn end(
     outcome: Outcome,
     response: Option<&Response>,
@@ -43,8 +43,7 @@ pub(super) fn end(
     }
 }
 
-/// The fields that are given again with a stored answer: not those of its framing, and not so many that
-/// they do not fit.
+/// The fields stored for a repeated answer: without framing, and only as many as fit.
 fn stored_fields(headers: &HeaderMap) -> HeaderMap {
     const MAX_BYTES: usize = 24 << 10;
     let mut bytes = 0;

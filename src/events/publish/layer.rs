@@ -1,20 +1,21 @@
-//! Publishes events of requests, before or after they are sent.
+//! Publishes events about requests, before or after they are sent.
 //!
-//! Touches the requests of routes with `publish`, and those with a key of routes with `idempotency`, whose
-//! key is in the context: what becomes of it is written down with all else. Refuses, before anything is sent: 503 `queue-full`,
-//! `queue-disk`, `queue-unavailable` where there is no room for the events, 413 `event-too-large`, 400
-//! `event-key-missing`. Answers 503 `queue-unavailable` in place of the upstream's answer where that
-//! could not be written down and `on_error` is `fail`: the upstream has acted, and the event ends as
-//! `<type>.uncertain`. Adds `sluice-event-id` to answers whose events are certain, and writes their IDs
-//! to the context. Counts `sluice_queue_dropped_total`.
+//! Touches requests of routes with `publish`, and keyed requests of routes with `idempotency`,
+//! whose key is in the context: its result is recorded together with everything else. Refuses
+//! before anything is sent: 503 `queue-full`, `queue-disk` or `queue-unavailable` when there is no
+//! room for the events, 413 `event-too-large`, 400 `event-key-missing`. If the upstream's answer
+//! cannot be recorded and `on_error` is `fail`, answers 503 `queue-unavailable` in its place: the
+//! upstream has acted, and the event ends as `<type>.uncertain`. Adds `sluice-event-id` to answers
+//! whose events are certain, and writes their IDs to the context. Counts
+//! `sluice_queue_dropped_total`.
 //!
-//! The exchange goes on in a task of the worker's drained spawner when the client leaves: that drops only
-//! its wait. A failure that comes of time alone is told to the client while the attempt runs on
+//! The exchange runs in a task of the worker's drained spawner. A client that leaves drops only its
+//! own wait. A failure caused by time alone is reported to the client while the attempt runs on
 //! (`Context::allow_overtime`).
 //!
-//! Costs, where a route publishes: a future in a box, and what waits for the disk; elsewhere one look at an `Option`.
-//! It sits behind all that may refuse, and `buffer`, whose bytes it shares; before `action`, so that a
-//! route that answers by itself publishes as well.
+//! Cost for a route that publishes: a boxed future, and the wait for the disk; elsewhere one look
+//! at an `Option`. Sits behind everything that may refuse, and behind `buffer`, whose bytes it
+//! shares; before `action`, so that a route that answers by itself publishes too.
 
 use std::{
     fmt,
@@ -47,13 +48,13 @@ use crate::{
     },
 };
 
-/// Somebody has to see to it first.
+/// `Retry-After` when somebody has to intervene first.
 const UNAVAILABLE: Duration = Duration::from_secs(30);
 
-/// What a route publishes with: one for each worker and route.
+/// What a route publishes with; one for each worker and route.
 pub struct Publisher(Option<Parts>);
 
-/// `None`: what the route needs is not there, and all of its requests are refused.
+/// `None`: the store or a topic is not there, and every request of the route is refused.
 struct Parts {
     publications: Vec<Arc<Publication>>,
     source: String,
@@ -61,15 +62,15 @@ struct Parts {
     tasks: Spawner,
 }
 
-/// One event that a route publishes, and where to.
+/// One event that a route publishes, and its topic.
 pub(super) struct Publication {
     pub(super) settings: Settings,
     pub(super) target: Arc<dyn Target>,
-    /// Where they wait, if they have to.
+    /// Where its events wait, if they are delayed.
     pub(super) waits: Option<Arc<dyn Target>>,
-    /// Events that could not be stored, and whose loss the route takes.
+    /// Events that could not be stored and whose loss the route accepts.
     pub(super) lost: Counter,
-    /// Bodies that were left out, for they could not be looked through.
+    /// Bodies left out because they could not be parsed.
     unreadable: Counter,
 }
 
@@ -85,7 +86,7 @@ pub struct Publish<S> {
 }
 
 pin_project! {
-    /// The response, of the route or of the task that goes on with it.
+    /// The response, from the route itself or from the task that runs the exchange.
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
@@ -101,7 +102,7 @@ pin_project! {
     }
 }
 
-/// What runs to its end, and what its client is to be told before.
+/// An exchange that runs to its end, and what its client is told before that.
 struct Exchange {
     exchange: RunsOn<Result<Response, Error>>,
     cx: Context,
@@ -110,13 +111,13 @@ struct Exchange {
 // === impl Publisher ===
 
 impl Publisher {
-    /// Of a route whose store is not there: nothing it asks for can be kept, so nothing is sent.
+    /// For a route without a store: nothing it asks for can be kept, so nothing is sent.
     pub fn unavailable() -> Self {
         Self(None)
     }
 
-    /// Publishes these, as the route of this name, and records what becomes of idempotency keys. Without
-    /// one of the topics it is [`Publisher::unavailable`].
+    /// Publishes these events as the route of this name, and records the results of idempotency
+    /// keys. If a topic is missing, the result is [`Publisher::unavailable`].
     pub fn new(
         settings: &[Settings],
         (instance, route): (&str, &str),
@@ -161,8 +162,8 @@ impl Publication {
         self.waits.as_ref().unwrap_or(&self.target)
     }
 
-    /// A body as the event may carry it, if it `is_wanted`. One that cannot be looked through is left out
-    /// and counted, never stored as it is.
+    /// A body as the event may carry it, if it `is_wanted`. One that cannot be parsed is left out
+    /// and counted, never stored unredacted.
     pub(super) fn content(
         &self,
         is_wanted: bool,
@@ -180,7 +181,7 @@ impl Publication {
 // === impl PublishLayer ===
 
 impl PublishLayer {
-    /// A layer that publishes with this; `None`: nothing.
+    /// Makes a layer that publishes with `publisher`, or one that does nothing.
     pub fn new(publisher: Option<Arc<Publisher>>) -> Self {
         Self(publisher)
     }

@@ -1,4 +1,4 @@
-//! Events made of a request and its answer. Pure: the time and the ID are arguments.
+//! Makes events from a request and its answer. Pure: the time and the ID are arguments.
 
 use std::{borrow::Cow, mem, time::SystemTime};
 
@@ -24,32 +24,32 @@ use crate::{
     telemetry::{clock, tracing::propagation::TraceParent},
 };
 
-/// On an event that says less than it was asked to, because the answer is over the limit.
+/// Marks an event that carries less than configured, because the answer is over the limit.
 const TRUNCATED: &str = "sluicetruncated";
-/// A key is told apart by so many bytes; a longer one that an answer has counts as none.
+/// The longest key; a longer one in an answer counts as none.
 pub(super) const LATE_KEY_BYTES: usize = 1024;
 
-/// A body up to here is copied: as a part of what was read from its connection it would hold all of that
-/// until the event is written, and the connection would have to read into something new.
+/// Bodies up to this size are copied. A slice would keep the connection's whole read buffer alive
+/// until the event is written, and the connection would need a new one.
 const COPIED_BYTES: usize = 4096;
 
-/// A body, as an event carries it.
+/// A body as an event carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Content {
     /// Its bytes.
     pub(super) bytes: Bytes,
-    /// What they are, as it was written: a media type of visible characters.
+    /// Its media type as written; visible characters only.
     media_type: Option<HeaderValue>,
 }
 
-/// What an event carries, and what that is.
+/// An event's data, and the type of that data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Payload<'a> {
     bytes: Bytes,
     media_type: Option<&'a str>,
 }
 
-/// What an event is in order and told apart by.
+/// The keys by which an event is ordered and deduplicated.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Keys<'a> {
     /// The order domain.
@@ -57,7 +57,7 @@ pub(super) struct Keys<'a> {
     dedup_key: Option<Cow<'a, str>>,
 }
 
-/// Texts of an event that are made for it.
+/// Texts made for one event.
 #[derive(Clone, Debug)]
 pub(super) struct Texts {
     id: [u8; 36],
@@ -70,22 +70,22 @@ pub(super) struct Texts {
 pub(super) struct Answer<'a> {
     /// Its fields.
     pub(super) headers: &'a HeaderMap,
-    /// Its body; `None`: it is over the limit.
+    /// Its body; `None` if it is over the limit.
     pub(super) body: Option<&'a Bytes>,
 }
 
-/// What a route says of its events.
+/// What the route contributes to its events.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin<'a> {
     /// CloudEvents `source`.
     pub(super) source: &'a str,
     /// When the request came.
     pub(super) now: SystemTime,
-    /// Which of the route's events it is.
+    /// The index among the route's events.
     pub(super) number: usize,
 }
 
-/// The event as far as the request says it.
+/// The event, as far as the request determines it.
 pub(super) fn of_request<'a>(
     settings: &'a Settings,
     origin: Origin<'a>,
@@ -116,7 +116,7 @@ pub(super) fn of_request<'a>(
     }
 }
 
-/// Gives `event` the keys that `input` has.
+/// Sets the keys of `event` from `input`.
 pub(super) fn set_keys(event: &mut Event, settings: &Settings, input: &Input<'_>, most: usize) {
     let keys = Keys::of(settings, input, most);
     if let Some(key) = keys.key() {
@@ -126,7 +126,7 @@ pub(super) fn set_keys(event: &mut Event, settings: &Settings, input: &Input<'_>
     event.dedup_key = keys.dedup_key();
 }
 
-/// What an event carries before there is an answer. Taken out of `request` but where the answer comes beside
+/// The data known before there is an answer. Taken out of `request`, unless the answer is added to
 /// it.
 pub(super) fn early_payload(data: Data, request: Option<&mut Content>) -> Payload<'_> {
     match request {
@@ -137,8 +137,9 @@ pub(super) fn early_payload(data: Data, request: Option<&mut Content>) -> Payloa
     }
 }
 
-/// Gives `event` its data: `request` and `answer` as far as it is to carry them, `None` for what cannot
-/// be stored. One that would have more than `limit` bytes goes without what is over.
+/// Sets the data of `event` from `request` and `answer`; `None` is a body that cannot be stored. If
+/// the event exceeds `limit` bytes, or the answer is not whole, it is marked as truncated and goes
+/// without the answer's body; if that is not enough, without data.
 pub(super) fn set_data(
     event: &mut Event,
     data: Data,
@@ -184,7 +185,7 @@ fn payload<'a>(
     })
 }
 
-/// One JSON object with `request` and `response`; what is no JSON stands in it as `.._base64`.
+/// One JSON object with `request` and `response`; a body that is not JSON goes into `.._base64`.
 fn both(request: Option<&Content>, answer: Option<&Content>) -> Bytes {
     let mut members: Vec<(String, Box<RawValue>)> = Vec::new();
     for (name, content) in [("request", request), ("response", answer)] {
@@ -203,8 +204,8 @@ fn both(request: Option<&Content>, answer: Option<&Content>) -> Bytes {
 // === impl Content ===
 
 impl Content {
-    /// The body of a message with these fields, less what `settings` keep out of it. An error: it cannot
-    /// be looked through.
+    /// The body of a message with these fields, redacted by `settings`. An error: it cannot be
+    /// parsed.
     pub(super) fn of(
         bytes: &Bytes,
         headers: &HeaderMap,
@@ -224,7 +225,7 @@ impl Content {
         self.media_type.as_ref().and_then(|value| value.to_str().ok())
     }
 
-    /// `application/json`, or what is built on it.
+    /// `application/json`, or a `+json` type.
     fn is_json(&self) -> bool {
         let essence = self.media_type().unwrap_or("application/json");
         let essence = essence.split(';').next().unwrap_or(essence).trim().to_ascii_lowercase();
@@ -235,7 +236,7 @@ impl Content {
 // === impl Keys ===
 
 impl<'a> Keys<'a> {
-    /// Those that `input` has, of at most so many bytes.
+    /// The keys in `input`, of at most `most` bytes.
     pub(super) fn of(settings: &'a Settings, input: &Input<'a>, most: usize) -> Self {
         let value = |selector: &'a Option<Selector>| {
             let value = selector.as_ref().and_then(|it| it.extract(input));
@@ -252,7 +253,7 @@ impl<'a> Keys<'a> {
         self.dedup_key.as_deref().map(|key| Bytes::copy_from_slice(key.as_bytes()))
     }
 
-    /// The key, where CloudEvents takes that as a string.
+    /// The key as `subject`, if CloudEvents allows the string.
     fn subject(&self) -> Option<&str> {
         self.key.as_deref().filter(|key| is_text(key, limits::TEXT_BYTES))
     }
@@ -261,10 +262,10 @@ impl<'a> Keys<'a> {
 // === impl Texts ===
 
 impl Texts {
-    /// Of the event of this ID that a request leads to.
+    /// For the event with this ID.
     pub(super) fn new(id: Uuid, origin: Origin<'_>, of: (&request::Parts, &Context)) -> Self {
         let (parts, cx) = of;
-        // Where the publish has a span, what follows from the event follows from that.
+        // If the publish has a span, the event's descendants follow from that span.
         let own = cx.trace().filter(|trace| trace.is_sampled());
         let own = own.map(|trace| trace.publishing(origin.number));
         let trace = own.or_else(|| TraceParent::of(&parts.headers)).map(|parent| parent.encode());
@@ -274,24 +275,24 @@ impl Texts {
     }
 }
 
-/// Of these there is nothing but ASCII in them.
+/// These bytes are all ASCII.
 fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// A `content-type` that an event may have: visible characters, and something in front of something else.
+/// Whether an event may carry this `content-type`: visible characters, with a type and a subtype.
 fn is_media_type(value: &HeaderValue) -> bool {
     let is_visible = |text: &str| !text.contains('\t');
     let text = value.to_str().ok().filter(|text| is_visible(text) && text.contains('/'));
     text.is_some_and(|text| text.len() <= limits::NAME_BYTES)
 }
 
-/// As JSON, for selectors.
+/// Parses JSON, for selectors.
 pub(super) fn parse(bytes: &Bytes) -> Option<Value> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// What CloudEvents takes as a string.
+/// Whether CloudEvents accepts it as a string.
 fn is_text(text: &str, most: usize) -> bool {
     !text.is_empty() && text.len() <= most && !text.chars().any(char::is_control)
 }

@@ -1,7 +1,7 @@
-//! Reads an answer's body without taking it from its client.
+//! Reads an answer's body without taking it from the client.
 //!
-//! A body that is over the limit, or does not come to its end, goes on from where it was read: the client
-//! gets every byte either way.
+//! If the body is over the limit or breaks off, the client's stream resumes where reading stopped:
+//! the client gets every byte in any case.
 
 use std::{
     collections::VecDeque,
@@ -25,8 +25,8 @@ struct Read {
     rest: Body,
 }
 
-/// The whole body of `response`, if it ends within `limit` bytes; `None`: it does not, or it breaks off.
-/// The response is as it was.
+/// The whole body of `response`, if it ends within `limit` bytes; `None` if it does not, or breaks
+/// off. The response itself is unchanged.
 pub(super) async fn peek(response: Response, limit: u64) -> (Response, Option<Bytes>) {
     let (parts, mut body) = response.into_parts();
     if body.size_hint().lower() > limit {
@@ -58,7 +58,7 @@ pub(super) async fn peek(response: Response, limit: u64) -> (Response, Option<By
     (Response::from_parts(parts, body), whole)
 }
 
-/// All data, in one piece.
+/// All data in one piece.
 fn join(frames: &VecDeque<Frame<Bytes>>) -> Bytes {
     let mut data = frames.iter().filter_map(Frame::data_ref);
     match (data.next(), data.next()) {
@@ -96,7 +96,7 @@ impl http_body::Body for Read {
         self.frames.is_empty() && self.error.is_none() && self.rest.is_end_stream()
     }
 
-    /// Of a body that breaks off the length is not known: it is not what was read of it.
+    /// A body that breaks off has no known length: what was read is not all of it.
     fn size_hint(&self) -> SizeHint {
         let read = self.frames.iter().filter_map(Frame::data_ref).map(|it| it.len() as u64);
         let (read, rest) = (read.sum::<u64>(), self.rest.size_hint());

@@ -1,6 +1,7 @@
-//! An exchange with room for all that may come of it: **room first**.
+//! An exchange with room for everything it may write: **room first**.
 //!
-//! Everything that can refuse a request for its events is here, and happens before a byte of it is sent.
+//! Everything that can refuse a request because of its events is here, and happens before a byte of
+//! it is sent.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -26,15 +27,15 @@ use crate::{
     telemetry::tracing::Trace,
 };
 
-/// What an event may grow by when it turns out to be uncertain or truncated, and what its record takes
-/// beside it.
+/// How much an event may grow when it becomes uncertain or truncated, plus the overhead of its
+/// record.
 const GROWTH: u64 = 512;
 
-/// A request whose events have room.
+/// A request with room for its events.
 pub(super) struct Plan {
     /// In the order of the route.
     pub(super) items: Vec<Item>,
-    /// For intents, if any has one.
+    /// Room for intents, if any event has one.
     pub(super) room: Option<Room>,
     /// The request's idempotency key.
     pub(super) key: Option<Arc<Key>>,
@@ -44,35 +45,36 @@ pub(super) struct Plan {
 /// One event that may follow.
 pub(super) struct Item {
     pub(super) publication: Arc<Publication>,
-    /// Which of the route's it is, from 0.
+    /// Its index among the route's events, from 0.
     pub(super) number: usize,
     /// Its ID.
     pub(super) id: Uuid,
-    /// As far as the request says it. In a box: it is large, and handed on a dozen times.
+    /// As far as the request determines it. Boxed: it is large, and moved a dozen times.
     pub(super) owed: Box<Owed>,
     pub(super) permit: Permit,
-    /// The request's body, as it may be stored, where the answer's comes beside it.
+    /// The request's storable body, if the answer's is added to it.
     pub(super) content: Option<Content>,
-    /// Nobody knows whether it happened, and it says so.
+    /// Whether nobody knows if it happened; the event says so.
     pub(super) is_uncertain: bool,
 }
 
-/// What is needed of the request when its answer is there.
+/// What is still needed of the request when its answer arrives.
 pub(super) struct Kept {
     pub(super) cx: Context,
-    /// For what is written down before it is sent, if anything is: its target, and what its body is.
+    /// The target, if something is recorded before the request is sent; the body's digest is beside
+    /// it.
     pub(super) target: String,
     pub(super) digest: Option<[u8; 32]>,
-    /// Where a key is taken from request and answer.
+    /// For keys that are taken from both request and answer.
     pub(super) late: Option<Box<(HeaderMap, Option<Value>)>>,
-    /// Of a sampled request: what its spans tell is known when this is dropped, whoever waits for the answer.
+    /// For a sampled request: its spans get what they report when this is dropped.
     _goes_on: Option<GoesOn>,
 }
 
 // === impl Plan ===
 
 impl Plan {
-    /// Takes the room for all events of `request`, or says why there is none.
+    /// Reserves room for all events of `request`, or says why there is none.
     pub(super) fn new(
         publications: &[Arc<Publication>],
         source: &str,
@@ -99,7 +101,7 @@ impl Plan {
         let has_about = key.is_some() || items.iter().any(Item::has_intent);
         let is_late = publications.iter().any(|it| !it.settings.has_early_keys());
         let late = is_late.then(|| Box::new((parts.headers.clone(), json)));
-        // Only what is written down before the request is sent says which request it is.
+        // Only records written before the request is sent name the request.
         let target = if has_about { target_of(parts, cx) } else { String::new() };
         let digest = (has_about && whole).then(|| sha256(&body));
         let goes_on = cx.trace().is_some_and(Trace::is_sampled).then(|| cx.go_on());
@@ -178,7 +180,7 @@ impl Item {
         &self.publication.settings
     }
 
-    /// It is written down before the request is sent, and again with the answer.
+    /// Whether it is recorded before the request is sent, and again with the answer.
     pub(super) fn has_intent(&self) -> bool {
         let settings = self.settings();
         settings.has_intent && settings.mode == Mode::After && settings.ack == Ack::Durable
@@ -193,7 +195,7 @@ impl Kept {
     }
 }
 
-/// The idempotency key that a request has for itself.
+/// The request's idempotency key.
 pub(super) fn key_of(cx: &Context) -> Option<Arc<Key>> {
     cx.rider().and_then(|rider| rider.clone().downcast().ok())
 }

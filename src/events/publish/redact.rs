@@ -1,7 +1,8 @@
-//! Values that are replaced before a body is stored. Pure.
+//! Replaces values in a body before it is stored. Pure.
 //!
-//! A body that is no JSON is not stored at all: what cannot be looked through cannot be trusted. All that
-//! is not replaced stays as it was written, byte for byte but for space around the names on the way.
+//! A body that is not JSON is not stored at all: what cannot be parsed cannot be redacted.
+//! Everything that is not replaced stays byte for byte, except white space around the names on the
+//! way.
 
 use std::{borrow::Cow, fmt};
 
@@ -11,23 +12,23 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// What stands for a value that was replaced.
+/// Stands for a redacted value.
 const REPLACED: &str = "\"[redacted]\"";
 
-/// A JSON pointer (RFC 6901), in parts.
+/// A JSON pointer (RFC 6901), split into its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer(Box<[Box<str>]>);
 
-/// A text that is no JSON pointer to a part of a document.
+/// A text that is not a JSON pointer to a part of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not a JSON pointer, such as `/card/number`")]
 pub struct NotAPointer;
 
-/// A body that is no JSON.
+/// The body is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotJson;
 
-/// The members of an object, in order, as they are written; a name may come twice.
+/// The members of an object in order, as written; a name may occur twice.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 /// The items of an array.
@@ -36,7 +37,7 @@ struct Items<'a>(Vec<&'a RawValue>);
 // === impl Pointer ===
 
 impl Pointer {
-    /// As it is written in the configuration.
+    /// Parses the form used in the configuration.
     pub fn parse(text: &str) -> Result<Self, NotAPointer> {
         let has_bad_escape = text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']));
         let parts = text.strip_prefix('/').filter(|_| !has_bad_escape).ok_or(NotAPointer)?;
@@ -45,7 +46,7 @@ impl Pointer {
     }
 }
 
-/// `json` with a fixed text in place of each value that one of `pointers` names.
+/// Copies `json`, with a fixed text for each value that one of `pointers` names.
 pub(super) fn redact(json: &[u8], pointers: &[Pointer]) -> Result<Vec<u8>, NotJson> {
     let whole: &RawValue = serde_json::from_slice(json).map_err(|_| NotJson)?;
     let paths: Vec<&[Box<str>]> = pointers.iter().map(|pointer| &*pointer.0).collect();
@@ -54,7 +55,7 @@ pub(super) fn redact(json: &[u8], pointers: &[Pointer]) -> Result<Vec<u8>, NotJs
     Ok(out.into_bytes())
 }
 
-/// As deep as the longest path.
+/// Recurses as deep as the longest path.
 fn copy(value: &RawValue, paths: &[&[Box<str>]], out: &mut String) -> Result<(), NotJson> {
     let text = value.get();
     if paths.iter().any(|path| path.is_empty()) {
@@ -87,7 +88,7 @@ fn copy(value: &RawValue, paths: &[&[Box<str>]], out: &mut String) -> Result<(),
     Ok(())
 }
 
-/// What is left of the paths that go on with `name`.
+/// The rest of the paths that continue with `name`.
 fn below<'a>(paths: &[&'a [Box<str>]], name: &str) -> Vec<&'a [Box<str>]> {
     let rest = paths.iter().filter_map(|path| path.split_first());
     rest.filter(|(first, _)| ***first == *name).map(|(_, rest)| rest).collect()

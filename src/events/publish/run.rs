@@ -1,4 +1,4 @@
-//! An exchange carried out to its end, whoever still waits for it.
+//! Carries an exchange out to its end, whether or not somebody still waits for it.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -36,7 +36,7 @@ use crate::{
     http::{Next, Outcome, Request, Response, names::SLUICE_EVENT_ID, selector::Input},
 };
 
-/// What an intent ends as.
+/// How an intent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Event,
@@ -44,7 +44,7 @@ enum Verdict {
     Uncertain,
 }
 
-/// An event that was handed over to be stored.
+/// An event handed over to be stored.
 struct Appending {
     publication: Arc<Publication>,
     id: Uuid,
@@ -53,17 +53,17 @@ struct Appending {
     commit: Result<Option<Commit>, Refused>,
 }
 
-/// What came of the request, and what follows from it.
+/// The request's result, and what follows from it.
 struct Finished {
     result: Result<Response, Error>,
     outcome: Outcome,
     /// The events that follow.
     items: Vec<Item>,
-    /// Of the answer, if it was read and is not too long.
+    /// The answer's body, if it was read and is not too long.
     body: Option<Bytes>,
 }
 
-/// Carries `plan` out, and gives what the client gets.
+/// Carries `plan` out and returns the client's response.
 pub(super) async fn run<S: Next>(
     plan: Plan,
     inner: S,
@@ -78,7 +78,7 @@ pub(super) async fn run<S: Next>(
     let first = append_first(before, &mut ids).await;
     producing.end(&kept.cx, &ids, first.as_ref().err());
     if let Err(error) = first {
-        // With its key, which nobody has used.
+        // Frees the key as well: nobody has used it.
         drop(room);
         return Err(error);
     }
@@ -103,14 +103,14 @@ pub(super) async fn run<S: Next>(
     end(finished, exchange, &kept, ids).await
 }
 
-/// Events that come before the request is sent. An error: it is not.
+/// Appends the events that come before the request. On an error the request is not sent.
 async fn append_first(items: Vec<Item>, ids: &mut Vec<Uuid>) -> Result<(), Error> {
     let mut waited = Vec::new();
     for item in items {
         let Appending { publication, id, commit, .. } = append(item);
         match commit {
             Ok(Some(commit)) => waited.push((publication, id, commit)),
-            // It is on its way.
+            // Being appended; nobody waits for it.
             Ok(None) => ids.push(id),
             Err(_) if publication.settings.on_error == OnError::Ignore => publication.lost.add(1),
             Err(error) => return Err(refused(error)),
@@ -126,7 +126,7 @@ async fn append_first(items: Vec<Item>, ids: &mut Vec<Uuid>) -> Result<(), Error
     Ok(())
 }
 
-/// Hands an event over. Its client waits for it where the route says so; for what is uncertain never.
+/// Hands an event over. The client waits for it if the route says so, never for an uncertain one.
 fn append(item: Item) -> Appending {
     let Item { publication, id, owed, permit, is_uncertain, .. } = item;
     let drafts = vec![owed.into_record()];
@@ -145,8 +145,8 @@ fn append(item: Item) -> Appending {
     Appending { publication, id, is_uncertain, commit }
 }
 
-/// Sends the request and waits for what comes of it. Once its time is up nobody knows what becomes of its key,
-/// whether its client is still there or not. A panic below is a failure of which nobody knows what was sent.
+/// Sends the request and waits for the result. Once its time is up nobody knows what becomes of its
+/// key, whether or not the client is still there. After a panic below, nobody knows what was sent.
 async fn forward<S: Next>(
     mut inner: S,
     request: Request,
@@ -168,7 +168,7 @@ async fn forward<S: Next>(
         .unwrap_or_else(|_| Err(Error::new(Kind::Internal).with_detail("a panic below `publish`")))
 }
 
-/// What follows from `result`, each event as it is to be stored.
+/// The events that follow from `result`, in their final form.
 async fn follow(
     result: Result<Response, Error>,
     mut items: Vec<Item>,
@@ -178,7 +178,7 @@ async fn follow(
     let outcome = Outcome::of(&result, &kept.cx);
     let status = result.as_ref().ok().map(Response::status);
     if kept.cx.is_deferred() {
-        // Done later, by whoever delivers it: nothing has happened yet.
+        // It is done later, by delivery: nothing has happened yet.
         items.clear();
     }
     items.retain_mut(|item| {
@@ -213,8 +213,8 @@ async fn follow(
     Finished { result, outcome, items, body }
 }
 
-/// Exactly one of three, from what the upstream knows. An answer that a route asks for by its status is
-/// an answer, whoever made it.
+/// Exactly one of three, decided by what the upstream may know. If a route asks for a status, an
+/// answer with it counts whoever made it.
 fn verdict(when: &When, outcome: Outcome, status: Option<StatusCode>) -> Verdict {
     match (outcome, status) {
         (Outcome::NotSent, _) => Verdict::Nothing,
@@ -224,7 +224,7 @@ fn verdict(when: &When, outcome: Outcome, status: Option<StatusCode>) -> Verdict
     }
 }
 
-/// A stream without an end is not waited for, nor is an upgraded connection.
+/// Neither an endless stream nor an upgraded connection is waited for.
 fn is_readable(response: &Response) -> bool {
     let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let is_stream =
@@ -232,7 +232,7 @@ fn is_readable(response: &Response) -> bool {
     !is_stream && response.status() != StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// What only the answer knows.
+/// Fills in what only the answer knows.
 fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
     let publication = item.publication.clone();
     let settings = &publication.settings;
@@ -259,7 +259,7 @@ fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
     }
 }
 
-/// Writes down what follows, appends the events, and gives what the client gets.
+/// Records what follows, appends the events, and returns the client's response.
 async fn end(
     finished: Finished,
     exchange: Option<Exchange>,
@@ -268,7 +268,7 @@ async fn end(
 ) -> Result<Response, Error> {
     let Finished { result, outcome, mut items, body } = finished;
     let producing = Producing::begin(&kept.cx, items.iter());
-    // Handed over first, so that all syncs run beside each other.
+    // Hand these over first, so that all syncs run in parallel.
     let direct: Vec<_> = items.extract_if(.., |item| !item.has_intent()).map(append).collect();
     let mut failure = None;
     let key = match &exchange {
@@ -302,7 +302,7 @@ async fn end(
     if !ids.is_empty() {
         kept.cx.set_event_ids(ids);
     }
-    // On disk by now: this only hands it on, and waits for nothing.
+    // Already on disk: this only hands it on, without waiting.
     if let Some((exchange, owed)) = settling {
         exchange.settle(owed);
     }
@@ -311,7 +311,8 @@ async fn end(
 
 type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Draft)>);
 
-/// Writes the answer and what is owed in one frame. What is owed is appended later: it is on disk.
+/// Writes the answer and the owed events in one frame. They are appended later: the debt is on
+/// disk.
 async fn record(
     items: Vec<Item>,
     exchange: Option<Exchange>,
@@ -341,7 +342,7 @@ async fn record(
     Some((exchange, owed.collect()))
 }
 
-/// What the client is told where the answer could not be written down.
+/// What the client is told when the answer could not be recorded.
 #[cold]
 fn unrecorded(items: &[Item], error: &AppendError) -> Option<Error> {
     tracing::error!(%error, "an answer cannot be recorded: the events of its request are uncertain");
@@ -352,14 +353,14 @@ fn unrecorded(items: &[Item], error: &AppendError) -> Option<Error> {
             OnError::Ignore => item.publication.lost.add(1),
         }
     }
-    // With a key and nothing else to follow, nobody has said that it may be lost.
+    // With only a key and no event, nobody has allowed a loss.
     is_failure.then(|| failed(error))
 }
 
-/// The answer, and the events that follow from it.
+/// The answer, with the IDs of its events.
 fn tell(mut response: Response, ids: &[Uuid]) -> Response {
     let headers = response.headers_mut();
-    // Whose events an upstream means is not for our clients to guess.
+    // An upstream's event IDs are not for our clients.
     match ids.split_first() {
         Some((first, others)) => {
             drop(headers.insert(SLUICE_EVENT_ID, id_value(*first)));
@@ -379,6 +380,6 @@ fn put_ids<'a>(headers: &mut HeaderMap, ids: impl IntoIterator<Item = &'a Uuid>)
 fn id_value(id: Uuid) -> HeaderValue {
     let mut text = Uuid::encode_buffer();
     let text = &*id.hyphenated().encode_lower(&mut text);
-    // Digits, letters and dashes.
+    // Digits, letters and dashes only.
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }

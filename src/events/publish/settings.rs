@@ -7,36 +7,36 @@ use http::StatusCode;
 use super::redact::Pointer;
 use crate::http::selector::{Part, Selector};
 
-/// One entry of it.
+/// One entry of the list.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the events go.
+    /// The topic of its events.
     pub topic: Arc<str>,
     /// CloudEvents `type`.
     pub kind: Arc<str>,
-    /// When it is appended.
+    /// When the event is appended.
     pub mode: Mode,
-    /// What it follows from.
+    /// Which answers it follows from.
     pub when: When,
-    /// Whether the client waits for the disk.
+    /// Whether the client waits until the event is on disk.
     pub ack: Ack,
-    /// What the client gets if it cannot be stored.
+    /// What the client gets if the event cannot be stored.
     pub on_error: OnError,
     /// The order domain.
     pub key: Option<Selector>,
-    /// Requests without a key are refused.
+    /// Whether requests without a key are refused.
     pub is_key_required: bool,
-    /// What makes two events the same one; `None`: source and ID.
+    /// Equal values make two events the same; `None`: source and ID do.
     pub dedup_key: Option<Selector>,
-    /// It is written down before the request is sent.
+    /// Whether an intent is recorded before the request is sent.
     pub has_intent: bool,
-    /// Not delivered before so long after the request.
+    /// Delivery starts this long after the request at the earliest.
     pub delay: Duration,
-    /// Not delivered so long after the request.
+    /// Delivery stops this long after the request.
     pub expires: Option<Duration>,
-    /// What it carries.
+    /// The event's data.
     pub data: Data,
-    /// What is replaced in that.
+    /// Values redacted in the data.
     pub redact: Box<[Pointer]>,
 }
 
@@ -58,14 +58,14 @@ pub enum When {
     Failure,
     /// Any.
     Always,
-    /// These.
+    /// One of these.
     Statuses(Box<[StatusCode]>),
 }
 
-/// Whether the client waits for the disk.
+/// Whether the client waits until the event is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {
-    /// It hears of success once the event is on disk.
+    /// The client hears of success once the event is on disk.
     Durable,
     /// It does not wait.
     Async,
@@ -76,7 +76,7 @@ pub enum Ack {
 pub enum OnError {
     /// 503.
     Fail,
-    /// What it would get otherwise; counted.
+    /// Its normal answer; the loss is counted.
     Ignore,
 }
 
@@ -96,12 +96,12 @@ pub enum Data {
 // === impl Settings ===
 
 impl Settings {
-    /// Whether the whole body of the request has to be there before the request is sent.
+    /// Whether the request's whole body is needed before it is sent.
     pub fn reads_request(&self) -> bool {
         self.data.has_request() || self.selects_json()
     }
 
-    /// Whether a key is taken from the request's body.
+    /// Whether a key comes from the request's body.
     pub(super) fn selects_json(&self) -> bool {
         self.selectors().any(|part| matches!(part, Part::Json(_)))
     }
@@ -127,7 +127,7 @@ impl Settings {
 // === impl When ===
 
 impl When {
-    /// Whether an answer of this status is meant.
+    /// Whether an answer with this status matches.
     pub fn takes(&self, status: StatusCode) -> bool {
         match self {
             Self::Success => status.is_success(),

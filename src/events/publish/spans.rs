@@ -1,4 +1,4 @@
-//! The time that a sampled request waits for its events, for their spans.
+//! Measures how long a sampled request waits for its events, for their spans.
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -10,14 +10,14 @@ use crate::{
     telemetry::tracing::{Publishing, Trace},
 };
 
-/// Events on their way. `None`: the request is not sampled, and nothing is kept of them.
+/// Events being published. `None`: the request is not sampled, and nothing is recorded.
 #[derive(Debug)]
 pub(super) struct Producing(Option<Vec<Publishing>>);
 
 // === impl Producing ===
 
 impl Producing {
-    /// These begin now.
+    /// Publishing of `items` begins now.
     pub(super) fn begin<'a>(cx: &Context, items: impl Iterator<Item = &'a Item>) -> Self {
         if !cx.trace().is_some_and(Trace::is_sampled) {
             return Self(None);
@@ -35,8 +35,8 @@ impl Producing {
         Self(Some(items.map(publishing).collect()))
     }
 
-    /// They are stored, or on their way to the disk with nobody who waits; those that are not among `ids`
-    /// may have failed for this reason.
+    /// The events are stored, or in flight with nobody waiting; those not in `ids` may have failed
+    /// with `error`.
     pub(super) fn end(self, cx: &Context, ids: &[Uuid], error: Option<&Error>) {
         let Some(mut all) = self.0 else { return };
         for publishing in &mut all {
