@@ -1,11 +1,12 @@
-//! What a stored request is called: where it is, and that this store said so.
+//! The ID of a stored request: it encodes where the request is, and proves that this store issued
+//! it.
 //!
-//! `base32(version, store, topic, route, partition, offset, time, secret, MAC)`. The record is found by it
-//! without an index, and the route whose `auth` holds for it before anything is read. It cannot be
-//! guessed: 96 bits of it are chance and stand in the record, and the MAC (HMAC-SHA256 under the store's
-//! secret, RFC 2104, cut to 80 bits) keeps those who try from having anything read. Of store and topic
-//! there are the last bits, which are chance in every UUID they have, of the route's name a hash: enough
-//! to tell those of one gateway apart, and what the record says is compared.
+//! `base32(version, store, topic, route, partition, offset, time, secret, MAC)`. The record is
+//! found without an index, and so is the route whose `auth` applies, before anything is read. An ID
+//! cannot be guessed: 96 bits are random and repeated in the record, and the MAC (HMAC-SHA256 under
+//! the store's secret, RFC 2104, cut to 80 bits) keeps guessers from causing reads. Store and topic
+//! are represented by their last bits, which are random in every UUID they have, the route by a
+//! hash of its name: enough to tell those of one gateway apart, and the record is compared as well.
 
 use std::fmt;
 
@@ -15,24 +16,24 @@ use uuid::Uuid;
 use super::base32;
 use crate::events::queue::{LogId, Offset, StoreId};
 
-/// Chance in each ID, and in its record.
+/// Random bytes in each ID and its record.
 pub const SECRET_BYTES: usize = 12;
-/// The form of the ID.
+/// Version of the ID's form.
 const VERSION: u8 = 1;
 /// Bytes of the MAC.
 const MAC: usize = 10;
-/// All before the MAC.
+/// All bytes before the MAC.
 const SAID: usize = 1 + STORE + TOPIC + ROUTE + 2 + 8 + 6 + SECRET_BYTES;
-/// Bytes that stand for the store, the topic and the route.
+/// Bytes that represent the store, the topic and the route.
 const STORE: usize = 6;
 const TOPIC: usize = 5;
 const ROUTE: usize = 5;
-/// The text of one; a multiple of 5 bytes, so that there is exactly one.
+/// Length of the text. A multiple of 5 bytes is encoded, so each ID has exactly one text.
 const TEXT: usize = (SAID + MAC) / 5 * 8;
-/// What the secret is used for here: another use gives other bytes.
+/// Domain separation: another use of the secret gives other bytes.
 const PURPOSE: &[u8] = b"sluice request 1";
 
-/// Where a stored request is: what it is known by inside.
+/// The position of a stored request: its identity inside the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// The topic.
@@ -41,12 +42,12 @@ pub struct Place {
     pub offset: Offset,
 }
 
-/// What a stored request is called.
+/// The public ID of a stored request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
     /// See [`RequestId::is_of`].
     topic: [u8; TOPIC],
-    /// Of the route that took it.
+    /// The route that accepted it.
     pub route: RouteTag,
     /// The partition.
     pub partition: u16,
@@ -54,26 +55,26 @@ pub struct RequestId {
     pub offset: Offset,
     /// When it was stored, in milliseconds since 1970, as its record says.
     pub time: u64,
-    /// As its record says.
+    /// The random bytes in its record.
     pub secret: [u8; SECRET_BYTES],
 }
 
-/// Stands for the name of a route.
+/// Represents the name of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RouteTag([u8; ROUTE]);
 
-/// A text that is no ID of a request of this store.
+/// A text that is not a request ID of this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnId {
-    /// Nobody has made it.
+    /// No gateway has issued it.
     #[error("this is no ID of a request")]
     Malformed,
-    /// Another store has made it: it is asked for at the wrong gateway.
+    /// Another store has issued it: the client asks the wrong gateway.
     #[error("this ID was given out by another gateway")]
     OtherStore,
 }
 
-/// Makes and reads the IDs of one store.
+/// Creates and reads the IDs of one store.
 #[derive(Clone)]
 pub struct RequestIds {
     key: hmac::Key,
@@ -83,7 +84,7 @@ pub struct RequestIds {
 // === impl RequestId ===
 
 impl RequestId {
-    /// Of the record at `place` that was stored at `time`.
+    /// For the record at `place`, stored at `time`.
     pub fn new(
         Place { topic, offset }: Place,
         partition: u16,
@@ -102,7 +103,7 @@ impl RequestId {
 // === impl RouteTag ===
 
 impl RouteTag {
-    /// Of the route of this name.
+    /// For the route of this name.
     pub fn of(name: &str) -> Self {
         let hash = digest::digest(&digest::SHA256, name.as_bytes());
         Self(hash.as_ref().first_chunk().copied().unwrap_or_default())
@@ -112,7 +113,7 @@ impl RouteTag {
 // === impl RequestIds ===
 
 impl RequestIds {
-    /// Those of the store with this secret.
+    /// For the store with this secret.
     pub fn new(store: StoreId, secret: &[u8]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), store: end_of(store.0) }
     }
@@ -133,7 +134,7 @@ impl RequestIds {
         base32::encode(&bytes)
     }
 
-    /// The ID of this text, if this store has made it.
+    /// Reads an ID, if this store has issued it.
     pub fn read(&self, text: &str) -> Result<RequestId, NotAnId> {
         if text.len() != TEXT {
             return Err(NotAnId::Malformed);
@@ -153,7 +154,7 @@ impl RequestIds {
             return Some(Err(NotAnId::OtherStore));
         }
         let own = self.mac(said);
-        // In constant time: byte for byte a MAC could be found out.
+        // In constant time: otherwise a MAC could be guessed byte by byte.
         verify_slices_are_equal(&own.as_ref()[..MAC], mac).ok()?;
         let (topic, rest) = rest.split_first_chunk()?;
         let (route, rest) = rest.split_first_chunk()?;

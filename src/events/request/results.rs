@@ -1,4 +1,5 @@
-//! What became of a stored request, as whoever delivers it tells whoever is asked for it.
+//! The status of a stored request: the interface between those who deliver it and those who ask for
+//! it.
 
 use std::fmt;
 
@@ -10,60 +11,62 @@ use crate::http::idempotency::StoredAnswer;
 /// The most bytes of an answer that are kept, beside its fields.
 pub const MAX_ANSWER_BYTES: u64 = 256 << 10;
 
-/// How far a stored request is.
+/// The state of a stored request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It waits, for its first attempt or for another.
+    /// It waits for its first attempt, or for another.
     Queued,
-    /// An attempt is under way.
+    /// An attempt is in flight.
     Running,
     /// It was answered 2xx or 3xx.
     Succeeded,
-    /// It was answered otherwise, and that is final.
+    /// It got any other final answer.
     Failed,
-    /// The upstream may have acted on it, and nobody knows: it is not sent again.
+    /// The upstream may or may not have acted on it; it is not sent again.
     Uncertain,
-    /// It was given up: among the dead letters of its subscription, or discarded.
+    /// It was given up: it is a dead letter of its subscription, or was discarded.
     DeadLettered,
 }
 
-/// How a stored request stands.
+/// The status of a stored request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// How far it is.
+    /// Its state.
     pub state: State,
-    /// Attempts that have begun.
+    /// Attempts begun.
     pub attempts: u32,
-    /// What it was answered; its body is `None` where it is over [`MAX_ANSWER_BYTES`].
+    /// Its answer; the body is `None` if it is over [`MAX_ANSWER_BYTES`].
     pub answer: Option<StoredAnswer>,
 }
 
-/// Knows what became of stored requests.
+/// The results of stored requests.
 pub trait Results: fmt::Debug + Send + Sync {
-    /// How the request there stands. One of which nothing is known waits for its first attempt.
+    /// The status of the request at `place`. If nothing is known of it, it waits for its first
+    /// attempt.
     fn status(&self, place: Place) -> BoxFuture<'_, Status>;
 
-    /// Ends when [`Results::status`] of the request there may say something else than at the time of the
-    /// call; it may end without that, too.
+    /// Completes when [`Results::status`] of this request may have changed since the call. It may
+    /// also complete without a change.
     fn changed(&self, place: Place) -> BoxFuture<'static, ()>;
 
-    /// Nothing is sent any more: what waits now is sent by the next process. Whoever waits for a change hears
-    /// of that, too.
+    /// Whether this process sends no more: what waits now is sent by the next one. Also wakes those
+    /// who wait for a change.
     fn is_winding_down(&self) -> bool {
         false
     }
 
-    /// Nothing can be told of what is not over, and nothing is sent, before somebody has seen to the records.
+    /// While true, nothing is sent and unfinished requests have no status, until the records are
+    /// repaired.
     fn is_offline(&self) -> bool {
         false
     }
 
-    /// Takes a place for a request that is about to be stored, if there is one: what is stored without can
-    /// not be sent. It is to be followed by [`Results::stored`] or [`Results::give_back`].
+    /// Reserves a place for a request about to be stored, if there is one: without a place it could
+    /// not be sent. Follow it with [`Results::stored`] or [`Results::give_back`].
     fn reserve(&self) -> bool;
 
-    /// The place that was reserved is that of the request there, which is asked for up to `until`
-    /// (milliseconds since 1970).
+    /// The reserved place belongs to the request at `place`, whose status can be asked for until
+    /// `until` (milliseconds since 1970).
     fn stored(&self, place: Place, until: u64);
 
     /// A place that was reserved is free again: nothing was stored.
