@@ -1,17 +1,17 @@
-//! How delivery state is written down: numbers as LEB128, lists with their length first.
+//! The binary encoding of delivery state: numbers as LEB128, lists with their length first.
 //!
-//! What is written is read by the same declaration ([`fields!`], [`variants!`]), so the two cannot
-//! drift apart. Reading takes any bytes: it fails, it does not panic, and it allocates no more than
-//! in proportion to what it was given.
+//! Encoder and decoder come from one declaration ([`fields!`], [`variants!`]), so they cannot drift
+//! apart. Decoding accepts any bytes: it fails instead of panicking, and allocates at most in
+//! proportion to its input.
 
 use bytes::Bytes;
 
 use crate::events::queue::{LogId, Offset};
 
-/// A list is not given more room than this before its items are seen.
+/// Capacity reserved for a list before its items are seen.
 const ROOM: usize = 1024;
 
-/// Bytes that are not what was written, or were written by a later version.
+/// Bytes that are damaged, or were written by a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// They end too early, go on too long, or contradict themselves.
@@ -50,8 +50,8 @@ macro_rules! fields {
     };
 }
 
-/// An enum: a number, then the fields of the variant. Numbers are on disk: none is given another
-/// meaning. One that is not known was written by a later version.
+/// An enum: a number, then the fields of the variant. Numbers are on disk and never reused. An
+/// unknown one was written by a later version.
 macro_rules! variants {
     ($type:ident {
         $($number:literal => $variant:ident $({ $($field:ident),* $(,)? })? $(($($item:ident),*))?),*
@@ -98,7 +98,7 @@ pub(crate) fn split<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], 
     Ok(front)
 }
 
-/// A length, which no more bytes can follow than there are.
+/// A length; at most the number of bytes that follow.
 fn length(bytes: &mut &[u8]) -> Result<usize, Malformed> {
     let count = usize::try_from(u64::take(bytes)?).map_err(|_| Malformed::Bytes)?;
     if count <= bytes.len() { Ok(count) } else { Err(Malformed::Bytes) }
@@ -131,7 +131,7 @@ impl Encoding for u64 {
     }
 }
 
-/// Numbers that are written as a larger one.
+/// Numbers that are written as a wider type.
 macro_rules! narrow {
     ($($type:ty),*) => {$(
         impl Encoding for $type {
@@ -169,7 +169,7 @@ impl Encoding for u128 {
     }
 }
 
-/// Zigzag: small numbers of either sign are short.
+/// Zigzag: small numbers are short, whatever their sign.
 impl Encoding for i64 {
     fn put(&self, out: &mut Vec<u8>) {
         ((self << 1) ^ (self >> 63)).cast_unsigned().put(out);
@@ -217,7 +217,7 @@ impl<T: Encoding> Encoding for Vec<T> {
     }
 
     fn take(bytes: &mut &[u8]) -> Result<Self, Malformed> {
-        // Every item has a byte at least.
+        // Every item takes at least one byte.
         let count = length(bytes)?;
         let mut items = Self::with_capacity(count.min(ROOM));
         for _ in 0..count {

@@ -1,8 +1,8 @@
-//! The token of a lease: says which attempt it stands for, and that this store gave it out.
+//! Lease tokens: a token names an attempt, and proves that this store issued it.
 //!
-//! `base64url(place, epoch, attempt, MAC)`, the MAC HMAC-SHA256 (RFC 2104) under the store's secret
-//! over the subscription and all of the former. So nothing has to be remembered about a token: it is
-//! good while the attempt is the event's latest and the event is not settled, across restarts too.
+//! `base64url(place, epoch, attempt, MAC)`; the MAC is HMAC-SHA256 (RFC 2104) under the store's
+//! secret over the subscription and the fields before it. So tokens need no memory: one is valid,
+//! across restarts too, while its attempt is the event's latest and the event is not settled.
 
 use std::fmt;
 
@@ -15,11 +15,11 @@ use super::{
     subscription::{Place, Token},
 };
 
-/// Longer texts are no tokens; nothing is decoded of them.
+/// Longer texts are not decoded.
 const MAX_TEXT: usize = 128;
 /// Bytes of the MAC.
 const MAC: usize = 32;
-/// What the secret is used for here: another use gives other bytes.
+/// Domain separation: another use of the secret gives other bytes.
 const PURPOSE: &[u8] = b"sluice lease 1";
 
 /// Makes and checks the tokens of one subscription.
@@ -37,7 +37,7 @@ impl Tokens {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), subscription }
     }
 
-    /// The text that stands for an attempt.
+    /// The token text for an attempt.
     pub fn make(&self, token: &Token) -> String {
         let mut bytes = Vec::with_capacity(64);
         put(token, &mut bytes);
@@ -46,7 +46,7 @@ impl Tokens {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The attempt that a text stands for, if it was made by [`Tokens::make`] for this subscription.
+    /// The attempt that a text stands for, if [`Tokens::make`] made it for this subscription.
     pub fn check(&self, text: &str) -> Option<Token> {
         if text.len() > MAX_TEXT {
             return None;

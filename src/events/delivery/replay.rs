@@ -1,9 +1,10 @@
-//! Delivery state read back: a snapshot, and what the journal says after it. Pure.
+//! Restores delivery state from a snapshot and the journal after it. Pure.
 //!
-//! **Behind a gap in the journal nothing counts** for a subscription whose state is from before it. A record
-//! that says how far was scanned stands for all that was found up to there: with one of them lost, the next
-//! one would have events that nobody ever settled behind it. What is passed over so is done again, and that
-//! is at least once; what is taken wrongly is never done.
+//! **Behind a gap in the journal nothing counts** for a subscription whose state is older than the
+//! gap. A record that says how far was scanned stands for everything found up to there. If such a
+//! record is lost, applying the next one would leave events behind that were never settled. What is
+//! ignored is delivered again, which is still at least once; what is applied wrongly is never
+//! delivered.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,33 +16,33 @@ use uuid::Uuid;
 use super::{encoding::Malformed, journal, runner::Restored, snapshot::Snapshot};
 use crate::events::queue::Offset;
 
-/// Delivery state as far as it was read.
+/// Delivery state restored so far.
 #[derive(Debug)]
 pub struct Replay {
     restored: HashMap<Uuid, Restored>,
-    /// Up to where the snapshot has a subscription.
+    /// Up to which journal offset the snapshot contains each subscription.
     positions: HashMap<Uuid, Offset>,
-    /// What is expected to come.
+    /// The journal offset expected next.
     next: Offset,
-    /// From the first offset that is lost up to behind the last.
+    /// From the first lost offset to the end of the last.
     lost: Option<Range<Offset>>,
 }
 
-/// Delivery state that was read back.
+/// Restored delivery state.
 #[derive(Debug, Default)]
 pub struct Replayed {
     /// By subscription.
     pub restored: HashMap<Uuid, Restored>,
-    /// Those of which nothing is known that is behind what is lost of the journal.
+    /// Subscriptions for which everything behind the loss was ignored.
     pub behind: BTreeSet<Uuid>,
-    /// From the first offset of the journal that is lost and would be needed up to behind the last.
+    /// The lost range of the journal that would have been needed.
     pub lost: Option<Range<Offset>>,
 }
 
 // === impl Replay ===
 
 impl Replay {
-    /// As the snapshot has it. The journal is to follow from [`Snapshot::start`] on.
+    /// Starts from a snapshot. Then feed the journal from [`Snapshot::start`] on.
     pub fn new(snapshot: &Snapshot) -> Result<Self, Malformed> {
         let (mut restored, mut positions) = (HashMap::new(), HashMap::new());
         for section in &snapshot.sections {
@@ -52,19 +53,19 @@ impl Replay {
         Ok(Self { restored, positions, next: snapshot.start(), lost: None })
     }
 
-    /// What is expected to come.
+    /// The journal offset expected next.
     pub fn next(&self) -> Offset {
         self.next
     }
 
-    /// The next record of the journal. One from before [`Replay::next`] says nothing.
+    /// Applies the next record. One from before [`Replay::next`] is ignored.
     pub fn take(&mut self, offset: Offset, body: &[u8]) -> Result<(), Malformed> {
         if offset < self.next {
             return Ok(());
         }
         self.skip(offset);
         let step = match journal::decode(body) {
-            // It is as it was written, and says nothing: so it is lost.
+            // Intact but not decodable: treat it as lost.
             Err(Malformed::Bytes) => {
                 self.skip(offset.plus(1));
                 return Ok(());
@@ -79,7 +80,7 @@ impl Replay {
         Ok(())
     }
 
-    /// The journal goes on here: what was expected before is lost.
+    /// The journal continues at `to`: everything expected before is lost.
     pub fn skip(&mut self, to: Offset) {
         if to > self.next {
             let from = self.lost.as_ref().map_or(self.next, |lost| lost.start);
@@ -87,7 +88,7 @@ impl Replay {
         }
     }
 
-    /// The journal ends here.
+    /// The journal ends at `end`.
     pub fn finish(mut self, end: Offset) -> Replayed {
         self.skip(end);
         let known = self.restored.keys().copied();
@@ -100,7 +101,7 @@ impl Replay {
         self.positions.get(&subscription).copied().unwrap_or_default()
     }
 
-    /// Whether something is lost of what follows on a state of there.
+    /// Whether a loss lies behind a state at `position`.
     fn is_behind(&self, position: Offset) -> bool {
         self.lost.as_ref().is_some_and(|lost| lost.end > position)
     }

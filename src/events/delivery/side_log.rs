@@ -1,4 +1,4 @@
-//! A log of one subscription that most never need: its dead letters, and its parked events.
+//! A log of one subscription that most never need: for its dead letters, or for its parked events.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,33 +17,33 @@ use crate::events::{
     },
 };
 
-/// Small: a segment with few that are left is copied forward whole.
+/// Small, so that a segment with few live records is cheap to copy forward.
 const SEGMENT: u64 = 4 << 20;
 
-/// A log of one subscription. Made on disk when something is first appended.
+/// A log of one subscription. Created on disk by the first append.
 #[derive(Debug)]
 pub struct SideLog {
     place: Where,
     settings: Settings,
     writer: Writer,
     shelf: Shelf,
-    /// Held while the log is made.
+    /// Held while the log is created.
     making: Mutex<()>,
 }
 
-/// Where a record is.
+/// The position of an appended record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// Its ID.
     pub offset: Offset,
-    /// What it takes on disk.
+    /// Its size on disk.
     pub bytes: u32,
 }
 
 // === impl SideLog ===
 
 impl SideLog {
-    /// For the log at `place`, which may not be there yet.
+    /// For the log at `place`, which need not exist.
     pub fn new(place: Where, settings: &Settings, writer: Writer) -> Self {
         let shelf = Shelf::new(place.id, None);
         let settings = Settings { segment_bytes: SEGMENT, max_bytes: None, ..settings.clone() };
@@ -55,7 +55,7 @@ impl SideLog {
         self.place.id
     }
 
-    /// The log, if there is one.
+    /// The log, if it exists.
     pub fn log(&self) -> Option<Log> {
         self.shelf.log()
     }
@@ -65,7 +65,7 @@ impl SideLog {
         &self.shelf
     }
 
-    /// Opens it, if it was made. `floor`: the offset after the last that is known. Blocks.
+    /// Opens it if it exists. `floor`: the offset after the last known one. Blocks.
     pub fn open(&self, floor: Offset) -> Result<(), OpenError> {
         let is_there = self.place.storage.list(&self.dir()).is_ok_and(|names| !names.is_empty());
         if is_there || floor > Offset::ZERO {
@@ -74,7 +74,7 @@ impl SideLog {
         Ok(())
     }
 
-    /// The log, made if it is not there. Blocks.
+    /// The log, created if it does not exist. Blocks.
     fn make(&self, floor: Offset) -> Result<Log, OpenError> {
         let _one_at_a_time = self.making.lock();
         if let Some(log) = self.shelf.log() {
@@ -111,7 +111,7 @@ impl SideLog {
         Ok(Appended { offset, bytes })
     }
 
-    /// The records at these offsets that can be read, with what they are. Blocks.
+    /// The readable records at these offsets. Blocks.
     pub fn read(&self, ids: &[Offset]) -> Vec<Option<OwnedRecord>> {
         let read =
             |reader: &mut Reader| ids.iter().map(|id| reader.get(*id).ok().flatten()).collect();

@@ -1,9 +1,9 @@
-//! Snapshots of delivery state: where to begin with the journal, and what was so before.
+//! Snapshots of delivery state: the state, and where to continue in the journal.
 //!
-//! One file has all subscriptions, each as it was at its own position of the journal, so that taking
-//! it stops nobody. Two generations are kept: if the newer one is not what was written, the older one
-//! and more of the journal give the same state. A file appears under its name when all of it is on
-//! disk: new file, sync, rename, sync of the directory.
+//! One file holds all subscriptions, each at its own position of the journal, so that taking a
+//! snapshot stops nobody. Two generations are kept: if the newer one is damaged, the older one and
+//! more of the journal give the same state. A file appears under its name only when it is
+//! completely on disk: new file, sync, rename, sync of the directory.
 //!
 //! `"SLSNAP"`, version u16, CRC32C u32 of everything that follows, length u64 of that, then store 16
 //! bytes, number of sections u32, and each: subscription 16 bytes, position u64, length u64, bytes.
@@ -27,12 +27,12 @@ use crate::events::queue::{
 const MAGIC: &[u8; 6] = b"SLSNAP";
 const VERSION: u16 = 1;
 const HEADER: usize = 20;
-/// What is written before it has its name.
+/// The name while it is written.
 const NEW: &str = "snapshot.new";
 const PREFIX: &str = "snapshot-";
-/// Before the name of one that is not what was written.
+/// Prefix of the name of a damaged one.
 const ASIDE: &str = "damaged-";
-/// So many are kept.
+/// Generations kept.
 const GENERATIONS: usize = 2;
 
 /// The state of all subscriptions.
@@ -45,28 +45,28 @@ pub struct Snapshot {
 /// The state of one subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Whose.
+    /// The subscription.
     pub subscription: Uuid,
-    /// All of its records of the journal before this are in `state`, and all of those are durable.
+    /// The journal offset up to which `state` contains its records; all of those are durable.
     pub position: Offset,
     /// As the subscription wrote it.
     pub state: Bytes,
 }
 
-/// A file of a snapshot, looked at.
+/// The result of examining a snapshot file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examined {
     /// Its name.
     pub name: String,
     /// How large it is.
     pub bytes: u64,
-    /// Subscriptions whose state it has.
+    /// Number of subscriptions in it.
     pub sections: usize,
     /// What is wrong with it, in words.
     pub error: Option<String>,
 }
 
-/// Why there is no snapshot.
+/// Why the snapshots cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The file system has failed.
@@ -80,19 +80,19 @@ pub enum SnapshotError {
     Foreign(String),
 }
 
-/// A snapshot that was read, and what was seen on the way.
+/// A loaded snapshot, and damaged newer ones.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The newest that is whole; empty if there is none.
+    /// The newest intact snapshot; empty if there is none.
     pub snapshot: Snapshot,
-    /// Newer ones that are not, by name.
+    /// Names of newer, damaged ones.
     pub damaged: Vec<String>,
 }
 
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// Where the journal is to be read from.
+    /// Where to start reading the journal.
     pub fn start(&self) -> Offset {
         self.sections.iter().map(|section| section.position).min().unwrap_or_default()
     }
@@ -130,7 +130,7 @@ impl Snapshot {
         out
     }
 
-    /// What is in the bytes of a file, and whose it is.
+    /// Decodes a file: the store it belongs to, and its content.
     pub fn decode(file: &[u8]) -> Result<(StoreId, Self), Malformed> {
         let mut rest = file;
         if split(&mut rest, MAGIC.len())? != MAGIC {
@@ -161,9 +161,9 @@ impl Snapshot {
         if rest.is_empty() { Ok((store, Self { sections })) } else { Err(Malformed::Bytes) }
     }
 
-    /// Writes it into `dir`, and takes all but the newest two away. On disk when this returns. Blocks.
+    /// Writes it into `dir` and deletes all but the newest two. On disk when this returns. Blocks.
     ///
-    /// Returns where the older of the two begins: the journal below that is needed no more.
+    /// Returns where the older of the two begins: the journal below that is no longer needed.
     pub fn write(&self, storage: &dyn Storage, dir: &Path, store: StoreId) -> io::Result<Offset> {
         let new = dir.join(NEW);
         match storage.remove(&new) {
@@ -184,7 +184,7 @@ impl Snapshot {
         Ok(older.copied().unwrap_or_default())
     }
 
-    /// The newest snapshot in `dir` that is whole. Changes nothing. Blocks.
+    /// The newest intact snapshot in `dir`. Changes nothing. Blocks.
     pub fn load(
         storage: &dyn Storage,
         dir: &Path,
@@ -206,7 +206,7 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Looks at every snapshot in `dir`, the older one too. Changes nothing. Blocks.
+    /// Examines every snapshot in `dir`. Changes nothing. Blocks.
     pub fn examine(storage: &dyn Storage, dir: &Path, store: StoreId) -> io::Result<Vec<Examined>> {
         let mut examined = Vec::new();
         for offset in offsets(storage, dir)? {
@@ -231,16 +231,14 @@ impl Snapshot {
 // === impl Loaded ===
 
 impl Loaded {
-    /// The snapshot. What is damaged is kept under another name, so that it is never counted as a generation.
-    /// Blocks.
+    /// The snapshot. Damaged files are renamed, so that they never count as generations. Blocks.
     pub fn settle(self, storage: &dyn Storage, dir: &Path) -> io::Result<Snapshot> {
         set_aside(storage, dir, self.damaged.iter().map(String::as_str))?;
         Ok(self.snapshot)
     }
 }
 
-/// Keeps snapshots that are damaged under other names, so that they are never counted as generations.
-/// Blocks.
+/// Renames damaged snapshots, so that they never count as generations. Blocks.
 pub fn set_aside<'a>(
     storage: &dyn Storage,
     dir: &Path,
@@ -258,7 +256,8 @@ fn path(dir: &Path, start: Offset) -> PathBuf {
     dir.join(format!("{PREFIX}{:020}", start.0))
 }
 
-/// Where the snapshots in `dir` begin, ascending; a directory that is not there has none.
+/// The offsets at which the snapshots in `dir` begin, ascending; empty if the directory does not
+/// exist.
 fn offsets(storage: &dyn Storage, dir: &Path) -> io::Result<Vec<Offset>> {
     let names = match storage.list(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

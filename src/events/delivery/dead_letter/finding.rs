@@ -1,4 +1,4 @@
-//! Whether a dead letter was appended already.
+//! Finds out whether a dead letter was already appended.
 
 use super::Death;
 use crate::events::{
@@ -13,7 +13,7 @@ use crate::events::{
     },
 };
 
-/// The dead letter of an event whose outcome was written, if it was appended, and why it says it died.
+/// The dead letter of an event whose outcome is recorded, if it was appended, and its reason.
 pub async fn find(
     letters: &SideLog,
     pool: &Pool,

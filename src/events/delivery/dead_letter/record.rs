@@ -1,4 +1,4 @@
-//! A dead letter as a record: the event's own record, and in one field more how it died.
+//! A dead letter as a record: the event's own record, plus one field that says how it died.
 
 use bytes::Bytes;
 
@@ -23,7 +23,7 @@ const VERSION: u8 = 1;
 /// How an event died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Death {
-    /// Where it came from.
+    /// The event's original position.
     pub origin: Place,
     /// Why it died.
     pub reason: Reason,
@@ -35,7 +35,7 @@ pub struct Death {
     pub at: u64,
     /// How the last attempt ended.
     pub failure: Option<Failure>,
-    /// A compensating event followed.
+    /// Whether a compensating event followed.
     pub is_compensated: bool,
 }
 
@@ -44,7 +44,7 @@ fields!(Death { origin, reason, attempts, first_attempt, at, failure, is_compens
 // === impl Death ===
 
 impl Death {
-    /// What a letter says.
+    /// From the state of a letter.
     pub fn of(letter: &Letter) -> Self {
         Self {
             origin: letter.place,
@@ -57,7 +57,7 @@ impl Death {
         }
     }
 
-    /// What a record says, if it is a dead letter.
+    /// From a record, if it is a dead letter.
     pub fn read(record: &Record<'_>) -> Result<Self, Malformed> {
         let mut bytes = record.field(DEATH).ok_or(Malformed::Bytes)?;
         match u8::take(&mut bytes)? {
@@ -67,7 +67,7 @@ impl Death {
         }
     }
 
-    /// The record of the letter, from that of its event.
+    /// The record of the letter, made from its event's.
     pub fn draft(&self, mut event: Draft) -> Draft {
         let mut fields = Fields::builder();
         for field in event.fields.iter().filter(|field| field.tag != DEATH) {
@@ -78,7 +78,7 @@ impl Death {
         event.fields = fields.field(DEATH, &said).build();
         event.generation = self.origin.partition.generation;
         event.partition = self.origin.partition.number;
-        // It waits for nothing any more, and is nobody's duplicate.
+        // It no longer waits, and is nobody's duplicate.
         (event.not_before, event.dedup) = (None, None);
         event
     }
@@ -121,7 +121,7 @@ pub fn event(record: &Record<'_>) -> Event {
     stored::event(record, Bytes::copy_from_slice)
 }
 
-/// Whether a dead letter is meant.
+/// Whether `filter` matches a dead letter.
 pub fn matches(filter: &facade::DeadLetterFilter, letter: &facade::DeadLetter) -> bool {
     filter.reason.is_none_or(|reason| reason == letter.reason)
         && filter.since.is_none_or(|since| letter.died >= since)

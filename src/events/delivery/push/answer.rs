@@ -1,4 +1,4 @@
-//! What an ending says about an event: the sink's words in those of the subscription.
+//! Translates the end of a delivery into the subscription's terms.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,19 +13,19 @@ use crate::{
     },
 };
 
-/// An ending, as the subscription takes it.
+/// The end of a delivery, for the subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     /// How it ended.
     pub answer: Answer,
-    /// What was said, for people: the beginning of an answer's text, or why there is none.
+    /// For people: the beginning of the answer's text, or why there is none.
     pub said: Option<Box<str>>,
-    /// The body of an answer that is all there.
+    /// The body of a complete answer.
     pub body: Option<Bytes>,
 }
 
-/// What the ending of an event's delivery at `now` says. An event may come again: what may have been
-/// seen is only late.
+/// Judges the end of an event's delivery at `now`. Events may be delivered twice, so one that may
+/// have been seen is simply tried again.
 pub fn hear(ending: Ending, now: SystemTime) -> Heard {
     match ending {
         Ending::NotSent(why) => Heard { answer: Answer::NotSent, said: Some(why), body: None },

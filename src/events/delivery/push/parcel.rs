@@ -1,5 +1,5 @@
-//! An event as it is sent to a webhook: CloudEvents 1.0 in one of three forms, signed as Standard
-//! Webhooks have it.
+//! Builds the webhook request of an event: CloudEvents 1.0 in one of three forms, signed as in
+//! Standard Webhooks.
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -28,38 +28,39 @@ use crate::{
     },
 };
 
-/// One for the deliveries of one event, whichever subscription they are of.
+/// The same for every delivery of one event, in any subscription.
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 /// Seconds since 1970, of this attempt.
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// Which try it is, from 1; what began and was given back is counted too, for it may have been seen.
+/// Number of the attempt, from 1; attempts that were given back count too, because they may have
+/// been seen.
 const ATTEMPT: HeaderName = HeaderName::from_static("sluice-attempt");
-/// Where the event stands, opaque.
+/// The event's position; opaque.
 const SEQUENCE: HeaderName = HeaderName::from_static("sluice-sequence");
 /// The key, percent-encoded like an attribute in a field.
 const KEY: HeaderName = HeaderName::from_static("sluice-key");
-/// `true` on what a job delivers.
+/// `true` if a job delivers it.
 const REPLAY: HeaderName = HeaderName::from_static("sluice-replay");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("sluice/", env!("CARGO_PKG_VERSION")));
 
-/// Of a long ID as good as any other of them; a constant of its own, drawn by chance.
+/// Namespace for long IDs; a random constant.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6a1f_4b0e_90cd_4f5c_b1a8_52a9_e2fd_3c77);
-/// What a webhook ID may be as it is.
+/// The longest event ID that is used as the webhook ID unchanged.
 const ID_BYTES: usize = 128;
 
-/// What a delivery adds to its event.
+/// What the delivery adds to its event.
 #[derive(Clone, Debug)]
 pub struct Addressed {
-    /// On whose behalf.
+    /// The subscription.
     pub subscription: Arc<str>,
     /// The topic it is in.
     pub topic: Arc<str>,
-    /// Where the event stands.
+    /// The event's position.
     pub place: Place,
-    /// Which try this is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Bytes of the answer that are wanted.
+    /// How much of the answer's body to read, in bytes.
     pub max_answer: usize,
     /// Since 1970.
     pub now: Duration,
@@ -133,8 +134,8 @@ fn form(event: &Event, format: Format) -> (HeaderMap, Bytes) {
     }
 }
 
-/// The event's ID where it is one that a receiver can use as it is; else a UUIDv5 (RFC 9562, 5.5) of
-/// source and ID: constant as well, and no other event's.
+/// The event's ID if a receiver can use it unchanged; else a UUIDv5 (RFC 9562, 5.5) of source and
+/// ID, which is just as stable and unique.
 fn webhook_id(source: &str, id: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if (1..=ID_BYTES).contains(&id.len()) && id.bytes().all(is_plain) {

@@ -1,5 +1,5 @@
-//! A stored request as it is sent, and what its answer says: the never-twice rule, not the table of
-//! webhooks. Pure.
+//! Builds the request to send from a stored one, and judges its answer by the never-twice rule.
+//! Pure.
 //!
 //! | Ending | Unsafe | May be seen twice |
 //! |---|---|---|
@@ -41,23 +41,23 @@ use crate::{
     },
 };
 
-/// Who says 503 with a Retry-After that nobody understands is asked again so much later.
+/// The wait after a 503 whose Retry-After cannot be parsed, in milliseconds.
 const UNREADABLE: u64 = 1_000;
-/// A body that is longer is not carried by the event that follows.
+/// A longer body is not carried by the event that follows.
 const MAX_FOLLOWING: usize = 64 << 10;
-/// Of the fields of an answer not more is kept.
+/// Bytes kept of an answer's fields.
 const MAX_FIELD_BYTES: usize = 24 << 10;
 
-/// What an ending says of a request.
+/// The judgement of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// To the subscription.
+    /// For the subscription.
     pub heard: Heard,
-    /// How the request has ended; `None`: it has not.
+    /// How the request has ended; `None` if it has not.
     pub end: Option<(State, Option<StoredAnswer>)>,
 }
 
-/// What the ending of an attempt at `now` says of its request.
+/// Judges the end of an attempt at `now`.
 pub fn judge(ending: Ending, may_repeat: bool, now: SystemTime) -> Judged {
     match ending {
         Ending::NotSent(why) => again(Answer::NotSent, Some(why)),
@@ -75,7 +75,7 @@ fn judge_reply(reply: Reply, may_repeat: bool, now: SystemTime) -> Judged {
     match reply.status {
         StatusCode::TOO_MANY_REQUESTS => again(answer, said),
         StatusCode::SERVICE_UNAVAILABLE if wait.is_some() => again(answer, said),
-        // A gateway behind this one does not know either.
+        // Some gateway behind this one answered, and does not know either.
         StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
             let answer = Answer::Status { status, retry_after: None };
             maybe_seen(answer, may_repeat, said)
@@ -104,7 +104,7 @@ fn maybe_seen(answer: Answer, may_repeat: bool, said: Option<Box<str>>) -> Judge
     Judged { heard, end: Some((State::Uncertain, None)) }
 }
 
-/// What is heard of a request that had ended before.
+/// What the subscription is told of a request that had already ended.
 pub fn ended(state: State) -> Heard {
     let answer = match state {
         State::Succeeded => Answer::Final { is_success: true },
@@ -116,8 +116,7 @@ pub fn ended(state: State) -> Heard {
     Heard { answer, said: None, body: None }
 }
 
-/// The fields of an answer that are kept: none of its framing, no cookies, and not so many that they do
-/// not fit.
+/// The fields of an answer that are kept: without framing and cookies, and only as many as fit.
 fn kept(headers: &HeaderMap) -> HeaderMap {
     let mut bytes = 0;
     let is_kept = |(name, value): &(&HeaderName, &HeaderValue)| {
@@ -129,7 +128,7 @@ fn kept(headers: &HeaderMap) -> HeaderMap {
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// The request as it is sent to `upstream`. `id`: what it is called.
+/// The request to send to `upstream`. `id`: its request ID.
 pub fn errand(
     mut request: StoredRequest,
     id: &str,
@@ -145,7 +144,7 @@ pub fn errand(
             topic: addressed.topic,
             partition: addressed.place.partition.number,
             subscription: addressed.subscription.clone(),
-            // Not what it is called: whoever knows that may ask for it.
+            // Not the request ID: whoever knows that may ask for the status.
             id: request.event_id().into(),
             bytes: request.body.len(),
             attempt: addressed.attempt,

@@ -1,4 +1,4 @@
-//! The task of one subscription: what is told to it, what it tells, and the time.
+//! The task of one subscription: takes commands, drives the state machine and its timers.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -38,12 +38,12 @@ use crate::events::{
     settings::Subscription as Settings,
 };
 
-/// What could not be done is tried again after so long.
+/// Pause before a failed operation is tried again.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
-/// Steps on their way into the journal before the next decision waits for them.
+/// Steps being journalled before the next decision waits for them.
 const WRITES: usize = 256;
 
-/// A step that several wait for.
+/// A step of the journal that several tasks wait for.
 pub(super) type Step = Shared<BoxFuture<'static, Result<Option<Offset>, Hole>>>;
 
 /// The task's state.
@@ -51,58 +51,58 @@ pub(super) struct Actor {
     pub(super) around: Arc<Surroundings>,
     pub(super) settings: Arc<Settings>,
     pub(super) machine: Machine,
-    /// When anything was last decided.
+    /// When the last decision was made.
     decided: Now,
     pub(super) ledger: Ledger,
     pub(super) polls: Polls,
     pub(super) sieve: Sieve,
-    /// Steps on their way, in order.
+    /// Steps being journalled, in order.
     writes: FuturesOrdered<Step>,
-    /// Where the last step that is written ends.
+    /// The journal offset after the last written step.
     position: Offset,
-    /// What is done elsewhere.
+    /// Work done elsewhere.
     pub(super) work: FuturesUnordered<BoxFuture<'static, Done>>,
     pub(super) scanning: bool,
-    /// What failed is not tried again before.
+    /// Failed work is not tried again before this.
     pub(super) retry_at: Option<Instant>,
-    /// Effects that wait until what failed them is over.
+    /// Effects deferred because they failed.
     pub(super) deferred: Vec<Effect>,
-    /// Pushes that are over and are not written yet: at most as many as are on their way.
+    /// Finished pushes not yet journalled; at most as many as were in flight.
     pub(super) landed: VecDeque<Landed>,
     pub(super) durable: Option<watch::Receiver<Offset>>,
-    /// Who asked for a snapshot.
+    /// Waits for a snapshot section.
     section: Option<oneshot::Sender<(Offset, Bytes)>>,
-    /// No delivery by push begins any more.
+    /// No new push begins.
     pub(super) is_winding_down: bool,
-    /// It is stopped, and nothing on its way is waited for after this.
+    /// It is stopping; after this, in-flight work is not waited for.
     ends_at: Option<Instant>,
 }
 
-/// What was done elsewhere.
+/// A result of work done elsewhere.
 pub(super) enum Done {
-    /// A log was looked through.
+    /// A log was scanned.
     Scanned(Scan, Option<Seen>),
-    /// Deliveries reached nobody.
+    /// Deliveries that reached nobody.
     Abandoned(Vec<Token>),
     /// Events of deliveries cannot be read.
     Unreadable(Vec<(Token, Stop)>),
-    /// A dead letter was appended, or not.
+    /// A dead letter was appended, or failed to be.
     Buried(Buried),
-    /// Who asks for a request was told that it was given up, or not.
+    /// The end of a stored request was recorded, or failed to be.
     Concluded(Concluded),
-    /// Who asks for a request was told that nothing is left of it.
+    /// It was recorded that nothing is left of a stored request.
     Lost(Place),
-    /// What follows from an event was appended, or not.
+    /// The follow-up event was appended, or failed to be.
     Followed(Followed),
-    /// Events to be pushed were read.
+    /// Events to push were read.
     Packed(Packed),
-    /// Requests to be sent were read.
+    /// Stored requests to send were read.
     PackedRequests(PackedRequests),
-    /// A push is over.
+    /// A push has ended.
     Landed(Landed),
-    /// A request was not sent; not again at once.
+    /// A request was not sent; not to be tried at once.
     Unsent(Token),
-    /// Nothing to be told.
+    /// Nothing to report.
     Nothing,
 }
 
@@ -134,7 +134,7 @@ impl Actor {
         }
     }
 
-    /// Runs until it is stopped, or nobody has a handle any more.
+    /// Runs until it is stopped, or no handle is left.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.recover();
         while self.ends_at.is_none() {
@@ -174,7 +174,7 @@ impl Actor {
     fn recover(&mut self) {
         let (moment, mut out) = self.begin();
         if let Some(by) = self.around.clock.moved_at_start() {
-            // Nobody knows whether so much time went by.
+            // Nobody knows whether that much time really passed.
             self.machine.clock_moved(by, &mut out);
         }
         self.machine.recover(&moment, &mut out);
@@ -184,7 +184,7 @@ impl Actor {
         drop(self.commit(out, Until::Synced));
     }
 
-    /// Everything that can be done now.
+    /// Does everything that can be done now.
     fn advance(&mut self) {
         if !self.ledger.is_ready() {
             self.send_away();
@@ -203,7 +203,7 @@ impl Actor {
         self.read_ahead();
     }
 
-    /// When there is something to do by itself.
+    /// When to wake up without a command.
     fn wake(&mut self) -> Instant {
         let instant = Instant::now();
         if !self.ledger.is_ready() {
@@ -220,7 +220,7 @@ impl Actor {
         ends.into_iter().flatten().min().map_or(never, |at| at.min(never))
     }
 
-    /// Lets the machine decide, and writes what it decided. Refused: nothing was decided.
+    /// Lets the machine decide, and journals the decision. If refused, nothing was decided.
     pub(super) fn decide<T>(
         &mut self,
         until: Until,
@@ -241,7 +241,7 @@ impl Actor {
         Refusal::Disk { retry_after: Duration::from_secs(5) }
     }
 
-    /// Writes a step, and starts what it asks for.
+    /// Journals a step, and starts its effects.
     pub(super) fn commit(&mut self, out: Output, until: Until) -> Step {
         if out.entries.is_empty() && out.effects.is_empty() {
             return futures_util::future::ready(Ok(None)).boxed().shared();
@@ -266,43 +266,44 @@ impl Actor {
         }
     }
 
-    /// Everything that is on its way into the journal has come there, or failed to.
+    /// Waits until every step in flight was written, or failed.
     async fn settle_writes(&mut self) {
         while let Some(written) = self.writes.next().await {
             self.written(written);
         }
     }
 
-    /// Where the journal goes on from what the machine is now; valid after [`Actor::settle_writes`].
+    /// The journal offset that the machine's state covers; valid after [`Actor::settle_writes`].
     fn position(&self) -> Offset {
         let durable = self.ledger.durable();
-        // What it stood behind before may be gone, and would never become durable.
+        // The earlier position may be lost, and would never become durable.
         if self.ledger.is_opened_anew() { durable } else { self.position.max(durable) }
     }
 
-    /// For a snapshot: its state, and where the journal goes on from that.
+    /// For a snapshot: the state, and where to continue in the journal.
     pub(super) fn section(&mut self, reply: oneshot::Sender<(Offset, Bytes)>) {
         self.section = Some(reply);
     }
 
-    /// A snapshot covers everything up to now: a hole in the journal does no harm any more.
+    /// A snapshot covers everything up to now: a hole in the journal no longer matters.
     pub(super) fn mend(&mut self) {
         self.position = self.position();
         self.ledger.mend();
     }
 
-    /// Whether a snapshot is needed before anything else can be decided.
+    /// Whether no decision is possible before a snapshot.
     pub(super) fn has_hole(&self) -> bool {
         self.ledger.has_hole()
     }
 
-    /// No delivery by push begins any more, and nobody waits long for events; all else goes on.
+    /// No new push begins, and consumers wait only briefly; everything else continues.
     pub(super) fn wind_down(&mut self) {
         self.is_winding_down = true;
         self.end_polls();
     }
 
-    /// It ends once its steps are written, and what is on its way has ended or `patience` is over.
+    /// Ends the task once its steps are written and in-flight work has ended, or `patience` is
+    /// over.
     pub(super) fn stop(&mut self, patience: Duration) {
         self.ends_at = Some(Instant::now() + patience);
     }
@@ -311,8 +312,8 @@ impl Actor {
         self.durable = None;
     }
 
-    /// What a decision begins with. A clock that has jumped since the last one takes everything that is timed
-    /// with it, before anything goes by what it says now.
+    /// Starts a decision. If the clock has jumped since the last one, all timers are moved with it
+    /// first, before anything relies on the new time.
     fn begin(&mut self) -> (Moment, Output) {
         let now = self.around.clock.now();
         let mut out = Output::default();
@@ -327,7 +328,7 @@ impl Actor {
         let end = |log: Option<&Log>| log.map_or(Offset::ZERO, Log::durable);
         let reaction = |reaction: Option<&crate::events::settings::Reaction>| {
             let log = reaction.and_then(|reaction| self.around.topics.log(&reaction.topic));
-            // Which topic it is, the settings say: the ID is for who reads the journal.
+            // The settings name the topic: the ID is for readers of the journal.
             Target { log: self.around.topic.id(), end: end(log.as_ref()) }
         };
         let letters = &self.around.letters;
@@ -360,7 +361,7 @@ impl Actor {
         }
     }
 
-    /// Deliveries that reached nobody do not count; not again before `delay`.
+    /// Deliveries that reached nobody do not count; they are not repeated before `delay`.
     pub(super) fn give_back(&mut self, tokens: &[Token], delay: Duration) {
         let (moment, mut out) = self.begin();
         for token in tokens {
