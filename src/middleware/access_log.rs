@@ -1,12 +1,12 @@
-//! Follows every exchange to its very end, and writes it down there.
+//! Follows every exchange to its very end, and records it there.
 //!
 //! Touches every request. Begins an [`Exchange`], counts the request body as it is read, and hands
-//! the exchange to the response body, whose end, failure or drop writes the one line and the
-//! metrics. Where traces are configured, the request has one sane `traceparent` from here on, and a
-//! sampled one becomes spans with the same end. Dropped before there is a response, the client has
-//! left: 499 `client-closed`, or 503 `draining` where it was cut off, written by the exchange's own drop.
-//! Never refuses. Costs
-//! an allocation for the value of `traceparent` where the client sent none.
+//! the exchange to the response body: when that ends, fails or is dropped, the log line and the
+//! metrics are written. With traces configured, the request has one valid `traceparent` from here
+//! on, and a sampled request becomes spans with the same end. If the future is dropped before there
+//! is a response, the client has left: the exchange's drop records 499 `client-closed`, or 503
+//! `draining` if the drain cut it off. Never refuses. Costs an allocation for `traceparent` if the
+//! client sent none.
 //!
 //! Above everything that can fail or replace a response, so that it sees the final one; below
 //! `request_id`, whose ID is in the line.

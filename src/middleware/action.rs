@@ -1,12 +1,12 @@
-//! What a route does with a request: answer by itself, redirect, or choose the upstream.
+//! What a route does with a request: answer it here, redirect it, or choose the upstream.
 //!
 //! Touches every request. `respond` and `redirect` end here and drop the request; their answers are
-//! no refusals. `upstream` and `split` go on, after the choice among several upstreams has been
-//! written to the context, once for all attempts. Refuses with 400 `bad-target` a redirect whose
-//! location became too long to be a header field.
+//! not refusals. `upstream` and `split` continue; the choice among several upstreams is written to
+//! the context, once for all attempts. Refuses with 400 `bad-target` a redirect whose location is
+//! too long for a header field.
 //!
-//! Costs a random number with `split`, a string with `redirect`; no lock, no box. Sits behind all
-//! that may refuse and before all that concerns an upstream.
+//! Costs a random number with `split`, a string with `redirect`; no lock, no box. Behind everything
+//! that may refuse, and before everything that concerns an upstream.
 
 use std::{
     future::{self, Ready},

@@ -1,10 +1,10 @@
-//! How large and how slow a request body may be.
+//! Limits the size of a request body, and how slowly it may arrive.
 //!
-//! Touches every request with a body. One that announces more than the limit is refused with 413
-//! `body-too-large` before a byte of it is read; one that turns out to be larger fails with the same
-//! kind while it is read, one that stalls with 408 `client-timeout`. Nothing is allocated here: limit
-//! and pace are values in the body, and the pace's timer is made when somebody first has to wait.
-//! It sits before everything that may read the body, and before anything is paid for.
+//! Touches every request with a body. If the declared length is over the limit, refuses with 413
+//! `body-too-large` before a byte is read; a body that turns out to be larger fails with the same
+//! kind while it is read, one that stalls with 408 `client-timeout`. Nothing is allocated here:
+//! limit and pace are values in the body, and the timer is made when somebody first has to wait.
+//! Sits before everything that may read the body, and before anything expensive.
 
 use std::{
     future::{self, Ready},

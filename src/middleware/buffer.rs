@@ -1,15 +1,15 @@
 //! The only reader of whole request bodies.
 //!
-//! Touches the streaming bodies of routes that need them whole: they are read to the end, without
-//! their trailers, become one `Bytes`, and only then does the request go on, framed by its true
-//! length. Refuses with 413 `body-too-large` above the limit, before anything was sent anywhere; the
-//! body's own limit and pace hold as well; with 503 `queue-full` where it is needed for an event, a key or
-//! a fingerprint and all such bodies together are over `queue.body_buffer`; 499 when it ends short of its
-//! declared length. No body, or one in memory: passed through at no cost.
+//! Touches streaming bodies of routes that need them whole. A body is read to its end, without
+//! trailers, and becomes one `Bytes`; only then does the request continue, framed by its true
+//! length. Refuses before anything is sent: 413 `body-too-large` above the limit; 503 `queue-full`
+//! if the body is needed for an event, a key or a fingerprint and all such bodies together exceed
+//! `queue.body_buffer`; 499 if it ends short of its declared length. The body's own limit and pace
+//! apply as well. No body, or one already in memory, passes at no cost.
 //!
-//! Costs one box and one copy of the body; a body of one frame is not copied. It sits behind
-//! everything that may refuse, so that nobody unwelcome fills memory, and before everything that
-//! needs the bytes. A drop forgets what was read.
+//! Costs one box and one copy of the body; a body of one frame is not copied. Behind everything
+//! that may refuse, so that unwelcome clients cannot fill memory, and before everything that needs
+//! the bytes. Dropping the future discards what was read.
 
 use std::{
     future::Future,

@@ -1,12 +1,12 @@
-//! Turns a panic into a 500, so that it costs one request and not a connection.
+//! Turns a panic into a 500, so that it costs one request instead of a connection.
 //!
-//! Touches nothing that works. A panic while the request is handled, in `call` or while its future
-//! is polled, is logged with its message and answered 500 `internal`, as `respond` would answer it:
-//! to HEAD without a body, to gRPC with its own status. The future is dropped and never polled
-//! again. A panic of a response body after its head is hyper's to see: it ends that connection.
-//! Costs one look at `Content-Type`.
+//! A panic in `call`, or while the request's future is polled, is logged with its message and
+//! answered 500 `internal` in the same form as `respond` would use: without a body for HEAD, with
+//! its own status for gRPC. The future is dropped and never polled again. A panic of the response
+//! body after the head is left to hyper, which ends the connection. Costs one look at
+//! `Content-Type`.
 //!
-//! Below `access_log`, which is to see the 500; above everything that could panic.
+//! Below `access_log`, which must see the 500; above everything that could panic.
 
 use std::{
     any::Any,

@@ -1,10 +1,10 @@
-//! `max_in_flight`: refused before anything is paid for.
+//! `max_in_flight`: sheds load before anything is paid for.
 //!
 //! Refuses with 503 `concurrency-full`. A request counts from its call until its response body is
-//! over, or until its future is dropped; a tunnel (101) stops counting with its head. Costs one
-//! shared atomic step each way, no lock, no allocation. The counter is handed in, so that a reload
-//! that changes the limit keeps the count. It stands before everything that costs: shedding is cheap
-//! only there. (An upstream's own limit is the balancer's, around each attempt.)
+//! over or its future is dropped; a tunnel (101) stops counting with its head. Costs one shared
+//! atomic operation each way, no lock, no allocation. The counter is passed in, so that a reload
+//! that changes the limit keeps the count. Sits before everything expensive: only there is shedding
+//! cheap. (An upstream's own limit is enforced by the balancer, around each attempt.)
 
 use std::{
     future::{self, Future, Ready},

@@ -1,14 +1,14 @@
-//! `cors`: preflights are answered here, and every answer to an allowed origin says so.
+//! `cors`: answers preflights, and adds CORS fields to every answer for an allowed origin.
 //!
 //! Touches the requests of routes with `cors`. A preflight (OPTIONS with Origin and
 //! Access-Control-Request-Method) is answered with 204; any other OPTIONS is an ordinary request.
-//! The fields an Origin gets are worked out by tower-http before the request goes on and written to
-//! the context, so that refusals from below carry them too; on successful answers they replace
-//! whatever the upstream has to say about CORS. `Vary: Origin` is on every answer, because without it
-//! a shared cache hands one origin's answer to another.
+//! tower-http computes the fields for an Origin before the request continues, and they are written
+//! to the context, so that refusals from below carry them too; on successful answers they replace
+//! the upstream's CORS fields. Every answer gets `Vary: Origin`, because without it a shared cache
+//! would give one origin's answer to another.
 //!
-//! Costs nothing but that field without an Origin, else two small maps. Sits before auth, because a
-//! preflight has no credentials, and behind the address rules.
+//! Costs only that field without an Origin, else two small maps. Before auth, because a preflight
+//! has no credentials, and behind the address rules.
 
 use std::{
     convert::Infallible,

@@ -1,12 +1,12 @@
-//! `fault`: failures made on purpose, to see what clients do about them.
+//! `fault`: failures on purpose, to test how clients handle them.
 //!
-//! Touches the requests of routes with `fault` that go to an upstream. A share of them waits first, a
-//! share of those that are left is refused with the given status and `fault-injected`; nothing of a
-//! refused one is sent. Needs `admin.allow_faults`, and `/v1/routes` says where faults are on.
+//! Touches requests of routes with `fault` that go to an upstream. A share of them is delayed; a
+//! share of the rest is refused with the configured status and `fault-injected`, with nothing sent.
+//! Needs `admin.allow_faults`; `/v1/routes` shows where faults are on.
 //!
-//! Costs up to two random numbers, and a box for a request that is made to wait. Sits after all
-//! that may refuse for a reason, and outside the deadlines: a wait is the client's to notice, and
-//! counts as in flight. Dropped while it waits, nothing was sent.
+//! Costs up to two random numbers, and a box for a delayed request. Behind everything that refuses
+//! for a reason, and outside the deadlines: a delay is the client's to notice, and counts as in
+//! flight. If the future is dropped during the delay, nothing was sent.
 
 use std::{
     future::{self, Future, Ready},

@@ -1,13 +1,13 @@
-//! `request_headers`, `response_headers`, `rewrite`: what is changed on the way through.
+//! `request_headers`, `response_headers`, `rewrite`: changes a message on its way through.
 //!
-//! Touches every request that goes upstream: it gets its final target, the normalised one or what
-//! `rewrite` makes of it, and loses its Host unless `preserve_host` keeps it. For the upstream layer
-//! a Host that is present is sent as it is; without one it sends the endpoint's own. Refuses with 400
-//! `bad-target` only a rewrite that became too long to be a target. Responses get their changes
-//! whatever their status; errors of our own do not pass here.
+//! Touches every request that goes upstream. The request gets its final target, either the
+//! normalised one or the result of `rewrite`, and loses its Host unless `preserve_host` keeps it:
+//! the upstream layer forwards a Host that is present, and sends the endpoint's own otherwise.
+//! Refuses with 400 `bad-target` only a rewrite that became too long for a target. Responses are
+//! changed whatever their status; our own errors do not pass here.
 //!
-//! Costs one reference count, and with `rewrite` one string. Sits inside whatever reads the request
-//! as the client sent it.
+//! Costs one reference count, and one string with `rewrite`. Inside everything that reads the
+//! request as the client sent it.
 
 use std::{
     future::{self, Future, Ready},

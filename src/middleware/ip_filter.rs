@@ -1,9 +1,9 @@
-//! `allow_ips` and `deny_ips`: who may come here at all.
+//! `allow_ips` and `deny_ips`: which client addresses a route accepts.
 //!
-//! Touches the requests of routes that have either list; refuses with 403 `ip-denied`. Reads the
-//! client's address from the context, so that a trusted proxy's word counts and nobody else's.
-//! Costs one pass over the lists, no lock, no allocation. It is the first layer of a route: nothing
-//! may be spent on, or told to, an address that is not welcome.
+//! Touches the requests of routes that have either list; refuses with 403 `ip-denied`. Uses the
+//! client address in the context, so a trusted proxy's word counts and nobody else's. Costs one
+//! pass over the lists, no lock, no allocation. The first layer of a route: an unwelcome address
+//! must cost nothing and learn nothing.
 
 use std::{
     future::{self, Ready},

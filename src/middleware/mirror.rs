@@ -1,16 +1,18 @@
-//! `mirror`: a share of the requests is sent to another upstream as well, and its answer thrown away.
+//! `mirror`: copies a share of the requests to another upstream and discards the answers.
 //!
-//! Touches the requests of routes with `mirror`, and never what becomes of them: a copy has a task, a
-//! context and a deadline of its own, so that it neither delays nor fails the request, nor ends when
-//! the client leaves. A copy has no credentials (`Authorization`, `Cookie`, `Proxy-Authorization`, API
-//! keys) and says what it is in `x-sluice-mirror`. It is not logged; `sluice_mirrored_total` counts.
+//! Touches the requests of routes with `mirror`, but never their outcome: a copy has its own task,
+//! context and deadline, so it neither delays nor fails the request, and continues when the client
+//! leaves. A copy carries no credentials (`Authorization`, `Cookie`, `Proxy-Authorization`, API
+//! keys) and is marked by `x-sluice-mirror`. Copies are not logged; `sluice_mirrored_total` counts
+//! them.
 //!
-//! Copied is only what is in memory: a request whose body is still on its way, or that asks for an
-//! upgrade, has no copy. At most [`Settings::max_in_flight`] copies are under way on each route and
-//! worker; those beyond are dropped and counted. The drain waits for them as for a request.
+//! Only bodies in memory are copied: a request whose body is still streaming, or that asks for an
+//! upgrade, gets no copy. Each route and worker has at most [`Settings::max_in_flight`] copies in
+//! flight; further ones are dropped and counted. The drain waits for copies as for requests.
 //!
-//! Costs a random number; a copy costs its head, a context and a task, the body is shared. Sits before
-//! header changes and rewrite, and is handed steps that make them for the copy. A drop does nothing.
+//! Costs a random number; a copy costs its head, a context and a task, and shares the body. Sits
+//! before header changes and rewrite, and is given the steps that apply them to the copy. Dropping
+//! the future does not affect copies.
 
 use std::{
     sync::Arc,

@@ -1,8 +1,9 @@
-//! Puts the future of all that is below into one box, so that what is above moves a pointer.
+//! Boxes the future of everything below, so that the layers above move a pointer.
 //!
-//! Each layer's `call` gives its future back by value, in the future of the layer above: without this the
-//! attempt, its timers and its retries, several hundred bytes, would be copied once for every layer. Touches
-//! every request for an upstream, changes none. Costs one allocation; a drop drops what is below.
+//! Each layer's `call` returns its future by value, inside the future of the layer above. Without
+//! this box the attempt with its timers and retries, several hundred bytes, would be copied once
+//! per layer. Touches every request for an upstream, changes none. Costs one allocation; a drop
+//! cancels what is below.
 
 use std::{
     pin::Pin,

@@ -1,12 +1,11 @@
-//! Gives every request an ID, and every answer the same one.
+//! Gives every request an ID, and its response the same one.
 //!
-//! Touches every request. Keeps the `X-Request-Id` of a peer that is believed if it is sane, replaces any
-//! other; writes it to the request, the response and the context. Never refuses. IDs are made
-//! sixteen at a time: one allocation, and for each two rounds of SipHash and an addition to a counter of
-//! this worker.
+//! Touches every request. Keeps a valid `X-Request-Id` from a trusted peer and replaces any other;
+//! writes it to the request, the response and the context. Never refuses. IDs are made sixteen at a
+//! time: one allocation, and for each ID two rounds of SipHash and an addition to
+//! a counter of this worker.
 //!
-//! Outermost, so that whatever fails below can be named to whoever asks about it. Dropped, it does
-//! nothing.
+//! Outermost, so that every failure below can be reported under an ID.
 
 use std::{
     convert::Infallible,

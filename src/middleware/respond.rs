@@ -1,12 +1,11 @@
-//! The border of failure: below, it is `Err(Error)`; above, nothing fails.
+//! The border of failure: below it a failure is `Err(Error)`, above it nothing fails.
 //!
-//! Touches every request. An error becomes the response that `error::response` makes of it, with the
-//! route's CORS fields, so that a browser may read why; its reason goes to the context and its
-//! details to the process's log. Every answer gets the fields of the limits it passed, whoever made
-//! it. The answer to HEAD loses its body here. Costs a look at three cells.
+//! Touches every request. `error::response` turns an error into a response, which gets the route's
+//! CORS fields so that a browser may read it; the reason goes to the context, the details to the
+//! process's log. Every answer, whoever made it, gets the fields of the rate limits it passed.
+//! Answers to HEAD lose their body here. Costs a look at three cells.
 //!
-//! Above `edge`, whose refusals it answers; below `catch_panic`, which answers for it. Dropped, it
-//! does nothing.
+//! Above `edge`, whose refusals it answers; below `catch_panic`, which answers for it.
 
 use std::{
     convert::Infallible,

@@ -1,9 +1,9 @@
-//! Text with placeholders, and what it becomes for one request. Pure.
+//! Text with placeholders, expanded for one request. Pure.
 //!
-//! What a client sent never changes the meaning of the text around it: a value is percent-encoded so
-//! that in the path it cannot begin a query or a fragment, in the query it cannot begin another
-//! parameter, and nowhere it can end a header field. Escapes that a value already has are kept, so
-//! that nothing is encoded twice (RFC 3986, 2.4).
+//! A client's value never changes the meaning of the text around it. It is percent-encoded so that
+//! it cannot begin a query or fragment in the path, cannot begin another parameter in the query,
+//! and cannot end a header field. Existing escapes are kept, so nothing is encoded twice (RFC 3986,
+//! 2.4).
 
 use std::sync::Arc;
 

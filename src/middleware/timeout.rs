@@ -1,17 +1,20 @@
-//! How long a request, or one attempt of it, may take to its response head.
+//! Limits the time from a request, or one attempt of it, to the response head.
 //!
-//! Twice in the stack: around the retries for all attempts (504 `upstream-timeout-total`) and within
-//! them for one (504 `upstream-timeout-try`). The clock starts when the request body is over, at once
-//! if there is none or it is in memory: how long an upload takes is the client's affair, and the
-//! body's pace judges that. It stops with the response head; the response body has a pace of its own.
+//! Used twice in the stack: around the retries for all attempts (504 `upstream-timeout-total`), and
+//! within them for one attempt (504 `upstream-timeout-try`). The clock starts when the request body
+//! has been sent; at once if there is none or it is in memory. How long an upload takes is up to
+//! the client, and judged by the body's pace. The clock stops with the response head; the response
+//! body has a pace of its own.
 //!
-//! Costs a reference of the context; a streaming body one more, for the guard that tells of its end.
-//! A timer is made when the rest of the stack has to wait and the end is near, or nobody promises to
-//! come by before ([`clock::poll_again`]): to register one for each request, and to take it out
-//! again, costs more than most layers. When the time is up everything within is dropped before the error is
-//! told, so that the next attempt finds its place free; a drop of the future cancels it as well.
-//! That the time was up is written to the attempt before, for its endpoint to be blamed. When all
-//! attempts have to be over is written to the context, for whoever thinks of beginning another.
+//! Costs a reference of the context, and for a streaming body one more, for the guard that reports
+//! its end. Registering a timer for each request and removing it again would cost more than most
+//! layers, so one is made only when the rest of the stack has to wait and either the deadline is
+//! near or nothing else is sure to poll again before it ([`clock::poll_again`]).
+//!
+//! On timeout everything within is dropped before the error is returned, so that the next attempt
+//! finds its place free; dropping the future cancels it as well. The timeout is written to the
+//! attempt first, so that its endpoint is blamed. The deadline for all attempts is written to the
+//! context, for whoever considers another attempt.
 
 use std::{
     future::Future,

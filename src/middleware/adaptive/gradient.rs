@@ -1,19 +1,20 @@
 //! A limit that follows latency: Netflix's Gradient2 (concurrency-limits, `Gradient2Limit`).
 //!
-//! Pure. While an upstream is not full, an attempt takes as long as it always did, and the limit grows
-//! by a few; once attempts queue there, they take longer than the long average says, and the limit
-//! shrinks by the proportion. What is tolerated as noise is half of the average, so the limit comes to
-//! rest somewhat above the point where queueing begins: the upstream stays busy.
+//! Pure. While an upstream is not full, attempts take as long as usual and the limit grows by a
+//! few. Once attempts queue there, they take longer than the long-term average, and the limit
+//! shrinks in proportion. Half of the average is tolerated as noise, so the limit settles somewhat
+//! above the point where queueing begins, and the upstream stays busy.
 //!
-//! The long average follows slowly (about ten minutes of windows). Nothing is probed: a limit that is
-//! lowered on purpose to measure an idle upstream refuses requests that it could have taken.
+//! The long-term average follows slowly (about ten minutes of windows). There is no probing:
+//! lowering the limit on purpose, to measure an idle upstream, would refuse requests that it could
+//! have taken.
 //!
-//! Numbers are Netflix's, but for the length of a window: a tenth of theirs, so that the limit is found
-//! ten times sooner; the long average has ten times as many windows in turn. And it departs in this:
-//! while every place is taken the long average does not rise, for what it would learn is our own queue,
-//! and under an overload of half an hour the limit would follow it to its maximum. That an upstream has
-//! become slower for good shows in what a lower limit does: our queue goes with it, and attempts that
-//! take as long as before at half the limit take that long by themselves. Then that is the average.
+//! The numbers are Netflix's, with two differences. A window is a tenth of theirs, so the limit is
+//! found ten times sooner; the long-term average has ten times as many windows in turn. And while
+//! every place is taken, the average does not rise: it would learn our own queue, and in half an
+//! hour of overload the limit would follow it to its maximum. If an upstream has become slower for
+//! good, a lower limit shows that: our queue disappears, and attempts that still take as long at
+//! half the limit are that slow by themselves. Then that is the average.
 
 /// `upstreams.*.adaptive_concurrency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,19 +1,19 @@
 //! The adaptive limit around each attempt.
 //!
-//! Touches the attempts at upstreams with `adaptive_concurrency`. One beyond the limit waits up to 100
-//! ms for a place, the newest first, and is then refused with 503 `shed-overload` and `Retry-After`;
-//! nothing of it was sent, and the request goes back with the error. A retry waits like a first attempt
-//! does, for to the upstream it is one more; a shed attempt is not retried, which would only make it
-//! stand in line again.
+//! Touches the attempts at upstreams with `adaptive_concurrency`. An attempt beyond the limit waits
+//! up to 100 ms for a place, newest first, and is then refused with 503 `shed-overload` and
+//! `Retry-After`; nothing was sent, and the error carries the request. A retry waits like a first
+//! attempt: for the upstream it is just one more. A shed attempt is not retried, which would only
+//! queue it again.
 //!
-//! An attempt has its place from its call to its response head, the span its latency is measured over:
-//! a long download does not keep others out. Answers below 500 are measured; of failures and of
-//! attempts that are given up only those that took long, for a quick failure says nothing of the load.
-//! A drop gives the place back.
+//! An attempt holds its place from its call to its response head, the span its latency is measured
+//! over, so a long download keeps nobody out. Answers below 500 are measured. Failures and
+//! cancelled attempts are measured only if they took long, because a quick failure says nothing
+//! about load. Dropping the future frees the place.
 //!
-//! Costs two readings of the clock and a few shared atomic steps; who waits pays for a box and a lock.
-//! Without a limit it is a look at an `Option`. Sits inside the deadline of one attempt, which the wait
-//! counts against, and around the balancer: the limit is the whole upstream's.
+//! Costs two clock readings and a few shared atomic operations; waiting costs a box and a lock.
+//! Without a limit it is a look at an `Option`. Inside the deadline of one attempt, so that the
+//! wait counts, and around the balancer, because the limit covers the whole upstream.
 
 use std::{
     future::Future,

@@ -1,7 +1,7 @@
-//! Whom a verified client certificate names. Pure.
+//! The identity in a verified client certificate. Pure.
 //!
-//! Its SPIFFE ID, else its first DNS name, else its first other URI, else its subject as RFC 4514
-//! writes it: most specific part first, what could be taken for another part escaped.
+//! It is the SPIFFE ID, else the first DNS name, else the first other URI, else the subject in RFC
+//! 4514 form: most specific part first, with escapes so that no value looks like another part.
 
 use std::fmt::Write as _;
 

@@ -1,9 +1,10 @@
-//! Ways of letting somebody in, and trying them in order.
+//! The checks of a route, and the order in which they are tried.
 //!
-//! A [`Check`] looks at a request's head and says who it is from. Synchronous, but for the two that
-//! may have to ask: an issuer whose key is missing, and another service. [`Checks`] tries each; one
-//! whose credential is absent steps aside, and of those that fail the first speaks for all; but where
-//! one could not tell (it had no keys, nobody answered), nobody can tell the client that it is wrong: 503.
+//! A [`Check`] looks at a request's head and says whom it is from. All are synchronous except two
+//! that may have to ask: an issuer whose key is missing, and another service. [`Checks`] tries each
+//! in turn. A check whose credential is absent is skipped. If all others fail, the first failure is
+//! the answer; but if one could not decide (no keys, no answer from the service), the answer is
+//! 503, because the client may well be right.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 

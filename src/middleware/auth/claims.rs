@@ -1,12 +1,12 @@
-//! The step behind `auth`: which member of a claims group a request belongs to, and its claims as
-//! fields for the upstream.
+//! The step behind `auth`: selects the member of a claims group, and passes claims to the upstream
+//! as fields.
 //!
-//! Routes that differ in nothing but `match.claims` are one route as far as `auth`; here the first
-//! member whose claims the principal has takes over, and its half of the stack runs. None: 404
-//! `route-none`. Writes the member into the context, and `claim_headers` into the request; copies
-//! that the client sent were removed at the edge. A route that is alone and asks for no claim passes
-//! at the cost of one comparison; else one look-up per claim, and an allocation per field. Dropping
-//! the future drops the member's.
+//! Routes that differ only in `match.claims` are one route up to `auth`. Here the first member
+//! whose claims the principal has takes over, and its half of the stack runs; if there is none, 404
+//! `route-none`. Writes the member into the context, and `claim_headers` into the request; the
+//! client's own copies were removed at the edge. A route that is alone and asks for no claim costs
+//! one comparison, otherwise one look-up per claim and an allocation per field. Dropping the future
+//! drops the member's.
 
 use std::{
     borrow::Cow,

@@ -1,9 +1,9 @@
 //! Where a request may carry a token, and how it is found there. Pure.
 //!
-//! What was found is forwarded as it came: a service may look at it again. Whoever wants the gateway
-//! to be the last to see it removes the field (`request_headers: { remove: [authorization] }`) or the
-//! query (`rewrite: { path: "{path}" }`). Of a query parameter that carries a token the access log
-//! writes the name only.
+//! The credential is forwarded unchanged, because the service may check it again. To stop it at the
+//! gateway, remove the field (`request_headers: { remove: [authorization] }`) or the query
+//! (`rewrite: { path: "{path}" }`). For a query parameter that carries a token, the access log
+//! shows only the name.
 
 use std::borrow::Cow;
 

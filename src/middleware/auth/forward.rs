@@ -1,15 +1,15 @@
-//! `auth.forward`: another service decides.
+//! `auth.forward`: asks another service.
 //!
-//! The service is asked with a GET for `url` that carries who asks for what (`X-Forwarded-Method`,
-//! `-Proto`, `-Host`, `-Uri`, `-For`, `X-Request-Id`) and the listed fields of the request; never a
-//! body. 2xx lets the request through with the listed fields of the answer in place of whatever the
-//! client sent under these names; those that say who it is were removed at the edge already, so that
-//! another check of `any_of` does not let them through. Any other status is the client's answer, with `WWW-Authenticate`,
-//! `Location` and `Retry-After`, and `Set-Cookie` where it is listed. No answer within `timeout` is
-//! 503 `auth-unavailable`: nobody passes a door because its keeper is away.
+//! The service gets a GET for `url` with who asks for what (`X-Forwarded-Method`, `-Proto`,
+//! `-Host`, `-Uri`, `-For`, `X-Request-Id`) and the listed fields of the request, never a body. 2xx
+//! admits the request; the listed fields of the answer replace the client's fields of the same
+//! names. Fields that state an identity were already removed at the edge, so another check of
+//! `any_of` does not let the client's own through. Any other status becomes the client's answer,
+//! with `WWW-Authenticate`, `Location` and `Retry-After`, and `Set-Cookie` if listed. No answer
+//! within `timeout` is 503 `auth-unavailable`: nobody is admitted unchecked.
 //!
-//! Costs one exchange on this worker's own kept-alive connections, a context of its own, so that the
-//! request's log shows its own attempts only, and a box. Dropped, the question is given up.
+//! Costs one exchange on this worker's own kept-alive connections, a box, and a context of its own,
+//! so that the request's log shows only its own attempts. Dropping the future cancels the exchange.
 
 use std::{fmt, time::Duration};
 

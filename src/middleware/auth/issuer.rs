@@ -1,6 +1,6 @@
-//! One worker's view of who signs tokens, and the whole check of a token: cache, keys, claims.
+//! One worker's view of the issuers, and the whole check of a token: cache, keys, claims.
 //!
-//! Synchronous: where a key is missing and may be fetched, the caller gets a future to wait for and
+//! Synchronous: if a key is missing and may be fetched, the caller gets a future to wait for, and
 //! checks again with its answer.
 
 use std::{sync::Arc, time::Duration};

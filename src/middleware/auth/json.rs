@@ -1,7 +1,7 @@
-//! JSON as tokens and key sets may hold it: each member once, not too deep. Pure.
+//! JSON as tokens and key sets may contain it: no duplicate members, limited depth. Pure.
 //!
-//! Of two members of one name, two readers may each take another one (RFC 7515, 4 and RFC 7519, 4
-//! let a reader refuse them); a deep document is an attack on whoever walks it.
+//! With duplicate members two readers may each use a different one (RFC 7515, 4 and RFC 7519, 4
+//! allow a reader to refuse them). A deeply nested document is an attack on recursive readers.
 
 use std::fmt;
 

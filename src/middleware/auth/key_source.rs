@@ -1,12 +1,12 @@
-//! How a token's check asks for its issuer's keys: the seam between verifying and fetching.
+//! The interface between verifying tokens and fetching keys.
 //!
-//! Whoever loads keys (from a file, from a secret, over the network) owns a [`Published`] and puts
-//! each new set into it; that is all that all workers share. A worker looks through a [`View`]: one
-//! atomic load per request tells it that nothing changed, and the set it uses is reached through a
-//! pointer of its own, so that no request changes a reference count another worker changes too.
+//! Whoever loads keys (from a file, a secret, or the network) owns a [`Published`] and puts each
+//! new set into it; workers share nothing else. A worker reads through a [`View`]: one atomic load
+//! per request tells whether there is a new set, and the set is reached through the worker's own
+//! pointer, so that workers do not contend for a reference count.
 //!
-//! When a set does not have what a token needs, the check asks [`KeySource::missing`] once, waits if
-//! it is told to, and then looks once more. So the fetching side needs to implement two functions:
+//! If a set lacks the key for a token, the check calls [`KeySource::missing`] once, waits if told
+//! to, and looks once more. So the fetching side implements two functions:
 //!
 //! ```text
 //!  published()    where it puts sets: Published::publish(set), Published::withdraw()

@@ -1,14 +1,14 @@
-//! `auth`: nobody comes further without a credential that is good.
+//! `auth`: only requests with a valid credential pass.
 //!
 //! Touches the requests of routes with `auth`. Answers 401, 403 or 503 as `AuthFault` says, with
-//! `WWW-Authenticate`; passes another service's answer on where `forward` denied. Reads the head, the
+//! `WWW-Authenticate`; if `forward` denies, passes on that service's answer. Reads the head, the
 //! target and the connection's certificate; writes the principal into the context and counts
 //! `sluice_auth_total`. A token that this worker has verified before costs a hash, a comparison and
-//! two locks that only this worker takes, and allocates nothing; a new one costs its signature. Only
-//! where somebody has to be asked (a missing key, `forward`) is the future boxed.
+//! two locks that only this worker takes, without allocation; a new token costs its signature
+//! check. The future is boxed only if somebody has to be asked (a missing key, `forward`).
 //!
-//! Behind everything that refuses without a look at credentials, before everything that is done for
-//! somebody. Dropped, it gives up waiting; what it waits for goes on where others need it.
+//! Behind everything that refuses without looking at credentials, before everything done on behalf
+//! of a client. Dropping the future only stops the wait; a fetch that others need continues.
 
 use std::{
     future::{self, Ready},

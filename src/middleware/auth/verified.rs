@@ -1,13 +1,14 @@
-//! Tokens that were verified, so that a token costs one signature and not one per request.
+//! Caches verified tokens, so that a token costs one signature check instead of one per request.
 //!
-//! One per worker, bounded in entries and in bytes. An entry is found by a seeded hash and believed
-//! only if the whole token is the same. It ends with the token's `exp`, with its key, and with the
-//! settings of its issuer: it carries the [`Grounds`] it stands on, and whoever asks says whether
-//! they still hold. A hit costs one uncontended lock (only this worker takes it), one hash and one
-//! comparison; it allocates nothing. Only verified tokens get in, so strangers evict nobody.
+//! One cache per worker, bounded in entries and bytes. An entry is found by a seeded hash and used
+//! only if the whole token is equal. It ends with the token's `exp`, with its key, and with its
+//! issuer's settings: it carries the [`Grounds`] for its validity, and the caller says whether they
+//! still hold. A hit costs one uncontended lock (only this worker takes it), one hash and one
+//! comparison, without allocation. Only verified tokens are cached, so strangers cannot evict
+//! anyone.
 //!
-//! A set-associative table, made when the first token comes: of the four places a token may have,
-//! it takes a free one, or that of what ended, or that of what was used longest ago.
+//! A set-associative table, allocated for the first token. Of its four possible places a token
+//! takes a free one, else that of an expired entry, else the least recently used.
 
 use std::{hash::BuildHasher as _, sync::Arc};
 

@@ -1,7 +1,7 @@
-//! What the upstream is told about the client: `X-Forwarded-*`, `Forwarded` (RFC 7239), `Via`. Pure.
+//! What the upstream learns about the client: `X-Forwarded-*`, `Forwarded` (RFC 7239), `Via`. Pure.
 //!
-//! A trusted peer's word is kept and ours comes after it; anybody else's is replaced by ours. Lists
-//! are sent as one line: a reader that looks at the first line only, or the last, sees all of it.
+//! A trusted peer's values are kept and ours appended; anybody else's are replaced by ours. Each
+//! list is sent as one line, so that a reader of only the first or last line sees all of it.
 
 use bytes::Bytes;
 use http::{

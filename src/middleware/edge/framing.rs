@@ -1,8 +1,8 @@
-//! Which heads are refused because two readers could understand them differently. Pure.
+//! Refuses heads that two readers could understand differently. Pure.
 //!
-//! hyper's parser has refused the plainly malformed before (RFC 9112) and re-frames what it repairs;
-//! control characters in values it refuses too, and a `HeaderValue` cannot hold them. What is left
-//! is what it lets through, and what a request smuggled through another proxy would look like.
+//! hyper's parser already refuses malformed heads (RFC 9112) and control characters in values,
+//! which a `HeaderValue` cannot hold either, and re-frames what it repairs. What remains is what
+//! hyper lets through, and what a request smuggled through another proxy would look like.
 
 use std::sync::Arc;
 

@@ -1,13 +1,14 @@
-//! Refuses ambiguous requests, and leaves of the others only what may be believed.
+//! Refuses ambiguous requests, and removes from the others everything that must not be believed.
 //!
-//! Touches every request. Refuses 400 `bad-framing` and `bad-target`, 405 for CONNECT, 431
-//! `header-count`. Writes client IP, host and target to the context; afterwards the head has no
-//! hop-by-hop field, no field with an underscore, none that is the gateway's to set, one `Host`, one
-//! `Cookie`, a target in origin form, and our word on the client. `Upgrade` is left only where a
-//! tunnel is asked for. Counts `sluice_fields_dropped_total`.
+//! Touches every request. Refuses with 400 `bad-framing` or `bad-target`, 405 for CONNECT, 431
+//! `header-count`. Writes client IP, host and target to the context. Afterwards the head has no
+//! hop-by-hop field, no field with an underscore and none reserved for the gateway; it has one
+//! `Host`, one `Cookie`, a target in origin form, and our word on the client. `Upgrade` stays only
+//! if a tunnel is asked for. Counts `sluice_fields_dropped_total`.
 //!
-//! Cost: a few passes over the names; allocates the target. The host and what is forwarded of it are
-//! worked out once per connection, for the host its first request names. First below `respond`: nothing may look at a request before this has.
+//! Costs a few passes over the names; allocates the target. The host and its forwarded form are
+//! computed once per connection, for the host that its first request names. First below `respond`:
+//! nothing may look at a request before this layer.
 
 use std::{
     sync::Arc,

@@ -1,4 +1,4 @@
-//! What a key is used for. Pure.
+//! The fingerprint of a keyed request: what its key is used for. Pure.
 
 use aws_lc_rs::digest;
 use http::Method;

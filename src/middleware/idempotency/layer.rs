@@ -1,18 +1,21 @@
-//! Does requests with a key once, and answers what was done already.
+//! Performs requests with a key once, and repeats the stored answer.
 //!
-//! Touches the unsafe requests of routes with `idempotency`; a GET, HEAD, OPTIONS or TRACE passes. Refuses:
-//! 400 `idempotency-missing` without a key where one is needed, and with one that is none; 422
-//! `idempotency-mismatch` for another request with a used key; 409 `idempotency-in-flight` with
-//! `Retry-After` while the first runs; 409 `idempotency-uncertain` when nobody knows what became of it;
-//! 503 `queue-full` or `queue-unavailable` where the key cannot be remembered. Answers what was done with
-//! what is stored, and `Idempotent-Replayed: true`, reason `idempotency-replayed`.
+//! Touches the unsafe requests of routes with `idempotency`; GET, HEAD, OPTIONS and TRACE pass.
+//! Refuses: 400 `idempotency-missing` if a required key is absent, or a key is invalid; 422
+//! `idempotency-mismatch` for a different request with a used key; 409 `idempotency-in-flight` with
+//! `Retry-After` while the first request runs; 409 `idempotency-uncertain` if nobody knows what
+//! became of it; 503 `queue-full` or `queue-unavailable` if the key cannot be remembered. A request
+//! that was done gets the stored answer with `Idempotent-Replayed: true`, reason
+//! `idempotency-replayed`.
 //!
-//! Writes the key into the context, for whoever records the exchange (`publish`, right below), and, with
-//! `on_uncertain: resend`, that its upstream honours it, which is leave for `retry` to repeat.
+//! Writes the key into the context, for the layer that records the exchange (`publish`, right
+//! below). With `on_uncertain: resend` also writes that the upstream honours the key, which permits
+//! `retry` to repeat.
 //!
-//! Costs, with a key: a hash of the body, a box, a lock of the table of keys. Without one: a look at the
-//! fields. It sits behind `buffer`, whose bytes it hashes, and around all that has an effect. Dropped
-//! before the request was recorded, the key is as it was; afterwards the exchange goes on.
+//! Costs, with a key: a hash of the body, a box, a lock of the table of keys; without one: a look
+//! at the fields. Behind `buffer`, whose bytes it hashes, and around everything that has an effect.
+//! If the future is dropped before the request was recorded, the key is unchanged; afterwards the
+//! exchange continues.
 
 use std::{
     sync::Arc,

@@ -1,10 +1,9 @@
-//! Several policies asked about one request: all of them are charged, or none.
+//! Charges several policies for one request: all of them, or none.
 //!
-//! Pure but for the locks of the buckets. Each bucket is locked, in the order of the stores, and
-//! asked; only when all have been asked is it known whether the request passes, and then each new
-//! state is written or none is. A policy in shadow mode denies nothing and is charged when it would
-//! have admitted. Costs a lock and a handful of arithmetic for each policy; up to four of them no
-//! allocation.
+//! Pure except for the buckets' locks. Each bucket is locked, in the order of the stores, and
+//! asked. Only then is it known whether the request passes, and either every new state is written
+//! or none. A policy in shadow mode denies nothing, and is charged when it would have admitted.
+//! Costs a lock and a little arithmetic per policy; no allocation for up to four.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,8 +1,9 @@
-//! What one bucket says to one request: governor's GCRA, decided apart from taking effect.
+//! The decision of one bucket about one request: governor's GCRA, with decision and effect
+//! separated.
 //!
-//! Pure: the time is an argument. governor asks its state store to measure and replace in one step;
-//! the store it gets here only notes what it would replace the state with, so that several buckets
-//! can be asked before any of them is charged. Costs a few arithmetic steps, no lock, no allocation.
+//! Pure: the time is an argument. governor asks its state store to measure and replace in one step.
+//! The store used here only records the replacement, so that several buckets can be asked before
+//! any is charged. Costs a little arithmetic, no lock, no allocation.
 
 use std::{cell::Cell, num::NonZeroU32, time::Duration};
 

@@ -1,12 +1,12 @@
-//! Who is limited: a selector's value as a fingerprint of 64 bits.
+//! Who is limited: a selector's value as a 64-bit fingerprint.
 //!
-//! Pure. A fingerprint is SipHash of the value under a key that each store draws at random, so that
-//! nobody can choose values that meet. Two values that meet by chance (a million keys: once in 30
-//! million stores) share one bucket: then the limit is stricter for these two, never laxer.
+//! Pure. A fingerprint is SipHash of the value under a random key of each store, so that nobody can
+//! choose values that collide. Two values that collide by chance (a million keys: once in 30
+//! million stores) share one bucket: the limit is then stricter for these two, never laxer.
 //!
-//! A selector that yields nothing gives way to the client's address, an IPv6 client to its /64. What
-//! was yielded and what stood in for it never meet: `header:x-user` cannot spend an address's tokens.
-//! Costs a hash; no allocation, unless the selector has to join or decode.
+//! If a selector yields nothing, the client's address is used instead, for IPv6 its /64. Selected
+//! values and addresses never share a bucket: `header:x-user` cannot spend an address's tokens.
+//! Costs a hash; no allocation unless the selector has to join or decode.
 
 use std::{
     borrow::Cow,

@@ -1,18 +1,19 @@
 //! `rate_limit`: how many requests each client may make.
 //!
-//! Touches the requests of routes that name policies; stands in the stack twice. Before `auth` it
-//! charges the policies whose key every request has, so that a flood pays for no signature; after it
-//! those keyed by a claim or the principal. What the first has charged stays charged when the second
-//! denies. Refuses with 429 `rate-limited`, `Retry-After` and the problem type `quota-exceeded`.
+//! Touches the requests of routes that name policies; used twice in the stack. Before `auth` it
+//! charges the policies whose key every request has, so that a flood pays for no signature check;
+//! after it, those keyed by a claim or the principal. The first charge stays even if the second
+//! layer denies. Refuses with 429 `rate-limited`, `Retry-After` and the problem type
+//! `quota-exceeded`.
 //!
-//! Leaves `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers) in the context,
-//! for `respond` to put on whatever answer it becomes; policies in shadow mode are not told. Counts
-//! `sluice_rate_limit_decisions_total`. Admitted requests are charged, not attempts: a retry costs
-//! nothing more, and nothing is given back when the client leaves.
+//! Leaves `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers) in the context;
+//! `respond` adds them to whatever answer there is. Policies in shadow mode are left out. Counts
+//! `sluice_rate_limit_decisions_total`. Requests are charged, not attempts: a retry costs nothing
+//! more, and nothing is refunded when the client leaves.
 //!
-//! Costs for each policy a hash and a lock that is held for less than a microsecond (`benches/
-//! rate_limit.rs`), and for the fields one allocation, of their value, one more where that is longer
-//! than 112 bytes; without policies a look at an `Option`.
+//! Costs per policy a hash and a lock held for less than a microsecond (`benches/rate_limit.rs`),
+//! and one allocation for the value of the fields, two if it is longer than 112 bytes; without
+//! policies a look at an `Option`.
 
 use std::{
     future::{self, Ready},

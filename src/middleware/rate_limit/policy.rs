@@ -1,4 +1,4 @@
-//! A named limit, and the buckets that it goes on with when the configuration changes.
+//! A named limit, and the buckets that survive a change of the configuration.
 
 use std::{sync::Arc, time::Duration};
 

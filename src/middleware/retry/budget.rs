@@ -1,8 +1,7 @@
-//! How many retries the requests to an upstream may cause, so that retries never are what keeps it
-//! down.
+//! Bounds the retries that requests to an upstream may cause, so that retries never keep it down.
 //!
 //! tower's [`TpsBudget`]: every request on a route with `retry` deposits, every retry withdraws.
-//! Per upstream and worker, so that no counter is shared between workers; [`Budgets`] keeps them
+//! One budget per upstream and worker, so that workers share no counter; [`Budgets`] keeps them
 //! across reloads. Time is tokio's, so that a paused test pauses it too. Costs an uncontended lock
 //! per request of such a route.
 

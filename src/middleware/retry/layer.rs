@@ -1,17 +1,18 @@
-//! Sends a request again where that cannot do harm, and where it is asked for and allowed.
+//! Sends a request again if that can do no harm, and is configured and allowed.
 //!
-//! Touches every request for an upstream. Without `retry` one that was handed back unsent is sent
-//! once more, at once. With it: class A whatever the method, B and C of methods that may come twice
-//! (the module's documentation), after a random wait or what `Retry-After` asks for; not begun when
-//! it cannot fit before the deadline, nor when the upstream's budget is spent, except the first of
-//! class A: then the failure is the answer, with the reason `retry-budget`. Which endpoint is next is
-//! the balancer's choice, which avoids those in the context's list of attempts. Writes
-//! `x-sluice-attempt`; counts `sluice_retries_total` and `sluice_retry_budget_exhausted_total`.
+//! Touches every request for an upstream. Without `retry`, a request that was handed back unsent is
+//! sent once more, at once. With `retry`: class A whatever the method, B and C of methods that may
+//! be repeated (see the module's documentation), after a random wait or what `Retry-After` asks
+//! for. No retry begins if it cannot fit before the deadline, or if the upstream's budget is spent
+//! (except the first of class A): then the failure is the answer, with the reason `retry-budget`.
+//! The balancer chooses the next endpoint and avoids those in the context's list of attempts.
+//! Writes `x-sluice-attempt`; counts `sluice_retries_total` and
+//! `sluice_retry_budget_exhausted_total`.
 //!
-//! Costs a clone of the inner service and a reference per request; with `retry` a copy of the head,
-//! one box and a deposit as well (and what `replay` says of the body). It sits within the total
-//! timeout, which bounds all attempts and waits, and around the timeout of one. A drop cancels the
-//! attempt or the wait under way and starts no other.
+//! Costs a clone of the inner service and a reference per request; with `retry` also a copy of the
+//! head, one box, a deposit, and what `replay` says about the body. Inside the total timeout, which
+//! bounds all attempts and waits, and around the timeout of one attempt. Dropping the future
+//! cancels the current attempt or wait and starts no other.
 
 use std::{
     fmt,

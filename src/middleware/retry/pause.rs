@@ -1,8 +1,7 @@
 //! The wait between two attempts.
 //!
-//! An answer that is not passed on is read to its end meanwhile, up to 64 KiB, so that its connection
-//! can be used again; what is left of it then closes the connection by being dropped. Dropped itself,
-//! a pause sends nothing.
+//! Meanwhile the discarded answer is read to its end, up to 64 KiB, so that its connection can be
+//! reused; if more is left, dropping it closes the connection. A dropped pause sends nothing.
 
 use std::{
     future::Future,

@@ -1,18 +1,17 @@
-//! What may be sent again, and by whose leave.
+//! What may be sent again, and what permits it.
 //!
-//! Invariant: **nothing unsafe is sent twice**, where an upstream may have seen it once. It is held
-//! by types: the layer sends a first request, and after that nothing but a [`Resend`]. There are two
-//! ways to one:
+//! Invariant: **nothing unsafe is sent twice** if an upstream may have seen it once. Types enforce
+//! it: the layer sends a first request, and after that nothing but a [`Resend`]. There are two ways
+//! to get one:
 //!
-//! - [`Resend::unsent`], with the [`Unsent`] that an error gives out only when it says that not one
-//!   byte left (class A): whatever the method.
-//! - [`Resend::repeat`], from a copy that was made with a [`Repeatable`], of which there is one only
-//!   for a method that does not mind coming twice, or for a key that the upstream honours (classes B and
-//!   C).
+//! - [`Resend::unsent`], with the [`Unsent`] that an error yields only if not one byte left (class
+//!   A): whatever the method.
+//! - [`Resend::repeat`], from a copy made with a [`Repeatable`], which exists only for a method
+//!   that may be repeated, or for a key that the upstream honours (classes B and C).
 //!
-//! So a POST of class B has no way to become a `Resend`, whatever settings, counts and budgets say. The
-//! one other maker of a [`Repeatable`] is [`Repeatable::by_key`], of a request whose upstream honours its
-//! idempotency key; there is no third thing a `bool` could switch.
+//! So a POST of class B cannot become a `Resend`, whatever settings, counts and budgets say. The
+//! only other way to a [`Repeatable`] is [`Repeatable::by_key`], for a request whose upstream
+//! honours its idempotency key; no `bool` can switch this.
 
 use http::{HeaderMap, HeaderValue, Method};
 

@@ -1,4 +1,4 @@
-//! The attempts of one request: how many there were, and what follows the one that is over.
+//! Counts the attempts of one request, and decides what follows each.
 
 use std::{fmt, sync::Arc, time::Duration};
 

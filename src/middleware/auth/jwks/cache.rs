@@ -1,9 +1,9 @@
-//! One issuer's keys from the network: fetched on control, read by every worker.
+//! One issuer's keys from the network: fetched by control, read by every worker.
 //!
-//! Control owns the [`KeyCache`] and with it the one task that fetches; workers read what it has
-//! [`Published`]. Only a request that finds no set, or not its key, takes the shared lock, and then
-//! waits at most [`Timing::wait`](super::Timing) and together with at most [`MAX_WAITING`] others.
-//! Dropped, a request just stops waiting: the fetch is not its own.
+//! Control owns the [`KeyCache`] and the one task that fetches; workers read what it has
+//! [`Published`]. Only a request that finds no set, or not its key, takes the shared lock; it then
+//! waits at most [`Timing::wait`](super::Timing), together with at most [`MAX_WAITING`] others.
+//! Dropping the request only stops its wait, not the fetch.
 
 use std::{fmt, sync::Arc, time::Duration};
 

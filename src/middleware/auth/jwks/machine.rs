@@ -1,12 +1,12 @@
-//! When an issuer's key set is asked for, and what a request with an unknown key is told. Pure.
+//! When an issuer's key set is fetched, and what a request with an unknown key is told. Pure.
 //!
-//! The rules (semantics 7), which this alone keeps:
+//! It alone keeps these rules (semantics 7):
 //! - One fetch at a time.
-//! - A good set is refreshed after its `max-age`, within [`Timing::refresh`], with jitter; a failed
-//!   fetch is repeated with growing pauses, and the set there is serves on for [`Timing::stale`].
-//! - A key nobody knows causes one fetch past every cache, at most one per
-//!   [`Timing::refetch_every`], and is not asked about again for [`Timing::negative`]. So what
-//!   strangers put into tokens is never amplified.
+//! - A good set is refreshed after its `max-age`, within [`Timing::refresh`], with jitter. A failed
+//!   fetch is repeated with growing pauses, and the old set stays in use for [`Timing::stale`].
+//! - An unknown key causes one fetch that bypasses every cache, at most one per
+//!   [`Timing::refetch_every`], and is not asked for again for [`Timing::negative`]. So tokens from
+//!   strangers never cause more traffic.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,8 +1,8 @@
-//! One fetch of a key set: discovery, redirects, and every reason not to believe what came.
+//! One fetch of a key set: discovery, redirects, and every reason to reject the answer.
 //!
-//! At most [`MAX_BYTES`] are read of each document, at most [`MAX_REDIRECTS`] redirects followed and
-//! only to the same host. Each [`Failure`] has a word for the metric and a sentence that says what to
-//! do.
+//! At most [`MAX_BYTES`] of each document are read, and at most [`MAX_REDIRECTS`] redirects
+//! followed, only to the same host. Each [`Failure`] has a word for the metric and a sentence that
+//! says what to do.
 
 use std::{fmt, time::Duration};
 
