@@ -1,11 +1,11 @@
 //! The circuit breaker of one endpoint: closed, open, and one probe at a time. Pure.
 //!
-//! It opens after so many failures in a row, or when too few of the requests of its window
-//! succeeded. The window is a ring of ten buckets: exact, but for the oldest tenth, which leaves as
-//! a whole. Open, it lets one request through once its wait is over; that one's outcome closes it or
-//! opens it anew for twice as long. One that comes to none in time, a slow upload perhaps, holds the
-//! place no longer, and is not heard once another has it. Numbers and jitter are Linkerd's failure
-//! accrual.
+//! It opens after a number of failures in a row, or when too few requests of its window succeeded.
+//! The window is a ring of ten buckets: exact, except that the oldest tenth leaves as a whole.
+//! While open, it admits one request once its wait is over. That probe's outcome closes it, or
+//! reopens it for twice as long. A probe without an outcome in time (a slow upload, perhaps) loses
+//! its place, and its outcome is ignored once another probe has it. Numbers and jitter are
+//! Linkerd's failure accrual.
 
 use std::time::Duration;
 

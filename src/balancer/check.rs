@@ -1,8 +1,8 @@
-//! Sends the probes of active health checks, one task for each endpoint, on control.
+//! Sends the probes of active health checks from control, one task per endpoint.
 //!
-//! A probe goes over the endpoint's own transport and a connection of its own. What probes say in a
-//! row is judged by [`health`]. The gRPC health protocol is two messages of one field each, written
-//! and read here by hand.
+//! A probe uses the endpoint's own transport and a dedicated connection. [`health`] judges a series
+//! of probes. The gRPC health protocol is two messages of one field each, encoded and decoded here
+//! by hand.
 
 use std::sync::{Arc, Weak};
 

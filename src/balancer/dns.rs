@@ -1,12 +1,12 @@
-//! Names to addresses, again and again.
+//! Resolves names, again and again.
 //!
-//! A record holds for its TTL, at least 1 s and at most 30 s. While the resolver errs, what it said
-//! last serves for up to 5 minutes; that a name has no records is an answer, not an error, and takes
-//! effect at once. Every address of a name, of both families, is an endpoint of its own: what cannot
-//! be reached over IPv6 fails to connect, counts as slow, and IPv4 is chosen. The families are asked
-//! for apart: an error with one takes nothing away from what is known of it, and once there are
-//! addresses of one the other is waited for shortly only, since there are name servers that never
-//! answer to AAAA.
+//! A record is valid for its TTL, but at least 1 s and at most 30 s. While the resolver fails, the
+//! last addresses stay in use for up to 5 minutes; the answer that a name has no records is not a
+//! failure and takes effect at once. Every address of a name, of both families, is an endpoint of
+//! its own: one that cannot be reached over IPv6 fails to connect, counts as slow, and IPv4 is
+//! chosen. The families are queried separately. A failure of one keeps what is known of it; and
+//! once there are addresses of one, the other is waited for only briefly, because some name servers
+//! never answer AAAA queries.
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,7 @@
-//! One upstream: where its endpoints are now.
+//! One upstream: its current endpoints.
 //!
-//! Control owns the [`Group`]: it resolves names, checks endpoints, and publishes them with the list
-//! of those that may be chosen. The workers' way to them is the [`GroupHandle`].
+//! Control owns the [`Group`]: it resolves names, checks endpoints, and publishes them with the
+//! list of those that may be chosen. Workers reach them through a [`GroupHandle`].
 
 use std::{
     collections::HashMap,

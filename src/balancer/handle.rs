@@ -1,8 +1,8 @@
-//! One worker's way to a group: picks, and what becomes of them.
+//! One worker's access to a group: picks endpoints and reports outcomes.
 //!
-//! A worker has a set of its own holds, rebuilt by the first request that sees a new one, so that no
-//! reference a request counts is shared between workers. Seeing whether there is a new one is a read
-//! of a word that changes only then.
+//! Each worker has its own set of holds, rebuilt by the first request that sees a new set, so that
+//! workers share no reference count that a request changes. Noticing a new set costs one read of a
+//! word that changes only then.
 
 use std::{fmt, sync::Arc};
 

@@ -1,9 +1,10 @@
-//! Active health checks: what a series of probes says about an endpoint. Pure; the probes themselves
-//! are sent by `check`.
+//! Active health checks: what a series of probes says about an endpoint. Pure; `check` sends the
+//! probes.
 //!
-//! An endpoint nothing is known of takes requests: not to know is no reason to refuse. Its first
-//! success marks it up, so many failures in a row mark it down, so many successes up again. While
-//! its state is changing it is asked sooner, while it is down less often.
+//! An endpoint without any result takes requests: not knowing is no reason to refuse. Its first
+//! success marks it up; after that a number of failures in a row mark it down, and a number of
+//! successes up again. It is probed sooner while its state is changing, and less often while it is
+//! down.
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 

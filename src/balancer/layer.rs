@@ -1,20 +1,20 @@
-//! A request to the endpoint it goes to.
+//! Sends each request to an endpoint of its upstream.
 //!
-//! Touches every request that is proxied. Picks an endpoint of the upstream the context names,
-//! enters the attempt there, calls the transport, and tells the endpoint how long the response head
-//! took; failures, 5xx and 429 count as five seconds. What came of it is also told to the endpoint's
-//! outlier detection and breaker, for which a 429 is no failure, nor a connection that closed while
-//! idle. Answers `upstream-none` without an endpoint, `upstream-dns` when names do not resolve,
-//! `breaker-open` when every breaker is open, `concurrency-full` at the upstream's `max_in_flight`;
-//! the request goes back with the error, for nothing was sent. Counts `sluice_attempts_total`.
-//! Where the request is sampled, its `traceparent` names the attempt.
+//! Touches every request that is proxied. Picks an endpoint of the upstream named in the context,
+//! enters the attempt there, calls the transport, and records how long the response head took;
+//! failures, 5xx and 429 count as five seconds. The outcome also goes to the endpoint's outlier
+//! detection and breaker; for them neither a 429 nor a connection that was closed while idle is a
+//! failure. Refuses with `upstream-none` without an endpoint, `upstream-dns` when names do not
+//! resolve, `breaker-open` when every breaker is open, `concurrency-full` at the upstream's
+//! `max_in_flight`; the error carries the request, because nothing was sent. Counts
+//! `sluice_attempts_total`. If the request is sampled, its `traceparent` names the attempt.
 //!
-//! A drop gives the attempt up. By a timeout, which says so in the context, it is a failure like any
-//! other; by a client that leaves it only tells that the answer takes at least so long. Without both
-//! an endpoint that answers nobody would look like the fastest. A breaker's probe that is dropped
-//! gives its place to the next request. Costs one uncontended lock and two
-//! references of the worker's own; only a request that has to wait for the first resolution of a
-//! name pays a box.
+//! Dropping the future cancels the attempt. If a timeout did it (the context says so), that is a
+//! failure like any other. If the client left, it only shows that the answer takes at least this
+//! long. Without these two rules an endpoint that never answers would look like the fastest. A
+//! cancelled breaker probe gives its place to the next request. Costs one uncontended lock and two
+//! references of the worker's own; only a request that has to wait for a name's first resolution
+//! pays for a box.
 
 use std::{
     future::Future,

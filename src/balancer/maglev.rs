@@ -1,10 +1,10 @@
-//! The same value, the same endpoint: Maglev hashing (Eisenbud et al., NSDI 2016), with bounded
-//! load (Mirrokni et al., 2018). Pure.
+//! Hashing: the same value goes to the same endpoint. Maglev (Eisenbud et al., NSDI 2016) with
+//! bounded load (Mirrokni et al., 2018). Pure.
 //!
-//! Each endpoint has its own order of the table's slots, made from its name alone; they take turns,
-//! by weight, each claiming its next free slot. When one goes, its slots are taken over by the others
-//! and few other values move. A value whose endpoint has over 1.5 times its share of the requests
-//! under way goes to the next endpoint of the table instead, the same one for all that overflow.
+//! Each endpoint has its own order of the table's slots, derived from its name alone. They take
+//! turns by weight, each claiming its next free slot. If an endpoint goes, the others take over its
+//! slots and few other values move. If an endpoint has over 1.5 times its share of the requests in
+//! flight, its values overflow to the next endpoint of the table, the same one for all of them.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 

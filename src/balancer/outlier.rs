@@ -1,9 +1,9 @@
-//! Outlier detection: which endpoint is put aside for failing live requests, and for how long. Pure.
+//! Outlier detection: which endpoint is ejected for failing live requests, and for how long. Pure.
 //!
-//! Failures in a row eject: those the endpoint answered with and those between it and us are counted
-//! apart, so that neither hides the other. Each ejection is twice as long as the one before, and each
-//! clean interval takes one doubling back. How many may be out at a time is bounded by the group
-//! itself: a fault that all endpoints share is no endpoint's fault.
+//! Failures in a row eject. Failures answered by the endpoint and failures on the way to it are
+//! counted separately, so that neither hides the other. Each ejection lasts twice as long as the
+//! one before, and each clean interval takes one doubling back. The group bounds how many may be
+//! ejected at a time: a fault that all endpoints share is no endpoint's fault.
 
 use std::time::Duration;
 

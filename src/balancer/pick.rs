@@ -1,8 +1,8 @@
-//! Choosing one of several. Pure: what is known of each comes in as a cost, chance as an argument.
+//! Chooses one of several candidates. Pure: costs and randomness are arguments.
 //!
-//! "Power of two choices": of two random ones the cheaper is almost as good as the cheapest of all,
-//! and unlike that one it is not found by everyone at the same time. Up to three are all looked at:
-//! two random ones would be the two worse ones too often.
+//! "Power of two choices": the cheaper of two random candidates is almost as good as the cheapest
+//! of all, and unlike that one it does not attract everyone at once. Up to three candidates are all
+//! compared: two random ones would too often be the two worse ones.
 
 use fastrand::Rng;
 

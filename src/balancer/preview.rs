@@ -1,4 +1,5 @@
-//! Which endpoint the next request would get: told, not done. For `explain` on a running gateway.
+//! Predicts which endpoint the next request would get, without sending it. For `explain` on a
+//! running gateway.
 
 use tokio::time::Instant;
 

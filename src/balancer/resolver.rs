@@ -1,7 +1,7 @@
-//! Who is asked for names: the system's name servers and hosts file.
+//! The DNS resolver: the system's name servers and hosts file.
 //!
-//! Each family of addresses is asked for on its own, and each name of the search list too: who asks
-//! sees which of them failed (see [`dns`](crate::balancer::dns)).
+//! Each family of addresses and each name of the search list is queried separately, so that the
+//! caller sees which of them failed (see [`dns`](crate::balancer::dns)).
 
 use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 

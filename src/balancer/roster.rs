@@ -1,10 +1,10 @@
-//! Who of a group may be chosen, made from how each endpoint stands. Pure.
+//! Which endpoints of a group may be chosen, computed from the standing of each. Pure.
 //!
-//! Order of judgement: priority group, active health (ignored in panic), outlier ejection, breaker.
-//! Made anew when something changes, not when a request comes: a request finds the lists ready.
+//! Checked in this order: priority group, active health (ignored in panic), outlier ejection,
+//! breaker. Computed when something changes, not per request: a request finds the lists ready.
 //!
-//! Health and ejection never leave nobody: when they would, first ejection and then health are
-//! ignored. An open breaker is not overruled.
+//! Health and ejection never exclude everyone: before that, first ejection and then health are
+//! ignored. An open breaker is never overruled.
 
 use std::ops::Range;
 

@@ -1,9 +1,9 @@
-//! The endpoints of a group as they are now, and one worker's choice among them.
+//! The current endpoints of a group, and one worker's choice among them.
 //!
-//! A [`Board`] is published: the endpoints, and the [`Roster`] of those who may be chosen. Each
-//! worker turns it into a [`WorkerSet`] of its own holds once it sees a new one, and takes over the
-//! roster alone when only that has changed. So the way of a request has nobody's health to look at:
-//! it chooses by the policy from a list that is ready, of those it has not tried yet.
+//! Control publishes a [`Board`]: the endpoints, and the [`Roster`] of those that may be chosen.
+//! When a worker sees a new one it turns it into a [`WorkerSet`] of its own holds; if only the
+//! roster has changed, it takes over that alone. So a request checks nobody's health: it applies
+//! the policy to a list that is ready, leaving out endpoints it has tried.
 
 use std::{
     collections::HashSet,

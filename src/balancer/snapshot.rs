@@ -1,4 +1,4 @@
-//! What an operator is told of a group, and why each endpoint that is out is out.
+//! The state of a group for an operator, with the reason for each endpoint that is out.
 
 use std::sync::{Arc, atomic::Ordering};
 

@@ -1,9 +1,9 @@
-//! How one endpoint stands: its health, ejection, breaker and slow start, shared by all workers and
-//! kept across reloads.
+//! The standing of one endpoint: health, ejection, breaker and slow start; shared by all workers
+//! and kept across reloads.
 //!
-//! What each request does to it is two atomic words that are read, and written only around failures;
-//! the rest is behind a lock that is taken when something changes. Where a breaker is written, each
-//! outcome takes that lock for the few steps of its ring.
+//! A request touches two atomic words, which are read always and written only around failures.
+//! Everything else is behind a lock that is taken when something changes. With a breaker
+//! configured, each outcome takes that lock for the few steps of its ring.
 
 use std::{
     sync::{

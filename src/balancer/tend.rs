@@ -1,11 +1,11 @@
-//! Keeps the roster of a group in step with how its endpoints stand.
+//! Keeps the roster of a group in step with the standing of its endpoints.
 //!
-//! Whoever causes a change makes the new roster on the spot, so that it holds for the next request of
-//! every worker. What changes by the passing of time - the end of an ejection, a breaker that is due,
-//! the steps of slow start - one task on control does, which sleeps until the next of them.
+//! Whoever causes a change recomputes the roster at once, so that it holds for the next request of
+//! every worker. Changes caused by time (the end of an ejection, a breaker that is due, the steps
+//! of slow start) are made by one task on control, which sleeps until the next one.
 //!
-//! Endpoints outlive a reload, and for a while two configurations have them: each change rings a bell
-//! that the tasks of both hear.
+//! Endpoints outlive a reload, and for a while two configurations share them: each change rings a
+//! bell that the tasks of both hear.
 
 use std::{
     collections::{HashMap, HashSet},
