@@ -1,4 +1,4 @@
-//! The matcher's story for a person: which route takes a request, and why each other one does not.
+//! Explains a match to a person: which route takes a request, and why each other one does not.
 //!
 //! Pure and slow: looks at every entry, where the matcher looks at few.
 

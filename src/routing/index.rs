@@ -1,11 +1,11 @@
-//! Finds the rules that a host and a path may belong to, without looking at the others.
+//! Finds the routes that may match a host and a path, without looking at the others.
 //!
-//! One index per host pattern. In each: a hash map for exact paths, a trie of segments for
-//! templates and catch-alls, a list for regular expressions and one for no path at all. Every list
-//! is in order of precedence, so that its first member that takes a request is its best.
+//! One index per host pattern, each with a hash map for exact paths, a trie of segments for
+//! templates and catch-alls, a list of regular expressions, and a list of routes without a path.
+//! Every list is in order of precedence, so that its first match is its best.
 //!
-//! A lookup visits one hash bucket per host pattern that fits and the trie nodes whose prefix fits:
-//! never more than the configuration has, whatever the path.
+//! A lookup visits one hash bucket per matching host pattern and the trie nodes whose prefix
+//! matches: never more than the configuration contains, whatever the path.
 
 use std::collections::HashMap;
 

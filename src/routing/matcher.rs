@@ -1,10 +1,10 @@
-//! The search: the first entry, in order of match, that takes a request. Pure.
+//! The search for the first entry, in order of precedence, that matches a request. Pure.
 //!
-//! The index gives the entries whose host and path fit; of those, method, headers and query decide.
-//! Only when none is left are they gone through again, for the methods a 405 has to name.
+//! The index yields the entries whose host and path match; method, headers and query decide among
+//! them. Only if none is left are they visited again, for the methods that a 405 has to name.
 //!
-//! Cost: a hash lookup per host pattern that fits plus one per path segment that some template has,
-//! and no allocation but for more than two bound names, a decoded query parameter, or a 405.
+//! Costs a hash lookup per matching host pattern and per path segment that some template has.
+//! Allocates only for more than two bound names, a decoded query parameter, or a 405.
 
 use std::borrow::Cow;
 

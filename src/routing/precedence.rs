@@ -1,11 +1,11 @@
-//! Which of two rules that both take a request goes first.
+//! Which of two matching routes wins.
 //!
-//! In this order: `priority`, higher first; the host, exact before wildcard (longer first) before
-//! any; the path, exact before template (more literal segments first) before catch-all (longer
-//! first) before regular expression before no path at all; the number of predicates (methods as a
-//! whole, each header, each query parameter), more first; the order in the file.
+//! Compared in this order: `priority`, higher first; the host, exact before wildcard (longer first)
+//! before any; the path, exact before template (more literal segments first) before catch-all
+//! (longer first) before regular expression before no path; the number of predicates (methods count
+//! as one, each header and each query parameter), more first; the order in the file.
 //!
-//! Claims do not count: they are looked at after authentication, inside a group.
+//! Claims do not count: they are checked after authentication, inside a group.
 
 use std::{cmp::Reverse, fmt};
 

@@ -1,4 +1,4 @@
-//! What a rule may ask of a request. Plain values, valid by construction.
+//! What a route may match on. Plain values, valid by construction.
 
 use std::{fmt, sync::Arc};
 

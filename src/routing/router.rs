@@ -1,11 +1,11 @@
-//! The step between what holds for every request and a route's own stack.
+//! The step from the layers of every request to a route's own stack.
 //!
-//! Touches every request. Reads host, target and fields; writes the route and what its template
-//! bound into the context. Refuses with `route-none`, `method-not-allowed`, and `bad-target` where
-//! the path holds an encoded separator that the route does not let pass. Costs the search (see
+//! Touches every request. Reads host, target and fields; writes the route and the values bound by
+//! its template into the context. Refuses with `route-none`, `method-not-allowed`, and `bad-target`
+//! if the path contains an encoded separator that the route does not allow. Costs the search (see
 //! `matcher`) and a reference of the bound names: no lock, no box, no clone of a stack. Each worker
-//! has its own, with its own names and metrics, over one shared table. Dropping the future drops
-//! the route's.
+//! has its own router, with its own names and metrics, over one shared table. Dropping the future
+//! drops the route's.
 
 use std::{
     fmt,

@@ -1,9 +1,8 @@
-//! All rules, with what finds the one for a request. Immutable, shared by the workers.
+//! All routes, with the index to find the one for a request. Immutable, shared by the workers.
 //!
-//! An *entry* is a group of rules under one of its hosts; entries are kept in order of match, which
-//! [`precedence`](super::precedence) documents. A *group* is the rules that differ in nothing but
-//! their claims: one place in the order, and after authentication the first member whose claims the
-//! token has.
+//! An *entry* is a group of routes under one of its hosts; entries are sorted by
+//! [`precedence`](super::precedence). A *group* is the routes that differ only in their claims: one
+//! place in the order, and after authentication the first member whose claims the token has.
 
 use std::collections::HashMap;
 
