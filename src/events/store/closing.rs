@@ -1,4 +1,5 @@
-//! Closing a store, in two steps: first nothing new begins, then what is under way ends and all is on disk.
+//! Closes a store in two steps: first nothing new begins, then in-flight work ends and everything
+//! is on disk.
 
 use std::time::Duration;
 

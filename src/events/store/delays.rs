@@ -1,9 +1,9 @@
-//! Events of one topic that wait for their time: their log, made when the first one has to wait, and the
-//! task that lets them go.
+//! Delayed events of one topic: their log, created when the first event has to wait, and the task
+//! that releases them.
 //!
-//! What waits holds no floor, no key and no window of duplicates: it is in the topic from when it is due.
-//! A batch with an event in it that waits goes here whole, so that it is one frame; what of it is due is
-//! moved at once.
+//! A delayed event holds no floor, no key and no deduplication window: it is in the topic only from
+//! when it is due. A batch that contains a delayed event goes to this log as a whole, so that it is
+//! one frame; those of its events that are due are moved at once.
 
 use std::{
     future::pending,

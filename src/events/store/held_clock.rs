@@ -1,9 +1,9 @@
-//! CLOCK: that the clock was not trusted, kept over a restart.
+//! CLOCK: remembers over a restart that the clock was not trusted.
 //!
-//! A start takes the clock for right if it is near the last frame. While it is frozen frames are written,
-//! with the time that nobody trusts; so a restart, or a crash, would confirm what an operator was asked to.
-//! Therefore the file holds the last time that was trusted for as long as the clock is frozen, and a start
-//! goes by that. Gone with the first look after the clock is back or confirmed.
+//! A start trusts the clock if it is near the last frame. But while the clock is frozen, frames are
+//! written with the untrusted time, so a restart or a crash would confirm what only an operator
+//! may. Therefore this file holds the last trusted time for as long as the clock is frozen, and a
+//! start uses that instead. It is removed at the first check after the clock is back or confirmed.
 
 use std::{
     io::{self, ErrorKind},

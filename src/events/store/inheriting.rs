@@ -1,12 +1,14 @@
-//! Places of requests that were stored before: taken again, so that whoever comes now leaves them one.
+//! Re-reserves places for requests that were stored by an earlier process, so that newcomers leave
+//! them one.
 //!
-//! A request that was never attempted is known by its topic alone. What a topic has from its oldest unsettled
-//! record on is read once after it was opened, beside all else, a block at a time; up to then each record that
-//! is not settled, as far as its subscription knows, counts as if it were such a request: not those that were
-//! settled above one that waits for long. Costs one read of the backlog and no more memory than the places.
+//! A request that was never attempted is known only from its topic. So after a topic is opened, it
+//! is read once from its oldest unsettled record on, in the background, a block at a time. Until
+//! then each record that is unsettled, as far as its subscription knows, counts as such a request;
+//! records settled above one that waits for long do not. Costs one read of the backlog, and no
+//! memory beyond the places.
 //!
-//! What was copied to a subscription's parked log has no place before it is sent: those are few, and most of
-//! them were attempted.
+//! Copies in a subscription's parked log get no place before they are sent: they are few, and most
+//! of them were attempted.
 
 use std::{
     ops::Range,

@@ -1,4 +1,4 @@
-//! Jobs: started, shown, ended.
+//! Starts, shows and ends jobs.
 
 use super::{Reading, Store};
 use crate::events::{

@@ -1,4 +1,4 @@
-//! Where the logs of a store lie: one place for who opens them and who looks at them while it is stopped.
+//! Where the logs of a store are on disk: one place for opening them and for offline tools.
 
 use std::path::{Path, PathBuf};
 

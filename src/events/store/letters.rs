@@ -1,4 +1,4 @@
-//! Dead letters: a page of them, one, delivered again, removed.
+//! Lists, shows, redrives and removes dead letters.
 
 use super::{Reading, Store};
 use crate::events::{

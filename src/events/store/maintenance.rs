@@ -1,4 +1,4 @@
-//! What a store does by itself: looks at disk and clock, takes snapshots, lets go of what is old.
+//! Background work of a store: watches disk and clock, takes snapshots, deletes what is old.
 
 use std::{
     io,

@@ -1,4 +1,5 @@
-//! The delivery state of a store that nobody has open: what is known of it, and going on from there.
+//! The delivery state of a store that nobody has open: what is known of it, and how to go on from
+//! there.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -1,9 +1,9 @@
-//! The state of a subscription of which nothing is known any more, from what its logs still have.
+//! Rebuilds the state of a subscription that was lost, from what its logs still contain.
 //!
-//! Nothing that was accepted is forgotten: all that its topic has stored is delivered again, all dead letters
-//! that lie in their log are there again, and so are copies of events whose segments are gone. What had been
-//! settled, redriven or removed is among them. Stored requests are not done again by that: their subscription
-//! is held, for an operator to say whether it goes on or is moved.
+//! Nothing that was accepted is forgotten: everything its topic stores is delivered again, and all
+//! dead letters in its log and all copies of events whose segments are gone are back. That includes
+//! what had been settled, redriven or removed. Stored requests are not repeated by this: their
+//! subscription is held until an operator says whether it continues or is moved.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 

@@ -1,4 +1,4 @@
-//! Following changed settings while everything runs.
+//! Applies changed settings while everything runs.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 

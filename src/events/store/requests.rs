@@ -1,4 +1,4 @@
-//! Requests and the store: topics as what they publish to, and their records, which are kept in order.
+//! Requests and the store: the topics they publish to, and upkeep of their records.
 
 use std::sync::Arc;
 

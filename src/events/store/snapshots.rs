@@ -1,4 +1,4 @@
-//! When delivery state is written anew, and the journal let go of.
+//! When snapshots of delivery state are taken and the journal is truncated.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 

@@ -1,6 +1,7 @@
-//! Delivery state as it was: the snapshot, and what the journal says after it.
+//! Loads delivery state: the snapshot, and the journal after it.
 //!
-//! What of it is lost is never taken for what never was: the registry knows which subscriptions had a state.
+//! Lost state is never mistaken for state that never existed: the registry knows which
+//! subscriptions had one.
 
 use std::{collections::HashMap, fmt, ops::Range, path::Path};
 

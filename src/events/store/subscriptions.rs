@@ -1,4 +1,4 @@
-//! Receiving, moving, and what is said of subscriptions.
+//! Receives from subscriptions, moves them, and reports their status.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 

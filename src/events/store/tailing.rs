@@ -1,9 +1,11 @@
-//! Live tails: what is on disk of a topic, in order, from some place on and then as it comes.
+//! Live tails: the events of a topic that are on disk, in order from some position, then new ones
+//! as they come.
 //!
-//! A tail reads the log until it has caught up; from then on it is given what was just written from
-//! memory ([`Following`]), in pages that the tails of a topic share. Nobody waits for it: one that has been behind for a while, and for so much
-//! that memory has forgotten its place, goes on at the end and is told how many it missed. It ends once the store
-//! winds down and it has told what is there: its client comes back to the next process.
+//! A tail reads the log until it has caught up; from then on it gets new events from memory
+//! ([`Following`]), in pages that the tails of a topic share. Nothing waits for a slow tail: if it
+//! lags for a while, until memory has dropped its position, it skips to the end and is told how
+//! many events it missed. When the store winds down, a tail delivers what is there and ends: its
+//! client reconnects to the next process.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Segments that few still need: those few are copied, so that the rest can go.
+//! Copies the few live events of an old segment, so that the segment can be deleted.
 
 use std::{sync::Arc, time::Duration};
 

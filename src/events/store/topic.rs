@@ -1,4 +1,4 @@
-//! One topic of a store: open or not, under which settings, and who writes to it.
+//! One topic of a store: whether it is open, its settings, and its writer.
 
 use std::{
     fmt,

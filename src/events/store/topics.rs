@@ -1,4 +1,4 @@
-//! What is said of topics and their events, and searches in them.
+//! Reports the status of topics and their events, and searches them.
 
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
