@@ -13,7 +13,7 @@ use crate::{
 Example:
   sluice check -c /etc/sluice/gateway.yaml
 
-Unset `env:` variables and missing files are problems. Warnings do not change the exit code.
+An unset `env:` variable or a missing file is a problem. Warnings do not change the exit code.
 Exit codes: 0 valid, 78 bad configuration.")]
 pub(super) struct Args {
     #[command(flatten)]

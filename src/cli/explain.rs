@@ -16,17 +16,17 @@ Examples:
   sluice explain GET http://shop.example.com/orders/7
   sluice explain POST http://localhost/orders -H 'x-beta: 1' --json
 
-It reads the file and asks no gateway. What a running one would do, with the state of its endpoints
-and limits, says POST /v1/explain on its admin listener:
+This command only reads the file. To see what a running gateway would do with the current state of
+its endpoints and limits, use POST /v1/explain on its admin listener:
   curl --json '{\"method\": \"GET\", \"url\": \"/orders/7\"}' http://127.0.0.1:9901/v1/explain
 
-Exit codes: 0 a route takes it, 1 none does, 78 bad configuration.")]
+Exit codes: 0 a route matches, 1 no route matches, 78 bad configuration.")]
 pub struct Args {
     #[command(flatten)]
     file: ConfigFile,
     /// The request's method
     method: String,
-    /// The request's URL, or its path alone
+    /// The request's URL, or only its path
     url: String,
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]

@@ -28,17 +28,17 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway until SIGTERM; SIGHUP or a changed file reloads it
+    /// Run the gateway until SIGTERM; SIGHUP or a changed file reloads the configuration
     Run(run::Args),
-    /// Report every problem of a configuration, or that there is none
+    /// Check a configuration and report every problem
     Check(check::Args),
-    /// Show which route takes a request, why the others do not, and what then happens
+    /// Show which route a request takes, why not the others, and what each policy does
     Explain(explain::Args),
     /// Print the JSON Schema of gateway.yaml, for editors
     Schema(schema::Args),
-    /// Sign a token of an issuer whose key is at hand, for tests
+    /// Sign a test token with the key of a configured issuer
     Token(token::Args),
-    /// Publish, receive and look after events of a running gateway
+    /// Publish, receive and manage events of a running gateway
     Queue(Box<queue::Args>),
 }
 
@@ -52,14 +52,14 @@ pub struct ConfigFile {
 
 const EXAMPLES: &str = "\
 Examples:
-  sluice run                                      serve ./gateway.yaml
-  sluice check -c /etc/sluice/gateway.yaml        is it valid?
+  sluice run                                      run with ./gateway.yaml
+  sluice check -c /etc/sluice/gateway.yaml        check another file
   sluice explain POST http://shop.example.com/orders
   sluice schema > gateway.schema.json
   sluice token --issuer shop --sub alice
   sluice queue status
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.";
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 bad configuration.";
 
 /// The program: parses its arguments and runs the command.
 pub fn main() -> ExitCode {

@@ -18,12 +18,17 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sluice run                          serve ./gateway.yaml
-  sluice run -c /etc/sluice.yaml      serve another file
+  sluice run                          run with ./gateway.yaml
+  sluice run -c /etc/sluice.yaml      run with another file
 
-Signals: SIGHUP reloads, SIGTERM drains (first 5 s not ready, then closes), SIGINT drains at once,
-a second SIGTERM or SIGINT exits immediately. Once closed, clients and deliveries under way have
-30 s, upgraded connections 10 min; no delivery begins.")]
+Signals:
+  SIGHUP     reloads the configuration
+  SIGTERM    drains: not ready for 5 s, then the listeners close
+  SIGINT     drains at once
+  A second SIGTERM or SIGINT exits immediately.
+
+After the listeners close, requests and deliveries in flight have 30 s, upgraded connections 10 min.
+No new delivery begins.")]
 pub struct Args {
     #[command(flatten)]
     file: ConfigFile,

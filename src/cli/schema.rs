@@ -10,7 +10,7 @@ use crate::{cli, config};
 Example:
   sluice schema > gateway.schema.json
 
-Then, as the first line of gateway.yaml:
+Then make this the first line of gateway.yaml:
   # yaml-language-server: $schema=gateway.schema.json")]
 pub(super) struct Args {}
 

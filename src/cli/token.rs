@@ -27,33 +27,33 @@ Examples:
   sluice token --issuer shop --sub alice --claim tenant=acme --key private.pem
   curl -H \"Authorization: Bearer $(sluice token --issuer shop --sub alice)\" http://localhost:8080/
 
-The key is the issuer's `jwks.secret`, a private key in its `jwks.file`, or --key. Only the token
-is printed. Exit codes: 0 done, 1 no key, 2 wrong arguments, 78 bad configuration.")]
+Signs with the issuer's `jwks.secret`, a private key in its `jwks.file`, or --key. Prints only the
+token. Exit codes: 0 success, 1 no key, 2 wrong arguments, 78 bad configuration.")]
 pub(super) struct Args {
     #[command(flatten)]
     file: ConfigFile,
-    /// The issuer, as `issuers` of the configuration names it
+    /// The issuer's name under `issuers` in the configuration
     #[arg(long, value_name = "NAME")]
     issuer: String,
-    /// Whom the token is about: the claim `sub`
+    /// The subject: the claim `sub`
     #[arg(long, value_name = "SUBJECT")]
     sub: String,
-    /// A scope; may be repeated, or several in one, separated by spaces
+    /// A scope, or several separated by spaces; may be repeated
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
-    /// How long it is valid: 30s, 5m, 1h
+    /// How long the token is valid: 30s, 5m, 1h
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
     ttl: Duration,
-    /// Whom it is for; the issuer's first `audience` by default
+    /// The claim `aud`; by default the issuer's first `audience`
     #[arg(long, value_name = "AUDIENCE")]
     audience: Option<String>,
-    /// A further claim; the value is JSON, or else text; may be repeated
+    /// Another claim; the value is JSON, otherwise text; may be repeated
     #[arg(long = "claim", value_name = "NAME=VALUE")]
     claims: Vec<String>,
-    /// A private key in PEM, instead of the configuration's
+    /// A PEM file with the private key, instead of the configured key
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Which key of a file signs; or the name that the header gives to --key or to the secret
+    /// Selects a key of `jwks.file`; with --key or a secret, the `kid` to write into the header
     #[arg(long, value_name = "KID")]
     kid: Option<String>,
 }

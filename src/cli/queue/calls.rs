@@ -16,7 +16,7 @@ use crate::cli::token::duration;
 /// `sluice queue status`
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Only this topic or subscription, in full
+    /// Show only this topic or subscription, in full
     name: Option<String>,
 }
 
@@ -25,16 +25,16 @@ pub(super) struct Status {
 pub(super) struct Receive {
     /// The subscription
     subscription: String,
-    /// Events at most, 1 to 500
+    /// The maximum number of events: 1 to 500
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     max: u64,
-    /// How long to wait for the first, up to 20s
+    /// How long to wait for the first event, at most 20s
     #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = any_duration)]
     wait: Duration,
-    /// For how long they are yours: 1s to 12h; by default what the subscription says
+    /// The lease: 1s to 12h; by default the subscription's
     #[arg(long, value_name = "DURATION", value_parser = any_duration)]
     lease: Option<Duration>,
-    /// Settle them once they are printed
+    /// Acknowledge the events after printing them
     #[arg(long)]
     ack: bool,
 }
@@ -44,7 +44,7 @@ pub(super) struct Receive {
 pub(super) struct Tokens {
     /// The subscription
     subscription: String,
-    /// What `receive` printed
+    /// Lease tokens, as printed by `receive`
     #[arg(required = true, value_name = "TOKEN")]
     tokens: Vec<String>,
 }
@@ -54,7 +54,7 @@ pub(super) struct Tokens {
 pub(super) struct TokensDelayed {
     #[command(flatten)]
     of: Tokens,
-    /// Not again before so long; by default what the schedule says
+    /// How long to wait before the next attempt; by default the schedule decides
     #[arg(long, value_name = "DURATION", value_parser = any_duration)]
     delay: Option<Duration>,
     /// Why, for the operator
@@ -67,7 +67,7 @@ pub(super) struct TokensDelayed {
 pub(super) struct TokensReleased {
     #[command(flatten)]
     of: Tokens,
-    /// Not again before so long
+    /// How long to wait before the next delivery
     #[arg(long, value_name = "DURATION", value_parser = any_duration)]
     delay: Option<Duration>,
 }
@@ -87,7 +87,7 @@ pub(super) struct TokensReasoned {
 pub(super) struct TokensExtended {
     #[command(flatten)]
     of: Tokens,
-    /// For how long from now: 1s to 12h; by default what the subscription says
+    /// The new lease, from now: 1s to 12h; by default the subscription's
     #[arg(long, value_name = "DURATION", value_parser = any_duration)]
     lease: Option<Duration>,
 }

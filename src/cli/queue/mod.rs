@@ -47,16 +47,17 @@ Examples:
   sluice queue redrive fulfillment --all
   sluice queue replay orders --to fulfillment --from 2027-01-31T12:00:00Z
 
-The admin API is found by --admin, SLUICE_ADMIN, the configuration file, or on 127.0.0.1:9901.
-Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 bad configuration.")]
+The address of the admin API comes from --admin, else SLUICE_ADMIN, else the configuration file,
+else it is 127.0.0.1:9901.
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 bad configuration.")]
 pub(super) struct Args {
     /// The configuration file
     #[arg(short, long, global = true, help_heading = ANYWHERE, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
-    /// Where the admin API is: HOST:PORT
+    /// The address of the admin API: HOST:PORT
     #[arg(long, global = true, help_heading = ANYWHERE, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The admin API's token; better: SLUICE_ADMIN_TOKEN in the environment
+    /// The admin API's token; the environment variable SLUICE_ADMIN_TOKEN is safer
     #[arg(long, global = true, help_heading = ANYWHERE, value_name = "TOKEN")]
     token: Option<String>,
     /// Print JSON
@@ -68,59 +69,59 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Topics and subscriptions, how full and how far behind
+    /// Show topics and subscriptions: size, lag, state
     Status(calls::Status),
     /// Print events as they are published
     Tail(tail::Args),
     /// Publish an event
     Publish(publish::Args),
-    /// Lease events of a subscription and print them
+    /// Lease events from a subscription and print them
     Receive(calls::Receive),
-    /// Settle leased events
+    /// Acknowledge leased events: they are done
     Ack(calls::Tokens),
-    /// Say that leased events failed; they come again by the schedule
+    /// Report leased events as failed; they are retried by the schedule
     Nack(calls::TokensDelayed),
-    /// Give leased events back, not counted as an attempt
+    /// Give leased events back without counting the attempt
     Release(calls::TokensReleased),
-    /// Send leased events to the dead letters
+    /// Turn leased events into dead letters
     Reject(calls::TokensReasoned),
-    /// Keep leased events for longer
+    /// Extend the leases of events
     Extend(calls::TokensExtended),
-    /// An event by its ID, and its state in each subscription
+    /// Show an event by its ID, and its state in each subscription
     Event(calls::Event),
-    /// What nobody took
+    /// List the dead letters of a subscription, or show one
     DeadLetters(operate::DeadLetters),
     /// Deliver dead letters again
     Redrive(operate::Redrive),
-    /// Remove dead letters for good
+    /// Delete dead letters for good
     Purge(operate::Purge),
-    /// Deliver a range of a topic to a subscription again
+    /// Deliver a range of a topic again to a subscription
     Replay(operate::Replay),
-    /// Jobs of replay and redrive
+    /// List replays and redrives, or show one
     Jobs(operate::Jobs),
-    /// End a job
+    /// Cancel a replay or redrive
     Cancel(operate::Cancel),
-    /// Move a subscription
+    /// Move a subscription to another position
     Seek(operate::Seek),
-    /// Stop giving out events
+    /// Stop deliveries of a subscription
     Pause(operate::Named),
-    /// Go on giving out events
+    /// Continue deliveries of a subscription
     Resume(operate::Named),
-    /// Free a key that an event has blocked
+    /// Unblock a key that a failed event blocks
     Unblock(operate::Unblock),
-    /// Idempotency keys of which nobody knows what became of their request
+    /// List idempotency keys whose request may or may not have been done
     Uncertain,
-    /// Say what became of the request of such a key
+    /// Resolve an uncertain idempotency key
     Resolve(operate::Resolve),
     /// Recover an offline topic
     Reopen(operate::Topic),
-    /// Say that the clock is right after a jump
+    /// Confirm that the clock is right after a jump
     ConfirmClock,
-    /// Read every byte of a stopped store, and repair it
+    /// Verify every byte of a stopped store, and repair it with --repair
     Verify(verify::Args),
-    /// Remove a topic or subscription of a stopped store that is no longer configured
+    /// Delete a topic or subscription that is no longer configured from a stopped store
     Drop(offline::Drop),
-    /// Write a stopped store in the newest format
+    /// Rewrite a stopped store in the newest format
     Upgrade(offline::Upgrade),
 }
 

@@ -25,7 +25,7 @@ use crate::{
 /// Which store.
 #[derive(Debug, clap::Args)]
 pub(super) struct StoreAt {
-    /// The store; by default `queue.dir` of the configuration
+    /// The store's directory; by default `queue.dir` of the configuration
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -36,11 +36,11 @@ pub(super) struct StoreAt {
 Examples:
   sluice queue drop old-orders            a topic or subscription that is no longer configured
 
-Its events, or its state and dead letters, are gone for good.")]
+This deletes the topic's events, or the subscription's state and dead letters, for good.")]
 pub(super) struct Drop {
     #[command(flatten)]
     store: StoreAt,
-    /// What is no longer configured
+    /// The topic or subscription
     name: String,
 }
 

@@ -8,19 +8,19 @@ use super::{Asked, client::segment, delete, get, object, post, show, subscriptio
 /// Which dead letters.
 #[derive(Debug, Args)]
 pub(super) struct Filter {
-    /// With this reason: attempts_exhausted, expired, rejected, lease_expired_limit, maybe_seen, too_large
+    /// Only with this reason: attempts_exhausted, expired, rejected, lease_expired_limit, maybe_seen, too_large
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
-    /// That died then or later (RFC 3339)
+    /// Only dead letters from this time on (RFC 3339)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// That died before (RFC 3339)
+    /// Only dead letters from before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// With this key
+    /// Only with this key
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// With this event type
+    /// Only with this event type
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
 }
@@ -30,13 +30,13 @@ pub(super) struct Filter {
 pub(super) struct DeadLetters {
     /// The subscription
     subscription: String,
-    /// One dead letter with its event
+    /// Show only this dead letter, with its event
     #[arg(long, value_name = "ID")]
     id: Option<u64>,
-    /// After this one
+    /// Continue the list after this dead letter
     #[arg(long, value_name = "ID")]
     after: Option<u64>,
-    /// At most so many
+    /// The maximum number of dead letters
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     limit: u64,
     #[command(flatten)]
@@ -53,21 +53,21 @@ Examples:
 pub(super) struct Redrive {
     /// The subscription
     subscription: String,
-    /// This dead letter; may be repeated
+    /// Redrive this dead letter; may be repeated
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<u64>,
-    /// All of them
+    /// Redrive all dead letters
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// At most so many a second
+    /// The maximum rate, in events per second
     #[arg(long, value_name = "COUNT")]
     rate: Option<f64>,
-    /// Only count
+    /// Only count them; deliver nothing
     #[arg(long)]
     dry_run: bool,
-    /// Also those for which a compensating event was published
+    /// Also redrive compensated dead letters and requests that may have been done
     #[arg(long)]
     force: bool,
 }
@@ -77,7 +77,7 @@ pub(super) struct Redrive {
 pub(super) struct Purge {
     /// The subscription
     subscription: String,
-    /// How many dead letters are meant to go
+    /// The number of dead letters that you expect to delete; it must be right
     #[arg(long, value_name = "COUNT")]
     confirm: u64,
     #[command(flatten)]
@@ -94,19 +94,19 @@ Examples:
 pub(super) struct Replay {
     /// The topic
     topic: String,
-    /// The subscription
+    /// The subscription that gets the events
     #[arg(long, value_name = "SUBSCRIPTION")]
     to: String,
-    /// `earliest`, a time (RFC 3339) or an offset
+    /// Where to start: `earliest`, a time (RFC 3339) or an offset
     #[arg(long, value_name = "PLACE")]
     from: String,
-    /// Up to where: a time or an offset; by default the end as it is now
+    /// Where to stop: a time or an offset; by default the current end
     #[arg(long, value_name = "PLACE")]
     until: Option<String>,
-    /// At most so many a second
+    /// The maximum rate, in events per second
     #[arg(long, value_name = "COUNT")]
     rate: Option<f64>,
-    /// Events that follow are published too
+    /// Also publish the events that follow (`on_success`, `on_exhausted`)
     #[arg(long)]
     publish: bool,
 }
@@ -114,14 +114,14 @@ pub(super) struct Replay {
 /// `sluice queue jobs`
 #[derive(Debug, Args)]
 pub(super) struct Jobs {
-    /// Only this one, with its failures
+    /// Show only this job, with its failures
     id: Option<String>,
 }
 
 /// `sluice queue cancel`
 #[derive(Debug, Args)]
 pub(super) struct Cancel {
-    /// The job
+    /// The job's ID
     id: String,
 }
 
@@ -130,12 +130,12 @@ pub(super) struct Cancel {
 #[command(after_help = "\
 Examples:
   sluice queue uncertain
-  sluice queue resolve A3F.. --outcome done         a repetition is answered 200, and not sent
-  sluice queue resolve A3F.. --outcome not_done     a repetition is sent")]
+  sluice queue resolve A3F.. --outcome done         a repeat is answered 200, and not sent
+  sluice queue resolve A3F.. --outcome not_done     a repeat is sent")]
 pub(super) struct Resolve {
-    /// What `uncertain` printed
+    /// The key's ID, as printed by `uncertain`
     id: String,
-    /// `done` or `not_done`
+    /// Whether the upstream has done the request
     #[arg(long, value_name = "WORD", value_parser = ["done", "not_done"])]
     outcome: String,
 }
@@ -150,10 +150,10 @@ Examples:
 pub(super) struct Seek {
     /// The subscription
     subscription: String,
-    /// `earliest`, `latest` or a time (RFC 3339)
+    /// The new position: `earliest`, `latest` or a time (RFC 3339)
     #[arg(long, value_name = "PLACE", required_unless_present = "offsets")]
     to: Option<String>,
-    /// A partition and its offset; may be repeated
+    /// The new position of one partition; may be repeated
     #[arg(long = "offset", value_name = "PARTITION=OFFSET", conflicts_with = "to")]
     offsets: Vec<String>,
 }
@@ -175,16 +175,16 @@ Examples:
 pub(super) struct Unblock {
     /// The subscription
     subscription: String,
-    /// The key
+    /// The blocked key
     #[arg(required_unless_present_any = ["partition", "keyless"])]
     key: Option<String>,
-    /// A partition, where the subscription has `order: partition`
+    /// The blocked partition, if the subscription has `order: partition`
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["key", "keyless"])]
     partition: Option<u32>,
-    /// Every event without a key that waits
+    /// All blocked events without a key
     #[arg(long, conflicts_with = "key")]
     keyless: bool,
-    /// What becomes of the event that blocks it: retry, dead_letter, discard
+    /// What to do with the blocking event: retry, dead_letter or discard
     #[arg(long)]
     action: String,
 }

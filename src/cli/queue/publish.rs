@@ -26,34 +26,34 @@ Examples:
 pub(super) struct Args {
     /// The topic
     topic: String,
-    /// What happened: CloudEvents `type`
+    /// The event's type: CloudEvents `type`
     #[arg(long = "type", value_name = "TYPE", required_unless_present = "event")]
     kind: Option<String>,
-    /// Where it happened: CloudEvents `source`
+    /// The event's source: CloudEvents `source`
     #[arg(long, value_name = "URI", default_value = "/sluice/cli")]
     source: String,
-    /// Its ID; a new one by default
+    /// The event's ID; by default a new one
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// What it is about
+    /// What the event is about: CloudEvents `subject`
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
-    /// The order domain; the subject by default
+    /// The ordering key; by default the subject
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// The payload: text, @FILE, or - for stdin
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
-    /// What the payload is
+    /// The media type of the payload
     #[arg(long, value_name = "TYPE", default_value = "application/json")]
     content_type: String,
-    /// A further attribute; may be repeated
+    /// Another attribute; may be repeated
     #[arg(long = "attribute", value_name = "NAME=VALUE")]
     attributes: Vec<String>,
-    /// Not to be delivered before so long: it waits, at most as long as the topic keeps events
+    /// Deliver only after this time, at most as long as the topic keeps events
     #[arg(long, value_name = "DURATION", value_parser = positive)]
     delay: Option<Duration>,
-    /// Not to be delivered after so long
+    /// Do not deliver after this time
     #[arg(long, value_name = "DURATION", value_parser = positive)]
     expires: Option<Duration>,
     /// A CloudEvent in JSON, or a list of them: a file, or - for stdin

@@ -33,10 +33,10 @@ Examples:
 pub(super) struct Args {
     /// The topic
     topic: String,
-    /// `earliest`, `latest` or an offset
+    /// Where to start: `earliest`, `latest` or an offset
     #[arg(long, value_name = "PLACE", default_value = "latest")]
     from: String,
-    /// End after so many events
+    /// Stop after this many events
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
 }

@@ -29,18 +29,18 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sluice queue verify                     every byte of the store; changes nothing
+  sluice queue verify                     read every byte; change nothing
   sluice queue verify --dir ./data --json
-  sluice queue verify --repair            damage is copied aside and accepted: logs open again
+  sluice queue verify --repair            copy damage aside and accept it: logs open again
 
-Topics, delayed events, delivery state, records of requests, dead letters, and what the clock is
-judged by.
+Verifies topics, delayed events, delivery state, records of requests, dead letters, and the record
+of an untrusted clock.
 
-Exit codes: 0 all is as it was written, 1 damage, or the store is in use.")]
+Exit codes: 0 no damage, 1 damage, or the store is in use.")]
 pub(super) struct Args {
     #[command(flatten)]
     store: StoreAt,
-    /// Copy damage aside and accept what is lost, so that logs open again
+    /// Copy damaged bytes aside and accept the loss, so that logs open again
     #[arg(long)]
     repair: bool,
 }
