@@ -7,6 +7,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
@@ -28,8 +29,13 @@ use crate::{
         io::State,
         streams::{Progress, Streams},
     },
+    error::Error,
     http::{Body, Context, Peer, Request, Response, body::Guard},
 };
+
+/// The most bytes that are handed to h2 at once. h2 takes a frame of any size, and a stream that asks for no
+/// further frame within `send_idle_timeout` is reset: larger pieces would cut off readers that are only slow.
+const PIECE: usize = 32 * 1024;
 
 /// Answers the requests of one connection.
 #[derive(Debug)]
@@ -58,6 +64,8 @@ pin_project! {
 #[derive(Debug)]
 pub(super) struct Sending {
     body: Body,
+    /// h2 only: the rest of a frame that is handed over in pieces.
+    rest: Bytes,
     exchange: Exchange,
 }
 
@@ -133,7 +141,7 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
         if is_held {
             exchange.state.ask_to_switch();
         }
-        let response = response.map(|body| Sending { body, exchange });
+        let response = response.map(|body| Sending { body, rest: Bytes::new(), exchange });
         if is_held {
             *this.held = Some(Box::new(response));
             return Poll::Pending;
@@ -153,35 +161,61 @@ impl http_body::Body for Sending {
         cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let this = &mut *self;
-        if let Some(progress) = &this.exchange.progress {
-            progress.asked();
-        }
-        let polled = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match &polled {
-            Some(Ok(_)) => {
-                if let Some(progress) = &this.exchange.progress {
-                    progress.handed_over();
+        let Some(progress) = &this.exchange.progress else {
+            let polled = ready!(Pin::new(&mut this.body).poll_frame(cx));
+            return Poll::Ready(polled.map(|frame| frame.map_err(|error| BrokenOff::by(&error))));
+        };
+        progress.asked();
+        let polled = if this.rest.is_empty() {
+            ready!(Pin::new(&mut this.body).poll_frame(cx))
+        } else {
+            Some(Ok(Frame::data(mem::take(&mut this.rest))))
+        };
+        // The failure is ours or the upstream's, not a reset by the client.
+        let Some(Ok(frame)) = polled else {
+            this.exchange.is_complete = true;
+            return Poll::Ready(polled.map(|frame| frame.map_err(|error| BrokenOff::by(&error))));
+        };
+        progress.handed_over();
+        let frame = match frame.into_data() {
+            Ok(mut data) => {
+                if data.len() > PIECE {
+                    this.rest = data.split_off(PIECE);
                 }
+                Frame::data(data)
             }
-            // The failure is ours or the upstream's, not a reset by the client.
-            Some(Err(_)) | None => this.exchange.is_complete = true,
-        }
-        Poll::Ready(polled.map(|frame| frame.map_err(|error| BrokenOff(error.kind().reason()))))
+            Err(frame) => frame,
+        };
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        let rest = self.rest.len() as u64;
+        if let Some(upper) = hint.upper().filter(|_| rest > 0) {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
         // hyper does not poll for the end of a body that reports being at its end.
-        self.exchange.is_complete |= http_body::Body::is_end_stream(&self.body);
+        self.exchange.is_complete |= http_body::Body::is_end_stream(self);
+    }
+}
+
+// === impl BrokenOff ===
+
+impl BrokenOff {
+    fn by(error: &Error) -> Self {
+        Self(error.kind().reason())
     }
 }
 

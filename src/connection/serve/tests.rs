@@ -844,6 +844,25 @@ async fn a_response_that_is_left_unread_resets_its_stream_only() {
     assert_eq!(sender.send_request(get(), true).unwrap().0.await.unwrap().status(), 200);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_response_in_one_piece_that_is_read_slowly_comes_whole() {
+    let served = Served::new(Settings::default(), Protocol::H2, |_| async {
+        Response::new(Body::full(vec![b'x'; 1024 * 1024]))
+    });
+    let (mut sender, _task) = h2_client(served.client).await;
+    let mut body = sender.send_request(get(), true).unwrap().0.await.unwrap().into_body();
+    let (started, mut read) = (Instant::now(), 0);
+    while let Some(data) = body.data().await {
+        let data = data.unwrap_or_else(|error| panic!("{error} after {read} bytes"));
+        read += data.len();
+        time::sleep(Duration::from_secs(2)).await;
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert_eq!(read, 1024 * 1024);
+    assert!(started.elapsed() > Duration::from_mins(2), "{:?}", started.elapsed());
+    assert_eq!(served.outcomes.send_idle.get(), 0);
+}
+
 // --- pure parts
 
 #[test]
