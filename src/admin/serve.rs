@@ -2,7 +2,10 @@
 //!
 //! Connections are not kept alive: calls are rare, and an idle connection must not hold one of the
 //! few places. At most 64 are served at once, the next wait in the socket's backlog; each has 10 s
-//! to send its head and a minute for all of it, so a place always comes free.
+//! to send its head and a minute for all of it, and another only for what it takes slowly, so a place
+//! always comes free.
+
+mod taken;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -12,9 +15,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     sync::{Notify, Semaphore},
-    time::{sleep, timeout},
+    time::sleep,
 };
 
+use self::taken::{Counted, Taken};
 use super::{Handles, api};
 use crate::{http::io::Io, telemetry::task};
 
@@ -24,15 +28,18 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_BUFFER: usize = 32 * 1024;
 /// From the accept to the end of the head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the head to the last byte of the answer.
+/// From the head to the last byte of the answer, for who does not take at least [`MIN_TAKEN`] of it meanwhile:
+/// an event may be larger than a slow client gets in a minute, and it would get no further the next time.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Bytes.
+const MIN_TAKEN: u64 = 32 * 1024;
 /// After a failed accept, which most often means that there are no descriptors left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Answers calls on `listener` for as long as it is polled.
 ///
 /// Dropping it closes the listener; connections that were accepted run on, for a little over a
-/// minute at most.
+/// minute, or as long as they take what they are told.
 pub async fn serve(listener: TcpListener, handles: Arc<dyn Handles>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut is_failing = false;
@@ -76,16 +83,20 @@ where
         let handles = &handles;
         async move { Ok::<_, Infallible>(api::answer(&**handles, &parts, body).await) }
     });
+    let taken = Taken::default();
     let exchange = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MAX_BUFFER)
-        .serve_connection(Io(stream), service);
+        .serve_connection(Io(Counted::new(stream, &taken)), service);
     tokio::pin!(exchange);
     // Either the exchange is over, or its head is there and the longer time applies, or neither in
     // time. Nothing is lost by any branch: `exchange` is polled on or given up.
     let ended = tokio::select! {
         result = exchange.as_mut() => Some(result),
-        () = has_head.notified() => timeout(EXCHANGE_TIMEOUT, exchange.as_mut()).await.ok(),
+        () = has_head.notified() => tokio::select! {
+            result = exchange.as_mut() => Some(result),
+            () = taken.falls_below(MIN_TAKEN, EXCHANGE_TIMEOUT) => None,
+        },
         () = sleep(HEAD_TIMEOUT) => None,
     };
     match ended {

@@ -18,6 +18,9 @@ use crate::{
     telemetry::metrics::Format,
 };
 
+/// Bytes of an answer that a slow client does not get in a minute.
+const LARGE: usize = 512 * 1024;
+
 #[derive(Default)]
 struct Fake {
     reasons: Vec<String>,
@@ -72,6 +75,9 @@ impl Handles for Fake {
     }
 
     fn events<'a>(&'a self, parts: &'a Parts, body: Bytes) -> Answer<'a, Response> {
+        if parts.uri.path() == "/v1/topics/large" {
+            return Box::pin(async { Response::new(Body::full(vec![b'x'; LARGE])) });
+        }
         let told = format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&body));
         Box::pin(async { Response::new(Body::full(told)) })
     }
@@ -237,6 +243,26 @@ async fn a_slow_caller_loses_its_place() {
         "POST /v1/explain HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
     let told = exchange(Arc::default(), None, raw).await;
     assert_eq!((told.status, started.elapsed().as_secs()), (408, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_an_answer_slowly_gets_all_of_it_and_who_hardly_does_nothing_more() {
+    for (each_half_minute, is_whole) in [(40 * 1024, true), (8 * 1024, false)] {
+        let (mut client, server) = duplex(1024);
+        let served = task::spawn("test", connection(server, Arc::new(Fake::default())));
+        let raw = "GET /v1/topics/large HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        client.write_all(raw.as_bytes()).await.unwrap();
+        let (mut read, mut piece) = (0, vec![0; each_half_minute]);
+        loop {
+            sleep(Duration::from_secs(30)).await;
+            match client.read_exact(&mut piece).await {
+                Ok(bytes) => read += bytes,
+                Err(_) => break,
+            }
+        }
+        assert_eq!(read + each_half_minute > LARGE, is_whole, "{read} bytes");
+        served.await.unwrap();
+    }
 }
 
 #[tokio::test]
