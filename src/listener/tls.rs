@@ -2,9 +2,11 @@
 //!
 //! One `ServerConfig`, shared by all workers and taken at accept. Its resolver holds the
 //! certificates, so the next handshake uses new files without a new configuration. A change of the
-//! client authorities makes a new configuration with a new ticketer, because a ticket vouches for a
-//! verified client. Changed files are read once they have been unchanged for 200 ms; a broken pair
-//! is ignored and the old one stays in use. Costs one read lock per handshake, nothing per request.
+//! client authorities makes a new configuration. A listener that asks for client certificates resumes
+//! no session: a ticket vouches for a verified client, and each resumption issues the next ticket, so
+//! a client could go on after its certificate has expired. Changed files are read once they have been
+//! unchanged for 200 ms; a broken pair is ignored and the old one stays in use. Costs one read lock
+//! per handshake, nothing per request.
 
 use std::{
     fs, io,
@@ -48,7 +50,8 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 struct Current {
     config: Arc<ServerConfig>,
-    ticketer: Arc<dyn ProducesTickets>,
+    /// `None`: no session is resumed.
+    ticketer: Option<Arc<dyn ProducesTickets>>,
     /// The authorities' file as it was read.
     authorities: Option<Arc<[u8]>>,
 }
@@ -110,7 +113,7 @@ pub enum Refreshed {
 
 impl Tls {
     /// Loads every file that `settings` name. With `previous` (the same listener before a reload),
-    /// session resumption carries over unless the client authorities changed.
+    /// session resumption carries over.
     pub fn load(
         settings: &TlsSettings,
         h1: bool,
@@ -125,19 +128,7 @@ impl Tls {
             .filter(|&(is_on, _)| is_on)
             .map(|(_, name)| name.to_vec())
             .collect();
-        let before = previous.map(|previous| {
-            let current = previous.current.read().clone();
-            (current, &previous.settings.client_auth)
-        });
-        let ticketer = match before {
-            Some((current, client_auth))
-                if *client_auth == settings.client_auth
-                    && current.authorities == read_authorities(&settings.client_auth)? =>
-            {
-                Some(current.ticketer)
-            }
-            _ => None,
-        };
+        let ticketer = previous.and_then(|previous| previous.current.read().ticketer.clone());
         let current = Current::new(settings, &certificates, &alpn, ticketer)?;
         Ok(Self {
             settings: settings.clone(),
@@ -220,11 +211,15 @@ impl Current {
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(certificates.clone());
-        let ticketer = match ticketer {
-            Some(ticketer) => ticketer,
-            None => aws_lc_rs::Ticketer::new()?,
+        let ticketer = match (&settings.client_auth, ticketer) {
+            (ClientAuth::Off, Some(ticketer)) => Some(ticketer),
+            (ClientAuth::Off, None) => Some(aws_lc_rs::Ticketer::new()?),
+            (ClientAuth::Request(_) | ClientAuth::Require(_), _) => None,
         };
-        config.ticketer = ticketer.clone();
+        match &ticketer {
+            Some(ticketer) => config.ticketer = ticketer.clone(),
+            None => config.send_tls13_tickets = 0,
+        }
         // Tickets cover both TLS versions; a session store beside them would only take memory.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.alpn_protocols = alpn.to_vec();

@@ -55,10 +55,19 @@ struct Seen {
 
 impl Client {
     fn new(authority: &Authority, alpn: &[&str], identity: Option<&CertificateFiles>) -> Self {
+        Self::of(authority, alpn, identity, &[&version::TLS13, &version::TLS12])
+    }
+
+    fn of(
+        authority: &Authority,
+        alpn: &[&str],
+        identity: Option<&CertificateFiles>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match identity {
@@ -203,26 +212,32 @@ async fn changed_files_are_taken_over_when_still_and_broken_ones_keep_the_old() 
 }
 
 #[tokio::test]
-async fn resumption_survives_a_reload_unless_the_client_authorities_change() {
+async fn resumption_survives_a_reload_unless_client_certificates_are_asked_for() {
     let folder = TempDir::new().unwrap();
     let authority = authority();
     let pair = write_pair(folder.path(), "a", &["a.example"], &authority);
-    let ca = folder.path().join("clients.pem");
-    fs::write(&ca, authority.pem()).unwrap();
-    let settings = TlsSettings {
-        client_auth: ClientAuth::Request(ca.clone()),
-        ..settings(vec![pair.clone()])
-    };
-    let client = Client::new(&authority, &[], None);
-    let first = Tls::load(&settings, true, true, None).unwrap();
-    assert!(!client.connect(&first, "a.example").await.unwrap().is_resumed);
-    assert!(client.connect(&first, "a.example").await.unwrap().is_resumed);
-    let same = Tls::load(&settings, true, true, Some(&first)).unwrap();
-    assert!(client.connect(&same, "a.example").await.unwrap().is_resumed);
-    let other = self::authority();
-    fs::write(&ca, other.pem()).unwrap();
-    let changed = Tls::load(&settings, true, true, Some(&same)).unwrap();
-    assert!(!client.connect(&changed, "a.example").await.unwrap().is_resumed);
+    let open = settings(vec![pair]);
+    for versions in [&[&version::TLS13][..], &[&version::TLS12]] {
+        let client = Client::of(&authority, &[], None, versions);
+        let first = Tls::load(&open, true, true, None).unwrap();
+        assert!(!client.connect(&first, "a.example").await.unwrap().is_resumed);
+        assert!(client.connect(&first, "a.example").await.unwrap().is_resumed);
+        let same = Tls::load(&open, true, true, Some(&first)).unwrap();
+        assert!(client.connect(&same, "a.example").await.unwrap().is_resumed);
+
+        let ca = folder.path().join("clients.pem");
+        fs::write(&ca, authority.pem()).unwrap();
+        let known = write_pair(folder.path(), "known", &["client"], &authority);
+        let client = Client::of(&authority, &[], Some(&known), versions);
+        for client_auth in [ClientAuth::Request(ca.clone()), ClientAuth::Require(ca)] {
+            let asking = TlsSettings { client_auth, ..open.clone() };
+            let asking = Tls::load(&asking, true, true, Some(&same)).unwrap();
+            for _ in 0..3 {
+                let seen = client.connect(&asking, "a.example").await.unwrap();
+                assert!(!seen.is_resumed, "the certificate is judged each time");
+            }
+        }
+    }
 }
 
 #[test]
