@@ -110,7 +110,7 @@ impl Acceptor {
     async fn recover(&mut self, error: &io::Error) {
         match Fault::of(error) {
             Fault::Connection => {
-                tracing::debug!(%error, "a connection was closed before it was accepted")
+                tracing::debug!(%error, "a connection was closed before it was accepted");
             }
             Fault::Resources => {
                 tracing::warn!(%error, wait = ?self.backoff, "cannot accept connections");

@@ -75,10 +75,10 @@ impl Store {
         match noted.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot record in META which topics and subscriptions have data")
+                tracing::warn!(%error, "cannot record in META which topics and subscriptions have data");
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot record in META which topics and subscriptions have data")
+                tracing::warn!(%error, "cannot record in META which topics and subscriptions have data");
             }
         }
     }
