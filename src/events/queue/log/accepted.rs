@@ -1,7 +1,7 @@
-//! Damage that an operator has accepted: offsets that are lost, and are no reason to stop any more.
+//! Damage that an operator has accepted: offsets that are lost but no longer stop the log.
 //!
-//! A small file of text in the log's directory, `GAPS`: a line that says what it is, one line with two
-//! offsets for each range, one with the checksum of those before. One that is damaged accepts nothing.
+//! `GAPS`, a small text file in the log's directory: a line that names the format, one with two offsets
+//! for each range, and one with the checksum of those before. A damaged file accepts nothing.
 
 use std::{fmt::Write as _, io, ops::Range};
 
@@ -17,7 +17,7 @@ const LIMIT: u64 = 1 << 20;
 pub(super) struct Accepted(Vec<Range<Offset>>);
 
 impl Accepted {
-    /// What is accepted in this log.
+    /// Reads what was accepted in this log.
     pub(super) fn read(place: &Place) -> io::Result<Self> {
         let Some(bytes) = chain::read_whole(place, GAPS, LIMIT)? else {
             return Ok(Self::default());
@@ -29,7 +29,7 @@ impl Accepted {
         }))
     }
 
-    /// Accepts more, for good.
+    /// Accepts more ranges, durably.
     pub(super) fn add(&mut self, place: &Place, more: Vec<Range<Offset>>) -> io::Result<()> {
         let mut ranges = self.0.clone();
         ranges.extend(more);
@@ -48,7 +48,7 @@ impl Accepted {
         Ok(())
     }
 
-    /// Whether all of these offsets are.
+    /// Whether all offsets of `range` are accepted.
     pub(super) fn covers(&self, range: &Range<Offset>) -> bool {
         self.0.iter().any(|it| it.start <= range.start && range.end <= it.end)
     }

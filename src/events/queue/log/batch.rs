@@ -1,4 +1,4 @@
-//! What is written together.
+//! What one batch consists of, and how it fills frames.
 
 use std::io;
 
@@ -22,11 +22,11 @@ use crate::events::queue::{
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) drafts: Vec<Draft>,
-    /// What it takes in a frame, at most.
+    /// Bytes it takes in a frame, at most.
     pub(super) bytes: usize,
-    /// Set when it is written or refused. What is written counts only after the sync.
+    /// Set when it is written or refused. A written item counts only after the sync.
     pub(super) outcome: Option<Outcome>,
-    /// The outcome holds once everything below is on disk.
+    /// The outcome holds once everything below this offset is on disk.
     pub(super) needs: Offset,
 }
 
@@ -38,7 +38,7 @@ impl Item {
         Self { drafts, bytes, outcome: None, needs: Offset::ZERO }
     }
 
-    /// What it comes to once everything below the offset is on disk.
+    /// The outcome, and the offset below which everything must be on disk for it to hold.
     pub(super) fn into_outcome(self) -> (Outcome, Offset) {
         (self.outcome.unwrap_or(Err(AppendError::Unknown)), self.needs)
     }
@@ -48,7 +48,7 @@ impl Item {
     }
 }
 
-/// How many of the items, at least one, one frame holds.
+/// How many of the items fit into one frame; at least one.
 pub(super) fn fitting(items: &[Item]) -> usize {
     let (mut bytes, mut records) = (FRAME_HEADER_BYTES + FRAME_TRAILER_BYTES, 0);
     let fits = items.iter().take_while(|item| {
@@ -59,7 +59,7 @@ pub(super) fn fitting(items: &[Item]) -> usize {
     fits.count().max(1)
 }
 
-/// Puts an item into the frame. It fits: that was checked before it came here.
+/// Puts an item into the frame. It fits: the size was checked before.
 pub(super) fn place(
     item: &mut Item,
     frames: &mut FrameWriter,
@@ -91,7 +91,7 @@ pub(super) fn place(
     Ok(())
 }
 
-/// The partition of each record that a frame got from the items.
+/// The partition of each record that the items put into a frame.
 pub(super) fn partitions(items: &[Item]) -> impl Iterator<Item = u16> {
     let appended = items.iter().filter_map(|item| item.outcome.as_ref()?.as_ref().ok()).flatten();
     appended.filter(|it| it.duplicate.is_none()).map(|it| it.partition)

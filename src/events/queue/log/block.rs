@@ -1,4 +1,4 @@
-//! A piece of a log, read at once.
+//! A part of a log, read at once.
 
 use std::ops::Range;
 
@@ -9,17 +9,17 @@ use crate::events::queue::{
     codec::{self, FrameWriter, Record},
 };
 
-/// Whole frames of one segment, verified. Records borrow from it; their bodies can be kept without a
-/// copy ([`Block::slice`]), which keeps all of it.
+/// Whole, verified frames of one segment. Records borrow from it; their bodies can be kept without
+/// a copy ([`Block::slice`]), which keeps the whole block in memory.
 #[derive(Clone, Debug)]
 pub struct Block {
     pub(super) bytes: Bytes,
     pub(super) epoch: u64,
-    /// Where the frames are in `bytes`, with the offset each begins with.
+    /// Where in `bytes` each frame is, with its base offset.
     pub(super) frames: Vec<(usize, Offset)>,
-    /// Offsets asked for: from here ...
+    /// The offset that was asked for; ...
     pub(super) from: Offset,
-    /// ... to here.
+    /// ... the offset to read on from.
     pub(super) next: Offset,
     pub(super) gaps: Vec<Range<Offset>>,
 }
@@ -27,7 +27,7 @@ pub struct Block {
 /// A record with its bytes.
 #[derive(Clone, Debug)]
 pub struct OwnedRecord {
-    /// A frame with nothing else in it.
+    /// A frame that holds this record alone.
     frame: Bytes,
     offset: Offset,
 }
@@ -35,8 +35,8 @@ pub struct OwnedRecord {
 // === impl Block ===
 
 impl Block {
-    /// The records from where it was asked to begin, in order. Damaged ones are missing: their offsets
-    /// are in [`Block::gaps`].
+    /// The records from [`Block::from`] on, in order. Damaged ones are left out; their offsets are
+    /// in [`Block::gaps`].
     pub fn records(&self) -> impl Iterator<Item = (Offset, Record<'_>)> {
         let frames = self.frames.iter().filter_map(|(at, base)| {
             codec::parse_frame(self.bytes.get(*at..)?, self.epoch, *base).ok()
@@ -48,22 +48,22 @@ impl Block {
             .filter_map(|(offset, record)| Some((offset, record.ok()?)))
     }
 
-    /// Offsets that are lost, in order: nothing will ever be read there.
+    /// Offsets that are lost for good, in order.
     pub fn gaps(&self) -> &[Range<Offset>] {
         &self.gaps
     }
 
-    /// Where it was asked to begin.
+    /// The offset that was asked for.
     pub fn from(&self) -> Offset {
         self.from
     }
 
-    /// Where to read on.
+    /// The offset to read on from.
     pub fn next(&self) -> Offset {
         self.next
     }
 
-    /// Whether it has neither records nor gaps: there is nothing durable at `from` yet.
+    /// Whether it has neither records nor gaps: nothing at `from` is durable yet.
     pub fn is_empty(&self) -> bool {
         self.next <= self.from
     }
@@ -73,7 +73,7 @@ impl Block {
         self.bytes.len()
     }
 
-    /// `part`, which a record of this block has lent, without a copy.
+    /// `part` of a record of this block, without a copy.
     pub fn slice(&self, part: &[u8]) -> Bytes {
         if part.is_empty() { Bytes::new() } else { self.bytes.slice_ref(part) }
     }
@@ -82,7 +82,7 @@ impl Block {
 // === impl OwnedRecord ===
 
 impl OwnedRecord {
-    /// A copy of `record`. `None` never happens to one that was read: it fits a frame.
+    /// A copy of `record`. Never `None` for a record that was read, because it fits a frame.
     pub(super) fn copy(record: &Record<'_>, offset: Offset) -> Option<Self> {
         let mut writer = FrameWriter::new();
         writer.begin(0, offset);
@@ -92,18 +92,18 @@ impl OwnedRecord {
         Some(Self { frame, offset })
     }
 
-    /// Where it is.
+    /// Its offset.
     pub fn offset(&self) -> Offset {
         self.offset
     }
 
-    /// What it says. `None` never happens: it was made from a record.
+    /// The record. Never `None`: it was made from one.
     pub fn record(&self) -> Option<Record<'_>> {
         let frame = codec::parse_frame(&self.frame, 0, self.offset).ok()?;
         frame.records().next()?.1.ok()
     }
 
-    /// `part`, which its record has lent, without a copy.
+    /// `part` of the record, without a copy.
     pub fn slice(&self, part: &[u8]) -> Bytes {
         if part.is_empty() { Bytes::new() } else { self.frame.slice_ref(part) }
     }

@@ -1,7 +1,7 @@
-//! The files of a log, and whether each follows on the one before it.
+//! The files of a log, and whether each continues the one before it.
 //!
-//! A file says in its header where the one before it ended, and under which epoch. So every file but the
-//! newest has a known end, was synced up to there, and is not looked through when the log is opened.
+//! A file's header says where the file before it ended, and its epoch. So every file but the newest
+//! has a known end, was synced up to there, and need not be scanned when the log is opened.
 
 use std::{
     io::{self, ErrorKind},
@@ -30,7 +30,7 @@ pub(super) struct Chain {
     pub(super) checkpoint: Known,
     /// All but the newest, oldest first.
     pub(super) sealed: Vec<Arc<Segment>>,
-    /// The newest; none: there is no file.
+    /// The newest; none if there is no file.
     pub(super) last: Option<Found>,
     pub(super) damage: Vec<Damage>,
 }
@@ -38,28 +38,28 @@ pub(super) struct Chain {
 /// What CHECKPOINT says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
-    /// The log begins here.
+    /// The log's first offset.
     pub(super) start: Offset,
     /// Everything below was on disk.
     pub(super) durable: Offset,
-    /// The file was there and made no sense.
+    /// The file exists but is damaged.
     pub(super) is_bad: bool,
 }
 
-/// What to do with files that are no part of the log any more.
+/// What to do with files that are no longer part of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leftovers {
     Remove,
     Keep,
 }
 
-/// A log file that is there.
+/// A log file that exists.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) header: SegmentHeader,
     pub(super) file: Box<dyn File>,
     pub(super) length: u64,
-    /// The header was damaged, and is put together from what is around it.
+    /// The header was damaged and is reconstructed from the neighbours.
     pub(super) is_mended: bool,
 }
 
@@ -71,7 +71,7 @@ struct Candidate {
     header: Result<SegmentHeader, SegmentError>,
 }
 
-/// Finds the files of the log, and removes what is none or is below its start.
+/// Finds the log's files, and removes leftovers.
 pub(super) fn find(
     shared: &OpenLog,
     floor: Offset,
@@ -94,7 +94,7 @@ pub(super) fn find(
     let first = found.first().map(|it| it.header.base);
     let mut checkpoint = checkpoint.unwrap_or_default();
     match first {
-        // The names that are kept begin at the start, or it is not known.
+        // The oldest file that is kept covers the start, unless the start is unknown.
         Some(first) if checkpoint.start < first && checkpoint.durable > Offset::ZERO => {
             let range = checkpoint.start..first;
             let what = "the oldest files are missing".into();
@@ -117,7 +117,7 @@ pub(super) fn find(
     Ok(Chain { checkpoint, sealed, last, damage })
 }
 
-/// What is in the log's directory; one that is not there has nothing.
+/// The names in the log's directory; none if it does not exist.
 fn names(place: &Place) -> io::Result<Vec<String>> {
     match place.storage.list(&place.dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -125,16 +125,16 @@ fn names(place: &Place) -> io::Result<Vec<String>> {
     }
 }
 
-/// What a log is opened with that readers have seen up to `floor`. One that was made before has a file: where
-/// there is none, at least the first offset is lost with it.
+/// The floor to open a log with whose readers have seen everything below `floor`. A log that was
+/// begun has a file: if it has none, at least its first offset is lost.
 pub fn floor_of(place: &Place, floor: Offset, is_begun: bool) -> Result<Offset, OpenError> {
     let names = names(place).map_err(OpenError::io("the log's directory is listed"))?;
     let has_file = names.iter().any(|name| base_of(name, "log").is_some());
     Ok(if is_begun && !has_file { floor.max(Offset(1)) } else { floor })
 }
 
-/// What was not finished and what the start has passed are leftovers. Gives the bases of the rest, in
-/// order.
+/// Leftovers are unfinished files and those wholly below the start. Returns the bases of the other
+/// log files, in order.
 fn sort_out(
     place: &Place,
     names: &[String],
@@ -181,13 +181,13 @@ impl Candidate {
             }
             _ => {}
         }
-        // Under another name it is not the file that belongs there.
+        // A file under another base's name does not belong there.
         let header =
             header.and_then(|it| if it.base == base { Ok(it) } else { Err(SegmentError::Foreign) });
         Ok(Self { base, file, length, header })
     }
 
-    /// The epoch that the first frame has, if there is one.
+    /// The epoch of the first frame, if there is one.
     fn epoch_of_frames(&self) -> Option<u64> {
         let mut head = [0; FRAME_HEADER_BYTES];
         self.file.read_at(&mut head, FIRST_FRAME).ok()?;
@@ -197,7 +197,7 @@ impl Candidate {
     }
 }
 
-/// Puts damaged headers together from what is around them, newest first.
+/// Reconstructs damaged headers from their neighbours, newest first.
 fn mend(candidates: Vec<Candidate>, place: &Place, damage: &mut Vec<Damage>) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::with_capacity(candidates.len());
     for candidate in candidates.into_iter().rev() {
@@ -232,7 +232,7 @@ fn mend(candidates: Vec<Candidate>, place: &Place, damage: &mut Vec<Damage>) -> 
     found
 }
 
-/// All but the newest with their ends, and the newest.
+/// Gives every file but the newest its end; returns those, and the newest.
 fn link(
     found: Vec<Found>,
     damage: &mut Vec<Damage>,
@@ -260,14 +260,14 @@ fn link(
     Ok((sealed, None))
 }
 
-/// When the first frame of a file was written: not before the last of the file before it.
+/// When the first frame of a file was written: not before the last frame of the file before.
 fn first_wall(found: &Found) -> Option<u64> {
     let mut head = [0; FRAME_HEADER_BYTES];
     found.file.read_at(&mut head, FIRST_FRAME).ok()?;
     codec::parse_head(&head, found.header.epoch).ok().map(|head| head.closing.wall)
 }
 
-/// Looks for the end of a file whose successor is not the one it had.
+/// Finds the end of a file whose successor is not its own.
 fn end_without_successor(
     it: &Found,
     next: &Found,
@@ -291,7 +291,7 @@ fn end_without_successor(
         let range = offset..next.header.base;
         damage.push(Damage { range, bytes: None, what, is_lost: true });
     } else if next.header.predecessor.is_some() {
-        // It ends where it should, but the file that the next one followed on was another.
+        // It ends where the next file begins, but that file continues another one.
         let range = it.header.base..next.header.base;
         damage.push(Damage { range, bytes: None, what, is_lost: false });
     }
@@ -299,7 +299,7 @@ fn end_without_successor(
 }
 
 impl Found {
-    /// Shows each whole record of the frames before `limit`.
+    /// Passes each whole record of the frames before `limit` to a visitor.
     pub(super) fn each_record(
         &self,
         limit: u64,
@@ -332,7 +332,7 @@ impl Found {
 }
 
 impl WalkError {
-    /// Met in the file with this base while the log was opened.
+    /// As the error of opening the log, met in the file with this base.
     pub(super) fn into_open(self, base: Offset) -> OpenError {
         match self {
             Self::Io(error) => OpenError::io("a log file is read")(error),
@@ -343,7 +343,7 @@ impl WalkError {
     }
 }
 
-/// A whole small file; none: it is not there.
+/// A whole small file; none if it does not exist.
 pub(super) fn read_whole(place: &Place, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match place.storage.open_read(&place.path(name)) {
         Ok(file) => file,

@@ -1,4 +1,4 @@
-//! CHECKPOINT: where a log begins and up to where it was on disk, noted now and then.
+//! CHECKPOINT: the log's start and how far it was on disk, written from time to time.
 
 use super::{
     chain::{self, Known},
@@ -11,10 +11,10 @@ use crate::events::queue::{
     codec::{Checkpoint, FileError},
 };
 
-/// It is shorter by far.
+/// Far more than the file has.
 const LIMIT: u64 = 4096;
 
-/// What it says; none: it is not there.
+/// What it says; none if it does not exist.
 pub(super) fn read(place: &Place) -> Result<Option<Known>, OpenError> {
     let bytes =
         chain::read_whole(place, CHECKPOINT, LIMIT).map_err(OpenError::io("CHECKPOINT is read"))?;
@@ -37,7 +37,7 @@ pub(super) fn read(place: &Place) -> Result<Option<Known>, OpenError> {
     }
 }
 
-/// As it is on disk.
+/// The bytes of the file.
 pub(super) fn encode(place: &Place, start: Offset, durable: Offset) -> Vec<u8> {
     Checkpoint { store: place.store, log: place.id, start, durable }.encode()
 }

@@ -1,7 +1,7 @@
-//! An append on its way: who made it waits, or has left.
+//! An append in flight, whose caller waits or has left.
 //!
-//! What the writer completes it completes for many at once, from its own thread: where their thread asks for
-//! it, they are woken together ([`Wakes`]).
+//! The writer completes many appends at once, from its own thread. Tasks of a thread that asks for
+//! it are woken together ([`Wakes`]).
 
 use std::{
     fmt,
@@ -25,19 +25,19 @@ pub struct Appended {
     pub offset: Offset,
     /// Its partition.
     pub partition: u16,
-    /// Set if it was there already: all this is about the one that was there.
+    /// Set if the record was already there; everything here is then about that one.
     pub duplicate: Option<Duplicate>,
 }
 
-/// An event came a second time.
+/// An event that was already in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Duplicate {
-    /// Whether the bytes that came now differ from those stored.
+    /// Whether the new bytes differ from those stored.
     pub mismatch: bool,
 }
 
 /// Completes when the append is as durable as the log's mode says, with one item for each draft in
-/// order, or when it failed. Dropping it cancels nothing.
+/// order, or when it failed. Dropping it does not cancel the append.
 #[derive(Debug)]
 #[must_use = "without it nobody learns whether the append succeeded"]
 pub struct Commit(Inner);
@@ -48,14 +48,14 @@ enum Inner {
     Refused(Refused),
 }
 
-/// What becomes of an append.
+/// The result of an append.
 pub(super) type Outcome = Result<Vec<Appended>, AppendError>;
 
-/// What is called, once, with what becomes of an append that nobody waits for. By the thread that writes: it
-/// must neither block nor take long.
+/// Called once with the result of an append that nobody waits for, on the writer's thread: it must
+/// neither block nor take long.
 pub type Then = Box<dyn FnOnce(Result<Vec<Appended>, AppendError>) + Send>;
 
-/// The writer's end of an append. One that is dropped tells that the writer has stopped.
+/// The writer's end of an append. Dropping it reports that the writer has stopped.
 pub(super) struct Waiter(Option<End>);
 
 enum End {
@@ -63,7 +63,7 @@ enum End {
     Then(Then),
 }
 
-/// What the two have in common.
+/// State shared by both ends.
 #[derive(Debug, Default)]
 struct Slot(Mutex<Progress>);
 
@@ -72,31 +72,31 @@ enum Progress {
     /// Nobody has asked yet.
     #[default]
     Open,
-    /// Somebody waits, and is woken there.
+    /// Somebody waits, and is woken through this.
     Waited(Waker, Option<Wakes>),
     Done(Outcome),
-    /// Told, or nobody wants to know.
+    /// The result was delivered, or nobody wants it.
     Over,
 }
 
-/// A thread that sleeps until it is woken.
+/// Wakes a thread that sleeps.
 struct Sleeper(Thread);
 
 // === impl Commit ===
 
 impl Commit {
-    /// One that the writer will complete.
+    /// An append that the writer will complete.
     pub(super) fn pair() -> (Waiter, Self) {
         let slot = Arc::<Slot>::default();
         (Waiter(Some(End::Commit(slot.clone()))), Self(Inner::Waiting(slot)))
     }
 
-    /// One that has failed already.
+    /// An append that has already failed.
     pub(super) fn refused(refused: Refused) -> Self {
         Self(Inner::Refused(refused))
     }
 
-    /// Waits on a thread that may block: not one that runs tasks.
+    /// Blocks the thread until the append completes; not for a thread that runs tasks.
     pub fn wait(self) -> Result<Vec<Appended>, AppendError> {
         let slot = match &self.0 {
             Inner::Waiting(slot) => slot,
@@ -104,7 +104,7 @@ impl Commit {
         };
         let waker = Waker::from(Arc::new(Sleeper(thread::current())));
         loop {
-            // Alone: this thread wakes nobody while it sleeps.
+            // Without `Wakes`: a sleeping thread cannot wake others.
             match slot.poll(&waker, || None) {
                 Poll::Ready(outcome) => return outcome,
                 Poll::Pending => thread::park(),
@@ -127,7 +127,7 @@ impl Future for Commit {
 impl Drop for Commit {
     fn drop(&mut self) {
         if let Inner::Waiting(slot) = &self.0 {
-            // A waker holds its task.
+            // Dropped here: a waker keeps its task alive.
             let progress = mem::replace(&mut *slot.0.lock(), Progress::Over);
             drop(progress);
         }
@@ -141,7 +141,7 @@ impl Slot {
         let mut progress = self.0.lock();
         match &mut *progress {
             Progress::Waited(known, _) if known.will_wake(waker) => {}
-            // It may have moved to another task, and that to another thread.
+            // The future may have moved to another task or thread.
             Progress::Open | Progress::Waited(..) => {
                 *progress = Progress::Waited(waker.clone(), wakes());
             }
@@ -158,7 +158,7 @@ impl Slot {
     fn complete(&self, outcome: Outcome) {
         let mut progress = self.0.lock();
         let waited = match &*progress {
-            // Who has left does not want to know.
+            // The caller has left.
             Progress::Over => return,
             _ => mem::replace(&mut *progress, Progress::Done(outcome)),
         };
@@ -174,17 +174,17 @@ impl Slot {
 // === impl Waiter ===
 
 impl Waiter {
-    /// Nobody waits, and this is to be called.
+    /// Nobody waits; `then` is called with the result.
     pub(super) fn then(then: Then) -> Self {
         Self(Some(End::Then(then)))
     }
 
-    /// Nobody waits, and nobody is told.
+    /// Nobody waits and nobody is told.
     pub(super) fn nobody() -> Self {
         Self(None)
     }
 
-    /// Tells whoever is to know.
+    /// Delivers the result.
     pub(super) fn complete(mut self, outcome: Outcome) {
         self.tell(outcome);
     }

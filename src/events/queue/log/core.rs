@@ -1,11 +1,11 @@
-//! The end of a log, where it grows. Synchronous: every step of a commit is a call that returns when the
-//! disk has answered, so that a test can end the world at each.
+//! The end of a log, where it grows. Synchronous: each step of a commit is one call that returns
+//! when the disk has answered, so tests can crash between any two.
 //!
-//! Order is everything here. A frame is written with one write. What it holds counts as stored only
-//! after a sync through the same handle. A sync that fails is never tried again: nothing is known then
-//! of what was written, and the log takes nothing before it was recovered from the disk. A write that
-//! fails is different: what was before it is whole, so the file ends there, and the log goes on in a new
-//! one when there is room.
+//! The order of steps is what makes it safe. A frame is written with one write, and its records
+//! count as stored only after a sync through the same handle. A failed sync is never retried: it is
+//! unknown what reached the disk, so the log takes nothing until it was recovered from there. A
+//! failed write is different: everything before it is whole, so the file ends there and the log
+//! goes on in a new one when there is room.
 
 use std::{io, sync::Arc};
 
@@ -33,25 +33,25 @@ use crate::events::queue::{
     time::Now,
 };
 
-/// Where a log grows. One thread at a time has it.
+/// Where a log grows. Used by one thread at a time.
 #[derive(Debug)]
 pub(super) struct Core {
     shared: Arc<OpenLog>,
     sequencer: Box<dyn Sequencer>,
     frames: FrameWriter,
-    /// Written and not synced, for those who follow.
+    /// Frames for followers, written but not yet synced.
     unshown: Frames,
     tail: Tail,
-    /// The offset that the next record gets.
+    /// The offset of the next record.
     next: Offset,
-    /// Everything below is on disk for certain.
+    /// Everything below is known to be on disk.
     synced: Offset,
-    /// Since when something is written and not synced.
+    /// When the oldest unsynced frame was written.
     dirty_since: Option<Instant>,
-    /// It is to be synced sooner.
+    /// Whether the next sync should come sooner.
     is_hurried: bool,
     is_poisoned: bool,
-    /// Another for each opening.
+    /// Differs for each opening.
     life: u64,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Core {
 #[derive(Debug)]
 pub(super) struct Tail {
     pub(super) segment: Arc<Segment>,
-    /// The handle that writes, and syncs what it wrote; none: the file is ended.
+    /// The handle that writes and syncs; none once the file has ended.
     pub(super) file: Option<Box<dyn File>>,
     /// Where its last frame ends, ...
     pub(super) position: u64,
@@ -69,24 +69,24 @@ pub(super) struct Tail {
     pub(super) newest_wall: u64,
 }
 
-/// The log takes nothing until it is opened again.
+/// The log takes nothing until it is reopened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Poisoned;
 
 /// Why a frame was not written.
 enum Failure {
-    /// There is no room. Nothing of it is or will be there.
+    /// There is no room. Nothing of it is or will be on disk.
     NoRoom,
-    /// Nothing is known of what was written before. Nothing of it is or will be there.
+    /// A sync failed before. Nothing of it is or will be on disk.
     Poisoned,
-    /// Some of it may be there.
+    /// Some of it may be on disk.
     Unknown,
 }
 
 // === impl Core ===
 
 impl Core {
-    /// Goes on where opening ended: everything below `next` is on disk.
+    /// Continues where opening ended: everything below `next` is on disk.
     pub(super) fn new(
         shared: Arc<OpenLog>,
         sequencer: Box<dyn Sequencer>,
@@ -108,38 +108,38 @@ impl Core {
         }
     }
 
-    /// Its log is opened anew.
+    /// For opening the log anew.
     pub(super) fn into_sequencer(self) -> Box<dyn Sequencer> {
         self.sequencer
     }
 
-    /// Another for each opening of the log.
+    /// Differs for each opening of the log.
     pub(super) fn life(&self) -> u64 {
         self.life
     }
 
-    /// When what is written is to be synced, if nobody waits for that.
+    /// When unsynced frames that nobody waits for are to be synced.
     pub(super) fn sync_due(&self) -> Option<Instant> {
         Some(self.dirty_since? + self.shared.settings.sync_after(self.is_hurried)?)
     }
 
-    /// Somebody goes on with what was written last once it is synced.
+    /// Asks for a sync sooner, because work depends on what was just written.
     pub(super) fn hurry(&mut self) {
         self.is_hurried = self.dirty_since.is_some();
     }
 
-    /// Everything below is on disk for certain.
+    /// Everything below is known to be on disk.
     pub(super) fn synced(&self) -> Offset {
         self.synced
     }
 
-    /// Whether a sync failed: nothing is written any more.
+    /// Whether a sync failed; nothing is written any more.
     pub(super) fn is_poisoned(&self) -> bool {
         self.is_poisoned
     }
 
-    /// Writes the items, as few frames as hold them, and says of each where it is or why it is refused.
-    /// None of that counts before [`Core::sync`], or [`Core::settle`] where the mode asks for no sync.
+    /// Writes the items in as few frames as possible, and sets each item's outcome. Outcomes count
+    /// only after [`Core::sync`], or [`Core::settle`] where the mode asks for no sync.
     pub(super) fn write(&mut self, items: &mut [Item], now: Now) {
         let mut rest = items;
         while !rest.is_empty() {
@@ -183,7 +183,7 @@ impl Core {
         }
     }
 
-    /// The second write failed, too, in a file of its own.
+    /// The second write, in a new file, failed too.
     fn fail_again(&mut self, error: &io::Error) -> Failure {
         tracing::warn!(log = %self.shared.place.id, %error, "a write failed again");
         self.sequencer.rollback();
@@ -196,7 +196,7 @@ impl Core {
         }
     }
 
-    /// Encodes a frame and writes it. An error leaves the log as it was, and the file in need of an end.
+    /// Encodes and writes a frame. After an error the log is as before; the file must be ended.
     fn try_frame(&mut self, batch: &mut [Item], now: Now) -> io::Result<()> {
         self.frames.begin(self.tail.segment.header.epoch, self.next);
         for item in batch.iter_mut() {
@@ -239,7 +239,7 @@ impl Core {
         Ok(())
     }
 
-    /// From the middle of a file on the next one is made.
+    /// The next file is prepared once the current one is half full.
     fn want_spare(&self) {
         let settings = &self.shared.settings;
         let is_wanted = settings.first_bytes.is_some()
@@ -250,7 +250,7 @@ impl Core {
         }
     }
 
-    /// What is written is on disk when this returns. After an error the log is poisoned.
+    /// Everything written is on disk when this returns. An error poisons the log.
     pub(super) fn sync(&mut self) -> Result<(), Poisoned> {
         if self.is_poisoned {
             return Err(Poisoned);
@@ -270,7 +270,7 @@ impl Core {
         Ok(())
     }
 
-    /// Readers may go to the end of what is written.
+    /// Lets readers go to the end of what is written.
     fn publish(&mut self) {
         self.shared.live.show(&mut self.unshown);
         let tail = &self.tail;
@@ -278,8 +278,8 @@ impl Core {
         self.shared.published(self.next, tail.position);
     }
 
-    /// What an item comes to now, whose outcome holds once everything below `needs` is on disk. One that is
-    /// awaited in the mode that syncs is to come after [`Core::sync`]; the others count once they are written.
+    /// The final outcome of an item whose `outcome` holds once everything below `needs` is on disk. If
+    /// it is awaited and the mode syncs, call [`Core::sync`] first; others count once written.
     pub(super) fn settle(&self, outcome: Outcome, needs: Offset, is_awaited: bool) -> Outcome {
         let is_promised = match self.shared.settings.durability {
             Durability::Durable if is_awaited => needs <= self.synced,
@@ -296,7 +296,7 @@ impl Core {
     fn poison(&mut self, what: &str, error: &io::Error) -> Poisoned {
         tracing::error!(log = %self.shared.place.id, %error, "{what}: the log is offline");
         self.is_poisoned = true;
-        // What the handle would tell is of no use any more.
+        // Whatever the handle reports from now on is worthless.
         self.tail.file = None;
         let range = (self.synced < self.next).then_some(self.synced..self.next);
         let reason = format!("{what}: {error}");
@@ -304,8 +304,8 @@ impl Core {
         Poisoned
     }
 
-    /// The file ends before the frame that could not be written, on disk too: nothing of it may be found
-    /// when the log is next opened, as it is going to be refused.
+    /// Ends the file before the failed frame, on disk too: its records are about to be refused, so
+    /// the next open must not find any of them.
     fn end_after_failed_write(&mut self) -> Result<(), Failure> {
         let Some(file) = self.tail.file.take() else { return Ok(()) };
         let ended = file.truncate(self.tail.position).and_then(|()| file.sync());
@@ -319,13 +319,13 @@ impl Core {
         Ok(())
     }
 
-    /// Ends the newest file, if that is not done, and begins another with room for `bytes`.
+    /// Ends the newest file if it has not ended, and begins another with room for `bytes`.
     fn roll(&mut self, bytes: u64) -> Result<(), Failure> {
         if self.tail.file.is_some() {
             self.sync().map_err(|Poisoned| Failure::Poisoned)?;
         }
         if let Some(file) = self.tail.file.take() {
-            // What is left over is ignored by the successor's header: this is for the room.
+            // The successor's header makes readers ignore the rest: this only frees space.
             if let Err(error) = file.truncate(self.tail.position) {
                 tracing::warn!(log = %self.shared.place.id, %error, "a sealed log file could not be truncated: it keeps its unused space");
             }
@@ -358,7 +358,7 @@ impl Core {
         Ok(())
     }
 
-    /// The one that was made ahead, or else one that is made now.
+    /// The file that was prepared ahead, or a new one.
     fn new_file(&self, header: &SegmentHeader, bytes: u64) -> Result<Box<dyn File>, CreateError> {
         let place = &self.shared.place;
         if let Some((path, file)) = self.shared.spare.take(place) {
@@ -367,7 +367,7 @@ impl Core {
         segment::create(place, header, self.shared.settings.room(bytes), |_| Ok(()))
     }
 
-    /// The old newest file gets what is derived from it, unless it held nothing and is replaced.
+    /// Writes the derived files of the segment that ends, unless it was empty and is replaced.
     fn seal_replaced_by(&mut self, header: &SegmentHeader) {
         let old = &self.tail.segment;
         if old.base() < header.base {

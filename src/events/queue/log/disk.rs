@@ -1,4 +1,4 @@
-//! How much room the disk has, looked at now and then.
+//! How much room the disk has, checked periodically.
 
 use std::{
     io,
@@ -10,10 +10,10 @@ use std::{
 
 use crate::events::queue::storage::{Space, Storage};
 
-/// What is said of a log whose directory is not there any more.
+/// Reported for a log whose directory is gone.
 pub const GONE: &str = "the data directory was removed or replaced while it was open";
 
-/// When a disk has too little room.
+/// When a disk counts as low on space.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskSettings {
     /// This share of the disk, 0 to 1, ...
@@ -24,7 +24,7 @@ pub struct DiskSettings {
     pub reserve: u64,
 }
 
-/// The disk of a store. Relaxed throughout: a decision a moment late does no harm, writes fail safely.
+/// The disk of a store. Relaxed throughout: a late decision does no harm, since writes fail safely.
 #[derive(Debug)]
 pub struct DiskWatch {
     storage: Arc<dyn Storage>,
@@ -59,7 +59,7 @@ impl DiskSettings {
 // === impl DiskWatch ===
 
 impl DiskWatch {
-    /// Has looked once. A disk that cannot be asked counts as one with room: writes will tell.
+    /// Checks the disk once. One that cannot be asked counts as having room: writes will tell.
     pub fn new(storage: Arc<dyn Storage>, settings: DiskSettings) -> Self {
         let watch = Self {
             storage,
@@ -75,7 +75,7 @@ impl DiskWatch {
         watch
     }
 
-    /// Looks again. Blocks. To be called about once a second.
+    /// Checks again. Blocks. Call it about once a second.
     pub fn refresh(&self) -> io::Result<Space> {
         let space = self.storage.space()?;
         self.free.store(space.free, Relaxed);
@@ -87,22 +87,22 @@ impl DiskWatch {
         Ok(space)
     }
 
-    /// Whether nothing new is to be accepted.
+    /// Whether new events are to be refused.
     pub fn is_low(&self) -> bool {
         self.is_low.load(Relaxed) || self.is_reserve_out()
     }
 
-    /// Whether the directory is not there any more: nothing that is written lasts, and every log is offline.
+    /// Whether the directory is gone: nothing that is written lasts, and every log is offline.
     pub fn is_gone(&self) -> bool {
         self.is_gone.load(Relaxed)
     }
 
-    /// The directory was removed. It does not come back: what was in it is not in another of its name.
+    /// The directory was removed. This is final: another directory of that name has other contents.
     pub fn set_gone(&self) {
         self.is_gone.store(true, Relaxed);
     }
 
-    /// Whether what is left is the journal's.
+    /// Whether the remaining space belongs to the journal.
     pub fn is_reserve_out(&self) -> bool {
         self.is_reserve_out.load(Relaxed)
     }
@@ -117,13 +117,13 @@ impl DiskWatch {
         self.settings.bound(total)
     }
 
-    /// Free bytes when it was last looked at.
+    /// Free bytes at the last check.
     pub fn free(&self) -> u64 {
         self.free.load(Relaxed)
     }
 }
 
-/// Who is refused learns that there is no room; how much is missing is for the operator.
+/// Clients learn that there is no room; the operator also learns how much is missing.
 fn tell(is_low: bool, free: u64, bound: u64) {
     if is_low {
         tracing::warn!(

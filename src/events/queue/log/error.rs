@@ -1,23 +1,23 @@
-//! What may go wrong with a log: one enum for each operation.
+//! Errors of a log: one enum for each operation.
 
 use std::{fmt, io, ops::Range, time::Duration};
 
 use super::settings::Place;
 use crate::events::queue::{Offset, storage};
 
-/// An append was refused before anything was written: it may be tried again.
+/// An append was refused before anything was written; it may be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Why.
     pub reason: Reason,
-    /// Before so long another try makes no sense; none: not before someone has changed something.
+    /// A retry before this is pointless; none: until somebody has changed something.
     pub retry_after: Option<Duration>,
 }
 
 /// Why an append is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Too much is on its way, or the log holds what it may.
+    /// Too much is in flight, or the log is at its size limit.
     Full,
     /// A reader is too far behind.
     Behind,
@@ -25,14 +25,14 @@ pub enum Reason {
     DiskLow,
     /// The log takes nothing until it is reopened.
     Offline,
-    /// It is more than the log can ever take at once.
+    /// It is larger than the log can ever take at once.
     TooLarge,
 }
 
 /// An append failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// The disk failed while it was written: after the log is opened again it may be there, or not.
+    /// The disk failed during the write: whether it is stored is known once the log is reopened.
     #[error("the disk failed while it was written: it may be stored, or not")]
     Unknown,
     /// Nothing was written.
@@ -46,27 +46,27 @@ pub enum AppendError {
 /// A read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// What is asked for is below the log's start.
+    /// The offset is below the log's start.
     #[error("the log begins at {start}")]
     Retired {
-        /// The first offset there is.
+        /// The log's first offset.
         start: Offset,
     },
-    /// Bytes that were on disk are bad. Reading on from the end of the range is possible.
+    /// Bytes that were on disk are bad. Reading can continue at the end of the range.
     #[error("offsets {} to {} are damaged", range.start, range.end)]
     Damaged {
-        /// Offsets that cannot be read, the end not included.
+        /// Offsets that cannot be read, end excluded.
         range: Range<Offset>,
     },
     /// Written by a later version of the program.
     #[error("{0}")]
     Newer(String),
-    /// The disk failed. Another try may succeed.
+    /// The disk failed. A retry may succeed.
     #[error("the log cannot be read: {0}")]
     Io(#[from] io::Error),
 }
 
-/// A log cannot be opened. Another try makes sense once someone has looked at it.
+/// A log cannot be opened. Retrying makes sense once somebody has looked at it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It belongs to another store or is another log.
@@ -74,9 +74,9 @@ pub enum OpenError {
     Foreign {
         /// The file.
         file: String,
-        /// What it says it belongs to.
+        /// Whom it says it belongs to.
         found: String,
-        /// What it was looked for as.
+        /// Whom it should belong to.
         expected: String,
     },
     /// Written by a later version of the program.
@@ -97,7 +97,7 @@ pub enum OpenError {
     },
 }
 
-/// Old segments could not be removed. Those that stay are removed when the log is next opened.
+/// Old segments could not be removed. What remains of them is removed at the next open.
 #[derive(Debug, thiserror::Error)]
 pub enum RetireError {
     /// The log is offline.
@@ -111,7 +111,7 @@ pub enum RetireError {
 // === impl Refused ===
 
 impl Refused {
-    /// For this reason, with what is known of when it makes sense to try again.
+    /// A refusal for this reason, with the usual time to retry after.
     pub const fn new(reason: Reason) -> Self {
         let retry_after = match reason {
             Reason::Full | Reason::Behind => Some(Duration::from_secs(1)),
@@ -144,19 +144,19 @@ impl From<Refused> for AppendError {
 }
 
 impl OpenError {
-    /// For `map_err`: what was tried, in words.
+    /// For `map_err`: `action` says what was tried.
     pub(super) fn io(action: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { action, source }
     }
 
-    /// Met in the log at `place`: says where that is.
+    /// Adds where the log is.
     pub(super) fn of(self, place: &Place) -> Self {
         let dir = place.dir.display();
         match self {
             Self::Io { action, source } => {
                 let told = source.to_string();
                 let is_told = told.contains(&dir.to_string());
-                // The kind is what is decided by.
+                // The kind is kept, because decisions depend on it.
                 let more = || io::Error::new(source.kind(), format!("{dir}: {told}"));
                 Self::Io { action, source: if is_told { source } else { more() } }
             }
@@ -167,7 +167,7 @@ impl OpenError {
         }
     }
 
-    /// Whether the disk had no room: nothing else is wrong.
+    /// Whether a full disk is the only cause.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. } if storage::is_full(source))
     }

@@ -1,19 +1,19 @@
-//! Looks for something in a log.
+//! Searches a log for a record.
 
 use super::{error::ReadError, reader::Reader};
 use crate::events::queue::{Offset, codec::Record};
 
-/// Read at once.
+/// Bytes read at once.
 const BLOCK: usize = 1 << 20;
 
 // === impl Reader ===
 
 impl Reader {
-    /// The first that `is_it` says yes to, of all records from `from` to the end as it is when that is
-    /// reached. Blocks.
+    /// Blocks. Returns the first result of `is_it` for the records from `from` to the end, as it is
+    /// when that is reached.
     ///
-    /// What is gone by age is passed over, and so are bytes that nobody can read: whatever is there is
-    /// there for nobody. Who must not miss anything reads block by block.
+    /// Skips records that were retired or cannot be read: nobody can read those. A caller that must
+    /// not miss anything reads block by block.
     pub fn find<T>(
         &mut self,
         from: Offset,

@@ -1,4 +1,4 @@
-//! The handle that everyone has of a log.
+//! The handle of a log, for all of its users.
 
 use std::sync::Arc;
 
@@ -22,15 +22,15 @@ use crate::events::queue::{
     gauges::Gauges,
 };
 
-/// A log that is open. Cheap to clone; the log stays open until it is closed or its writer stops.
+/// An open log. Cheap to clone; it stays open until it is closed or its writer stops.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<OpenLog>);
 
-/// What comes of an append that nobody waits for.
+/// What follows an append that nobody waits for.
 pub enum Later {
-    /// Somebody goes on with it once it is on disk.
+    /// Work continues once it is on disk.
     GoesOn(Then),
-    /// Somebody is told, whenever it is on disk.
+    /// Somebody is told when it is on disk.
     IsTold(Then),
     /// Nothing.
     Forgets,
@@ -39,16 +39,16 @@ pub enum Later {
 // === impl Log ===
 
 impl Log {
-    /// When the writer has something to do that nobody waits for.
+    /// When the writer next has work that nobody waits for.
     #[cfg(test)]
     pub(super) fn due(&self) -> Option<tokio::time::Instant> {
         self.0.due()
     }
 
-    /// Opens the log at `place`, or makes it, and recovers it from whatever has happened. Blocks.
+    /// Opens or creates the log at `place`, and recovers it after any crash. Blocks.
     ///
-    /// No offset below `floor` is given out: whoever reads the log has seen those. With damage and
-    /// [`super::Recovery::Strict`] the log is there, offline, and readable up to the damage.
+    /// Offsets below `floor` are never assigned again: readers have seen them. If there is damage
+    /// with [`super::Recovery::Strict`], the log is offline, and readable up to the damage.
     pub fn open(
         writer: &Writer,
         place: Place,
@@ -62,29 +62,29 @@ impl Log {
         Ok((Self(shared), opened))
     }
 
-    /// A handle of a log that a test drives.
+    /// A handle for a log that a test drives.
     #[cfg(test)]
     pub(super) fn of(shared: Arc<OpenLog>) -> Self {
         Self(shared)
     }
 
-    /// Room for `bytes` of something new ([`Draft::encoded_bytes`] of each), at once or not at all.
+    /// Room for `bytes` of new events ([`Draft::encoded_bytes`] of each). Never waits.
     pub fn permit(&self, bytes: u64) -> Result<Permit, Refused> {
         self.permit_for(Purpose::Publish, bytes)
     }
 
-    /// Room for `bytes`, at once or not at all.
+    /// Room for `bytes`. Never waits.
     pub fn permit_for(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {
         self.0.permit(purpose, bytes).map_err(|reason| self.0.refuse(reason))
     }
 
-    /// Bytes for which permits are out, what is being written among them.
+    /// Bytes held by permits, including what is being written.
     pub fn permitted(&self) -> u64 {
         self.0.budget.taken()
     }
 
-    /// Appends all of `drafts` in one frame, or none of them. Those that are there already are answered
-    /// as duplicates. Done at once, whether or not the future is polled; dropping it cancels nothing.
+    /// Appends all of `drafts` in one frame, or none; those already there are answered as duplicates.
+    /// Takes effect at once, whether or not the future is polled; dropping it cancels nothing.
     ///
     /// A permit that is too small for the drafts, or of another log, refuses them as too large.
     pub fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Commit {
@@ -96,8 +96,8 @@ impl Log {
         commit
     }
 
-    /// As [`Log::append`], but it completes as soon as it is written, which a killed process survives; it
-    /// is synced within 20 ms ([`Settings::unwaited`]). If that fails the log goes offline.
+    /// As [`Log::append`], but completes as soon as it is written, which survives a killed process;
+    /// synced within 20 ms ([`Settings::unwaited`]). If that sync fails the log goes offline.
     pub fn append_unwaited(&self, permit: Permit, drafts: Vec<Draft>) -> Commit {
         if let Err(reason) = self.check(&permit, &drafts) {
             return Commit::refused(self.0.refuse(reason));
@@ -107,10 +107,10 @@ impl Log {
         commit
     }
 
-    /// As [`Log::append`], for what nobody waits for: written within a millisecond or so, together with what
-    /// else comes, and synced within 20 ms ([`Settings::unwaited`]), or 5 where somebody goes on with it.
-    /// Whoever is to be told is told when it is as durable as the log's mode says, or has failed; a refusal
-    /// is told here.
+    /// As [`Log::append`], but nobody waits: written within about a millisecond, batched with other
+    /// appends, and synced within 20 ms ([`Settings::unwaited`]), or 5 ms if work depends on it.
+    /// The callback runs when it is as durable as the log's mode says, or has failed; a refusal
+    /// is returned here.
     pub fn append_later(
         &self,
         permit: Permit,
@@ -128,7 +128,7 @@ impl Log {
     }
 
     fn check(&self, permit: &Permit, drafts: &[Draft]) -> Result<(), Reason> {
-        // With a permit from before, too.
+        // A permit from before the directory was lost is refused too.
         if self.0.place.disk.is_gone() {
             return Err(Reason::Offline);
         }
@@ -141,84 +141,83 @@ impl Log {
         if fits { Ok(()) } else { Err(Reason::TooLarge) }
     }
 
-    /// The first offset there is.
+    /// The log's first offset.
     pub fn start(&self) -> Offset {
         self.0.view.start()
     }
 
-    /// Everything below is on disk, and only that is read.
+    /// Everything below is on disk; only that is readable.
     pub fn durable(&self) -> Offset {
         self.0.view.durable()
     }
 
-    /// Tells of each advance of [`Log::durable`].
+    /// Reports each advance of [`Log::durable`].
     pub fn subscribe_durable(&self) -> watch::Receiver<Offset> {
         self.0.view.subscribe()
     }
 
-    /// Reads this log. Each reader has its own file handle.
+    /// A reader of this log, with its own file handle.
     pub fn reader(&self) -> Reader {
         Reader::new(self.0.clone())
     }
 
-    /// Follows this log: from now on what is written is kept in memory for a while.
+    /// Follows this log: from now on recently written frames are kept in memory.
     pub fn follow(&self) -> Following {
         Following::new(self.0.clone())
     }
 
-    /// The first offset that was written at `wall` (milliseconds since 1970) or later, as far as clocks
-    /// tell; the end if there is none. Blocks.
+    /// The first offset written at `wall` (milliseconds since 1970) or later, as far as clocks can
+    /// be trusted; the end if there is none. Blocks.
     pub fn offset_at(&self, wall: u64) -> Result<Offset, ReadError> {
         self.0.offset_at(wall)
     }
 
-    /// Its files, oldest first. Blocks where an index has to be read.
+    /// Its files, oldest first. Blocks if an index has to be read.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         self.0.segments()
     }
 
-    /// Removes sealed segments that are wholly below `below`, and gives the offset the log begins at
-    /// then. Blocks. The start moves on disk first: a crash between loses nothing and brings nothing
-    /// back.
+    /// Removes sealed segments wholly below `below`, and returns the log's new start. Blocks. The
+    /// start moves on disk first, so a crash in between loses nothing and brings nothing back.
     pub fn retire(&self, below: Offset) -> Result<Offset, RetireError> {
         self.0.retire(below)
     }
 
-    /// Where the newest file begins: everything below is in sealed ones.
+    /// Base of the newest file: everything below is in sealed ones.
     pub(super) fn sealed_end(&self) -> Offset {
         self.0.view.all().last().map_or(Offset::ZERO, |it| it.base())
     }
 
-    /// Where it stands.
+    /// Its current state and extent.
     pub fn status(&self) -> Status {
         self.0.status()
     }
 
-    /// Whether it takes no appends until it is reopened.
+    /// Whether it refuses appends until it is reopened.
     pub fn is_offline(&self) -> bool {
         self.0.is_offline()
     }
 
-    /// Another number for each time it was recovered from disk; `None` while it is offline. What was being
-    /// appended under one number and is not known to be there is below [`Log::durable`] under the next, or
+    /// Differs for each recovery from disk; `None` while it is offline. An append that was in
+    /// flight under one number, with unknown outcome, is below [`Log::durable`] under the next, or
     /// nowhere.
     pub fn opening(&self) -> Option<u64> {
         if self.0.place.disk.is_gone() { None } else { self.0.view.opening() }
     }
 
-    /// Recovers the log from disk as [`Log::open`] does, whatever its state. Blocks; appends are refused
-    /// until it is done.
+    /// Recovers the log from disk as [`Log::open`] does, whatever its state. Blocks; appends are
+    /// refused meanwhile.
     pub fn reopen(&self) -> Result<Opened, OpenError> {
         self.0.reopen().map_err(|error| error.of(&self.0.place))
     }
 
-    /// Writes and syncs what is on its way, notes how far it is, and takes nothing more. Blocks. A
-    /// second call does nothing.
+    /// Writes and syncs what is in flight, writes CHECKPOINT, and takes nothing more. Blocks.
+    /// Idempotent.
     pub fn close(&self) {
         self.0.close();
     }
 
-    /// What it counts.
+    /// Its counters.
     pub fn gauges(&self) -> &Arc<Gauges> {
         &self.0.gauges
     }

@@ -1,4 +1,4 @@
-//! What is derived from a sealed file: where its frames are, and what is in it.
+//! What is derived from a sealed file: the positions of its frames, and what it contains.
 
 use std::{io, ops::ControlFlow, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::events::queue::{
 };
 
 impl OpenLog {
-    /// The index of a segment: as it is kept, or made again where that is missing or not its own.
+    /// The index of a segment: the stored one, or a new one if that is missing or not its own.
     pub(super) fn index(&self, segment: &Segment, file: &dyn File) -> io::Result<Index> {
         if let Some(index) = segment.own_index() {
             return Ok(index);
@@ -38,7 +38,7 @@ impl OpenLog {
         Ok(index)
     }
 
-    /// What is in a segment, looked up once.
+    /// What a segment contains; looked up once.
     fn summary(&self, segment: &Segment) -> Summary {
         let opened = self.place.storage.open_read(&self.place.segment_path(segment.base()));
         let index = opened.and_then(|file| self.index(segment, &*file));
@@ -77,7 +77,7 @@ impl OpenLog {
         segment.publish(extent.end, extent.position, self.summary(segment).newest_wall);
     }
 
-    /// The first offset that was written at `wall` or later, as far as clocks tell.
+    /// The first offset written at `wall` or later, as far as clocks can be trusted.
     pub(super) fn offset_at(&self, wall: u64) -> Result<Offset, ReadError> {
         for segment in self.view.all() {
             let path = self.place.segment_path(segment.base());
@@ -107,7 +107,7 @@ impl OpenLog {
         Ok(self.view.durable())
     }
 
-    /// Keeps what is derived from a segment that is sealed now. Its own index is given up.
+    /// Stores what is derived from a segment that was just sealed, and drops its in-memory index.
     pub(super) fn write_derived(&self, segment: &Segment, keys: Option<&[u8]>) {
         if let Some(index) = segment.own_index() {
             segment.set_summary(&Summary::of(&index));
@@ -119,7 +119,7 @@ impl OpenLog {
         segment.seal();
     }
 
-    /// Every whole record of a segment, in order.
+    /// Visits every whole record of a segment, in order.
     pub(super) fn each_record(
         &self,
         segment: &Segment,
@@ -139,13 +139,13 @@ impl OpenLog {
         end.map(|_| ()).map_err(WalkError::into_io)
     }
 
-    /// What is kept beside a sealed segment.
+    /// Reads a derived file of a sealed segment.
     pub(super) fn read_derived(&self, segment: &Segment, ending: &str) -> Option<Vec<u8>> {
         let name = file_name(segment.base(), ending);
         chain::read_whole(&self.place, &name, u64::MAX).ok().flatten()
     }
 
-    /// Keeps something beside a sealed segment. A failure is no harm: it can be derived again.
+    /// Stores a derived file of a sealed segment. A failure does no harm: it can be derived again.
     pub(super) fn keep_derived(&self, segment: &Segment, ending: &str, bytes: &[u8]) {
         let name = file_name(segment.base(), ending);
         if let Err(error) = self.place.replace(&name, bytes) {
@@ -154,7 +154,7 @@ impl OpenLog {
     }
 }
 
-/// From the file itself.
+/// Builds the index from the file itself.
 fn build(segment: &Segment, file: &dyn File) -> io::Result<Index> {
     let extent = segment.extent();
     let mut index = Index::new(segment.header.epoch, segment.base(), FIRST_FRAME);
@@ -165,15 +165,15 @@ fn build(segment: &Segment, file: &dyn File) -> io::Result<Index> {
         ControlFlow::Continue(())
     });
     end.map_err(WalkError::into_io)?;
-    // Damage at the end is no part of it.
+    // Damage at the end is not part of the index.
     index.skip_to(extent.position, extent.end);
     Ok(index)
 }
 
-/// Adds a frame that was read.
+/// Adds a frame.
 fn add(index: &mut Index, position: u64, frame: &Frame<'_>) {
     let head = frame.head();
-    // A record that is damaged has no partition to tell; it is in the first one's count.
+    // A damaged record's partition is unknown; it counts for partition 0.
     let partition = |record: Result<Record<'_>, _>| record.map_or(0, |it| it.partition());
     let partitions = frame.records().map(|(_, record)| partition(record));
     index.add_frame(position, head.length as u64, head.base, head.closing.wall, partitions);

@@ -1,4 +1,4 @@
-//! The newest file when a log is opened: what of it is proven, what is to be copied forward, what is cut.
+//! Judges the newest file when a log is opened: what is proven, what to copy forward, what to cut.
 
 use std::ops::ControlFlow;
 
@@ -15,23 +15,23 @@ use crate::events::queue::{
     time::Now,
 };
 
-/// What is found in the newest file.
+/// What the newest file contains.
 #[derive(Debug)]
 pub(super) struct Verdict {
-    /// Behind the last frame that is on disk for certain.
+    /// After the last frame that is known to be on disk.
     pub(super) proven: Point,
-    /// Whole frames behind it, of which that is not certain.
+    /// Whole frames after that, which may not be on disk.
     pub(super) copy: Option<Stretched>,
-    /// The offset that the next record gets.
+    /// The offset of the next record.
     pub(super) next: Offset,
     pub(super) damage: Vec<Damage>,
-    /// There is something behind the last whole frame, and it is no part of the log.
+    /// Bytes follow the last whole frame that are not part of the log.
     pub(super) is_cut: bool,
-    /// Of the proven frames.
+    /// The index of the proven frames.
     pub(super) index: Index,
 }
 
-/// A place between two frames.
+/// A point between two frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
     pub(super) position: u64,
@@ -41,12 +41,12 @@ pub(super) struct Point {
     pub(super) at: Option<Now>,
 }
 
-/// Frames one after the other.
+/// Consecutive frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stretched {
-    /// Before the first: position and offset.
+    /// Before the first frame: position and offset.
     pub(super) from: (u64, Offset),
-    /// Behind the last.
+    /// After the last.
     pub(super) to: Point,
 }
 
@@ -58,15 +58,15 @@ struct Judge<'a> {
     newer: Option<String>,
 }
 
-/// Looks through the file, whose records below the watermark the sequencer learns. W is at least `known`
-/// and is raised to what the file says of itself.
+/// Scans the file, and shows the sequencer the records below the watermark. W starts at `known` and
+/// is raised to what the file says of itself.
 pub(super) fn judge(
     found: &Found,
     known: Offset,
     sequencer: &mut dyn Sequencer,
 ) -> Result<Verdict, WalkError> {
     let (base, stretch) = (found.header.base, found.stretch());
-    // First the headers alone: one behind damage may say that what is damaged was on disk.
+    // Headers first: one after damage may say that the damaged bytes were on disk.
     let heads = scan::walk(&*found.file, &stretch, &mut |_| ControlFlow::Continue(()))?;
     let start = Point { position: FIRST_FRAME, offset: base, crc: 0, at: None };
     let mut judge = Judge {
@@ -112,7 +112,7 @@ impl Judge<'_> {
         if self.newer.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// It was on disk: records of it that are bad are damage.
+    /// The frame was on disk, so bad records in it are damage.
     fn take_proven(&mut self, position: u64, frame: &Frame<'_>) {
         let end = position + frame.length() as u64;
         let mut partitions = Vec::with_capacity(frame.head().count as usize);
@@ -144,7 +144,7 @@ impl Judge<'_> {
     }
 
     fn lose(&mut self, range: std::ops::Range<Offset>, bytes: std::ops::Range<u64>) {
-        // Neighbours are one finding.
+        // Adjacent damage is one finding.
         if let Some(last) = self.verdict.damage.last_mut()
             && last.range.end == range.start
             && let Some((_, last_bytes)) = &mut last.bytes
@@ -182,7 +182,7 @@ impl Judge<'_> {
 }
 
 impl Point {
-    /// A file that ends here.
+    /// The extent of a file that ends here.
     pub(super) fn sealed(&self) -> Extent {
         Extent {
             end: self.offset,
@@ -193,7 +193,7 @@ impl Point {
     }
 }
 
-/// Behind `frame`, which ends at `position`.
+/// The point after `frame`, which ends at `position`.
 fn point(position: u64, frame: &Frame<'_>) -> Point {
     let head = frame.head();
     let at = Now { wall: head.closing.wall, mono: head.closing.mono };

@@ -1,9 +1,9 @@
-//! What was written last, in memory, for those who follow a log.
+//! The most recent frames, kept in memory for followers of a log.
 //!
-//! The writer fills it, only while somebody follows and only with what is on disk, so that who follows
-//! reads no file. It holds the frames that were written last, without a hole between them, and forgets
-//! the oldest as new ones come: nobody who follows is waited for. Who finds that its place is gone reads
-//! the file ([`super::Reader`]) or goes without.
+//! The writer fills it only while somebody follows, and only with what is on disk, so followers
+//! read no file. It holds the latest frames without a gap, and drops the oldest as new ones come,
+//! without waiting for followers. A follower whose place is gone reads the file ([`super::Reader`])
+//! or goes without.
 
 use std::{
     collections::VecDeque,
@@ -20,18 +20,18 @@ use parking_lot::Mutex;
 use super::{block::Block, open::OpenLog};
 use crate::events::queue::Offset;
 
-/// Frames are forgotten from here on; the newest stays, whatever it has.
+/// The oldest frames are dropped above this; the newest always stays.
 const MAX_BYTES: usize = 4 << 20;
 
 /// The last frames of one log.
 #[derive(Debug, Default)]
 pub(super) struct Live {
-    /// Relaxed: who has just come finds in the file what the writer did not keep for it.
+    /// Relaxed: a new follower finds in the file what the writer did not keep.
     followers: AtomicUsize,
     frames: Mutex<Frames>,
 }
 
-/// Frames without a hole between them, oldest first.
+/// Frames without a gap, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     frames: VecDeque<Frame>,
@@ -47,7 +47,7 @@ struct Frame {
     bytes: Bytes,
 }
 
-/// Somebody follows a log. The last that is dropped lets its frames go.
+/// A follower of a log. Dropping the last one drops the frames.
 #[derive(Debug)]
 pub struct Following(Arc<OpenLog>);
 
@@ -59,14 +59,14 @@ impl Live {
         self.followers.load(Ordering::Relaxed) > 0
     }
 
-    /// Shows what was written, once it is on disk. Before that is told to anybody: who is woken looks here.
+    /// Shows frames once they are on disk. Call it before anybody is told, who would look here.
     pub(super) fn show(&self, written: &mut Frames) {
         let written = mem::take(written);
         if written.frames.is_empty() {
             return;
         }
         let mut frames = self.frames.lock();
-        // The last follower has left, and would find nobody who lets go of these.
+        // If the last follower has left, nobody would drop these frames.
         if self.is_followed() {
             written.frames.into_iter().for_each(|frame| frames.push(frame));
         }
@@ -76,7 +76,7 @@ impl Live {
 // === impl Frames ===
 
 impl Frames {
-    /// Keeps a frame that was written. Copies it.
+    /// Keeps a copy of a written frame.
     pub(super) fn keep(&mut self, epoch: u64, base: Offset, end: Offset, bytes: &[u8]) {
         self.push(Frame { epoch, base, end, bytes: Bytes::copy_from_slice(bytes) });
     }
@@ -93,7 +93,7 @@ impl Frames {
         }
     }
 
-    /// The frame that `offset` is in.
+    /// The frame that contains `offset`.
     fn find(&self, offset: Offset) -> Option<&Frame> {
         let after = self.frames.partition_point(|frame| frame.base <= offset);
         let frame = self.frames.get(after.checked_sub(1)?)?;
@@ -126,7 +126,7 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         let live = &self.0.live;
-        // Under the lock, under which the writer looks at the count before it adds any.
+        // Under the lock: the writer checks the count under it before it adds frames.
         let mut frames = live.frames.lock();
         if live.followers.fetch_sub(1, Ordering::Relaxed) == 1 {
             *frames = Frames::default();

@@ -1,4 +1,4 @@
-//! An open log: what its handles, its readers and its writer share.
+//! An open log: the state shared by its handles, readers and writer.
 
 use std::{
     io,
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::events::queue::{Offset, gauges::Gauges};
 
-/// So many times longer CHECKPOINT is put off while there is always more to write.
+/// CHECKPOINT is delayed by this factor while there is always more to write.
 const BUSY_FACTOR: u32 = 10;
 
 /// One open log.
@@ -48,9 +48,9 @@ pub(super) struct OpenLog {
     queue: Arc<Queue>,
     engine: Mutex<Engine>,
     noted: Mutex<Noted>,
-    /// Everything below may have been read, in this life of the process or before.
+    /// Everything below may have been read, in this run of the process or an earlier one.
     seen: Mutex<Offset>,
-    /// Where damage was found.
+    /// Damage found so far.
     pub(super) findings: Mutex<Findings>,
     pub(super) accepted: Mutex<Accepted>,
     is_closed: AtomicBool,
@@ -59,12 +59,12 @@ pub(super) struct OpenLog {
     pub(super) live: Live,
 }
 
-/// What appends, or would.
+/// The state of the writing side.
 #[derive(Debug)]
 pub(super) enum Engine {
     Running(Box<Core>),
     Down(Box<dyn Sequencer>),
-    /// Only while one becomes the other.
+    /// Only during the transition between them.
     Gone,
 }
 
@@ -87,7 +87,7 @@ impl OpenLog {
     ) -> Result<(Arc<Self>, Opened), OpenError> {
         let mut settings = settings.clone();
         if settings.durability == Durability::Memory {
-            // It promises nothing, so what is missing is no reason to stop.
+            // This mode promises nothing, so missing data is no reason to stop.
             settings.recovery = Recovery::Quarantine;
         }
         place.make_dir().map_err(OpenError::io("the log's directory is made"))?;
@@ -97,7 +97,7 @@ impl OpenLog {
         Ok((log, opened))
     }
 
-    /// One of which nothing is known yet.
+    /// A log of which nothing is known yet.
     pub(super) fn new(
         writer: &Writer,
         place: Place,
@@ -123,13 +123,13 @@ impl OpenLog {
         }
     }
 
-    /// What an operator has accepted to be lost.
+    /// Loads the damage that an operator has accepted.
     pub(super) fn read_accepted(&self) -> io::Result<()> {
         *self.accepted.lock() = Accepted::read(&self.place)?;
         Ok(())
     }
 
-    /// Whether the log is to stop at this damage.
+    /// Whether damage to `range` takes the log offline.
     pub(super) fn stops_at(&self, range: &Range<Offset>) -> bool {
         self.settings.recovery == Recovery::Strict && !self.accepted.lock().covers(range)
     }
@@ -150,9 +150,9 @@ impl OpenLog {
             return Err(OpenError::Io { action: "the log is opened", source });
         }
         let since = Instant::now();
-        // Held for all of it: the writer finds the log offline, or taken, and does not wait.
+        // Held throughout: the writer sees the log as offline, or taken, and does not wait.
         let mut engine = self.engine.lock();
-        // Readers have seen what is below: it must be there, also when damage has moved the end back.
+        // Readers have seen what is below: it must exist even if damage moved the end back.
         let mut seen = self.seen.lock();
         *seen = floor.max(*seen);
         let floor = *seen;
@@ -206,13 +206,13 @@ impl OpenLog {
         if self.is_closed.swap(true, Ordering::Relaxed) {
             return;
         }
-        // Behind it is what was on its way. A writer that was stopped has done that already.
+        // Completes after everything in flight. A stopped writer has written that already.
         let (waiter, commit) = Commit::pair();
         self.submit(Permit::empty(&self.budget), Vec::new(), waiter, Urgency::Synced);
         drop(commit.wait());
         self.spare.stop();
         let mut engine = self.engine.lock();
-        // The core and its log hold each other: here that ends.
+        // Breaks the reference cycle between the core and its log.
         let synced = match std::mem::replace(&mut *engine, Engine::Gone) {
             Engine::Running(mut core) => {
                 let synced = core.sync().ok().map(|()| core.synced());
@@ -231,7 +231,7 @@ impl OpenLog {
         }
     }
 
-    /// Nobody writes any more. The core and its log hold each other: here that ends.
+    /// Nobody writes any more. Breaks the reference cycle between the core and its log.
     pub(super) fn end(&self) {
         let mut engine = self.engine.lock();
         *engine = match std::mem::replace(&mut *engine, Engine::Gone) {
@@ -253,16 +253,16 @@ impl OpenLog {
         self.queue.submit(Request { shared, item, permit, waiter, urgency, since });
     }
 
-    /// The core, for whom it is there: not while the log is offline or being reopened.
+    /// Runs `run` on the core, unless the log is offline or being reopened.
     pub(super) fn with_core<T>(&self, run: impl FnOnce(&mut Core) -> T) -> Option<T> {
-        // Whoever else holds it is opening or closing the log: it is offline.
+        // Another holder is opening or closing the log: it counts as offline.
         match &mut *self.engine.try_lock()? {
             Engine::Running(core) => Some(run(core)),
             Engine::Down(_) | Engine::Gone => None,
         }
     }
 
-    /// When something is to be done that nobody waits for. Never while the log is poisoned or gone: nothing can be.
+    /// When the next work is due that nobody waits for. `None` while the log is poisoned or gone.
     pub(super) fn due(&self) -> Option<Instant> {
         let noted = self.noted.lock();
         let (durable, at) = (noted.durable, noted.at);
@@ -278,8 +278,8 @@ impl OpenLog {
         .flatten()
     }
 
-    /// Does what is due, or all with `at_once`; while the writer is busy CHECKPOINT can wait, as the next
-    /// frame says as much. Whether something is left for later.
+    /// Does what is due, or everything with `at_once`. While the writer is busy CHECKPOINT can
+    /// wait, because the next frame says as much. Returns whether work is left for later.
     pub(super) fn look_after(&self, at_once: bool, is_busy: bool) -> bool {
         let now = Instant::now();
         let is_due = at_once || self.due().is_some_and(|due| due <= now);
@@ -298,8 +298,8 @@ impl OpenLog {
         self.due().is_some()
     }
 
-    /// Notes on disk that everything below `durable` is there. A failure is no harm: a later recovery
-    /// knows less.
+    /// Notes on disk that everything below `durable` is there. A failure does no harm: a later
+    /// recovery knows less.
     pub(super) fn write_checkpoint(&self, durable: Offset) {
         if self.place.disk.is_gone() {
             return;
@@ -346,7 +346,7 @@ impl OpenLog {
         Ok(new)
     }
 
-    /// Whether it takes nothing.
+    /// Whether it takes no appends.
     pub(super) fn is_offline(&self) -> bool {
         self.place.disk.is_gone() || self.view.is_offline()
     }
@@ -375,7 +375,7 @@ impl OpenLog {
         self.view.set_state(state);
     }
 
-    /// Readers may go so far.
+    /// Lets readers go up to `durable`.
     pub(super) fn published(&self, durable: Offset, newest_bytes: u64) {
         self.view.set_durable(durable);
         self.gauges.events.set(durable.since(self.view.start()));

@@ -1,12 +1,12 @@
-//! Opening a log: from whatever a crash has left to a log that may be appended to.
+//! Opens a log: from whatever a crash left to a log that takes appends.
 //!
 //! W, the watermark, is the highest offset that anything proves to have been on disk: CHECKPOINT, a
-//! frame that says so, a reader that has been there. Bad bytes at or above it are what a crash does to
-//! writes that nobody was told of: the log is cut there. Bad bytes below it are damage.
+//! frame that says so, a reader that was there. Bad bytes at or above W are what a crash does to
+//! unacknowledged writes: the log is cut there. Bad bytes below W are damage.
 //!
-//! What is whole and above W was written, but nothing proves that it is on the disk: the page cache shows
-//! what was written even where the disk never got it. So before it is served it is copied into a new
-//! file, under a new epoch, and synced there.
+//! Whole frames above W were written, but nothing proves that they are on disk: the page cache
+//! shows writes that the disk never got. So before they are served they are copied into a new file,
+//! under a new epoch, and synced there.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -23,15 +23,15 @@ use super::{
 };
 use crate::events::queue::{Offset, codec::Record, storage::File, time::Now};
 
-/// A log as opening found and left it.
+/// A log after opening.
 #[derive(Debug)]
 pub(super) struct Recovered {
     pub(super) segments: Vec<Arc<Segment>>,
-    /// Where it grows; none: it is offline.
+    /// Where it grows; none if it is offline.
     pub(super) tail: Option<Tail>,
     /// Why it is offline.
     pub(super) offline: Option<Offline>,
-    /// There was no room for a new file: what is there is served, and appends have to wait.
+    /// There was no room for a new file: existing records are served, and appends have to wait.
     pub(super) is_full: bool,
     pub(super) opened: Opened,
 }
@@ -39,25 +39,25 @@ pub(super) struct Recovered {
 /// Bytes that were on disk and are bad.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
-    /// The offsets that are lost with them.
+    /// The offsets it affects.
     pub(super) range: Range<Offset>,
-    /// In which file, from which byte to which; none: the file is not there.
+    /// The file (by its base) and the range of bad bytes in it; none if the file is missing.
     pub(super) bytes: Option<(Offset, Range<u64>)>,
     /// In words.
     pub(super) what: String,
-    /// Whether the offsets are lost; else they could be read all the same.
+    /// Whether the offsets are lost; if not, they are still readable.
     pub(super) is_lost: bool,
 }
 
-/// So many are remembered.
+/// Bound of the findings that are remembered.
 const MAX_FINDINGS: usize = 4096;
 
-/// Where damage was found, so that each is counted once. Ranges that do not touch.
+/// Damage found so far, so that each range is counted once. Ranges do not touch.
 #[derive(Debug, Default)]
 pub(super) struct Findings(BTreeMap<Offset, Offset>);
 
 impl Findings {
-    /// How many of these offsets were not known; none: all of them were.
+    /// How many of these offsets are new; none if all were known.
     fn add(&mut self, range: &Range<Offset>) -> Option<u64> {
         let (mut start, mut end) = (range.start, range.end);
         let mut known = 0;
@@ -81,7 +81,7 @@ impl Findings {
     }
 }
 
-/// Opens the log, whose directory is there.
+/// Opens the log. Its directory exists.
 pub(super) fn recover(
     shared: &OpenLog,
     sequencer: &mut dyn Sequencer,
@@ -124,10 +124,10 @@ pub(super) fn recover(
     })
 }
 
-/// Counts damage and tells of it, if it was not known. Whether it was not.
+/// Counts and logs damage that was not known. Returns whether it was new.
 pub(super) fn note(shared: &OpenLog, damage: &Damage) -> bool {
     let Damage { range, what, is_lost, .. } = damage;
-    // What can be read all the same may be found to be lost later.
+    // Damage that is still readable may turn out to be lost later.
     let known = if *is_lost { shared.findings.lock().add(range) } else { Some(0) };
     let Some(new) = known else { return false };
     tracing::error!(log = %shared.place.id, from = %range.start, to = %range.end, what, "damage");
@@ -138,7 +138,7 @@ pub(super) fn note(shared: &OpenLog, damage: &Damage) -> bool {
     true
 }
 
-/// The log is offline, and what is before the damage can be read.
+/// The log is offline; what precedes the damage is readable.
 fn stopped_before(damage: &Damage, mut sealed: Vec<Arc<Segment>>, start: Offset) -> Recovered {
     sealed.retain(|segment| segment.extent().end <= damage.range.start);
     let end = sealed.last().map_or(damage.range.start, |it| it.extent().end);
@@ -151,7 +151,7 @@ fn stopped_before(damage: &Damage, mut sealed: Vec<Arc<Segment>>, start: Offset)
     }
 }
 
-/// Shows the sequencer the sealed segments that are young enough to matter to it.
+/// Shows the sequencer the sealed segments that are recent enough to matter to it.
 fn learn_sealed(
     shared: &OpenLog,
     sequencer: &mut dyn Sequencer,
@@ -182,7 +182,7 @@ impl Damage {
         Offline { reason: self.what.clone(), range: Some(self.range.clone()) }
     }
 
-    /// Copies the bad bytes aside, for whoever wants to know what they were.
+    /// Copies the bad bytes aside for later analysis.
     pub(super) fn quarantine(&self, place: &Place, file: &dyn File) {
         if let Some((base, bytes)) = &self.bytes
             && let Err(error) = super::quarantine::keep(place, file, *base, bytes.clone())

@@ -1,7 +1,7 @@
-//! The bytes that may be on their way into a log at once: taken before they exist, given back when they
+//! Bounds the bytes in flight into a log: room is taken before they exist, and given back when they
 //! are written or not needed.
 //!
-//! One atomic word. Nobody waits for it: who finds no room is told so at once, and that is the
+//! One atomic word. Nobody waits for it: without room a caller is refused at once: back-pressure.
 //! back-pressure.
 
 use std::sync::{
@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// What each permit costs beside its bytes, so that small ones are bounded in number too.
+/// Cost of each permit beside its bytes, so that small ones are bounded in number too.
 pub(super) const OVERHEAD: u64 = 128;
 
 /// The budget of one log.
@@ -19,12 +19,12 @@ pub(super) struct Budget {
     limit: u64,
 }
 
-/// Room for so many bytes in front of a log. Dropped, it gives them back.
+/// Room for a number of bytes in front of a log. Given back on drop.
 #[derive(Debug)]
 #[must_use = "a dropped permit gives its room back"]
 pub struct Permit {
     budget: Arc<Budget>,
-    /// With the overhead.
+    /// Including the overhead.
     held: u64,
 }
 
@@ -35,10 +35,10 @@ impl Budget {
         Arc::new(Self { taken: AtomicU64::new(0), limit })
     }
 
-    /// Room for `bytes`, or none, at once.
+    /// Room for `bytes`, or none. Never waits.
     pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let held = bytes.saturating_add(OVERHEAD);
-        // Relaxed: the word guards a number, no memory.
+        // Relaxed: it guards a number, not memory.
         self.taken
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
                 taken.checked_add(held).filter(|all| *all <= self.limit)
@@ -47,12 +47,12 @@ impl Budget {
         Some(Permit { budget: self.clone(), held })
     }
 
-    /// Whether `bytes` would fit if nothing else were there.
+    /// Whether `bytes` would fit into an empty budget.
     pub(super) fn can_ever(&self, bytes: u64) -> bool {
         bytes.saturating_add(OVERHEAD) <= self.limit
     }
 
-    /// Bytes that are taken.
+    /// Bytes taken.
     pub(super) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
@@ -61,25 +61,25 @@ impl Budget {
 // === impl Permit ===
 
 impl Permit {
-    /// The bytes it is good for.
+    /// The bytes it grants.
     pub fn bytes(&self) -> u64 {
         self.held.saturating_sub(OVERHEAD)
     }
 
-    /// For what has no bytes and must not wait for any.
+    /// For an append without bytes, which must not wait for room.
     pub(super) fn empty(budget: &Arc<Budget>) -> Self {
         Self { budget: budget.clone(), held: 0 }
     }
 
-    /// Gives back what is above `bytes`.
+    /// Gives back everything above `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         let spare = self.bytes().saturating_sub(bytes);
         self.held -= spare;
         self.budget.taken.fetch_sub(spare, Ordering::Relaxed);
     }
 
-    /// Takes `bytes` of it for a permit of its own, which costs what each permit costs beside them.
-    /// `None`, and nothing changed: it has not so many.
+    /// Splits off a permit for `bytes`, which has the usual overhead. `None`, with nothing changed,
+    /// if it does not hold that many.
     pub fn split(&mut self, bytes: u64) -> Option<Self> {
         let held = bytes.checked_add(OVERHEAD)?;
         if self.bytes() < held {
@@ -89,7 +89,7 @@ impl Permit {
         Some(Self { budget: self.budget.clone(), held })
     }
 
-    /// Whether it is of this budget.
+    /// Whether it belongs to this budget.
     pub(super) fn is_of(&self, budget: &Arc<Budget>) -> bool {
         Arc::ptr_eq(&self.budget, budget)
     }

@@ -1,4 +1,4 @@
-//! Damaged bytes, copied aside for whoever wants to know what they were. Never removed by the program.
+//! Copies damaged bytes aside for later analysis. The program never removes the copies.
 
 use std::{
     io::{self, ErrorKind},
@@ -8,10 +8,10 @@ use std::{
 use super::{segment::QUARANTINE, settings::Place};
 use crate::events::queue::{Offset, storage::File};
 
-/// Bytes that are copied at once.
+/// Bytes copied at once.
 const PIECE: u64 = 1 << 20;
 
-/// Copies `bytes` of the file with this base aside, unless that was done.
+/// Copies `bytes` of the file with this base aside, unless that was already done.
 pub(super) fn keep(
     place: &Place,
     file: &dyn File,

@@ -1,8 +1,9 @@
-//! Reads a log, as far as it is on disk.
+//! Reads a log, up to what is on disk.
 //!
-//! A block is read with one read, its frames and records are verified, and then it is handed out. What is
-//! damaged is told by offset, once to the log's counters and to every reader: an error with
-//! [`super::Recovery::Strict`], a gap with [`super::Recovery::Quarantine`]. Offsets that are lost for good are gaps too.
+//! A block is read with one read, and verified with its records before it is returned. Damage is
+//! reported by offset, once to the log's counters and to every reader: an error with
+//! [`super::Recovery::Strict`], a gap with [`super::Recovery::Quarantine`]. Lost offsets are gaps
+//! too.
 
 use std::{
     io,
@@ -26,12 +27,12 @@ use crate::events::queue::{
     storage::File,
 };
 
-/// A block has at least so many bytes, if there are so many, ...
+/// A block has at least this many bytes, if there are as many, ...
 const MIN_BLOCK: usize = 64 << 10;
-/// ... and at most so many, if no frame has more.
+/// ... and at most this many, unless a single frame has more.
 const MAX_BLOCK: usize = 1 << 20;
 
-/// Reads one log. Has one file open and knows where it was, so that reading on is cheap.
+/// Reads one log. Keeps one file open and its position, so that sequential reads are cheap.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<OpenLog>,
@@ -42,27 +43,27 @@ pub struct Reader {
 struct Open {
     segment: Arc<Segment>,
     file: Box<dyn File>,
-    /// Places of frames, in order: of a sealed segment, once one was looked for.
+    /// Positions of frames in a sealed segment, in order, once one was looked up.
     places: Vec<(Offset, u64)>,
     /// Where the last block ended.
     hint: (Offset, u64),
 }
 
-/// What was taken of a buffer.
+/// What was taken from a buffer.
 struct Taken {
     frames: Vec<(usize, Offset)>,
-    /// Behind the last frame that was taken or passed over.
+    /// After the last frame that was taken or skipped.
     at: (Offset, u64),
     then: Then,
 }
 
 /// Why no more was taken.
 enum Then {
-    /// The buffer ends, or the segment does.
+    /// The end of the buffer or the segment.
     End,
-    /// A frame is longer than the rest of the buffer: so many bytes.
+    /// A frame is longer than the rest of the buffer: this many bytes.
     Needs(usize),
-    /// There is no frame.
+    /// There is no valid frame.
     Bad,
 }
 
@@ -73,8 +74,8 @@ impl Reader {
         Self { shared, open: None }
     }
 
-    /// Records from `from` on: about `max_bytes`, at least one frame if there is one. Empty if `from` is
-    /// not on disk yet. Blocks.
+    /// Records from `from` on: about `max_bytes`, at least one frame if there is one. Empty if
+    /// `from` is not on disk yet. Blocks.
     pub fn read(&mut self, from: Offset, max_bytes: usize) -> Result<Block, ReadError> {
         let start = self.shared.view.start();
         if from < start {
@@ -98,15 +99,15 @@ impl Reader {
         self.read_in(&segment, &extent, from, max_bytes)
     }
 
-    /// The record at `offset`, copied; none: it is not on disk yet, or lost. Blocks.
+    /// A copy of the record at `offset`; none if it is not on disk yet, or lost. Blocks.
     pub fn get(&mut self, offset: Offset) -> Result<Option<OwnedRecord>, ReadError> {
         let block = self.read(offset, MIN_BLOCK)?;
         let first = block.records().next().filter(|(at, _)| *at == offset);
         Ok(first.and_then(|(at, record)| OwnedRecord::copy(&record, at)))
     }
 
-    /// The first offset from `from` on, about, at which one of these partitions has a record: what is
-    /// between has none of theirs. The end if there is none. Blocks.
+    /// The first offset from `from` on, approximately, at which one of these partitions has a record:
+    /// none of theirs are skipped. The end if there is none. Blocks.
     pub fn skip_to(&mut self, from: Offset, partitions: &[u16]) -> Result<Offset, ReadError> {
         let durable = self.shared.view.durable();
         let mut from = from.max(self.shared.view.start());
@@ -135,7 +136,7 @@ impl Reader {
         let path = self.shared.place.segment_path(segment.base());
         let file = match self.shared.place.storage.open_read(&path) {
             Ok(file) => file,
-            // It was retired since it was looked up.
+            // It was retired after the lookup.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let start = self.shared.view.start();
                 let is_gone = start > segment.base();
@@ -175,7 +176,7 @@ impl Reader {
             place = taken.at;
             length = wanted;
             match taken.then {
-                // Less than was asked for: the file has been cut, and there is no more.
+                // A short read: the file was cut, and there is no more.
                 Then::Needs(bytes) if bytes <= left && read == asked => length = length.max(bytes),
                 Then::End if place.1 < extent.position && read > 0 => {}
                 Then::End | Then::Needs(_) | Then::Bad => {
@@ -196,7 +197,7 @@ impl Reader {
 struct Lost {
     from: Offset,
     to: Offset,
-    /// Where the bad bytes begin.
+    /// Position of the bad bytes.
     place: u64,
 }
 
@@ -218,7 +219,7 @@ impl Lost {
     }
 }
 
-/// Counts and tells of damage, if it was not known.
+/// Counts and logs damage that was not known.
 fn report(
     shared: &OpenLog,
     segment: &Segment,
@@ -237,7 +238,7 @@ fn report(
     }
 }
 
-/// The frames of a buffer that begins with one.
+/// Takes the frames of a buffer that begins with one.
 fn take(buffer: &[u8], epoch: u64, place: (Offset, u64), from: Offset) -> Result<Taken, ReadError> {
     let mut taken = Taken { frames: Vec::new(), at: place, then: Then::End };
     let mut at = 0;
@@ -266,7 +267,7 @@ fn take(buffer: &[u8], epoch: u64, place: (Offset, u64), from: Offset) -> Result
     Ok(taken)
 }
 
-/// Verifies the records of what was taken, and makes a block of it.
+/// Verifies the records of what was taken, and builds a block.
 fn block(
     shared: &OpenLog,
     open: &Open,
@@ -312,13 +313,13 @@ impl Block {
         Self::gap(from, from)
     }
 
-    /// Nothing is there up to `to`, and nothing will be.
+    /// A block without records: everything up to `to` is lost for good.
     fn gap(from: Offset, to: Offset) -> Self {
         let gaps = if from < to { vec![from..to] } else { Vec::new() };
         Self { bytes: Bytes::new(), epoch: 0, frames: Vec::new(), from, next: to, gaps }
     }
 
-    /// What to do about damaged records: it ends before the first, or goes over them.
+    /// Handles damaged records: the block ends before the first, or skips them.
     fn add_gaps(
         &mut self,
         shared: &OpenLog,
@@ -349,7 +350,7 @@ impl Block {
 // === impl Open ===
 
 impl Open {
-    /// A place to begin at, not after `from`.
+    /// A frame to begin at, not after `from`.
     fn locate(&mut self, shared: &OpenLog, from: Offset) -> Result<(Offset, u64), ReadError> {
         let is_ahead = self.hint.0 > from;
         if !is_ahead && from.since(self.hint.0) == 0 {

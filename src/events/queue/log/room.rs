@@ -1,10 +1,10 @@
-//! Who is let into a log: permits, and why there is none.
+//! Admission to a log: permits, and the reasons to refuse one.
 //!
-//! A disk may say that it has room and take nothing all the same: a quota, a limit of files. A log whose
-//! last write failed so is full, and accepts nothing new: what were accepted now would be refused when the
-//! request it is about has been sent. Whether the disk takes something again is tried for with an empty
-//! append, by demand and seldom, so that no event is staked on it. What was accepted already is not held up
-//! by that: it is refused by the disk or taken.
+//! A disk may report room and still reject writes: a quota, a limit of files. A log whose last
+//! write failed that way is full and accepts nothing new: an event accepted now might be refused
+//! when its request has already been sent. Whether the disk takes writes again is tried with an
+//! empty append, on demand and rarely, so that no event is put at risk. What was already accepted
+//! is not held back by this: the disk takes or refuses it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::events::queue::codec::MAX_FRAME_BYTES;
 
-/// Between two tries whether a disk that took nothing takes something again.
+/// Minimum time between two tries whether a full disk takes writes again.
 const APART: Duration = Duration::from_secs(1);
 
 /// When a full log last tried for room.
@@ -31,7 +31,7 @@ pub(super) struct Tries(Mutex<Option<Instant>>);
 // === impl OpenLog ===
 
 impl OpenLog {
-    /// Room for `bytes`, at once or not at all.
+    /// Room for `bytes`. Never waits.
     pub(super) fn permit(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Result<Permit, Reason> {
         let gauges = &self.gauges;
         if gauges.is_offline.get() || self.place.disk.is_gone() {
@@ -59,7 +59,7 @@ impl OpenLog {
         self.budget.take(bytes).ok_or(Reason::Full)
     }
 
-    /// Whether a permit is one of this log's.
+    /// Whether a permit belongs to this log.
     pub(super) fn is_own(&self, permit: &Permit) -> bool {
         permit.is_of(&self.budget)
     }
@@ -77,8 +77,8 @@ impl OpenLog {
         Refused::new(reason)
     }
 
-    /// Whether the disk did not take what was last written. The writer is to make a new file then, if it
-    /// can; it is asked seldom.
+    /// Whether the disk rejected the last write. If so, the writer is asked, rarely, to create a
+    /// new file.
     fn stays_full(self: &Arc<Self>) -> bool {
         let is_full = self.gauges.is_full.get();
         if is_full && self.tries.is_due(Instant::now()) {
@@ -92,7 +92,7 @@ impl OpenLog {
 // === impl Tries ===
 
 impl Tries {
-    /// Whether the next is due; if so it counts as made.
+    /// Whether the next try is due; if so, it counts as made.
     fn is_due(&self, now: Instant) -> bool {
         let mut last = self.0.lock();
         let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= APART);

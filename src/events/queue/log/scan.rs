@@ -1,4 +1,4 @@
-//! Walks over the frames of a file, over damage too.
+//! Walks the frames of a file, past damage too.
 
 use std::{io, ops::ControlFlow};
 
@@ -12,53 +12,53 @@ use crate::events::queue::{
     storage::File,
 };
 
-/// Bytes that are read at once.
+/// Bytes read at once.
 const WINDOW_BYTES: usize = 1 << 20;
 
-/// A stretch of a file that is looked through from its beginning.
+/// A stretch of a file to walk from its beginning.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stretch {
     pub(super) epoch: u64,
-    /// Where a frame begins ...
+    /// Position of a frame ...
     pub(super) position: u64,
-    /// ... and with which offset.
+    /// ... and its base offset.
     pub(super) offset: Offset,
-    /// Nothing is looked at from here on.
+    /// Nothing is read from here on.
     pub(super) limit: u64,
     /// The checksum of the frame before, if it is known.
     pub(super) previous_crc: Option<u32>,
 }
 
-/// What is met on the way.
+/// One step of the walk.
 #[derive(Debug)]
 pub(super) enum Piece<'a> {
-    /// A frame that is whole. Its records are not verified.
+    /// A whole frame. Its records are not verified.
     Frame(u64, Frame<'a>),
-    /// Bytes that are no frame, though one was expected.
+    /// Bytes that are no frame where one was expected.
     Bad(Bad),
 }
 
-/// Bytes that are no frame, though one was expected.
+/// Bytes that are no frame where one was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bad {
     /// Where they begin.
     pub(super) position: u64,
     /// The offset that was expected there.
     pub(super) from: Offset,
-    /// The next frame that is whole: where it is, and the offset it begins with.
+    /// The next whole frame: its position and base offset.
     pub(super) resumes: Option<(u64, Offset)>,
 }
 
 /// Where the walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End {
-    /// Behind the last whole frame.
+    /// After the last whole frame.
     pub(super) position: u64,
     /// The offset after its last record.
     pub(super) offset: Offset,
     /// Its header.
     pub(super) last: Option<FrameHead>,
-    /// The highest offset that a header, whole frame or not, says to be on disk.
+    /// The highest offset that any header, of a whole frame or not, says to be on disk.
     pub(super) durable: Offset,
     /// Only zeros follow, or nothing.
     pub(super) is_clean: bool,
@@ -116,7 +116,7 @@ impl From<io::Error> for WalkError {
     }
 }
 
-/// Shows every piece to `visit`, who may end the walk.
+/// Passes every piece to `visit`, which may end the walk.
 pub(super) fn walk(
     file: &dyn File,
     stretch: &Stretch,
@@ -163,7 +163,7 @@ pub(super) fn walk(
 // === impl Window ===
 
 impl Window<'_> {
-    /// From `position` at least `wanted` bytes, if there are so many below the limit.
+    /// At least `wanted` bytes from `position`, if there are as many below the limit.
     fn bytes(&mut self, position: u64, wanted: usize) -> io::Result<&[u8]> {
         let left = usize::try_from(self.limit.saturating_sub(position)).unwrap_or(usize::MAX);
         let wanted = wanted.min(left);
@@ -182,7 +182,7 @@ impl Window<'_> {
         Ok(self.buffer.get(at..).unwrap_or_default())
     }
 
-    /// The frame there, or whether it looks like an end.
+    /// The frame at `position`, or whether it looks like the end.
     fn frame(
         &mut self,
         position: u64,
@@ -209,7 +209,7 @@ impl Window<'_> {
                 Ok(_) => break,
             }
         }
-        // Once more: what was borrowed in the loop cannot leave it.
+        // Again: what was borrowed in the loop cannot leave it.
         let bytes = self.bytes(position, wanted)?;
         let frame = codec::parse_frame(bytes, epoch, expected).map_err(|_| false);
         let follows =
@@ -230,14 +230,14 @@ impl Window<'_> {
         }
     }
 
-    /// What a frame that is not whole says to be on disk, if its header is: that was true before it was
-    /// written.
+    /// The durable offset in the header of a damaged frame, if the header is whole: it was true
+    /// before the frame was written.
     fn durable_at(&mut self, position: u64, epoch: u64) -> io::Result<Offset> {
         let head = codec::parse_head(self.bytes(position, FRAME_HEADER_BYTES)?, epoch);
         Ok(head.map_or(Offset::ZERO, |head| head.closing.durable))
     }
 
-    /// The next whole frame after bad bytes. `durable` is raised to what headers on the way say.
+    /// The next whole frame after bad bytes. Raises `durable` to what headers on the way say.
     fn resume(
         &mut self,
         position: u64,

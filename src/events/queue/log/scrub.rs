@@ -1,4 +1,4 @@
-//! Reads sealed files again, slowly, so that damage is found before someone needs what is damaged.
+//! Rereads sealed files slowly, to find damage before somebody needs the data.
 
 use std::{
     io,
@@ -12,9 +12,9 @@ use parking_lot::{Condvar, Mutex};
 use super::{error::ReadError, handle::Log, reader::Reader};
 use crate::events::queue::{Offset, time::Clock};
 
-/// Bytes of one step.
+/// Bytes read in one step.
 const STEP_BYTES: usize = 1 << 20;
-/// Between two rounds, at least.
+/// Minimum time between two rounds.
 const REST: Duration = Duration::from_mins(10);
 
 /// One round through the sealed files of one log.
@@ -26,19 +26,19 @@ pub struct Scrub {
     findings: u64,
 }
 
-/// What a step of a round came to.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scrubbed {
-    /// So many bytes were read, and there are more.
+    /// This many bytes were read, and there are more.
     Bytes(u64),
-    /// The round is over, with so many ranges that are damaged.
+    /// The round is over.
     Done {
-        /// Ranges that are damaged, those already known included.
+        /// Damaged ranges, including those already known.
         findings: u64,
     },
 }
 
-/// A thread that scrubs, one log after the other, at a bounded rate.
+/// A thread that scrubs one log after the other at a bounded rate.
 #[derive(Debug)]
 pub struct Scrubber {
     stop: Arc<Stop>,
@@ -54,13 +54,13 @@ struct Stop {
 // === impl Scrub ===
 
 impl Scrub {
-    /// A round from the log's start.
+    /// A round that begins at the log's start.
     pub fn new(log: &Log) -> Self {
         Self { reader: log.reader(), next: log.start(), findings: 0, log: log.clone() }
     }
 
-    /// Reads some more. Blocks. Damage is counted by the log's gauges; `wall` is noted there when a round
-    /// ends without any.
+    /// Reads the next part. Blocks. Damage is counted in the log's gauges; a round without any
+    /// notes `wall` there at its end.
     pub fn step(&mut self, wall: u64) -> io::Result<Scrubbed> {
         let end = self.log.sealed_end();
         if self.next >= end {
@@ -93,7 +93,7 @@ impl Scrub {
 // === impl Scrubber ===
 
 impl Scrubber {
-    /// Starts the thread: again and again over what `logs` gives, at most so many bytes a second.
+    /// Starts the thread, which repeats over what `logs` returns, at most so many bytes a second.
     pub fn spawn(
         clock: Arc<dyn Clock>,
         bytes_per_second: u64,
@@ -113,7 +113,7 @@ impl Scrubber {
 }
 
 impl Drop for Scrubber {
-    /// Waits for the step that is being done.
+    /// Waits for the current step.
     fn drop(&mut self) {
         *self.stop.is_stopped.lock() = true;
         self.stop.wake.notify_all();
@@ -124,7 +124,7 @@ impl Drop for Scrubber {
 }
 
 impl Stop {
-    /// Sleeps; whether it is over.
+    /// Sleeps. Returns whether the thread is to stop.
     fn rest(&self, span: Duration) -> bool {
         let mut is_stopped = self.is_stopped.lock();
         if !*is_stopped {

@@ -1,4 +1,4 @@
-//! One file of a log: its names, how it is made and sealed, and how far it may be read.
+//! One file of a log: its names, how it is created and sealed, and how far it may be read.
 
 use std::{
     fmt,
@@ -19,10 +19,10 @@ use crate::events::queue::{
 /// Where the first frame of a file begins.
 pub(super) const FIRST_FRAME: u64 = SEGMENT_HEADER_BYTES as u64;
 
-/// Names in a log's directory.
+/// Names of files in a log's directory.
 pub(super) const CHECKPOINT: &str = "CHECKPOINT";
 pub(super) const QUARANTINE: &str = "quarantine";
-/// What is not finished: removed when the log is opened.
+/// Suffix of unfinished files, which are removed when the log is opened.
 pub(super) const UNFINISHED: &str = ".new";
 
 /// What is known of one file.
@@ -30,7 +30,7 @@ pub(super) const UNFINISHED: &str = ".new";
 pub(super) struct Segment {
     pub(super) header: SegmentHeader,
     extent: Mutex<Extent>,
-    /// Where its frames are: only while it grows.
+    /// The positions of its frames; only while it grows.
     index: Mutex<Option<Index>>,
     summary: Mutex<Option<Summary>>,
 }
@@ -38,31 +38,31 @@ pub(super) struct Segment {
 /// What is in a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Summary {
-    /// When its newest frame was written, in milliseconds since 1970; 0: it has none.
+    /// When its newest frame was written, in milliseconds since 1970; 0 if it has none.
     pub(super) newest_wall: u64,
-    /// Records of each partition, those without any left out.
+    /// Number of records by partition, without empty ones.
     pub(super) partitions: Vec<(u16, u64)>,
 }
 
 /// How far a file may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// The offset after its last.
+    /// The offset after its last record.
     pub(super) end: Offset,
     /// Where its last frame ends.
     pub(super) position: u64,
-    /// Wall time of its newest frame; 0: it has none, or it is not known.
+    /// Wall time of its newest frame; 0 if it has none or it is unknown.
     pub(super) newest_wall: u64,
-    /// Nothing is added any more.
+    /// Whether nothing more is added.
     pub(super) is_sealed: bool,
 }
 
-/// A new file could not be made.
+/// A new file could not be created.
 #[derive(Debug)]
 pub(super) enum CreateError {
-    /// There is no room, or no leave: it may be tried again.
+    /// No room or no permission; a retry may succeed.
     Failed(io::Error),
-    /// A sync failed after the file had its name: nothing is known of it.
+    /// A sync failed after the file got its name: its state is unknown.
     Sync(io::Error),
 }
 
@@ -78,14 +78,14 @@ impl Segment {
         }
     }
 
-    /// One without frames.
+    /// A segment without frames.
     pub(super) fn empty(header: SegmentHeader) -> Self {
         let extent =
             Extent { end: header.base, position: FIRST_FRAME, newest_wall: 0, is_sealed: false };
         Self::with_index(header, extent, Index::new(header.epoch, header.base, FIRST_FRAME))
     }
 
-    /// One that grows, or is about to be sealed.
+    /// A segment that grows, or is about to be sealed.
     pub(super) fn with_index(header: SegmentHeader, extent: Extent, index: Index) -> Self {
         Self { index: Mutex::new(Some(index)), ..Self::new(header, extent) }
     }
@@ -98,19 +98,19 @@ impl Segment {
         *self.extent.lock()
     }
 
-    /// Readers may go so far from now on.
+    /// Lets readers go this far.
     pub(super) fn publish(&self, end: Offset, position: u64, newest_wall: u64) {
         let mut extent = self.extent.lock();
         (extent.end, extent.position, extent.newest_wall) = (end, position, newest_wall);
     }
 
-    /// Nothing is added any more.
+    /// Marks that nothing more is added.
     pub(super) fn seal(&self) {
         self.extent.lock().is_sealed = true;
         *self.index.lock() = None;
     }
 
-    /// Remembers a frame that was added, with the partition of each of its records.
+    /// Remembers a new frame, with the partition of each of its records.
     pub(super) fn note(
         &self,
         head: &FrameHead,
@@ -128,13 +128,13 @@ impl Segment {
         self.index.lock().clone()
     }
 
-    /// The place of the last frame known that does not begin after `offset`, while it grows.
+    /// The last known frame that does not begin after `offset`; only while it grows.
     pub(super) fn place_of(&self, offset: Offset) -> Option<(Offset, u64)> {
         let index = self.index.lock();
         index.as_ref()?.block_of(offset).map(|block| (block.base, block.position))
     }
 
-    /// What is in it, if it is sealed and that was looked up.
+    /// What it contains, if it is sealed and was looked up.
     pub(super) fn summary(&self) -> Option<Summary> {
         self.summary.lock().clone()
     }
@@ -168,14 +168,14 @@ pub(super) fn file_name(base: Offset, ending: &str) -> String {
     format!("{:020}.{ending}", base.0)
 }
 
-/// No log comes so far.
+/// No log reaches such an offset.
 const MAX_BASE: u64 = u64::MAX >> 1;
 
-/// The base offset in a file's name, if it ends so.
+/// The base offset in a file's name, if it has this ending.
 pub(super) fn base_of(name: &str, ending: &str) -> Option<Offset> {
     let digits = name.strip_suffix(ending)?.strip_suffix('.')?;
     let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // Nobody gives out so many; the end of what there is after them could not be told.
+    // Larger numbers are not ours; the end offset after one could overflow.
     let base = if is_number { digits.parse().ok()? } else { return None };
     (base <= MAX_BASE).then_some(Offset(base))
 }
@@ -185,7 +185,7 @@ impl Place {
         self.dir.join(name)
     }
 
-    /// The log's directory is there, and so are those above it: lasting.
+    /// Creates the log's directory and those above it, durably.
     pub(super) fn make_dir(&self) -> io::Result<()> {
         let above: Vec<&Path> = self.dir.ancestors().skip(1).collect();
         match self.storage.create_dir(&self.dir) {
@@ -205,7 +205,7 @@ impl Place {
         self.path(&file_name(base, "log"))
     }
 
-    /// The names of this log's directory are on disk when this returns.
+    /// Syncs the log's directory, so that its file names last.
     pub(super) fn sync_dir(&self) -> io::Result<()> {
         if mutation::is(Mutation::DropTheDirectorySync) {
             return Ok(());
@@ -213,8 +213,7 @@ impl Place {
         self.storage.sync_dir(&self.dir)
     }
 
-    /// A file with all of `bytes`, or none: new file, sync, rename. Lasting after
-    /// [`Place::sync_dir`].
+    /// Replaces a file atomically: new file, sync, rename. Durable after [`Place::sync_dir`].
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let unfinished = self.path(&format!("{name}{UNFINISHED}"));
         remove_if_there(&*self.storage, &unfinished)?;
@@ -222,15 +221,15 @@ impl Place {
         let written = file.write_at(bytes, 0).and_then(|()| file.sync());
         let named = written.and_then(|()| self.storage.rename(&unfinished, &self.path(name)));
         if named.is_err() {
-            // It is removed when the log is opened, if not now.
+            // If this fails it is removed when the log is opened.
             drop(remove_if_there(&*self.storage, &unfinished));
         }
         named
     }
 }
 
-/// Makes the file of a segment, with room for `bytes`, and `fill` puts frames into it before it gets its
-/// name, in place of whatever had it.
+/// Creates a segment's file with room for `bytes`. `fill` may add frames before the file gets its
+/// name and replaces whatever had it.
 pub(super) fn create(
     place: &Place,
     header: &SegmentHeader,
@@ -254,7 +253,7 @@ pub(super) fn create(
     Ok(file)
 }
 
-/// As [`create`], of a file that was made ahead and has another name.
+/// As [`create`], for a file that was prepared ahead under another name.
 pub(super) fn adopt(
     place: &Place,
     header: &SegmentHeader,
@@ -269,7 +268,7 @@ pub(super) fn adopt(
     Ok(file)
 }
 
-/// A file with room gets its header, is synced, and gets its name.
+/// Writes the header of a file that has room, syncs the file, and gives it its name.
 fn begin(
     place: &Place,
     header: &SegmentHeader,
@@ -282,7 +281,7 @@ fn begin(
     Ok(file)
 }
 
-/// Room for `bytes`, or for half of it and so on, as long as that is worth it.
+/// Allocates `bytes`, or half of that and so on while it is worth it.
 fn allocate(file: &dyn File, bytes: u64) -> io::Result<()> {
     let mut length = bytes.max(MIN_SEGMENT_BYTES);
     loop {
@@ -295,7 +294,7 @@ fn allocate(file: &dyn File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// For a new file: none has had it, and none will.
+/// For a new file: unique to it.
 pub(super) fn random_epoch() -> u64 {
     fastrand::u64(1..)
 }

@@ -1,4 +1,4 @@
-//! What decides where a record goes: partition, generation, and whether it is there already.
+//! Decides where a record goes: its partition, its generation, and whether it is a duplicate.
 
 use std::{fmt, ops::Range};
 
@@ -8,69 +8,69 @@ use crate::events::queue::{
     time::Now,
 };
 
-/// One for each log. Called by one thread at a time, in the order of the log.
+/// One for each log. Called by one thread at a time, in log order.
 pub trait Sequencer: fmt::Debug + Send {
-    /// Where `draft` goes, which would get `offset`. What was placed since the last
-    /// [`Sequencer::commit`] counts as if it were there: it is written in the same frame.
+    /// Where `draft` goes, which would get `offset`. Records placed since the last
+    /// [`Sequencer::commit`] count as present: they are written in the same frame.
     fn place(&mut self, draft: &Draft, offset: Offset, now: Now) -> Placement;
 
-    /// What was placed is written, though not yet synced. If that sync fails the log is opened again,
-    /// and everything learnt anew.
+    /// What was placed is written, though not yet synced. If the sync fails the log is reopened and
+    /// everything is learnt anew.
     fn commit(&mut self);
 
-    /// A write failed: what was placed since the last commit is not there, and its offsets are given
-    /// again.
+    /// A write failed: records placed since the last commit do not exist, and their offsets are
+    /// reused.
     fn rollback(&mut self);
 
-    /// Everything is forgotten; what is there follows.
+    /// Forgets everything; what exists is learnt next.
     fn reset(&mut self);
 
-    /// Segments whose newest record is older, in milliseconds since 1970, need not be learnt.
+    /// Segments whose newest record is older need not be learnt: milliseconds since 1970.
     fn since(&self, now: Now) -> u64;
 
-    /// A sealed segment, in order. `keys`: what [`Sequencer::sealed`] gave for it, if that is still
-    /// there; it may be that of another epoch, or damaged.
+    /// Learns a sealed segment, in order. `keys` is what [`Sequencer::sealed`] returned for it, if
+    /// that still exists; it may be of another epoch, or damaged.
     fn learn_sealed(&mut self, epoch: u64, range: Range<Offset>, keys: Option<&[u8]>) -> Learnt;
 
-    /// A record that is there, in order.
+    /// Learns an existing record, in order.
     fn learn(&mut self, record: &Record<'_>, offset: Offset);
 
-    /// The segment with what was placed or learnt in this range is sealed. The bytes are kept beside
-    /// it; none: nothing to keep.
+    /// The segment with what was placed or learnt in this range is sealed. The returned bytes are
+    /// stored beside it; none if there are none to store.
     fn sealed(&mut self, epoch: u64, range: Range<Offset>) -> Option<Vec<u8>>;
 }
 
 /// Where a draft goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// It is new.
+    /// A new record.
     Append {
         /// The generation of the topic's partitions.
         generation: u16,
         /// The partition.
         partition: u16,
     },
-    /// It is there.
+    /// A duplicate.
     Duplicate {
-        /// Where it is.
+        /// Offset of the original.
         offset: Offset,
         /// Its partition.
         partition: u16,
-        /// Whether what was stored differs.
+        /// Whether the stored bytes differ.
         mismatch: bool,
     },
 }
 
-/// What came of showing a sequencer a sealed segment.
+/// The result of learning a sealed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learnt {
-    /// All it needs to know.
+    /// `keys` sufficed.
     Known,
-    /// It has to see the records: [`Sequencer::learn`] for each, then [`Sequencer::sealed`].
+    /// It needs the records: [`Sequencer::learn`] for each, then [`Sequencer::sealed`].
     Wanting,
 }
 
-/// Takes drafts as they are: for logs whose writers know what they do.
+/// Places drafts as they are: for logs whose writers choose the place themselves.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 

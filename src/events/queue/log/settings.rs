@@ -1,4 +1,4 @@
-//! Where a log is, and how it treats what it is given.
+//! Where a log is, and how it behaves.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::events::queue::{
     storage::Storage,
 };
 
-/// The least a segment is made for: a header and a small frame.
+/// The smallest segment: a header and a small frame.
 pub(super) const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 
-/// Records that nobody waits for, but that somebody goes on with, are on disk after so long.
+/// Sync deadline of records that nobody waits for but that work depends on.
 const HURRIED: Duration = Duration::from_millis(5);
 
 /// Where a log is kept. Cheap to clone.
@@ -20,89 +20,89 @@ const HURRIED: Duration = Duration::from_millis(5);
 pub struct Place {
     /// The store's file system.
     pub storage: Arc<dyn Storage>,
-    /// The log's directory in it. Its parent is there.
+    /// The log's directory in it. Its parent exists.
     pub dir: PathBuf,
     /// The store it belongs to.
     pub store: StoreId,
     /// The log it is.
     pub id: LogId,
-    /// How much room the disk has.
+    /// Watches the disk's free space.
     pub disk: Arc<DiskWatch>,
 }
 
-/// How a log treats what it is given.
+/// How a log behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What an acknowledgement means.
     pub durability: Durability,
-    /// What happens to damage that is found.
+    /// How damage is handled.
     pub recovery: Recovery,
-    /// A segment is sealed when it has so many bytes.
+    /// A segment is sealed at this size.
     pub segment_bytes: u64,
-    /// A file that is made while someone waits has room for so many bytes and grows from there; the others
-    /// are made ahead, in the background, with room for a whole segment. None: no file is made ahead, and
-    /// each has room for a whole segment at once.
+    /// Initial room of a file that is created while someone waits; it grows from there. The others
+    /// are prepared in the background with room for a whole segment. None: no file is prepared
+    /// ahead, and each gets room for a whole segment at once.
     pub first_bytes: Option<u64>,
-    /// Bytes that may be on their way into the log at once.
+    /// Bound of the bytes in flight into the log.
     pub buffer_bytes: u64,
-    /// The bytes that the log may hold; none: as many as it is given.
+    /// Size limit of the log in bytes; none for no limit.
     pub max_bytes: Option<u64>,
-    /// Unwaited records are on disk after so long.
+    /// Unwaited records are on disk after this time.
     pub unwaited: Duration,
-    /// With [`Durability::Os`] a sync comes at least so often.
+    /// Maximum time between syncs with [`Durability::Os`].
     pub os_interval: Duration,
-    /// The time between two writings of CHECKPOINT, at least.
+    /// Minimum time between two writes of CHECKPOINT.
     pub checkpoint: Duration,
 }
 
-/// What an acknowledgement means: that what was acknowledged is still there after ...
+/// What an acknowledged record survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// ... power loss.
+    /// Power loss.
     #[default]
     Durable,
-    /// ... a killed process.
+    /// A killed process.
     Os,
-    /// ... nothing.
+    /// Nothing.
     Memory,
 }
 
-/// What happens to bytes that were on disk and are bad.
+/// How bytes are handled that were on disk and are bad.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
     /// The log goes offline and says what is bad.
     #[default]
     Strict,
-    /// They are copied aside, the offsets counted as lost, and the log goes on.
+    /// They are copied aside, their offsets count as lost, and the log goes on.
     Quarantine,
 }
 
-/// Who appends, and with that how far a log is filled for them.
+/// Who appends, which decides how far the log may be filled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Purpose {
-    /// Something new: refused first.
+    /// New events: refused first.
     #[default]
     Publish,
-    /// On behalf of something that was accepted already: a tenth more than the log may hold, and as long
-    /// as the disk has any room but the reserve.
+    /// On behalf of something already accepted: up to a tenth above the log's limit, and as long as
+    /// the disk has room beyond the reserve.
     Accepted,
-    /// The journal of delivery state: as `Accepted`, and the reserve is for it.
+    /// The journal of delivery state: as `Accepted`, and it may use the reserve.
     Journal,
 }
 
 // === impl Settings ===
 
 impl Settings {
-    /// The room of a file that is made while someone waits, and is to take `bytes` at once.
+    /// Initial room of a file that is created while someone waits and takes `bytes` at once.
     pub(super) fn room(&self, bytes: u64) -> u64 {
         let first = self.first_bytes.unwrap_or(u64::MAX);
         self.segment_bytes.min(first).max(bytes)
     }
 
-    /// After what time something is synced that nobody waits for, at the latest; `None`: never.
+    /// How long at most a sync that nobody waits for is delayed; `None`: it never comes.
     pub(super) fn sync_after(&self, is_hurried: bool) -> Option<Duration> {
         match self.durability {
-            // Long enough that a kill from outside finds what was acknowledged unsynced.
+            // Long enough that an external kill finds acknowledged records unsynced.
             Durability::Durable if mutation::is(Mutation::AcknowledgeBeforeTheSync) => {
                 Some(10 * self.os_interval)
             }

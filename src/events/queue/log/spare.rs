@@ -1,5 +1,5 @@
-//! The next file of a log, made and filled before it is needed: filling takes a disk tens of
-//! milliseconds, and those who publish then would wait for it.
+//! Prepares the next file of a log ahead: filling it takes a disk tens of milliseconds, for which
+//! publishers would otherwise wait.
 
 use std::{
     io,
@@ -21,25 +21,25 @@ use super::{
 };
 use crate::events::queue::storage::File;
 
-/// So many bytes are filled and synced at once, so that a commit's sync finds little of them in its way.
+/// Bytes filled and synced at once, few enough not to delay a commit's sync.
 const STEP: u64 = 1 << 20;
-/// And then the disk is left alone for so long.
+/// Pause between these steps.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// Whether there is one.
+/// Whether there is a spare file.
 #[derive(Debug, Default)]
 pub(super) struct Spare {
-    /// One is being made. Relaxed: who sees it late makes none, or makes one too many and fails.
+    /// One is being made. Relaxed: a late reader makes none, or tries once too often and fails.
     is_busy: AtomicBool,
-    /// It is there, whole and synced. Released by who made it.
+    /// It exists, whole and synced. Set with Release.
     is_ready: AtomicBool,
-    /// None is wanted any more. Relaxed: who sees it late makes a step too many.
+    /// None is wanted any more. Relaxed: a late reader makes one step too many.
     is_stopped: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Spare {
-    /// Has it made in the background, unless that is done or being done.
+    /// Has a spare made in the background, unless one exists or is being made.
     pub(super) fn want(&self, log: &Arc<OpenLog>) {
         if self.is_ready.load(Ordering::Relaxed) || self.is_busy.swap(true, Ordering::Relaxed) {
             return;
@@ -59,7 +59,7 @@ impl Spare {
         }
     }
 
-    /// Ends the making of it; it goes when the log is opened again.
+    /// Stops making one; what was made is removed when the log is reopened.
     pub(super) fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
         if let Some(Err(_)) = self.thread.lock().take().map(JoinHandle::join) {
@@ -69,14 +69,14 @@ impl Spare {
         }
     }
 
-    /// Makes it, all zero and on disk.
+    /// Creates it, all zeros and on disk.
     fn make(&self, place: &Place, bytes: u64) -> io::Result<()> {
         let path = path(place);
         remove_if_there(&*place.storage, &path)?;
         let file = place.storage.create(&path)?;
         let filled = self.fill(&*file, bytes);
         if filled.is_err() {
-            // It would be removed when the log is opened; its room is wanted now.
+            // Opening the log would remove it too, but its room is needed now.
             remove_if_there(&*place.storage, &path)?;
         }
         filled
@@ -101,7 +101,7 @@ impl Spare {
         self.is_busy.store(false, Ordering::Relaxed);
     }
 
-    /// It, for who needs it now. It has still its own name.
+    /// Hands the spare over, still under its own name.
     pub(super) fn take(&self, place: &Place) -> Option<(PathBuf, Box<dyn File>)> {
         if !self.is_ready.swap(false, Ordering::Acquire) {
             return None;

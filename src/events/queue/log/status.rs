@@ -1,21 +1,21 @@
-//! What a log says of itself.
+//! What a log reports of itself.
 
 use std::{ops::Range, time::Duration};
 
 use crate::events::queue::{Offset, time::Now};
 
-/// Where a log stands.
+/// State and extent of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Whether it takes appends.
     pub state: State,
-    /// The first offset there is.
+    /// The first offset.
     pub start: Offset,
     /// Everything below is on disk and may be read.
     pub durable: Offset,
     /// Bytes used by its segments.
     pub bytes: u64,
-    /// Events between start and durable: an upper bound, lost ones are counted too.
+    /// Events between start and durable: an upper bound, because lost ones count too.
     pub events: u64,
 }
 
@@ -24,31 +24,31 @@ pub struct Status {
 pub enum State {
     /// It does.
     Serving,
-    /// The disk had no room for more. It goes on as soon as there is some.
+    /// The disk had no room for more. It resumes as soon as there is some.
     Full,
-    /// Not before it is reopened. Reads go on below `durable`.
+    /// It takes none until it is reopened. Reads below `durable` work.
     Offline(Offline),
 }
 
 /// Why a log takes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offline {
-    /// In words, for an operator.
+    /// For an operator.
     pub reason: String,
-    /// The offsets that are damaged, the end not included; none: it is not about offsets.
+    /// The damaged offsets, end excluded; none if it is not about offsets.
     pub range: Option<Range<Offset>>,
 }
 
-/// What opening a log came to.
+/// The result of opening a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// The first offset there is.
+    /// The first offset.
     pub start: Offset,
     /// The offset after the last.
     pub end: Offset,
-    /// Records that were written but not proven to be on disk, and were copied forward.
+    /// Records that were written but not proven to be on disk, and so were copied forward.
     pub copied: u64,
-    /// Bytes behind them that never made it, and were cut.
+    /// Bytes after them that were incomplete, and were cut.
     pub cut_bytes: u64,
     /// Offsets that are lost, with [`super::Recovery::Quarantine`].
     pub gaps: Vec<Range<Offset>>,
@@ -67,10 +67,10 @@ pub struct SegmentInfo {
     pub end: Offset,
     /// Bytes used.
     pub bytes: u64,
-    /// When its newest frame was written, in milliseconds since 1970; 0: it has none.
+    /// When its newest frame was written, in milliseconds since 1970; 0 if it has none.
     pub newest_wall: u64,
-    /// Whether nothing is added to it any more.
+    /// Whether nothing more is added.
     pub is_sealed: bool,
-    /// Records of each partition, those without any left out.
+    /// Number of records by partition, without empty ones.
     pub partitions: Vec<(u16, u64)>,
 }

@@ -1,4 +1,4 @@
-//! Makes of the newest file a log that may be appended to.
+//! Turns the newest file into a log that takes appends.
 
 use std::{
     io::{self, ErrorKind},
@@ -25,17 +25,17 @@ use crate::events::queue::{
     storage::{self, File},
 };
 
-/// What became of the newest file.
+/// The result for the newest file.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) segments: Vec<Arc<Segment>>,
-    /// Where the log grows; none: it is offline.
+    /// Where the log grows; none if it is offline.
     pub(super) tail: Option<Tail>,
     pub(super) offline: Option<Offline>,
     pub(super) is_full: bool,
 }
 
-/// Puts frames into a new file, under its epoch.
+/// Copies frames into a new file, under its epoch.
 struct Copy<'a> {
     target: &'a Segment,
     writer: FrameWriter,
@@ -45,7 +45,7 @@ struct Copy<'a> {
     newest_wall: u64,
 }
 
-/// A log without files: its first, which begins where nothing was given out yet.
+/// Begins a log without files: its first file starts at the first offset that was never assigned.
 pub(super) fn begin(
     shared: &OpenLog,
     checkpoint: &Known,
@@ -69,7 +69,7 @@ pub(super) fn begin(
     Ok(Outcome::serving(vec![segment.clone()], Copy::new(&segment).tail(segment.clone(), file)))
 }
 
-/// Judges the newest file, and goes on in it or behind it.
+/// Judges the newest file, and continues in it or after it.
 pub(super) fn recover(
     shared: &OpenLog,
     sequencer: &mut dyn Sequencer,
@@ -83,7 +83,7 @@ pub(super) fn recover(
     let mut verdict =
         judge::judge(found, known, sequencer).map_err(|error| error.into_open(base))?;
     if checkpoint.is_bad && verdict.is_cut && verdict.damage.is_empty() {
-        // What is cut may have been on disk: what would tell is damaged itself.
+        // The cut bytes may have been on disk: the evidence, CHECKPOINT, is damaged.
         let end = verdict.copy.map_or(verdict.proven, |copy| copy.to);
         verdict.damage.push(Damage {
             range: end.offset..end.offset.plus(1),
@@ -114,7 +114,7 @@ pub(super) fn recover(
     go_on(shared, sequencer, found, &verdict)
 }
 
-/// The log is offline, and what is before the damage can be read.
+/// The log is offline; what precedes the damage is readable.
 fn stopped_before(found: &Found, damage: &Damage, opened: &mut Opened) -> Outcome {
     let mut extent =
         Extent { end: found.header.base, position: FIRST_FRAME, newest_wall: 0, is_sealed: true };
@@ -151,7 +151,7 @@ fn go_on(
     in_new_file(shared, sequencer, found, verdict)
 }
 
-/// The file goes on being the newest: nothing is in it but what is proven.
+/// Keeps the file as the newest: it contains only what is proven.
 fn in_place(shared: &OpenLog, found: &Found, verdict: &Verdict) -> Result<Outcome, OpenError> {
     let end = verdict.copy.map_or(verdict.proven, |copy| copy.to);
     let extent = Extent { is_sealed: false, ..end.sealed() };
@@ -180,7 +180,7 @@ fn in_new_file(
     let old = Arc::new(Segment::with_index(found.header, proven.sealed(), verdict.index.clone()));
     let is_replaced = header.base == found.header.base;
     let bytes = verdict.copy.map_or(0, |copy| copy.to.position - copy.from.0);
-    // Records take what they took, and frames are the same: so do they.
+    // Records and frames keep their sizes, so the copy takes as many bytes.
     let room = shared.settings.room(FIRST_FRAME + bytes);
     let segment = Arc::new(Segment::empty(header));
     let mut copy = Copy::new(&segment);
@@ -206,14 +206,14 @@ fn in_new_file(
     if is_replaced {
         return Ok(Outcome::serving(vec![segment], tail));
     }
-    // The successor says where the old file ends: this is for the room.
+    // The successor says where the old file ends: this only frees space.
     if let Err(error) = found.file.truncate(proven.position) {
         tracing::warn!(log = %shared.place.id, %error, "a sealed log file could not be truncated: it keeps its unused space");
     }
     Ok(Outcome::serving(vec![old, segment], tail))
 }
 
-/// There is no room for a new file, and none is needed to serve what is there.
+/// There is no room for a new file, and none is needed to serve existing records.
 fn full(old: Arc<Segment>, proven: &Point) -> Outcome {
     let tail = Tail {
         segment: old.clone(),
@@ -226,7 +226,7 @@ fn full(old: Arc<Segment>, proven: &Point) -> Outcome {
     Outcome { segments: vec![old], tail: Some(tail), offline: None, is_full: true }
 }
 
-/// The header of the file that follows on the proven part of `old`.
+/// The header of the file that continues the proven part of `old`.
 fn successor(old: &SegmentHeader, verdict: &Verdict) -> SegmentHeader {
     let base = verdict.copy.map_or(verdict.next, |copy| copy.from.1);
     let proven = &verdict.proven;

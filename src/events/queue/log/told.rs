@@ -1,6 +1,6 @@
-//! Who is told what became of an append, and when.
+//! Reports the outcome of appends: to whom, and when.
 //!
-//! The writer tells at once whoever waits, and with the next sync whoever is to know but does not wait.
+//! The writer reports to those who wait at once, and to others with the next sync.
 
 use tokio::time::Instant;
 
@@ -15,42 +15,42 @@ use super::{
 };
 use crate::events::queue::Offset;
 
-/// What is left of an append that was handed over to be written.
+/// What is left of an append once its draft was handed over for writing.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) waiter: Waiter,
-    /// Held until it is told, so that what is untold is bounded as well.
+    /// Held until the outcome is reported, so that unreported appends are bounded too.
     pub(super) permit: Permit,
     pub(super) urgency: Urgency,
     pub(super) since: Instant,
 }
 
-/// What was written, or could not be, and is not told yet. What it was made of is gone.
+/// An append that was written, or could not be, and is not yet reported. Its draft is gone.
 #[derive(Debug)]
 pub(super) struct Untold {
     outcome: Outcome,
-    /// The outcome holds once everything below is on disk.
+    /// The outcome holds once everything below this offset is on disk.
     needs: Offset,
     end: End,
-    /// Which opening of the log it was written in.
+    /// The opening of the log in which it was written.
     life: u64,
 }
 
 // === impl Untold ===
 
 impl Untold {
-    /// Of an append that was written in this opening of the log.
+    /// For an append written in this opening of the log.
     pub(super) fn new(item: Item, end: End, life: u64) -> Self {
         let (outcome, needs) = item.into_outcome();
         Self { outcome, needs, end, life }
     }
 
-    /// Told with a later sync: nobody waits for it, and it is there.
+    /// Reported with a later sync: nobody waits, and it is written.
     pub(super) fn is_put_off(&self) -> bool {
         self.outcome.is_ok() && matches!(self.end.urgency, Urgency::Soon | Urgency::Later)
     }
 
-    /// Whether a sync, or one that fails, can no longer change what it comes to.
+    /// Whether no sync, successful or not, can change the outcome any more.
     pub(super) fn is_settled(&self, core: &Core) -> bool {
         self.life != core.life() || core.is_poisoned() || self.needs <= core.synced()
     }
@@ -60,7 +60,7 @@ impl Untold {
 
 impl End {
     pub(super) fn complete(self, outcome: Outcome, shared: &OpenLog) {
-        // Room first: who is woken may want it.
+        // Room first: whoever is woken may want it.
         drop(self.permit);
         if outcome.is_ok() && self.urgency == Urgency::Synced {
             shared.gauges.append_micros.record_span(self.since.elapsed());
@@ -69,7 +69,7 @@ impl End {
     }
 }
 
-/// Tells what became of those for which it is time, and gives back the others.
+/// Reports the appends whose time has come, and returns the others.
 pub(super) fn tell(
     shared: &OpenLog,
     mut all: Vec<Untold>,
@@ -79,7 +79,7 @@ pub(super) fn tell(
     let mut left = Vec::new();
     shared.with_core(|core| {
         for it in all.drain(..) {
-            // Between writing and now it was opened again: what was written may be gone.
+            // The log was reopened between the write and now: the record may be gone.
             if it.life != core.life() {
                 outcomes.push((it.end, Err(AppendError::Unknown)));
             } else if is_time(&it, core) {
@@ -90,9 +90,9 @@ pub(super) fn tell(
             }
         }
     });
-    // Not there, or being opened again.
+    // The log is offline or being reopened.
     outcomes.extend(all.into_iter().map(|it| (it.end, Err(AppendError::Unknown))));
-    // The log is not held here: whoever is told may look at it.
+    // The lock is free here: whoever is told may look at the log.
     for (end, outcome) in outcomes {
         end.complete(outcome, shared);
     }

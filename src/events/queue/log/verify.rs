@@ -1,8 +1,8 @@
-//! Looks through a log that nobody has open, and makes it one that opens.
+//! Verifies and repairs a log that nobody has open.
 //!
-//! [`verify`] changes nothing. [`repair`] does what opening with [`Recovery::Quarantine`] does: damaged
-//! bytes are copied aside, what is lost is counted; and it accepts that, so that the log opens with
-//! [`Recovery::Strict`] again. No byte of a log file is changed by it, and none but torn ones are cut.
+//! [`verify`] changes nothing. [`repair`] does what opening with [`Recovery::Quarantine`] does:
+//! copies damaged bytes aside and counts what is lost. It also accepts the loss, so that the log
+//! opens with [`Recovery::Strict`] again. It changes no byte of a log file; it cuts torn ones.
 
 use std::{io, ops::Range, sync::Arc};
 
@@ -23,44 +23,44 @@ use crate::events::queue::{
     time::SystemClock,
 };
 
-/// What is in a log's directory.
+/// The contents of a log's directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Log files.
     pub files: u64,
-    /// Records that are whole, those above the watermark included.
+    /// Whole records, including those above the watermark.
     pub records: u64,
     /// Bytes used.
     pub bytes: u64,
-    /// The first offset there is, and the offset after the last.
+    /// From the first offset to the offset after the last.
     pub range: Range<Offset>,
     /// Bytes that were on disk and are bad.
     pub damage: Vec<Finding>,
-    /// Bytes at the end that never were on disk for certain and are not whole: no damage.
+    /// Incomplete bytes at the end that were never known to be on disk: not damage.
     pub torn_bytes: u64,
-    /// Indexes that are missing or not sound, by file name: made again when they are needed.
+    /// Missing or invalid indexes, by file name: rebuilt when they are needed.
     pub derived: Vec<String>,
 }
 
 /// Damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The offsets it is about, the end not included.
+    /// The affected offsets, end excluded.
     pub range: Range<Offset>,
-    /// Whether they are lost; else they can be read all the same.
+    /// Whether they are lost; if not, they are still readable.
     pub is_lost: bool,
-    /// Whether that was accepted by a repair.
+    /// Whether a repair has accepted that.
     pub is_accepted: bool,
     /// In words.
     pub what: String,
 }
 
-/// Looks through a log that nobody has open. `floor`: what its readers have seen. Blocks.
+/// Verifies a log that nobody has open. `floor`: everything below was seen by its readers. Blocks.
 pub fn verify(place: &Place, floor: Offset) -> Result<Report, OpenError> {
     look_through(place, floor, &mut |_, _| {})
 }
 
-/// As [`verify`], and shows each record that is whole, those above the watermark too, in order. Blocks.
+/// As [`verify`], and shows each whole record in order, also those above the watermark. Blocks.
 pub fn look_through(
     place: &Place,
     floor: Offset,
@@ -117,14 +117,14 @@ fn look(
     Ok(report)
 }
 
-/// Makes a log that nobody has open one that opens with [`Recovery::Strict`], and says what that cost.
-/// Blocks.
+/// Repairs a log that nobody has open, so that it opens with [`Recovery::Strict`], and reports what
+/// that cost. Blocks.
 pub fn repair(place: &Place, settings: &Settings, floor: Offset) -> Result<Report, OpenError> {
     let before = verify(place, floor)?;
     let writer = writer()?;
     let settings = Settings { recovery: Recovery::Quarantine, ..settings.clone() };
     let (log, _) = Log::open(&writer, place.clone(), &settings, floor, Box::new(Plain))?;
-    // Opening does not look through sealed files: reading does, and copies aside what is bad.
+    // Opening does not scan sealed files: reading does, and copies bad bytes aside.
     let mut reader = log.reader();
     let mut next = log.start();
     while next < log.durable() {
@@ -142,7 +142,7 @@ pub fn repair(place: &Place, settings: &Settings, floor: Offset) -> Result<Repor
     writer.stop();
     let mut accepted = super::accepted::Accepted::read(place)
         .map_err(OpenError::io("what is accepted is read"))?;
-    // Where a header is bad, what it is about is only known once a later file says where it ends.
+    // The extent of a file with a bad header is only known once a later file says where it ends.
     let after = verify(place, floor)?;
     let ranges = before.damage.into_iter().chain(after.damage).map(|it| it.range).collect();
     accepted.add(place, ranges).map_err(OpenError::io("what is accepted is written"))?;
@@ -161,12 +161,12 @@ fn writer() -> Result<Writer, OpenError> {
 }
 
 impl Report {
-    /// Whether nothing is damaged that was not accepted.
+    /// Whether all damage is accepted.
     pub fn is_sound(&self) -> bool {
         self.damage.iter().all(|finding| finding.is_accepted)
     }
 
-    /// Offsets between two files were lost before, and the later file says so: nothing stops at them.
+    /// Offsets between two files that were lost before, as the later file says: no reason to stop.
     fn between(&mut self, base: Offset) {
         if self.files > 0 && self.range.end < base {
             self.damage.push(Finding {

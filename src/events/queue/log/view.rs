@@ -1,4 +1,4 @@
-//! What is known of a log without asking its writer: how far it may be read, and where it stands.
+//! What is known of a log without asking its writer: how far it is readable, and its state.
 
 use std::sync::{
     Arc,
@@ -11,16 +11,16 @@ use tokio::sync::watch;
 use super::{segment::Segment, status::State};
 use crate::events::queue::Offset;
 
-/// OpenLog between the writer, who changes it, and readers.
+/// The part of an open log that its writer updates and readers look at.
 #[derive(Debug)]
 pub(super) struct View {
     start: AtomicU64,
     durable: watch::Sender<Offset>,
     segments: RwLock<Vec<Arc<Segment>>>,
     state: Mutex<State>,
-    /// How often it was recovered.
+    /// Number of recoveries.
     openings: AtomicU64,
-    /// Relaxed: a word for itself.
+    /// Relaxed: independent of the rest.
     sealed_bytes: AtomicU64,
 }
 
@@ -37,7 +37,7 @@ impl View {
     }
 
     pub(super) fn start(&self) -> Offset {
-        // Relaxed: it only grows, and a segment that is gone is told by its file.
+        // Relaxed: it only grows, and a missing file shows that a segment was retired.
         Offset(self.start.load(Ordering::Relaxed))
     }
 
@@ -53,7 +53,7 @@ impl View {
         self.durable.subscribe()
     }
 
-    /// After the segment's extent is published: who sees the offset can read up to it.
+    /// Call it after the segment's extent is published: whoever sees the offset can read up to it.
     pub(super) fn set_durable(&self, durable: Offset) {
         self.durable.send_if_modified(|current| {
             let is_new = *current != durable;
@@ -62,14 +62,14 @@ impl View {
         });
     }
 
-    /// It was recovered, and its end is set. Before it serves: who finds it serving knows of it.
+    /// The log was recovered and its end is set. Call it before it serves, for whoever finds it serving.
     pub(super) fn opened(&self) {
         self.openings.fetch_add(1, Ordering::Release);
     }
 
-    /// How often it was recovered; `None`: it is offline.
+    /// Number of recoveries; `None` while it is offline.
     pub(super) fn opening(&self) -> Option<u64> {
-        // The state first: it is set last.
+        // The state first, because it is set last.
         (!self.is_offline()).then(|| self.openings.load(Ordering::Acquire))
     }
 
@@ -101,7 +101,7 @@ impl View {
         self.sealed_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// A new active segment; one without a frame that had its base gives way to it.
+    /// Adds the new active segment, which replaces a frameless one with the same base.
     pub(super) fn push(&self, segment: Arc<Segment>) {
         let mut segments = self.segments.write();
         segments.retain(|it| it.base() < segment.base());
@@ -109,7 +109,7 @@ impl View {
         self.count(&segments);
     }
 
-    /// Takes away the sealed segments that are wholly below `below`, oldest first.
+    /// Removes the sealed segments wholly below `below`, oldest first.
     pub(super) fn take_below(&self, below: Offset) -> Vec<Arc<Segment>> {
         let mut segments = self.segments.write();
         let count = segments.windows(2).take_while(|pair| pair[1].base() <= below).count();
@@ -118,15 +118,15 @@ impl View {
         gone
     }
 
-    /// The base of the oldest segment that stays if those wholly below `below` go.
+    /// The base of the oldest segment that remains if those wholly below `below` are removed.
     pub(super) fn start_for(&self, below: Offset) -> Option<Offset> {
         let segments = self.segments.read();
         let kept = segments.iter().rev().find(|it| it.base() <= below).or(segments.first());
         kept.map(|it| it.base())
     }
 
-    /// The segment in which `offset` is or would be, or the first after it, with the base of the one
-    /// that follows.
+    /// The segment that holds or would hold `offset`, or the first after it, with the base of its
+    /// successor.
     pub(super) fn find(&self, offset: Offset) -> Option<(Arc<Segment>, Option<Offset>)> {
         let segments = self.segments.read();
         let after = segments.partition_point(|it| it.base() <= offset);
@@ -135,12 +135,12 @@ impl View {
         segments.get(index).map(|it| (it.clone(), next))
     }
 
-    /// Bytes used by all but the newest. Counted when a segment comes or goes.
+    /// Bytes used by all segments but the newest; counted when one comes or goes.
     pub(super) fn sealed_bytes(&self) -> u64 {
         self.sealed_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes used by all.
+    /// Bytes used by all segments.
     pub(super) fn bytes(&self) -> u64 {
         self.segments.read().iter().map(|it| it.extent().position).sum()
     }

@@ -1,28 +1,28 @@
-//! What waits to be written, and when the writer looks at it. Pure: time is an argument.
+//! The queue in front of the writer, and when it is looked at. Pure: time is an argument.
 //!
-//! What somebody waits for is taken at once. What nobody waits for collects until the oldest of it is due, or
-//! until it fills a batch. The thread is woken only for what is due before the thread would look by itself,
-//! so that whoever brings something to be written later mostly makes no system call.
+//! Appends that somebody waits for are taken at once. Others collect until the oldest is due or
+//! they fill a batch. The thread is woken only for what is due before it would look anyway, so
+//! submitting something that can wait mostly costs no system call.
 
 use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-/// A batch ends at so many bytes, ...
+/// A batch ends at this many bytes, ...
 const BATCH_BYTES: usize = 1 << 20;
-/// ... or at so many records.
+/// ... or this many records.
 const BATCH_RECORDS: usize = 4096;
 
-/// What waits to be written, and whether the thread knows of it. All that is decided about waking and
-/// sleeping is decided here, under one lock.
+/// What waits to be written, and whether the thread knows of it. All decisions about waking and
+/// sleeping are made here, under one lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Waiting<T> {
     requests: VecDeque<T>,
     size: Size,
-    /// The earliest that any of them is due; none: there are none.
+    /// The earliest due time; none if the queue is empty.
     due: Option<Due>,
     is_stopped: bool,
-    /// The thread sleeps.
+    /// Set while the thread sleeps.
     asleep: Option<Asleep>,
 }
 
@@ -30,12 +30,12 @@ pub(super) struct Waiting<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Asleep(Option<Instant>);
 
-/// When a request is to be written, at the latest. The one that is earlier is less.
+/// When a request is to be written, at the latest. Ordered by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Due {
     /// Somebody waits.
     Now,
-    /// Nobody does.
+    /// Nobody waits.
     At(Instant),
 }
 
@@ -46,14 +46,14 @@ pub(super) struct Size {
     pub(super) records: usize,
 }
 
-/// What the thread is to do.
+/// What the thread does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Write what is in the batch, if anything is, and see what is due.
+    /// Write the batch, if there is one, and see what else is due.
     Batch,
-    /// Nothing is left, and nothing will come.
+    /// Stop: the queue is empty and closed.
     Stop,
-    /// Sleep until then, or until someone wakes it.
+    /// Sleep until then, or until woken.
     Sleep(Option<Instant>),
 }
 
@@ -72,7 +72,7 @@ impl<T> Default for Waiting<T> {
 }
 
 impl<T> Waiting<T> {
-    /// Adds a request; whether the thread is to be woken for it. Given back if no more is taken.
+    /// Adds a request. Returns whether to wake the thread, or the request if the queue is closed.
     pub(super) fn push(&mut self, request: T, size: Size, due: Due) -> Result<bool, T> {
         if self.is_stopped {
             return Err(request);
@@ -90,7 +90,7 @@ impl<T> Waiting<T> {
         Ok(is_early)
     }
 
-    /// Takes the next batch, or says what to do instead. `also`: when there is something else to see to.
+    /// Takes the next batch, or says what to do instead. `also`: when other work is due.
     pub(super) fn next(
         &mut self,
         batch: &mut Vec<T>,
@@ -102,7 +102,7 @@ impl<T> Waiting<T> {
         let is_late = also.is_some_and(|at| at <= now);
         let is_due = match self.due {
             Some(Due::Now) => true,
-            // With what else is done now, too: it is one sync for both.
+            // Together with other work that is due: one sync for both.
             Some(Due::At(at)) => at <= now || is_late || self.is_stopped,
             None => false,
         };
@@ -123,7 +123,7 @@ impl<T> Waiting<T> {
         Next::Sleep(until)
     }
 
-    /// As much as one batch holds, and at least one.
+    /// Takes as much as fits one batch, and at least one request.
     fn take(&mut self, batch: &mut Vec<T>, size: impl Fn(&T) -> Size) {
         let mut taken = Size::default();
         while let Some(next) = self.requests.front() {
@@ -134,7 +134,7 @@ impl<T> Waiting<T> {
             self.size = self.size.without(size(next));
             batch.extend(self.requests.pop_front());
         }
-        // What is left was more than one batch: it has waited long enough.
+        // What remains exceeded one batch: it has waited long enough.
         self.due = (!self.requests.is_empty()).then_some(Due::Now);
     }
 
@@ -143,12 +143,12 @@ impl<T> Waiting<T> {
         self.requests.is_empty()
     }
 
-    /// No more is taken. The thread is to be woken.
+    /// Closes the queue. The thread is to be woken.
     pub(super) fn stop(&mut self) {
         self.is_stopped = true;
     }
 
-    /// No more is taken; what is there is given back.
+    /// Closes the queue, and gives back what is in it.
     pub(super) fn close(&mut self) -> VecDeque<T> {
         self.stop();
         (self.size, self.due) = (Size::default(), None);
@@ -159,7 +159,7 @@ impl<T> Waiting<T> {
 // === impl Asleep ===
 
 impl Asleep {
-    /// Whether it would oversleep what is due then.
+    /// Whether it would sleep past `due`.
     fn outlasts(self, due: Due) -> bool {
         match due {
             Due::Now => true,
@@ -182,7 +182,7 @@ impl Size {
         }
     }
 
-    /// Whether it is at most one batch.
+    /// Whether it fits one batch.
     fn fits(self) -> bool {
         self.bytes <= BATCH_BYTES && self.records <= BATCH_RECORDS
     }

@@ -1,9 +1,9 @@
-//! The thread that writes: the only one that appends to and syncs the logs it serves.
+//! The writer thread: the only one that appends to and syncs its logs.
 //!
-//! While it waits for a sync the next batch collects in the queue, so a batch is as large as the disk is
-//! slow, and no more is waited for. A commit that someone waits for is never put off. What nobody waits for
-//! collects for a moment and is written together, and is synced soon after; whoever is to be told of it is
-//! told then. The queue is bounded by the permits of what is in it.
+//! While a sync runs, the next batch collects in the queue, so batches grow with the latency of the
+//! disk and nothing else delays them. A commit that someone waits for is never put off. Appends
+//! that nobody waits for collect briefly, are written together and synced soon after; outcomes are
+//! reported then. The queue is bounded by the permits of what is in it.
 
 use std::{
     io,
@@ -31,12 +31,12 @@ use crate::events::queue::{
     time::{Clock, Now},
 };
 
-/// What nobody waits for is written after so long: long enough for what comes from many to go into one write,
-/// short enough that hardly more is lost with a killed process than was on its way anyway.
+/// How long appends that nobody waits for collect: long enough to combine those of many callers,
+/// short enough that a killed process loses hardly more than what was in flight anyway.
 const COLLECT: Duration = Duration::from_millis(1);
 
-/// A thread that writes, for any number of logs. When its last handle is dropped it stops as with
-/// [`Writer::stop`], but nobody waits.
+/// A writer thread, for any number of logs. Dropping the last handle stops it as [`Writer::stop`]
+/// does, without waiting.
 #[derive(Clone, Debug)]
 pub struct Writer {
     queue: Arc<Queue>,
@@ -46,29 +46,29 @@ pub struct Writer {
 #[derive(Debug)]
 struct StopOnDrop(Arc<Queue>);
 
-/// What waits to be written, for who brings it and the thread that takes it.
+/// The queue between those who append and the thread.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting<Request>>,
-    /// Something is there, or the thread is to stop.
+    /// Signals that something arrived, or that the thread is to stop.
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Those it writes: each has what the thread works with, until that ends.
+    /// The logs it serves; each keeps the writer's state until the thread ends.
     logs: Mutex<Vec<Weak<OpenLog>>>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// How soon an append is written and synced, and what it takes for whoever made it to be told.
+/// How soon an append is written and synced, and when its outcome is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
-    /// At once, and told when it is as durable as the mode says.
+    /// At once; reported when it is as durable as the mode says.
     Synced,
-    /// At once, told when it is written, and synced soon.
+    /// Written at once and reported then; synced soon.
     Written,
-    /// Written and synced soon, told when it is as durable as the mode says: sooner than `Later`, for somebody
-    /// goes on with it.
+    /// Written and synced soon, reported when it is as durable as the mode says. Sooner than
+    /// `Later`, because work depends on it.
     Soon,
-    /// As `Soon`, when all that nobody waits for is.
+    /// As `Soon`, at the pace of appends that nobody waits for.
     Later,
 }
 
@@ -83,19 +83,19 @@ pub(super) struct Request {
     pub(super) since: Instant,
 }
 
-/// What the thread has of one log in a batch.
+/// The part of a batch that is for one log.
 struct Group {
     shared: Arc<OpenLog>,
-    /// Which opening of the log it was written in; none: it was not.
+    /// The opening of the log in which it was written; none if it was not.
     life: Option<u64>,
     items: Vec<Item>,
     ends: Vec<End>,
 }
 
-/// A log in which something is left to do at some time: a sync, or a note of how far it is.
+/// A log with work left for later: a sync, or a CHECKPOINT.
 struct Touched {
     shared: Arc<OpenLog>,
-    /// Told with the next sync, in the order of the log.
+    /// Reported with the next sync, in log order.
     untold: Vec<Untold>,
 }
 
@@ -117,8 +117,8 @@ impl Writer {
         Ok(Self { _last: Arc::new(StopOnDrop(queue.clone())), queue })
     }
 
-    /// Writes and syncs what is in the queue, notes how far the logs are, and ends the thread. Blocks
-    /// until that is done. Later appends end as [`AppendError::Stopped`].
+    /// Writes and syncs the queue, writes CHECKPOINTs, and ends the thread. Blocks until that is
+    /// done. Later appends end as [`AppendError::Stopped`].
     pub fn stop(&self) {
         self.queue.stop();
         let thread = self.queue.thread.lock().take();
@@ -143,7 +143,7 @@ impl Drop for StopOnDrop {
 // === impl Queue ===
 
 impl Queue {
-    /// One more log is written by the thread.
+    /// Adds a log to those the thread serves.
     pub(super) fn serves(&self, log: &Arc<OpenLog>) {
         let mut logs = self.logs.lock();
         logs.retain(|it| it.strong_count() > 0);
@@ -164,7 +164,7 @@ impl Queue {
         }
     }
 
-    /// The next batch; empty when `until` is over. Whether all is written and the thread is to stop.
+    /// Takes the next batch; empty when `until` has passed. Returns whether to stop, all being written.
     fn take(&self, batch: &mut Vec<Request>, until: Option<Instant>) -> bool {
         let mut waiting = self.waiting.lock();
         loop {
@@ -186,7 +186,7 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Nothing more is taken, and what waits is told so.
+    /// Closes the queue and tells those who wait.
     fn close(&self) {
         let left = self.waiting.lock().close();
         for request in left {
@@ -215,13 +215,13 @@ impl Request {
     }
 
     fn end(self, outcome: Outcome) {
-        // Room first: who is woken may want it.
+        // Room first: whoever is woken may want it.
         drop(self.permit);
         self.waiter.complete(outcome);
     }
 }
 
-/// Closes the queue whatever ends the thread, a panic too.
+/// Closes the queue however the thread ends, a panic included.
 struct CloseOnDrop<'a>(&'a Queue);
 
 impl Drop for CloseOnDrop<'_> {
@@ -234,7 +234,7 @@ fn serve(queue: &Queue) {
     let _close = CloseOnDrop(queue);
     let mut batch = Vec::new();
     let mut touched: Vec<Touched> = Vec::new();
-    // While what nobody waits for comes all the time, it is looked for without anybody having to wake.
+    // While unwaited appends keep coming the thread polls, so that none of them has to wake it.
     let mut again: Option<Instant> = None;
     loop {
         let due = touched.iter().filter_map(|it| it.shared.due());
@@ -250,7 +250,7 @@ fn serve(queue: &Queue) {
     }
 }
 
-/// Writes a batch, syncs the logs in which someone waits, and tells them.
+/// Writes a batch, syncs the logs where someone waits, and reports outcomes.
 fn commit(batch: Drain<'_, Request>, queue: &Queue, touched: &mut Vec<Touched>) {
     let most = batch.len();
     let mut groups: Vec<Group> = Vec::new();
@@ -258,7 +258,7 @@ fn commit(batch: Drain<'_, Request>, queue: &Queue, touched: &mut Vec<Touched>) 
         let Request { shared, item, permit, waiter, urgency, since } = request;
         let known = groups.iter().position(|group| Arc::ptr_eq(&group.shared, &shared));
         let index = known.unwrap_or_else(|| {
-            // One log mostly; room for all in each of many would be their product.
+            // Mostly there is one log; reserving for all in each of many would take their product.
             let room = if groups.is_empty() { most } else { 0 };
             let (items, ends) = (Vec::with_capacity(room), Vec::with_capacity(room));
             groups.push(Group { shared, life: None, items, ends });
@@ -271,7 +271,7 @@ fn commit(batch: Drain<'_, Request>, queue: &Queue, touched: &mut Vec<Touched>) 
         return;
     }
     let now = queue.clock.now();
-    // All are written before the first is synced: one disk's syncs are one after the other.
+    // All are written before the first sync: syncs of one disk are sequential.
     for group in &mut groups {
         group.write(now);
     }
@@ -304,17 +304,17 @@ impl Group {
 // === impl Touched ===
 
 impl Touched {
-    /// Syncs what was written, if somebody waits for that, and tells whom it concerns.
+    /// Syncs what was written, if somebody waits for that, and reports outcomes.
     fn finish(&mut self, group: Group) {
         let Group { shared, life, items, ends } = group;
         let is_durable = shared.settings.durability == Durability::Durable;
         let is_awaited = ends.iter().any(|end| end.urgency == Urgency::Synced);
         if is_durable && is_awaited && !mutation::is(Mutation::AcknowledgeBeforeTheSync) {
-            // What a failed sync comes to is in the outcomes.
+            // The outcomes show a failed sync.
             shared.with_core(|core| (life == Some(core.life())).then(|| core.sync().ok()));
         }
         let Some(life) = life else {
-            // The log was not there to be written in.
+            // The log was not there to be written.
             for end in ends {
                 end.complete(Err(shared.refuse(Reason::Offline).into()), &shared);
             }
@@ -326,14 +326,14 @@ impl Touched {
             let is_put_off = is_durable && it.is_put_off();
             if is_put_off { &mut self.untold } else { &mut now }.push(it);
         }
-        // First those that have waited for longer, and before anybody may close the log: it is whole now.
+        // Those that waited longer go first, and before anybody may close the log: it is whole now.
         self.tell();
         told::tell(&shared, now, |_, _| true);
     }
 
-    /// Tells of what has been synced meanwhile, or never will be.
+    /// Reports what was synced meanwhile, or never will be.
     fn tell(&mut self) {
-        // In the order of the log: if it is not time for the first, it is not for any.
+        // In log order: if the first has to wait, so do all.
         let Some(first) = self.untold.first() else { return };
         if self.shared.with_core(|core| first.is_settled(core)).unwrap_or(true) {
             let untold = std::mem::take(&mut self.untold);
