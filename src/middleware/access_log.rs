@@ -34,7 +34,7 @@ pub struct AccessLogLayer {
     recorder: Arc<Recorder>,
 }
 
-/// Follows every exchange to its end.
+/// Follows every exchange to its end and records it.
 #[derive(Clone, Debug)]
 pub struct AccessLog<S> {
     recorder: Arc<Recorder>,
@@ -42,11 +42,11 @@ pub struct AccessLog<S> {
 }
 
 pin_project! {
-    /// Holds the exchange until the response body can.
+    /// Holds the exchange until there is a response body to hold it.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
-        // Before the exchange: what the inner future still writes into the context when it is
-        // dropped, such as a cancelled attempt, is in the line.
+        // Declared before the exchange, so dropped first: what its drop writes into the context,
+        // such as a cancelled attempt, is still in the log line.
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
@@ -56,7 +56,7 @@ pin_project! {
 // === impl AccessLogLayer ===
 
 impl AccessLogLayer {
-    /// Writes exchanges down with `recorder`, the worker's own.
+    /// Records exchanges with `recorder`, the worker's own.
     pub fn new(recorder: Arc<Recorder>) -> Self {
         Self { recorder }
     }
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(lines[0].get("reason"), None, "an empty body is complete when it is dropped");
     }
 
-    /// The layers of every request, in their order, around an edge that refuses.
+    /// The layers of every request, in order, around an edge that refuses.
     #[tokio::test]
     async fn a_refusal_at_the_edge_is_answered_named_and_logged() {
         use crate::middleware::{

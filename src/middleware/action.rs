@@ -28,10 +28,10 @@ use crate::{
     http::{Body, Next, Request, Response},
 };
 
-/// Exactly one of these per route.
+/// Each route has exactly one of these.
 #[derive(Clone, Debug)]
 pub enum Settings {
-    /// `respond`: this answer.
+    /// `respond`: a fixed answer.
     Respond {
         /// The status.
         status: StatusCode,
@@ -77,8 +77,8 @@ struct Shared {
 // === impl Settings ===
 
 impl Settings {
-    /// With these changes in what the route answers by itself. Those of an upstream's answers are made when
-    /// they come.
+    /// Applies these changes to the route's own answers. Changes to an upstream's answers are made
+    /// when they arrive.
     #[must_use]
     pub fn changed(mut self, changes: &Changes) -> Self {
         match &mut self {
@@ -94,7 +94,7 @@ impl Settings {
 // === impl ActionLayer ===
 
 impl ActionLayer {
-    /// A layer of these settings, for a route with this `merge_slashes`.
+    /// A layer with these settings, for a route with this `merge_slashes`.
     pub fn new(settings: Settings, merge_slashes: bool) -> Self {
         Self(Arc::new(Shared { settings, merge_slashes }))
     }
@@ -131,7 +131,8 @@ impl<S: Next> Service<Request> for Action<S> {
                 Either::Right(future::ready(redirected))
             }
             Settings::Forward { weights } => {
-                // Without `split` there is nothing to choose, and 0 is what an unwritten cell says.
+                // Without `split` there is nothing to choose, and an unwritten cell already reads
+                // as 0.
                 if weights.len() > 1 {
                     request.cx.set_upstream(choose(weights, fastrand::u64(..)));
                 }
@@ -141,8 +142,8 @@ impl<S: Next> Service<Request> for Action<S> {
     }
 }
 
-/// The answer that is written in the configuration. To HEAD it says how long the body would be
-/// (RFC 9110, 9.3.2); where a status has no body, none is sent and no length claimed.
+/// The answer from the configuration. For HEAD it states how long the body would be (RFC 9110,
+/// 9.3.2); if the status allows no body, none is sent and no length stated.
 fn respond(method: &Method, status: StatusCode, headers: HeaderMap, body: &Bytes) -> Response {
     let has_body = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let is_sent = has_body && method != Method::HEAD;
@@ -174,10 +175,10 @@ fn redirect(
     Ok(response)
 }
 
-/// The index that `random`, uniform over all numbers, falls to: each in proportion to its weight.
+/// The index chosen by `random`, uniform over all numbers; each in proportion to its weight.
 fn choose(weights: &[u32], random: u64) -> usize {
     let total: u64 = weights.iter().copied().map(u64::from).sum();
-    // The remainder favours low indexes by less than one in 2^32.
+    // The remainder favours low indexes, by less than one in 2^32.
     let mut left = random.checked_rem(total).unwrap_or(0);
     for (index, &weight) in weights.iter().enumerate() {
         match left.checked_sub(u64::from(weight)) {

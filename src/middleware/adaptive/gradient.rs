@@ -19,11 +19,11 @@
 /// `upstreams.*.adaptive_concurrency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Before anything is known.
+    /// The limit before anything has been measured.
     pub initial: u32,
-    /// Never less.
+    /// The limit is never lower.
     pub min: u32,
-    /// Never more.
+    /// The limit is never higher.
     pub max: u32,
 }
 
@@ -36,36 +36,36 @@ pub struct Gradient {
     shrinking: Option<Shrinking>,
 }
 
-/// A limit that is on its way down: where that began, and the longest window since.
+/// A limit that is shrinking: where that began, and the longest window average since.
 #[derive(Clone, Copy, Debug)]
 struct Shrinking {
     from: f64,
     longest: f64,
 }
 
-/// An average that forgets: exact over the first samples, exponential from then on.
+/// A moving average: exact over the first samples, exponential from then on.
 #[derive(Debug, Default)]
 struct Average {
     value: f64,
     samples: u32,
 }
 
-/// How much longer than the long average counts as not longer at all.
+/// Up to this multiple of the long-term average, attempts do not count as slower.
 const TOLERANCE: f64 = 1.5;
-/// The share of each new limit in the next one.
+/// The weight of each new value in the next limit.
 const SMOOTHING: f64 = 0.2;
-/// The most a window can take away, before smoothing.
+/// The smallest factor that a window can apply, before smoothing.
 const LEAST_GRADIENT: f64 = 0.5;
-/// How many may queue at the upstream; also what the limit grows by, before smoothing.
+/// How many may queue at the upstream; also how much the limit grows, before smoothing.
 const QUEUE: f64 = 4.0;
-/// Windows in the long average.
+/// The number of windows in the long-term average.
 const LONG_WINDOW: f64 = 6_000.0;
-/// Windows before it becomes exponential.
+/// The number of windows before it becomes exponential.
 const WARM_UP: u32 = 10;
-/// A long average this much over what attempts take now is from worse times: it is let go of sooner.
+/// Above this multiple of the current average, the long-term one is outdated and decays faster.
 const RECOVERED: f64 = 2.0;
 const RECOVERY: f64 = 0.95;
-/// Of what attempts took, the share they still take at half the limit if it was not our queue.
+/// If attempts still take this share of their time at half the limit, it was not our queue.
 const NOT_OURS: f64 = 0.8;
 
 // === impl Settings ===
@@ -79,15 +79,15 @@ impl Default for Settings {
 // === impl Gradient ===
 
 impl Gradient {
-    /// Nothing is known yet.
+    /// A limit without any measurement yet.
     pub fn new(settings: Settings) -> Self {
         let limit = settings.initial.clamp(settings.min, settings.max);
         Self { settings, limit: f64::from(limit), long: Average::default(), shrinking: None }
     }
 
-    /// The limit now.
+    /// The current limit.
     pub fn limit(&self) -> usize {
-        // At least `min`, at most `max`: both fit.
+        // Between `min` and `max`: both fit.
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -97,14 +97,14 @@ impl Gradient {
         whole
     }
 
-    /// Other bounds from now on; what was found out holds within them.
+    /// Replaces the bounds; what was learnt is kept within them.
     pub fn set_bounds(&mut self, settings: Settings) {
         self.settings = settings;
         self.limit = self.bounded(self.limit);
     }
 
-    /// A window is over in which attempts took `short` seconds on average and at most `in_flight` were
-    /// under way.
+    /// Ends a window in which attempts took `short` seconds on average and at most `in_flight` were
+    /// in flight.
     pub fn update(&mut self, short: f64, in_flight: usize) {
         if short <= 0.0 {
             return;
@@ -119,7 +119,7 @@ impl Gradient {
         if self.long.value / short > RECOVERED {
             self.long.value *= RECOVERY;
         }
-        // Where fewer than half of them come, how long they take says nothing of the other half.
+        // With less than half the limit in flight, latency says nothing about the other half.
         if (in_flight as f64) < self.limit / 2.0 {
             return;
         }
@@ -129,12 +129,12 @@ impl Gradient {
         self.limit = self.bounded(self.limit * (1.0 - SMOOTHING) + next * SMOOTHING);
     }
 
-    /// What attempts take on the long average, in seconds; 0 before the first window.
+    /// The long-term average latency of attempts, in seconds; 0 before the first window.
     pub fn long(&self) -> f64 {
         self.long.value
     }
 
-    /// Tells an upstream that became slower from one that we fill, by what a lower limit does to it.
+    /// Tells an upstream that became slower from one that we fill, by the effect of a lower limit.
     fn watch(&mut self, short: f64, is_shrinking: bool) {
         if !is_shrinking {
             self.shrinking = None;

@@ -51,7 +51,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        // `None` where nothing limits it.
+        // `None` if there is no limit.
         place: Option<Place>,
     }
 }
@@ -59,11 +59,11 @@ pin_project! {
 /// One for each upstream of the route, in the order `Context::upstream` counts.
 type Limits = Arc<[Option<Arc<Share>>]>;
 
-/// One worker's share of a limiter: attempts count references to it, and none to what all share.
+/// One worker's reference to a limiter: attempts clone an `Arc` of it, not one that all share.
 #[derive(Debug)]
 struct Share(Arc<Limiter>);
 
-/// One attempt that is counted, until it is dropped.
+/// Counts one attempt until it is dropped.
 #[derive(Debug)]
 struct Place {
     share: Arc<Share>,
@@ -76,7 +76,7 @@ type Waiting = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
 // === impl AdaptiveLayer ===
 
 impl AdaptiveLayer {
-    /// The limits of the route's upstreams, in its order. One layer per worker.
+    /// Applies the limits of the route's upstreams, in its order. One layer per worker.
     pub fn new(limiters: impl IntoIterator<Item = Option<Arc<Limiter>>>) -> Self {
         let share = |limiter| Arc::new(Share(limiter));
         let limits: Limits = limiters.into_iter().map(|limiter| limiter.map(share)).collect();
@@ -153,7 +153,7 @@ where
 // === impl Place ===
 
 impl Place {
-    /// A place that was just taken.
+    /// Wraps a place that was just taken.
     fn new(share: Arc<Share>) -> Self {
         Self { share, started: Instant::now(), is_measured: false }
     }

@@ -24,10 +24,10 @@ use super::gradient::{Gradient, Settings};
 
 /// How long an attempt may wait for a place.
 pub const PATIENCE: Duration = Duration::from_millis(100);
-/// How long a window lasts at least, and of how many attempts it tells at least.
+/// The minimum length of a window, and the minimum number of attempts in it.
 const WINDOW: Duration = Duration::from_millis(100);
 const WINDOW_SAMPLES: u32 = 10;
-/// Who may wait beside a small limit.
+/// How many may wait even if the limit is smaller.
 const MIN_LINE: usize = 16;
 
 /// The adaptive limit of one upstream.
@@ -40,45 +40,45 @@ pub struct Limiter {
     line: Mutex<VecDeque<oneshot::Sender<Token>>>,
     window: Window,
     gradient: Mutex<Gradient>,
-    /// Microseconds that attempts take on the long average.
+    /// The long-term average latency of attempts, in microseconds.
     long_micros: AtomicU64,
     patience: Duration,
 }
 
-/// What was seen since the last update.
+/// What was measured since the last update.
 #[derive(Debug, Default)]
 struct Window {
-    /// Microseconds on the clock that [`Limiter::sample`] is told.
+    /// Microseconds on the clock passed to [`Limiter::sample`].
     ends_at: AtomicU64,
     sum_micros: AtomicU64,
     samples: AtomicU32,
     most_in_flight: AtomicUsize,
 }
 
-/// A place on its way from one worker to another; dropped, it is given back.
+/// A place being handed from one worker to another; dropping it frees the place.
 #[derive(Debug)]
 pub struct Token(Option<Arc<Limiter>>);
 
-/// How it stands, for an operator.
+/// The current state, for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Places.
+    /// The number of places.
     pub limit: usize,
-    /// Those that are taken.
+    /// Places taken.
     pub in_flight: usize,
-    /// Those who wait for one, some of whom may have left.
+    /// Attempts waiting for a place; some may have left already.
     pub waiting: usize,
 }
 
 // === impl Limiter ===
 
 impl Limiter {
-    /// A limit about which nothing is known yet.
+    /// A limit without any measurement yet.
     pub fn new(settings: Settings) -> Self {
         Self::with_patience(settings, PATIENCE)
     }
 
-    /// As [`new`](Self::new), with another patience than [`PATIENCE`].
+    /// As [`new`](Self::new), with this patience instead of [`PATIENCE`].
     pub fn with_patience(settings: Settings, patience: Duration) -> Self {
         let gradient = Gradient::new(settings);
         Self {
@@ -93,7 +93,7 @@ impl Limiter {
         }
     }
 
-    /// Other bounds from now on.
+    /// Replaces the bounds.
     pub fn set_bounds(self: &Arc<Self>, settings: Settings) {
         let mut gradient = self.gradient.lock();
         gradient.set_bounds(settings);
@@ -102,7 +102,7 @@ impl Limiter {
         self.serve_line();
     }
 
-    /// How it stands now.
+    /// The current state.
     pub fn standing(&self) -> Standing {
         Standing {
             limit: self.limit.load(Ordering::Relaxed),
@@ -113,21 +113,21 @@ impl Limiter {
 
     /// Takes a place, if there is one.
     ///
-    /// The counts are SeqCst throughout: who joins the line looks for a place afterwards, who gives one
-    /// back looks at the line afterwards, and one of the two must see the other.
+    /// The counts are SeqCst throughout: whoever joins the line then looks for a place, whoever
+    /// frees one then looks at the line, and one of the two must see the other.
     pub fn try_enter(&self) -> bool {
         let limit = self.limit.load(Ordering::SeqCst);
         let room = |taken| (taken < limit).then_some(taken + 1);
         let entered = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room);
         if let Ok(before) = entered {
-            // Relaxed, as all of the window: it is a statistic.
+            // Relaxed, like the whole window: it is a statistic.
             self.window.most_in_flight.fetch_max(before + 1, Ordering::Relaxed);
         }
         entered.is_ok()
     }
 
-    /// Waits for a place; `None` if there is none in time. Cancel-safe: a place that comes afterwards
-    /// goes to the next in line.
+    /// Waits for a place; `None` if there is none in time. Cancel-safe: a place that comes
+    /// afterwards goes to the next in line.
     pub async fn wait(self: &Arc<Self>) -> Option<Token> {
         let (place, handed) = oneshot::channel();
         self.join_line(place);
@@ -135,7 +135,7 @@ impl Limiter {
         timeout(self.patience, handed).await.ok()?.ok()
     }
 
-    /// Gives a place back.
+    /// Frees a place.
     pub fn leave(self: &Arc<Self>) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
@@ -143,25 +143,25 @@ impl Limiter {
         }
     }
 
-    /// An attempt took so long, up to `now` on any clock that does not go back.
+    /// Records that an attempt took this long; `now` is on any clock that never goes back.
     pub fn sample(self: &Arc<Self>, took: Duration, now: Duration) {
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let (window, now) = (&self.window, micros(now));
-        // A minute says as much as an hour, and a thousand of them can be added up.
+        // A minute says as much as an hour, and a thousand of them do not overflow the sum.
         let took = micros(took.min(Duration::from_mins(1)));
         window.sum_micros.fetch_add(took, Ordering::Relaxed);
         let samples = window.samples.fetch_add(1, Ordering::Relaxed) + 1;
         if samples < WINDOW_SAMPLES || now < window.ends_at.load(Ordering::Relaxed) {
             return;
         }
-        // Whoever is second here has nothing left to do.
+        // If another thread has the lock, it is doing this update.
         let Some(mut gradient) = self.gradient.try_lock() else { return };
         let sum = window.sum_micros.swap(0, Ordering::Relaxed);
         let samples = window.samples.swap(0, Ordering::Relaxed);
         let now_in_flight = self.in_flight.load(Ordering::Relaxed);
         let most = window.most_in_flight.swap(now_in_flight, Ordering::Relaxed);
         window.ends_at.store(now.saturating_add(micros(WINDOW)), Ordering::Relaxed);
-        // Of a sample that comes between the swaps half falls to the next window: that evens out.
+        // A sample between the two swaps counts half in the next window: that evens out.
         gradient.update(sum as f64 / 1e6 / f64::from(samples.max(1)), most);
         let long = Duration::try_from_secs_f64(gradient.long()).unwrap_or_default();
         self.long_micros.store(micros(long), Ordering::Relaxed);
@@ -173,7 +173,7 @@ impl Limiter {
         }
     }
 
-    /// An attempt was given up after so long: that says something if it is longer than others take.
+    /// Records an attempt that was cancelled after this long, if that is longer than the average.
     pub fn sample_if_long(self: &Arc<Self>, took: Duration, now: Duration) {
         let long = Duration::from_micros(self.long_micros.load(Ordering::Relaxed));
         if took > long {
@@ -187,7 +187,7 @@ impl Limiter {
             line.retain(|waiter| !waiter.is_closed());
         }
         if line.len() >= self.limit.load(Ordering::Relaxed).max(MIN_LINE) {
-            // Dropped: it hears that there is nothing to wait for.
+            // Dropping the sender tells the waiter that it gets no place.
             line.pop_front();
         }
         line.push_back(place);
@@ -201,7 +201,7 @@ impl Limiter {
             let mut token = Token(Some(self.clone()));
             loop {
                 let Some(waiter) = line.pop_back() else {
-                    // All had left. Its drop would come back here.
+                    // All had left. The token's drop would call this function again.
                     token.0 = None;
                     self.in_flight.fetch_sub(1, Ordering::SeqCst);
                     break;
@@ -219,7 +219,7 @@ impl Limiter {
 // === impl Token ===
 
 impl Token {
-    /// The place is the caller's now, who gives it back by [`Limiter::leave`].
+    /// Passes the place to the caller, who frees it with [`Limiter::leave`].
     pub fn take(mut self) {
         self.0 = None;
     }
@@ -323,9 +323,9 @@ mod tests {
         let grown = limiter.standing().limit;
         assert!(grown > 30, "{grown}");
         for window in 50..80 {
-            // Twenty are not half of what it has grown to: only when it is used is it judged.
+            // Twenty are less than half of what it has grown to: it is judged only when it is used.
             (0..grown).for_each(|_| assert!(limiter.try_enter() || window > 50));
-            // The longer the more are let in: a queue.
+            // Latency grows with the number admitted: a queue.
             let took = Duration::from_millis(2) * u32::try_from(limiter.standing().limit).unwrap();
             (0..20).for_each(|_| limiter.sample(took, at(window)));
             (0..limiter.standing().in_flight).for_each(|_| limiter.leave());

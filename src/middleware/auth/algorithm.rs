@@ -62,12 +62,12 @@ impl Algorithm {
         NAMES.iter().map(|(algorithm, _)| *algorithm)
     }
 
-    /// The algorithm of this name, exactly as RFC 7518 writes it.
+    /// The algorithm with this name, exactly as RFC 7518 spells it.
     pub fn parse(name: &str) -> Option<Self> {
         NAMES.iter().find(|(_, known)| *known == name).map(|(algorithm, _)| *algorithm)
     }
 
-    /// As RFC 7518 writes it.
+    /// The name as RFC 7518 spells it.
     pub fn name(self) -> &'static str {
         NAMES.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| *name)
     }
@@ -99,7 +99,7 @@ impl Algorithms {
         Algorithm::Ps512,
     ]);
 
-    /// These.
+    /// The set of these algorithms.
     pub const fn of<const N: usize>(algorithms: [Algorithm; N]) -> Self {
         let mut bits = 0;
         let mut at = 0;
@@ -110,18 +110,18 @@ impl Algorithms {
         Self(bits)
     }
 
-    /// Whether it has this one.
+    /// Whether the set contains this one.
     pub fn contains(self, algorithm: Algorithm) -> bool {
         self.0 & 1 << algorithm as u16 != 0
     }
 
-    /// Those that are in both.
+    /// The intersection.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Whether it has none.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

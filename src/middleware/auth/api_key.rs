@@ -21,31 +21,31 @@ pub struct Settings {
     pub name: Arc<str>,
     /// The field that carries a key.
     pub header: HeaderName,
-    /// What the file lists.
+    /// The keys in the file.
     pub keys: Vec<ApiKey>,
 }
 
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {
-    /// Whose it is.
+    /// Whose key it is.
     pub id: Box<str>,
-    /// Its digest.
+    /// The digest of the key.
     pub sha256: [u8; 32],
-    /// What it may.
+    /// The scopes it grants.
     pub scopes: Box<[Box<str>]>,
-    /// When it ends, since 1970.
+    /// When it expires, since 1970.
     pub expires: Option<Duration>,
 }
 
-/// The keys of one file, as one worker looks them up.
+/// The keys of one file, indexed for one worker.
 #[derive(Debug)]
 pub struct ApiKeys {
     header: HeaderName,
     by_start: HashMap<[u8; 8], Vec<Held>>,
 }
 
-/// A key, and who comes with it.
+/// A key, and the principal it identifies.
 #[derive(Debug)]
 pub struct Held {
     key: ApiKey,
@@ -55,7 +55,7 @@ pub struct Held {
 // === impl ApiKeys ===
 
 impl ApiKeys {
-    /// The keys of this file; principals are called `<set>:<id>`.
+    /// Indexes the keys of this file; principals are named `<set>:<id>`.
     pub fn new(settings: &Settings) -> Self {
         let mut by_start: HashMap<_, Vec<_>> = HashMap::with_capacity(settings.keys.len());
         for key in &settings.keys {
@@ -75,7 +75,7 @@ impl ApiKeys {
         &self.header
     }
 
-    /// The key that `shown` is, at `now` since 1970.
+    /// Looks up the presented key `shown`, at `now` since 1970.
     pub fn find(&self, shown: &[u8], now: Duration) -> Result<&Held, AuthFault> {
         let shown = digest(&SHA256, shown);
         let shown = shown.as_ref();
@@ -97,12 +97,12 @@ fn start(digest: &[u8]) -> [u8; 8] {
 // === impl Held ===
 
 impl Held {
-    /// Who comes with it.
+    /// The principal it identifies.
     pub fn principal(&self) -> &Arc<Principal> {
         &self.principal
     }
 
-    /// Whether it may all of `wanted`.
+    /// Whether it grants all of `wanted`.
     pub fn has_scopes(&self, wanted: &[Box<str>]) -> bool {
         wanted.iter().all(|scope| self.key.scopes.contains(scope))
     }

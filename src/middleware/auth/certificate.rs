@@ -11,13 +11,13 @@ use webpki::EndEntityCert;
 
 use crate::http::der::{OBJECT_IDENTIFIER, SEQUENCE, SET, element, tagged};
 
-/// A pattern for a name: `*` stands for any characters, also none.
+/// A pattern for a name: `*` matches any characters, also none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Box<str>);
 
-/// All names of a certificate that a [`Pattern`] may ask for, the principal's first. `None` for what
-/// is no certificate, or one that names nobody, or several workloads: who has more than one SPIFFE ID
-/// must not be let in by one of them and known by another (X.509-SVID 2).
+/// All names of a certificate that a [`Pattern`] may match, the principal's first. `None` if `der`
+/// is no certificate, or names nobody, or several workloads: a client with more than one SPIFFE ID
+/// must not be admitted by one and known by another (X.509-SVID 2).
 pub fn names(der: &[u8]) -> Option<Vec<Box<str>>> {
     let der = CertificateDer::from(der);
     let certificate = EndEntityCert::try_from(&der).ok()?;
@@ -36,19 +36,19 @@ pub fn names(der: &[u8]) -> Option<Vec<Box<str>>> {
 // === impl Pattern ===
 
 impl Pattern {
-    /// As it is written in the configuration.
+    /// A pattern as written in the configuration.
     pub fn new(text: impl Into<Box<str>>) -> Self {
         Self(text.into())
     }
 
-    /// Whether it takes `name`, all of it.
+    /// Whether it matches the whole of `name`.
     pub fn takes(&self, name: &str) -> bool {
         let Some((start, rest)) = self.0.split_once('*') else { return *self.0 == *name };
         let Some(mut name) = name.strip_prefix(start) else { return false };
         let mut parts: SmallVec<[&str; 4]> = rest.split('*').collect();
         let end = parts.pop().unwrap_or_default();
         for part in parts {
-            // The leftmost place leaves most for what follows.
+            // The leftmost match leaves the most for what follows.
             let Some(at) = name.find(part) else { return false };
             name = &name[at + part.len()..];
         }
@@ -56,8 +56,7 @@ impl Pattern {
     }
 }
 
-/// The content of a `Name` (RFC 5280, 4.1.2.4) as RFC 4514 writes it; `None` for an empty or a
-/// malformed one.
+/// The content of a `Name` (RFC 5280, 4.1.2.4) in RFC 4514 form; `None` if empty or malformed.
 fn distinguished_name(mut der: &[u8]) -> Option<String> {
     let mut parts = Vec::new();
     while !der.is_empty() {
@@ -76,7 +75,7 @@ fn distinguished_name(mut der: &[u8]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(","))
 }
 
-/// The short names of RFC 4514, 3; others in dotted form.
+/// The short name of RFC 4514, 3; for others the dotted form.
 fn kind_name(oid: &[u8]) -> String {
     let known = match oid {
         [0x55, 4, 3] => "CN",
@@ -105,7 +104,7 @@ fn dotted(oid: &[u8]) -> String {
             } else {
                 write!(out, ".{number}")
             };
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             written.unwrap_or_default();
             number = 0;
         }
@@ -113,12 +112,12 @@ fn dotted(oid: &[u8]) -> String {
     out
 }
 
-/// A directory string. Other kinds of value name nobody.
+/// A directory string; `None` for other kinds of value.
 fn text(tag: u8, value: &[u8]) -> Option<String> {
     match tag {
         // UTF8String, NumericString, PrintableString, IA5String.
         0x0c | 0x12 | 0x13 | 0x16 => String::from_utf8(value.to_vec()).ok(),
-        // TeletexString, as everybody reads it: Latin-1.
+        // TeletexString, read as Latin-1, as everybody does.
         0x14 => Some(value.iter().copied().map(char::from).collect()),
         // BMPString.
         0x1e => {
@@ -144,7 +143,7 @@ fn escaped(value: &str) -> String {
         } else if c.is_control() {
             let mut bytes = [0; 4];
             for byte in c.encode_utf8(&mut bytes).bytes() {
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 write!(out, "\\{byte:02x}").unwrap_or_default();
             }
         } else {

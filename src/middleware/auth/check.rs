@@ -25,74 +25,74 @@ use crate::{
     telemetry::clock,
 };
 
-/// One way of letting somebody in.
+/// One way to authenticate a request.
 #[derive(Debug)]
 pub enum Check {
-    /// By a JWT.
+    /// A JWT.
     Jwt {
-        /// Who may have signed it.
+        /// The accepted issuers.
         issuers: Issuers,
-        /// All of these.
+        /// Required scopes, all of them.
         scopes: Box<[Box<str>]>,
-        /// Where it may be.
+        /// Where the token may be.
         places: Box<[Place]>,
     },
-    /// By an API key.
+    /// An API key.
     ApiKey {
-        /// Of any of these files.
+        /// The accepted files.
         sets: Box<[Arc<ApiKeys>]>,
-        /// All of these.
+        /// Required scopes, all of them.
         scopes: Box<[Box<str>]>,
     },
-    /// By a client certificate with a name that any of these takes.
+    /// A client certificate with a name that any of these patterns matches.
     Mtls(Box<[Pattern]>),
-    /// By another service's word.
+    /// The decision of another service.
     Forward(Arc<dyn Decide>),
 }
 
 /// Another service that decides.
 pub trait Decide: fmt::Debug + Send + Sync {
-    /// Lets a request with this head pass, perhaps changing its fields, or fails: also when nobody
-    /// answers. Dropped, the question is given up.
+    /// Admits a request with this head, perhaps changing its fields, or fails, also if nobody
+    /// answers. Dropping the future cancels the question.
     fn decide<'a>(&'a self, parts: &'a mut Parts, cx: &'a Context) -> Deciding<'a>;
 }
 
-/// A decision under way.
+/// A decision in progress.
 pub type Deciding<'a> = Pin<Box<dyn Future<Output = error::Result<()>> + Send + 'a>>;
 
-/// Any of these lets a request in.
+/// The checks of a route; one success admits the request.
 #[derive(Debug)]
 pub struct Checks(Box<[Check]>);
 
-/// How far a request has come.
+/// How far the checks of a request have got.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// The check that is next.
+    /// The index of the next check.
     at: usize,
-    /// What its wait came to.
+    /// The result of the check's wait for a key.
     answer: Option<Answer>,
-    /// The check that speaks for those that failed, and why it did.
+    /// The failed check that determines the refusal, and why it failed.
     fault: Option<(usize, AuthFault)>,
-    /// What another service said.
+    /// The refusal by another service.
     denial: Option<Error>,
 }
 
-/// What comes next for a request.
+/// The next step for a request.
 pub enum Step<'a> {
-    /// It is let in, by this check; `None`: nobody was named.
+    /// Admitted by this check; `None`: without a principal.
     Admitted(Option<Arc<Principal>>, Scheme, Outcome),
-    /// It is not.
+    /// Refused.
     Refused(Error, Scheme, Outcome),
-    /// Wait, then [`Progress::waited`].
+    /// Wait, then call [`Progress::waited`].
     Wait(Waiting),
-    /// Ask, then it is admitted, or [`Progress::denied`].
+    /// Ask the service: on success the request is admitted, else call [`Progress::denied`].
     Ask(&'a Arc<dyn Decide>),
 }
 
 // === impl Check ===
 
 impl Check {
-    /// Its word in metrics.
+    /// Its label in metrics.
     pub fn scheme(&self) -> Scheme {
         match self {
             Self::Jwt { .. } => Scheme::Jwt,
@@ -102,7 +102,7 @@ impl Check {
         }
     }
 
-    /// What a client without a credential is told (RFC 9110, 11.6.1).
+    /// The challenge for a client without a credential (RFC 9110, 11.6.1).
     fn challenge(&self) -> &'static str {
         match self {
             Self::Jwt { .. } => "Bearer",
@@ -112,7 +112,7 @@ impl Check {
         }
     }
 
-    /// What a client with a credential that failed is told (RFC 6750, 3).
+    /// The challenge for a client whose credential failed (RFC 6750, 3).
     fn refusal(&self, fault: AuthFault) -> Option<String> {
         let title = fault.title();
         let scopes = match self {
@@ -192,12 +192,12 @@ impl Check {
 // === impl Checks ===
 
 impl Checks {
-    /// These, in the order in which they are tried.
+    /// Tries these checks, in this order.
     pub fn new(checks: impl IntoIterator<Item = Check>) -> Self {
         Self(checks.into_iter().collect())
     }
 
-    /// Goes on with a request until it is let in or refused, or somebody has to be asked.
+    /// Continues until the request is admitted or refused, or somebody has to be asked.
     pub fn step(&self, parts: &Parts, cx: &Context, progress: &mut Progress) -> Step<'_> {
         let now = clock::since_epoch(clock::at(cx.started()));
         while let Some(check) = self.0.get(progress.at) {
@@ -241,7 +241,7 @@ impl Checks {
         } else {
             check.refusal(fault)
         };
-        // Scopes come from the configuration, which has checked them; the rest is ours.
+        // Scopes were checked with the configuration; the rest is our own text.
         let challenge = challenge.and_then(|text| HeaderValue::try_from(text).ok());
         let error = Kind::Auth(AuthRefusal { fault, challenge }).into();
         Step::Refused(error, check.scheme(), Outcome::Refused(fault))
@@ -251,12 +251,12 @@ impl Checks {
 // === impl Progress ===
 
 impl Progress {
-    /// The key that was missing: this is what waiting for it came to.
+    /// Stores the result of waiting for a missing key.
     pub fn waited(&mut self, answer: Answer) {
         self.answer = Some(answer);
     }
 
-    /// Another service was asked, and did not let it in.
+    /// Records that the other service did not admit the request.
     pub fn denied(&mut self, error: Error) {
         if is_undecided(&error) || self.denial.is_none() {
             self.denial = Some(error);
@@ -265,7 +265,7 @@ impl Progress {
     }
 
     fn failed(&mut self, fault: AuthFault) {
-        // The first that had a credential at all; rather one that might have been good.
+        // Keep the first with a credential, but prefer one that could not decide.
         let is_undecided = fault == AuthFault::KeysUnavailable;
         if self.fault.is_none_or(|(_, before)| is_undecided || before == AuthFault::Missing) {
             self.fault = Some((self.at, fault));
@@ -275,7 +275,7 @@ impl Progress {
     }
 }
 
-/// Nobody answered: it might have let the client in.
+/// Whether nobody answered: the service might have admitted the client.
 fn is_undecided(denial: &Error) -> bool {
     matches!(denial.kind(), Kind::AuthUnavailable)
 }

@@ -25,10 +25,10 @@ use crate::{
     http::{Next, Request, Response, context::RouteInfo, selector},
 };
 
-/// What one route asks of a token beyond its validity, and takes from it.
+/// The claims that one route requires of a token, and those it passes on.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// `match.claims`: all of these.
+    /// `match.claims`: all of these are required.
     pub claims: Vec<(Box<str>, Box<str>)>,
     /// `claim_headers`: the field, and the claim it is filled with.
     pub headers: Vec<(HeaderName, Box<str>)>,
@@ -38,7 +38,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Member<S> {
     settings: Arc<Settings>,
-    /// `None` where the route is alone: then it is in the context already.
+    /// `None` if the route is alone: then it is in the context already.
     info: Option<Arc<RouteInfo>>,
     inner: S,
 }
@@ -50,7 +50,7 @@ pub struct Members<S>(Box<[Member<S>]>);
 // === impl Settings ===
 
 impl Settings {
-    /// Whether `claims` are those that the route asks for.
+    /// Whether `claims` satisfy the route.
     pub fn takes(&self, claims: Option<&Value>) -> bool {
         self.claims.iter().all(|(name, wanted)| {
             let claim = claims.and_then(|claims| selector::claim(claims, name));
@@ -58,8 +58,8 @@ impl Settings {
         })
     }
 
-    /// A copy that shares no memory: a clone of a field name counts a reference, once per request,
-    /// and that count would be every worker's.
+    /// A copy that shares no memory: cloning a shared field name would update, for every request, a
+    /// reference count that all workers use.
     fn own(&self) -> Self {
         let own = |(name, claim): &(HeaderName, Box<str>)| {
             Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, claim.clone()))
@@ -70,7 +70,7 @@ impl Settings {
     fn write(&self, claims: &Value, headers: &mut HeaderMap) {
         for (name, claim) in &self.headers {
             let value = selector::claim(claims, claim).and_then(text);
-            // A claim that no field can hold is as good as none: the upstream sees no field.
+            // A claim that no field can hold counts as absent: the upstream sees no field.
             if let Some(value) =
                 value.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok())
             {
@@ -80,7 +80,7 @@ impl Settings {
     }
 }
 
-/// Whether a claim is `wanted`, or a list that has it.
+/// Whether a claim equals `wanted`, or is a list that contains it.
 fn is(claim: &Value, wanted: &str) -> bool {
     match claim {
         Value::Array(list) => {
@@ -90,7 +90,7 @@ fn is(claim: &Value, wanted: &str) -> bool {
     }
 }
 
-/// A claim as the value of a field: a list is joined with commas, unless an entry has one.
+/// A claim as a field value: lists are joined with commas, unless an entry contains one.
 fn text(claim: &Value) -> Option<Cow<'_, str>> {
     let whole = |value| selector::scalar(value).filter(|text| arrives_whole(text));
     let Value::Array(list) = claim else { return whole(claim) };
@@ -99,8 +99,8 @@ fn text(claim: &Value) -> Option<Cow<'_, str>> {
     (!entries.is_empty()).then(|| Cow::Owned(entries.join(",")))
 }
 
-/// Whether an upstream reads this text as it is: white space around a value is no part of it (RFC
-/// 9110, 5.5), so that ` admin` would be somebody else.
+/// Whether an upstream reads this text unchanged: white space around a value is not part of it (RFC
+/// 9110, 5.5), so ` admin` would become somebody else.
 fn arrives_whole(text: &str) -> bool {
     !text.is_empty() && text.trim_matches([' ', '\t']).len() == text.len()
 }
@@ -108,7 +108,7 @@ fn arrives_whole(text: &str) -> bool {
 // === impl Member ===
 
 impl<S> Member<S> {
-    /// A route; `info` where it may not be alone in its group.
+    /// A route; `info` is given if it may share its group with others.
     pub fn new(settings: &Settings, info: Option<Arc<RouteInfo>>, inner: S) -> Self {
         Self { settings: Arc::new(settings.own()), info, inner }
     }
@@ -117,7 +117,7 @@ impl<S> Member<S> {
 // === impl Members ===
 
 impl<S> Members<S> {
-    /// The members of a group, in the order in which their claims are looked at.
+    /// The members of a group, in the order in which their claims are checked.
     pub fn new(members: impl IntoIterator<Item = Member<S>>) -> Self {
         Self(members.into_iter().collect())
     }

@@ -14,7 +14,7 @@ use http::{
 
 use crate::{error::AuthFault, http::query};
 
-/// A place for a token.
+/// Where a token may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `Authorization: Bearer` (RFC 6750, 2.1).
@@ -25,8 +25,8 @@ pub enum Place {
     Query(Box<str>),
 }
 
-/// The token in the first of these places that has one; `None` if none has. Two in one place are
-/// malformed: two readers may each take another one.
+/// The token in the first of these places that has one; `None` if none has. Two tokens in one place
+/// are malformed: two readers might each use a different one.
 pub fn token<'a>(
     places: &[Place],
     headers: &'a HeaderMap,
@@ -53,7 +53,7 @@ fn single<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, AuthFault>
     }
 }
 
-/// Of another scheme, such as Basic, it is no token at all.
+/// A credential of another scheme, such as Basic, is not a token.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, AuthFault> {
     let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else { return Ok(None) };
     let value = value.to_str().map_err(|_| AuthFault::Malformed)?;

@@ -33,22 +33,22 @@ use crate::{
     telemetry::task,
 };
 
-/// So much of an answer is read, so that its connection can be used again.
+/// How much of an answer is read so that its connection can be reused.
 const MAX_ANSWER: u64 = 16 * 1024;
-/// What a refusal may tell the client beside the fields that are listed.
+/// Fields of a refusal that the client always gets, besides those listed.
 const ALWAYS_TOLD: [HeaderName; 3] =
     [header::WWW_AUTHENTICATE, header::LOCATION, header::RETRY_AFTER];
 
 /// `auth.forward`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Who is asked: an absolute URL.
+    /// The service's absolute URL.
     pub url: Uri,
-    /// From the question to its answer.
+    /// From the question to the head of its answer.
     pub timeout: Duration,
-    /// Fields of the request that the service sees.
+    /// Fields of the request that are sent to the service.
     pub request_headers: Vec<HeaderName>,
-    /// Fields of its answer that the upstream sees; the client's own are removed.
+    /// Fields of its answer that are sent upstream; the client's own are removed.
     pub response_headers: Vec<HeaderName>,
     /// Index of the service among the upstreams.
     pub upstream: usize,
@@ -64,7 +64,7 @@ pub struct Forward<S> {
 // === impl Forward ===
 
 impl<S: Next + Sync> Forward<S> {
-    /// `service` is the way to the host of `settings.url`; it keeps the `Host` it is given.
+    /// `service` leads to the host of `settings.url` and must keep the `Host` it is given.
     pub fn new(settings: Settings, service: S) -> Self {
         let authority = settings.url.authority().map_or("", |authority| authority.as_str());
         Self {
@@ -75,8 +75,8 @@ impl<S: Next + Sync> Forward<S> {
         }
     }
 
-    /// Passes with what the service says about the request put in its head, or fails with
-    /// `auth-denied` or `auth-unavailable`.
+    /// Admits the request, with the service's fields put into its head, or fails with `auth-denied`
+    /// or `auth-unavailable`.
     async fn judge(&self, parts: &mut Parts, cx: &Context) -> Result<()> {
         let deadline = Instant::now() + self.settings.timeout;
         let answered = timeout_at(deadline, self.ask(parts, cx)).await;
@@ -92,7 +92,7 @@ impl<S: Next + Sync> Forward<S> {
                 self.pass(parts, &answer.headers);
                 Ok(())
             }
-            // 304 answers a condition, and nobody has set one.
+            // 304 answers a conditional request, and ours has no condition.
             300..=303 | 305..=599 => {
                 Err(Kind::AuthDenied(self.denial(answer.status, &answer.headers)).into())
             }
@@ -102,7 +102,7 @@ impl<S: Next + Sync> Forward<S> {
 
     async fn ask(&self, parts: &Parts, cx: &Context) -> Result<Response> {
         match self.service.clone().call(self.question(parts, cx)).await {
-            // A question changes nothing: one that a dying connection took with it is asked again.
+            // The question changes nothing, so it is asked again if its connection was closing.
             Err(error) if is_stale(error.kind()) => {
                 self.service.clone().call(self.question(parts, cx)).await
             }
@@ -121,7 +121,7 @@ impl<S: Next + Sync> Forward<S> {
                 headers.append(name.clone(), value.clone());
             }
         }
-        // After the listed fields: what we say of the client is not the client's to say.
+        // After the listed fields, so that the client cannot override what we say about it.
         headers.insert(header::HOST, self.host.clone());
         for (name, value) in about(parts, cx) {
             match value {
@@ -133,7 +133,7 @@ impl<S: Next + Sync> Forward<S> {
         Request { parts: Box::new(question), body: Body::empty(), cx }
     }
 
-    /// The client's word under the listed names goes, the service's takes its place.
+    /// Replaces the client's fields with the listed names by the service's.
     fn pass(&self, parts: &mut Parts, answer: &HeaderMap) {
         for name in &self.settings.response_headers {
             parts.headers.remove(name);
@@ -162,11 +162,11 @@ impl<S: Next + Sync> Decide for Forward<S> {
     }
 }
 
-/// What the service learns about the request; `None`: nothing under this name, from anybody.
+/// What the service is told about the request; `None` removes the field, whoever set it.
 fn about(parts: &Parts, cx: &Context) -> [(HeaderName, Option<HeaderValue>); 6] {
     let value = |text: &str| HeaderValue::from_str(text).ok();
     let kept = |name: HeaderName| (name.clone(), parts.headers.get(name).cloned());
-    // The form that routes are matched by: who decides must not see another path than we do.
+    // The form used for matching routes: the service must decide on the same path.
     let target = cx.target().map(|target| target.path_and_query(true));
     let client = cx.client_ip().and_then(ClientIp::ip).and_then(|ip| value(&ip.to_string()));
     [
@@ -179,21 +179,21 @@ fn about(parts: &Parts, cx: &Context) -> [(HeaderName, Option<HeaderValue>); 6] 
     ]
 }
 
-/// The connection failed, not the service.
+/// Whether the connection failed rather than the service.
 fn is_stale(kind: &Kind) -> bool {
     matches!(kind, Kind::UpstreamClosedIdle(_)) || kind.retry_class() == RetryClass::NotSent
 }
 
-/// Reads the rest of an answer, by `deadline`. The client does not wait for it: the decision is here.
+/// Reads the rest of an answer by `deadline`. The client does not wait: the decision is made.
 fn drain_apart(body: Body, deadline: Instant) {
     let mut draining = Box::pin(timeout_at(deadline, drain(body)));
-    // Most often it is here, or there is none.
+    // Most often the rest is here already, or there is none.
     if draining.as_mut().now_or_never().is_none() {
         task::spawn("auth answer", draining);
     }
 }
 
-/// Reads a short body to its end; a connection with more on it is given up.
+/// Reads a short body to its end; if there is more, the connection is given up.
 async fn drain(mut body: Body) {
     while let Some(Ok(_)) = body.frame().await {
         if body.seen() > MAX_ANSWER {
@@ -261,7 +261,7 @@ mod tests {
 
     type Seen = Arc<Mutex<Vec<Request>>>;
 
-    /// A service that answers with what `answers` gives for the number of the question.
+    /// A service that answers with `answers(n)` to question number n.
     fn service(
         answers: impl Fn(usize) -> Result<Response> + Clone + Send + Sync + 'static,
     ) -> (Seen, impl Next + Sync) {
@@ -398,7 +398,7 @@ mod tests {
         let start = Instant::now();
         forward.decide(&mut request.parts, &request.cx).await.unwrap();
         assert_eq!(start.elapsed(), Duration::ZERO);
-        // It is read, so that the connection can be used again, but not for ever.
+        // It is read, so that the connection can be reused, but not for ever.
         feed.send(testing::data("more")).await.unwrap();
         feed.closed().await;
         assert_eq!(start.elapsed(), Duration::from_secs(2));

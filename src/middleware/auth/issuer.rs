@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{error::AuthFault, http::Principal};
 
-/// An issuer, as one worker sees it.
+/// One worker's view of an issuer.
 #[derive(Debug)]
 pub struct Issuer {
     settings: Arc<jwt::Settings>,
-    /// Another one whenever the settings or the source of its keys are others.
+    /// Changes with the settings or the source of the keys.
     identity: u64,
     keys: View,
 }
@@ -30,18 +30,18 @@ pub struct Issuers {
     verified: Arc<VerifiedTokens>,
 }
 
-/// Somebody whose token is good.
+/// The holder of a valid token.
 #[derive(Debug)]
 pub struct Bearer {
-    /// Who.
+    /// Who it is.
     pub principal: Arc<Principal>,
-    /// Whether its signature had been verified before.
+    /// Whether the signature had been verified before.
     pub is_cached: bool,
 }
 
-/// A token that is not good, yet.
+/// Why a token was not accepted.
 pub enum Stop {
-    /// It is not.
+    /// It is invalid.
     Refused(AuthFault),
     /// Its key is missing: wait for the answer, then check again with it.
     Wait(Waiting),
@@ -50,12 +50,12 @@ pub enum Stop {
 // === impl Issuer ===
 
 impl Issuer {
-    /// An issuer of these settings, whose keys come from `source`.
+    /// An issuer with these settings, whose keys come from `source`.
     pub fn new(settings: Arc<jwt::Settings>, identity: u64, source: Arc<dyn KeySource>) -> Self {
         Self { settings, identity, keys: View::new(source) }
     }
 
-    /// Whether the key that `grounds` stand on is still published.
+    /// Whether the key in `grounds` is still published.
     fn has(&self, grounds: &mut Grounds) -> bool {
         if self.keys.changes() == grounds.changes {
             return true;
@@ -78,7 +78,7 @@ impl Issuer {
 // === impl Issuers ===
 
 impl Issuers {
-    /// Accepts tokens of these.
+    /// Accepts tokens from these issuers.
     pub fn new(
         accepted: impl IntoIterator<Item = Arc<Issuer>>,
         verified: Arc<VerifiedTokens>,
@@ -86,7 +86,7 @@ impl Issuers {
         Self { accepted: accepted.into_iter().collect(), verified }
     }
 
-    /// Checks `token` at `now` since 1970. `answer` is what a wait for its key came to.
+    /// Checks `token` at `now` since 1970. `answer` is the result of waiting for its key.
     pub fn check(
         &self,
         token: &str,
@@ -113,7 +113,7 @@ impl Issuers {
             Err(Unverified::Refused(fault)) => return Err(Stop::Refused(fault)),
             Err(Unverified::KeyMissing(lacking)) => lacking,
         };
-        // After a wait the newest set has just been looked at.
+        // After a wait, the newest set has just been looked at.
         match (answer, answer.map_or_else(|| ask(&lacking, decoded.kid()), Missing::Now)) {
             (_, Missing::Wait(waiting)) => Err(Stop::Wait(waiting)),
             (None, Missing::Now(Answer::Published)) => {
@@ -128,7 +128,7 @@ impl Issuers {
         }
     }
 
-    /// By the first issuer that it names and that finds it good; several may have one `iss`.
+    /// The first issuer with this `iss` that accepts it; several may have the same `iss`.
     fn verify(
         &self,
         token: &Token<'_>,
@@ -151,15 +151,15 @@ impl Issuers {
     }
 }
 
-/// A token that no issuer found good.
+/// Why no issuer accepted a token.
 enum Unverified<'a> {
     Refused(AuthFault),
-    /// These do not have its key.
+    /// These issuers lack its key.
     KeyMissing(Vec<&'a Issuer>),
 }
 
-/// What can be done about a key that all of these lack. Each is asked, for any of them may have it
-/// by now, and all at once, so that the wait is no longer than that of one.
+/// What to do about a key that all of these lack. All are asked at once, because any may have it by
+/// now, so the wait is no longer than for one.
 fn ask(lacking: &[&Issuer], kid: Option<&str>) -> Missing {
     if let [one] = lacking {
         return one.keys.missing(kid);
@@ -177,7 +177,7 @@ fn ask(lacking: &[&Issuer], kid: Option<&str>) -> Missing {
     if is_settled && waits.is_empty() {
         return Missing::Now(gravest);
     }
-    // Whoever has waited looks at all sets again, whatever the answer.
+    // After the wait all sets are looked at again, whatever the answer.
     Missing::Wait(Box::pin(
         async move { join_all(waits).await.into_iter().fold(gravest, Answer::max) },
     ))

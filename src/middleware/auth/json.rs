@@ -8,10 +8,10 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Lists and objects inside of each other.
+/// How deep lists and objects may be nested.
 pub const MAX_DEPTH: usize = 64;
 
-/// The document in `bytes`, all of them. The error is a sentence; it repeats no value.
+/// Parses the whole of `bytes`. The error is a sentence that repeats no value.
 pub fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth: 0 }.deserialize(&mut deserializer)?;
@@ -19,7 +19,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// A value inside of so many others.
+/// A value at this depth.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,

@@ -7,18 +7,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Windows as the limiter has them.
+/// The limiter's window, in seconds.
 const WINDOW: f64 = 0.1;
 const SAMPLES: u32 = 10;
 
-/// An upstream of so many servers, each of which takes so long on average (exponential).
+/// An upstream with this many servers, each with this mean service time (exponential).
 #[derive(Clone, Copy)]
 struct Upstream {
     servers: usize,
     seconds: f64,
 }
 
-/// What came of it.
+/// What was observed.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     limit: usize,
@@ -31,9 +31,9 @@ struct Simulation {
     gradient: Gradient,
     rng: Rng,
     now: f64,
-    /// When each server is free; as many as the upstream has.
+    /// When each server becomes free; one entry per server.
     free_at: BinaryHeap<Reverse<Time>>,
-    /// The attempts under way: when they end, and when they began.
+    /// Attempts in flight: when each ends, and when it began.
     under_way: BinaryHeap<Reverse<(Time, Time)>>,
     window_ends: f64,
     sum: f64,
@@ -41,7 +41,7 @@ struct Simulation {
     most: usize,
 }
 
-/// Seconds, in order.
+/// Seconds, with a total order.
 #[derive(Clone, Copy, PartialEq)]
 struct Time(f64);
 
@@ -74,7 +74,7 @@ impl Simulation {
         }
     }
 
-    /// Runs for so many seconds with so many arrivals in each; tells of the second half.
+    /// Runs for `seconds` with `arrivals` in each; reports on the second half.
     fn run(&mut self, upstream: Upstream, arrivals: f64, seconds: f64) -> Seen {
         let (end, half) = (self.now + seconds, self.now + seconds / 2.0);
         let (mut done, mut took) = (0_u32, 0.0);
@@ -141,7 +141,7 @@ fn under_overload_the_limit_comes_to_rest_near_the_knee() {
     assert!((50..=120).contains(&seen.limit), "{seen:?}");
     assert!(seen.per_second > 2_400.0, "the upstream is kept busy: {seen:?}");
     assert!(seen.mean_seconds < 2.5 * UPSTREAM.seconds, "attempts do not queue there: {seen:?}");
-    // Without a limit the queue, and with it the wait, would grow by one second in each two.
+    // Without a limit, the queue and the wait would grow by one second every two.
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn it_shrinks_when_the_upstream_slows_and_grows_back_when_it_recovers() {
     assert!(after.per_second > 2_400.0, "{after:?}");
 }
 
-/// The long average must not learn our own queue: the limit would follow it up without end.
+/// The long-term average must not learn our own queue: the limit would follow it up without end.
 #[test]
 fn an_overload_of_twenty_minutes_moves_it_no_further() {
     let small = Upstream { servers: 10, seconds: 0.02 };
@@ -174,7 +174,7 @@ fn an_upstream_that_became_slower_by_itself_is_not_throttled_for_it() {
     let mut simulation = Simulation::new(Settings::default());
     simulation.run(UPSTREAM, 5_000.0, 60.0);
     let slower = Upstream { seconds: 0.06, ..UPSTREAM };
-    // Some 833 a second is what it can do now.
+    // About 833 a second is all it can do now.
     let seen = simulation.run(slower, 5_000.0, 20.0);
     assert!(seen.per_second > 790.0, "{seen:?}");
     assert!((45..=150).contains(&seen.limit), "{seen:?}");
@@ -183,7 +183,7 @@ fn an_upstream_that_became_slower_by_itself_is_not_throttled_for_it() {
 #[test]
 fn an_upstream_that_is_not_full_refuses_nobody() {
     let mut simulation = Simulation::new(Settings::default());
-    // Some 10 under way at once, of 50.
+    // About 10 in flight at once, of 50.
     let seen = simulation.run(UPSTREAM, 500.0, 60.0);
     assert!((470.0..530.0).contains(&seen.per_second), "{seen:?}");
     assert!(seen.limit >= 20, "nothing is probed for by taking places away: {seen:?}");
@@ -200,7 +200,7 @@ fn the_bounds_hold_and_can_be_moved() {
         gradient.update(0.01, 100);
     }
     assert_eq!(gradient.limit(), 100);
-    // The longer the more are let in: a queue.
+    // Latency grows with the number admitted: a queue.
     for _ in 0..200 {
         gradient.update(gradient.limit() as f64, 100);
     }

@@ -14,7 +14,7 @@ use crate::middleware::auth::{
 
 const NOW: u64 = 1_700_000_000;
 
-/// Keys that a test changes, and what is said about those that are missing.
+/// Keys that a test changes, and the answer about missing ones.
 #[derive(Debug, Default)]
 struct Scripted {
     published: Published,
