@@ -19,30 +19,30 @@ use super::{
 };
 use crate::error::AuthFault;
 
-/// The longest token.
+/// The maximum length of a token, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
 
-/// What one issuer's tokens must be.
+/// What one issuer's tokens must satisfy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Its name in the configuration.
     pub name: Arc<str>,
     /// The exact `iss`.
     pub issuer: Box<str>,
-    /// Any of these in `aud`.
+    /// `aud` must contain one of these.
     pub audience: Box<[Box<str>]>,
     /// The allowed algorithms.
     pub algorithms: Algorithms,
-    /// By how much clocks may differ.
+    /// The tolerated clock difference.
     pub clock_skew: Duration,
-    /// Claims that must be there; `exp` always must.
+    /// Required claims; `exp` always is.
     pub require: Box<[Box<str>]>,
 }
 
-/// A signed text that nobody has verified.
+/// A signed text that is not verified yet.
 #[derive(Debug)]
 pub struct Jws<'a> {
-    /// Header and payload as they were signed.
+    /// Header and payload, as signed.
     signed: &'a str,
     payload: Vec<u8>,
     /// Unpadded base64url.
@@ -51,30 +51,30 @@ pub struct Jws<'a> {
     kid: Option<Box<str>>,
 }
 
-/// A token that nobody has verified.
+/// A token that is not verified yet.
 #[derive(Debug)]
 pub struct Token<'a> {
     jws: Jws<'a>,
     claims: Map<String, Value>,
 }
 
-/// A token that is good.
+/// A valid token.
 #[derive(Debug)]
 pub struct Verified {
     /// `<issuer name>:<sub>`; empty without `sub`.
     pub name: Box<str>,
     /// All claims.
     pub claims: Value,
-    /// It ends then, in seconds since 1970, skew included.
+    /// When it expires, in seconds since 1970, including the clock skew.
     pub until: f64,
     /// The generation of the key that signed it.
     pub key: u64,
 }
 
-/// Why a token is not good, yet.
+/// Why a token was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is not.
+    /// It is invalid.
     Refused(AuthFault),
     /// This set does not have its key; another one might.
     KeyMissing,
@@ -83,7 +83,7 @@ pub enum Verdict {
 // === impl Jws ===
 
 impl<'a> Jws<'a> {
-    /// The parts of `text`. The error is what is wrong with its form.
+    /// Splits `text` into its parts. The error is what is wrong with its form.
     pub fn decode(text: &'a str) -> Result<Self, AuthFault> {
         if text.len() > MAX_BYTES {
             return Err(AuthFault::Malformed);
@@ -95,25 +95,25 @@ impl<'a> Jws<'a> {
             return Err(AuthFault::Malformed);
         };
         let header = object(&bytes(header)?)?;
-        // An extension that must be understood: none is (RFC 7515, 4.1.11).
+        // An extension that must be understood, and we know none (RFC 7515, 4.1.11).
         if header.contains_key("crit") {
             return Err(AuthFault::Malformed);
         }
         let name = header.get("alg").and_then(Value::as_str).ok_or(AuthFault::Malformed)?;
-        // Among them `none`, however it is spelled: not signed by anybody.
+        // This covers `none`, however it is spelled: an unsigned token.
         let algorithm = Algorithm::parse(name).ok_or(AuthFault::Signature)?;
         let kid = match header.get("kid") {
             None => None,
             Some(Value::String(kid)) => Some(kid.as_str().into()),
             Some(_) => return Err(AuthFault::Malformed),
         };
-        // A signature has one spelling only: else one token is many.
+        // A signature may have one spelling only, or one token could be written in many ways.
         bytes(signature)?;
         let signed = &text[..text.len() - signature.len() - 1];
         Ok(Self { signed, payload: bytes(payload)?, signature, algorithm, kid })
     }
 
-    /// The key of `keys` that signed it by one of the `allowed` algorithms.
+    /// The key in `keys` that signed it with one of the `allowed` algorithms.
     pub fn verify<'k>(&self, allowed: Algorithms, keys: &'k KeySet) -> Result<&'k Key, Verdict> {
         let refused = Verdict::Refused(AuthFault::Signature);
         if !allowed.contains(self.algorithm) {
@@ -132,14 +132,14 @@ impl<'a> Jws<'a> {
 // === impl Token ===
 
 impl<'a> Token<'a> {
-    /// The parts of `token`. The error is what is wrong with its form.
+    /// Splits `token` into its parts. The error is what is wrong with its form.
     pub fn decode(token: &'a str) -> Result<Self, AuthFault> {
         let jws = Jws::decode(token)?;
         let claims = object(&jws.payload)?;
         Ok(Self { jws, claims })
     }
 
-    /// Who says to have signed it.
+    /// The claimed issuer.
     pub fn issuer(&self) -> Option<&str> {
         self.claims.get("iss").and_then(Value::as_str)
     }
@@ -149,7 +149,7 @@ impl<'a> Token<'a> {
         self.jws.kid.as_deref()
     }
 
-    /// Judges it by the settings and keys of the issuer that it names, at `now` since 1970.
+    /// Checks it with the settings and keys of the issuer it names, at `now` since 1970.
     pub fn check(&self, by: &Settings, keys: &KeySet, now: Duration) -> Result<Verified, Verdict> {
         let key = self.jws.verify(by.algorithms, keys)?.generation();
         let until = self.judge(by, now.as_secs_f64()).map_err(Verdict::Refused)?;
@@ -160,7 +160,7 @@ impl<'a> Token<'a> {
         Ok(Verified { name, claims: Value::Object(self.claims.clone()), until, key })
     }
 
-    /// When it ends, if its claims are those that `by` asks for.
+    /// When it expires, if its claims are those that `by` requires.
     fn judge(&self, by: &Settings, now: f64) -> Result<f64, AuthFault> {
         if self.issuer() != Some(&*by.issuer) {
             return Err(AuthFault::Issuer);
@@ -218,7 +218,7 @@ pub fn has_scope(claims: &Value, wanted: &str) -> bool {
     })
 }
 
-/// A segment's bytes.
+/// Decodes a segment.
 fn bytes(segment: &str) -> Result<Vec<u8>, AuthFault> {
     URL_SAFE_NO_PAD.decode(segment).map_err(|_| AuthFault::Malformed)
 }

@@ -31,12 +31,12 @@ use super::keys::KeySet;
 
 /// Where the keys of one issuer come from.
 pub trait KeySource: fmt::Debug + Send + Sync {
-    /// Its sets.
+    /// The sets it has published.
     fn published(&self) -> &Published;
 
-    /// A token needs a key that the published set does not have: `kid`, or any at all when there is
-    /// no set or the token names none. Bounded: whatever tokens come, it neither stores nor fetches
-    /// without a limit of its own.
+    /// Called if a token needs a key that the published set lacks: `kid`, or any key if there is no
+    /// set or the token names none. Bounded: whatever tokens come, storing and fetching have limits
+    /// of their own.
     fn missing(&self, kid: Option<&str>) -> Missing;
 }
 
@@ -48,25 +48,25 @@ pub enum Missing {
     Wait(Waiting),
 }
 
-/// What has become of a missing key. Of several sources the gravest counts, which is the last.
+/// The outcome for a missing key. With several sources the most severe counts, which is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
-    /// There is another set since: look again, once.
+    /// There is a new set since: look again, once.
     Published,
     /// There is no such key: `auth-kid-unknown`.
     Unknown,
-    /// Nobody can say, for there is no set: `auth-keys-unavailable`.
+    /// Unknown, because there is no set: `auth-keys-unavailable`.
     Unavailable,
 }
 
-/// Resolves within 500 ms. Dropped, it stops waiting; the fetch belongs to the source and goes on.
+/// Resolves within 500 ms. Dropping it stops the wait; the fetch belongs to the source and goes on.
 pub type Waiting = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-/// The sets of one issuer, one after another; shared by all workers and whoever loads them.
+/// The successive sets of one issuer, shared by all workers and whoever loads them.
 #[derive(Debug, Default)]
 pub struct Published {
-    /// How often the set has changed. Release and Acquire: who sees a number finds the set that
-    /// belongs to it, or a later one.
+    /// How often the set has changed. Release and Acquire: whoever reads a number finds the set
+    /// that belongs to it, or a later one.
     changes: AtomicU64,
     latest: Mutex<Latest>,
 }
@@ -78,7 +78,7 @@ struct Latest {
     next: u64,
 }
 
-/// A worker's look at a source. Locked only by that worker, so never contended.
+/// A worker's view of a source. Locked only by that worker, so never contended.
 #[derive(Debug)]
 pub struct View {
     source: Arc<dyn KeySource>,
@@ -91,15 +91,15 @@ struct Seen {
     set: Option<Arc<KeySet>>,
 }
 
-/// Keys that never change: those of a file or a secret. A changed file makes another source.
+/// Keys that never change: from a file or a secret. A changed file makes a new source.
 #[derive(Debug)]
 pub struct Fixed(Published);
 
 // === impl Published ===
 
 impl Published {
-    /// Puts `set` in force. Keys that the one before had keep their generation, so what was verified
-    /// with them stays verified.
+    /// Publishes `set`. Keys that were in the previous set keep their generation, so what was
+    /// verified with them stays verified.
     pub fn publish(&self, mut set: KeySet) {
         let mut latest = self.latest.lock();
         latest.next = set.follow(latest.set.as_deref(), latest.next);
@@ -107,18 +107,18 @@ impl Published {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// From now on there are no keys: the last set is too old to be believed.
+    /// Leaves no keys: the last set is too old to be trusted.
     pub fn withdraw(&self) {
         self.latest.lock().set = None;
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// The set in force. Counts a shared reference: not for the path of a request.
+    /// The current set. Clones a shared `Arc`: not for the request path.
     pub fn latest(&self) -> Option<Arc<KeySet>> {
         self.latest.lock().set.clone()
     }
 
-    /// How often it has changed.
+    /// How often the set has changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
@@ -127,12 +127,12 @@ impl Published {
 // === impl View ===
 
 impl View {
-    /// A look at `source`.
+    /// A view of `source`.
     pub fn new(source: Arc<dyn KeySource>) -> Self {
         Self { source, seen: Mutex::default() }
     }
 
-    /// Calls `read` with the set in force and how often it has changed so far.
+    /// Calls `read` with the current set and how often it has changed so far.
     pub fn with<R>(&self, read: impl FnOnce(Option<&KeySet>, u64) -> R) -> R {
         let mut seen = self.seen.lock();
         let changes = self.source.published().changes();
@@ -156,7 +156,7 @@ impl View {
 // === impl Fixed ===
 
 impl Fixed {
-    /// These keys.
+    /// A source of just these keys.
     pub fn new(set: KeySet) -> Self {
         let published = Published::default();
         published.publish(set);

@@ -31,43 +31,43 @@ pub struct Key {
     generation: u64,
 }
 
-/// A key of a set that is not used.
+/// A key in a set that is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// Its place in the set, from 0.
+    /// Its index in the set.
     pub index: usize,
-    /// Its `kid`, if that can be read.
+    /// Its `kid`, if readable.
     pub kid: Option<Box<str>>,
-    /// A sentence without a value of the key.
+    /// A sentence that contains no value of the key.
     pub reason: &'static str,
 }
 
 /// Not a key set at all.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
-    /// Not JSON, or a member comes twice.
+    /// Not JSON, or with a duplicate member.
     #[error("it is not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// No `keys`.
+    /// Without `keys`.
     #[error("it is not a JWK set: `keys` is not a list of objects")]
     Shape,
 }
 
-/// Why a token finds no key.
+/// Why no key was found for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoKey {
     /// No key has this `kid`; a newer set may.
     Unknown,
-    /// The key of this `kid` is for other algorithms: the token lies about one of them.
+    /// The key with this `kid` is for other algorithms: the token lies about one of the two.
     OtherAlgorithm,
-    /// The token names no key, and not exactly one fits.
+    /// The token names no key, and not exactly one key fits.
     Ambiguous,
 }
 
 // === impl KeySet ===
 
 impl KeySet {
-    /// The keys of this JWK set that may verify one of `allowed`.
+    /// The keys of this JWK set that may verify one of the `allowed` algorithms.
     pub fn parse(bytes: &[u8], allowed: Algorithms) -> Result<Self, KeySetError> {
         let Value::Object(set) = json::parse(bytes)? else { return Err(KeySetError::Shape) };
         let Some(Value::Array(list)) = set.get("keys") else { return Err(KeySetError::Shape) };
@@ -92,7 +92,7 @@ impl KeySet {
         Ok(Self { keys, skipped })
     }
 
-    /// One shared secret: its bytes as they are.
+    /// One shared secret, its bytes used unchanged.
     pub fn secret(secret: &[u8], allowed: Algorithms) -> Self {
         let key = Key {
             kid: None,
@@ -103,7 +103,7 @@ impl KeySet {
         Self { keys: vec![key], skipped: Vec::new() }
     }
 
-    /// The keys that may be used; a set without any is valid and lets nobody in.
+    /// The usable keys; a set without any is valid and admits nobody.
     pub fn keys(&self) -> &[Key] {
         &self.keys
     }
@@ -113,8 +113,8 @@ impl KeySet {
         &self.skipped
     }
 
-    /// The key for a token of this header. One that names no key gets the only one that fits; so
-    /// does one whose `kid` no key can agree or disagree with, because no key that fits has any.
+    /// The key for a token with this header. A token without `kid` gets the only key that fits; so
+    /// does one with a `kid` if no key of the set has one.
     pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&Key, NoKey> {
         let Some(kid) = kid else {
             let fitting = self.keys.iter().filter(|key| key.algorithms.contains(algorithm));
@@ -133,13 +133,13 @@ impl KeySet {
         only(fitting).ok_or(NoKey::Unknown)
     }
 
-    /// Whether the key of this generation is in the set.
+    /// Whether the key with this generation is in the set.
     pub fn has(&self, generation: u64) -> bool {
         self.keys.iter().any(|key| key.generation == generation)
     }
 
-    /// Gives each key the generation that an equal one had in `previous`, and new ones generations
-    /// from `next` on. The first that is free afterwards.
+    /// Gives each key the generation that an equal one had in `previous`, and new keys generations
+    /// from `next` on. Returns the first unused one.
     pub(super) fn follow(&mut self, previous: Option<&Self>, mut next: u64) -> u64 {
         for key in &mut self.keys {
             let known = previous.and_then(|set| set.keys.iter().find(|known| *known == key));
@@ -150,7 +150,7 @@ impl KeySet {
     }
 }
 
-/// Whether both let in the same tokens.
+/// Whether both accept the same tokens.
 impl PartialEq for KeySet {
     fn eq(&self, other: &Self) -> bool {
         self.keys == other.keys
@@ -193,30 +193,30 @@ impl Key {
         Ok(Self { kid, algorithms, material, generation: 0 })
     }
 
-    /// Its name in the set.
+    /// Its `kid`.
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// What it may verify.
+    /// The algorithms it may verify.
     pub fn algorithms(&self) -> Algorithms {
         self.algorithms
     }
 
-    /// Its identity over the sets of one issuer: another key never has the same.
+    /// Its identity across the sets of one issuer: never reused for another key.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether a token could mean either.
+    /// Whether a token could mean either key.
     fn rivals(&self, other: &Self) -> bool {
         self.kid.is_some()
             && self.kid == other.kid
             && !self.algorithms.and(other.algorithms).is_empty()
     }
 
-    /// Whether `signature`, as unpadded base64url, is one of `message` by this key. `false` too for
-    /// an algorithm that is not the key's.
+    /// Whether `signature`, in unpadded base64url, is this key's signature of `message`. Also
+    /// `false` if the algorithm is not the key's.
     pub fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
         if !self.algorithms.contains(algorithm) {
             return false;
@@ -225,7 +225,7 @@ impl Key {
     }
 }
 
-/// Their generation apart.
+/// Ignores the generation.
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
         self.kid == other.kid

@@ -41,10 +41,10 @@ pub struct Auth<S> {
     inner: S,
 }
 
-/// A request that was let in, one that was not, or one that somebody is asked about.
+/// For a request that was admitted, one that was refused, or one that somebody is asked about.
 pub type ResponseFuture<F> = Either<F, Either<Ready<Result<Response, Error>>, Asking>>;
 
-/// Somebody is asked.
+/// Waits for somebody who was asked.
 pub type Asking = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ struct Guard {
 // === impl AuthLayer ===
 
 impl AuthLayer {
-    /// Lets in whom `checks` do; `None`: everybody.
+    /// Admits what `checks` admit; `None`: everybody.
     pub fn new(checks: Option<(Checks, Outcomes)>) -> Self {
         Self(checks.map(|(checks, outcomes)| Arc::new(Guard { checks, outcomes })))
     }
@@ -111,7 +111,7 @@ impl<S: Next> Service<Request> for Auth<S> {
     }
 }
 
-/// Goes on where `progress` stands, after `waiting`, and asks whoever has to be asked.
+/// Continues from `progress` after `waiting`, and asks whoever has to be asked.
 async fn ask<S: Next>(
     guard: Arc<Guard>,
     waiting: Option<Waiting>,

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::algorithm::{Algorithm, Algorithms};
 
-/// The bytes of a key, and what they can do.
+/// The bytes of a key, and how they verify.
 #[derive(Clone)]
 pub(super) struct Material {
     key: Verifier,
@@ -27,19 +27,19 @@ pub(super) struct Material {
 #[derive(Clone)]
 enum Verifier {
     Known(DecodingKey),
-    /// An uncompressed point. `jsonwebtoken` does not have this curve, its provider does.
+    /// An uncompressed point. `jsonwebtoken` lacks this curve, but its provider has it.
     P521(Box<[u8]>),
 }
 
-/// RFC 7518, 3.3 and 3.5 ask for 2048 bits or more.
+/// RFC 7518, 3.3 and 3.5 require 2048 bits or more.
 const MIN_RSA_BITS: usize = 2048;
-/// What the provider verifies with; more is only slow.
+/// The provider's maximum; more is only slow.
 const MAX_RSA_BITS: usize = 8192;
 
 // === impl Material ===
 
 impl Material {
-    /// What the key's type and curve can do, and its bytes.
+    /// The algorithms that the key's type and curve allow, and its bytes.
     pub(super) fn parse(jwk: &Map<String, Value>) -> Result<(Algorithms, Self), &'static str> {
         let curve = jwk.get("crv").and_then(Value::as_str);
         match (jwk.get("kty").and_then(Value::as_str), curve) {
@@ -76,12 +76,12 @@ impl Material {
         }
     }
 
-    /// Its bytes as they are.
+    /// A secret, its bytes used unchanged.
     pub(super) fn secret(secret: &[u8]) -> Self {
         Self::new(Verifier::Known(DecodingKey::from_secret(secret)), &[b"oct", secret])
     }
 
-    /// Whether `signature`, as unpadded base64url, is one of `message`.
+    /// Whether `signature`, in unpadded base64url, is this key's signature of `message`.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
         match (&self.key, known(algorithm)) {
             (Verifier::Known(key), Some(algorithm)) => {
@@ -119,7 +119,7 @@ impl fmt::Debug for Material {
     }
 }
 
-/// What a secret of so many bytes is long enough for.
+/// The algorithms for which a secret of `length` bytes is long enough.
 fn hmac(length: usize) -> Algorithms {
     let least = [(Algorithm::Hs256, 32), (Algorithm::Hs384, 48), (Algorithm::Hs512, 64)];
     least.into_iter().filter(|(_, least)| length >= *least).map(|(hs, _)| hs).collect()
@@ -127,7 +127,7 @@ fn hmac(length: usize) -> Algorithms {
 
 fn rsa(jwk: &Map<String, Value>) -> Result<Material, &'static str> {
     let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
-    // Some servers write the sign byte of DER before the modulus.
+    // Some servers keep the sign byte of DER before the modulus.
     let strip = |bytes: &[u8]| bytes[bytes.iter().take_while(|b| **b == 0).count()..].to_vec();
     let (n, e) = (strip(&n), strip(&e));
     let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
@@ -145,8 +145,8 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Material, &'static str> {
     Ok(Material::new(key, &[b"RSA", &n, &e]))
 }
 
-/// Whether `n` has the mark of keys that one line of smart cards made (CVE-2017-15361): modulo every
-/// small prime it is a power of 65537. Of other moduli one in 2^27 has.
+/// Whether `n` shows the mark of one vendor's smart cards (CVE-2017-15361): modulo every small
+/// prime it is a power of 65537. Only one in 2^27 other moduli does.
 fn is_roca(n: &[u8]) -> bool {
     const PRIMES: [u64; 17] =
         [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
@@ -175,7 +175,7 @@ fn point(
     Ok(point)
 }
 
-/// A member that is a text.
+/// A member that must be a string.
 pub(super) fn text<'a>(
     jwk: &'a Map<String, Value>,
     name: &str,
@@ -193,7 +193,7 @@ fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, &'static str> 
     URL_SAFE_NO_PAD.decode(text).map_err(|_| "a part of it is not unpadded base64url")
 }
 
-/// What `jsonwebtoken` calls it; it has no ES512.
+/// The name in `jsonwebtoken`, which has no ES512.
 fn known(algorithm: Algorithm) -> Option<jsonwebtoken::Algorithm> {
     use jsonwebtoken::Algorithm as Known;
     Some(match algorithm {

@@ -20,16 +20,16 @@ pub enum Scheme {
     Forward,
 }
 
-/// What became of one.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is good.
+    /// Valid.
     Verified,
-    /// It is good, and had been looked at before.
+    /// Valid, and found among the verified tokens.
     Cached,
-    /// Another service did not let it in.
+    /// Another service refused it.
     Denied,
-    /// It is not.
+    /// Invalid.
     Refused(AuthFault),
 }
 
@@ -40,7 +40,7 @@ pub struct Outcomes(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     cells: Cells,
-    /// By scheme and outcome, made when it happens first.
+    /// By scheme and outcome, created at the first use.
     counters: [[OnceLock<Counter>; OUTCOMES]; SCHEMES],
 }
 
@@ -91,7 +91,7 @@ impl Outcomes {
         Self(Arc::new(Inner { cells: cells.clone(), counters: Default::default() }))
     }
 
-    /// One more.
+    /// Counts one more.
     pub fn count(&self, scheme: Scheme, outcome: Outcome) {
         let cell = &self.0.counters[scheme as usize][outcome.index()];
         let labels = [scheme.name(), outcome.name()];

@@ -5,10 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 use super::{certificate::Pattern, credential::Place, forward, jwks, jwt, keys::KeySet};
 use crate::http::Secret;
 
-/// Who signs tokens, and where the keys are.
+/// An issuer of tokens, and where its keys are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Issuer {
-    /// What its tokens must be.
+    /// What its tokens must satisfy.
     pub jwt: jwt::Settings,
     /// Where its keys are.
     pub keys: KeysFrom,
@@ -19,20 +19,20 @@ pub struct Issuer {
 /// Where the keys of an issuer are.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeysFrom {
-    /// Here: they were in a file, or are one secret.
+    /// In memory: they were in a file, or are one secret.
     Here(Arc<KeySet>),
     /// On the network.
     Network(Box<jwks::Settings>),
 }
 
-/// What of an issuer's keys may be private.
+/// Which of an issuer's keys may be private ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AtHand {
     /// Its one secret.
     Secret(Secret),
-    /// Perhaps what is in this file.
+    /// Perhaps those in this file.
     File(PathBuf),
-    /// Nothing: its private keys are its own.
+    /// None: the issuer keeps its private keys.
     Nothing,
 }
 
@@ -43,14 +43,14 @@ pub struct Settings {
     pub any_of: Vec<Scheme>,
 }
 
-/// One way of letting somebody in.
+/// One way to authenticate a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scheme {
     /// `jwt`
     Jwt {
         /// Indexes into the configuration's issuers.
         issuers: Vec<usize>,
-        /// All of these.
+        /// Required scopes, all of them.
         scopes: Box<[Box<str>]>,
         /// Where the token may be.
         places: Box<[Place]>,
@@ -59,7 +59,7 @@ pub enum Scheme {
     ApiKey {
         /// Indexes into the configuration's files of keys.
         sets: Vec<usize>,
-        /// All of these.
+        /// Required scopes, all of them.
         scopes: Box<[Box<str>]>,
     },
     /// `mtls`

@@ -84,7 +84,7 @@ impl Signer {
         }
     }
 
-    /// A token with an ordinary header.
+    /// A token with the usual header.
     pub(crate) fn token(&self, claims: &Value) -> String {
         self.with_header(&json!({ "alg": self.algorithm().name(), "kid": self.kid }), claims)
     }
@@ -94,7 +94,7 @@ impl Signer {
         self.text(&header.to_string(), &claims.to_string())
     }
 
-    /// A token of exactly these texts.
+    /// A token with exactly these texts.
     pub(crate) fn text(&self, header: &str, claims: &str) -> String {
         self.segments(&encode(header), &encode(claims))
     }

@@ -8,7 +8,7 @@
 //! anyone.
 //!
 //! A set-associative table, allocated for the first token. Of its four possible places a token
-//! takes a free one, else that of an expired entry, else the least recently used.
+//! takes a free one, else that of the least recently used entry, expired or not.
 
 use std::{hash::BuildHasher as _, sync::Arc};
 
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::http::Principal;
 
-/// How much is kept.
+/// The bounds of the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Tokens; rounded up to a power of two.
@@ -34,7 +34,7 @@ pub struct VerifiedTokens {
     table: Mutex<Table>,
 }
 
-/// What an entry stands on.
+/// What the validity of an entry depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grounds {
     /// The identity of the issuer and its settings.
@@ -45,25 +45,25 @@ pub struct Grounds {
     pub changes: u64,
 }
 
-/// What has become of an entry's grounds.
+/// Whether an entry's grounds still hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// They hold.
     Holds,
-    /// They are gone, and the entry with them.
+    /// They no longer hold; the entry is removed.
     Gone,
-    /// They are not for whoever asks; others may ask.
+    /// The caller does not accept this issuer; others may.
     Elsewhere,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Empty until the first token comes.
+    /// Empty until the first token.
     places: Box<[Option<Entry>]>,
     bytes: usize,
-    /// Counts uses: the entry with the lowest was used longest ago.
+    /// Counts uses: the entry with the lowest number is the least recently used.
     clock: u64,
-    /// Where the next entry is evicted when bytes run out.
+    /// Where eviction continues when bytes run out.
     hand: usize,
 }
 
@@ -77,10 +77,10 @@ struct Entry {
     principal: Arc<Principal>,
 }
 
-/// Places a token may have.
+/// The number of places a token may take.
 const WAYS: usize = 4;
 
-/// What a token is counted with: itself, and its claims, which are a small multiple of it.
+/// The bytes counted for a token: itself and its claims, which are a small multiple of it.
 fn cost(token: &str) -> usize {
     size_of::<Entry>() + token.len() * 4
 }
@@ -96,13 +96,13 @@ impl Default for Limits {
 // === impl VerifiedTokens ===
 
 impl VerifiedTokens {
-    /// None yet.
+    /// An empty cache.
     pub fn new(limits: Limits) -> Self {
         Self { limits, hasher: RandomState::default(), table: Mutex::default() }
     }
 
-    /// Who `token` was verified to be, unless it has ended at `now` (seconds since 1970) or what it
-    /// stands on has; `standing` judges that, and may bring the grounds up to date.
+    /// The principal of `token`, unless it has expired at `now` (seconds since 1970) or its grounds
+    /// no longer hold; `standing` decides that, and may bring the grounds up to date.
     pub fn get(
         &self,
         token: &str,
@@ -130,7 +130,7 @@ impl VerifiedTokens {
         Some(entry.principal.clone())
     }
 
-    /// `token` is good until then, on these grounds.
+    /// Stores `token`, valid until then on these grounds.
     pub fn insert(&self, token: &str, grounds: Grounds, until: f64, principal: Arc<Principal>) {
         if cost(token) > self.limits.bytes {
             return;
@@ -151,7 +151,7 @@ impl VerifiedTokens {
 // === impl Table ===
 
 impl Table {
-    /// The first of the places of this hash.
+    /// The first of the places for this hash.
     fn set(&self, hash: u64) -> usize {
         let sets = self.places.len() / WAYS;
         // The low bits; the table is far smaller than usize.

@@ -34,10 +34,10 @@ use crate::{
     },
 };
 
-/// Requests that wait for one issuer's keys at a time; the rest are answered at once.
+/// How many requests may wait for one issuer's keys; the rest are answered at once.
 const MAX_WAITING: usize = 4096;
 
-/// One issuer's keys, as control has them. Dropped, nothing is fetched any more.
+/// One issuer's keys, owned by control. Dropping it stops the fetching.
 pub struct KeyCache {
     settings: Settings,
     shared: Arc<Shared>,
@@ -45,7 +45,7 @@ pub struct KeyCache {
     cells: Cells,
 }
 
-/// What control, its task and the workers have of it.
+/// What control, its task and the workers share.
 struct Shared {
     issuer: Arc<str>,
     algorithms: Algorithms,
@@ -64,11 +64,11 @@ struct Keys(Arc<Shared>);
 /// How the latest fetch ended.
 #[derive(Clone, Copy, Default)]
 struct Ended {
-    /// It brought the issuer's own word, not a cache's: a key that is not in it does not exist.
+    /// The set came from the issuer, not from a cache: a key that is not in it does not exist.
     is_proof: bool,
 }
 
-/// What control remembers of the fetches.
+/// What control remembers about past fetches.
 #[derive(Default)]
 struct Story {
     document: Bytes,
@@ -79,7 +79,7 @@ struct Story {
 // === impl KeyCache ===
 
 impl KeyCache {
-    /// The keys of an issuer, fetched from now on, and at once. Call it on the control runtime.
+    /// Fetches the keys of an issuer, beginning at once. Call it on the control runtime.
     pub fn new(settings: Settings, fetch: Arc<dyn Fetch>, cells: &Cells) -> Self {
         let shared = Arc::new(Shared {
             issuer: settings.issuer.clone(),
@@ -91,24 +91,24 @@ impl KeyCache {
             waiting: Arc::default(),
             story: Mutex::default(),
         });
-        // Aborted with the cache: no other end is needed.
+        // Aborted with the cache; it needs no other end.
         let following = follow(shared.clone(), settings.source.clone(), fetch, cells.clone());
         let task = task::spawn("key set", following);
         Self { settings, shared, task, cells: cells.clone() }
     }
 
-    /// What it was made from: a reload that asks for the same set keeps the cache.
+    /// The settings: a reload that asks for the same set keeps the cache.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What workers read.
+    /// The source that workers read.
     pub fn source(&self) -> Arc<dyn KeySource> {
         Arc::new(Keys(self.shared.clone()))
     }
 
-    /// What readiness waits for, where it waits for the issuer's first keys; `None` once they were
-    /// here.
+    /// Why there are no keys yet, for readiness if it waits for the first ones; `None` once there
+    /// have been keys.
     pub fn lack(&self) -> Option<String> {
         let story = self.shared.story.lock();
         if story.has_served {
@@ -118,7 +118,7 @@ impl KeyCache {
         Some(format!("issuer `{}` has no key set yet: {why}", self.shared.issuer))
     }
 
-    /// Brings the gauge of the age of the set up to date; without a set it is infinite.
+    /// Updates the gauge of the set's age; without a set it is infinite.
     pub fn report(&self) {
         let fetched = self.shared.machine.lock().fetched();
         let age = fetched.map_or(f64::INFINITY, |at| at.elapsed().as_secs_f64());
@@ -146,7 +146,7 @@ impl KeySource for Keys {
     }
 
     fn missing(&self, kid: Option<&str>) -> Missing {
-        // Before anything is asked: from here on no end of a fetch is missed.
+        // Before asking, so that no end of a fetch is missed.
         let ended = self.0.ended.subscribe();
         if let Some(answer) = self.0.ask(kid) {
             return Missing::Now(answer);
@@ -171,7 +171,7 @@ impl fmt::Debug for Keys {
 // === impl Shared ===
 
 impl Shared {
-    /// The answer about a key, or `None` when it comes with the end of a fetch.
+    /// The answer about a key, or `None` if it comes with the end of a fetch.
     fn ask(&self, kid: Option<&str>) -> Option<Answer> {
         if self.serves(kid) {
             return Some(Answer::Published);
@@ -186,12 +186,11 @@ impl Shared {
         }
     }
 
-    /// Waits for the end of the fetch that was asked for, and of the one after it where that one
-    /// proves nothing.
+    /// Waits for the end of the requested fetch, and of the next one if that proves nothing.
     async fn wait(&self, kid: Option<&str>, mut ended: watch::Receiver<Ended>) -> Answer {
         let deadline = Instant::now() + self.machine.lock().timing().wait;
         loop {
-            // An error is the end of the cache: nothing comes any more.
+            // An error means that the cache is gone: nothing more will come.
             if !matches!(timeout_at(deadline, ended.changed()).await, Ok(Ok(()))) {
                 return self.lack();
             }
@@ -208,7 +207,7 @@ impl Shared {
         }
     }
 
-    /// Whether there is a set and, where that is what is asked, the key in it.
+    /// Whether there is a set and, with a `kid`, whether the set has that key.
     fn serves(&self, kid: Option<&str>) -> bool {
         self.published.latest().is_some_and(|set| match kid {
             Some(kid) => set.keys().iter().any(|key| key.kid() == Some(kid)),
@@ -216,7 +215,7 @@ impl Shared {
         })
     }
 
-    /// What is told to whom nobody can tell more.
+    /// The answer if nothing more can be found out.
     fn lack(&self) -> Answer {
         if self.published.latest().is_some() { Answer::Unknown } else { Answer::Unavailable }
     }
@@ -225,14 +224,14 @@ impl Shared {
         let set = KeySet::parse(document, self.algorithms)
             .map_err(|error| Failure::Invalid(error.to_string().into()))?;
         if set.keys().is_empty() {
-            // One reason is enough to see what kind of keys these are.
+            // One reason is enough to show what kind of keys these are.
             let reason = set.skipped().first().map_or("there is none", |skipped| skipped.reason);
             return Err(Failure::Empty(reason));
         }
         Ok(set)
     }
 
-    /// The set there was is too old.
+    /// Withdraws a set that is too old.
     fn expire(&self) {
         self.story.lock().document = Bytes::new();
         self.published.withdraw();
@@ -252,11 +251,11 @@ impl Shared {
             story.document = fetched.body;
             (is_new, story.failure.take().is_some())
         };
-        // The same document keeps its number, and with it everything that was verified by it.
+        // The same document does not count as a change, so what was verified with it stays valid.
         if is_new {
             self.published.publish(set);
         }
-        // Only now: a request that finds the fetch over finds its keys as well.
+        // Last, so that a request that sees the fetch ended also finds its keys.
         self.machine.lock().succeeded(max_age, fastrand::f64(), now);
         if is_new || was_failing {
             tracing::info!(issuer = %self.issuer, is_new, "key set fetched");
@@ -289,7 +288,7 @@ async fn follow(shared: Arc<Shared>, source: Source, fetch: Arc<dyn Fetch>, cell
     loop {
         let due = shared.machine.lock().due();
         match due {
-            // Time has come or somebody asks: either way the machine knows what is to be done.
+            // Time is up or somebody asks: either way the machine knows what to do.
             Some(due) => tokio::select! {
                 () = sleep_until(due) => {}
                 () = shared.wake.notified() => {}
@@ -307,7 +306,7 @@ async fn follow(shared: Arc<Shared>, source: Source, fetch: Arc<dyn Fetch>, cell
         let Some(is_past_caches) = begun else { continue };
         let deadline = now + limit;
         let fetching = source.fetch(&*fetch, is_past_caches, deadline);
-        // What does not keep to its own deadline is held to it.
+        // Enforces the deadline on a fetch that does not keep to it by itself.
         let fetched = timeout_at(deadline, fetching)
             .await
             .unwrap_or(Err(Failure::Fetch(FetchError::Timeout)));

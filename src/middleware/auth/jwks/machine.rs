@@ -18,24 +18,24 @@ use std::{
 use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
-/// How long what takes.
+/// The intervals and time limits of fetching.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timing {
-    /// Between two refreshes, wherever `max-age` would put the second.
+    /// Bounds of the interval between two refreshes, whatever `max-age` says.
     pub refresh: RangeInclusive<Duration>,
-    /// A refresh comes up to this share earlier, so that many gateways do not come at once.
+    /// A refresh comes earlier by up to this share, so that many gateways do not ask at once.
     pub jitter: f64,
-    /// The pause after the first failure, and the longest: each failure doubles it.
+    /// The pause after the first failure, and the longest pause: each failure doubles it.
     pub retry: RangeInclusive<Duration>,
-    /// Between two fetches for keys that nobody knows.
+    /// The least interval between two fetches for unknown keys.
     pub refetch_every: Duration,
     /// How long a request waits for a key set.
     pub wait: Duration,
-    /// How long a key that was not there is not asked about again.
+    /// How long a key that was not found is not asked for again.
     pub negative: Duration,
-    /// How long the last good set serves without a newer one.
+    /// How long the last good set stays in use without a newer one.
     pub stale: Duration,
-    /// One fetch, discovery and redirects included.
+    /// The time limit of one fetch, including discovery and redirects.
     pub fetch: Duration,
 }
 
@@ -53,25 +53,25 @@ pub struct Machine {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Until `next`.
+    /// Nothing to do until `next`.
     Idle,
-    /// A fetch past every cache is to begin now.
+    /// A fetch that bypasses every cache is to begin now.
     Wanted,
     Fetching,
 }
 
-/// What a request whose key is not in the set, or which finds no set at all, is to do.
+/// What a request must do if its key is not in the set, or if there is no set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Wait for the end of the fetch that runs or begins now.
+    /// Wait for the end of the fetch that is running or begins now.
     Wait,
     /// There is no such key.
     Unknown,
-    /// There is no key set, and none to be expected shortly.
+    /// There is no key set, and none is expected soon.
     Unavailable,
 }
 
-/// Keys that were asked for and not there: hashes, for their names are strangers' and may be long.
+/// Keys that were not found, as hashes: strangers choose their names, which may be long.
 #[derive(Debug, Default)]
 struct Negative {
     hasher: RandomState,
@@ -79,8 +79,8 @@ struct Negative {
     order: VecDeque<u64>,
 }
 
-/// The most keys that are remembered as unknown; beyond it the oldest is forgotten, which costs
-/// at most the fetch that [`Timing::refetch_every`] allows anyway.
+/// The most keys that are remembered as unknown. Beyond it the oldest is forgotten, which costs at
+/// most the fetch that [`Timing::refetch_every`] allows anyway.
 const MAX_NEGATIVE: usize = 1024;
 
 // === impl Timing ===
@@ -116,7 +116,7 @@ impl Machine {
         }
     }
 
-    /// How long what takes.
+    /// The intervals and time limits.
     pub fn timing(&self) -> &Timing {
         &self.timing
     }
@@ -126,14 +126,14 @@ impl Machine {
     pub fn due(&self) -> Option<Instant> {
         let begin = match self.phase {
             Phase::Idle => Some(self.next),
-            // Long ago: at once.
+            // If that is long ago, it is due at once.
             Phase::Wanted => self.refetched.or(Some(self.next)),
             Phase::Fetching => None,
         };
         [begin, self.expires()].into_iter().flatten().min()
     }
 
-    /// Begins a fetch if one is due: whether it has to go past every cache.
+    /// Begins a fetch if one is due, and says whether it must bypass every cache.
     pub fn begin(&mut self, now: Instant) -> Option<bool> {
         let is_past_caches = match self.phase {
             Phase::Idle if now >= self.next => false,
@@ -144,19 +144,19 @@ impl Machine {
         Some(is_past_caches)
     }
 
-    /// The fetch brought a good set that holds for `max_age`, if it says so. `random`: from 0 to 1.
+    /// The fetch brought a good set, valid for `max_age` if it says so. `random`: from 0 to 1.
     pub fn succeeded(&mut self, max_age: Option<Duration>, random: f64, now: Instant) {
         let (least, most) = (*self.timing.refresh.start(), *self.timing.refresh.end());
         let pause = max_age.unwrap_or(most).clamp(least, most);
         let early = (self.timing.jitter * random).clamp(0.0, 1.0);
         self.fetched = Some(now);
         self.failures = 0;
-        // The floor holds with jitter too.
+        // The minimum holds with jitter too.
         self.next = now + pause.mul_f64(1.0 - early).max(least);
         self.phase = Phase::Idle;
     }
 
-    /// The fetch brought nothing; what there was is kept. `random`: from 0 to 1.
+    /// The fetch failed; the old set is kept. `random`: from 0 to 1.
     pub fn failed(&mut self, random: f64, now: Instant) {
         let (least, most) = (*self.timing.retry.start(), *self.timing.retry.end());
         let doubled = least.saturating_mul(2_u32.saturating_pow(self.failures.min(16)));
@@ -166,12 +166,12 @@ impl Machine {
         self.phase = Phase::Idle;
     }
 
-    /// When the set there is may not serve any more.
+    /// When the current set expires.
     pub fn expires(&self) -> Option<Instant> {
         self.fetched.map(|at| at + self.timing.stale)
     }
 
-    /// Whether the set there was may not serve any more, from now on.
+    /// Whether the current set has expired; if so, drops it.
     pub fn expire(&mut self, now: Instant) -> bool {
         let is_over = self.expires().is_some_and(|at| now >= at);
         if is_over {
@@ -180,13 +180,13 @@ impl Machine {
         is_over
     }
 
-    /// When the set there is was fetched.
+    /// When the current set was fetched.
     pub fn fetched(&self) -> Option<Instant> {
         self.fetched
     }
 
-    /// What a request is to do that finds no set, or asks for the key `kid` that is not in it. A
-    /// fetch that it causes begins with [`Machine::begin`].
+    /// What a request must do that finds no set, or no key `kid` in it. A fetch that it causes
+    /// begins with [`Machine::begin`].
     pub fn ask(&mut self, kid: Option<&str>, now: Instant) -> Ask {
         if self.fetched.is_none() {
             return match self.phase {
@@ -195,7 +195,7 @@ impl Machine {
                 Phase::Idle => Ask::Unavailable,
             };
         }
-        // Without a name there is nothing to look for in a newer set.
+        // Without a `kid` there is nothing to look for in a newer set.
         let Some(kid) = kid else { return Ask::Unknown };
         if self.negative.contains(kid, now) {
             return Ask::Unknown;
@@ -216,7 +216,7 @@ impl Machine {
         }
     }
 
-    /// A set that came past every cache does not have `kid`: nobody asks for it again for a while.
+    /// A set that came past every cache lacks `kid`: it is not asked for again for a while.
     pub fn missed(&mut self, kid: &str, now: Instant) {
         self.negative.insert(kid, now + self.timing.negative);
     }
@@ -377,7 +377,7 @@ mod tests {
 
     proptest! {
         /// Whatever strangers ask for, whenever: the key server gets at most one fetch per 30 s for
-        /// it, beside its refreshes and the repetitions of failures.
+        /// it, besides refreshes and retries.
         #[test]
         fn strangers_are_not_amplified(
             asks in prop::collection::vec((0_u64..2_000, 0_u8..40, any::<bool>()), 1..400),

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use super::algorithm::Algorithms;
 
-/// How the keys of one issuer are had.
+/// How one issuer's keys are fetched.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The key under `issuers`.
     pub issuer: Arc<str>,
     /// Where they are.
     pub source: Source,
-    /// What they may be used for.
+    /// The algorithms they may be used for.
     pub algorithms: Algorithms,
     /// When they are fetched.
     pub timing: Timing,
@@ -29,7 +29,7 @@ pub struct Settings {
 // === impl Settings ===
 
 impl Settings {
-    /// Whether `other` asks for the same keys: they may stay when all else of an issuer changes.
+    /// Whether `other` asks for the same keys: then they stay when the rest of an issuer changes.
     pub fn is_same_set(&self, other: &Self) -> bool {
         let Self { issuer, source, algorithms, timing, is_required: _ } = self;
         (issuer, source, algorithms, timing)

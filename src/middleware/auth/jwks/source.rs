@@ -17,11 +17,11 @@ use tokio::time::Instant;
 
 use crate::http::fetch::{self, Answer, Fetch, FetchError, Question, RedirectError};
 
-/// The most bytes of a key set or a discovery document.
+/// The maximum size of a key set or a discovery document, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
 /// The most redirects in a row.
 const MAX_REDIRECTS: usize = 3;
-/// Where an issuer says where its keys are (OpenID Connect Discovery 1.0, 4).
+/// The path where an issuer says where its keys are (OpenID Connect Discovery 1.0, 4).
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
 const JSON: HeaderValue = HeaderValue::from_static("application/jwk-set+json, application/json");
@@ -30,9 +30,9 @@ const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 /// Where an issuer's key set is fetched from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Here.
+    /// From this URL.
     Url(Uri),
-    /// Where the discovery document of this issuer says.
+    /// From the URL in this issuer's discovery document.
     Discover {
         /// The issuer's identifier, exactly: the document must repeat it.
         issuer: Box<str>,
@@ -46,34 +46,34 @@ pub enum Source {
 pub struct Fetched {
     /// Not parsed yet.
     pub body: Bytes,
-    /// How long the server says that it holds.
+    /// How long it is valid, if the server says so.
     pub max_age: Option<Duration>,
 }
 
 /// Why there is no new key set.
 #[derive(Debug)]
 pub enum Failure {
-    /// No answer.
+    /// There was no answer.
     Fetch(FetchError),
-    /// Not 200.
+    /// The status was not 200.
     Status(StatusCode),
-    /// A redirect that is not followed.
+    /// A redirect that may not be followed.
     Redirect(RedirectError),
-    /// One redirect after another.
+    /// Too many redirects in a row.
     RedirectLoop,
-    /// Not JSON, says its `Content-Type`.
+    /// The `Content-Type` is not JSON.
     Type(Box<str>),
     /// The discovery document is for another issuer.
     OtherIssuer(Box<str>),
-    /// The discovery document is not one, or its `jwks_uri` may not be used.
+    /// Not a discovery document, or its `jwks_uri` may not be used.
     Discovery(Box<str>),
     /// Not a key set.
     Invalid(Box<str>),
-    /// A key set without a key that can be used, and why the first of its keys cannot.
+    /// A key set without a usable key, and why the first of its keys is not.
     Empty(&'static str),
 }
 
-/// What we read of a discovery document.
+/// The part of a discovery document that is used.
 #[derive(Deserialize)]
 struct Document {
     issuer: String,
@@ -83,7 +83,7 @@ struct Document {
 // === impl Source ===
 
 impl Source {
-    /// Discovery for `issuer`, unless that is no URL.
+    /// Discovery for `issuer`; `None` if that is no URL.
     pub fn discover(issuer: &str) -> Option<Self> {
         let document: Uri = format!("{}{WELL_KNOWN}", issuer.trim_end_matches('/')).parse().ok()?;
         let is_http = matches!(document.scheme_str(), Some("http" | "https"));
@@ -93,7 +93,7 @@ impl Source {
 
     /// Fetches the set once. `is_past_caches`: no cache on the way may answer.
     ///
-    /// Dropped, the exchange under way is given up.
+    /// Dropping the future cancels the exchange.
     pub async fn fetch(
         &self,
         fetch: &dyn Fetch,
@@ -127,7 +127,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// A JSON document of `url`, or of where its redirects lead.
+/// Gets a JSON document from `url`, following redirects.
 async fn get(
     fetch: &dyn Fetch,
     mut url: Uri,
@@ -158,8 +158,8 @@ async fn get(
     Err(Failure::RedirectLoop)
 }
 
-/// `application/json` or anything `+json`; a server that says nothing is believed to send JSON, and
-/// the parser judges.
+/// Accepts `application/json` and any `+json`; without a `Content-Type` the body is taken for JSON,
+/// and the parser decides.
 fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     let text = String::from_utf8_lossy(value.as_bytes());
@@ -174,8 +174,8 @@ fn jwks_uri(issuer: &str, document: &Uri, body: &[u8]) -> Result<Uri, Failure> {
     let discovery = |why: String| Failure::Discovery(why.into());
     let found: Document =
         serde_json::from_slice(body).map_err(|error| discovery(error.to_string()))?;
-    // OpenID Connect Discovery 1.0, 4.3: identical, or whoever can write one document at that host
-    // speaks for everybody there.
+    // OpenID Connect Discovery 1.0, 4.3: must be identical, or whoever can write one document at
+    // that host speaks for everybody there.
     if found.issuer != issuer {
         return Err(Failure::OtherIssuer(
             found.issuer.escape_debug().take(200).collect::<String>().into(),
@@ -191,7 +191,7 @@ fn jwks_uri(issuer: &str, document: &Uri, body: &[u8]) -> Result<Uri, Failure> {
     }
 }
 
-/// How long an answer holds, what caches have held it for subtracted (RFC 9111, 4.2).
+/// How long an answer stays fresh, minus the time it spent in caches (RFC 9111, 4.2).
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let directives = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let mut found = None;
@@ -210,7 +210,7 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 // === impl Failure ===
 
 impl Failure {
-    /// The word in the metric.
+    /// The label in the metric.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Fetch(FetchError::Timeout) => "timeout",
@@ -227,7 +227,7 @@ impl Failure {
         }
     }
 
-    /// What whoever reads the log can do about it.
+    /// What an operator who reads the log can do about it.
     pub fn help(&self) -> &'static str {
         match self {
             Self::Fetch(FetchError::Timeout | FetchError::Connect(_) | FetchError::Dns { .. }) => {
@@ -284,7 +284,7 @@ mod tests {
     /// Status, fields, body.
     type Scripted = (u16, &'static [(&'static str, &'static str)], &'static str);
 
-    /// Answers by URL, and remembers what it was asked.
+    /// Answers by URL, and records what it was asked.
     #[derive(Default)]
     struct Script {
         answers: HashMap<&'static str, Scripted>,

@@ -30,7 +30,7 @@ const HS256: Algorithm = Algorithm::Hs256;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-/// A key server whose behaviour changes as the test goes on.
+/// A key server whose behaviour changes during the test.
 #[derive(Default)]
 struct Server {
     behaviour: Mutex<Behaviour>,
@@ -130,7 +130,7 @@ fn rig(prepare: impl FnOnce(&Server)) -> Rig {
 }
 
 impl Rig {
-    /// What the layer does with a token of this key: look, wait, look again.
+    /// What the layer does for a token with this key: look, wait, look again.
     async fn verify(&self, kid: &str) -> Result<(), Answer> {
         verify(&self.view, kid).await
     }
@@ -155,7 +155,7 @@ async fn verify(view: &View, kid: &str) -> Result<(), Answer> {
     if answer == Answer::Published && has() { Ok(()) } else { Err(answer) }
 }
 
-/// Everything that is not a usable key set, whatever it calls itself.
+/// Everything that is not a usable key set, whatever it claims to be.
 fn nonsense() -> Vec<(Behaviour, &'static str)> {
     const JSON: &str = "application/json";
     vec![
@@ -194,7 +194,7 @@ async fn a_thousand_unknown_keys_are_one_fetch() {
     assert_eq!(rig.server.past_caches.load(Ordering::SeqCst), 1);
     assert_eq!(start.elapsed(), Duration::ZERO);
 
-    // For ten minutes strangers come with new ones all the time.
+    // For ten minutes strangers send new ones all the time.
     for number in 0..600 {
         sleep(SECOND).await;
         let kid = format!("later-{number}");
@@ -213,7 +213,7 @@ async fn a_rotated_key_is_there_at_its_first_token() {
     assert_eq!(rig.server.asked(), 2);
     rig.verify("a").await.unwrap();
 
-    // What the issuer took back is refused from the next refresh on, at the latest after an hour.
+    // A revoked key is refused from the next refresh on, at the latest after an hour.
     rig.server.serves(&["b"]);
     sleep(HOUR).await;
     assert_eq!(rig.verify("a").await, Err(Answer::Unknown));
@@ -240,7 +240,7 @@ async fn whatever_the_server_does_known_keys_serve_for_a_day() {
         rig.server.set(behaviour);
         while start.elapsed() + 60 * SECOND < 24 * HOUR {
             rig.verify("a").await.unwrap();
-            // Strangers keep asking meanwhile, and wait no longer than they may.
+            // Strangers keep asking meanwhile, and wait no longer than allowed.
             let asked = Instant::now();
             assert_eq!(rig.verify("evil").await, Err(Answer::Unknown), "{outcome}");
             assert!(asked.elapsed() <= Duration::from_millis(501));
@@ -270,7 +270,7 @@ async fn a_server_that_is_down_at_the_start_is_asked_again_by_itself() {
     let told = rig.cache.lack().unwrap();
     assert!(told.contains("`shop`") && told.contains("refused"), "{told}");
 
-    // Requests are answered at once, and cause nothing.
+    // Requests are answered at once, and cause no fetch.
     sleep(10 * SECOND).await;
     let before = rig.server.asked();
     let verified = join_all((0..1000).map(|_| rig.verify("a"))).await;

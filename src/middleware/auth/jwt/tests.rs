@@ -87,7 +87,7 @@ fn the_example_sets_of_rfc_7517_are_read() {
     assert_eq!((set.keys().len(), set.skipped().len()), (1, 1));
 }
 
-/// An issuer with a key of each kind, and tokens of it.
+/// An issuer with a key of each kind, and its tokens.
 struct Shop {
     settings: Settings,
     keys: KeySet,
@@ -129,7 +129,7 @@ impl Shop {
         self.ec.token(&claims)
     }
 
-    /// A good token with one more member in its header.
+    /// A valid token with one more member in its header.
     fn header(&self, name: &str, value: impl Into<Value>) -> String {
         let mut header = json!({ "alg": "ES256", "kid": "e" });
         header[name] = value.into();
@@ -161,7 +161,7 @@ fn a_good_token_says_who_it_is() {
         shop.without("nbf"),
         shop.without("iat"),
         shop.header("typ", "at+jwt"),
-        // Where keys are is not for a token to say; it is signed by a key that is known.
+        // A token cannot say where keys are; it is signed by a known key.
         shop.header("jku", "https://evil.example/keys.json"),
         shop.header("x5u", "https://evil.example/cert.pem"),
         shop.header("x5c", json!(["MIIB"])),
@@ -196,7 +196,7 @@ fn every_attack_has_its_answer() {
     let deep = |depth| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
     let named = |kid: &str| shop.ec.with_header(&json!({ "alg": "ES256", "kid": kid }), &claims());
     let mut table = vec![
-        // Not signed, or by somebody else.
+        // Unsigned, or signed by somebody else.
         ("alg none", format!("{}.{body}.", encode(r#"{"alg":"none"}"#)), unsigned),
         (
             "alg none with a signature",
@@ -262,7 +262,7 @@ fn every_attack_has_its_answer() {
             shop.ec.with_header(&json!({ "alg": "ES256K", "kid": "e" }), &claims()),
             unsigned,
         ),
-        // Signatures that are nearly good.
+        // Signatures that are almost valid.
         ("r and s are zero", format!("{head}.{body}.{zeros}"), unsigned),
         ("a truncated signature", format!("{head}.{body}.{}", encode(&raw[..63])), unsigned),
         (
@@ -429,7 +429,7 @@ fn every_attack_has_its_answer() {
     }
 }
 
-/// The same bytes, spelled with bits behind their end that should be zero.
+/// The same bytes, spelled with trailing bits that should be zero.
 fn with_trailing_bits(segment: &str) -> String {
     const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (rest, last) = segment.split_at(segment.len() - 1);
@@ -437,9 +437,9 @@ fn with_trailing_bits(segment: &str) -> String {
     format!("{rest}{}", &ALPHABET[at + 1..at + 2])
 }
 
-/// Not forgery: whoever has a good ECDSA signature can compute the other one with `n - s`. JWS does
-/// not ask for the lower one. It lets in whom the first let in, and nothing here is keyed by
-/// signatures.
+/// Not forgery: anyone with a valid ECDSA signature can compute the other one with `n - s`, and JWS
+/// does not require the lower one. It admits the same principal as the first, and nothing here is
+/// keyed by signatures.
 #[test]
 fn the_other_ecdsa_signature_lets_in_the_same_principal() {
     let shop = Shop::new();
@@ -549,10 +549,10 @@ proptest! {
 /// (`testvectors_v1` of the repository C2SP/wycheproof). Skipped without it: the files are not ours.
 #[test]
 fn wycheproof() {
-    // Where we differ, on purpose. Signatures 346, 347, 350, 351: the key's own `alg` is another one,
-    // or none that exists. 367, 370: letter for letter the valid 357. 372, 373: a character that is no
-    // base64url. Keys 1, 4 are marked ambiguous: an issuer's `algorithms` settle which keys of a mixed
-    // set are used, and of two keys with one name the first is.
+    // Where we differ, on purpose. Signatures 346, 347, 350, 351: the key's own `alg` is another
+    // one, or one that does not exist. 367, 370: identical to the valid 357. 372, 373: a character
+    // that is not base64url. Keys 1, 4 are marked ambiguous: an issuer's `algorithms` decide which
+    // keys of a mixed set are used, and of two keys with one name the first is.
     const KNOWN: [(&str, &[u64]); 2] = [
         ("json_web_signature_test", &[346, 347, 350, 351, 367, 370, 372, 373]),
         ("json_web_key_test", &[1, 4]),

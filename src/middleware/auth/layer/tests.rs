@@ -78,7 +78,7 @@ fn request(fields: &[(&'static str, &str)]) -> Request {
     request
 }
 
-/// What the checks say to a request with these fields: who it is, or the refusal.
+/// The result for a request with these fields: its principal, or the refusal.
 async fn send(
     checks: impl IntoIterator<Item = Check>,
     fields: &[(&'static str, &str)],
@@ -198,7 +198,7 @@ async fn a_missing_key_is_waited_for() {
     assert_eq!(sent.unwrap().as_deref(), Some("partners:acme"), "the next way is tried");
 }
 
-/// Lets in whoever says so.
+/// Admits whoever says so.
 #[derive(Debug)]
 struct Word;
 
