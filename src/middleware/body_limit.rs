@@ -21,16 +21,16 @@ use crate::{
     http::{Next, Pace, Request, Response},
 };
 
-/// `limits` as it holds for one route.
+/// `limits` for one route.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Bytes; 413 above.
+    /// The maximum size in bytes; 413 above.
     pub bytes: u64,
-    /// How long the client may send nothing while we wait for it; 408.
+    /// How long the client may send nothing while we wait for it; 408 after that.
     pub idle_timeout: Duration,
-    /// Bytes per second while we wait for it, after [`Settings::min_rate_grace`]; 0 is off; 408.
+    /// Minimum bytes per second while we wait, after [`Settings::min_rate_grace`]; 0 is off; 408.
     pub min_rate: u64,
-    /// Waiting that is not judged by the rate.
+    /// Waiting time to which the rate does not apply.
     pub min_rate_grace: Duration,
 }
 
@@ -65,7 +65,7 @@ impl Default for Settings {
 // === impl BodyLimitLayer ===
 
 impl BodyLimitLayer {
-    /// A layer of these settings.
+    /// A layer with these settings.
     pub fn new(settings: &Settings) -> Self {
         let pace = Pace::client(settings.idle_timeout, settings.min_rate, settings.min_rate_grace);
         Self { bytes: settings.bytes, pace }
@@ -92,7 +92,7 @@ impl<S: Next> Service<Request> for BodyLimit<S> {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        // hyper takes the lower bound from Content-Length, for h1 and h2 alike.
+        // hyper sets the lower bound from Content-Length, for h1 and h2 alike.
         if request.body.size_hint().lower() > self.bytes {
             return Either::Right(future::ready(Err(Kind::BodyTooLarge.into())));
         }

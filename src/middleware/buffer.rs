@@ -32,18 +32,18 @@ use crate::{
     },
 };
 
-/// What is set aside before a byte has come: an announced length is only a promise.
+/// The most that is allocated for a declared length, which is only a promise.
 const FIRST_CAPACITY: u64 = 64 * 1024;
 
-/// Bodies come and go: come back after.
+/// Other bodies finish soon, so the client may try again soon.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Whether and how much of a body is read before the request goes on.
+/// Whether and how much of a body is read before the request continues.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Bytes read into memory; 413 above, nothing sent. `None`: the body streams.
     pub bytes: Option<u64>,
-    /// What is held counts against `queue.body_buffer`.
+    /// Whether the bytes held count against `queue.body_buffer`.
     pub is_counted: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Buffer<S> {
 }
 
 pin_project! {
-    /// The response, after the body was read if it has to be.
+    /// The response; first the body is read if it has to be.
     pub struct ResponseFuture<S>
     where
         S: Service<Request>,
@@ -88,17 +88,17 @@ pin_project! {
 /// A request whose body is being read.
 struct Reading<S> {
     inner: S,
-    // `None` once it has gone on.
+    // `None` once the request has been passed on.
     request: Option<Request>,
     limit: u64,
-    // What the client said the whole would be.
+    // The length that the client declared.
     declared: Option<u64>,
     read: Read,
-    // Of the room that all such bodies share.
+    // The part of the shared room that this body takes.
     held: Option<Held>,
 }
 
-/// What has been read: most bodies are one frame, which is passed on as it came.
+/// What has been read. Most bodies are one frame, which is passed on without a copy.
 #[derive(Debug, Default)]
 enum Read {
     #[default]
@@ -110,7 +110,7 @@ enum Read {
 // === impl BufferLayer ===
 
 impl BufferLayer {
-    /// A layer of these settings; `room` is what all bodies share that are counted.
+    /// A layer with these settings; `room` is shared by all bodies that are counted.
     pub fn new(settings: &Settings, room: Option<&HeldBodies>) -> Self {
         let room = room.filter(|_| settings.is_counted).cloned();
         Self { limit: settings.bytes, room }
@@ -173,7 +173,7 @@ impl<S: Next> Future for ResponseFuture<S> {
 // === impl Reading ===
 
 impl<S: Next> Reading<S> {
-    /// Reads what there is; once that is all, sends the request on.
+    /// Reads what is available; at the end of the body passes the request on.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Future, Error>> {
         let Some(request) = &mut self.request else {
             return Poll::Ready(Err(Kind::Internal.into()));
@@ -186,7 +186,7 @@ impl<S: Next> Reading<S> {
             return Poll::Ready(Err(Kind::Queue(QueueFault::Full(RETRY_AFTER)).into()));
         }
         while let Some(frame) = ready!(Pin::new(&mut request.body).poll_frame(cx)?) {
-            // Trailers end here: a body in memory has none.
+            // Trailers are dropped: a body in memory has none.
             let Ok(data) = frame.into_data() else { continue };
             if data.len() as u64 > self.limit.saturating_sub(self.read.len()) {
                 return Poll::Ready(Err(Kind::BodyTooLarge.into()));
@@ -196,7 +196,7 @@ impl<S: Next> Reading<S> {
             }
             self.read.push(data, expected);
         }
-        // Whatever the end looked like: half a body does not pass for a whole one.
+        // However the body ended, a partial one must not pass for a complete one.
         if self.declared.is_some_and(|declared| declared != self.read.len()) {
             return Poll::Ready(Err(Kind::ClientClosed.into()));
         }
@@ -208,7 +208,7 @@ impl<S: Next> Reading<S> {
         }
         let bytes = std::mem::take(&mut self.read).into_bytes();
         let headers = &mut request.parts.headers;
-        // What was declared is what came.
+        // A single declared length was found correct above, so it stays.
         let told = headers.get_all(header::CONTENT_LENGTH).iter().count();
         if self.declared.is_none() || told != 1 {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
@@ -219,7 +219,7 @@ impl<S: Next> Reading<S> {
     }
 }
 
-/// Whether there is room for so many bytes in all.
+/// Whether there is room for `bytes` in total.
 fn hold(held: &mut Option<Held>, bytes: u64) -> bool {
     held.as_mut().is_none_or(|held| held.grow_to(bytes))
 }
@@ -235,7 +235,7 @@ impl Read {
         }
     }
 
-    /// Adds `data`; `expected` more is announced, it included.
+    /// Adds `data`; `expected` is the number of bytes still announced, including `data`.
     fn push(&mut self, data: Bytes, expected: u64) {
         match self {
             Self::Nothing => *self = Self::Frame(data),
@@ -333,7 +333,7 @@ mod tests {
         assert!(matches!(refused.await.unwrap_err().kind(), Kind::BodyTooLarge));
     }
 
-    /// A body that says it is five bytes, and is three.
+    /// A body that claims five bytes and has three.
     struct Short(Option<Bytes>);
 
     impl http_body::Body for Short {
@@ -398,7 +398,7 @@ mod tests {
         feed.send(data("sevenby")).await.unwrap();
         drop(feed);
         layer.layer(service_fn(echo)).oneshot(asked).await.unwrap();
-        // It is held as long as its exchange is known.
+        // It is held for as long as its exchange exists.
         let send = async |text: &'static str| {
             let (feed, body) = fed();
             feed.send(data(text)).await.unwrap();

@@ -74,8 +74,8 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let cx = request.cx.clone();
         cx.note_dialect(&request.parts.headers);
-        // Unwind safe: a layer keeps no state of its own between calls that a panic could leave
-        // half written; what is shared is atomics and locks that do not poison.
+        // Unwind safe: a layer keeps no state between calls that a panic could leave half written;
+        // what is shared is atomics and locks that do not poison.
         let called = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         let inner = called.map_err(|panic| log(&cx, &*panic)).ok();
         ResponseFuture { inner, cx }
@@ -184,7 +184,7 @@ mod tests {
         let mut future = Box::pin(CatchPanicLayer.layer(inner).call(request()));
         let response = future.as_mut().await.unwrap();
         assert_eq!(response.status(), 500);
-        // The test's own, the service's was dropped with it, and none of the future that panicked.
+        // Only the test's own: the service's was dropped, and so was that of the panicked future.
         assert_eq!(Arc::strong_count(&held), 1);
     }
 

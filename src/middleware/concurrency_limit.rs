@@ -27,7 +27,7 @@ use crate::{
 /// `routes[].max_in_flight`.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Requests under way, over all workers; 503 above.
+    /// Requests in flight, over all workers; 503 above.
     pub max_in_flight: usize,
 }
 
@@ -48,7 +48,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        // `None` where nothing limits it.
+        // `None` if there is no limit.
         place: Option<InFlight>,
     }
 }
@@ -63,7 +63,7 @@ struct Limit {
 // === impl ConcurrencyLimitLayer ===
 
 impl ConcurrencyLimitLayer {
-    /// A limit that counts with `counter`; `None`: no limit. One layer per worker.
+    /// Limits with the count of `counter`; `None`: no limit. One layer per worker.
     pub fn new(limit: Option<(Settings, Counter)>) -> Self {
         Self(limit.map(|(settings, counter)| Limit {
             max_in_flight: settings.max_in_flight,
@@ -114,7 +114,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut result = ready!(this.inner.poll(cx));
-        // Whatever the outcome, the place does not stay with the future.
+        // Whatever the outcome, the future gives up its place.
         let place = this.place.take();
         if let (Ok(response), Some(place)) = (&mut result, place)
             && response.status() != StatusCode::SWITCHING_PROTOCOLS

@@ -30,7 +30,7 @@ use crate::{
     http::{Body, Next, Request, Response},
 };
 
-/// What makes shared caches keep the answers to different origins apart.
+/// Makes shared caches keep the answers to different origins apart.
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 
 /// `routes[].cors`.
@@ -38,15 +38,15 @@ const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 pub struct Settings {
     /// Exact origins, or `*` alone for any.
     pub origins: Vec<HeaderValue>,
-    /// What a preflight is told it may send.
+    /// The methods that a preflight is told.
     pub methods: Vec<Method>,
-    /// What a preflight is told it may set.
+    /// The request fields that a preflight is told.
     pub headers: Vec<HeaderName>,
-    /// How long a browser may remember the preflight.
+    /// How long a browser may cache a preflight.
     pub max_age: Duration,
 }
 
-/// Makes [`Cors`] services; without settings they touch nothing.
+/// Makes [`Cors`] services; without settings they do nothing.
 #[derive(Clone, Debug)]
 pub struct CorsLayer(Option<Arc<Rules>>);
 
@@ -67,25 +67,25 @@ pin_project! {
     }
 }
 
-/// What an answer gets.
+/// The fields that an answer gets.
 #[derive(Debug)]
 enum Fields {
     /// The route has no `cors`.
     None,
-    /// There was no Origin.
+    /// The request has no Origin.
     Vary,
-    /// What the context holds.
+    /// Those stored in the context.
     Computed(crate::http::Context),
 }
 
-/// Stands in for the rest of the stack where only tower-http's fields are wanted.
+/// Replaces the rest of the stack when only tower-http's fields are needed.
 #[derive(Clone, Copy)]
 struct Nothing;
 
 // === impl CorsLayer ===
 
 impl CorsLayer {
-    /// A layer of these settings; `None`: CORS is left to the upstream.
+    /// A layer with these settings; `None`: CORS is left to the upstream.
     pub fn new(settings: Option<Settings>) -> Self {
         Self(settings.map(|settings| Arc::new(settings.into_rules())))
     }
@@ -107,7 +107,7 @@ impl Settings {
         let origin = if origins.iter().any(|origin| origin == "*") {
             AllowOrigin::any()
         } else {
-            // Not `list`, which would be copied for every request.
+            // Not `AllowOrigin::list`, which would be copied for every request.
             AllowOrigin::predicate(move |origin, _| origins.contains(origin))
         };
         Rules::new()
@@ -153,7 +153,7 @@ fn is_preflight(parts: &Parts) -> bool {
         && parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// What tower-http would add to the answer of a request with these fields.
+/// The fields that tower-http would add to the answer to this request.
 fn compute(rules: &Rules, parts: &Parts, is_preflight: bool) -> HeaderMap {
     let mut asked = http::Request::new(());
     // tower-http takes every OPTIONS for a preflight.
@@ -168,7 +168,7 @@ fn compute(rules: &Rules, parts: &Parts, is_preflight: bool) -> HeaderMap {
             asked.headers_mut().insert(name, value.clone());
         }
     }
-    // It never waits: neither its rules nor what stands in for the stack do.
+    // It never waits: neither do its rules nor what replaces the stack.
     let answered = rules.layer(Nothing).call(asked).now_or_never();
     let mut fields = match answered {
         Some(Ok(answer)) => answer.into_parts().0.headers,
@@ -232,7 +232,7 @@ impl Fields {
     }
 }
 
-/// Adds `Origin` to `Vary`, unless it is there.
+/// Adds `Origin` to `Vary` if it is missing.
 fn vary(headers: &mut HeaderMap) {
     let varies = headers.get_all(header::VARY).iter().any(|value| {
         let names = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -280,7 +280,7 @@ mod tests {
         }))
     }
 
-    /// Answers as an upstream with CORS ideas of its own.
+    /// Answers like an upstream that sends its own CORS fields.
     async fn upstream(request: Request) -> Result<Response, Error> {
         let mut response = Response::new(Body::full("answer"));
         let headers = response.headers_mut();

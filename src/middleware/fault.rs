@@ -27,13 +27,13 @@ use crate::{
 /// `routes[].fault`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// The share of requests that wait, 0 to 1, and how long.
+    /// The share of requests that are delayed, 0 to 1, and for how long.
     pub delay: Option<(f64, Duration)>,
     /// The share of requests that are refused, 0 to 1, and with which status.
     pub abort: Option<(f64, StatusCode)>,
 }
 
-/// Makes [`Fault`]s; without settings nothing fails.
+/// Makes [`Fault`]s; without settings they do nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultLayer(Option<Settings>);
 
@@ -50,7 +50,7 @@ type Delayed = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
 // === impl Settings ===
 
 impl Settings {
-    /// What is done to a request that drew these numbers, uniform from 0 to 1.
+    /// What happens to a request that drew these numbers, uniform from 0 to 1.
     fn draw(&self, delay: f64, abort: f64) -> (Option<Duration>, Option<StatusCode>) {
         let wait = self.delay.filter(|(share, _)| delay < *share).map(|(_, duration)| duration);
         let status = self.abort.filter(|(share, _)| abort < *share).map(|(_, status)| status);
@@ -61,7 +61,7 @@ impl Settings {
 // === impl FaultLayer ===
 
 impl FaultLayer {
-    /// A layer of these settings; `None`: nothing fails on purpose.
+    /// A layer with these settings; `None`: no faults are injected.
     pub fn new(settings: Option<Settings>) -> Self {
         Self(settings)
     }

@@ -36,20 +36,20 @@ pub struct Settings {
     pub request: Changes,
     /// Applied before the response is passed back.
     pub response: Changes,
-    /// The path (and query) sent upstream, instead of the client's.
+    /// The path (and query) sent upstream in place of the client's.
     pub rewrite: Option<Template>,
-    /// `Host` goes upstream as the client sent it, instead of the endpoint's own name.
+    /// Whether `Host` goes upstream as the client sent it, instead of the endpoint's own name.
     pub preserve_host: bool,
 }
 
-/// Removed first, then set, then added.
+/// Changes to fields: removed first, then set, then added.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// These fields replace those of the same name.
+    /// Fields that replace those with the same name.
     pub set: HeaderMap,
-    /// These come beside those of the same name.
+    /// Fields that are added beside those with the same name.
     pub add: HeaderMap,
-    /// These go.
+    /// Fields that are removed.
     pub remove: Vec<HeaderName>,
 }
 
@@ -70,7 +70,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        // `None` where nothing is to be changed.
+        // `None` if nothing is to be changed.
         changes: Option<Arc<Shared>>,
     }
 }
@@ -103,7 +103,7 @@ impl Changes {
 // === impl HeadersLayer ===
 
 impl HeadersLayer {
-    /// A layer of these settings, for a route with this `merge_slashes`.
+    /// A layer with these settings, for a route with this `merge_slashes`.
     pub fn new(settings: Settings, merge_slashes: bool) -> Self {
         Self(Arc::new(Shared { settings, merge_slashes }))
     }
@@ -140,7 +140,7 @@ impl<S: Next> Service<Request> for Headers<S> {
             Some(host) => drop(headers.insert(header::HOST, host)),
             None => drop(headers.remove(header::HOST)),
         }
-        // After Host, so that a Host that is set here is the one that is sent.
+        // After Host, so that a Host set here is the one that is sent.
         settings.request.apply(headers);
         let changes = (!settings.response.is_empty()).then(|| self.shared.clone());
         Either::Left(ResponseFuture { inner: self.inner.call(request), changes })
@@ -156,10 +156,10 @@ fn asked_host(parts: &Parts) -> Option<HeaderValue> {
 // === impl Shared ===
 
 impl Shared {
-    /// The target that goes upstream.
+    /// The target to send upstream.
     fn target(&self, request: &Request) -> Result<PathAndQuery, Error> {
         let Some(rewrite) = &self.settings.rewrite else {
-            // Every request that was routed has a normalised target.
+            // Every routed request has a normalised target.
             let target = request.cx.target().ok_or(Kind::Internal)?;
             return Ok(target.path_and_query(self.merge_slashes));
         };

@@ -19,16 +19,16 @@ use crate::{
     http::{Cidrs, ClientIp, Next, Request, Response},
 };
 
-/// `routes[].allow_ips` and `deny_ips`; a denial wins.
+/// `routes[].allow_ips` and `deny_ips`; `deny_ips` wins.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Only these; empty is everybody.
+    /// Only these networks; empty means all.
     pub allow: Cidrs,
-    /// Not these.
+    /// Not these networks.
     pub deny: Cidrs,
 }
 
-/// Makes [`IpFilter`]s; without settings they let everybody in.
+/// Makes [`IpFilter`]s; without settings they admit everybody.
 #[derive(Clone, Debug)]
 pub struct IpFilterLayer(Option<Arc<Settings>>);
 
@@ -42,8 +42,8 @@ pub struct IpFilter<S> {
 // === impl Settings ===
 
 impl Settings {
-    /// Whether a client may come in. One without an address is in no network: it passes unless
-    /// only certain networks may.
+    /// Whether a client is admitted. A client without an address is in no network: it passes only
+    /// if `allow_ips` is empty.
     pub fn admits(&self, client: ClientIp) -> bool {
         match client {
             ClientIp::Ip(ip) => {
@@ -57,7 +57,7 @@ impl Settings {
 // === impl IpFilterLayer ===
 
 impl IpFilterLayer {
-    /// A layer of these settings; `None`: everybody may come in.
+    /// A layer with these settings; `None`: everybody is admitted.
     pub fn new(settings: Option<Settings>) -> Self {
         Self(settings.map(Arc::new))
     }
@@ -83,7 +83,7 @@ impl<S: Next> Service<Request> for IpFilter<S> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // A client that nobody found the address of is a bug of ours: the filter stays shut.
+        // A request without a client address is a bug of ours: refuse it.
         let admitted = self.settings.as_ref().is_none_or(|settings| {
             request.cx.client_ip().is_some_and(|client| settings.admits(client))
         });

@@ -34,19 +34,19 @@ use crate::{
     },
 };
 
-/// Bytes of an answer that are read so that its connection can be used again.
+/// How many bytes of an answer are read so that its connection can be reused.
 const DISCARDED: usize = 1024 * 1024;
 
 /// `routes[].mirror`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The share of requests that is copied, 0 to 1.
+    /// The share of requests that are copied, 0 to 1.
     pub share: f64,
-    /// Fields a copy does not have, beside those that always carry credentials.
+    /// Fields that are removed from a copy, besides those that always carry credentials.
     pub credentials: Vec<HeaderName>,
-    /// From the start of a copy to the end of its answer.
+    /// The time limit from the start of a copy to the end of its answer.
     pub deadline: Duration,
-    /// Copies under way, on one worker.
+    /// The maximum number of copies in flight on one worker.
     pub max_in_flight: usize,
 }
 
@@ -61,7 +61,7 @@ pub struct Mirror<M, S> {
     inner: S,
 }
 
-/// How copies are made and where they go: `to` is the rest of a stack, as [`Next`] is.
+/// Makes the copies and sends them: `to` is the rest of a stack, as [`Next`] is.
 #[derive(Debug)]
 pub struct Copier<M> {
     settings: Settings,
@@ -71,7 +71,7 @@ pub struct Copier<M> {
     outcomes: Outcomes,
 }
 
-/// [`MIRRORED`] of one upstream on one worker.
+/// [`MIRRORED`] for one upstream on one worker.
 #[derive(Debug)]
 struct Outcomes {
     answered: Counter,
@@ -122,7 +122,7 @@ impl<M: Next + Sync, S: Next> Service<Request> for Mirror<M, S> {
 // === impl Copier ===
 
 impl<M: Next + Sync> Copier<M> {
-    /// Copies to the upstream of this name, which is what `to` leads to, in tasks of `tasks`.
+    /// Copies to the upstream with this name, reached through `to`, in tasks of `tasks`.
     pub fn new(settings: Settings, upstream: &str, to: M, tasks: Spawner, cells: &Cells) -> Self {
         let outcomes = Outcomes::new(upstream, cells);
         Self { settings, to, tasks, under_way: Arc::default(), outcomes }
@@ -136,7 +136,7 @@ impl<M: Next + Sync> Copier<M> {
             return self.outcomes.dropped.add(1);
         };
         let (copier, mut to) = (self.clone(), self.to.clone());
-        // Nobody waits for it: what becomes of a copy is only counted.
+        // Nobody waits for it: its outcome is only counted.
         drop(self.tasks.spawn("mirror", async move {
             let _place = place;
             let exchange = async { discard(to.call(copy).await?).await };
@@ -152,7 +152,7 @@ impl<M: Next + Sync> Copier<M> {
         }));
     }
 
-    /// The request again, with a context of its own; `None` if it cannot be copied.
+    /// A copy of the request, with its own context; `None` if it cannot be copied.
     fn copy(&self, request: &Request) -> Option<Request> {
         let Request { parts, body, cx } = request;
         let is_upgrade = parts.headers.contains_key(header::UPGRADE);
@@ -179,8 +179,8 @@ impl<M: Next + Sync> Copier<M> {
     }
 }
 
-/// What the steps behind the mirror need to know, apart from the request's own: its attempts are not
-/// the request's, and it has one upstream.
+/// A context with what the steps behind the mirror need. It is separate from the request's own: a
+/// copy's attempts are not the request's, and it has one upstream.
 fn context_of(cx: &Context) -> Context {
     let copy = Context::new(cx.peer().clone(), cx.method().clone(), cx.version());
     if let Some(ip) = cx.client_ip() {
@@ -201,7 +201,7 @@ fn context_of(cx: &Context) -> Context {
     copy
 }
 
-/// Reads an answer to its end, if that is near: then its connection can be used again.
+/// Reads an answer to its end, if it is short: then its connection can be reused.
 async fn discard(response: Response) -> Result<(), Error> {
     let mut body = response.into_body();
     let mut seen = 0;
@@ -266,7 +266,7 @@ mod tests {
             Self { metrics, tasks, layer: MirrorLayer::new(Some(copier)) }
         }
 
-        /// The answer of the request itself, which must be there at once.
+        /// The answer to the request itself, which must be there at once.
         fn call(&self, request: Request) -> Response {
             let inner = service_fn(|request: Request| {
                 future::ready(Ok::<_, Error>(Response::new(request.body)))

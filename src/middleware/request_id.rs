@@ -26,13 +26,13 @@ use tower::{Layer, Service};
 
 use crate::http::{Request, Response, names::X_REQUEST_ID};
 
-/// What is kept of a trusted peer's ID is at most so long.
+/// The maximum length of a trusted peer's ID.
 const MAX_LEN: usize = 128;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
-/// An ID of ours.
+/// The length of our IDs.
 const LEN: usize = 32;
-/// IDs that are made at a time and share their memory: few, so that a request that lasts holds little of
-/// others'.
+/// How many IDs are made at once and share memory: few, so that a long request keeps little memory
+/// of others alive.
 const BATCH: usize = 16;
 
 /// Adds [`RequestId`]. One per worker.
@@ -45,7 +45,7 @@ pub struct RequestIdLayer {
 #[derive(Debug)]
 pub struct RequestId<S> {
     ids: Arc<Ids>,
-    /// The next ones; a clone makes its own.
+    /// The next IDs; a clone makes its own.
     made: Bytes,
     inner: S,
 }
@@ -60,8 +60,8 @@ pin_project! {
     }
 }
 
-/// IDs of 128 bits that nobody can guess: a counter, hashed under two keys from the system's random
-/// source. No state but the counter, so no lock.
+/// 128-bit IDs that nobody can guess: a counter, hashed with two keys from the system's random
+/// source. The counter is the only state, so there is no lock.
 #[derive(Debug, Default)]
 struct Ids {
     count: AtomicU64,
@@ -71,7 +71,7 @@ struct Ids {
 // === impl RequestIdLayer ===
 
 impl RequestIdLayer {
-    /// IDs that no other layer gives.
+    /// A source of IDs that no other layer gives.
     pub fn new() -> Self {
         Self::default()
     }
@@ -144,7 +144,7 @@ where
 // === impl Ids ===
 
 impl Ids {
-    /// The first of those that are `made`, or of new ones.
+    /// The first of the IDs in `made`, or of new ones.
     fn next(&self, made: &mut Bytes) -> HeaderValue {
         if made.len() < LEN {
             *made = self.make();
@@ -152,11 +152,11 @@ impl Ids {
         HeaderValue::from_maybe_shared(made.split_to(LEN)).unwrap_or(HeaderValue::from_static("-"))
     }
 
-    /// Its parts share it from the start.
+    /// Shared from the start by the parts split off it.
     fn make(&self) -> Bytes {
         let mut batch = [0; BATCH * LEN];
         for hex in batch.chunks_exact_mut(LEN) {
-            // Relaxed: only that no number is given twice.
+            // Relaxed: it only has to give each number once.
             let count = self.count.fetch_add(1, Ordering::Relaxed);
             for (half, key) in hex.chunks_exact_mut(LEN / 2).zip(&self.keys) {
                 for (pair, byte) in half.chunks_exact_mut(2).zip(key.hash_one(count).to_be_bytes())

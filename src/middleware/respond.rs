@@ -34,7 +34,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RespondLayer;
 
-/// Makes responses of errors.
+/// Turns errors into responses.
 #[derive(Clone, Debug)]
 pub struct Respond<S> {
     inner: S,
@@ -108,13 +108,13 @@ fn log(error: &Error, cx: &Context) {
     if matches!(error.kind(), Kind::Internal) {
         tracing::error!(request_id = id, %error, "a request failed inside the gateway");
     } else {
-        // The access log has the reason of every failure; this is for who asks for more.
+        // The access log has the reason of every failure; this has the details.
         tracing::debug!(request_id = id, %error, "a request failed");
     }
 }
 
-/// The whole answer to a request that failed with `kind`, as its client can read it; the reason is
-/// in the context afterwards.
+/// The complete answer to a request that failed with `kind`, in a form its client can read; sets
+/// the reason in the context.
 pub(super) fn refuse(kind: &Kind, cx: &Context) -> Response {
     cx.set_reason(kind.reason());
     let mut response = response::response(kind, cx.dialect(), cx.request_id());
@@ -126,13 +126,13 @@ pub(super) fn refuse(kind: &Kind, cx: &Context) -> Response {
         remove_body(&mut response);
     }
     if *cx.method() == Method::CONNECT {
-        // What comes next may be meant for a tunnel that the client takes for granted, and is no request.
+        // What follows may be meant for a tunnel that the client assumes, and is no request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// What the request's limits say of themselves, beside what an upstream may say of its own.
+/// Adds the rate limit fields of the request, besides any that the upstream sent.
 fn tell_limits(cx: &Context, headers: &mut HeaderMap) {
     for fields in cx.rate_limits() {
         headers.append(RATELIMIT_POLICY, fields.policy.clone());
@@ -140,7 +140,7 @@ fn tell_limits(cx: &Context, headers: &mut HeaderMap) {
     }
 }
 
-/// The answer to HEAD says how long the body would have been and has none (RFC 9110, 9.3.2).
+/// An answer to HEAD states how long the body would be and has none (RFC 9110, 9.3.2).
 fn remove_body(response: &mut Response) {
     if response.body().is_end_stream() {
         return;

@@ -22,14 +22,14 @@ const VIA_10: HeaderValue = HeaderValue::from_static("1.0 sluice");
 const VIA_11: HeaderValue = HeaderValue::from_static("1.1 sluice");
 const VIA_2: HeaderValue = HeaderValue::from_static("2 sluice");
 
-/// A field value that is being written: on the stack up to a `Forwarded` with an IPv6 address and a
-/// host of ordinary length.
+/// A field value being written: on the stack up to the length of a `Forwarded` with an IPv6 address
+/// and an ordinary host.
 #[derive(Default)]
 struct Line(SmallVec<[u8; 128]>);
 
-/// Sets the fields that speak of the client of `peer`; `host` is the request's own, `element` our
-/// word on both ([`element`]), and `version` what the client spoke. What is there already is kept
-/// and appended to if the peer is trusted.
+/// Sets the fields that describe the client of `peer`. `host` is the request's own, `element` our
+/// element for both ([`element`]), and `version` the client's protocol version. If the peer is
+/// trusted, existing values are kept and appended to.
 pub fn set(
     headers: &mut HeaderMap,
     peer: &Peer,
@@ -68,7 +68,7 @@ pub fn set(
     }
 }
 
-/// What an untrusted peer says about itself goes, also in the names only some upstreams read.
+/// Removes an untrusted peer's claims about itself, also under names that only some upstreams read.
 fn remove_claims(headers: &mut HeaderMap) {
     let claims: SmallVec<[HeaderName; 4]> =
         headers.keys().filter(|name| identity::speaks_of_client(name)).cloned().collect();
@@ -77,7 +77,7 @@ fn remove_claims(headers: &mut HeaderMap) {
     }
 }
 
-/// One line: what was there, then `ours`.
+/// Joins existing values and `ours` into one line.
 fn append(headers: &mut HeaderMap, name: HeaderName, ours: HeaderValue) {
     if !headers.contains_key(&name) {
         headers.insert(name, ours);
@@ -92,8 +92,8 @@ fn append(headers: &mut HeaderMap, name: HeaderName, ours: HeaderValue) {
     headers.insert(name, line.into_value());
 }
 
-/// Our element of `Forwarded` for a request of `peer` to `host`. A host with a port is no token:
-/// quoted.
+/// Our element of `Forwarded` for a request from `peer` to `host`. A host with a port is not a
+/// token, so it is quoted.
 pub fn element(peer: &Peer, host: Option<&HeaderValue>) -> HeaderValue {
     let is_secure = peer.tls.is_some();
     let mut line = Line::default();
@@ -116,7 +116,7 @@ impl Line {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Made of addresses, valid hosts and field values: always a field value.
+    /// Made of addresses, valid hosts and field values, so it is a field value itself.
     fn into_value(self) -> HeaderValue {
         HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&self.0))
             .unwrap_or(HeaderValue::from_static(""))

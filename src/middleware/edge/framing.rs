@@ -14,7 +14,7 @@ use http::{
 
 use crate::error::{Kind, Method405};
 
-/// Field lines of a request, at most.
+/// The most field lines a request may have.
 const MAX_FIELDS: usize = 100;
 
 const ALLOW: HeaderValue =
@@ -23,14 +23,14 @@ const ALLOW: HeaderValue =
 /// A valid `host[:port]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Authority<'a> {
-    /// As sent, brackets of an IPv6 address included.
+    /// As sent, including the brackets of an IPv6 address.
     pub host: &'a str,
-    /// Its digits, if there are any.
+    /// The digits of the port, if there is one.
     pub port: Option<&'a str>,
 }
 
-/// Whether the head of a request has one meaning. Checked before anything is removed from it. A host
-/// that is written as `known` was found valid before.
+/// Whether the head of a request is unambiguous. Checked before anything is removed from it. A host
+/// equal to `known` was validated before.
 pub fn check(head: &Parts, known: Option<&HeaderValue>) -> Result<(), Kind> {
     if head.headers.len() > MAX_FIELDS {
         return Err(Kind::HeaderCount);
@@ -44,8 +44,8 @@ pub fn check(head: &Parts, known: Option<&HeaderValue>) -> Result<(), Kind> {
     Ok(())
 }
 
-/// A Transfer-Encoding is exactly one `chunked`, and on HTTP/1.1 only: 1.0 does not know it, HTTP/2
-/// forbids it (RFC 9112, 6.1; RFC 9113, 8.2.2).
+/// Transfer-Encoding may only be a single `chunked`, and only on HTTP/1.1: 1.0 does not have it,
+/// HTTP/2 forbids it (RFC 9112, 6.1; RFC 9113, 8.2.2).
 fn has_one_framing(headers: &HeaderMap, version: Version) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -57,8 +57,8 @@ fn has_one_framing(headers: &HeaderMap, version: Version) -> bool {
     }
 }
 
-/// Host is there, once and valid, and an authority in the target says the same. HTTP/1.0 may go
-/// without; HTTP/2 may have only the authority (RFC 9112, 3.2; RFC 9113, 8.3.1).
+/// There must be exactly one valid Host, equal to the target's authority if it has one. HTTP/1.0
+/// may omit it; HTTP/2 may send only the authority (RFC 9112, 3.2; RFC 9113, 8.3.1).
 fn has_one_host(head: &Parts, known: Option<&HeaderValue>) -> bool {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
@@ -78,7 +78,7 @@ fn has_one_host(head: &Parts, known: Option<&HeaderValue>) -> bool {
     }
 }
 
-/// Two authorities that name the same place; the scheme's own port may be left out.
+/// Whether two authorities name the same place; the scheme's default port may be left out.
 fn is_same(one: Authority<'_>, other: Authority<'_>, target: &Uri) -> bool {
     let default = match target.scheme_str() {
         Some("https") => "443",
@@ -88,8 +88,8 @@ fn is_same(one: Authority<'_>, other: Authority<'_>, target: &Uri) -> bool {
     one.host.eq_ignore_ascii_case(other.host) && port(one) == port(other)
 }
 
-/// Reads `host[:port]`: letters, digits, `-`, `.`, `_`, or an IPv6 address in brackets; digits. No
-/// userinfo, no percent-encoding, nothing empty.
+/// Parses `host[:port]`: letters, digits, `-`, `.`, `_`, or an IPv6 address in brackets; digits. No
+/// userinfo, no percent-encoding, no empty part.
 pub fn parse(value: &[u8]) -> Option<Authority<'_>> {
     let value = str::from_utf8(value).ok()?;
     let (host, rest) = match value.strip_prefix('[') {
@@ -117,7 +117,7 @@ pub fn parse(value: &[u8]) -> Option<Authority<'_>> {
 // === impl Authority ===
 
 impl Authority<'_> {
-    /// The host as routes know it: lower case, without the dot that ends a complete name.
+    /// The host as routes match it: lower case, without the trailing dot of an absolute name.
     pub fn normal_host(&self) -> Arc<str> {
         let host = self.host.strip_suffix('.').unwrap_or(self.host);
         host.to_ascii_lowercase().into()
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(with("http://user@shop.example/", "shop.example"), BAD);
     }
 
-    /// A value with control characters cannot come as far as this check: the type refuses it.
+    /// A value with control characters never reaches this check: the type refuses it.
     #[test]
     fn control_characters_in_values_are_refused() {
         for byte in (0..0x20).chain([0x7f]).filter(|&byte| byte != b'\t') {

@@ -63,7 +63,7 @@ struct Shared {
 // === impl EdgeLayer ===
 
 impl EdgeLayer {
-    /// Follows `settings` and counts in `cells`, the worker's own.
+    /// Applies `settings` and counts in `cells`, the worker's own.
     pub fn new(settings: Settings, cells: &Cells) -> Self {
         let underscores = cells.counter(&FIELDS_DROPPED, &["underscore"]);
         let identities = cells.counter(&FIELDS_DROPPED, &["identity"]);
@@ -105,7 +105,7 @@ impl Shared {
     fn clean(&self, request: &mut Request) -> std::result::Result<(), Kind> {
         let Request { parts: head, body, cx } = request;
         let peer = cx.peer();
-        // Found first, and from the fields as they came: a refusal's log line has it too.
+        // First, and from the original fields: a refusal's log line needs it too.
         cx.set_client_ip(ClientIp::find(peer, &head.headers, &self.settings.trusted_proxies));
         framing::check(head, peer.host.get().map(|known| &known.value))?;
 
@@ -133,7 +133,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What only the gateway may say, and names that some upstreams read as such.
+    /// Fields that only the gateway may set, and names that some upstreams read like them.
     fn remove_identity(&self, headers: &mut HeaderMap) {
         let suspects: SmallVec<[(HeaderName, Suspect); 4]> = headers
             .keys()
@@ -149,7 +149,7 @@ impl Shared {
     }
 }
 
-/// The request's one `Host`, taken from the authority where HTTP/2 has only that.
+/// The request's one `Host`; on HTTP/2 it may come from the authority alone.
 fn settle_host(head: &mut Parts) -> Option<HeaderValue> {
     if let Some(host) = head.headers.get(HOST) {
         return Some(host.clone());
@@ -159,8 +159,8 @@ fn settle_host(head: &mut Parts) -> Option<HeaderValue> {
     Some(host)
 }
 
-/// What routes know the host as, and our element of `Forwarded`: as the connection has them, if its
-/// first request named the same host, else made anew.
+/// The host as routes match it, and our element of `Forwarded`: from the connection if its first
+/// request named the same host, else computed anew.
 fn settle_words(peer: &Peer, host: Option<&HeaderValue>) -> (Arc<str>, HeaderValue) {
     let Some(host) = host else { return (Arc::default(), forwarded::element(peer, None)) };
     let make = || KnownHost {
@@ -177,13 +177,13 @@ fn settle_words(peer: &Peer, host: Option<&HeaderValue>) -> (Arc<str>, HeaderVal
     (other.normal, other.forwarded)
 }
 
-/// A copy in memory of its own: as it came, it is a part of the buffer that the head was read into, and
-/// would keep all of that for as long as the connection lives.
+/// A copy with memory of its own: the original is part of the buffer that the head was read into,
+/// and would keep all of it alive as long as the connection.
 fn owned(value: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
 }
 
-/// Scheme and authority have been compared with Host and say nothing more.
+/// Scheme and authority were compared with Host and are no longer needed.
 fn to_origin_form(uri: &mut Uri) -> PathAndQuery {
     let is_absolute = uri.authority().is_some() || uri.scheme().is_some();
     let target = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -193,7 +193,7 @@ fn to_origin_form(uri: &mut Uri) -> PathAndQuery {
     target
 }
 
-/// HTTP/2 may send a cookie per field; everything else expects one (RFC 9113, 8.2.3).
+/// HTTP/2 may send each cookie in a field of its own; others expect one field (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(COOKIE).iter();
     if cookies.next().is_none() || cookies.next().is_none() {
@@ -225,7 +225,7 @@ mod tests {
         telemetry::metrics::Metrics,
     };
 
-    /// What became of a request: its head as the next layer saw it, or the refusal.
+    /// The outcome for a request: its head as the next layer saw it, or the refusal.
     type Outcome = std::result::Result<(Parts, Context), Kind>;
 
     struct Edged {

@@ -12,12 +12,12 @@ use http::HeaderName;
 
 use crate::http::Cidrs;
 
-/// What the configuration as a whole says about every request.
+/// The settings that apply to every request.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Named by any `claim_headers`, or told by a service of `auth.forward`: removed from every request
-    /// of every peer.
+    /// Fields named in any `claim_headers`, or set by a service of `auth.forward`: removed from
+    /// every request of every peer.
     pub stripped: Vec<HeaderName>,
-    /// `trusted_proxies`: who may say which client a request comes from.
+    /// `trusted_proxies`: the peers whose word about a request's client is accepted.
     pub trusted_proxies: Cidrs,
 }

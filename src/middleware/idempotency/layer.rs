@@ -37,23 +37,23 @@ use crate::{
     },
 };
 
-/// The first request of a key still runs: come back after.
+/// The first request with a key is still running.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The reason of an answer that was given before.
+/// The reason of a replayed answer.
 const REPLAYED: &str = "idempotency-replayed";
-/// What stands for a body that was too long to be kept.
+/// Replaces a body that was too long to keep.
 const NOTE: &str = "{\"title\":\"This request was done before; its answer is not kept.\"}\n";
 
 /// `routes[].idempotency`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The field that has the key.
+    /// The field that carries the key.
     pub header: HeaderName,
-    /// Requests without a key are refused.
+    /// Whether requests without a key are refused.
     pub is_required: bool,
     /// How long a key is remembered.
     pub ttl: Duration,
-    /// The upstream honours the key: what it may have seen is sent again.
+    /// Whether the upstream honours the key: then a request it may have seen is sent again.
     pub may_resend: bool,
 }
 
@@ -78,7 +78,7 @@ struct Shared {
 // === impl IdempotencyLayer ===
 
 impl IdempotencyLayer {
-    /// A layer for the route of this name; `None`: it has no `idempotency`.
+    /// A layer for the route with this name; `None`: it has no `idempotency`.
     pub fn new(settings: Option<(Settings, Arc<str>, Arc<dyn IdempotencyStore>)>) -> Self {
         let shared = |(settings, route, store)| Arc::new(Shared { settings, route, store });
         Self(settings.map(shared))
@@ -121,7 +121,7 @@ impl<S: Next> Service<Request> for Idempotency<S> {
 // === impl Shared ===
 
 impl Shared {
-    /// The key of a request and what it is used for; `None`: it needs none.
+    /// The key of a request and its fingerprint; `None`: it needs none.
     fn keyed(&self, request: &Request) -> Result<Option<Keyed>, IdempotencyFault> {
         let Request { parts, body, cx } = request;
         if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) {
@@ -147,7 +147,7 @@ impl Shared {
     }
 }
 
-/// What is known of the key decides.
+/// Acts on what is known about the key.
 async fn judged<S: Next>(
     store: Arc<dyn IdempotencyStore>,
     keyed: Keyed,
@@ -174,7 +174,7 @@ async fn judged<S: Next>(
     Err(Kind::Idempotency(fault).into())
 }
 
-/// The answer as it was given, or its status and a note.
+/// The stored answer, or its status and a note.
 fn replayed(answer: StoredAnswer) -> Response {
     let StoredAnswer { status, mut headers, body } = answer;
     let body = body.unwrap_or_else(|| {

@@ -16,38 +16,38 @@ use super::{
     store::Bucket,
 };
 
-/// What a policy says to a request.
+/// The verdict of a policy on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether there was room.
     pub outcome: Outcome,
-    /// How the key stands after it.
+    /// The state of the key afterwards.
     pub standing: Standing,
-    /// The key shares the overflow bucket, for there was no room for one of its own.
+    /// Whether the key shares the overflow bucket, because there was no room for its own.
     pub is_overflow: bool,
 }
 
 /// Whether a bucket had room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It had; charged unless another policy denied.
+    /// It had room; charged unless another policy denied.
     Admitted,
-    /// It had not, and the request is denied.
+    /// It had none, and the request is denied.
     Denied {
-        /// Until it has.
+        /// How long until it has room.
         wait: Duration,
     },
-    /// It had not, but denies nothing.
+    /// It had none, but the policy only counts.
     ShadowDenied,
 }
 
-/// One verdict for each policy, in their order.
+/// One verdict per policy, in their order.
 pub type Verdicts = SmallVec<[Verdict; 4]>;
 
-/// Keys, one for each policy.
+/// One key per policy.
 pub type Keys = SmallVec<[Fingerprint; 4]>;
 
-/// Charges each policy for a request with its key. The policies have stores of their own, in
+/// Charges each policy for a request with its key. Each policy has its own store, and they come in
 /// ascending order of [`Store::id`](super::store::Store::id).
 pub fn charge(policies: &[Arc<Policy>], keys: &[Fingerprint], now: Nanos) -> Verdicts {
     debug_assert!(policies.is_sorted_by(|a, b| a.store().id() < b.store().id()));
@@ -68,14 +68,14 @@ pub fn charge(policies: &[Arc<Policy>], keys: &[Fingerprint], now: Nanos) -> Ver
     settled.collect()
 }
 
-/// Locks the bucket of `key` and asks it.
+/// Locks the bucket of `key` and judges the request.
 fn ask(policy: &Policy, key: Fingerprint, now: Nanos) -> (Bucket<'_>, Judgement) {
     let bucket = policy.store().bucket(key, now);
     let judgement = judge(policy.settings().limit, bucket.full_at(), now);
     (bucket, judgement)
 }
 
-/// Charges the bucket, if it has room and nobody denied, and unlocks it.
+/// Charges the bucket if it has room and no policy denied, and unlocks it.
 fn settle(
     policy: &Policy,
     bucket: Bucket<'_>,
@@ -181,20 +181,20 @@ mod tests {
             assert_eq!(outcomes(&verdicts), [Outcome::ShadowDenied, Outcome::Admitted]);
         }
         assert_eq!(policies[1].standing(keys[1], now).remaining, 0, "the other was charged");
-        // What the shadow did not admit it was not charged for.
+        // The shadow is not charged for what it did not admit.
         let standing = policies[0].standing(keys[0], now);
         assert_eq!(standing.reset, Duration::from_millis(100).into());
     }
 
-    /// The accuracy promise: whatever the threads do, those admitted in `t` are at most
-    /// `burst + rate x t`, and less only by the one whose time has not come.
+    /// The accuracy promise: whatever the threads do, at most `burst + rate x t` are admitted in
+    /// `t`, and at least one less than that.
     #[test]
     fn sixty_four_clients_are_admitted_within_one_of_burst_and_rate_times_time() {
         const CLIENTS: usize = 64;
         const CHECKS: u64 = 3_000;
-        // A thread that is parked between the clock and the bucket is late, by at most one step of
-        // each other thread: less than an interval, which a burst of two has room for. Before the
-        // first request a bucket has none, so that comes before the threads.
+        // A thread preempted between the clock and the bucket is late by at most one step of each
+        // other thread: less than an interval, which a burst of two can absorb. Before the first
+        // request a bucket cannot, so that one comes before the threads.
         for (rate, burst) in [(1_000, 2), (1_000, 40), (50, 200)] {
             let policies = [policy("a", rate, burst, Mode::Enforce)];
             charge(&policies, &[key(1)], Nanos::from(START));
@@ -203,7 +203,7 @@ mod tests {
                 for _ in 0..CLIENTS {
                     scope.spawn(|| {
                         for _ in 0..CHECKS {
-                            // All see one time that never goes back, and move it on.
+                            // All share one clock that never goes back, and advance it.
                             let now = clock.fetch_add(10_000, Ordering::Relaxed);
                             let verdicts = charge(&policies, &[key(1)], Nanos::from(now));
                             if verdicts[0].outcome == Outcome::Admitted {
@@ -214,8 +214,8 @@ mod tests {
                 }
             });
             let took = clock.into_inner() - 10_000 - START;
-            // A thread that is put aside between its time and its check leaves a gap. A burst is there
-            // to bridge gaps; where there is none, nobody came at the time that is lost.
+            // A thread preempted between its time and its check leaves a gap. A burst bridges gaps;
+            // without one, no request came in the time that is lost.
             let bridged = if burst > 1 { 1.0 } else { f64::INFINITY };
             let most = f64::from(burst) + rate as f64 * Duration::from_nanos(took).as_secs_f64();
             let admitted = admitted.into_inner() as f64;
@@ -250,7 +250,7 @@ mod tests {
                 });
             }
         });
-        // The time stands still, and each policy was asked alone often enough to be spent.
+        // The time stands still, and each policy was charged alone often enough to be exhausted.
         for (policy, passed) in all.iter().zip(passed) {
             for (n, passed) in (1..).zip(passed) {
                 let standing = policy.standing(key(n), Nanos::from(START));

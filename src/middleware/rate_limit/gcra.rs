@@ -19,11 +19,11 @@ use governor::{
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     quota: Quota,
-    /// How long an empty bucket takes to be full.
+    /// How long an empty bucket takes to fill.
     window: Nanos,
 }
 
-/// What a bucket says.
+/// The answer of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// There is room.
@@ -34,35 +34,35 @@ pub enum Judgement {
         /// How many more would pass right after it.
         remaining: u32,
     },
-    /// There is none.
+    /// There is no room.
     Deny {
-        /// Until there is room for one.
+        /// How long until there is room for one.
         wait: Duration,
-        /// The state as it is.
+        /// The unchanged state.
         full_at: Nanos,
     },
 }
 
-/// A state store of one state, which is read and never written.
+/// A state store for one state, read from `now` and never written back.
 struct Staged {
     now: Option<Nanos>,
     next: Cell<Option<Nanos>>,
 }
 
-/// A clock that says what it was told.
+/// A clock that shows the time it was set to.
 struct Told(Cell<Nanos>);
 
-/// Asks a bucket of this limit, whose state is `full_at`, about one request `now`. Times count from
-/// any one moment. A bucket without a state is full.
+/// Asks a bucket with this limit and state `full_at` about one request at `now`. Times count from
+/// any fixed moment. A bucket without a state is full.
 ///
-/// A state that says more than an empty bucket would comes from another limit, before a reload: it
-/// counts as an empty bucket of this one.
+/// A state beyond that of an empty bucket comes from another limit, before a reload: it counts as
+/// an empty bucket of this limit.
 pub fn judge(limit: Limit, full_at: Option<Nanos>, now: Nanos) -> Judgement {
     let Limit { quota, window } = limit;
     let empty = now + window;
     let state = full_at.map(|full_at| full_at.min(empty));
     let staged = Staged { now: state, next: Cell::new(None) };
-    // Made anew for each request: it is a few words, and takes its start from the clock.
+    // Built for each request: it is a few words, and takes its start from the clock.
     let told = Told(Cell::new(Nanos::default()));
     let limiter = RateLimiter::<_, _, _, StateInformationMiddleware>::new(quota, staged, told);
     limiter.clock().0.set(now);
@@ -78,9 +78,9 @@ pub fn judge(limit: Limit, full_at: Option<Nanos>, now: Nanos) -> Judgement {
     }
 }
 
-/// A limit of `count` in `per`, and at most `burst` at once. `None` if one takes less than a
-/// microsecond (the interval is kept in whole nanoseconds, and shall be exact to a thousandth), or
-/// if a burst takes longer than a year to come back.
+/// A limit of `count` per `per`, and at most `burst` at once. `None` if the interval is less than a
+/// microsecond (it is kept in whole nanoseconds and must be exact to a thousandth), or if a burst
+/// takes longer than a year to refill.
 pub fn limit(count: u64, per: Duration, burst: NonZeroU32) -> Option<Limit> {
     const LEAST: u128 = 1_000;
     const YEAR: u128 = 366 * 86_400 * 1_000_000_000;
@@ -102,12 +102,12 @@ impl Limit {
         self.quota.burst_size()
     }
 
-    /// Until one more passes.
+    /// The time between two that pass at the full rate.
     pub fn interval(self) -> Duration {
         self.quota.replenish_interval()
     }
 
-    /// How long an empty bucket takes to be full.
+    /// How long an empty bucket takes to fill.
     pub fn window(self) -> Duration {
         self.window.into()
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     proptest! {
-        /// With every pass charged at once, the outcome is what governor's own limiter comes to.
+        /// With every pass charged at once, the outcome equals that of governor's own limiter.
         #[test]
         fn agrees_with_governor(
             count in 1_u64..5_000,

@@ -20,26 +20,26 @@ use crate::http::{
     selector::{Input, Part, Selector},
 };
 
-/// `rate_limits.*.key`. Two are equal that mean the same, however they are written.
+/// `rate_limits.*.key`. Two keys with the same meaning are equal, however they are written.
 #[derive(Clone, Debug)]
 pub struct Key {
     selector: Selector,
     written: Box<str>,
 }
 
-/// A key's place in a store.
+/// Identifies a key in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(NonZeroU64);
 
 // === impl Key ===
 
 impl Key {
-    /// The key of these parts; `written` is how the configuration has them.
+    /// A key of these parts; `written` is its text in the configuration.
     pub fn new(selector: Selector, written: impl Into<Box<str>>) -> Self {
         Self { selector, written: written.into() }
     }
 
-    /// As the configuration has it.
+    /// Its text in the configuration.
     pub fn written(&self) -> &str {
         &self.written
     }
@@ -49,7 +49,7 @@ impl Key {
         self.selector.parts()
     }
 
-    /// Whether it is known only once the client has proved who it is.
+    /// Whether it is known only after authentication.
     pub fn needs_principal(&self) -> bool {
         self.parts().iter().any(|part| matches!(part, Part::Claim(_) | Part::Principal))
     }
@@ -59,7 +59,7 @@ impl Key {
         let mut hasher = seed.build_hasher();
         hasher.write_u8(1);
         if self.hash_parts(input, &mut hasher).is_none() {
-            // Half a key would be another key: what was hashed so far is forgotten.
+            // Half a key would be another key: discard what was hashed so far.
             hasher = seed.build_hasher();
             hasher.write_u8(0);
             hash_client(input.client_ip, &mut hasher);
@@ -75,14 +75,14 @@ impl Key {
             if let Part::ClientIp = part {
                 hash_client(Some(input.client_ip?), hasher);
             } else {
-                // The number of parts is fixed and text ends with a byte no text has: they stay apart.
+                // The number of parts is fixed and text is hashed with a terminator: unambiguous.
                 part.extract(input)?.hash(hasher);
             }
         }
         Some(())
     }
 
-    /// The key of this request in words: the value, or the address that stands in for it.
+    /// The key of this request as text: the value, or the address used in its place.
     pub fn told(&self, input: &Input<'_>) -> String {
         let client = || match input.client_ip {
             Some(ip) => ip.limiter_key().to_string(),
@@ -113,7 +113,7 @@ fn hash_client(client: Option<ClientIp>, hasher: &mut impl Hasher) {
         Some(ClientIp::Ip(IpAddr::V4(ip))) => hasher.write_u32(ip.to_bits()),
         Some(ClientIp::Ip(IpAddr::V6(ip))) => hasher.write_u128(ip.to_bits()),
         Some(ClientIp::Unix) => hasher.write_u8(1),
-        // A request that nobody found the address of is a bug of ours: all of them share a bucket.
+        // A request without a client address is a bug of ours: all of them share a bucket.
         None => hasher.write_u8(0),
     }
 }
@@ -126,7 +126,7 @@ impl Fingerprint {
         self.0.get()
     }
 
-    /// The fingerprint of these bits, for tests and benches of a store.
+    /// A fingerprint with these bits, for tests and benches of a store.
     pub fn from_bits(bits: u64) -> Self {
         Self(NonZeroU64::new(bits).unwrap_or(NonZeroU64::MIN))
     }

@@ -54,17 +54,17 @@ pub struct RateLimit<S> {
     inner: S,
 }
 
-/// The policies of one route in one phase, with one worker's cells. In a worker's own `Arc`: the
-/// policies inside are shared, but no request counts a reference to them.
+/// The policies of one route in one phase, with one worker's cells. Held in a worker's own `Arc`:
+/// the policies inside are shared, but requests do not touch their reference counts.
 #[derive(Debug)]
 pub struct Limits {
     policies: Box<[Arc<Policy>]>,
     decisions: Box<[Decisions]>,
-    /// The value of `RateLimit-Policy`; `None` where all are in shadow mode.
+    /// The value of `RateLimit-Policy`; `None` if all are in shadow mode.
     described: Option<HeaderValue>,
 }
 
-/// One policy's counts on one worker.
+/// One policy's counters on one worker.
 #[derive(Debug)]
 struct Decisions {
     admitted: Counter,
@@ -73,17 +73,17 @@ struct Decisions {
     overflow: Counter,
 }
 
-/// The time as the buckets count it.
+/// The time as buckets count it.
 pub fn nanos(now: Instant) -> Nanos {
     let since = clock::elapsed(now).as_nanos();
-    // Five centuries fit.
+    // Enough for five centuries.
     Nanos::from(u64::try_from(since).unwrap_or(u64::MAX / 2))
 }
 
 // === impl RateLimitLayer ===
 
 impl RateLimitLayer {
-    /// A layer of these limits; `None`: everybody is admitted.
+    /// A layer with these limits; `None`: everybody is admitted.
     pub fn new(limits: Option<Limits>) -> Self {
         Self(limits.map(Arc::new))
     }
@@ -119,8 +119,8 @@ impl<S: Next> Service<Request> for RateLimit<S> {
 // === impl Limits ===
 
 impl Limits {
-    /// Those of `policies` that are judged in this phase: `after_auth` the ones whose key needs a
-    /// principal, else all others. `None` if there is none.
+    /// The `policies` that apply in this phase: with `after_auth` those whose key needs a
+    /// principal, otherwise all others. `None` if there are none.
     pub fn new<'a>(
         policies: impl Iterator<Item = &'a Arc<Policy>>,
         after_auth: bool,
@@ -128,7 +128,7 @@ impl Limits {
     ) -> Option<Self> {
         let is_here = |policy: &&Arc<Policy>| policy.settings().key.needs_principal() == after_auth;
         let mut policies: Vec<_> = policies.filter(is_here).cloned().collect();
-        // The one order in which buckets are locked, on all routes and under all configurations.
+        // The order in which buckets are locked, on all routes and in all configurations.
         policies.sort_by_key(|policy| policy.store().id());
         policies.dedup_by_key(|policy| policy.store().id());
         (!policies.is_empty()).then(|| Self {
@@ -157,7 +157,7 @@ impl Limits {
     /// `"per-user";r=12;t=1`: how many more would pass, and in how many seconds the bucket is full.
     fn tell(&self, request: &Request, verdicts: &[Verdict]) {
         let Some(policy) = &self.described else { return };
-        // Moves into its one allocation when it is written.
+        // Moves to the heap once, when the value is made.
         let mut state = SmallVec::<[u8; 112]>::new();
         let enforced = self.policies.iter().zip(verdicts).filter(|(policy, _)| policy.is_told());
         for (policy, Verdict { standing, .. }) in enforced {
@@ -182,7 +182,7 @@ impl Limits {
                 Outcome::Denied { .. } => decisions.denied.add(1),
                 Outcome::ShadowDenied => decisions.shadow_denied.add(1),
                 Outcome::Admitted if !is_denied => decisions.admitted.add(1),
-                // Another policy denied: this one has not been charged.
+                // Another policy denied: this one was not charged.
                 Outcome::Admitted => {}
             }
             if verdict.is_overflow {
@@ -199,8 +199,8 @@ impl Limits {
     }
 }
 
-/// `"per-user";q=40;w=2`: the burst, and the seconds it takes to come back. Memory of its own: a
-/// clone of it, one per request, counts a reference.
+/// `"per-user";q=40;w=2`: the burst, and the seconds it takes to refill. In memory of its own: each
+/// request clones it, which counts a reference.
 fn described(policies: &[Arc<Policy>]) -> Option<HeaderValue> {
     let one = |settings: &Settings| {
         let burst = settings.limit.burst();
@@ -216,7 +216,7 @@ fn described(policies: &[Arc<Policy>]) -> Option<HeaderValue> {
 // === impl Policy ===
 
 impl Policy {
-    /// Whether clients hear of it: what denies nothing would only slow them down.
+    /// Whether clients are told: a limit that denies nothing would only slow them down.
     fn is_told(&self) -> bool {
         self.settings().mode == Mode::Enforce
     }
@@ -225,7 +225,7 @@ impl Policy {
 // === impl Verdict ===
 
 impl Verdict {
-    /// How long a denied request has to wait.
+    /// How long a denied request must wait.
     fn wait(&self) -> Option<Duration> {
         match self.outcome {
             Outcome::Denied { wait } => Some(wait),

@@ -14,26 +14,26 @@ use crate::http::selector::Input;
 pub struct Settings {
     /// The key under `rate_limits`.
     pub name: Arc<str>,
-    /// Who is limited.
+    /// What is limited separately.
     pub key: Key,
-    /// How many, and how many at once.
+    /// The rate and the burst.
     pub limit: Limit,
-    /// How many in `per`, as it is written: the limit has its interval in whole nanoseconds.
+    /// How many per `per`, as written: the limit's interval is in whole nanoseconds.
     pub count: u64,
-    /// What the rate counts in: a second, a minute, an hour, a day.
+    /// The unit of the rate: a second, a minute, an hour, a day.
     pub per: Duration,
-    /// What happens to those beyond it.
+    /// What happens to requests beyond it.
     pub mode: Mode,
-    /// Keys that are remembered.
+    /// How many keys are remembered.
     pub max_keys: usize,
 }
 
 /// What happens to requests beyond a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// They are denied.
+    /// Deny them.
     Enforce,
-    /// They are counted and admitted.
+    /// Count and admit them.
     Shadow,
 }
 
@@ -44,7 +44,7 @@ pub struct Policy {
     store: Arc<Store>,
 }
 
-/// How a key stands with a policy.
+/// The state of a key under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Requests that would pass now.
@@ -56,12 +56,12 @@ pub struct Standing {
 // === impl Policy ===
 
 impl Policy {
-    /// The policy of these settings. It goes on with the buckets of the one of `previous` that has
-    /// its name, its key and the unit of its rate: a rate that changed keeps its keys.
+    /// A policy with these settings. It takes over the buckets of the policy in `previous` with the
+    /// same name, key and unit of the rate: a changed rate keeps its keys.
     ///
-    /// The one before it goes on as it was until [`take_effect`](Self::take_effect). Where `max_keys`
-    /// grew too far for its shards, the buckets are copied, and what is charged to them from here on
-    /// is forgotten.
+    /// The previous policy stays unchanged until [`take_effect`](Self::take_effect). If `max_keys`
+    /// grew too far for its shards, the buckets are copied, and what is charged to the old ones
+    /// from here on is lost.
     pub fn new(settings: Settings, previous: &[Arc<Self>]) -> Arc<Self> {
         let same = previous.iter().find(|policy| {
             let Settings { name, key, per, .. } = &policy.settings;
@@ -77,7 +77,7 @@ impl Policy {
         Arc::new(Self { settings, store })
     }
 
-    /// It is in force now: buckets that it went on with have its bound from here on.
+    /// Puts it in force: buckets that it took over get its bound from here on.
     pub fn take_effect(&self) {
         self.store.set_max_keys(self.settings.max_keys);
     }
@@ -97,8 +97,8 @@ impl Policy {
         self.settings.key.fingerprint(input, self.store.seed())
     }
 
-    /// How a key stands, without charging it. A key that was never seen has a full bucket; if it
-    /// found no room it would share the overflow bucket, which this does not look at.
+    /// The state of a key, without charging it. An unknown key counts as a full bucket; if it found
+    /// no room it would share the overflow bucket, which is not considered here.
     pub fn standing(&self, key: Fingerprint, now: Nanos) -> Standing {
         let full_at = self.store.peek(key, now);
         match judge(self.settings.limit, full_at, now) {
@@ -116,16 +116,16 @@ impl Policy {
 // === impl Settings ===
 
 impl Settings {
-    /// The seconds after which an empty bucket is full, rounded up: `w` of `RateLimit-Policy`.
+    /// The seconds an empty bucket takes to fill, rounded up: `w` of `RateLimit-Policy`.
     pub fn window(&self) -> u64 {
         let burst = u128::from(self.limit.burst().get());
         whole_seconds(burst * self.per.as_nanos(), self.count())
     }
 
-    /// The seconds until a bucket is full that is so after `reset`, rounded up: `t` of `RateLimit`.
+    /// The seconds until a bucket is full, given `reset`, rounded up: `t` of `RateLimit`.
     ///
-    /// In a limit an interval is whole nanoseconds, so that the 60 of 60/s come back in 20
-    /// nanoseconds more than a second: here they take one second, as the rate says.
+    /// The interval of a limit is whole nanoseconds, so the 60 of 60/s take 20 nanoseconds more
+    /// than a second to come back: here they take one second, as the rate says.
     pub fn seconds(&self, reset: Nanos) -> u64 {
         let reset = u128::from(reset.as_u64());
         let interval = self.limit.interval().as_nanos();
@@ -137,7 +137,7 @@ impl Settings {
     }
 }
 
-/// So many nanoseconds divided by `by`, in seconds, rounded up.
+/// `nanos` nanoseconds divided by `by`, in seconds, rounded up.
 fn whole_seconds(nanos: u128, by: u128) -> u64 {
     u64::try_from(nanos.div_ceil(by * 1_000_000_000)).unwrap_or(u64::MAX)
 }
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(after.settings().key.written(), "header:x-user");
     }
 
-    /// A reload that fails after this leaves the policies before it as they were.
+    /// A reload that fails after this leaves the previous policies unchanged.
     #[test]
     fn a_policy_changes_the_one_before_it_only_once_it_is_in_force() {
         let second = Duration::from_secs(1);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     proptest! {
-        /// What clients are told is of the rate as it is written, whatever it is in nanoseconds.
+        /// Clients are told the rate as written, whatever it is in nanoseconds.
         #[test]
         fn whole_seconds_are_those_of_the_rate_as_it_is_written(
             count in 1_u64..20_000,

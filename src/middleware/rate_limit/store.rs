@@ -29,22 +29,22 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{gcra::Nanos, key::Fingerprint};
 
-/// Keys per shard that a store of many keys aims for.
+/// The number of keys per shard that a large store aims for.
 const KEYS_PER_SHARD: usize = 4096;
-/// Enough for the locks of as many workers as there are to seldom meet.
+/// Enough that workers seldom contend for a lock.
 const MIN_SHARDS: usize = 16;
 const MAX_SHARDS: usize = 4096;
-/// The first table of a shard.
+/// The first table size of a shard.
 const FIRST_SLOTS: usize = 16;
-/// A full shard is not swept again until so long after, for each of its slots: a hundred times what
-/// looking at a slot takes.
+/// The pause between two sweeps of a full shard, per slot: a hundred times the cost of looking at
+/// one slot.
 const SWEEP_PAUSE_NANOS: u64 = 500;
-/// Other shards that a key without room may have swept for it.
+/// How many other shards may be swept for a key without room.
 const OTHERS_SWEPT: usize = 16;
 
 /// The buckets of one policy.
 pub struct Store {
-    /// Unique in the process, so that there is one order of all stores whatever a configuration says.
+    /// Unique in the process, so that all stores have one order in every configuration.
     id: u64,
     seed: RandomState,
     max_keys: AtomicUsize,
@@ -56,13 +56,13 @@ pub struct Store {
 /// What changes as keys come and go.
 #[derive(Debug, Default)]
 struct Counts {
-    /// Slots in use, those of idle keys included.
+    /// Slots in use, including those of idle keys.
     used: AtomicUsize,
-    /// The shard that is swept next for the sake of another.
+    /// The next shard to sweep for the sake of another.
     hand: AtomicUsize,
 }
 
-/// What `Store` is made of; on cache lines of its own, two because processors fetch pairs.
+/// A part of `Store` on cache lines of its own; two, because processors fetch pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Line<T>(T);
@@ -94,7 +94,7 @@ pub struct Bucket<'a> {
 enum Place<'a> {
     /// The key has this slot.
     Known { table: MutexGuard<'a, Table>, index: usize },
-    /// The key can have this slot.
+    /// The key can take this slot.
     Vacant { table: MutexGuard<'a, Table>, index: usize, key: u64 },
     /// There is no room for the key.
     Overflow(MutexGuard<'a, Option<Nanos>>),
@@ -103,7 +103,7 @@ enum Place<'a> {
 // === impl Store ===
 
 impl Store {
-    /// No key yet, and room for `max_keys`.
+    /// An empty store with room for `max_keys`.
     pub fn new(max_keys: usize) -> Self {
         Self::with_seed(max_keys, RandomState::new())
     }
@@ -111,7 +111,7 @@ impl Store {
     fn with_seed(max_keys: usize, seed: RandomState) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
-            // Relaxed: nothing is published by it.
+            // Relaxed: it publishes nothing.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             seed,
             max_keys: AtomicUsize::new(max_keys),
@@ -121,15 +121,15 @@ impl Store {
         }
     }
 
-    /// A store for `max_keys` with a copy of these buckets, if that is so many more keys that a sweep
-    /// of one of these shards would take long; `None` if this one can take them.
+    /// A store for `max_keys` with a copy of these buckets, if there are so many more keys that
+    /// sweeping one of the present shards would take long; `None` if this store can hold them.
     pub fn regrown(&self, max_keys: usize) -> Option<Self> {
         if shards_for(max_keys) <= self.shards.len() * 2 {
             return None;
         }
         let grown = Self::with_seed(max_keys, self.seed.clone());
         for shard in &self.shards {
-            // Locked for the copy, not for finding the keys' places.
+            // Locked only for the copy, not while places are found.
             let slots = shard.0.lock().slots.clone();
             for slot in slots.iter().filter(|slot| slot.key != 0) {
                 let bucket = grown.bucket(Fingerprint::from_bits(slot.key), Nanos::default());
@@ -147,40 +147,39 @@ impl Store {
         self.id
     }
 
-    /// What its fingerprints are made with.
+    /// The seed of its fingerprints.
     pub fn seed(&self) -> &RandomState {
         &self.seed
     }
 
-    /// Room for so many keys from now on. What is there beyond it goes as it becomes idle.
+    /// Changes the bound. Keys beyond it are forgotten as they become idle.
     pub fn set_max_keys(&self, max_keys: usize) {
-        // Relaxed, as all accesses of the counts: each is judged by itself, the slots are locked.
+        // Relaxed, like all accesses to the counts: each stands alone, the slots are locked.
         self.max_keys.store(max_keys, Ordering::Relaxed);
     }
 
-    /// Keys that are remembered, those that became idle since their shard was last looked at
-    /// included.
+    /// Remembered keys, including those that became idle since their shard was last swept.
     pub fn keys(&self) -> usize {
         self.counts.0.used.load(Ordering::Relaxed)
     }
 
-    /// Parts that are locked one by one.
+    /// The number of parts that are locked separately.
     pub fn shards(&self) -> usize {
         self.shards.len()
     }
 
-    /// Bytes of the tables now.
+    /// The current size of the tables in bytes.
     pub fn bytes(&self) -> usize {
         let slots: usize = self.shards.iter().map(|shard| shard.0.lock().slots.len()).sum();
         slots * size_of::<Slot>() + self.shards.len() * size_of::<Shard>()
     }
 
-    /// What [`bytes`](Self::bytes) never exceeds.
+    /// The maximum of [`bytes`](Self::bytes).
     pub fn max_bytes(&self) -> usize {
         self.shards.len() * (self.max_slots() * size_of::<Slot>() + size_of::<Shard>())
     }
 
-    /// The bucket of `key`. Locks it until it is dropped: see the module for the order of locking.
+    /// The bucket of `key`, locked until it is dropped: see the module for the order of locking.
     pub fn bucket(&self, key: Fingerprint, now: Nanos) -> Bucket<'_> {
         let key = key.get();
         let mut table = self.shard(key).0.lock();
@@ -214,7 +213,7 @@ impl Store {
         Some(table.slots[index].full_at)
     }
 
-    /// Forgets the idle keys of all shards and gives memory back that is not needed any more.
+    /// Forgets the idle keys of all shards and frees memory that is no longer needed.
     pub fn sweep(&self, now: Nanos) {
         for shard in &self.shards {
             let mut table = shard.0.lock();
@@ -230,8 +229,8 @@ impl Store {
         self.counts.0.used.fetch_sub(freed, Ordering::Relaxed);
     }
 
-    /// While as many keys as may be are remembered: idle ones of other shards go. A shard that is
-    /// locked is passed over, for its lock might come before one that is held.
+    /// Forgets idle keys of other shards while the store is at its bound. Skips locked shards,
+    /// whose lock might come before one already held.
     fn make_room_elsewhere(&self, now: Nanos) {
         for _ in 0..OTHERS_SWEPT.min(self.shards.len()) {
             if self.keys() < self.max_keys.load(Ordering::Relaxed) {
@@ -251,16 +250,16 @@ impl Store {
         &self.shards[low & (self.shards.len() - 1)]
     }
 
-    /// Slots of a full shard: keys fall to shards at random, so some have more than their part. At
-    /// six standard deviations a shard of `max_keys` evenly hashed keys has room nevertheless.
+    /// The maximum number of slots per shard. Keys fall into shards at random, so some shards get
+    /// more; six standard deviations above the mean, `max_keys` evenly hashed keys still find room.
     fn max_slots(&self) -> usize {
         let mean = self.max_keys.load(Ordering::Relaxed).div_ceil(self.shards.len());
         (mean + 6 * mean.isqrt()) * 5 / 4 + FIRST_SLOTS
     }
 
-    /// Whether a key that would have this slot needs more room than there is.
+    /// Whether a key that would take this slot needs more room than there is.
     fn lacks_room(&self, table: &Table, index: Option<usize>) -> bool {
-        // The slot of an idle key is taken over: nothing grows.
+        // An idle key's slot is reused: nothing grows.
         match index {
             Some(index) if table.slots[index].key != 0 => false,
             Some(_) => !table.has_room() || self.keys() >= self.max_keys.load(Ordering::Relaxed),
@@ -281,13 +280,13 @@ impl fmt::Debug for Store {
 // === impl Table ===
 
 impl Table {
-    /// The slot of `key`, or else the one it can have: that of an idle key or an empty one. `None`
-    /// in a table without slots.
+    /// The slot of `key`, or the one it can take: an idle key's or an empty one; `None` in a table
+    /// without slots.
     fn find(&self, key: u64, now: Nanos) -> Result<usize, Option<usize>> {
         let mut idle = None;
         let (before, after) = self.slots.split_at(self.home(key));
         let probes = after.iter().zip(before.len()..).chain(before.iter().zip(0..));
-        // All slots in turn, so it ends.
+        // Visits every slot once, so it ends.
         for (slot, index) in probes {
             if slot.key == key {
                 return Ok(index);
@@ -302,19 +301,19 @@ impl Table {
         Err(idle)
     }
 
-    /// The first slot a key may be in.
+    /// The first slot to probe for a key.
     fn home(&self, key: u64) -> usize {
-        // The high half, scaled to the number of slots: below it, and fits what that fits.
+        // The high half, scaled to the number of slots: less than that, so it fits.
         usize::try_from(((key >> 32) * self.slots.len() as u64) >> 32).unwrap_or(0)
     }
 
-    /// Whether one more empty slot may be filled: one in five stays empty, so that probes are short.
+    /// Whether one more empty slot may be filled: one in five stays empty, to keep probes short.
     fn has_room(&self) -> bool {
         (self.used + 1) * 5 <= self.slots.len() * 4
     }
 
-    /// Forgets idle keys, and grows if that is not enough; nothing if it did so just now and can grow
-    /// no more. How many were forgotten.
+    /// Forgets idle keys, and grows if that is not enough; does nothing if it just did so and
+    /// cannot grow. Returns how many were forgotten.
     fn make_room(&mut self, now: Nanos, max_slots: usize) -> usize {
         let pause = Nanos::from(self.slots.len() as u64 * SWEEP_PAUSE_NANOS);
         let is_grown = self.slots.len() >= max_slots || self.has_room();
@@ -348,23 +347,23 @@ impl Table {
     }
 }
 
-/// How many shards a store of so many keys is made with.
+/// The number of shards for a store of `max_keys`.
 fn shards_for(max_keys: usize) -> usize {
     (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS)
 }
 
-/// How many slots a table of `slots` gets, of which `live` are needed: twice as many when over half
-/// are, fewer when few are.
+/// The new size of a table of `slots` with `live` keys: doubled if over half are live, smaller if
+/// few are.
 fn slots_for(live: usize, slots: usize, max_slots: usize) -> usize {
     let wanted = if live * 2 >= slots { slots * 2 } else { slots.min(live * 4) };
-    // Whatever the most is now: those that are there stay.
+    // Whatever the current maximum is: live keys stay.
     wanted.max(FIRST_SLOTS).min(max_slots.max(live * 5 / 4 + 1))
 }
 
 // === impl Bucket ===
 
 impl Bucket<'_> {
-    /// When it is full again; `None`: it is.
+    /// When it is full again; `None` if it is now.
     pub fn full_at(&self) -> Option<Nanos> {
         match &self.place {
             Place::Known { table, index } => Some(table.slots[*index].full_at),
@@ -373,7 +372,7 @@ impl Bucket<'_> {
         }
     }
 
-    /// Whether it is the one that keys without room share.
+    /// Whether it is the bucket shared by keys without room.
     pub fn is_overflow(&self) -> bool {
         matches!(self.place, Place::Overflow(_))
     }
@@ -403,7 +402,7 @@ mod tests {
     use super::*;
 
     fn key(n: u64) -> Fingerprint {
-        // Splitmix: spreads small numbers over all bits, as a hash does.
+        // Splitmix: spreads small numbers over all bits, like a hash.
         let mut bits = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -414,7 +413,7 @@ mod tests {
         Nanos::from(micros * 1_000)
     }
 
-    /// Whether `key` got a slot of its own.
+    /// Whether `key` got its own slot.
     fn put(store: &Store, n: u64, now: Nanos, full_at: Nanos) -> bool {
         let bucket = store.bucket(key(n), now);
         let is_own = !bucket.is_overflow();
@@ -510,7 +509,7 @@ mod tests {
     }
 
     proptest! {
-        /// Under its bound a store is a map that forgets what is idle.
+        /// Below its bound a store is a map that forgets idle keys.
         #[test]
         fn is_a_map_that_forgets_idle_keys(
             steps in prop::collection::vec((0_u64..300, 0_u64..50, 0_u64..2_000), 1..2_000),
