@@ -46,7 +46,7 @@ pub type EveryRequest<R> = RequestId<AccessLog<CatchPanic<Respond<Edge<R>>>>>;
 pub type EachRoute<B> =
     IpFilter<Cors<BodyLimit<ConcurrencyLimit<RateLimit<Auth<Members<AfterAuth<ToUpstream<B>>>>>>>>>;
 
-/// What follows once it is known who asks.
+/// What follows once the client is authenticated.
 pub type AfterAuth<U> = RateLimit<RequestStatus<Buffer<Idempotency<Publish<Action<U>>>>>>;
 
 /// The part of a route that only requests for an upstream reach.
@@ -56,8 +56,8 @@ pub type ToUpstream<B> =
 /// What the copies that `mirror` makes pass.
 pub type Copies<B> = Headers<Timeout<B>>;
 
-/// What one route asks of its layers until it is known who asks, in the order of the stack. The same
-/// for all members of a claims group.
+/// The settings of one route's layers up to `auth`, in the order of the stack. The same for all
+/// members of a claims group.
 #[derive(Debug)]
 pub struct RouteSettings {
     /// `allow_ips`, `deny_ips`.
@@ -66,28 +66,28 @@ pub struct RouteSettings {
     pub cors: Option<cors::Settings>,
     /// `limits`.
     pub body_limit: body_limit::Settings,
-    /// `max_in_flight`, and what counts it over all workers and reloads.
+    /// `max_in_flight`, and its counter, shared by all workers and kept over reloads.
     pub concurrency_limit: Option<(concurrency_limit::Settings, Counter)>,
-    /// `rate_limit`, by what every request has.
+    /// `rate_limit`, for keys that every request has.
     pub rate_limit_by_address: Option<rate_limit::Limits>,
     /// `auth`.
     pub auth: AuthLayer,
 }
 
-/// What one route asks of its layers once it is known who asks, in the order of the stack.
+/// The settings of one route's layers behind `auth`, in the order of the stack.
 #[derive(Debug)]
 pub struct MemberSettings {
-    /// `rate_limit`, by what `auth` finds out.
+    /// `rate_limit`, for keys that need a principal.
     pub rate_limit_by_principal: Option<rate_limit::Limits>,
-    /// Whether the whole body is needed first.
+    /// Whether the whole body is read first.
     pub buffer: (buffer::Settings, HeldBodies),
-    /// Whether requests with a key are done once, and who remembers keys.
+    /// Whether requests with a key are done only once, and who remembers the keys.
     pub idempotency: Option<(idempotency::Settings, Arc<str>, Arc<dyn IdempotencyStore>)>,
     /// What its requests publish.
     pub publish: Option<Arc<Publisher>>,
-    /// Whether its requests are stored, always or when they could not be sent.
+    /// Whether its requests are stored, always or if they could not be sent.
     pub enqueue: Option<Arc<Enqueuer>>,
-    /// What happens.
+    /// What the route does with a request.
     pub action: action::Settings,
     /// `fault`.
     pub fault: Option<fault::Settings>,
@@ -97,7 +97,7 @@ pub struct MemberSettings {
     pub merge_slashes: bool,
     /// Deadlines.
     pub timeout: timeout::Settings,
-    /// What is sent again, and what its retries draw from.
+    /// `retry`, and the budgets that retries draw from.
     pub retry: (Option<retry::Settings>, Box<[retry::Upstream]>),
     /// The adaptive limits of its upstreams, in their order.
     pub adaptive: Vec<Option<Arc<Limiter>>>,
@@ -111,15 +111,15 @@ pub fn every_request<R>(
     routing: R,
 ) -> EveryRequest<R> {
     ServiceBuilder::new()
-        .layer(request_id) // first: whatever happens below has an ID to be found by
-        .layer(access_log) // sees the final status and the end of the body, also of a panic's answer
+        .layer(request_id) // first: whatever happens below can be found by its ID
+        .layer(access_log) // sees the final status and the end of the body, also after a panic
         .layer(CatchPanicLayer) // as far out as a response can still be made
         .layer(RespondLayer) // below here a failure is an `Error`, above it nothing fails
         .layer(edge) // nothing below sees an ambiguous message or a claim of identity
         .service(routing)
 }
 
-/// The steps of a mirrored request: those of a request, less what answers, waits or tries again.
+/// The steps of a mirrored request: those of a request, without those that answer, wait or retry.
 pub fn copies<B>(
     headers: headers::Settings,
     merge_slashes: bool,
@@ -128,7 +128,7 @@ pub fn copies<B>(
 ) -> Copies<B> {
     ServiceBuilder::new()
         .layer(HeadersLayer::new(headers, merge_slashes)) // what the upstream sees, its copy sees
-        .layer(TotalTimeoutLayer::new(timeout)) // an endpoint that hangs is blamed for it
+        .layer(TotalTimeoutLayer::new(timeout)) // a hanging endpoint is blamed for it
         .service(balance)
 }
 
@@ -143,33 +143,33 @@ pub fn each_route<B>(
         .layer(BodyLimitLayer::new(&route.body_limit)) // a declared length is refused unread
         .layer(ConcurrencyLimitLayer::new(route.concurrency_limit)) // shed before paying for more
         .layer(RateLimitLayer::new(route.rate_limit_by_address)) // a flood pays for no signature
-        .layer(route.auth) // everything below is done for somebody
+        .layer(route.auth) // everything below is done on behalf of somebody
         .service(members)
 }
 
 /// The layers of one route, behind `auth`, around `balance`.
 ///
-/// `mirror` makes copies of its requests.
+/// `mirror` copies its requests.
 pub fn after_auth<B>(
     route: MemberSettings,
     mirror: Option<Copier<Copies<B>>>,
     balance: B,
 ) -> AfterAuth<ToUpstream<B>> {
     ServiceBuilder::new()
-        .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by who it is, once that is proved
-        .layer(RequestStatusLayer::new(route.enqueue.clone())) // who may send one may ask what became of it
-        .layer(BufferLayer::new(&route.buffer.0, Some(&route.buffer.1))) // the only reader of whole bodies; all below share it
-        .layer(IdempotencyLayer::new(route.idempotency)) // hashes the body; what was done is not done again
-        .layer(PublishLayer::new(route.publish)) // sees who was admitted, and what became of it
+        .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by principal, once authenticated
+        .layer(RequestStatusLayer::new(route.enqueue.clone())) // whoever may send a request may ask for its status
+        .layer(BufferLayer::new(&route.buffer.0, Some(&route.buffer.1))) // the only reader of whole bodies; all layers below share it
+        .layer(IdempotencyLayer::new(route.idempotency)) // hashes the body; what was done is not repeated
+        .layer(PublishLayer::new(route.publish)) // sees who was admitted, and the outcome
         .layer(ActionLayer::new(route.action, route.merge_slashes)) // answered here, or the upstream is chosen, once
-        .layer(FaultLayer::new(route.fault)) // fails what would have been sent, and nothing else
-        .layer(MirrorLayer::new(mirror)) // copies what is sent, with changes of its own
-        .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream shall see
-        .layer(EnqueueLayer::new(route.enqueue)) // stores what would be sent; outside all attempts: what they come to decides
-        .layer(OnHeapLayer) // what is below is large, and would be moved by each layer above
+        .layer(FaultLayer::new(route.fault)) // fails only what would have been sent
+        .layer(MirrorLayer::new(mirror)) // copies what is sent, with its own changes
+        .layer(HeadersLayer::new(route.headers, route.merge_slashes)) // what the upstream sees
+        .layer(EnqueueLayer::new(route.enqueue)) // stores what would be sent; outside all attempts: their result decides
+        .layer(OnHeapLayer) // the future below is large; each layer above would move it
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
-        .layer(RetryLayer::new(route.retry.0, route.retry.1)) // whoever sends again has leave to
-        .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: each attempt anew
+        .layer(RetryLayer::new(route.retry.0, route.retry.1)) // resending needs permission
+        .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: restarts with each attempt
         .layer(AdaptiveLayer::new(route.adaptive)) // inside the attempt's deadline: a wait counts
         .service(balance)
 }
@@ -183,7 +183,7 @@ mod tests {
 
     type Stack = EveryRequest<Router<EachRoute<Balance<Forward>>>>;
 
-    /// Each layer moves what is below it once; who makes it larger should know.
+    /// Each layer moves the future below it once; whoever makes it larger should notice.
     #[test]
     fn the_future_of_a_request_stays_small() {
         let size = size_of::<<Stack as Service<Request>>::Future>();

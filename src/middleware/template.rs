@@ -16,17 +16,17 @@ pub struct Template(pub Vec<Part>);
 /// A piece of a [`Template`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// As it stands.
+    /// Literal text.
     Text(Box<str>),
     /// `{path}`: the normalised path, with its leading slash.
     Path,
-    /// `{query}`: the query without its `?`; empty without one.
+    /// `{query}`: the query without its `?`; empty if there is none.
     Query,
     /// `{name}` of the path template.
     Param(Arc<str>),
 }
 
-/// What the placeholders stand for in one request.
+/// The values of the placeholders in one request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Values<'a> {
     /// `{path}`.
@@ -37,11 +37,11 @@ pub struct Values<'a> {
     pub params: Params<'a>,
 }
 
-/// Where in a URI reference a value is put.
+/// The part of a URI reference that a value is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Path,
-    // A value within a query: not the query as a whole.
+    // A value within the query, not the query as a whole.
     QueryValue,
     Query,
 }
@@ -50,9 +50,9 @@ enum Place {
 
 impl Template {
     /// The text for one request: printable ASCII without white space, unless the template's own
-    /// text has other things in it. A name that is not among `values` is empty.
+    /// text contains something else. A name that is not among `values` is empty.
     ///
-    /// A `?` or `&` in front of an empty `{query}` at the end goes with it.
+    /// A `?` or `&` in front of an empty `{query}` at the end is dropped too.
     pub fn render(&self, values: &Values<'_>) -> String {
         let mut out =
             String::with_capacity(values.path.len() + values.query.map_or(0, str::len) + 32);
@@ -82,8 +82,8 @@ impl Template {
         out
     }
 
-    /// The path and query to send upstream. A template that says nothing about the query, neither by
-    /// a `?` nor by `{query}`, keeps the client's.
+    /// The path and query to send upstream. A template with neither a `?` nor `{query}` keeps the
+    /// client's query.
     pub fn render_target(&self, values: &Values<'_>) -> String {
         let mut out = self.render(values);
         if !out.starts_with('/') {
@@ -96,8 +96,8 @@ impl Template {
         out
     }
 
-    /// A URI reference to send a client to. One that begins with a value begins with one slash: two
-    /// would name another host.
+    /// A URI reference for a client. If it begins with a value it gets exactly one slash: two would
+    /// name another host.
     pub fn render_location(&self, values: &Values<'_>) -> String {
         let out = self.render(values);
         match self.0.first() {
@@ -120,8 +120,8 @@ impl Template {
 // === impl Values ===
 
 impl<'a> Values<'a> {
-    /// Those of the request of `cx`; `merge`: runs of `/` in the path are merged. Before `edge` has
-    /// made the target the path is empty.
+    /// The values for the request of `cx`; `merge`: runs of `/` in the path are merged. The path is
+    /// empty until `edge` has made the target.
     pub fn of(cx: &'a Context, merge: bool) -> Self {
         let params = cx.params();
         cx.target().map_or(Self { params, ..Self::default() }, |target| Self {
@@ -135,7 +135,7 @@ impl<'a> Values<'a> {
 // === impl Place ===
 
 impl Place {
-    /// RFC 3986: `pchar`, `/`, and in a query `?`; less what separates parameters within a value.
+    /// RFC 3986: `pchar`, `/`, and in a query `?`; within a value, no separators of parameters.
     fn takes(self, byte: u8) -> bool {
         match byte {
             b'&' | b'+' | b';' | b'=' => self != Self::QueryValue,

@@ -14,10 +14,10 @@ use crate::{
     http::{Body, Context, Peer, Request, Target, peer::Address},
 };
 
-/// The other end of a body: each frame sent comes out of it; dropped, the body ends.
+/// The sending end of a body: frames sent here come out of the body; dropping it ends the body.
 pub(super) type Feed = mpsc::Sender<Frame<Bytes>>;
 
-/// A request for `target`, which its context holds too.
+/// A request for `target`, which its context also holds.
 pub(super) fn request(method: Method, target: &str, body: Body) -> Request {
     let peer = Peer::new("test".into(), Address::Unix, Address::Unix);
     let cx = Context::new(Arc::new(peer), method.clone(), http::Version::HTTP_11);
@@ -33,7 +33,7 @@ pub(super) fn get(target: &str) -> Request {
     request(Method::GET, target, Body::empty())
 }
 
-/// A body of unknown length, and the end to feed it from.
+/// A body of unknown length, and its sending end.
 pub(super) fn fed() -> (Feed, Body) {
     let (feed, mut frames) = mpsc::channel(16);
     let frames = stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok)));

@@ -36,9 +36,9 @@ use crate::{
 /// `routes[].timeout` and `retry.per_attempt_timeout`.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// From the end of the request body to the response head, all attempts and waits included.
+    /// From the end of the request body to the response head, including all attempts and waits.
     pub total: Duration,
-    /// The same for one attempt; `None`: what is left of `total`.
+    /// The same for one attempt; `None`: whatever is left of `total`.
     pub per_attempt: Option<Duration>,
 }
 
@@ -58,14 +58,14 @@ pub struct Timeout<S> {
 }
 
 pin_project! {
-    /// The response, or the end of the wait for it.
+    /// The response, or the timeout.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
-        // `None` once the time was up: the attempt ends with its error, not with this future.
+        // `None` after the timeout: the attempt ends with its error, not with this future.
         #[pin]
         inner: Option<F>,
         clock: Option<Clock>,
-        // While there is one, the request body is still under way and the clock stands.
+        // While it is set, the request body is being sent and the clock does not run.
         upload: Option<Over>,
         wait: Wait,
         is_overtime: bool,
@@ -74,24 +74,24 @@ pin_project! {
 
 #[derive(Debug)]
 enum Wait {
-    /// The clock has not begun.
+    /// The clock has not started.
     Not,
-    /// So far off that who polls comes by before.
+    /// So far away that whoever polls us will poll again before.
     Until(Instant),
-    /// In a box, so that the future of all who need no timer is the smaller.
+    /// Boxed, to keep the future small for requests that need no timer.
     Timer(Pin<Box<Sleep>>),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Span {
     length: Duration,
-    /// How long a late answer is waited for, where the context allows it.
+    /// How long to wait for a late answer, if the context allows it.
     overtime: Duration,
     is_total: bool,
     error: fn(Duration, &ours::Context) -> Error,
 }
 
-/// A span, and whose attempts end with it.
+/// A span, and the context whose attempts end with it.
 #[derive(Debug)]
 struct Clock {
     span: Span,
@@ -133,8 +133,8 @@ impl AttemptTimeoutLayer {
             overtime: settings.total,
             is_total: false,
             error: |length, cx| {
-                // What the upstream has seen by now is not known here: the worse is assumed, unless
-                // there was no connection to see it on.
+                // What the upstream has seen is not known here: assume the worse, unless there was
+                // no connection to see it on.
                 let sent = if cx.is_connecting() { Sent::Nothing } else { Sent::MaybeSeen };
                 Error::new(Kind::UpstreamTimeoutTry(sent))
                     .with_detail(format!("no response head within {length:?} of this attempt"))
@@ -210,7 +210,7 @@ where
             if runs_on && exchange.begin_overtime(|| (span.error)(span.length, exchange)) {
                 *this.is_overtime = true;
                 sleep.as_mut().reset(Instant::now() + span.overtime);
-                // It registers for its new end; if that is over already, the next poll says so.
+                // Registers for the new end; if that is over already, the next poll notices.
                 ready!(sleep.as_mut().poll(cx));
             }
         }
@@ -221,7 +221,7 @@ where
     }
 }
 
-/// Whether a late answer would say something: some of the request may have left, and it is not to be
+/// Whether a late answer would be of use: some of the request may have left, and it will not be
 /// repeated at once.
 fn may_run_on(span: Span, exchange: &ours::Context) -> bool {
     let is_sent = !exchange.is_connecting() && !exchange.with_attempts(<[_]>::is_empty);
@@ -405,7 +405,7 @@ mod tests {
             (Method::POST, None, true),
             (Method::PUT, None, true),
             (Method::POST, Some(SECOND), true),
-            // The next attempt of it is as good.
+            // Its next attempt is just as good.
             (Method::PUT, Some(SECOND), false),
         ] {
             let settings = settings(3 * SECOND, per_attempt);
@@ -434,7 +434,7 @@ mod tests {
         let stack = TotalTimeoutLayer::new(settings(30 * SECOND, None)).layer(inner);
         let mut work = tasks.runs_on("work", stack.oneshot(get("/")));
         {
-            // Whose owner has promised to come by makes no timer for it.
+            // With a promise to be polled again, it makes no timer.
             let poll = clock::Poll::begin();
             assert!(futures_util::poll!(&mut work).is_pending());
             assert!(poll.again_by().is_some());

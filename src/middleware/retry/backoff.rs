@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The ceiling of the wait before the first retry; the same in Envoy.
+/// The upper bound of the wait before the first retry, as in Envoy.
 const BASE: Duration = Duration::from_millis(25);
-/// No wait is as long, whichever retry it is.
+/// Every wait is shorter than this.
 const CAP: Duration = Duration::from_millis(250);
 
-/// The wait before retry `number`, from 1: uniform in [0, min([`BASE`] x 2^(n-1), [`CAP`])), the
-/// full jitter that keeps those that failed together from coming back together. `random` is uniform
+/// The wait before retry `number`, from 1: uniform in [0, min([`BASE`] x 2^(n-1), [`CAP`])). This
+/// full jitter keeps requests that failed together from coming back together. `random` is uniform
 /// over all numbers.
 pub fn delay(number: u32, random: u64) -> Duration {
     let factor = 1_u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX);
     let ceiling = BASE.saturating_mul(factor).min(CAP).as_nanos();
-    // The product's upper half: below `ceiling`, whatever `random` is.
+    // The upper half of the product: below `ceiling`, whatever `random` is.
     let nanos = (ceiling * u128::from(random)) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }
 
-/// Whether an attempt that begins `delay` after `now` begins before `deadline`. There is none before
-/// the request body is over, which nobody reads during the wait: then only our own waits are short
-/// enough, and no upstream says how long a request is held.
+/// Whether an attempt that begins `delay` after `now` begins before `deadline`. There is no
+/// deadline until the request body is read, and nobody reads it during the wait: then only our own
+/// waits are allowed, so that no upstream decides how long a request is held.
 pub fn fits(now: Instant, delay: Duration, deadline: Option<Instant>) -> bool {
     let Some(deadline) = deadline else { return delay < CAP };
     now.checked_add(delay).is_some_and(|begins| begins < deadline)

@@ -10,16 +10,16 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
-/// Retries per second that an upstream of one endpoint gets beside its share: they all go to the
+/// Retries per second, besides the ratio, for an upstream with one endpoint: all of them go to the
 /// endpoint that has just failed.
 const ALONE_PER_SECOND: u32 = 3;
 
 /// `upstreams.*.retry_budget`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Retries per request, 0 to 1.
+    /// The ratio of retries to requests, 0 to 1.
     pub ratio: f32,
-    /// How long a request counts; 1 to 60 s, which [`TpsBudget`] asks for.
+    /// How long a request counts; 1 to 60 s, the range of [`TpsBudget`].
     pub window: Duration,
     /// Retries per second whatever the traffic, over all workers.
     pub min_per_second: u32,
@@ -28,7 +28,7 @@ pub struct Settings {
 /// The budget of one upstream on one worker.
 pub struct Budget {
     base: TpsBudget,
-    /// What more than one endpoint adds.
+    /// What an upstream with more than one endpoint gets on top.
     extra: TpsBudget,
 }
 
@@ -38,13 +38,13 @@ pub struct Budgets {
     known: Mutex<HashMap<Box<str>, Known>>,
 }
 
-/// A budget, and what it was made of.
+/// A budget, and the settings it was made with.
 type Known = (Settings, Arc<Budget>);
 
 // === impl Settings ===
 
 impl Default for Settings {
-    /// Finagle's and Linkerd's.
+    /// The defaults of Finagle and Linkerd.
     fn default() -> Self {
         Self { ratio: 0.2, window: Duration::from_secs(10), min_per_second: 10 }
     }
@@ -53,8 +53,8 @@ impl Default for Settings {
 // === impl Budget ===
 
 impl Budget {
-    /// The part that `worker` has, the first being 0. The parts of all `workers` add up to what is
-    /// written: some may have no retry of their own beside the ratio's, and class A asks for none.
+    /// The part of `worker`, counted from 0. The parts of all `workers` add up to the configured
+    /// number, so some may get nothing but the ratio; class A needs no budget.
     pub fn new(settings: Settings, worker: usize, workers: usize) -> Self {
         let Settings { ratio, window, min_per_second } = settings;
         let all = part(min_per_second, worker, workers);
@@ -65,12 +65,12 @@ impl Budget {
         }
     }
 
-    /// A request begins.
+    /// Counts a new request.
     pub fn deposit(&self) {
         self.base.deposit();
     }
 
-    /// Takes a retry out; `is_alone`: the upstream has one endpoint now.
+    /// Takes one retry; `is_alone`: the upstream has only one endpoint now.
     pub fn withdraw(&self, is_alone: bool) -> bool {
         self.base.withdraw() || (!is_alone && self.extra.withdraw())
     }
@@ -92,12 +92,12 @@ impl fmt::Debug for Budget {
 // === impl Budgets ===
 
 impl Budgets {
-    /// None yet, of the worker of this number.
+    /// No budgets yet, for the worker with this number.
     pub fn new(worker: usize) -> Self {
         Self { worker, known: Mutex::default() }
     }
 
-    /// The budget of the upstream of this name: the one there is, if its settings are the same.
+    /// The budget of the upstream with this name: the existing one if its settings are the same.
     pub fn of(&self, upstream: &str, settings: Settings, workers: usize) -> Arc<Budget> {
         let mut budgets = self.known.lock();
         match budgets.get(upstream) {
@@ -110,7 +110,7 @@ impl Budgets {
         }
     }
 
-    /// Forgets the upstreams of which `is_known` does not hold.
+    /// Forgets the upstreams for which `is_known` is false.
     pub fn retain(&self, is_known: impl Fn(&str) -> bool) {
         self.known.lock().retain(|name, _| is_known(name));
     }
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(taken(&budget, true), 30);
         advance(Duration::from_secs(5)).await;
         assert_eq!(taken(&budget, true), 0);
-        // The clock moves in tenths of the window, and the last of them has to be over.
+        // The clock advances in tenths of the window, and the last of them has to be over.
         advance(Duration::from_secs(5)).await;
         budget.deposit();
         advance(Duration::from_secs(2)).await;

@@ -5,22 +5,22 @@ use smallvec::SmallVec;
 
 use crate::error::{Kind, RetryClass};
 
-/// How an attempt failed, by what the upstream may have seen (semantics 4). Class D, an answer whose
-/// first byte has gone downstream, has no name here: by then this layer is done.
+/// How an attempt failed, by what the upstream may have seen (semantics 4). Class D, an answer
+/// whose first byte has gone downstream, is missing here: by then this layer is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// A: not one byte of the request left.
     NotSent,
     /// B: the upstream may have seen it.
     MaybeSeen,
-    /// C: it was answered, with a status that asks for another attempt.
+    /// C: it was answered, with a status that is retried.
     Answered,
 }
 
-/// `retry.on`: after what an attempt is followed by another. Class A always is.
+/// `retry.on`: the failures that are retried. Class A always is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct On {
-    /// `reset`: all of class B, the timeout of the attempt included.
+    /// `reset`: all of class B, including the timeout of an attempt.
     pub reset: bool,
     /// The statuses of class C.
     pub statuses: SmallVec<[StatusCode; 4]>,
@@ -29,16 +29,16 @@ pub struct On {
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The same request, once more.
+    /// Send the same request once more.
     Again,
-    /// The failure is the answer.
+    /// Answer with the failure.
     Stop,
 }
 
 // === impl Class ===
 
 impl Class {
-    /// The class of a failure; `None` where another attempt changes nothing.
+    /// The class of a failure; `None` if another attempt changes nothing.
     pub fn of_failure(kind: &Kind) -> Option<Self> {
         match kind.retry_class() {
             RetryClass::NotSent => Some(Self::NotSent),
@@ -51,11 +51,11 @@ impl Class {
 // === impl On ===
 
 impl On {
-    /// What holds for a route without `retry`: class A alone.
+    /// The rule for a route without `retry`: class A alone.
     pub const NOT_SENT: Self = Self { reset: false, statuses: SmallVec::new_const() };
 
-    /// Whether an answer of this status is a failure. A 429 that does not say when to come back is
-    /// an answer like any other.
+    /// Whether an answer with this status is a failure. A 429 without `Retry-After` is an answer
+    /// like any other.
     pub fn lists(&self, status: StatusCode, has_retry_after: bool) -> bool {
         let is_asked = status != StatusCode::TOO_MANY_REQUESTS || has_retry_after;
         is_asked && self.statuses.contains(&status)
@@ -72,12 +72,12 @@ impl Default for On {
 
 /// Judges a failure of `class` after `tried` attempts of at most `attempts`.
 ///
-/// Class A is tried again whatever the method: an upstream cannot have acted on what it never got.
-/// Whether a request of class B or C may be is not judged here: it takes the leave that only its
-/// method gives (`resend`).
+/// Class A is retried whatever the method: an upstream cannot have acted on what it never got.
+/// Whether a request of class B or C may be sent again is not decided here: that takes the
+/// permission that only its method or its key gives (`resend`).
 pub fn judge(on: &On, class: Class, tried: u32, attempts: u32) -> Verdict {
     let is_asked = match class {
-        // An answer is of class C only because it is listed.
+        // An answer is of class C only if its status is listed.
         Class::NotSent | Class::Answered => true,
         Class::MaybeSeen => on.reset,
     };

@@ -49,7 +49,7 @@ pub struct Retry<S> {
     inner: S,
 }
 
-/// What the retries of one upstream count in and draw from, this worker's own.
+/// The retry counters and the budget of one upstream on this worker.
 pub struct Upstream {
     name: Arc<str>,
     budget: Arc<Budget>,
@@ -58,7 +58,7 @@ pub struct Upstream {
     cells: Cells,
 }
 
-/// What a route asks for, and its upstreams in the order `Context::upstream` counts.
+/// The settings of a route, and its upstreams in the order of `Context::upstream`.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
@@ -76,12 +76,12 @@ pin_project! {
         attempt: S::Future,
         inner: S,
         tries: Tries,
-        // What only a route with `retry` has. Not in a box: the attempts of a request are in one.
+        // Used only on a route with `retry`. Not boxed: the attempts of a request already are.
         armed: Option<Armed>,
     }
 }
 
-/// What another attempt is made of, and the wait for it.
+/// What another attempt is made from, and the wait for it.
 struct Armed {
     kept: Kept,
     pause: Option<Pin<Box<Pause>>>,
@@ -90,7 +90,7 @@ struct Armed {
 // === impl RetryLayer ===
 
 impl RetryLayer {
-    /// A layer for the requests to `upstreams`; `None`: a route without `retry`.
+    /// A layer for requests to `upstreams`; `None`: a route without `retry`.
     pub fn new(settings: Option<Settings>, upstreams: impl Into<Box<[Upstream]>>) -> Self {
         Self(Arc::new(Shared {
             has_retry: settings.is_some(),
@@ -111,8 +111,8 @@ impl<S> Layer<S> for RetryLayer {
 // === impl Upstream ===
 
 impl Upstream {
-    /// The upstream of this name, whose retries draw from `budget`; `is_alone` tells whether it has
-    /// one endpoint now.
+    /// The upstream with this name, whose retries draw from `budget`; `is_alone` tells whether it
+    /// has only one endpoint now.
     pub fn new(
         name: &str,
         budget: Arc<Budget>,
@@ -128,7 +128,7 @@ impl Upstream {
         }
     }
 
-    /// Takes a retry out of the budget.
+    /// Takes one retry from the budget.
     pub(super) fn withdraw(&self) -> bool {
         self.budget.withdraw((self.is_alone)())
     }
@@ -137,7 +137,7 @@ impl Upstream {
         self.exhausted.add(1);
     }
 
-    /// One more retry, after a failure of this word: a reason or a listed status.
+    /// Counts one retry, labelled with the failure: a reason or a listed status.
     pub(super) fn count_retry(&self, reason: &str) {
         self.cells.counter(&RETRIES, &[&self.name, reason]).add(1);
     }

@@ -22,16 +22,16 @@ pub use self::{
 /// `routes[].retry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Every try counts: 2 is one retry, 1 is none. At most [`MAX_ATTEMPTS`].
+    /// The number of attempts: 2 is one retry, 1 is none. At most [`MAX_ATTEMPTS`].
     pub attempts: u32,
-    /// After what.
+    /// The failures that are retried.
     pub on: On,
 }
 
 // === impl Settings ===
 
 impl Settings {
-    /// What holds for a route without `retry`.
+    /// The settings of a route without `retry`.
     pub const NOT_SENT: Self = Self { attempts: 2, on: On::NOT_SENT };
 }
 

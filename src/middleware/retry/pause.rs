@@ -17,11 +17,11 @@ use tokio::time::{Sleep, sleep};
 use super::resend::Resend;
 use crate::http::Body;
 
-/// Of an answer that nobody gets no more is read.
+/// The most that is read of an answer that nobody gets.
 const DRAIN_BYTES: u64 = 64 * 1024;
 
 pin_project! {
-    /// Completes with what is to be sent.
+    /// Waits, then completes with the request to send.
     pub(super) struct Pause {
         #[pin]
         sleep: Sleep,
@@ -33,14 +33,14 @@ pin_project! {
 // === impl Pause ===
 
 impl Pause {
-    /// Waits for `length`, then gives `resend`; `rest` is the body of an answer that is not passed on.
+    /// Waits for `length`, then gives `resend`; `rest` is the body of an answer nobody gets.
     pub(super) fn new(length: Duration, rest: Option<Body>, resend: Resend) -> Self {
         Self { sleep: sleep(length), rest, resend: Some(resend) }
     }
 }
 
 impl Future for Pause {
-    /// Nothing, if it is polled again after its end.
+    /// `None` if it is polled again after its end.
     type Output = Option<Resend>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -54,7 +54,7 @@ impl Future for Pause {
     }
 }
 
-/// Ready when nothing more is to be read of it.
+/// Ready once nothing more needs to be read.
 fn drain(body: &mut Body, cx: &mut Context<'_>) -> Poll<()> {
     while body.seen() < DRAIN_BYTES {
         match ready!(Pin::new(&mut *body).poll_frame(cx)) {

@@ -28,11 +28,11 @@ pub const MAX_ATTEMPTS: u32 = 10;
 
 const NUMBERS: [&str; MAX_ATTEMPTS as usize] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
 
-/// Leave to send a request that its upstream may have seen already.
+/// Permission to send a request that its upstream may have seen already.
 #[derive(Debug)]
 pub struct Repeatable(());
 
-/// A copy of a request whose first attempt is under way. By itself it is nothing to be sent.
+/// A copy of a request whose first attempt is in progress. It cannot be sent by itself.
 pub(super) struct Kept {
     head: PackedHead,
     body: Replay,
@@ -40,18 +40,18 @@ pub(super) struct Kept {
     repeatable: Option<Repeatable>,
 }
 
-/// A request that may be sent although an attempt of it was made before.
+/// A request that may be sent although it was attempted before.
 pub(super) struct Resend(Request);
 
 // === impl Repeatable ===
 
 impl Repeatable {
-    /// By what the upstream does with the key of the request.
+    /// Given because the upstream honours the request's key.
     pub fn by_key(_: &KeyHonoured) -> Self {
         Self(())
     }
 
-    /// By what the method promises.
+    /// Given if the method is idempotent.
     pub fn by_method(method: &Method) -> Option<Self> {
         is_repeatable(method).then_some(Self(()))
     }
@@ -71,17 +71,17 @@ impl Kept {
         }
     }
 
-    /// What is known of the exchange.
+    /// The context of the exchange.
     pub(super) fn cx(&self) -> &Context {
         &self.cx
     }
 
-    /// Whether it is here as a whole.
+    /// Whether the whole body is still available.
     pub(super) fn is_whole(&self) -> bool {
         self.body.is_whole()
     }
 
-    /// Whether there is leave to send it to an upstream that may have seen it.
+    /// Whether it may be sent to an upstream that may have seen it.
     pub(super) fn is_repeatable(&self) -> bool {
         self.repeatable.is_some()
     }
@@ -100,8 +100,8 @@ impl Kept {
 // === impl Resend ===
 
 impl Resend {
-    /// What not one byte left of: the copy where there is one, else the request that was handed back;
-    /// `None` when its body has been read and is lost.
+    /// Given because not one byte left: the copy if there is one, else the request handed back;
+    /// `None` if its body was read and is lost.
     pub(super) fn unsent(unsent: Unsent, kept: Option<&Kept>) -> Option<Self> {
         match kept {
             Some(kept) => kept.request().map(Self),
@@ -109,13 +109,13 @@ impl Resend {
         }
     }
 
-    /// What may come twice; `None` when there is no leave for it, or its body is lost.
+    /// A request that may be sent twice; `None` without permission, or if its body is lost.
     pub(super) fn repeat(kept: &Kept) -> Option<Self> {
         let _leave: &Repeatable = kept.repeatable.as_ref()?;
         kept.request().map(Self)
     }
 
-    /// What is known of the exchange.
+    /// The context of the exchange.
     pub(super) fn cx(&self) -> &Context {
         &self.0.cx
     }

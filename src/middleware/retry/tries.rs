@@ -21,15 +21,15 @@ use crate::{
 /// The attempts of one request.
 pub(super) struct Tries {
     shared: Arc<Shared>,
-    /// Begun, the one under way included.
+    /// Attempts begun, including the current one.
     begun: u32,
-    /// Class A had its one retry that no budget is asked for.
+    /// Whether class A has used its one retry outside the budget.
     has_had_free: bool,
 }
 
 /// What follows an attempt.
 pub(super) enum Next {
-    /// This is what came of the request.
+    /// No more attempts: this is the result.
     Done(Result<Response>),
     /// Another attempt, at once.
     Now(Resend),
@@ -37,28 +37,28 @@ pub(super) enum Next {
     Later(Pause),
 }
 
-/// A failure that asks for another attempt.
+/// A failure that may be retried.
 struct Failure {
     class: Class,
-    /// What `Retry-After` asks for.
+    /// The wait that `Retry-After` asks for.
     wait: Duration,
 }
 
 // === impl Tries ===
 
 impl Tries {
-    /// The first one is under way.
+    /// The first attempt is in progress.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, begun: 1, has_had_free: false }
     }
 
-    /// One more begins; its number.
+    /// Counts the next attempt and returns its number.
     pub(super) fn begin(&mut self) -> u32 {
         self.begun += 1;
         self.begun
     }
 
-    /// What follows `outcome`. `kept` is there on a route with `retry`.
+    /// Decides what follows `outcome`. `kept` exists on a route with `retry`.
     pub(super) fn after(&mut self, outcome: Result<Response>, kept: Option<&Kept>) -> Next {
         let Some(failure) = self.failure(&outcome) else {
             return done(outcome, kept);
@@ -91,7 +91,7 @@ impl Tries {
         }
     }
 
-    /// Without `retry`: only what was handed back, and at once.
+    /// Without `retry`: sends only what was handed back, at once.
     fn unarmed(&self, outcome: Result<Response>) -> Next {
         let mut error = match outcome {
             Err(error) => error,
@@ -136,13 +136,13 @@ impl Tries {
         Next::Later(Pause::new(delay, rest, resend))
     }
 
-    /// Whether the budget has a retry left, or this one needs none.
+    /// Whether the budget allows this retry, or it needs none.
     fn is_affordable(&mut self, class: Class, kept: &Kept) -> bool {
         let Some(upstream) = self.upstream(kept.cx().upstream()) else { return true };
         if upstream.withdraw() {
             return true;
         }
-        // What never left has cost the upstream nothing.
+        // A request that never left has cost the upstream nothing.
         if class == Class::NotSent && !self.has_had_free {
             self.has_had_free = true;
             return true;
@@ -156,7 +156,7 @@ impl Tries {
     }
 }
 
-/// The end of it: the copy is of no use any more.
+/// No more attempts: the copy is no longer needed.
 fn done(outcome: Result<Response>, kept: Option<&Kept>) -> Next {
     if let Some(kept) = kept {
         kept.release();
@@ -168,11 +168,11 @@ fn unsent(outcome: &mut Result<Response>) -> Option<Unsent> {
     outcome.as_mut().err().and_then(Error::take_unsent)
 }
 
-/// The failure as it is told when only the budget kept it from being tried again.
+/// The failure as reported if only the budget prevented a retry.
 fn exhausted(outcome: Result<Response>, kept: &Kept) -> Result<Response> {
     match outcome {
         Ok(response) => {
-            // The answer is the upstream's and stays as it is; the log says why it was not the last.
+            // The answer is the upstream's and stays as it is; the log says why it was not retried.
             kept.cx().set_reason(Kind::RETRY_BUDGET);
             Ok(response)
         }

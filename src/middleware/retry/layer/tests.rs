@@ -30,7 +30,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// What an attempt comes to; the number is how many there were before it.
+/// The outcome of an attempt; the number is how many came before it.
 type Outcome = fn(u32, Request) -> Result<Response>;
 
 const BUDGET: budget::Settings =
@@ -50,7 +50,7 @@ impl Rig {
         Self { metrics, layer: RetryLayer::new(settings.into(), [upstream]) }
     }
 
-    /// Gives the answer and how often the inner service was called.
+    /// Returns the answer and the number of calls of the inner service.
     async fn send(&self, request: Request, outcome: Outcome) -> (Result<Response>, u32) {
         let calls = Arc::new(AtomicU32::new(0));
         let inner = service_fn({
@@ -86,7 +86,7 @@ impl Finish for Ended {
     }
 }
 
-/// Retries with `attempts`, after everything.
+/// Retries every failure, with `attempts`.
 fn with_retry(attempts: u32) -> Settings {
     let statuses = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
     Settings { attempts, on: On { reset: true, statuses: statuses.into_iter().collect() } }
@@ -196,7 +196,7 @@ async fn only_safe_methods_are_tried_again_after_what_may_have_been_seen() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_not_sent_is_tried_again_whatever_the_method() {
-    // Neither is handed back: the copy is what is sent.
+    // Neither request is handed back: the copy is sent.
     for kind in [Kind::UpstreamConnect, Kind::UpstreamReset(Sent::Nothing)] {
         let rig = Rig::new(with_retry(3), BUDGET);
         let inner = service_fn(move |request: Request| {
@@ -248,7 +248,7 @@ async fn retry_after_is_waited_for() {
         Ok(response)
     };
     let start = Instant::now();
-    // While the clock of the answer does not run, nobody knows whether seven seconds are too long.
+    // The clock of the answer does not run yet: seven seconds may be too long.
     let (answer, calls) = rig.send(get(), throttled).await;
     assert_eq!((answer.unwrap().status(), calls), (StatusCode::TOO_MANY_REQUESTS, 1));
     assert_eq!(start.elapsed().as_secs(), 0);
