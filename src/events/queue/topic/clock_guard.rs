@@ -1,12 +1,12 @@
-//! Whether the wall clock can be gone by. Pure, but for [`GuardedClock`], which reads a clock.
+//! Decides whether the wall clock can be trusted. Pure; [`GuardedClock`] reads a clock.
 //!
-//! A clock that jumps would make everything stored expired, due or young at once. So the wall is held
-//! against the monotonic clock while this process runs, and against the last frame when it starts; as
-//! long as it is off, what goes by age stands still: retention, expiry, dedup windows, delays. A machine
-//! that was suspended is one whose clock jumped: the monotonic one has not seen the time go by.
+//! A clock that jumps would make everything stored expired, due or young at once. So the wall clock
+//! is checked against the monotonic clock while the process runs, and against the last frame at
+//! start. While it is off, everything that depends on age stops: retention, expiry, dedup windows,
+//! delays. Suspending the machine is a jump too: the monotonic clock stands still meanwhile.
 //!
-//! A clock that is only fast or slow is followed: a thousandth, twice of what a kernel slews by, is
-//! forgiven, so that months of it are no jump. Steps that are each too small to be one add up to one.
+//! A clock that is only fast or slow is followed: a drift of a thousandth, twice the rate at which
+//! a kernel slews, is tolerated, so that months of it are no jump. Small steps add up to a jump.
 
 use std::{fmt, sync::Arc};
 
@@ -14,63 +14,63 @@ use parking_lot::Mutex;
 
 use crate::events::queue::time::{Clock, Now};
 
-/// More than this against the monotonic clock is a jump.
+/// A larger deviation from the monotonic clock is a jump.
 const JUMP: u64 = 5 * 60 * 1000;
-/// More than this against the last frame, at start, is one.
+/// A larger deviation from the last frame, at start, is a jump.
 const AT_START: u64 = 24 * 60 * 60 * 1000;
-/// Of a span of the monotonic clock its so-manyth part is forgiven.
+/// Tolerated drift: this fraction of the time on the monotonic clock.
 const DRIFT: u64 = 1_000;
-/// Drift is taken up so often: a thousandth of less would be rounded away.
+/// Drift is applied at this interval: a thousandth of less would be rounded away.
 const FOLLOW: u64 = 10_000;
 
 /// The guard of one store's clock.
 #[derive(Clone, Debug)]
 pub struct ClockGuard {
-    /// Where the wall is expected to be; from there on it goes as the monotonic clock does.
+    /// Where the wall clock is expected to be; from there it advances with the monotonic clock.
     anchor: Now,
-    /// How far from there it may be.
+    /// Tolerated deviation from that.
     tolerance: u64,
     frozen: Option<Frozen>,
-    /// The last wall time that was trusted, or what stands for it while the clock is not.
+    /// The last trusted wall time, or its substitute while the clock is not trusted.
     trusted: u64,
-    /// How far it was off at start from when the state was written that is gone on with.
+    /// At start, how far the clock was from when the stored state was written.
     moved: Option<i64>,
     thaws: u64,
 }
 
-/// What goes by age goes by this.
+/// The time to judge age by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// Milliseconds since 1970; stands still while the clock is frozen. It goes back only when a clock
-    /// that was set back is confirmed.
+    /// Milliseconds since 1970; stands still while the clock is frozen. It goes back only when a
+    /// clock that was set back is confirmed.
     pub wall: u64,
     /// Whether it stands still.
     pub is_frozen: bool,
-    /// How often the clock was thawed: timers set before are to be set again, with jitter.
+    /// Number of thaws: timers set before the last must be set again, with jitter.
     pub thaws: u64,
-    /// What has changed since the last look, whoever looked.
+    /// What changed since the last look by any caller.
     pub change: Option<Change>,
 }
 
-/// The clock was trusted and is not any more, or the other way round.
+/// The clock lost or regained trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It jumped. To be told to whoever can set it right or confirm it.
+    /// It jumped. To be reported to whoever can correct or confirm it.
     Frozen(Frozen),
-    /// It is back or was confirmed. Timers are to be set again, with jitter.
+    /// It is correct again or was confirmed. Timers must be set again, with jitter.
     Thawed,
 }
 
 /// Why the clock is not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frozen {
-    /// It is off by so many milliseconds: forward, or back if negative.
+    /// Deviation in milliseconds: forward, or back if negative.
     pub by: i64,
-    /// It was so when the store was opened, against the last frame.
+    /// Whether it was off when the store was opened, compared to the last frame.
     pub is_at_start: bool,
 }
 
-/// A clock and the guard of its store. Cheap to clone; all clones are one.
+/// A clock with the guard of its store. Cheap to clone; clones share their state.
 #[derive(Clone, Debug)]
 pub struct GuardedClock {
     clock: Arc<dyn Clock>,
@@ -80,26 +80,26 @@ pub struct GuardedClock {
 // === impl ClockGuard ===
 
 impl ClockGuard {
-    /// At start. `last`: when the newest frame of the store was written, if there is one.
+    /// The guard at start. `last`: when the store's newest frame was written, if there is one.
     pub fn new(now: Now, last: Option<u64>) -> Self {
         let mut guard = Self::trusting(now, 0);
         if let Some(last) = last.filter(|last| last.abs_diff(now.wall) > AT_START) {
             guard.anchor.wall = last;
             guard.tolerance = AT_START;
             guard.frozen = Some(Frozen { by: guard.off(now), is_at_start: true });
-            // The earlier of the two makes nothing old: the last frame may be what was written by a clock
-            // that was wrong.
+            // The earlier time makes nothing expire: the last frame may have been written under a
+            // wrong clock.
             guard.trusted = now.wall.min(last);
             guard.moved = guard.frozen.map(|frozen| frozen.by);
         }
         guard
     }
 
-    /// As [`ClockGuard::new`], of a store whose clock was not trusted when it was closed: `held` is what
-    /// [`ClockGuard::held`] was then.
+    /// As [`ClockGuard::new`], for a store whose clock was not trusted when it was closed: `held`
+    /// is what [`ClockGuard::held`] was then.
     pub fn resumed(now: Now, last: Option<u64>, held: Option<u64>) -> Self {
         let mut guard = Self::new(now, held.or(last));
-        // What was timed has gone with the clock of its time already.
+        // Timed state was already moved to the clock under which it was last written.
         guard.moved = guard.frozen.and(Self::new(now, last).moved);
         guard
     }
@@ -108,18 +108,18 @@ impl ClockGuard {
         Self { anchor: now, tolerance: JUMP, frozen: None, trusted: now.wall, moved: None, thaws }
     }
 
-    /// Why the clock is frozen, as of the last look; none: it is not.
+    /// Why the clock is frozen, as of the last look; none if it is not.
     pub fn frozen(&self) -> Option<Frozen> {
         self.frozen
     }
 
-    /// While it is frozen: the time to go by at the next start, if it is so then, too. What is written
-    /// meanwhile says when by a clock that nobody trusts.
+    /// While the clock is frozen: the time that the next start should compare with, since frames
+    /// written meanwhile carry an untrusted time.
     pub fn held(&self) -> Option<u64> {
         self.frozen.map(|_| self.anchor.wall)
     }
 
-    /// Looks at the clock; to be done about once a second, and before anything is judged by age.
+    /// Checks the clock; call it about once a second, and before anything is judged by age.
     pub fn look(&mut self, now: Now) -> Judged {
         let off = self.off(now);
         let elapsed = now.mono.saturating_sub(self.anchor.mono);
@@ -150,11 +150,11 @@ impl ClockGuard {
             let wall = expected.saturating_add_signed(off.clamp(-drift, drift));
             self.anchor = Now { wall, mono: now.mono };
         }
-        // A small step back is not seen by who goes by age.
+        // Small steps back stay hidden from judgements by age.
         self.trusted = self.trusted.max(now.wall);
     }
 
-    /// The clock is right as it is: somebody has said so.
+    /// Somebody has confirmed that the clock is right.
     pub fn confirm(&mut self, now: Now) -> Judged {
         if self.frozen.is_none() {
             return self.look(now);
@@ -168,7 +168,7 @@ impl ClockGuard {
         Judged { wall: self.trusted, is_frozen, thaws: self.thaws, change }
     }
 
-    /// How far the wall is from where it should be, in milliseconds.
+    /// Deviation of the wall clock from its expected time, in milliseconds.
     fn off(&self, now: Now) -> i64 {
         let elapsed = now.mono.saturating_sub(self.anchor.mono);
         let expected = self.anchor.wall.saturating_add(elapsed);
@@ -201,14 +201,14 @@ impl fmt::Display for Frozen {
 // === impl GuardedClock ===
 
 impl GuardedClock {
-    /// At start; `last` as for [`ClockGuard::new`].
+    /// The guard at start; `last` as for [`ClockGuard::new`].
     pub fn new(clock: Arc<dyn Clock>, last: Option<u64>) -> Self {
         let guard = ClockGuard::new(clock.now(), last);
         Self { clock, guard: Arc::new(Mutex::new(guard)) }
     }
 
-    /// Everything stored was looked at: `last` is when the newest of it was written. Begins anew with that,
-    /// and says so if the clock is not to be trusted.
+    /// Restarts the guard once everything stored was looked at, and logs it if the clock is not
+    /// trusted. `last`: when the newest of it was written.
     pub fn begin(&self, last: Option<u64>, held: Option<u64>) {
         let mut guard = self.guard.lock();
         *guard = ClockGuard::resumed(self.clock.now(), last, held);
@@ -217,10 +217,10 @@ impl GuardedClock {
         }
     }
 
-    /// Looks at the clock.
+    /// Checks the clock.
     pub fn judge(&self) -> Judged {
         let mut guard = self.guard.lock();
-        // Read under the lock: a reading older than the last one would be a step back.
+        // Read under the lock: a reading older than the last one would look like a step back.
         let judged = guard.look(self.clock.now());
         match judged.change {
             Some(Change::Frozen(frozen)) => tell(&frozen),
@@ -232,7 +232,7 @@ impl GuardedClock {
         judged
     }
 
-    /// The clock is right as it is: somebody has said so. Whether it was frozen.
+    /// Somebody has confirmed that the clock is right. Returns whether it was frozen.
     pub fn confirm(&self) -> bool {
         let mut guard = self.guard.lock();
         let was_frozen = guard.frozen().is_some();
@@ -244,19 +244,19 @@ impl GuardedClock {
         was_frozen
     }
 
-    /// How far the clock was off at start from when anything was last written, for as long as it is frozen
-    /// since: what is timed by it and is to go on as before moves by so much.
+    /// How far the clock was off at start from when anything was last written, as long as it has
+    /// been frozen since: timed state that should go on as before moves by this much.
     pub fn moved_at_start(&self) -> Option<i64> {
         self.judge();
         self.guard.lock().moved
     }
 
-    /// While the clock is frozen: see [`ClockGuard::held`]. Takes no look.
+    /// While the clock is frozen: see [`ClockGuard::held`]. Does not check the clock.
     pub fn held(&self) -> Option<u64> {
         self.guard.lock().held()
     }
 
-    /// Looks at the clock, and says why it is frozen; none: it is not.
+    /// Checks the clock, and returns why it is frozen; none if it is not.
     pub fn frozen(&self) -> Option<Frozen> {
         self.judge();
         self.guard.lock().frozen()
@@ -269,8 +269,8 @@ impl Clock for GuardedClock {
     }
 }
 
-/// By how much the wall was set between two readings of one clock, if it jumped. What is timed by the wall
-/// and is to go on as before moves by so much.
+/// How far the wall clock jumped between two readings of one clock, if it did. Timed state that
+/// should go on as before moves by this much.
 pub fn jump(before: Now, now: Now) -> Option<i64> {
     let mut guard = ClockGuard::new(before, None);
     match guard.look(now).change {

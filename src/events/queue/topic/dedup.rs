@@ -1,34 +1,34 @@
-//! Which dedup keys a topic has seen lately.
+//! The dedup keys that a topic has seen recently.
 //!
-//! A ring of entries in the order of the log, and a table of places in it. 32 bytes an entry and 8 of the
-//! table, no record is ever read. The window is what a key is remembered for; when there are more keys
-//! than entries the oldest go first and the window is shorter: [`DedupTable::window`] tells. Times are
-//! kept in seconds and rounded so that a key is rather remembered a little longer.
+//! A ring of entries in log order, and a hash table of places in it: 32 bytes an entry plus 8 in
+//! the table; no record is ever read. A key is remembered for the window. If there are more keys
+//! than entries the oldest go first and the window is shorter, as [`DedupTable::window`] tells.
+//! Times are in seconds, rounded so that keys are remembered slightly longer, never shorter.
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::events::queue::{Offset, codec::DedupEntry};
 
-/// Entries are kept in pieces, so that no growth moves them all.
+/// Entries are allocated in pieces, so that growing does not move all of them.
 const PIECE: usize = 4096;
-/// The first table.
+/// Initial size of the table.
 const FIRST_PLACES: usize = 4096;
-/// A table that is too small is made so many times larger.
+/// Growth factor of a table that is too small.
 const GROWTH: usize = 8;
-/// A place of the table that is free.
+/// A free place of the table.
 const FREE: u32 = 0;
-/// Offsets below 2^48: more than any log reaches.
+/// Offsets are below 2^48, more than any log reaches.
 const OFFSET_BITS: u32 = 48;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
-/// Different marks that a place can have beside [`FREE`].
+/// Number of different marks that a place can have besides [`FREE`].
 const MARKS: u64 = u32::MAX as u64;
 
 /// How duplicates are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DedupSettings {
-    /// A key is remembered for so long.
+    /// How long a key is remembered.
     pub window: Duration,
-    /// And not more of them than this, at most 2^30.
+    /// How many keys are remembered, at most 2^30.
     pub max_entries: u64,
 }
 
@@ -37,22 +37,22 @@ pub struct DedupSettings {
 pub struct DedupTable {
     settings: DedupSettings,
     ring: Ring,
-    /// The number of the ring's entry plus one, by hash; open addressing, at most half full.
+    /// For each hash the number of its ring entry plus one; open addressing, at most half full.
     places: Vec<u32>,
-    /// The newest time that was added, in milliseconds: the ring is in order of time.
+    /// The newest time added, in milliseconds: the ring is ordered by time.
     newest: u64,
-    /// Whether an entry had to go for want of room, and how new the newest such was.
+    /// Time of the newest entry that was evicted for lack of space, if any was.
     crowded_out: Option<u64>,
 }
 
 /// What is remembered of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// Where it is.
+    /// Its offset.
     pub offset: Offset,
     /// Its partition.
     pub partition: u16,
-    /// Tells its body from others.
+    /// Distinguishes its body from others.
     pub digest: u32,
 }
 
@@ -61,17 +61,17 @@ struct Entry {
     hash: [u64; 2],
     digest: u32,
     second: u32,
-    /// Offset, and the partition above it.
+    /// The offset, with the partition in the bits above it.
     place: u64,
 }
 
-/// Entries by number; numbers are given in order and taken back from either end.
+/// Entries by number; numbers are assigned in order, and entries are removed from either end.
 #[derive(Debug, Default)]
 struct Ring {
     pieces: VecDeque<Vec<Entry>>,
-    /// Of the first piece, those that are gone.
+    /// Entries of the first piece that are gone.
     gone: usize,
-    /// The number of the first entry that is there.
+    /// The number of the first entry that remains.
     first: u64,
     length: usize,
 }
@@ -90,10 +90,10 @@ impl DedupTable {
         }
     }
 
-    /// Other settings from now on. A longer window does not bring back what has gone.
+    /// Changes the settings. A longer window does not bring back what was forgotten.
     pub fn set(&mut self, settings: DedupSettings, wall: u64) {
         if settings.window > self.settings.window {
-            // What aged out under the shorter window is as good as crowded out.
+            // Keys that expired under the shorter window count as evicted.
             let forgotten = wall.saturating_sub(millis(self.settings.window));
             self.crowded_out = self.crowded_out.max(Some(forgotten));
         }
@@ -103,14 +103,14 @@ impl DedupTable {
         }
     }
 
-    /// What is remembered under this hash at this time. Nothing ever with a window of zero.
+    /// What is remembered under this hash at this time; nothing if the window is zero.
     pub fn get(&self, hash: u128, wall: u64) -> Option<Known> {
         let (_, number) = self.find(hash)?;
         let entry = self.ring.get(number).filter(|_| !self.settings.window.is_zero())?;
         self.is_fresh(entry, wall).then(|| entry.known())
     }
 
-    /// Remembers an event, the newest of all. An older one under the same hash is forgotten.
+    /// Remembers an event, which is the newest. Replaces an older one with the same hash.
     pub fn insert(&mut self, entry: &DedupEntry) {
         if self.max_entries() == 0 {
             return;
@@ -130,7 +130,7 @@ impl DedupTable {
         }
     }
 
-    /// Forgets the events at `end` and above: they were not written.
+    /// Forgets events at `end` and above, which were not written.
     pub fn truncate(&mut self, end: Offset) {
         while let Some((number, last)) = self.ring.last()
             && last.known().offset >= end
@@ -140,7 +140,7 @@ impl DedupTable {
         }
     }
 
-    /// Forgets what is older than the window.
+    /// Forgets events older than the window.
     pub fn expire(&mut self, wall: u64) {
         while let Some((number, first)) = self.ring.first()
             && !self.is_fresh(&first, wall)
@@ -159,23 +159,23 @@ impl DedupTable {
         }
     }
 
-    /// Keys that are remembered.
+    /// Number of remembered keys.
     pub fn entries(&self) -> usize {
         self.ring.length
     }
 
-    /// For how long a key is certain to be remembered.
+    /// How long a key is certain to be remembered.
     pub fn window(&self, wall: u64) -> Duration {
         let since = self.crowded_out.map(|until| wall.saturating_sub(until));
         let since = since.map_or(Duration::MAX, Duration::from_millis);
         self.settings.window.min(since)
     }
 
-    /// The bytes it takes at most with these settings.
+    /// The most bytes it takes with these settings.
     pub fn max_bytes(settings: &DedupSettings) -> u64 {
         let entries = settings.max_entries.min(1 << 30);
         let places = places_for(entries) as u64;
-        // While the table grows, both are there.
+        // Two tables exist while one grows.
         entries * size_of::<Entry>() as u64 + places * 4 * 3 / 2
     }
 
@@ -188,7 +188,7 @@ impl DedupTable {
         at.saturating_add(millis(self.settings.window)) >= wall
     }
 
-    /// The place in the table and the number of the entry with this hash.
+    /// The place in the table, and the number, of the entry with this hash.
     fn find(&self, hash: u128) -> Option<(usize, u64)> {
         let mut place = self.home(hash);
         loop {
@@ -200,7 +200,7 @@ impl DedupTable {
         }
     }
 
-    /// Puts a number into the first free place for a hash that is not there.
+    /// Puts a number into the first free place for a hash that is not in the table.
     fn settle(&mut self, hash: u128, number: u64) {
         let mut place = self.home(hash);
         while self.places[place] != FREE {
@@ -209,8 +209,8 @@ impl DedupTable {
         self.places[place] = mark(number);
     }
 
-    /// Takes the place of an entry away, if it has one: a newer one of its hash may have it. Those behind
-    /// move up, so that nothing is left to step over.
+    /// Frees the place of an entry, if it has one: a newer entry of its hash may have it. Later
+    /// entries of the probe sequence move up, so no tombstone is needed.
     fn forget(&mut self, number: u64, hash: u128) {
         let Some((mut hole, _)) = self.find(hash).filter(|(_, found)| *found == number) else {
             return;
@@ -231,7 +231,7 @@ impl DedupTable {
         self.places[hole] = FREE;
     }
 
-    /// The number that a place stands for. Numbers come round after 2^32, far more than are there.
+    /// The number that a place stands for. Marks repeat after 2^32 numbers: more than exist at once.
     fn number(&self, mark: u32) -> Option<u64> {
         let low = u64::from(mark.checked_sub(1)?);
         let ahead = (low + MARKS - self.ring.first % MARKS) % MARKS;
@@ -246,7 +246,7 @@ impl DedupTable {
         (place + 1) & (self.places.len() - 1)
     }
 
-    /// By much, so that it happens twice in a life: the last one at a hundred thousand keys or so.
+    /// By a large factor, so that it happens about twice, the last time near a hundred thousand keys.
     fn grow(&mut self) {
         let most = places_for(self.max_entries());
         let count = (self.places.len() * GROWTH).min(most.max(self.places.len() * 2));
@@ -332,7 +332,7 @@ impl Ring {
     }
 }
 
-/// What a place of the table keeps of a number; 0 is free.
+/// The mark of a number in the table; 0 is free.
 fn mark(number: u64) -> u32 {
     (number % MARKS) as u32 + 1
 }
@@ -343,7 +343,7 @@ fn places_for(entries: u64) -> usize {
     (entries.saturating_mul(2)).next_power_of_two().max(FIRST_PLACES)
 }
 
-/// Rounded up: a little later, never a little earlier. Good until 2106.
+/// Rounded up: slightly late, never early. Valid until 2106.
 fn second(wall: u64) -> u32 {
     u32::try_from(wall.div_ceil(1000)).unwrap_or(u32::MAX)
 }

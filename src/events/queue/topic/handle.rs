@@ -1,8 +1,8 @@
-//! A topic: a log with partitions, duplicates, an age and a size.
+//! A topic: a log with partitions, deduplication, retention and a size limit.
 //!
-//! Every publish takes room first, and that is where a topic says no: too many bytes, too little disk, a
-//! reader that is too far behind. What is appended on behalf of something accepted already may exceed the
-//! size by a tenth, so that nothing stops a topic from being drained.
+//! Every publish takes room first, and that is where a topic refuses: too many bytes, too little
+//! disk, a reader too far behind. Appends on behalf of something already accepted may exceed the
+//! size by a tenth, so that a full topic can always be drained.
 
 mod finding;
 
@@ -35,20 +35,20 @@ use crate::events::queue::{
     storage::Storage,
 };
 
-/// What a user decides about a topic. All but `log` may change while it is open.
+/// The user's settings of a topic. All but `log` may change while it is open.
 #[derive(Clone, Debug)]
 pub struct TopicSettings {
-    /// What it keeps.
+    /// Retention.
     pub keep: Keep,
-    /// How duplicates are found.
+    /// Deduplication.
     pub dedup: DedupSettings,
-    /// No publish while a subscription's oldest unsettled event is older.
+    /// Publishes are refused while a subscription's oldest unsettled event is older than this.
     pub max_oldest_age: Option<Duration>,
-    /// How its log is written. The size of a segment and the bound of the log are the topic's own.
+    /// Settings of its log, but for segment size and size limit, which the topic decides.
     pub log: log::Settings,
 }
 
-/// A topic that is open. Cheap to clone; all clones are one.
+/// An open topic. Cheap to clone; clones share their state.
 #[derive(Clone, Debug)]
 pub struct Topic(Arc<Inner>);
 
@@ -63,10 +63,10 @@ struct Inner {
     hash_key: HashKey,
     clock: GuardedClock,
     settings: Mutex<Limits>,
-    /// What new events are refused from: a copy, so that no lock is taken for each. Relaxed as the rest:
-    /// to be a moment late does no harm.
+    /// A copy of the limit for new events, so that publishes take no lock. Relaxed like the rest: a
+    /// late value does no harm.
     max_bytes: AtomicU64,
-    /// Bytes that were refused for want of room since the last look, the most of them at once.
+    /// Size of the largest publish refused for lack of room since the last look.
     wanted: AtomicU64,
     is_dropping: AtomicBool,
     is_backed_up: AtomicBool,
@@ -83,13 +83,13 @@ struct Limits {
 /// What the readers of a topic need and how far they are.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Readers<'a> {
-    /// What each of them, and each job, still needs.
+    /// What each reader and each job still needs.
     pub pins: &'a [Pin],
-    /// When the oldest event that any of them has not settled was published: milliseconds since 1970.
+    /// When the oldest event that any of them has unsettled was published: milliseconds since 1970.
     pub oldest: Option<u64>,
 }
 
-/// Events that went before a subscription had settled them, since start, by why they might.
+/// Events deleted before a subscription had settled them, since start, by why that was allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
     /// The topic was full and drops its oldest.
@@ -101,7 +101,7 @@ pub struct Dropped {
 // === impl Topic ===
 
 impl Topic {
-    /// Opens the topic's log at `place`, or makes it. Blocks. `floor`, as for [`Log::open`]: no reader
+    /// Opens or creates the topic's log at `place`. Blocks. `floor` as for [`Log::open`]: no reader
     /// has seen offsets from there on.
     pub fn open(
         writer: &Writer,
@@ -116,7 +116,7 @@ impl Topic {
         let sequencer = TopicSequencer::new(shared.clone(), hash_key, clock.clone());
         let log_settings = log::Settings {
             segment_bytes: retention::segment_bytes(settings.keep.max_bytes),
-            // Kept here, where it can change.
+            // The topic enforces the limit itself, because it can change.
             max_bytes: None,
             ..settings.log.clone()
         };
@@ -144,7 +144,7 @@ impl Topic {
         Ok((topic, opened))
     }
 
-    /// Follows changed settings, from the next event on; `meta` has the newest generation.
+    /// Applies changed settings from the next event on; `meta` has the newest generation.
     pub fn set(&self, meta: &TopicMeta, settings: &TopicSettings) {
         self.0.shared.set(live(meta, settings.dedup));
         self.follow(Limits { keep: settings.keep, max_oldest_age: settings.max_oldest_age });
@@ -156,17 +156,17 @@ impl Topic {
         self.0.is_dropping.store(limits.keep.on_full == OnFull::DropOldest, Relaxed);
     }
 
-    /// Room for `bytes` ([`Draft::encoded_bytes`] of each), at once or not at all.
+    /// Room for `bytes` ([`Draft::encoded_bytes`] of each). Never waits.
     pub fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused> {
         let inner = &*self.0;
         let max = inner.max_bytes.load(Relaxed);
         let is_new = purpose == Purpose::Publish;
-        // With `drop_oldest` a tenth is for what comes until the oldest has gone.
+        // With `drop_oldest` a tenth more covers events that arrive before the oldest are deleted.
         let may_exceed = !is_new || inner.is_dropping.load(Relaxed);
         let limit = if may_exceed { max.saturating_add(max / 10) } else { max };
         let is_full = inner.bytes().saturating_add(bytes) > limit;
         let is_backed_up = is_new && inner.is_backed_up.load(Relaxed);
-        // A log that is offline says so itself: that does not pass with time.
+        // An offline log gives its own reason: that one does not pass with time.
         if (is_full || is_backed_up) && !inner.log.gauges().is_offline.get() {
             inner.log.gauges().rejected.full.add(1);
             if is_full && bytes <= max {
@@ -182,16 +182,16 @@ impl Topic {
         self.0.log.append(permit, drafts)
     }
 
-    /// Takes room and appends. A duplicate is answered with the place of the original, when that is
-    /// durable; what its ID is tells [`Topic::id_at`].
+    /// Takes room and appends. A duplicate is answered with the original's place once that is
+    /// durable; [`Topic::id_at`] gives its ID.
     pub fn publish(&self, purpose: Purpose, drafts: Vec<Draft>) -> Result<Commit, Refused> {
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         let permit = self.permit(purpose, bytes)?;
         Ok(self.append(permit, drafts))
     }
 
-    /// Looks at what has become too old or too much, removes it, and sees whether a reader is so far
-    /// behind that publishes are to stop. To be called about once a second. Blocks.
+    /// Deletes what is too old or too much, and checks whether a reader is so far behind that
+    /// publishes are refused. Call it about once a second. Blocks.
     pub fn look(&self, readers: &Readers<'_>) -> Result<Decision, RetireError> {
         let inner = &*self.0;
         let limits = *inner.settings.lock();
@@ -212,14 +212,14 @@ impl Topic {
         Ok(decision)
     }
 
-    /// Whether something is there, or on its way, under this dedup key: what is appended under it now is
-    /// answered as a duplicate.
+    /// Whether an event with this dedup key is there or in flight: another one would be answered as
+    /// a duplicate.
     pub fn knows(&self, dedup: &[u8]) -> bool {
         let hash = self.0.hash_key.hash(Role::Dedup, &[dedup]);
         self.0.shared.knows(hash, self.0.clock.judge().wall)
     }
 
-    /// Its log: to read, and to ask how it stands.
+    /// Its log, to read and to ask for its status.
     pub fn log(&self) -> &Log {
         &self.0.log
     }
@@ -234,18 +234,18 @@ impl Topic {
         self.0.store
     }
 
-    /// How it stands with duplicates.
+    /// State of deduplication.
     pub fn dedup(&self) -> DedupStatus {
         self.0.shared.dedup()
     }
 
-    /// Its newest generation that has events, and an offset that all events of older ones lie below: for
+    /// Its newest generation with events, and an offset above all events of older ones: for
     /// [`super::registry::Registry::generation_opened`].
     pub fn generation_opened(&self) -> Option<(u16, Offset)> {
         self.0.shared.opened()
     }
 
-    /// What went before a subscription had settled it.
+    /// Events deleted before a subscription had settled them.
     pub fn dropped(&self) -> Dropped {
         Dropped {
             oldest: self.0.dropped_oldest.load(Relaxed),
@@ -258,7 +258,7 @@ impl Topic {
         self.0.is_backed_up.load(Relaxed)
     }
 
-    /// Whether it takes nothing new: it has what it may have, or a reader is too far behind.
+    /// Whether it refuses new events: it is at its size limit, or a reader is too far behind.
     pub fn is_full(&self) -> bool {
         let max = self.0.max_bytes.load(Relaxed);
         let is_dropping = self.0.is_dropping.load(Relaxed);
@@ -269,7 +269,7 @@ impl Topic {
 // === impl Inner ===
 
 impl Inner {
-    /// What it has, and what is on its way.
+    /// Bytes stored and in flight.
     fn bytes(&self) -> u64 {
         self.log.gauges().bytes.get().saturating_add(self.log.permitted())
     }
@@ -281,7 +281,7 @@ fn live(meta: &TopicMeta, dedup: DedupSettings) -> Live {
 }
 
 fn segment(info: &log::SegmentInfo) -> Segment {
-    // 0 is not known: nothing goes by an age that nobody knows.
+    // 0 means unknown: nothing is deleted by an unknown age.
     let newest = if info.newest_wall == 0 { u64::MAX } else { info.newest_wall };
     Segment { end: info.end, bytes: info.bytes, newest, is_sealed: info.is_sealed }
 }

@@ -1,8 +1,8 @@
-//! What a store has, by name: META and LOCK.
+//! The registry of a store's topics and subscriptions by name: META and LOCK.
 //!
-//! A topic or a subscription gets its ID when it is first configured, and that is on disk before anyone
-//! is told. What is not configured any more stays, as an orphan, until it is dropped by name or adopted
-//! under another one. A change of the configuration is done whole or not at all.
+//! A topic or subscription gets its ID when it is first configured, and that is on disk before
+//! anyone is told. One that is no longer configured remains, as an orphan, until it is dropped by
+//! name or adopted under another. A change of the configuration is applied whole or not at all.
 
 mod follow;
 
@@ -31,10 +31,10 @@ const META: &str = "META";
 const UNFINISHED: &str = "META.new";
 /// The directory of the topics' logs.
 pub const TOPICS: &str = "topics";
-/// Between two tries for the lock.
+/// Pause between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// The registry of one store, and the lock that keeps every other process out of it.
+/// The registry of one store, and the lock that keeps other processes out of it.
 #[derive(Debug)]
 pub struct Registry {
     storage: Arc<dyn Storage>,
@@ -42,27 +42,27 @@ pub struct Registry {
     lock: Box<dyn Lock>,
 }
 
-/// A topic as it is to be.
+/// The wanted state of a topic.
 #[derive(Clone, Copy, Debug)]
 pub struct TopicSpec<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its partitions, at least one.
     pub partitions: u16,
-    /// The name it had.
+    /// Its former name.
     pub renamed_from: Option<&'a str>,
 }
 
-/// A subscription as it is to be.
+/// The wanted state of a subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct SubscriptionSpec<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The name of its topic, which is among those configured.
+    /// The name of its topic, which must be configured.
     pub topic: &'a str,
 }
 
-/// Why a store cannot be opened or its registry not be changed. Nothing has changed then.
+/// Why a store cannot be opened or its registry cannot change. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// Another process has it.
@@ -74,13 +74,13 @@ pub enum RegistryError {
     /// Written by a later version of the program.
     #[error("META: {0}")]
     Newer(String),
-    /// The registry is not what was written: no name of a topic can be trusted. Another one is not made.
+    /// The registry is damaged, so no topic's name can be trusted. No new one is created.
     #[error("META is damaged: {0}; put back a copy of it, nothing else has to be touched")]
     Damaged(FileError),
-    /// There are topics and no registry of them.
+    /// There are topics but no registry.
     #[error("META is missing, and there are topics: put back a copy of it")]
     Missing,
-    /// The configuration cannot be followed from where the store is.
+    /// The store cannot be changed to this configuration.
     #[error("{0}")]
     Config(String),
     /// The disk failed.
@@ -96,7 +96,7 @@ pub enum RegistryError {
 // === impl Registry ===
 
 impl Registry {
-    /// Takes the lock, waiting for it as long as told, and reads the registry or makes one. Blocks.
+    /// Takes the lock, waiting at most `lock_wait`, and reads or creates the registry. Blocks.
     pub fn open(storage: Arc<dyn Storage>, lock_wait: Duration) -> Result<Self, RegistryError> {
         let lock = lock(&*storage, lock_wait)?;
         let meta = match read_whole(&*storage, Path::new(META)).map_err(io("META is read"))? {
@@ -118,7 +118,7 @@ impl Registry {
 
     fn first(storage: &dyn Storage) -> Result<Meta, RegistryError> {
         make_dir(storage, Path::new(TOPICS))?;
-        // Before META: a registry without a place for its topics is of no use after a crash.
+        // Before META: after a crash, a registry without a directory for its topics is useless.
         storage.sync_dir(Path::new("")).map_err(io("the data directory is synced"))?;
         let topics = storage.list(Path::new(TOPICS)).map_err(io("topics are listed"))?;
         if !topics.is_empty() {
@@ -132,7 +132,7 @@ impl Registry {
         Ok(meta)
     }
 
-    /// Whether the directory is still there that was locked.
+    /// Whether the locked directory still exists.
     pub fn is_there(&self) -> io::Result<bool> {
         self.lock.is_there()
     }
@@ -142,22 +142,22 @@ impl Registry {
         self.meta.store
     }
 
-    /// The version of its log files: one that this program writes.
+    /// The version of its log files; one that this program writes.
     pub fn format(&self) -> u16 {
         self.meta.format
     }
 
-    /// The secret of the store's hashes.
+    /// The secret key of the store's hashes.
     pub fn hash_key(&self) -> HashKey {
         self.meta.hash_key
     }
 
-    /// All topics, orphans too, in the order they came.
+    /// All topics, including orphans, in order of creation.
     pub fn topics(&self) -> &[TopicMeta] {
         &self.meta.topics
     }
 
-    /// All subscriptions, orphans too, in the order they came.
+    /// All subscriptions, including orphans, in order of creation.
     pub fn subscriptions(&self) -> &[SubscriptionMeta] {
         &self.meta.subscriptions
     }
@@ -172,12 +172,12 @@ impl Registry {
         self.meta.subscriptions.iter().find(|it| it.name == name)
     }
 
-    /// The directory of a topic's log. It is there.
+    /// The directory of a topic's log. It exists.
     pub fn topic_dir(id: LogId) -> PathBuf {
         Path::new(TOPICS).join(id.to_string())
     }
 
-    /// Whether [`Registry::configure`] would follow.
+    /// Whether [`Registry::configure`] would succeed.
     pub fn check(
         &self,
         topics: &[TopicSpec<'_>],
@@ -186,8 +186,8 @@ impl Registry {
         follow(&self.meta, topics, subscriptions).map(drop)
     }
 
-    /// Follows a configuration: what is new gets an ID, what is gone is an orphan, what has grown a new
-    /// generation. On disk when this returns. Blocks.
+    /// Applies a configuration: new names get an ID, missing ones become orphans, more partitions
+    /// open a new generation. On disk when this returns. Blocks.
     ///
     /// [`RegistryError::Config`]: a topic would shrink, or a subscription has another topic.
     pub fn configure(
@@ -199,8 +199,8 @@ impl Registry {
         self.replace(meta)
     }
 
-    /// A generation's first record lies at `opened`, or none of an earlier one lies above. Told once the
-    /// writer has changed to it; without, readers take longer to be sure. Blocks.
+    /// Notes that all records of earlier generations lie below `opened`. Called once the writer has
+    /// switched to this generation; without it readers take longer to be sure. Blocks.
     pub fn generation_opened(
         &mut self,
         topic: LogId,
@@ -217,13 +217,13 @@ impl Registry {
         self.replace(meta)
     }
 
-    /// Whether the store was open once: its own logs were made.
+    /// Whether the store was open before: its own logs were created.
     pub fn is_used(&self) -> bool {
         self.meta.is_used
     }
 
-    /// The store's own logs are on disk, and so are those of these topics and the states of these
-    /// subscriptions: where one is not there from here on, it is lost. Blocks.
+    /// Notes that the store's own logs, the logs of these topics and the states of these
+    /// subscriptions are on disk: if one is missing from now on, it was lost. Blocks.
     pub fn begun(
         &mut self,
         topics: &[LogId],
@@ -240,7 +240,7 @@ impl Registry {
         self.replace(meta)
     }
 
-    /// The ID of a topic that may be dropped: an orphan that nobody reads.
+    /// The ID of a topic that may be dropped: an orphan without readers.
     pub fn droppable_topic(&self, name: &str) -> Result<LogId, RegistryError> {
         let topic = self.topic(name).ok_or_else(|| unknown("topic", name))?;
         if !topic.is_orphaned {
@@ -257,8 +257,8 @@ impl Registry {
         Ok(topic.id)
     }
 
-    /// Forgets such a topic. Its files are the caller's to remove, before: as long as it has a name, whoever is
-    /// cut off can be done with again. Blocks.
+    /// Forgets such a topic. The caller removes its files before: while the topic has a name, a
+    /// drop that was interrupted can be repeated. Blocks.
     pub fn drop_topic(&mut self, name: &str) -> Result<(), RegistryError> {
         let id = self.droppable_topic(name)?;
         let mut meta = self.meta.clone();
@@ -278,7 +278,7 @@ impl Registry {
         Ok(found.id)
     }
 
-    /// Forgets such a subscription. Its files are the caller's to remove, before. Blocks.
+    /// Forgets such a subscription. The caller removes its files before. Blocks.
     pub fn drop_subscription(&mut self, name: &str) -> Result<(), RegistryError> {
         let id = self.droppable_subscription(name)?;
         let mut meta = self.meta.clone();
@@ -286,7 +286,7 @@ impl Registry {
         self.replace(meta)
     }
 
-    /// Directories first: what META names is there.
+    /// Directories first, so that what META names exists.
     fn replace(&mut self, meta: Meta) -> Result<(), RegistryError> {
         for topic in &meta.topics {
             let dir = Self::topic_dir(topic.id);
@@ -304,7 +304,7 @@ impl Registry {
     }
 }
 
-/// Whether another process has the store in `storage`. Blocks no longer than a look at the file takes.
+/// Whether another process has the store in `storage`. Tries the lock without waiting for it.
 pub fn is_locked(storage: &dyn Storage) -> io::Result<bool> {
     Ok(storage.lock(Path::new(LOCK))?.is_none())
 }
@@ -344,7 +344,7 @@ fn make_dir(storage: &dyn Storage, path: &Path) -> Result<(), RegistryError> {
     storage.create_dir(path).map_err(io("a directory is made"))
 }
 
-/// `None`: there is none.
+/// `None` if it does not exist.
 fn read_whole(storage: &dyn Storage, path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match storage.open_read(path) {
         Ok(file) => file,

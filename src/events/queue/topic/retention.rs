@@ -1,87 +1,87 @@
-//! Which sealed segments of a topic go, and whether a reader that is far behind stops publishes.
+//! Decides which sealed segments of a topic are deleted, and whether a slow reader stops publishes.
 //!
-//! Pure: what is there, who needs what and the time are arguments. A segment goes whole, the oldest
-//! first, when it is too old or the topic too large, and nobody pins it. What is pinned stays until the
-//! topic is full: then either publishes are refused or, if that was chosen, the oldest goes and is
+//! Pure: segments, readers' needs and the time are arguments. A segment is deleted whole, oldest
+//! first, when it is too old or the topic too large and nobody pins it. Pinned segments stay until
+//! the topic is full: then publishes are refused or, if configured, the oldest is deleted and
 //! counted.
 
 use std::time::Duration;
 
 use crate::events::queue::Offset;
 
-/// No segment is smaller, so that a small topic does not consist of files.
+/// Smallest segment, so that a small topic does not consist of many files.
 const MIN_SEGMENT_BYTES: u64 = 1 << 20;
-/// Nor larger.
+/// Largest segment.
 const MAX_SEGMENT_BYTES: u64 = 64 << 20;
-/// Of so many segments a topic that is full consists, or more.
+/// A full topic is divided into this many segments, within those bounds.
 const SEGMENTS: u64 = 16;
 
-/// What can go goes when so much, as a part of `max_bytes`, is still free ...
+/// Deletion starts when less than this fraction of `max_bytes` is free, ...
 const HEADROOM: u64 = 32;
-/// ... or so many bytes, if that is less.
+/// ... or less than this many bytes, whichever is less.
 const MAX_HEADROOM: u64 = 128 << 20;
 
-/// What a topic keeps.
+/// What a topic retains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Events are kept for so long.
+    /// How long events are kept.
     pub max_age: Duration,
-    /// All segments together have at most so many bytes.
+    /// Maximum bytes of all segments together.
     pub max_bytes: u64,
-    /// What happens when nothing may go.
+    /// What happens when it is full and everything is pinned.
     pub on_full: OnFull,
 }
 
-/// What happens when a topic is full of what is pinned.
+/// What happens when a topic is full of pinned segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFull {
-    /// No publish.
+    /// Publishes are refused.
     #[default]
     Reject,
-    /// The oldest segment goes, and what was not settled of it is counted.
+    /// The oldest segment is deleted, and its unsettled events are counted.
     DropOldest,
 }
 
-/// A segment, as far as it matters.
+/// A segment, as far as retention needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// The offset after its last.
+    /// The offset after its last record.
     pub end: Offset,
     /// Bytes used.
     pub bytes: u64,
     /// When its newest frame was written: milliseconds since 1970.
     pub newest: u64,
-    /// Whether nothing is added any more.
+    /// Whether nothing more is added.
     pub is_sealed: bool,
 }
 
-/// What somebody still needs.
+/// What a reader still needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// The first offset that he has not settled.
+    /// Its first unsettled offset.
     pub from: Offset,
-    /// Whether that keeps a segment from going; else what goes is counted as lost to him.
+    /// Whether it keeps segments from deletion; if not, what is deleted counts as lost to it.
     pub pins: bool,
 }
 
-/// What is to be done.
+/// What to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// Segments that end here or below go.
+    /// Delete segments that end here or below.
     pub retire: Option<Offset>,
-    /// Of those, events that somebody had not settled, at most: from the first one that anybody lacked.
+    /// Upper bound of unsettled events among those: from the first that any reader lacked.
     pub lost: u64,
-    /// Of those, the ones that nobody who pins lacked: only readers that chose to lose what is old.
+    /// How many of those only readers lacked that do not pin.
     pub unpinned: u64,
-    /// Segments that end here or below would go if they were not pinned: who holds them by a few events
-    /// only may copy those.
+    /// Segments that end here or below would be deleted if they were not pinned: a holder that
+    /// needs only a few of their events may copy those.
     pub held: Option<Offset>,
-    /// Nothing more may go, and there is more than may be: publishes are to be refused.
+    /// Nothing more may be deleted, and the topic is at its limit: publishes are to be refused.
     pub is_full: bool,
 }
 
-/// What goes. `segments` are all of them, the oldest first. `wall` is the time to judge age by, none
-/// while the clock is not to be trusted. `wanted`: for so many bytes there was no room.
+/// Decides what to delete. `segments` are all of them, oldest first. `wall` is the time to judge
+/// age by, none while the clock is not trusted. `wanted`: bytes that were refused for lack of room.
 pub fn decide(
     segments: &[Segment],
     keep: &Keep,
@@ -92,7 +92,7 @@ pub fn decide(
     let max_age = u64::try_from(keep.max_age.as_millis()).unwrap_or(u64::MAX);
     let pinned = pins.iter().filter(|pin| pin.pins).map(|pin| pin.from).min();
     let is_pinned = |end: Offset| pinned.is_some_and(|from| from < end);
-    // A little early: what is not pinned never makes a publish wait for the next look.
+    // Slightly early, so that no publish has to wait for the next look to delete unpinned segments.
     let headroom = (keep.max_bytes / HEADROOM).min(MAX_HEADROOM).max(wanted);
     let most = keep.max_bytes.saturating_sub(headroom);
     let mut bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>();
@@ -122,13 +122,13 @@ pub fn decide(
     decision
 }
 
-/// A segment is sealed when it has so many bytes: a small topic goes in small steps.
+/// The size at which a segment is sealed: a small topic is deleted in small steps.
 pub fn segment_bytes(max_bytes: u64) -> u64 {
     (max_bytes / SEGMENTS).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES)
 }
 
-/// Whether publishes are refused because a subscription's oldest unsettled event, published at `oldest`,
-/// is older than `max`; for how long at least, as far as can be told.
+/// Whether publishes are refused because a subscription's oldest unsettled event, published at
+/// `oldest`, is older than `max`. Never while one of the three is unknown.
 pub fn is_backed_up(max: Option<Duration>, oldest: Option<u64>, wall: Option<u64>) -> bool {
     let (Some(max), Some(oldest), Some(wall)) = (max, oldest, wall) else { return false };
     u128::from(wall.saturating_sub(oldest)) > max.as_millis()

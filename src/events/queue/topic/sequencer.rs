@@ -1,13 +1,13 @@
-//! What decides where an event goes: its partition, and whether it is there already.
+//! Decides where an event goes: its partition, and whether it is a duplicate.
 //!
-//! A new event goes to the newest generation at once, whatever is unsettled of its key in an older one:
-//! the writer need not ask anybody. It is the reader who sees to the order. Events of all partitions are
-//! in one log, so a reader meets a key's older events first, and takes nothing of a newer generation
-//! from beyond where it has stopped in an older one.
+//! A new event goes to the newest generation at once, even if older events of its key are unsettled
+//! in an older one: the writer need not ask anybody. The reader keeps the order. Events of all
+//! partitions are in one log, so a reader meets a key's older events first, and it takes nothing of
+//! a newer generation beyond the point where it has stopped in an older one.
 //!
-//! A duplicate is found in a table that knows what was placed a moment ago, too; the log answers it when
-//! the original is durable, and fails it with the original. What was placed for a frame that could not
-//! be written is taken back.
+//! Duplicates are found in a table that includes events placed a moment ago; the log answers a
+//! duplicate when its original is durable, and fails it with the original. Events placed for a
+//! frame that could not be written are removed again.
 
 use std::{
     fmt,
@@ -35,10 +35,10 @@ use crate::events::queue::{
     time::Now,
 };
 
-/// What a topic's sequencer goes by, as it may change while it runs.
+/// The settings of a topic's sequencer, which may change while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// The newest generation ...
+    /// The newest generation, ...
     pub generation: u16,
     /// ... and its partitions.
     pub partitions: u16,
@@ -46,21 +46,21 @@ pub struct Live {
     pub dedup: DedupSettings,
 }
 
-/// What a sequencer shares with who holds its topic.
+/// What a sequencer shares with the handle of its topic.
 #[derive(Debug)]
 pub struct Shared {
     live: Mutex<Live>,
-    /// Another for each change of `live`; so that it is not locked for each event.
+    /// Differs for each change of `live`, so that no event needs its lock.
     version: AtomicU64,
-    /// Keys that are remembered. Held for a moment for each event, by its writer; others only look.
+    /// Remembered keys. Locked briefly for each event by its writer; others only read.
     table: Mutex<DedupTable>,
-    /// The first offset of the newest generation that has one, and that generation.
+    /// The newest generation that has events, and its first offset.
     opened: Mutex<Option<(u16, Offset)>>,
     keys: Mutex<Option<KeysBuilder>>,
     gauges: DedupGauges,
 }
 
-/// What a dedup table says of itself. Relaxed: nothing is decided by it.
+/// State of a dedup table. Relaxed: no decision depends on it.
 #[derive(Debug, Default)]
 struct DedupGauges {
     entries: AtomicU64,
@@ -69,16 +69,16 @@ struct DedupGauges {
     window_millis: AtomicU64,
 }
 
-/// How a topic stands with duplicates.
+/// State of a topic's deduplication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DedupStatus {
     /// Keys remembered.
     pub entries: u64,
     /// Duplicates found since start.
     pub hits: u64,
-    /// Of those, whose body was another.
+    /// Duplicates among them with a different body.
     pub mismatches: u64,
-    /// For how long a key is certain to be remembered.
+    /// How long a key is certain to be remembered.
     pub window: Duration,
 }
 
@@ -87,7 +87,7 @@ pub struct TopicSequencer {
     shared: Arc<Shared>,
     hash_key: HashKey,
     clock: GuardedClock,
-    /// What was last gone by, and when it was looked at.
+    /// The wall time last used, and when the clock was read for it.
     wall: u64,
     looked: Now,
     live: Live,
@@ -95,14 +95,14 @@ pub struct TopicSequencer {
     /// The first offset placed since the last commit.
     uncommitted: Option<Offset>,
     next_partition: u16,
-    /// The newest generation that an event was placed in: what is shared is not locked for each event.
+    /// The newest generation of an event it placed, so that not every event locks the shared state.
     newest: Option<u16>,
 }
 
 // === impl Shared ===
 
 impl Shared {
-    /// For a topic that begins with these settings.
+    /// For a topic that starts with these settings.
     pub fn new(live: Live) -> Arc<Self> {
         Arc::new(Self {
             live: Mutex::new(live),
@@ -114,20 +114,20 @@ impl Shared {
         })
     }
 
-    /// Other settings, from the next event on.
+    /// Changes the settings from the next event on.
     pub fn set(&self, live: Live) {
         *self.live.lock() = live;
-        // Release, so that who sees the number sees the settings: the lock would do as well.
+        // Release: whoever sees the version sees the settings; the lock alone would suffice.
         self.version.fetch_add(1, std::sync::atomic::Ordering::Release);
     }
 
-    /// What it goes by.
+    /// The current settings.
     pub fn live(&self) -> Live {
         *self.live.lock()
     }
 
-    /// The newest generation that an event was placed in since the topic was opened, and an offset that
-    /// every event of an older one lies below.
+    /// The newest generation in which an event was placed since the topic was opened, and an offset
+    /// above all events of older ones.
     pub fn opened(&self) -> Option<(u16, Offset)> {
         *self.opened.lock()
     }
@@ -139,7 +139,7 @@ impl Shared {
         }
     }
 
-    /// How it stands with duplicates.
+    /// State of deduplication.
     pub fn dedup(&self) -> DedupStatus {
         let gauges = &self.gauges;
         DedupStatus {
@@ -155,7 +155,7 @@ impl Shared {
         self.table.lock().get(hash, wall).is_some()
     }
 
-    /// Offsets in the newest segment that an ID or a correlation ID may be at, at most `most`. Some may
+    /// Up to `most` offsets in the newest segment that may have this ID or correlation ID. Some may
     /// not be durable yet.
     pub fn find(&self, lookup: Lookup, hash: u128, most: usize) -> Vec<Offset> {
         let keys = self.keys.lock();
@@ -166,7 +166,7 @@ impl Shared {
 // === impl TopicSequencer ===
 
 impl TopicSequencer {
-    /// Knows nothing yet: the log tells.
+    /// A sequencer that knows nothing yet: it learns from the log.
     pub fn new(shared: Arc<Shared>, hash_key: HashKey, clock: GuardedClock) -> Self {
         let (live, version) = (shared.live(), shared.version.load(Relaxed));
         let wall = clock.judge().wall;
@@ -184,7 +184,7 @@ impl TopicSequencer {
         }
     }
 
-    /// The time to judge age by. All of a batch is placed at one time: the clock is looked at once.
+    /// The time to judge age by. A batch is placed at one time: the clock is checked once for it.
     fn judge(&mut self, now: Now) -> u64 {
         if now != self.looked {
             self.looked = now;
@@ -193,7 +193,7 @@ impl TopicSequencer {
         self.wall
     }
 
-    /// Takes changed settings over.
+    /// Takes over changed settings.
     fn refresh(&mut self, wall: u64) {
         // Acquire: see `Shared::set`.
         let version = self.shared.version.load(std::sync::atomic::Ordering::Acquire);

@@ -1,4 +1,4 @@
-//! The front of the delayed log: what publishers see of it.
+//! The delayed log as publishers see it.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,55 +19,55 @@ use crate::events::queue::{
     topic::clock_guard::Judged,
 };
 
-/// What a topic allows.
+/// Limits of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// So many events may wait. Exceeded by what is on its way when the bound is reached.
+    /// How many events may wait. Events in flight when it is reached may exceed it.
     pub max_delayed: u64,
-    /// None may wait for longer: the topic keeps events for so long.
+    /// How long one may wait: as long as the topic keeps events.
     pub max_age: Duration,
 }
 
-/// Events that wait for their time. Cheap to clone; only [`Mover`] lets them go.
+/// Events that wait until they are due. Cheap to clone; only [`Mover`] releases them.
 ///
-/// A batch with a delayed event in it is one frame here, with those that are not delayed: due at once,
-/// they are moved at once.
+/// A batch with a delayed event is one frame here. Its other events are due at once, and so are
+/// moved at once.
 #[derive(Clone, Debug)]
 pub struct DelayedLog {
     log: Log,
     counts: Arc<Counts>,
 }
 
-/// What the mover tells of. Relaxed: words for themselves.
+/// Counters of the mover. Relaxed: each is independent.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// Events that wait, as far as the mover has read.
     pub(super) waiting: AtomicU64,
     /// Where the log would end if nothing had been published since.
     pub(super) seen: AtomicU64,
-    /// Events that were lost to damage before they were due.
+    /// Events lost to damage before they were due.
     pub(super) lost: AtomicU64,
-    /// Events that are due and cannot be read.
+    /// Events that are due but unreadable.
     pub(super) stuck: AtomicU64,
 }
 
-/// Why an event is not taken.
+/// Why an event is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
-    /// It would wait for longer than the topic keeps anything.
+    /// It would wait longer than the topic keeps events.
     TooLong,
-    /// As many wait as may.
+    /// The limit of waiting events is reached.
     Full,
 }
 
 // === impl DelayedLog ===
 
 impl DelayedLog {
-    /// The directory in the topic's.
+    /// Name of its directory in the topic's.
     pub const DIR: &str = "delayed";
 
-    /// Opens or makes the delayed log of the topic whose log is at `topic`, and reads what waits in it.
-    /// Blocks. The mover is to be run by one thread at a time.
+    /// Opens or creates the delayed log of the topic whose log is at `topic`, and reads what waits
+    /// in it. Blocks. Only one thread at a time may run the mover.
     pub fn open(
         writer: &Writer,
         topic: &Place,
@@ -80,7 +80,7 @@ impl DelayedLog {
         match Mover::open(log.clone(), counts.clone(), settings.segment_bytes) {
             Ok(mover) => Ok((Self { log, counts }, mover, opened)),
             Err(error) => {
-                // It may be opened again: by another one, as its only writer.
+                // A later open must be its only writer.
                 log.close();
                 Err(error.into())
             }
@@ -97,42 +97,42 @@ impl DelayedLog {
         now: u64,
     ) -> Result<(), NotAdmitted> {
         let max_age = u64::try_from(settings.max_age.as_millis()).unwrap_or(u64::MAX);
-        // While the clock is frozen nobody knows which of the two is right.
+        // While the clock is frozen either may be right, so the later one counts.
         if not_before > judged.wall.max(now).saturating_add(max_age) {
             return Err(NotAdmitted::TooLong);
         }
         if self.has_room(settings.max_delayed, count) { Ok(()) } else { Err(NotAdmitted::Full) }
     }
 
-    /// Whether `count` more may wait where so many may. Exceeded by what is on its way.
+    /// Whether `count` more may wait with this limit. Events in flight may exceed it.
     pub fn has_room(&self, max_delayed: u64, count: u64) -> bool {
         self.waiting().saturating_add(count) <= max_delayed
     }
 
-    /// Appends events that wait, all of them or none. Durable as any publish.
+    /// Appends delayed events, all or none. As durable as any publish.
     pub fn append(&self, drafts: Vec<Draft>) -> Result<Commit, Refused> {
         let bytes = drafts.iter().map(|draft| draft.encoded_bytes() as u64).sum();
         let permit = self.log.permit(bytes)?;
         Ok(self.log.append(permit, drafts))
     }
 
-    /// Events that wait, an upper bound: what the mover has not seen yet is counted whole.
+    /// Events that wait; an upper bound, because what the mover has not read yet is counted whole.
     pub fn waiting(&self) -> u64 {
         let unseen = self.log.durable().since(Offset(self.counts.seen.load(Relaxed)));
         self.counts.waiting.load(Relaxed).saturating_add(unseen)
     }
 
-    /// Events that were lost to damage before they were due, since start.
+    /// Events lost to damage before they were due, since start.
     pub fn lost(&self) -> u64 {
         self.counts.lost.load(Relaxed)
     }
 
-    /// Events that are due and cannot be read: they are tried again when the log was reopened.
+    /// Events that are due but unreadable; they are retried once the log was reopened.
     pub fn stuck(&self) -> u64 {
         self.counts.stuck.load(Relaxed)
     }
 
-    /// The log: to see where it stands, to close it, to wait for what is appended.
+    /// The log, for its status, to close it, and to wait for appends.
     pub fn log(&self) -> &Log {
         &self.log
     }
@@ -144,17 +144,17 @@ pub enum OpenDelayedError {
     /// The log itself.
     #[error("the log of delayed events: {0}")]
     Open(#[from] OpenError),
-    /// What waits in it.
+    /// The events in it.
     #[error("the log of delayed events: {0}")]
     Read(#[from] ReadError),
 }
 
-/// Where the delayed log of a topic lies, whose own is in `dir`, and what its files say.
+/// The directory and the ID of the delayed log of a topic whose own log is in `dir`.
 pub fn lies_at(dir: &Path, topic: LogId) -> (PathBuf, LogId) {
     (dir.join(DelayedLog::DIR), LogId(derived(topic.0)))
 }
 
-/// The same for every opening, and of no other log: files that were mixed up are told apart.
+/// Always the same for a topic, and different from every other log's: mixed-up files are detected.
 fn derived(topic: Uuid) -> Uuid {
     Uuid::from_u128(topic.as_u128() ^ 0x6465_6c61_7965_6400_0000_0000_0000_0000)
 }

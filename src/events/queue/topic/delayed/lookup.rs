@@ -1,4 +1,4 @@
-//! Whether an event is in the topic.
+//! Looks up whether events are in the topic.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,7 +8,7 @@ use crate::events::queue::{
     log::{Log, ReadError},
 };
 
-/// Which of the wanted are in the topic, at `from` or after it.
+/// Which of the wanted events are in the topic, at or after `from`.
 pub(super) fn find(
     topic: &Log,
     from: Offset,
@@ -22,7 +22,7 @@ pub(super) fn find(
     Ok(found.into_iter().collect())
 }
 
-/// What tells an event from others: its dedup key, or source and ID.
+/// What identifies an event: its dedup key, or its source and ID.
 pub(super) fn identity(draft: &Draft) -> Vec<u8> {
     let text = |tag| draft.fields.get(tag).unwrap_or_default();
     joined(draft.dedup.as_deref(), text(Tag::SOURCE), text(Tag::ID))

@@ -1,5 +1,5 @@
-//! What the delayed log says of the events before it, in `Control` records: `kind u8, end u64, offsets u64
-//! ..`, little-endian.
+//! The delayed log's `Control` records about earlier events: `kind u8, end u64, offsets u64 ..`,
+//! little-endian.
 
 use bytes::Bytes;
 
@@ -8,13 +8,13 @@ use crate::events::queue::{
     codec::{Draft, Fields, Kind, Record},
 };
 
-/// Said of events that wait.
+/// A note about waiting events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// They are about to be appended to the topic, which ended here: they are there at or after it, or
-    /// not at all.
+    /// They are about to be appended to the topic, which ended here: they are there at or after it,
+    /// or not at all.
     Moving(Offset, Vec<Offset>),
-    /// They wait no longer.
+    /// They no longer wait.
     Settled(Vec<Offset>),
 }
 
@@ -38,7 +38,7 @@ impl Mark {
         Draft::new(Kind::Control, Fields::default(), Bytes::from(body))
     }
 
-    /// `None`: it is none that this version knows.
+    /// `None` if it is not a mark that this version knows.
     pub(super) fn read(record: &Record<'_>) -> Option<Self> {
         let (kind, rest) =
             record.body().split_first().filter(|_| record.kind() == Kind::Control)?;

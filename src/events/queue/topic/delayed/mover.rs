@@ -1,12 +1,12 @@
-//! Appends what is due to the topic: each event once, whenever the machine dies.
+//! Appends due events to the topic: each exactly once, whenever the machine crashes.
 //!
-//! What is about to be moved is noted first, synced, with the end that the topic has then. After the
-//! topic has it durably it is noted as settled. An event with the first note and not the second is in
-//! doubt: it is looked up in the topic from that end on, by what tells it from others, and moved only if
-//! it is not there. That needs no window of duplicates, which may be over when a store is opened again.
+//! A move begins with a synced note of its events and of where the topic ends. Once the topic has
+//! them durably, they are noted as settled. An event with the first note but not the second is in
+//! doubt: it is looked up in the topic from that end on, by its identity, and moved only if it is
+//! not there. So this needs no dedup window, which may be over when a store is opened again.
 //!
-//! The oldest event that waits keeps everything behind it on disk. When little of that waits, the events
-//! of the oldest file are appended anew at the end, in one frame with the note that settles the old ones.
+//! The oldest waiting event keeps everything after it on disk. When little of it still waits, the events
+//! of the oldest file are appended again at the end, in one frame with the note that settles them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,24 +30,24 @@ use crate::events::queue::{
     topic::clock_guard::Judged,
 };
 
-/// So many events are moved together, ...
+/// A batch moves at most this many events, ...
 const BATCH: usize = 256;
-/// ... or about so many bytes.
+/// ... or about this many bytes.
 const BATCH_BYTES: u64 = 1 << 20;
-/// So much is read at once.
+/// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
-/// So many events in doubt are looked up in one pass over the topic.
+/// Events in doubt that are looked up in one pass over the topic.
 const DOUBTS: usize = 4096;
-/// What became due while the clock was frozen is moved over so many milliseconds ...
+/// Events that became due while the clock was frozen are moved over this many milliseconds, ...
 const SPREAD: u64 = 60_000;
-/// ... from a moment on within so many, so that topics do not begin together.
+/// ... beginning within this many, so that topics do not start together.
 const JITTER: u64 = 5_000;
-/// The clock is looked at so often, at least.
+/// The clock is checked at least this often.
 const LOOK: Duration = Duration::from_secs(1);
-/// Files are given up when a so-manyth part of them waits.
+/// Files are compacted when less than this fraction of them waits.
 const SPARSE: u64 = 4;
 
-/// Lets delayed events of one topic go.
+/// Releases the delayed events of one topic.
 #[derive(Debug)]
 pub struct Mover {
     log: Log,
@@ -56,36 +56,36 @@ pub struct Mover {
     waiting: Waiting,
     /// Everything before was read.
     seen: Offset,
-    /// Those that may be in the topic, at or after an offset. They are in `waiting` too.
+    /// Events that may be in the topic at or after an offset. They are in `waiting` too.
     doubts: BTreeMap<Offset, Offset>,
-    /// Those that are in the topic, without a note of it.
+    /// Events that are in the topic but not yet noted as settled.
     unmarked: Vec<Offset>,
-    /// Those that cannot be read.
+    /// Events that cannot be read.
     stuck: BTreeSet<Offset>,
     thaws: u64,
     segment_bytes: u64,
-    /// Its own notes that it has not read.
+    /// Number of its own notes that it has not read back yet.
     notes: u64,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Moved {
-    /// Events that are in the topic now, and were not before.
+    /// Events newly appended to the topic.
     pub events: u64,
-    /// To be run again after so long, or when more was appended; none: only then.
+    /// When to run again, unless more is appended before; none: only then.
     pub again: Option<Duration>,
-    /// What stands in the way. Nothing is lost by it.
+    /// What prevents progress. Nothing is lost.
     pub trouble: Option<Trouble>,
 }
 
-/// Why delayed events do not go.
+/// Why delayed events are not released.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// The topic does not take them.
+    /// The topic refuses them.
     #[error("delayed events cannot be appended to the topic: {0}")]
     Topic(AppendError),
-    /// Their own log does not take a note.
+    /// Their own log refuses a note.
     #[error("nothing can be noted of delayed events: {0}")]
     Note(AppendError),
     /// One of the two logs cannot be read.
@@ -121,7 +121,7 @@ impl Mover {
         Ok(mover)
     }
 
-    /// Reads everything anew: to be done after the log was reopened.
+    /// Reads everything again: call it after the log was reopened.
     pub fn reload(&mut self) -> Result<(), ReadError> {
         *self = Self {
             thaws: self.thaws,
@@ -130,7 +130,7 @@ impl Mover {
         Ok(())
     }
 
-    /// Moves what is due, a batch at most. Blocks. `random` decides when a frozen clock's backlog begins.
+    /// Moves one batch of due events. Blocks. `random` decides when a frozen clock's backlog begins.
     pub fn run(&mut self, topic: &dyn Target, judged: &Judged, random: u64) -> Moved {
         let mut moved = Moved::default();
         if let Err(trouble) = self.try_run(topic, judged, random, &mut moved) {
@@ -174,10 +174,10 @@ impl Mover {
         self.counts.stuck.store(self.stuck.len() as u64, Relaxed);
     }
 
-    // --- what is there ---
+    // --- reading ---
 
-    /// Takes in what was appended. Notes of moves matter only when the log is opened: later ones are this
-    /// mover's own.
+    /// Reads what was appended. Notes of moves matter only while the log is opened: later ones are
+    /// this mover's own.
     fn catch_up(&mut self, is_opening: bool) -> Result<(), ReadError> {
         loop {
             let block = self.reader.read(self.seen, READ_BYTES)?;
@@ -209,7 +209,7 @@ impl Mover {
         }
         let lost: u64 = block.gaps().iter().map(|gap| gap.end.since(gap.start)).sum();
         if lost > 0 && is_opening {
-            // One of them may have been a note: what is before may be in the topic.
+            // A lost record may have been a note, so any earlier event may be in the topic.
             let before = self.waiting.oldest(block.next(), usize::MAX, u64::MAX);
             self.doubts.extend(before.into_iter().map(|it| (it, Offset::ZERO)));
         }
@@ -227,13 +227,13 @@ impl Mover {
         self.doubts.remove(&offset);
     }
 
-    /// The events at these offsets, those that are lost or cannot be read left out.
+    /// The events at these offsets, without those that are lost or unreadable.
     fn read(&mut self, offsets: &[Offset]) -> Result<Vec<(Offset, Draft)>, ReadError> {
         let mut events = Vec::with_capacity(offsets.len());
         for &offset in offsets {
             match self.reader.get(offset) {
                 Ok(Some(event)) => {
-                    // It takes its place in the topic when it comes there.
+                    // Its time of publishing is when it reaches the topic.
                     let draft = event.record().map(|it| Draft { published: None, ..it.to_draft() });
                     events.extend(draft.map(|draft| (offset, draft)));
                 }
@@ -254,11 +254,11 @@ impl Mover {
 
     // --- moving ---
 
-    /// Looks up in the topic what may be there.
+    /// Looks up in the topic the events that may be there.
     fn resolve(&mut self, topic: &Log) -> Result<(), Trouble> {
         while !self.doubts.is_empty() {
             if topic.is_offline() {
-                // What became of the last append is known when it is open again.
+                // The outcome of the last append is known once it is open again.
                 return Err(Trouble::Topic(AppendError::Unknown));
             }
             let doubts: Vec<_> =
@@ -291,7 +291,7 @@ impl Mover {
                 if offsets.len() > 1 {
                     return self.move_due(topic, wall, 1);
                 }
-                // The topic will never take it: nobody is to wait behind it.
+                // The topic will never accept it; others must not wait behind it.
                 tracing::error!("a delayed event is too large for its topic");
                 self.forget_all(&offsets);
                 self.stuck.extend(offsets);
@@ -316,7 +316,7 @@ impl Mover {
         }
     }
 
-    /// Notes, synced.
+    /// Writes and syncs a note.
     fn note(&mut self, mark: &Mark) -> Result<(), Trouble> {
         let drafts = vec![mark.to_draft()];
         let permit = permit(&self.log, &drafts).map_err(Trouble::Note)?;
@@ -325,7 +325,7 @@ impl Mover {
         Ok(())
     }
 
-    /// Notes what is in the topic. Nobody waits for that: without the note it is looked up.
+    /// Notes as settled what is in the topic. Nobody waits: without the note it is looked up.
     fn mark(&mut self) -> Result<(), Trouble> {
         if self.unmarked.is_empty() {
             return Ok(());
@@ -338,9 +338,9 @@ impl Mover {
         Ok(())
     }
 
-    // --- room ---
+    // --- space ---
 
-    /// Appends the events of the oldest file anew, if little of all files waits.
+    /// Appends the events of the oldest file again, if little of all files still waits.
     fn compact(&mut self) -> Result<(), Trouble> {
         let bytes = self.log.gauges().bytes.get();
         let is_sparse = bytes > 2 * self.segment_bytes && self.waiting.bytes() * SPARSE < bytes;
@@ -362,7 +362,7 @@ impl Mover {
         self.catch_up(false).map_err(Trouble::Read)
     }
 
-    /// Removes the files in which nothing waits.
+    /// Removes files in which nothing waits.
     fn retire(&mut self) -> Result<(), Trouble> {
         let unmarked = self.unmarked.iter().min().copied();
         let needed = [self.waiting.first(), self.stuck.first().copied(), unmarked];
@@ -374,7 +374,7 @@ impl Mover {
     }
 }
 
-/// Room for what was accepted already.
+/// Room on behalf of events already accepted.
 fn permit(log: &Log, drafts: &[Draft]) -> Result<Permit, AppendError> {
     log.permit_for(Purpose::Accepted, bytes_of(drafts)).map_err(AppendError::Refused)
 }
@@ -386,7 +386,7 @@ fn bytes_of(drafts: &[Draft]) -> u64 {
 // === impl Trouble ===
 
 impl Trouble {
-    /// Before so long another try makes no sense.
+    /// When a retry makes sense.
     fn pause(&self) -> Duration {
         match self {
             Self::Topic(AppendError::Refused(refused))

@@ -1,16 +1,16 @@
-//! What delayed events are moved to.
+//! Where delayed events are moved to.
 
 use crate::events::queue::{
     log::{Log, Permit, Purpose, Refused},
     topic::Topic,
 };
 
-/// Where delayed events go.
+/// Receives delayed events that are due.
 pub trait Target {
     /// Its log.
     fn log(&self) -> &Log;
 
-    /// Room for what was accepted already, at once or not at all.
+    /// Room on behalf of events already accepted. Never waits.
     fn permit(&self, bytes: u64) -> Result<Permit, Refused>;
 }
 

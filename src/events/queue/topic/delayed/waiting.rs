@@ -1,15 +1,15 @@
-//! Which events wait, and for when. Pure.
+//! Which events wait, and until when. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::events::queue::Offset;
 
-/// Events that wait: some 60 bytes for each.
+/// Waiting events: about 60 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// When each is due, and the bytes it takes.
+    /// When each is due, and its size in bytes.
     events: BTreeMap<Offset, (u64, u32)>,
-    /// The next one first; of those due at once, the one that came first.
+    /// In order of due time, then of offset.
     by_due: BTreeSet<(u64, Offset)>,
     bytes: u64,
 }
@@ -44,7 +44,7 @@ impl Waiting {
         self.bytes
     }
 
-    /// The lowest offset that is needed.
+    /// The lowest offset that still waits.
     pub(super) fn first(&self) -> Option<Offset> {
         self.events.first_key_value().map(|(offset, _)| *offset)
     }
@@ -54,21 +54,21 @@ impl Waiting {
         self.by_due.first().map(|(due, _)| *due)
     }
 
-    /// The oldest by offset below `end`: at most so many, and about so many bytes.
+    /// The oldest by offset below `end`, up to `most` of them and about `bytes` bytes.
     pub(super) fn oldest(&self, end: Offset, most: usize, bytes: u64) -> Vec<Offset> {
         let oldest = self.events.range(..end).map(|(offset, (_, size))| (*offset, *size));
         fitting(oldest, most, bytes)
     }
 
-    /// Those that are due, in the order in which they are: at most so many, and about so many bytes.
+    /// Due events in due order, up to `most` of them and about `bytes` bytes.
     pub(super) fn due(&self, wall: u64, most: usize, bytes: u64) -> Vec<Offset> {
         let due = self.by_due.iter().take_while(|(due, _)| *due <= wall);
         let size = |offset: &Offset| self.events.get(offset).map_or(0, |(_, bytes)| *bytes);
         fitting(due.map(|(_, offset)| (*offset, size(offset))), most, bytes)
     }
 
-    /// Puts those that are due at `wall` off, so that they come one after the other from `from` on within
-    /// `span`, in their order.
+    /// Postpones events due at `wall`: they follow one another from `from` on within `span`, in
+    /// order.
     pub(super) fn spread(&mut self, wall: u64, from: u64, span: u64) {
         let due: Vec<_> = self.by_due.iter().take_while(|(due, _)| *due <= wall).copied().collect();
         let count = due.len() as u64;

@@ -1,4 +1,4 @@
-//! Looking for events in a topic: by ID and by correlation ID, through the keys of its segments.
+//! Finds events of a topic by ID or correlation ID, through the keys of its segments.
 
 use std::io;
 
@@ -11,25 +11,25 @@ use crate::events::queue::{
     log::{self, OwnedRecord, ReadError},
 };
 
-/// What a lookup came to.
+/// The result of a lookup.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The records, in order.
     pub records: Vec<OwnedRecord>,
-    /// There may be more: time was up, as many as asked for were found, or a file could not be asked.
+    /// There may be more: time ran out, the limit was reached, or a file could not be searched.
     pub is_partial: bool,
 }
 
 // === impl Topic ===
 
 impl Topic {
-    /// The ID of the event at `offset`, if it has one and is there. Blocks.
+    /// The ID of the event at `offset`, if the event exists and has one. Blocks.
     pub fn id_at(&self, offset: Offset) -> Result<Option<String>, ReadError> {
         let found = self.0.log.reader().get(offset)?;
         Ok(found.and_then(|found| found.record().and_then(|it| it.id().map(str::to_owned))))
     }
 
-    /// Events with this ID or correlation ID, the newest `most` of them that are found before `until`.
+    /// Events with this ID or correlation ID: the newest `most` of those found before `until`.
     /// Blocks.
     pub fn find(&self, lookup: Lookup, text: &str, most: usize, until: Instant) -> Found {
         let inner = &*self.0;
@@ -56,7 +56,7 @@ impl Topic {
                 }
             }
         }
-        // There may be as many again.
+        // The limit was reached, so there may be more.
         found.is_partial |= offsets.len() >= most;
         offsets.sort_unstable();
         offsets.dedup();
@@ -64,7 +64,7 @@ impl Topic {
         for offset in offsets {
             match reader.get(offset) {
                 Ok(Some(record)) if has(&record, lookup, text) => found.records.push(record),
-                // Another of the same half of a hash, or not durable yet, or just retired.
+                // Another event with the same half hash, or not durable yet, or just retired.
                 Ok(_) | Err(ReadError::Retired { .. }) => {}
                 Err(_) => found.is_partial = true,
             }

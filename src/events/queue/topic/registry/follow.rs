@@ -1,4 +1,4 @@
-//! How a registry follows a configuration: pure, but for the IDs that are drawn.
+//! Derives the registry that a configuration asks for: pure, but for the IDs that are drawn.
 
 use super::{RegistryError, SubscriptionSpec, TopicSpec, new_uuid, unknown};
 use crate::events::queue::{
@@ -6,7 +6,7 @@ use crate::events::queue::{
     codec::{Generation, Meta, SubscriptionMeta, TopicMeta},
 };
 
-/// The registry as it would be.
+/// The registry as it would become.
 pub(super) fn follow(
     meta: &Meta,
     topics: &[TopicSpec<'_>],
@@ -34,7 +34,7 @@ pub(super) fn follow(
     Ok(meta)
 }
 
-/// Gives topics their new names.
+/// Renames topics.
 fn adopt(meta: &mut Meta, topics: &[TopicSpec<'_>]) -> Result<(), RegistryError> {
     for spec in topics {
         let Some(old) = spec.renamed_from.filter(|old| *old != spec.name) else { continue };
@@ -53,14 +53,14 @@ fn adopt(meta: &mut Meta, topics: &[TopicSpec<'_>]) -> Result<(), RegistryError>
                 return Err(RegistryError::Config(message));
             }
             Some(topic) => topic.name = spec.name.into(),
-            // It was done long ago, or there was nothing yet.
+            // It was renamed before, or never existed.
             None => {}
         }
     }
     Ok(())
 }
 
-/// Opens a new generation if there are more partitions.
+/// Opens a new generation if the number of partitions has grown.
 fn grow(topic: &mut TopicMeta, spec: &TopicSpec<'_>) -> Result<(), RegistryError> {
     let Generation { number, partitions, .. } = topic.generation();
     if spec.partitions < partitions {
@@ -75,7 +75,7 @@ fn grow(topic: &mut TopicMeta, spec: &TopicSpec<'_>) -> Result<(), RegistryError
             let message = format!("topic `{}` has grown too often", spec.name);
             return Err(RegistryError::Config(message));
         };
-        // Nothing is known to lie below yet: see `Registry::generation_opened`.
+        // Until `Registry::generation_opened` no bound is known.
         let opened = Offset(u64::MAX);
         topic.generations.push(Generation { number, partitions: spec.partitions, opened });
     }
