@@ -1,9 +1,9 @@
-//! The file system itself.
+//! The real file system.
 //!
-//! Positioned reads and writes, so one handle serves many readers. A sync goes through the handle
-//! that wrote: Linux tells a failed write-back once to each handle that was open then, and a handle
-//! opened later hears of nothing. Names are looked up from a handle of the directory: another one that
-//! is put in its place, a backup of it for one, is never written to.
+//! Reads and writes are positioned, so one handle serves many readers. A sync goes through the
+//! handle that wrote: Linux reports a failed write-back once to each handle that was open at the
+//! time, and never to one opened later. Names are looked up relative to a handle of the directory:
+//! another one put in its place, such as a backup, is never written to.
 
 use std::{
     fs::{File as StdFile, TryLockError},
@@ -25,10 +25,10 @@ use rustix::{
 
 use super::{File, Lock, Space, Storage};
 
-/// Zeros are written in pieces of so many bytes.
+/// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
-/// The files below one directory of this machine.
+/// The files below one real directory.
 #[derive(Debug)]
 pub struct Real {
     root: PathBuf,
@@ -41,7 +41,7 @@ struct RealFile {
     file: StdFile,
 }
 
-/// The lock goes when the descriptor is closed.
+/// Closing the descriptor releases the lock.
 #[derive(Debug)]
 struct RealLock {
     file: StdFile,
@@ -51,8 +51,7 @@ struct RealLock {
 // === impl Real ===
 
 impl Real {
-    /// The directory at `root`, made with the ones above it where it is missing, and lasting: each
-    /// new name is synced.
+    /// The directory at `root`, created with its missing parents, durably: each new name is synced.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         create_all(&root)?;
@@ -61,7 +60,7 @@ impl Real {
         Ok(Self { root, dir })
     }
 
-    /// Gives a file one more name.
+    /// Gives a file an additional name.
     #[cfg(any(test, debug_assertions))]
     pub(super) fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (inside(from)?, inside(to)?);
@@ -69,7 +68,7 @@ impl Real {
     }
 
     fn open_with(&self, path: &Path, flags: OFlags) -> io::Result<StdFile> {
-        // A pipe under the name of a file would have whoever opens it wait for the other end.
+        // Opening a named pipe would block until somebody opens its other end.
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let open = || {
             let file =
@@ -98,7 +97,7 @@ impl Real {
     }
 }
 
-/// A path within the directory. One that leads out of it is a mistake of the caller.
+/// A path within the directory. One that leads out of it is a bug of the caller.
 fn inside(path: &Path) -> io::Result<&Path> {
     if path.as_os_str().is_empty() {
         return Ok(Path::new("."));
@@ -202,8 +201,8 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Not `sync_data` of the standard library: it calls again when interrupted, and an error is
-        // told only once.
+        // Not the standard library's `sync_data`: it retries when interrupted, and an error is
+        // reported only once.
         Ok(fdatasync(&self.file)?)
     }
 
@@ -213,13 +212,13 @@ impl File for RealFile {
             return Ok(());
         };
         match fallocate(&self.file, FallocateFlags::empty(), start, more) {
-            // Such a file system has no room to promise: written bytes are the promise there.
+            // This file system cannot reserve space; only written bytes are safe there.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             Err(error) => return Err(error.into()),
         }
-        // Room alone is not enough: the first write into it makes the next sync commit metadata as
-        // well. ext4, 4 KiB and 64 KiB per sync, medians: no room taken 200 and 360 us, room taken
-        // 180 and 365 us, room filled 115 and 150 us. Filling takes 1 ms per MiB.
+        // Allocating is not enough: the first write into allocated space makes the next sync commit
+        // metadata too. Medians on ext4 with 4 KiB and 64 KiB per sync: not allocated 200 and 360
+        // us, allocated 180 and 365 us, filled 115 and 150 us. Filling takes 1 ms per MiB.
         self.fill(start, length)
     }
 
@@ -269,12 +268,12 @@ impl Lock for RealLock {
     }
 }
 
-/// An error that says what it is about; of the same kind.
+/// Adds the path to an error, whose kind stays the same.
 fn about(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Makes `path` and what is missing above it, each name synced into its parent.
+/// Creates `path` and its missing parents, and syncs each name into its parent.
 fn create_all(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
@@ -291,7 +290,7 @@ fn create_all(path: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
-/// `fsync` of a directory: here the size and the names are what is to last.
+/// `fsync` of a directory, whose size and names must be durable.
 fn sync_dir(path: &Path) -> io::Result<()> {
     StdFile::open(path)?.sync_all()
 }

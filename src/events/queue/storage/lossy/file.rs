@@ -1,4 +1,4 @@
-//! The bytes of a file that are not synced yet.
+//! The unsynced bytes of a file.
 
 use std::{io, sync::Arc};
 
@@ -6,12 +6,12 @@ use parking_lot::Mutex;
 
 use crate::events::queue::storage::File;
 
-/// Written back in pieces of so many bytes, in any order.
+/// Write-back happens in pieces of this size, in any order.
 const PAGE: usize = 4096;
-/// One write of so many leaks a page.
+/// One write in this many leaks a page to the real file.
 const LEAKS: u32 = 8;
 
-/// A file, whatever its name.
+/// A file, independent of its names.
 #[derive(Debug)]
 pub(super) struct Inode {
     real: Box<dyn File>,
@@ -20,15 +20,15 @@ pub(super) struct Inode {
 
 #[derive(Debug)]
 struct Unsynced {
-    /// As the program sees it.
+    /// The length that the program sees.
     length: u64,
-    /// Of the real file only so much is still true.
+    /// Only this many bytes of the real file are still valid.
     cut: u64,
-    /// In order.
+    /// In order of writing.
     writes: Vec<(u64, Vec<u8>)>,
 }
 
-/// One handle.
+/// An open handle.
 #[derive(Debug)]
 pub(super) struct LossyFile {
     inode: Arc<Inode>,
@@ -44,7 +44,7 @@ impl Inode {
         Ok(Self { real, unsynced })
     }
 
-    /// The real file has all there is.
+    /// Whether the real file is up to date.
     pub(super) fn is_clean(&self) -> bool {
         let unsynced = self.unsynced.lock();
         unsynced.writes.is_empty()
@@ -75,7 +75,7 @@ impl Unsynced {
         pages.into_iter().try_for_each(|(position, bytes)| real.write_at(bytes, position))
     }
 
-    /// Two writes touch the same bytes: their order counts.
+    /// Whether two writes touch the same bytes, so that their order matters.
     fn overlaps(&self) -> bool {
         let range = |(start, bytes): &(u64, Vec<u8>)| (*start, start + bytes.len() as u64);
         let mut ranges: Vec<_> = self.writes.iter().map(range).collect();
@@ -134,7 +134,7 @@ impl File for LossyFile {
     fn sync(&self) -> io::Result<()> {
         let mut unsynced = self.inode.unsynced.lock();
         let result = unsynced.write_back(&*self.inode.real);
-        // Failed or not, it is not tried again.
+        // Not retried, whether it failed or not.
         unsynced.writes.clear();
         unsynced.cut = u64::MAX;
         result.and_then(|()| self.inode.real.sync())

@@ -20,14 +20,14 @@ use parking_lot::Mutex;
 use self::{file::LossyFile, names::Names};
 use super::{File, Lock, Real, Space, Storage};
 
-/// What is not synced yet lies in a directory of this name and the process ID.
+/// Unsynced files are kept in a directory of this name plus the process ID.
 const HIDDEN: &str = ".lossy-";
 
 /// Whether the environment asks for it. Read once.
 ///
 /// # Panics
 ///
-/// It asks for something else.
+/// If the variable has another value.
 pub(super) fn is_asked_for() -> bool {
     static ASKED: OnceLock<bool> = OnceLock::new();
     *ASKED.get_or_init(|| match std::env::var("SLUICE_TEST_STORAGE").as_deref() {
@@ -37,7 +37,7 @@ pub(super) fn is_asked_for() -> bool {
     })
 }
 
-/// The files below one directory, forgetful.
+/// The files below one directory; loses what was not synced.
 #[derive(Debug)]
 pub struct Lossy {
     real: Arc<Real>,
@@ -110,7 +110,7 @@ impl Storage for Lossy {
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         let lock = self.real.lock(path)?;
         if lock.is_some() {
-            // Nobody else lives here: what others had not synced is gone for good.
+            // No other process is alive here: what they had not synced is lost for good.
             let own = self.names.lock().hidden().to_owned();
             for name in self.real.list(Path::new(""))? {
                 if name.starts_with(HIDDEN) && own != Path::new(&name) {

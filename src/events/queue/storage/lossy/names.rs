@@ -1,4 +1,4 @@
-//! The names that are not synced yet.
+//! The unsynced names.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use std::{
 use super::file::Inode;
 use crate::events::queue::storage::{File, Real, Storage};
 
-/// One change of so many is synced by itself.
+/// One change in this many is synced by itself.
 const LEAKS: u32 = 8;
 
 /// What a name stands for.
@@ -23,42 +23,42 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Names {
     real: Arc<Real>,
-    /// New files lie here until their name is synced, others have one more name here.
+    /// New files are here until their name is synced; others have an additional name here.
     hidden: PathBuf,
     next: u64,
-    /// Files with a name that are open or have something unsynced.
+    /// Named files that are open or have unsynced bytes.
     files: HashMap<PathBuf, Node>,
     dirs: HashMap<PathBuf, Dir>,
 }
 
-/// A file, shared with the changes of its names.
+/// A file, shared with the changes to its names.
 #[derive(Clone, Debug)]
 struct Node {
     inode: Arc<Inode>,
     handle: Arc<Handle>,
 }
 
-/// A name that a file has in the hidden directory, whatever becomes of the others.
+/// A file's name in the hidden directory, which it keeps whatever happens to its others.
 #[derive(Debug)]
 struct Handle {
     real: Arc<Real>,
     path: PathBuf,
 }
 
-/// What a directory has that its real one has not.
+/// The differences of a directory to the real one.
 #[derive(Debug, Default)]
 struct Dir {
-    /// None: the name is free.
+    /// None if the name is free.
     names: BTreeMap<String, Option<Kind>>,
-    /// In order.
+    /// In order of the changes.
     unsynced: Vec<Change>,
-    /// So many of them are synced, and wait for the directory itself.
+    /// How many of them are synced but wait for the directory itself.
     synced: usize,
 }
 
 #[derive(Debug)]
 enum Change {
-    /// From no name or one in another directory.
+    /// From no name, or from a name in another directory.
     Add {
         name: String,
         node: Node,
@@ -101,7 +101,7 @@ impl Names {
             Ok(_) => Ok(Some(Kind::Dir)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == ErrorKind::NotADirectory => {
-                // Either it is a file, or something above it is.
+                // It is a file, or something above it is one.
                 match self.real.open_read(path) {
                     Ok(_) => Ok(Some(Kind::File)),
                     Err(error) => Err(error),
@@ -111,7 +111,7 @@ impl Names {
         }
     }
 
-    /// The directory and the name of a path whose directory is there.
+    /// The directory and the name in a path. The directory must exist.
     fn place<'a>(&self, path: &'a Path) -> io::Result<(&'a Path, &'a str)> {
         let (dir, name) = split(path).ok_or(ErrorKind::InvalidInput)?;
         match self.kind(dir)? {
@@ -212,7 +212,7 @@ impl Names {
         }
         let (dir, name) = self.place(path)?;
         self.change(dir, name, None, Change::RemoveDir { name: name.to_owned() })?;
-        // At once: a new one of that name is another.
+        // At once, because a new directory of that name is a different one.
         self.sync(dir)
     }
 
@@ -249,7 +249,7 @@ impl Names {
         if fastrand::u32(..LEAKS) == 0 { self.sync(path) } else { Ok(()) }
     }
 
-    /// The names of a directory go to the real one, if that is there.
+    /// Writes a directory's names to the real one, if that exists.
     pub(super) fn sync(&mut self, path: &Path) -> io::Result<()> {
         if self.kind(path)? != Some(Kind::Dir) {
             return Err(ErrorKind::NotFound.into());
@@ -287,7 +287,7 @@ impl Names {
         Ok(())
     }
 
-    /// A directory that goes is empty, also on the disk.
+    /// Empties a directory that is to be removed, on disk too.
     fn empty(&mut self, path: &Path) -> io::Result<()> {
         if let Some(dir) = self.dirs.get_mut(path) {
             dir.synced = dir.unsynced.len();
@@ -300,7 +300,7 @@ impl Names {
 // === impl Dir ===
 
 impl Dir {
-    /// The next change to make.
+    /// The next synced change to apply.
     fn next(&mut self) -> Option<Change> {
         self.synced = self.synced.checked_sub(1)?;
         Some(self.unsynced.remove(0))
@@ -311,7 +311,7 @@ impl Dir {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // What is left goes with the directory.
+        // If this fails, removing the directory removes it.
         self.real.remove(&self.path).ok();
     }
 }
@@ -325,7 +325,7 @@ impl Change {
                 let link = node.handle.path.with_extension("link");
                 real.link(&node.handle.path, &link)?;
                 real.rename(&link, &dir.join(name))?;
-                // It is still there if the file had the new name already.
+                // The link remains if the new name already belonged to the file.
                 match real.remove(&link) {
                     Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
                     _ => Ok(()),
@@ -339,7 +339,7 @@ impl Change {
     }
 }
 
-/// The directory and the name of a path; none for the root.
+/// The directory and the name in a path; none for the root.
 fn split(path: &Path) -> Option<(&Path, &str)> {
     Some((path.parent()?, path.file_name()?.to_str()?))
 }

@@ -1,4 +1,4 @@
-//! What fails, and when.
+//! Which calls fail, and how.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ pub(crate) enum Op {
     CreateDir,
     RemoveDir,
     SyncDir,
-    /// These two change nothing and are not counted.
+    /// The last two change nothing and are not counted.
     Open,
     Read,
 }
@@ -35,23 +35,23 @@ pub(crate) enum Fault {
     NoSpace,
 }
 
-/// What a call is to do.
+/// What a call does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Its work.
+    /// It works.
     Go,
-    /// Some of its work or none, and then fail.
+    /// It does some of its work or none, and then fails.
     Fail(Fault),
-    /// Its work as far as the cache goes: the machine dies in it.
+    /// It does its work in the cache, and the machine dies in it.
     Die,
 }
 
-/// The plan of a test, and what was called so far.
+/// A test's plan, and the calls so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Faults {
     trace: Vec<(Op, PathBuf)>,
     at: BTreeMap<u64, Fault>,
-    /// The next but so many of a kind.
+    /// Skips this many calls of a kind, and fails the next.
     nth: Vec<(Op, u64, Fault)>,
     every: Vec<(Op, Fault)>,
     stop_at: Option<u64>,
@@ -80,7 +80,7 @@ impl Fault {
 // === impl Faults ===
 
 impl Faults {
-    /// The call is made: what becomes of it.
+    /// Records a call and decides its outcome.
     pub(super) fn judge(&mut self, op: Op, path: &Path) -> io::Result<Verdict> {
         if self.is_stopped {
             return Err(off());
@@ -114,7 +114,7 @@ impl Faults {
         Ok(hit.map_or(Verdict::Go, Verdict::Fail))
     }
 
-    /// Everything from now on fails as on a machine without power.
+    /// From now on everything fails, as on a machine without power.
     pub(super) fn stop(&mut self) {
         self.is_stopped = true;
     }
@@ -150,7 +150,7 @@ impl Faults {
     }
 }
 
-/// What a dead machine says.
+/// The error of a dead machine.
 pub(super) fn off() -> io::Error {
     io::Error::other("the machine is off")
 }

@@ -1,12 +1,12 @@
-//! One file: what the disk has, what the cache shows, and what lies between.
+//! One file: what is on disk, what the cache shows, and the changes between them.
 
 use std::{collections::BTreeMap, io, ops::Range};
 
 use super::{faults::Fault, survival::Lots};
 
-/// The disk writes so many bytes whole or not at all.
+/// The disk writes pieces of this size atomically.
 pub(super) const SECTOR: usize = 512;
-/// The cache writes back, and the disk is shared out, in pieces of so many bytes.
+/// The unit of write-back and of disk allocation.
 pub(super) const PAGE: usize = 4096;
 
 #[derive(Clone, Debug, Default)]
@@ -15,10 +15,10 @@ pub(super) struct Inode {
     cached: Vec<u8>,
     /// In order, with their numbers.
     unsynced: Vec<(u64, Change)>,
-    /// The cache shows clean bytes that the disk does not have.
+    /// The cache shows clean bytes that are not on disk.
     has_lost: bool,
     errors: Errors,
-    /// Reading here fails.
+    /// Ranges that cannot be read.
     bad: Vec<Range<u64>>,
     pub(super) handles: usize,
 }
@@ -33,7 +33,7 @@ enum Change {
 #[derive(Clone, Copy, Debug, Default)]
 struct Errors {
     count: u64,
-    /// Somebody was told of the last one.
+    /// Whether the last error was reported to anybody.
     is_seen: bool,
     fault: Option<Fault>,
 }
@@ -54,7 +54,7 @@ impl Inode {
         Some((self.unsynced.first()?.0, self.unsynced.last()?.0))
     }
 
-    /// Bytes of disk it takes at `length`.
+    /// Bytes of disk that a file of `length` takes.
     pub(super) fn room(length: usize) -> u64 {
         (length.div_ceil(PAGE) * PAGE) as u64
     }
@@ -79,7 +79,7 @@ impl Inode {
         put(&mut self.cached, bytes, position);
         let mut range = position..position + bytes.len();
         if self.has_lost {
-            // A page goes back whole, with what had been lost in it.
+            // A page is written whole, including lost bytes in it.
             range.start -= range.start % PAGE;
             range.end = (range.end.div_ceil(PAGE) * PAGE).min(self.cached.len());
         }
@@ -92,14 +92,14 @@ impl Inode {
         self.unsynced.push((number, Change::Length(length)));
     }
 
-    /// What a handle opened now has heard of. An error nobody was told of is still to be told.
+    /// How many errors a handle opened now counts as reported. An unreported one is still to come.
     pub(super) fn heard(&self) -> u64 {
         let Errors { count, is_seen, .. } = self.errors;
         if is_seen { count } else { count.saturating_sub(1) }
     }
 
-    /// All that is unsynced goes to the disk; then the handle that has heard of `heard` errors is told
-    /// of one it has not.
+    /// Writes all unsynced changes to disk, then reports an error to the handle unless it is among
+    /// the `heard` ones it knows.
     pub(super) fn sync(&mut self, heard: &mut u64) -> io::Result<()> {
         for (_, change) in self.unsynced.drain(..) {
             change.apply(&mut self.durable);
@@ -107,8 +107,7 @@ impl Inode {
         self.tell(heard)
     }
 
-    /// The write-back fails: what it had to write, or some of it, never reaches the disk, and is taken
-    /// for written.
+    /// Fails a write-back: some or all of its data never reaches the disk, but counts as written.
     pub(super) fn fail_writeback(&mut self, fault: Fault, lots: &mut Lots) {
         self.durable = self.survive(lots, &[]);
         self.unsynced.clear();
@@ -125,7 +124,7 @@ impl Inode {
         Err(self.errors.fault.unwrap_or(Fault::Io).error())
     }
 
-    /// The cache gives up its clean pages.
+    /// Drops the clean pages from the cache.
     pub(super) fn evict(&mut self) {
         self.cached.clone_from(&self.durable);
         for (_, change) in &self.unsynced {
@@ -134,7 +133,7 @@ impl Inode {
         self.has_lost = false;
     }
 
-    /// The file on the disk after a crash. `stale`: what its new blocks held before.
+    /// The file on disk after a crash. `stale`: what its new blocks held before.
     pub(super) fn survive(&self, lots: &mut Lots, stale: &[u8]) -> Vec<u8> {
         if self.unsynced.is_empty() {
             return self.durable.clone();
@@ -154,7 +153,7 @@ impl Inode {
         let mut disk = self.durable.clone();
         for (_, change) in &self.unsynced[..kept] {
             if let Change::Length(cut) = change {
-                // What is cut off is zero when the file grows again.
+                // What is cut off reads as zero when the file grows again.
                 disk.truncate(*cut);
             }
         }
@@ -184,7 +183,7 @@ impl Inode {
         disk
     }
 
-    /// The sectors that unsynced writes touch, and which writes.
+    /// The sectors that unsynced writes touch, and the writes for each.
     fn sectors(&self) -> BTreeMap<usize, Vec<usize>> {
         let mut sectors: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, (_, change)) in self.unsynced.iter().enumerate() {
@@ -197,8 +196,8 @@ impl Inode {
         sectors
     }
 
-    /// Whether a write can show in a range when `kept` changes reached the length: not if a later cut
-    /// did that took it away, and not if it went to new blocks, after a cut that did not.
+    /// Whether a write can show in a range if `kept` changes reached the length. Not if a later cut
+    /// that was kept removed it, nor if it went to new blocks after a cut that was not kept.
     fn is_visible(&self, write: usize, kept: usize, range: &Range<usize>) -> bool {
         !self.unsynced.iter().enumerate().any(|(index, (_, change))| match change {
             Change::Length(length) if *length <= range.start => {
@@ -208,7 +207,7 @@ impl Inode {
         })
     }
 
-    // Damage: to the disk, and to the cache as if it had been read from there.
+    // Damage to the disk, and to the cache as if read from there.
 
     pub(super) fn damage(&mut self, work: impl Fn(&mut Vec<u8>)) {
         work(&mut self.durable);
@@ -219,7 +218,7 @@ impl Inode {
         self.bad.push(range);
     }
 
-    /// A file with `bytes` on the disk.
+    /// A file with `bytes` on disk.
     pub(super) fn with(bytes: Vec<u8>, bad: &[Range<u64>]) -> Self {
         Self { cached: bytes.clone(), durable: bytes, bad: bad.to_vec(), ..Self::default() }
     }
@@ -249,7 +248,7 @@ impl Change {
         }
     }
 
-    /// The length of a file that had `length`.
+    /// The length after this change of a file that had `length`.
     fn length(&self, length: usize) -> usize {
         match self {
             Self::Write { position, bytes } => length.max(position + bytes.len()),

@@ -29,7 +29,7 @@ pub(crate) use self::{
     survival::{Crash, Survivors},
 };
 
-/// How often a test repeats what is drawn by lot: `SLUICE_CAMPAIGN`, or `usual` times.
+/// How often a test repeats its random runs: `SLUICE_CAMPAIGN`, or `usual` times.
 pub(crate) fn campaign(usual: u64) -> u64 {
     std::env::var("SLUICE_CAMPAIGN").ok().and_then(|times| times.parse().ok()).unwrap_or(usual)
 }

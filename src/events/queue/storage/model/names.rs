@@ -1,4 +1,4 @@
-//! The directories: which name stands for what, on the disk and in the cache.
+//! The directories: what each name refers to, on disk and in the cache.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -8,7 +8,7 @@ use std::{
 
 use super::survival::Lots;
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Entry {
     File(u64),
@@ -30,12 +30,12 @@ struct Dir {
     cached: BTreeMap<String, Entry>,
 }
 
-/// What a change does to one name. The halves of a change survive together.
+/// A change to one name. Both halves of a change survive together.
 #[derive(Clone, Debug)]
 struct Half {
     dir: u64,
     name: String,
-    /// None: the name is free.
+    /// None if the name is free.
     entry: Option<Entry>,
 }
 
@@ -91,7 +91,7 @@ impl Names {
         Ok(self.dirs[&self.dir(path)?].cached.keys().cloned().collect())
     }
 
-    /// Gives a new thing its name.
+    /// Adds a name for a new entry.
     pub(super) fn add(&mut self, number: u64, path: &Path, entry: Entry) -> io::Result<()> {
         let (dir, name) = self.split(path)?;
         if self.dirs[&dir].cached.contains_key(name) {
@@ -104,7 +104,7 @@ impl Names {
         Ok(())
     }
 
-    /// Frees the name of a file.
+    /// Removes the name of a file.
     pub(super) fn remove(&mut self, number: u64, path: &Path) -> io::Result<()> {
         self.file(path)?;
         let (dir, name) = self.split(path)?;
@@ -112,7 +112,7 @@ impl Names {
         Ok(())
     }
 
-    /// Frees the name of an empty directory.
+    /// Removes an empty directory.
     pub(super) fn remove_dir(&mut self, number: u64, path: &Path) -> io::Result<()> {
         if !self.dirs[&self.dir(path)?].cached.is_empty() {
             return Err(ErrorKind::DirectoryNotEmpty.into());
@@ -153,7 +153,7 @@ impl Names {
         self.unsynced.push((number, halves));
     }
 
-    /// The names of a directory go to the disk.
+    /// Writes the names of a directory to disk.
     pub(super) fn sync(&mut self, path: &Path) -> io::Result<()> {
         let synced = self.dir(path)?;
         let dir = self.dirs.entry(synced).or_default();
@@ -169,7 +169,7 @@ impl Names {
         Ok(())
     }
 
-    /// A sync of a directory fails: what it had to write, or some of it, never reaches the disk.
+    /// Fails a sync of a directory: some or all of its changes never reach the disk.
     pub(super) fn fail_sync(&mut self, path: &Path, lots: &mut Lots) -> io::Result<()> {
         let synced = self.dir(path)?;
         let (lost, left) = std::mem::take(&mut self.unsynced)
@@ -180,7 +180,7 @@ impl Names {
         Ok(())
     }
 
-    /// What a crash leaves, and the files that still have a name.
+    /// The names after a crash, and the files that still have one.
     pub(super) fn survive(mut self, lots: &mut Lots) -> (Self, HashSet<u64>) {
         let unsynced = std::mem::take(&mut self.unsynced);
         self.land(unsynced, lots);
@@ -202,7 +202,7 @@ impl Names {
         }
     }
 
-    /// Files that have a name, on the disk or in the cache, or may have one after a crash.
+    /// Files that have a name, on disk or in the cache, or may have one after a crash.
     pub(super) fn in_use(&self) -> HashSet<u64> {
         let mut files = self.reachable(|dir| &dir.cached).1;
         files.extend(self.reachable(|dir| &dir.durable).1);

@@ -1,4 +1,4 @@
-//! The machine: its files, its names, its room, and what is planned to fail.
+//! The machine: its files, names, disk space and planned faults.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,9 +15,9 @@ use super::{
     survival::{Crash, Lots, Survivors},
 };
 
-/// The disk of a test that does not ask for another.
+/// Disk capacity, unless a test sets another.
 const CAPACITY: u64 = 1 << 40;
-/// So many removed files are remembered for what their blocks held.
+/// How many removed files are remembered for the old contents of their blocks.
 const RECYCLED: usize = 16;
 
 #[derive(Clone, Debug)]
@@ -26,9 +26,9 @@ pub(super) struct State {
     pub(super) names: Names,
     pub(super) faults: Faults,
     pub(super) capacity: u64,
-    /// Paths of locks that are held.
+    /// Paths of the locks held.
     pub(super) locks: HashSet<PathBuf>,
-    /// What removed files held.
+    /// Contents of removed files.
     recycled: Vec<Vec<u8>>,
     next_id: u64,
     next_change: u64,
@@ -114,7 +114,7 @@ impl State {
         result
     }
 
-    /// How long a file may become that is to be `length` bytes long.
+    /// The length that a file can reach if it should become `length` bytes long.
     fn room_for(&mut self, id: u64, length: usize) -> usize {
         let has = Inode::room(self.file(id).cached().len());
         if Inode::room(length) <= has || self.capacity == CAPACITY {
@@ -172,7 +172,7 @@ impl State {
         }
     }
 
-    /// What a failed sync leaves is anybody's guess.
+    /// Decides at random what a failed sync leaves.
     pub(super) fn failure(&mut self) -> Lots {
         Lots::new(Crash::new(Survivors::Random, self.rng.u64(..)), 0, 0)
     }
@@ -228,7 +228,7 @@ impl State {
         }
     }
 
-    /// Files that nothing leads to give their blocks back.
+    /// Frees the blocks of files that nothing refers to.
     fn forget(&mut self) {
         let named = self.names.in_use();
         let recycled = &mut self.recycled;
@@ -266,7 +266,7 @@ impl State {
         new
     }
 
-    /// The same machine after its program was killed: what was in the cache still is.
+    /// The same machine after its program was killed: the cache is intact.
     pub(super) fn restart(&self) -> Self {
         let mut new = self.clone();
         new.faults = Faults::default();

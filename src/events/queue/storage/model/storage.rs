@@ -1,4 +1,4 @@
-//! The model as a [`Storage`], and the hands a test has in it.
+//! The model as a [`Storage`], and how a test controls it.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ struct ModelFile {
     state: Arc<Mutex<State>>,
     path: PathBuf,
     id: u64,
-    /// Errors of write-back it has been told of.
+    /// Number of write-back errors it was told of.
     heard: Mutex<u64>,
     is_read_only: bool,
 }
@@ -58,14 +58,14 @@ impl Model {
 
     // What happens to the machine
 
-    /// The power is cut: this machine is dead, and the one returned has its disk.
+    /// Cuts the power: this machine is dead, and the returned one has its disk.
     pub(crate) fn crash(&self, crash: Crash) -> Self {
         let mut state = self.state.lock();
         state.faults.stop();
         Self::from(state.crash(crash))
     }
 
-    /// The program is killed, the machine runs on: handles and locks are gone, the cache is not.
+    /// Kills the program while the machine runs on: handles and locks are gone, the cache is not.
     pub(crate) fn restart(&self) -> Self {
         let mut state = self.state.lock();
         let new = Self::from(state.restart());
@@ -73,17 +73,17 @@ impl Model {
         new
     }
 
-    /// Another machine in the very state of this one, with no open handles, which runs on.
+    /// An independent machine in the same state, without open handles.
     pub(crate) fn fork(&self) -> Self {
         Self::from(self.state.lock().restart())
     }
 
-    /// Memory is short: only what is unsynced stays in the cache.
+    /// Drops everything from the cache but unsynced changes.
     pub(crate) fn evict(&self) {
         self.state.lock().files.values_mut().for_each(super::inode::Inode::evict);
     }
 
-    /// Writing back a file fails when nobody waits for it.
+    /// Fails a background write-back of a file.
     pub(crate) fn fail_writeback(&self, path: &Path) {
         let mut state = self.state.lock();
         let mut lots = state.failure();
@@ -91,17 +91,17 @@ impl Model {
         state.file(id).fail_writeback(Fault::Io, &mut lots);
     }
 
-    /// Draws a lot and throws it away: what failed syncs leave differs from then on.
+    /// Advances the random generator, so that failed syncs leave something else from then on.
     pub(crate) fn reshuffle(&self) {
         self.state.lock().failure();
     }
 
-    /// So many bytes has the disk.
+    /// Sets the disk's capacity.
     pub(crate) fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity = bytes;
     }
 
-    /// So many bytes are free now.
+    /// Sets the free space.
     pub(crate) fn set_free(&self, bytes: u64) {
         let mut state = self.state.lock();
         state.capacity = state.used() + bytes;
@@ -109,55 +109,55 @@ impl Model {
 
     // What fails
 
-    /// How many operations there were that change something.
+    /// Number of operations so far that change something.
     pub(crate) fn operations(&self) -> u64 {
         self.state.lock().faults.trace().len() as u64
     }
 
-    /// Those operations.
+    /// Those operations, in order.
     pub(crate) fn trace(&self) -> Vec<(Op, PathBuf)> {
         self.state.lock().faults.trace().to_vec()
     }
 
-    /// The machine dies in the operation of that number, counted from 0: it is begun, and does not
+    /// The machine dies in the operation of that number, counted from 0: it begins and does not
     /// return. Everything after it fails.
     pub(crate) fn stop_at(&self, number: u64) {
         self.state.lock().faults.stop_at(number);
     }
 
-    /// It died.
+    /// Whether it died.
     pub(crate) fn is_stopped(&self) -> bool {
         self.state.lock().faults.is_stopped()
     }
 
-    /// The operation of that number, counted from 0, fails.
+    /// Fails the operation of that number, counted from 0.
     pub(crate) fn fail_at(&self, number: u64, fault: Fault) {
         self.state.lock().faults.fail_at(number, fault);
     }
 
-    /// The next operation of a kind but `nth` fails.
+    /// Skips `nth` operations of a kind, and fails the next.
     pub(crate) fn fail_nth(&self, op: Op, nth: u64, fault: Fault) {
         self.state.lock().faults.fail_nth(op, nth, fault);
     }
 
-    /// All of a kind fail.
+    /// Fails all operations of a kind.
     pub(crate) fn fail_every(&self, op: Op, fault: Fault) {
         self.state.lock().faults.fail_every(op, fault);
     }
 
-    /// Nothing fails any more that was planned to.
+    /// Cancels all planned faults.
     pub(crate) fn heal(&self) {
         self.state.lock().faults.heal();
     }
 
-    // What is there, and damage to it. A file that is not there is a mistake of the test.
+    // Contents and damage. A file that does not exist is a bug of the test.
 
     /// The paths of all files.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         self.state.lock().names.paths()
     }
 
-    /// What the disk has of a file.
+    /// The bytes of a file on disk.
     pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
         self.with(path, |file| file.durable().to_vec())
     }
@@ -175,18 +175,18 @@ impl Model {
         self.with(path, |file| file.damage(|bytes| bytes[start..end].fill(0)));
     }
 
-    /// Cuts a file.
+    /// Truncates a file.
     pub(crate) fn cut(&self, path: &Path, length: u64) {
         let length = usize::try_from(length).expect("a length in memory");
         self.with(path, |file| file.damage(|bytes| bytes.truncate(length)));
     }
 
-    /// Puts other bytes in place of what a file has.
+    /// Replaces a file's bytes.
     pub(crate) fn overwrite(&self, path: &Path, bytes: &[u8]) {
         self.with(path, |file| file.damage(|old| bytes.clone_into(old)));
     }
 
-    /// The sectors of a range cannot be read any more.
+    /// Makes the sectors of a range unreadable.
     pub(crate) fn spoil(&self, path: &Path, range: Range<u64>) {
         self.with(path, |file| file.spoil(range.clone()));
     }

@@ -1,4 +1,4 @@
-//! What of the unsynced changes a crash leaves on the disk.
+//! Which unsynced changes survive a crash.
 
 use fastrand::Rng;
 
@@ -7,11 +7,11 @@ use fastrand::Rng;
 pub(crate) struct Crash {
     /// What survives.
     pub(crate) survivors: Survivors,
-    /// Of every choice.
+    /// Seed of every random choice.
     pub(crate) seed: u64,
-    /// A part of a file that was made longer but not written shows what its blocks held before, of a
-    /// file that was removed, as a file system may that does not order data before metadata. Zeros
-    /// otherwise.
+    /// Whether a part of a file that was extended but not written shows the old contents of its
+    /// blocks, from a removed file, as on a file system that does not order data before metadata.
+    /// If not, it shows zeros.
     pub(crate) is_stale: bool,
 }
 
@@ -22,23 +22,23 @@ pub(crate) enum Survivors {
     All,
     /// None of them.
     None,
-    /// All up to a random one, that one in part.
+    /// All up to a random one, which survives in part.
     Prefix,
-    /// None before a random one, all from there.
+    /// None before a random one, all from there on.
     Suffix,
-    /// Changes of names, and no data: files of length 0.
+    /// Changes of names, but no data: files have length 0.
     Names,
-    /// Data, and no change of a name.
+    /// Data, but no change of names.
     Data,
-    /// Any of them: each sector, each length, each name has its own lot.
+    /// Any of them: decided separately for each sector, length and name.
     Random,
 }
 
-/// Decides for one crash.
+/// The decisions for one crash.
 #[derive(Debug)]
 pub(super) struct Lots {
     survivors: Survivors,
-    /// The number of the change where it turns.
+    /// The number of the change where it turns, for `Prefix` and `Suffix`.
     turn: u64,
     pub(super) is_stale: bool,
     pub(super) rng: Rng,
@@ -51,11 +51,11 @@ impl Crash {
         Self { survivors, seed, is_stale: false }
     }
 
-    /// Any of the ways, drawn from the seed.
+    /// Any of these ways, chosen by the seed.
     pub(crate) fn any(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x5eed);
         let all = Survivors::ALL;
-        // The lottery is the richest of them.
+        // `Random` covers the most.
         let survivors = if rng.bool() { Survivors::Random } else { all[rng.usize(0..all.len())] };
         Self { survivors, seed, is_stale: rng.u8(0..4) == 0 }
     }
@@ -71,7 +71,7 @@ impl Survivors {
 // === impl Lots ===
 
 impl Lots {
-    /// `first..last`: the numbers of the changes that are unsynced, those in between included.
+    /// `first..last`: the numbers of the unsynced changes and everything between.
     pub(super) fn new(crash: Crash, first: u64, last: u64) -> Self {
         let mut rng = Rng::with_seed(crash.seed);
         let turn = rng.u64(first..=last);
@@ -89,7 +89,7 @@ impl Lots {
         }
     }
 
-    /// How many of a file's changes reached its length; `numbers` are those of the changes.
+    /// How many of a file's length changes took effect; `numbers` are their numbers.
     pub(super) fn lengths(&mut self, numbers: &[u64]) -> usize {
         let all = numbers.len();
         match self.survivors {
@@ -104,7 +104,7 @@ impl Lots {
         }
     }
 
-    /// How many of the writes to a sector reached it; `numbers` are those of the writes.
+    /// How many of the writes to a sector took effect; `numbers` are their numbers.
     pub(super) fn writes(&mut self, numbers: &[u64]) -> usize {
         let all = numbers.len();
         match self.survivors {
@@ -120,7 +120,7 @@ impl Lots {
         }
     }
 
-    /// A length that was being made longer may have come only so far.
+    /// Whether an extension of a file was only partly done.
     pub(super) fn tears_length(&mut self) -> bool {
         matches!(self.survivors, Survivors::Random | Survivors::Prefix) && self.rng.bool()
     }
