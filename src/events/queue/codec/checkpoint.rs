@@ -5,16 +5,16 @@ use crate::events::queue::{LogId, Offset, StoreId};
 
 const ENVELOPE: Envelope = Envelope { magic: *b"SLUICE\x01C", version: 1 };
 
-/// Written by a new file in place of the old one, after the sync that it tells of.
+/// Replaces the old file as a whole, after the sync that it reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The store that the log belongs to.
     pub store: StoreId,
-    /// Whose it is.
+    /// The log.
     pub log: LogId,
-    /// What lies below was retired: files that are wholly below are leftovers.
+    /// Everything below was retired: files wholly below it are leftovers.
     pub start: Offset,
-    /// Everything below this is on disk for certain.
+    /// Everything below is known to be on disk.
     pub durable: Offset,
 }
 

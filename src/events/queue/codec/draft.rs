@@ -1,4 +1,4 @@
-//! What a caller hands in to be appended.
+//! A record as its caller hands it in to be appended.
 
 use bytes::Bytes;
 
@@ -8,11 +8,11 @@ use super::{
 };
 use crate::events::queue::Offset;
 
-/// The longest body.
+/// The largest body.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
-/// The most that all fields of a record may take.
+/// The largest total size of a record's fields.
 pub const MAX_FIELDS_BYTES: usize = 1 << 20;
-/// What a field takes beside its value, at most.
+/// The most bytes a field takes besides its value.
 const FIELD_OVERHEAD: usize = 8;
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,20 +23,20 @@ pub enum Kind {
     Request,
     /// A request is about to be forwarded.
     Intent,
-    /// What was answered to a request.
+    /// The answer to a request.
     Answer,
-    /// What a delivery came to.
+    /// The outcome of a delivery.
     Outcome,
-    /// Delivery state, and what logs say of themselves.
+    /// Delivery state, and notes of logs about themselves.
     Control,
 }
 
-/// What is said of a record in one bit each. A reader that does not know a critical one refuses the
-/// record; the others it keeps.
+/// Properties of a record, one bit each. A reader refuses a record with an unknown critical one,
+/// and keeps other unknown ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u16);
 
-/// How a body is packed. Only plain bodies are written by this version.
+/// How a body is encoded. This version writes only plain bodies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coding {
     /// The compression; 0 is none.
@@ -45,30 +45,30 @@ pub struct Coding {
     pub key_id: u32,
 }
 
-/// A record that is to be appended.
+/// A record to be appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// What it is about.
     pub kind: Kind,
-    /// What is said of it.
+    /// Its flags.
     pub flags: Flags,
-    /// How its body is packed.
+    /// How its body is encoded.
     pub coding: Coding,
-    /// The generation of the topic's partitions, where the log does not decide.
+    /// The generation of the topic's partitions, unless the log decides.
     pub generation: u16,
-    /// The partition, where the log does not decide.
+    /// The partition, unless the log decides.
     pub partition: u16,
-    /// Milliseconds since 1970 at which it was published; none: when it is written.
+    /// When it was published, in milliseconds since 1970; none: when it is written.
     pub published: Option<u64>,
-    /// Records of one key are in order.
+    /// The ordering key: records with the same key stay in order.
     pub key: Option<Bytes>,
-    /// What tells it from others, where that is not its source and ID.
+    /// What identifies it, if not its source and ID.
     pub dedup: Option<Bytes>,
-    /// Milliseconds since 1970 before which it is not delivered.
+    /// Not delivered before this: milliseconds since 1970.
     pub not_before: Option<u64>,
-    /// Everything else about it.
+    /// All other attributes.
     pub fields: Fields,
-    /// What it carries.
+    /// The payload.
     pub body: Bytes,
 }
 
@@ -79,19 +79,19 @@ pub struct Stamp {
     pub generation: u16,
     /// The partition.
     pub partition: u16,
-    /// Milliseconds since 1970, for drafts that do not say when they were published.
+    /// Milliseconds since 1970, for drafts without a time of publishing.
     pub published: u64,
 }
 
-/// A draft is over a limit of the format.
+/// A draft exceeds a limit of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} has {bytes} bytes; the limit is {limit}")]
 pub struct TooLarge {
     /// Which part.
     pub what: &'static str,
-    /// So many bytes it has.
+    /// Its size in bytes.
     pub bytes: usize,
-    /// So many it may have.
+    /// The limit in bytes.
     pub limit: usize,
 }
 
@@ -125,11 +125,11 @@ impl Kind {
 // === impl Flags ===
 
 impl Flags {
-    /// Nothing to say.
+    /// No flags.
     pub const NONE: Self = Self(0);
-    /// The event has no data at all, rather than data of no bytes.
+    /// The event has no data at all, as opposed to empty data.
     pub const NO_DATA: Self = Self(1);
-    /// Those that a reader must know. This version knows none of them.
+    /// Flags that a reader must know. This version knows none of them.
     pub const CRITICAL: Self = Self(0xff00);
 
     /// Whether all of `other` are set.
@@ -137,7 +137,7 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
-    /// These and those.
+    /// The union.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -147,7 +147,7 @@ impl Flags {
 // === impl Draft ===
 
 impl Draft {
-    /// With a body and fields, and nothing else said.
+    /// With fields and a body, and nothing else set.
     pub fn new(kind: Kind, fields: Fields, body: Bytes) -> Self {
         Self {
             kind,
@@ -164,7 +164,7 @@ impl Draft {
         }
     }
 
-    /// The most bytes it takes in a frame: what a permit for it is to cover.
+    /// The most bytes it takes in a frame: what its permit has to cover.
     pub fn encoded_bytes(&self) -> usize {
         let length =
             |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, |it| it.len() + FIELD_OVERHEAD);
@@ -199,12 +199,12 @@ impl Draft {
         out.extend_from_slice(self.fields.as_bytes());
     }
 
-    /// Appends it, checked before, as the record at `offset`.
+    /// Encodes it as the record at `offset`. It was checked before.
     pub(super) fn encode(&self, out: &mut Vec<u8>, stamp: Stamp, seed: Seed, offset: Offset) {
         Record::from_draft(self, stamp, &[]).put(out, seed, offset, |out| self.put_fields(out));
     }
 
-    /// It as it will be read, with `fields` to write its fields into.
+    /// The record as it will be read; `fields` is the buffer for its encoded fields.
     pub fn as_record<'a>(&'a self, fields: &'a mut Vec<u8>) -> Record<'a> {
         fields.clear();
         self.put_fields(fields);

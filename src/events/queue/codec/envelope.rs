@@ -1,14 +1,14 @@
-//! What every file but a log is wrapped in: what it is, its version, its length, a checksum.
+//! The envelope of every file but a log: kind, version, length and checksum.
 
 use super::reading::Reading;
 use crate::events::queue::mutation::{self, Mutation};
 
-/// Magic, version, two bytes that are zero, length of the payload.
+/// Magic, version, two zero bytes, length of the payload.
 pub(super) const ENVELOPE_HEADER_BYTES: usize = 16;
-/// A length beyond this is not believed: no such file has more.
+/// Larger lengths are rejected: no such file has more.
 const MAX_PAYLOAD_BYTES: u32 = 256 << 20;
 
-/// Why a file is not what it should be. A derived file is then made again from its log; another is
+/// Why a file is invalid. A derived file is then rebuilt from its log; for any other this is
 /// damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
@@ -21,20 +21,20 @@ pub enum FileError {
     /// Bytes have changed.
     #[error("the file's checksum is wrong")]
     Checksum,
-    /// Its parts contradict each other, behind a checksum that is right.
+    /// Its parts contradict each other, although the checksum is right.
     #[error("the file's parts contradict each other")]
     Contradiction,
     /// Written by a later version of the program.
     #[error("the file has version {found}, and this program knows up to {known}: use a newer one")]
     Newer {
-        /// The version it has.
+        /// Its version.
         found: u16,
-        /// The last that is known.
+        /// The newest known version.
         known: u16,
     },
 }
 
-/// Kind of file and version of it.
+/// A kind of file and its version.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Envelope {
     pub(super) magic: [u8; 8],
@@ -44,7 +44,7 @@ pub(super) struct Envelope {
 // === impl Envelope ===
 
 impl Envelope {
-    /// The file with what `put` appends inside.
+    /// The file, with what `put` appends as its payload.
     pub(super) fn encode(self, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(&self.magic);
@@ -58,7 +58,7 @@ impl Envelope {
         out
     }
 
-    /// What is inside. Bytes after the file's end are not looked at.
+    /// The payload. Bytes after it are ignored.
     pub(super) fn decode(self, bytes: &[u8]) -> Result<Reading<'_>, FileError> {
         let mut reading = Reading(bytes);
         let magic = reading.take(self.magic.len()).ok_or(FileError::Short)?;

@@ -1,20 +1,20 @@
 //! The fields of a record: type, length, value, one after the other.
 //!
-//! Type and length are LEB128. A reader passes over types it does not know, and they stay in the
-//! record when it is copied. Of a type that is there once, the first counts.
+//! Type and length are LEB128. A reader skips types it does not know, and they are kept when the
+//! record is copied. If a type that occurs once is repeated, the first counts.
 
 use bytes::Bytes;
 
 use super::reading::{Reading, put_varint, varint_bytes};
 
-/// What a field is. The numbers are on disk: none is ever given another meaning.
+/// The type of a field. The numbers are on disk and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag(pub u16);
 
 /// One field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'a> {
-    /// What it is.
+    /// Its type.
     pub tag: Tag,
     /// Its bytes.
     pub value: &'a [u8],
@@ -29,7 +29,7 @@ pub struct Attribute<'a> {
     pub value: Value<'a>,
 }
 
-/// What an extension attribute may be. Times, URIs and bytes are strings on every wire.
+/// The types of an extension attribute. Times, URIs and bytes are strings in every encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     /// A string.
@@ -44,11 +44,11 @@ pub enum Value<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields(Bytes);
 
-/// Encodes fields one by one, in the order of the calls.
+/// Encodes fields one by one, in call order.
 #[derive(Clone, Debug, Default)]
 pub struct FieldsBuilder(Vec<u8>);
 
-/// Walks over encoded fields; ends early where they are malformed.
+/// Iterates over encoded fields; ends early where they are malformed.
 #[derive(Clone, Debug)]
 pub struct FieldsIter<'a>(Reading<'a>);
 
@@ -61,17 +61,17 @@ impl Tag {
     pub const ID: Self = Self(2);
     /// CloudEvents `source`.
     pub const SOURCE: Self = Self(3);
-    /// The dedup key, where it is not `source` and `id`: bytes.
+    /// The dedup key, if it is not `source` and `id`: bytes.
     pub const DEDUP: Self = Self(4);
     /// Not to be delivered before: milliseconds since 1970, u64.
     pub const NOT_BEFORE: Self = Self(5);
     /// Not to be delivered after: milliseconds since 1970, u64.
     pub const EXPIRY: Self = Self(6);
-    /// What belongs together has the same one.
+    /// The same for events that belong together.
     pub const CORRELATION: Self = Self(7);
     /// The ID of the event that this one follows from.
     pub const CAUSATION: Self = Self(8);
-    /// How many events it follows from, one after the other: u32.
+    /// Length of the chain of events that led to it: u32.
     pub const DEPTH: Self = Self(9);
     /// Who published it.
     pub const PRINCIPAL: Self = Self(10);
@@ -91,39 +91,39 @@ impl Tag {
     pub const TIME: Self = Self(17);
     /// CloudEvents `dataschema`.
     pub const DATA_SCHEMA: Self = Self(18);
-    /// One extension attribute; any number of them: length of the name (u8), name, kind of the value
-    /// (u8: 0 string, 1 integer, 2 boolean), value.
+    /// One extension attribute; may repeat: length of the name (u8), name, type of the value (u8: 0
+    /// string, 1 integer, 2 boolean), value.
     pub const ATTRIBUTE: Self = Self(19);
-    /// From here on a number is free for whoever writes records of a kind of their own.
+    /// From here on, numbers are free for each kind of record to define.
     pub const FIRST_FREE: Self = Self(1024);
 }
 
 // === impl Fields ===
 
 impl Fields {
-    /// None yet.
+    /// No fields yet.
     pub fn builder() -> FieldsBuilder {
         FieldsBuilder::default()
     }
 
-    /// What a field of [`Tag`]'s own numbers takes, whose value has `length` bytes.
+    /// The bytes of a field with one of [`Tag`]'s own numbers and a value of `length` bytes.
     pub const fn bytes_of(length: usize) -> usize {
         1 + varint_bytes(length) + length
     }
 
-    /// None yet, and room for so many bytes: see [`Fields::bytes_of`].
+    /// No fields yet, with room for this many bytes: see [`Fields::bytes_of`].
     pub fn with_room(bytes: usize) -> FieldsBuilder {
         FieldsBuilder(Vec::with_capacity(bytes))
     }
 
-    /// These, and room for so many bytes more.
+    /// These fields, with room for this many more bytes.
     pub fn extend(&self, bytes: usize) -> FieldsBuilder {
         let mut all = Vec::with_capacity(self.0.len() + bytes);
         all.extend_from_slice(&self.0);
         FieldsBuilder(all)
     }
 
-    /// Fields that are encoded already, if they are well-formed.
+    /// Fields that are already encoded, if they are well-formed.
     pub fn from_encoded(encoded: Bytes) -> Option<Self> {
         is_well_formed(&encoded).then_some(Self(encoded))
     }
@@ -133,17 +133,17 @@ impl Fields {
         &self.0
     }
 
-    /// One after the other.
+    /// All fields, in order.
     pub fn iter(&self) -> FieldsIter<'_> {
         FieldsIter::new(&self.0)
     }
 
-    /// The first of this type.
+    /// The first field of this type.
     pub fn get(&self, tag: Tag) -> Option<&[u8]> {
         self.iter().find(|field| field.tag == tag).map(|field| field.value)
     }
 
-    /// The first of each of these types, in one walk.
+    /// The first field of each of these types, in one pass.
     pub fn first_of<const N: usize>(&self, tags: [Tag; N]) -> [Option<&[u8]>; N] {
         let mut found = [None; N];
         for field in self {
@@ -154,7 +154,7 @@ impl Fields {
         found
     }
 
-    /// The first of this type, if it is text.
+    /// The first field of this type, if it is text.
     pub fn text(&self, tag: Tag) -> Option<&str> {
         self.get(tag).and_then(|value| std::str::from_utf8(value).ok())
     }
@@ -172,14 +172,14 @@ impl<'a> IntoIterator for &'a Fields {
 // === impl FieldsBuilder ===
 
 impl FieldsBuilder {
-    /// Any field. Key, dedup key and not-before are not for here: a draft has them for itself.
+    /// Adds any field but key, dedup key and not-before, for which a draft has its own members.
     #[must_use]
     pub fn field(mut self, tag: Tag, value: &[u8]) -> Self {
         put_field(&mut self.0, tag, value);
         self
     }
 
-    /// What `put` adds for a value, if there is one.
+    /// Calls `put` with a value, if there is one.
     #[must_use]
     pub fn maybe<T>(self, value: Option<T>, put: impl FnOnce(Self, T) -> Self) -> Self {
         match value {
@@ -218,13 +218,13 @@ impl FieldsBuilder {
         self.field(Tag::CONTENT_TYPE, content_type.as_bytes())
     }
 
-    /// Milliseconds since 1970 after which it is not delivered any more.
+    /// Milliseconds since 1970 after which it is no longer delivered.
     #[must_use]
     pub fn expiry(self, millis: u64) -> Self {
         self.field(Tag::EXPIRY, &millis.to_le_bytes())
     }
 
-    /// How many events it follows from, one after the other.
+    /// Length of the chain of events that led to it.
     #[must_use]
     pub fn depth(self, depth: u32) -> Self {
         self.field(Tag::DEPTH, &depth.to_le_bytes())
@@ -254,8 +254,7 @@ impl FieldsBuilder {
         self.field(Tag::TRACE_STATE, value.as_bytes())
     }
 
-    /// An extension attribute. The name is at most 255 bytes: what is over is cut, so the caller has
-    /// held it to a limit before.
+    /// An extension attribute. A name beyond 255 bytes is cut, so the caller must have limited it.
     #[must_use]
     pub fn attribute(mut self, name: &str, value: Value<'_>) -> Self {
         let integer;
@@ -280,7 +279,7 @@ impl FieldsBuilder {
         self
     }
 
-    /// All of them.
+    /// All fields added.
     pub fn build(self) -> Fields {
         Fields(self.0.into())
     }
@@ -322,9 +321,9 @@ impl<'a> Attribute<'a> {
     }
 }
 
-/// Appends one field. Longer than four gibibytes is not reached: who encodes a record checks first.
+/// Appends one field. The value is below 4 GiB: whoever encodes a record checks that first.
 pub(super) fn put_field(out: &mut Vec<u8>, tag: Tag, value: &[u8]) {
-    // Most are so short: both at once, as `put_varint` makes them one by one.
+    // Most fields are this short: writes both bytes at once, equal to two `put_varint`.
     if let (Ok(tag @ ..0x80), Ok(length @ ..0x80)) =
         (u8::try_from(tag.0), u8::try_from(value.len()))
     {
@@ -336,7 +335,7 @@ pub(super) fn put_field(out: &mut Vec<u8>, tag: Tag, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// Whether fields end exactly where they should.
+/// Whether the fields end exactly where they should.
 pub(super) fn is_well_formed(encoded: &[u8]) -> bool {
     let mut iter = FieldsIter::new(encoded);
     while !iter.0.0.is_empty() {

@@ -1,8 +1,8 @@
 //! One frame: the records of one group commit, all or nothing.
 //!
-//! The header's checksum covers epoch and base offset, so a frame proves where it belongs. The records
-//! have their own: what is wrong with one does not touch the others of the frame, not even when its
-//! length is what changed.
+//! The header's checksum covers epoch and base offset, so a frame proves where it belongs. Each
+//! record has its own checksum: damage to one does not affect the others of the frame, not even
+//! damage to its length.
 
 use super::{
     draft::{Draft, Stamp, TooLarge},
@@ -15,21 +15,21 @@ use crate::events::queue::{
     mutation::{self, Mutation},
 };
 
-/// The longest frame, all included.
+/// The largest frame, including header and trailer.
 pub const MAX_FRAME_BYTES: usize = 32 << 20;
 /// The most records in a frame.
 pub const MAX_RECORDS: u32 = 65_536;
-/// What comes before the first record.
+/// Size of the header, before the first record.
 pub const FRAME_HEADER_BYTES: usize = 64;
-/// What comes after the last record: checksum of the header and length, again.
+/// Size of the trailer, after the last record: the header's checksum and length, again.
 pub const FRAME_TRAILER_BYTES: usize = 8;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SlFr");
 const VERSION: u16 = 1;
-/// No buffer is kept that is longer than this after a frame.
+/// A buffer larger than this is not kept after a frame.
 const KEPT_BYTES: usize = 4 << 20;
 
-/// Encodes frames, one after the other, into one buffer.
+/// Encodes frames, one after another, into one buffer.
 #[derive(Debug)]
 pub struct FrameWriter {
     buffer: Vec<u8>,
@@ -39,23 +39,23 @@ pub struct FrameWriter {
     count: u32,
 }
 
-/// How far a frame has come, to go back there.
+/// The state of a frame, to return to.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
     length: usize,
     count: u32,
 }
 
-/// What a frame says beside its records.
+/// The header's fields that are not about its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closing {
     /// The checksum of the frame before it in the same file, or 0.
     pub previous_crc: u32,
-    /// Every offset below this is on disk for certain.
+    /// Every offset below this is known to be on disk.
     pub durable: Offset,
     /// Milliseconds since 1970.
     pub wall: u64,
-    /// Milliseconds of a clock that only goes forward.
+    /// Milliseconds of a monotonic clock.
     pub mono: u64,
 }
 
@@ -64,28 +64,28 @@ pub struct Closing {
 pub struct Encoded<'a> {
     /// Its bytes.
     pub bytes: &'a [u8],
-    /// The next frame of the file names this one by it.
+    /// Its checksum, which the next frame of the file repeats.
     pub crc: u32,
-    /// Its records.
+    /// Number of records.
     pub count: u32,
 }
 
 /// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHead {
-    /// Its checksum: the next frame of the file names this one by it.
+    /// Its checksum, which the next frame of the file repeats.
     pub crc: u32,
-    /// The bytes of the whole frame.
+    /// Bytes of the whole frame.
     pub length: usize,
     /// The offset of its first record.
     pub base: Offset,
-    /// Its records.
+    /// Number of records.
     pub count: u32,
-    /// The rest.
+    /// The other fields.
     pub closing: Closing,
 }
 
-/// A frame as it is on disk, its header and its end verified, its records not yet.
+/// A frame on disk: header and trailer are verified, its records are not yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     head: FrameHead,
@@ -96,11 +96,11 @@ pub struct Frame<'a> {
 /// Why there is no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Where a header would be everything is zero. Only if everything after it is, too, that is a clean
-    /// end: see [`is_zero`].
+    /// The header's place is all zero. This is a clean end only if everything after it is zero too:
+    /// see [`is_zero`].
     #[error("there is nothing")]
     Zero,
-    /// More bytes are needed to tell: so many from the beginning of the frame.
+    /// More bytes are needed to decide: this many from the beginning of the frame.
     #[error("{needed} bytes are needed")]
     Short {
         /// From the beginning of the frame.
@@ -114,10 +114,10 @@ pub enum FrameError {
         "the frame has version {found}, and this program knows up to {VERSION}: use a newer one"
     )]
     Newer {
-        /// The version it has.
+        /// Its version.
         found: u16,
     },
-    /// It has a flag that must be understood and is not.
+    /// It has a critical flag that is unknown.
     #[error("the frame has flags {flags:#06x} that this program does not know: use a newer one")]
     UnknownFlags {
         /// All of its flags.
@@ -128,22 +128,22 @@ pub enum FrameError {
 /// What is wrong with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// It does not begin as a frame does.
+    /// It does not begin like a frame.
     #[error("no frame begins here")]
     Magic,
     /// The header's checksum is wrong.
     #[error("the frame's checksum is wrong")]
     Checksum,
-    /// The lengths or the count cannot be.
+    /// The lengths or the count are impossible.
     #[error("the frame's lengths contradict each other")]
     Length,
-    /// It belongs to another file, or another life of this one.
+    /// It belongs to another file, or to an earlier use of this one.
     #[error("the frame has another epoch")]
     Epoch,
-    /// It belongs to another place in the file.
+    /// It belongs elsewhere in the file.
     #[error("the frame begins with another offset")]
     Base,
-    /// Its end is not its own.
+    /// Its trailer does not match.
     #[error("the frame's end is missing")]
     Trailer,
 }
@@ -157,7 +157,7 @@ impl FrameWriter {
         Self { buffer: Vec::new(), epoch: 0, seed: Seed::new(0), base: Offset::ZERO, count: 0 }
     }
 
-    /// Begins a frame of the file with this epoch, and forgets what was encoded before.
+    /// Begins a frame of the file with this epoch, and discards what was encoded before.
     pub fn begin(&mut self, epoch: u64, base: Offset) {
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BYTES);
@@ -165,23 +165,23 @@ impl FrameWriter {
         (self.epoch, self.seed, self.base, self.count) = (epoch, Seed::new(epoch), base, 0);
     }
 
-    /// The offset that the next record gets.
+    /// The offset of the next record.
     pub fn next(&self) -> Offset {
         self.base.plus(u64::from(self.count))
     }
 
-    /// Records so far.
+    /// Number of records so far.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Bytes of the frame if it ended here.
+    /// Length of the frame in bytes if it ended here.
     pub fn length(&self) -> usize {
         self.buffer.len() + FRAME_TRAILER_BYTES
     }
 
-    /// Adds a record and gives its offset. Refused, and nothing changed, if it is over a limit or the
-    /// frame would be.
+    /// Adds a record and returns its offset. If the record or the frame would exceed a limit it is
+    /// refused, and nothing changes.
     pub fn push(&mut self, draft: &Draft, stamp: Stamp) -> Result<Offset, TooLarge> {
         draft.check()?;
         self.make_room(draft.encoded_bytes())?;
@@ -191,7 +191,7 @@ impl FrameWriter {
         Ok(offset)
     }
 
-    /// Adds a record as it was read elsewhere, unknown fields and time of publishing included.
+    /// Adds a record that was read elsewhere, with its unknown fields and time of publishing.
     pub fn push_record(&mut self, record: &Record<'_>) -> Result<Offset, TooLarge> {
         self.make_room(record.encoded_bytes())?;
         let offset = self.next();
@@ -212,18 +212,18 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Where it is.
+    /// The current state, to return to.
     pub fn mark(&self) -> Mark {
         Mark { length: self.buffer.len(), count: self.count }
     }
 
-    /// Takes back what was added since the mark, which is of this frame.
+    /// Removes what was added since the mark, which must be of this frame.
     pub fn rewind(&mut self, mark: Mark) {
         self.buffer.truncate(mark.length);
         self.count = mark.count;
     }
 
-    /// Ends the frame.
+    /// Completes the frame.
     pub fn finish(&mut self, closing: &Closing) -> Encoded<'_> {
         let length = u32::try_from(self.length()).unwrap_or(u32::MAX).to_le_bytes();
         let header = &mut self.buffer[..FRAME_HEADER_BYTES];
@@ -245,7 +245,7 @@ impl FrameWriter {
     }
 }
 
-/// The header of the frame at the beginning of `bytes`, of the file with this epoch.
+/// The header of the frame at the beginning of `bytes`, in the file with this epoch.
 pub fn parse_head(bytes: &[u8], epoch: u64) -> Result<FrameHead, FrameError> {
     let short = FrameError::Short { needed: FRAME_HEADER_BYTES };
     let header = bytes.first_chunk::<FRAME_HEADER_BYTES>().ok_or(short)?;
@@ -279,7 +279,7 @@ pub fn parse_head(bytes: &[u8], epoch: u64) -> Result<FrameHead, FrameError> {
     Ok(head)
 }
 
-/// As it stands there, with epoch, version and flags.
+/// The header without checks, with epoch, version and flags.
 fn raw_head(header: &[u8]) -> Option<(FrameHead, u64, u16, u16)> {
     let mut reading = Reading(header);
     reading.u32()?;
@@ -296,7 +296,7 @@ fn raw_head(header: &[u8]) -> Option<(FrameHead, u64, u16, u16)> {
     Some((head, epoch, reading.u16()?, reading.u16()?))
 }
 
-/// The frame at the beginning of `bytes`, of the file with this epoch, which is to begin with the record
+/// The frame at the beginning of `bytes`, in the file with this epoch, whose first record must be
 /// at `expected`.
 pub fn parse_frame(bytes: &[u8], epoch: u64, expected: Offset) -> Result<Frame<'_>, FrameError> {
     let head = parse_head(bytes, epoch)?;
@@ -314,9 +314,9 @@ pub fn parse_frame(bytes: &[u8], epoch: u64, expected: Offset) -> Result<Frame<'
     Ok(Frame { head, seed, records: &rest[FRAME_HEADER_BYTES..] })
 }
 
-/// Where the next header of a frame of this epoch begins whose first offset is at least `least`: for who
-/// must get over a damaged one. Frames begin at multiples of 8 from the beginning of the file, and so do
-/// `bytes`. `None`: in these bytes none does.
+/// Finds the next frame header of this epoch with a base offset of at least `least`, to skip a
+/// damaged one. Frames begin at multiples of 8 from the beginning of the file, and so must `bytes`.
+/// `None` if there is none in these bytes.
 pub fn find_frame(bytes: &[u8], epoch: u64, least: Offset) -> Option<(usize, FrameHead)> {
     let magic = MAGIC.to_le_bytes();
     let mut at = 0;
@@ -332,7 +332,7 @@ pub fn find_frame(bytes: &[u8], epoch: u64, least: Offset) -> Option<(usize, Fra
     None
 }
 
-/// Whether everything is zero.
+/// Whether all bytes are zero.
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
@@ -356,17 +356,17 @@ impl<'a> Frame<'a> {
         self.head.base.plus(u64::from(self.head.count))
     }
 
-    /// The bytes of the whole frame: so far on the next one begins.
+    /// Length of the whole frame in bytes: the next one begins there.
     pub fn length(&self) -> usize {
         self.head.length
     }
 
-    /// Its records, each verified as it comes.
+    /// Its records, each verified when it is reached.
     pub fn records(&self) -> Records<'a> {
         Records::new(self.records, self.seed, self.base(), self.end())
     }
 
-    /// Whether each record is as it was written, and nothing is between or after them.
+    /// Checks that each record is intact, with nothing between or after them.
     pub fn verify(&self) -> Result<(), (Offset, RecordError)> {
         let mut records = self.records();
         for (offset, record) in &mut records {

@@ -1,21 +1,21 @@
-//! Keyed hashes: what stands for a dedup key, an ID or a correlation ID in tables and files.
+//! Keyed hashes, which represent dedup keys, IDs and correlation IDs in tables and files.
 //!
-//! Keyed, so that nobody who chooses IDs can choose which of them meet.
+//! With a secret key, so that nobody who chooses IDs can choose which of them collide.
 
 use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// The secret of a store's hashes; in its META.
+/// The secret key of a store's hashes; stored in its META.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashKey(pub [u8; 16]);
 
-/// What a hash is of: the same bytes in another role hash to something else.
+/// What is hashed: the same bytes in another role have another hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A dedup key that was named.
+    /// An explicit dedup key.
     Dedup,
-    /// Source and ID, where no dedup key was named.
+    /// Source and ID, without an explicit dedup key.
     SourceAndId,
     /// An ID.
     Id,
@@ -30,7 +30,7 @@ pub enum Role {
 // === impl HashKey ===
 
 impl HashKey {
-    /// SipHash-1-3, 128 bits, over the role and the parts, each with its length.
+    /// SipHash-1-3 with 128 bits, over the role and the parts, each with its length.
     pub fn hash(&self, role: Role, parts: &[&[u8]]) -> u128 {
         let mut hasher = SipHasher13::new_with_key(&self.0);
         hasher.write_u8(role.number());
@@ -63,9 +63,9 @@ impl Role {
     }
 }
 
-/// What tells what an event says, its type and its body, from what another says under the same dedup
-/// key; on disk, so it is the same for ever. Its other attributes may differ between two tries to publish
-/// one event. Not proof against who means to deceive: whoever names a dedup key names it for himself.
+/// A checksum of type and body, which tells events with the same dedup key apart; it is on disk, so
+/// it can never change. Other attributes may differ between two attempts to publish one event. Not
+/// proof against malice: whoever chooses a dedup key only deceives himself.
 #[expect(clippy::cast_possible_truncation, reason = "bodies are far shorter")]
 pub fn digest(event_type: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(body.len() as u32, body), event_type)

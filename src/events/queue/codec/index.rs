@@ -1,7 +1,7 @@
-//! The index of a log file: where to begin to read for an offset, a time or a partition.
+//! The index of a log file: where to start reading for an offset, a time or a partition.
 //!
-//! Derived: made again from the log whenever it is missing or not sound, and never evidence of what the
-//! log has. A block begins with the first frame that lies at least 64 KiB after the block before began.
+//! Derived: rebuilt from the log whenever it is missing or invalid, never evidence of what the log
+//! contains. A block begins with the first frame at least 64 KiB after the previous block's start.
 
 use super::{
     envelope::{Envelope, FileError},
@@ -10,49 +10,49 @@ use super::{
 use crate::events::queue::Offset;
 
 const ENVELOPE: Envelope = Envelope { magic: *b"SLUICE\x01I", version: 1 };
-/// Bytes of the log that a block covers, at least.
+/// Bytes of the log in a block, at least.
 pub const BLOCK_BYTES: u64 = 64 << 10;
-/// A segment has fewer blocks and partitions than this by far.
+/// Far more blocks or partitions than a segment has.
 const MAX_BLOCKS: u32 = 1 << 20;
 
-/// The index of one log file, as it grows or as it was read.
+/// The index of one log file, growing or loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     /// The epoch of its log file.
     pub epoch: u64,
-    /// The offset after the last that it knows of.
+    /// The offset after the last it covers.
     pub end: Offset,
-    /// Where in the file the next frame would begin.
+    /// Position in the file where the next frame would begin.
     pub end_position: u64,
     blocks: Vec<Block>,
-    /// Records per partition.
+    /// Number of records by partition.
     counts: Vec<u32>,
 }
 
-/// A stretch of frames.
+/// Consecutive frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Where in the file its first frame begins.
+    /// Position of its first frame in the file.
     pub position: u64,
     /// The first offset of that frame.
     pub base: Offset,
-    /// The newest time of a frame in this block or before: milliseconds since 1970.
+    /// The newest time of a frame in this block or an earlier one: milliseconds since 1970.
     pub newest: u64,
-    /// One bit for each partition that has a record in it.
+    /// One bit for each partition that has a record in the block.
     partitions: Vec<u64>,
 }
 
 // === impl Index ===
 
 impl Index {
-    /// Of a file without frames.
+    /// For a file without frames.
     pub fn new(epoch: u64, base: Offset, position: u64) -> Self {
         let (blocks, counts) = (Vec::new(), Vec::new());
         Self { epoch, end: base, end_position: position, blocks, counts }
     }
 
-    /// The next frame: where it begins, so many bytes long, from this offset on, at this time, and the
-    /// partition of each of its records.
+    /// Adds the next frame: its position, length in bytes, base offset and time, and the partition
+    /// of each of its records.
     pub fn add_frame(
         &mut self,
         position: u64,
@@ -82,7 +82,7 @@ impl Index {
         }
     }
 
-    /// Offsets that were lost and have no frame: the next one begins later.
+    /// Skips offsets that were lost and have no frame: the next frame begins later.
     pub fn skip_to(&mut self, position: u64, end: Offset) {
         (self.end_position, self.end) = (position, end);
     }
@@ -92,28 +92,28 @@ impl Index {
         &self.blocks
     }
 
-    /// The block in which to begin to read for `offset`; none if every frame begins after it.
+    /// The block to start reading at for `offset`; none if every frame begins after it.
     pub fn block_of(&self, offset: Offset) -> Option<&Block> {
         let after = self.blocks.partition_point(|block| block.base <= offset);
         after.checked_sub(1).and_then(|index| self.blocks.get(index))
     }
 
-    /// The first block with a frame that is at least so new.
+    /// The first block with a frame of this time or later.
     pub fn block_at(&self, wall: u64) -> Option<&Block> {
         self.blocks.get(self.blocks.partition_point(|block| block.newest < wall))
     }
 
-    /// The newest time of a frame: milliseconds since 1970.
+    /// The time of the newest frame: milliseconds since 1970.
     pub fn newest(&self) -> Option<u64> {
         self.blocks.last().map(|last| last.newest)
     }
 
-    /// Records of a partition.
+    /// Number of records of a partition.
     pub fn count(&self, partition: u16) -> u64 {
         self.counts.get(usize::from(partition)).copied().map_or(0, u64::from)
     }
 
-    /// Records per partition, as many as there are with any.
+    /// Number of records by partition, up to the last that has any.
     pub fn counts(&self) -> &[u32] {
         &self.counts
     }
@@ -156,7 +156,7 @@ impl Index {
         if blocks > MAX_BLOCKS || partitions > 1 << 16 {
             return None;
         }
-        // Before anything is allocated: there are as many bytes as that says.
+        // Checked before anything is allocated: the bytes must be there.
         let needed = partitions as usize * 4 + blocks as usize * (24 + words * 8);
         if reading.0.len() != needed {
             return None;
@@ -167,7 +167,7 @@ impl Index {
                 let (position, base) = (reading.u64()?, Offset(reading.u64()?));
                 let newest = reading.u64()?;
                 let mut bits = (0..words).map(|_| reading.u64()).collect::<Option<Vec<_>>>()?;
-                // As it was when it was made: no words behind the last that says something.
+                // As it was when it was built: without trailing zero words.
                 bits.truncate(bits.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1));
                 Some(Block { position, base, newest, partitions: bits })
             })
@@ -180,7 +180,7 @@ impl Index {
 // === impl Block ===
 
 impl Block {
-    /// Whether the partition has a record in it.
+    /// Whether the partition has a record in the block.
     pub fn has(&self, partition: u16) -> bool {
         let partition = usize::from(partition);
         self.partitions.get(partition / 64).is_some_and(|word| word >> (partition % 64) & 1 == 1)

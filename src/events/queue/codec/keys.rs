@@ -1,7 +1,7 @@
 //! The keys of a log file: sorted hashes of dedup keys, IDs and correlation IDs, each with its offset.
 //!
-//! Derived: made when the file is sealed, made again whenever it is missing or not sound, never evidence.
-//! In pages of 4 KiB, each with its own checksum, so that one ID is found by a few reads.
+//! Derived: created when the file is sealed, rebuilt if missing or invalid, never evidence. In
+//! pages of 4 KiB, each with its own checksum, so that an ID is found with a few reads.
 
 use std::io;
 
@@ -11,9 +11,9 @@ use crate::events::queue::{
     mutation::{self, Mutation},
 };
 
-/// The bytes of a page.
+/// Size of a page.
 pub const PAGE_BYTES: usize = 4096;
-/// What of it is not checksum.
+/// Bytes of a page before its checksum.
 const PAGE_USED: usize = PAGE_BYTES - 4;
 
 const MAGIC: [u8; 8] = *b"SLUICE\x01K";
@@ -21,14 +21,14 @@ const VERSION: u16 = 1;
 const DEDUP_BYTES: usize = 32;
 const ID_BYTES: usize = 12;
 
-/// What a dedup table must know of an event.
+/// What a dedup table needs to know of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DedupEntry {
     /// The keyed hash of its dedup key.
     pub hash: u128,
-    /// Tells its body from others.
+    /// Distinguishes its body from others.
     pub digest: u32,
-    /// Where it is.
+    /// Its offset.
     pub offset: Offset,
     /// When it was appended: milliseconds since 1970.
     pub wall: u64,
@@ -45,11 +45,11 @@ pub enum Lookup {
     Correlation,
 }
 
-/// Gathers the keys of one log file. Takes about 60 bytes for each of its records.
+/// Collects the keys of one log file. Takes about 60 bytes per record.
 #[derive(Clone, Debug)]
 pub struct KeysBuilder {
     base: Offset,
-    /// Times are kept as milliseconds after this.
+    /// Times are stored as milliseconds after this.
     origin: u64,
     dedup: Vec<DedupEntry>,
     ids: Vec<(u64, u32)>,
@@ -61,9 +61,9 @@ pub struct KeysBuilder {
 pub struct KeysHead {
     /// The epoch of the log file.
     pub epoch: u64,
-    /// Offsets are counted from here.
+    /// Offsets are relative to this.
     pub base: Offset,
-    /// The offset after the last that it knows of.
+    /// The offset after the last it covers.
     pub end: Offset,
     origin: u64,
     dedup: u32,
@@ -71,13 +71,13 @@ pub struct KeysHead {
     correlations: u32,
 }
 
-/// Why a lookup found nothing out.
+/// Why a lookup has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// The file could not be read.
     #[error("the keys cannot be read: {0}")]
     Read(#[from] io::Error),
-    /// The file is not sound: to be made again.
+    /// The file is invalid and must be rebuilt.
     #[error("the keys are not sound: {0}")]
     File(#[from] FileError),
 }
@@ -85,18 +85,18 @@ pub enum LookupError {
 // === impl KeysBuilder ===
 
 impl KeysBuilder {
-    /// For a log file; nothing is added that is below `base`, or older than `wall`.
+    /// For a log file: nothing below `base` or older than `wall` is added.
     pub fn new(base: Offset, wall: u64) -> Self {
         let (dedup, ids, correlations) = Default::default();
         Self { base, origin: wall, dedup, ids, correlations }
     }
 
-    /// A dedup key.
+    /// Adds a dedup key.
     pub fn add_dedup(&mut self, entry: DedupEntry) {
         self.dedup.push(entry);
     }
 
-    /// An ID or a correlation ID.
+    /// Adds an ID or a correlation ID.
     pub fn add(&mut self, lookup: Lookup, hash: u128, offset: Offset) {
         let entry = (upper_half(hash), self.delta(offset));
         match lookup {
@@ -105,7 +105,7 @@ impl KeysBuilder {
         }
     }
 
-    /// Where a hash is found in what was added so far.
+    /// Offsets of a hash among what was added so far.
     pub fn find(&self, lookup: Lookup, hash: u128) -> impl Iterator<Item = Offset> {
         let all = match lookup {
             Lookup::Id => &self.ids,
@@ -115,7 +115,7 @@ impl KeysBuilder {
         found.map(|(_, delta)| self.base.plus(u64::from(*delta)))
     }
 
-    /// Forgets what is at `end` or above: it was not written.
+    /// Removes everything at `end` or above, which was not written.
     pub fn truncate(&mut self, end: Offset) {
         let delta = self.delta(end);
         let keep =
@@ -125,12 +125,12 @@ impl KeysBuilder {
         while self.dedup.pop_if(|last| last.offset >= end).is_some() {}
     }
 
-    /// A log file has fewer records than 2^32.
+    /// A log file has fewer than 2^32 records.
     fn delta(&self, offset: Offset) -> u32 {
         u32::try_from(offset.since(self.base)).unwrap_or(u32::MAX)
     }
 
-    /// The whole file, for a log file with this epoch that ends at `end`. Sorts.
+    /// The whole file, for a log file with this epoch that ends at `end`. Sorts the keys.
     pub fn encode(mut self, epoch: u64, end: Offset) -> Vec<u8> {
         self.dedup.sort_unstable_by_key(|entry| (entry.hash, entry.offset));
         self.ids.sort_unstable();
@@ -211,7 +211,7 @@ impl KeysHead {
         (first + pages) * PAGE_BYTES
     }
 
-    /// First page and count of pages of the entries for a lookup, or of the dedup keys.
+    /// First page and number of pages of the entries for a lookup, or of the dedup keys.
     fn section(&self, lookup: Option<Lookup>) -> (usize, usize) {
         let pages = |count: u32, bytes: usize| (count as usize).div_ceil(PAGE_USED / bytes);
         let dedup = pages(self.dedup, DEDUP_BYTES);
@@ -223,13 +223,13 @@ impl KeysHead {
         }
     }
 
-    /// Where in the file the dedup keys are.
+    /// The position of the dedup keys in the file.
     pub fn dedup_range(&self) -> std::ops::Range<usize> {
         let (first, pages) = self.section(None);
         first * PAGE_BYTES..(first + pages) * PAGE_BYTES
     }
 
-    /// The dedup keys, in the order of their offsets, from the bytes of [`KeysHead::dedup_range`].
+    /// The dedup keys in offset order, from the bytes of [`KeysHead::dedup_range`].
     pub fn dedup(&self, section: &[u8]) -> Result<Vec<DedupEntry>, FileError> {
         let (pages, _) = section.as_chunks::<PAGE_BYTES>();
         let (first, count) = self.section(None);
@@ -255,8 +255,8 @@ impl KeysHead {
         Some(DedupEntry { hash, digest, offset, wall, partition: reading.u16()? })
     }
 
-    /// The offsets of at most `most` records that `hash` may be of, in order: half of it is kept, so the
-    /// record has to be asked. `read` fills a buffer from a position of the file.
+    /// Up to `most` offsets of records that may have this hash, in order. Only half of it is
+    /// stored, so the record has to be checked. `read` fills a buffer from a position of the file.
     pub fn find(
         &self,
         lookup: Lookup,
@@ -271,7 +271,7 @@ impl KeysHead {
             Lookup::Correlation => self.correlations,
         };
         let mut page = |index: usize| self.entries(first + index, index, count, &mut read);
-        // The first page whose last entry is not before the wanted one.
+        // Finds the first page whose last entry is not before the wanted one.
         let (mut low, mut high) = (0, pages);
         while low < high {
             let middle = usize::midpoint(low, high);
@@ -292,7 +292,7 @@ impl KeysHead {
         Ok(found)
     }
 
-    /// The entries of a page, which is the one with this index of its section.
+    /// The entries of the page with this index in its section.
     fn entries(
         &self,
         number: usize,
@@ -315,7 +315,7 @@ impl KeysHead {
     }
 }
 
-/// Pages as they are written.
+/// Pages being written.
 struct Pages {
     epoch: u64,
     out: Vec<u8>,
@@ -324,7 +324,7 @@ struct Pages {
 // === impl Pages ===
 
 impl Pages {
-    /// Entries of `bytes` each, in pages of their own.
+    /// Adds entries of `bytes` each, in pages of their own.
     fn section<T>(
         &mut self,
         entries: impl IntoIterator<Item = T>,
@@ -344,7 +344,7 @@ impl Pages {
     }
 }
 
-/// A page proves whose it is, and which.
+/// Proves which file and which page it is.
 fn page_checksum(used: &[u8], epoch: u64, number: usize) -> u32 {
     let mut seed = [0; 16];
     seed[..8].copy_from_slice(&epoch.to_le_bytes());

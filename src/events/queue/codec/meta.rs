@@ -1,4 +1,4 @@
-//! META: what a store is, and what it calls its logs.
+//! META: the identity of a store, and the names of its logs.
 
 use uuid::Uuid;
 
@@ -26,64 +26,64 @@ const GENERATION: Tag = Tag(4);
 const OF_TOPIC: Tag = Tag(5);
 const IS_BEGUN: Tag = Tag(6);
 
-/// A store. What a later version adds to it is kept, entry by entry.
+/// A store. Unknown additions of later versions are kept, entry by entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// Its ID.
     pub store: StoreId,
-    /// The version of its log files: what is written is of this one until the store is upgraded.
+    /// The version of its log files; new ones have it until the store is upgraded.
     pub format: u16,
-    /// The secret of its hashes.
+    /// The secret key of its hashes.
     pub hash_key: HashKey,
-    /// It was open once: the journal of delivery state and the log of requests are there, or lost.
+    /// Whether it was open before: if so, its journal and its log of requests exist or were lost.
     pub is_used: bool,
-    /// Every topic that it has something of.
+    /// Every topic with data in the store.
     pub topics: Vec<TopicMeta>,
-    /// Every subscription that it has something of.
+    /// Every subscription with data in the store.
     pub subscriptions: Vec<SubscriptionMeta>,
-    /// What this version does not know, as fields.
+    /// Fields that this version does not know.
     pub(super) unknown: Vec<u8>,
 }
 
 /// A topic that a store has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicMeta {
-    /// Its log, and the name of its directory.
+    /// The ID of its log, and the name of its directory.
     pub id: LogId,
-    /// What it is called now.
+    /// Its current name.
     pub name: String,
-    /// It is no longer configured.
+    /// Whether it is no longer configured.
     pub is_orphaned: bool,
-    /// Its log was made: that is there, or lost.
+    /// Whether its log was created: if so, it exists or was lost.
     pub is_begun: bool,
-    /// Its generations of partitions, the oldest first; at least one.
+    /// Its generations of partitions, oldest first; at least one.
     pub generations: Vec<Generation>,
     pub(super) unknown: Vec<u8>,
 }
 
-/// For how many partitions keys are hashed, from one growth to the next.
+/// The number of partitions that keys are hashed to, from one growth to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// Its number, counted from 0.
     pub number: u16,
-    /// Its partitions.
+    /// Number of partitions.
     pub partitions: u16,
-    /// Records of earlier generations all lie below this.
+    /// All records of earlier generations are below this.
     pub opened: Offset,
 }
 
 /// A subscription that a store has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionMeta {
-    /// Its ID, and that of its dead letters.
+    /// Its ID, also of its dead letters.
     pub id: LogId,
-    /// What it is called now.
+    /// Its current name.
     pub name: String,
     /// The topic it reads.
     pub topic: LogId,
-    /// It is no longer configured.
+    /// Whether it is no longer configured.
     pub is_orphaned: bool,
-    /// Its state was in a snapshot: it is known, or lost.
+    /// Whether its state was in a snapshot: if so, it is known or was lost.
     pub is_begun: bool,
     pub(super) unknown: Vec<u8>,
 }
@@ -91,7 +91,7 @@ pub struct SubscriptionMeta {
 // === impl Meta ===
 
 impl Meta {
-    /// Of a store without topics.
+    /// For a store without topics.
     pub fn new(store: StoreId, hash_key: HashKey) -> Self {
         let (topics, subscriptions, unknown) = Default::default();
         let format = super::FORMAT_VERSION;
@@ -115,8 +115,8 @@ impl Meta {
         })
     }
 
-    /// From the whole file. Of a newer format it is read as far as that goes: whether to go on is for
-    /// whoever opens the store.
+    /// From the whole file. A newer format is read as far as possible: whoever opens the store
+    /// decides whether to go on.
     pub fn decode(bytes: &[u8]) -> Result<Self, FileError> {
         let reading = ENVELOPE.decode(bytes)?;
         Self::decode_payload(reading).ok_or(FileError::Contradiction)
@@ -130,7 +130,7 @@ impl Meta {
             match field.tag {
                 STORE => store = Some(StoreId(Uuid::from_slice(field.value).ok()?)),
                 HASH_KEY => hash_key = Some(HashKey(field.value.try_into().ok()?)),
-                // The first was 1.
+                // The first format was 1.
                 FORMAT => format = Some(Reading(field.value).u16().filter(|it| *it > 0)?),
                 IS_USED => is_used = true,
                 TOPIC => topics.push(TopicMeta::decode(field.value)?),
@@ -238,14 +238,14 @@ impl SubscriptionMeta {
     }
 }
 
-/// A field that is there or not: a version that does not know it keeps it.
+/// A flag, as a field that exists or not, so that versions that do not know it keep it.
 fn put_flag(out: &mut Vec<u8>, tag: Tag, is_set: bool) {
     if is_set {
         put_field(out, tag, &[]);
     }
 }
 
-/// Fields that end where they should.
+/// The fields, if they end where they should.
 fn whole(bytes: &[u8]) -> Option<FieldsIter<'_>> {
     fields::is_well_formed(bytes).then(|| FieldsIter::new(bytes))
 }

@@ -1,9 +1,9 @@
-//! Which partition a key belongs to: Kafka's choice, so that keys land together on both sides.
+//! Assigns keys to partitions as Kafka does, so that keys land together on both sides.
 
 const SEED: u32 = 0x9747_b28c;
 const M: u32 = 0x5bd1_e995;
 
-/// The partition of a key among `partitions`, of which there is at least one.
+/// The partition of a key among `partitions`, which is at least 1.
 #[expect(clippy::cast_possible_truncation, reason = "a remainder of less than 65,536")]
 pub fn partition_of(key: &[u8], partitions: u16) -> u16 {
     // Kafka's `toPositive`: the sign is masked, not negated.
@@ -13,7 +13,7 @@ pub fn partition_of(key: &[u8], partitions: u16) -> u16 {
 
 /// MurmurHash2, 32 bits, with Kafka's seed.
 fn murmur2(data: &[u8]) -> u32 {
-    // Kafka takes the length as an `int`; keys are far shorter than where that would differ.
+    // Kafka takes the length as an `int`; no key is long enough for that to differ.
     #[expect(clippy::cast_possible_truncation, reason = "as Kafka does")]
     let mut hash = SEED ^ data.len() as u32;
     let (words, rest) = data.as_chunks::<4>();

@@ -1,6 +1,6 @@
-//! Little-endian numbers out of bytes that may be anything.
+//! Reads little-endian numbers from untrusted bytes.
 
-/// What is left to read. Every step checks; none copies.
+/// The rest to read. Every step checks the length; none copies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading<'a>(pub(crate) &'a [u8]);
 

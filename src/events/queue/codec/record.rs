@@ -1,7 +1,7 @@
 //! One record, as a reader sees it.
 //!
-//! A record's checksum is seeded with the epoch of its file and its own offset: what is read at the
-//! wrong place, or was left by another life of the file, fails like a flipped bit.
+//! A record's checksum is seeded with the epoch of its file and its own offset: one read at the
+//! wrong place, or left over from an earlier use of the file, fails like a flipped bit.
 
 use bytes::Bytes;
 
@@ -15,14 +15,14 @@ use crate::events::queue::{
     mutation::{self, Mutation},
 };
 
-/// What comes before the fields of a record.
+/// Size of a record's header, before its fields.
 pub const RECORD_HEADER_BYTES: usize = 40;
-/// The version of the record, in each one.
+/// The version of the record format, stored in each.
 const VERSION: u8 = 1;
 /// Each record begins at a multiple of this within its frame.
 pub(super) const ALIGNMENT: usize = 8;
 
-/// A record as it is on disk.
+/// A record on disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     kind: Kind,
@@ -35,10 +35,10 @@ pub struct Record<'a> {
     body: &'a [u8],
 }
 
-/// Why a record is none.
+/// Why a record is unreadable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Its bytes are not those that were written. The others of its frame are not touched by that.
+    /// Its bytes have changed. The other records of its frame are not affected.
     #[error("the record is damaged")]
     Damaged,
     /// Written by a later version of the program.
@@ -46,28 +46,28 @@ pub enum RecordError {
         "the record has version {found}, and this program knows up to {VERSION}: use a newer one"
     )]
     Newer {
-        /// The version it has.
+        /// Its version.
         found: u8,
     },
-    /// It has a critical flag, a kind, or a packing of its body that this program does not know.
+    /// It has a critical flag, a kind or a body encoding that this program does not know.
     #[error("the record has {what} {value:#x} that this program does not know: use a newer one")]
     Unknown {
-        /// What it is.
+        /// Which of these.
         what: &'static str,
-        /// As it is on disk.
+        /// The value on disk.
         value: u32,
     },
 }
 
-/// The part of a record's checksum that depends on where it is.
+/// The part of a record's checksum that depends on its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seed(u32);
 
 // === impl Record ===
 
 impl<'a> Record<'a> {
-    /// From the first of `bytes`, which end where its frame's records end. With the bytes it takes,
-    /// padding included.
+    /// Decodes the record at the beginning of `bytes`, which end with the last record of its frame.
+    /// Returns the bytes it takes too, padding included.
     pub(super) fn decode(
         bytes: &'a [u8],
         seed: Seed,
@@ -78,7 +78,7 @@ impl<'a> Record<'a> {
         Ok((record, whole.len().next_multiple_of(ALIGNMENT)))
     }
 
-    /// The bytes of a record whose checksum is right.
+    /// The bytes of a record, if its checksum is right.
     fn verified(bytes: &'a [u8], seed: Seed, offset: Offset) -> Option<&'a [u8]> {
         let mut reading = Reading(bytes);
         let length = usize::try_from(reading.u32()?).ok()?;
@@ -97,7 +97,7 @@ impl<'a> Record<'a> {
         Self::fixed_part(&mut reading).ok_or(RecordError::Damaged)?
     }
 
-    /// `None` where the numbers contradict each other, behind a checksum that is right.
+    /// `None` if the numbers contradict each other, although the checksum is right.
     fn fixed_part(reading: &mut Reading<'a>) -> Option<Result<Self, RecordError>> {
         let unknown = |what, value: u32| Some(Err(RecordError::Unknown { what, value }));
         let kind = reading.u8()?;
@@ -132,7 +132,7 @@ impl<'a> Record<'a> {
         Some(Ok(Self { kind, flags, coding, generation, partition, published, fields, body }))
     }
 
-    /// A draft, with the fields that are given here.
+    /// A draft, with its encoded fields given here.
     pub(super) fn from_draft(draft: &'a Draft, stamp: Stamp, fields: &'a [u8]) -> Self {
         Self {
             kind: draft.kind,
@@ -146,12 +146,12 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Appends it as it is as the record at `offset`.
+    /// Encodes it unchanged as the record at `offset`.
     pub(super) fn encode(&self, out: &mut Vec<u8>, seed: Seed, offset: Offset) {
         self.put(out, seed, offset, |out| out.extend_from_slice(self.fields));
     }
 
-    /// Header, fields as `put_fields` appends them, and body.
+    /// Appends header, fields as `put_fields` writes them, and body.
     pub(super) fn put(
         &self,
         out: &mut Vec<u8>,
@@ -209,12 +209,12 @@ impl<'a> Record<'a> {
         self.kind
     }
 
-    /// What is said of it.
+    /// Its flags.
     pub fn flags(&self) -> Flags {
         self.flags
     }
 
-    /// How its body is packed.
+    /// How its body is encoded.
     pub fn coding(&self) -> Coding {
         self.coding
     }
@@ -229,7 +229,7 @@ impl<'a> Record<'a> {
         self.partition
     }
 
-    /// Milliseconds since 1970.
+    /// When it was published: milliseconds since 1970.
     pub fn published(&self) -> u64 {
         self.published
     }
@@ -240,12 +240,12 @@ impl<'a> Record<'a> {
         bytes.next_multiple_of(ALIGNMENT)
     }
 
-    /// What it carries.
+    /// The payload.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// All fields, known or not.
+    /// All fields, including unknown ones.
     pub fn fields(&self) -> FieldsIter<'a> {
         FieldsIter::new(self.fields)
     }
@@ -264,7 +264,7 @@ impl<'a> Record<'a> {
         self.field(tag).and_then(|value| value.try_into().ok()).map(u64::from_le_bytes)
     }
 
-    /// Records of one key are in order.
+    /// The ordering key: records with the same key stay in order.
     pub fn key(&self) -> Option<&'a [u8]> {
         self.field(Tag::KEY)
     }
@@ -304,7 +304,7 @@ impl<'a> Record<'a> {
         self.text(Tag::CONTENT_TYPE)
     }
 
-    /// What tells it from others, where that is not its source and ID.
+    /// What identifies it, if not its source and ID.
     pub fn dedup_key(&self) -> Option<&'a [u8]> {
         self.field(Tag::DEDUP)
     }
@@ -319,7 +319,7 @@ impl<'a> Record<'a> {
         self.number(Tag::EXPIRY)
     }
 
-    /// What belongs together has the same one.
+    /// The same for events that belong together.
     pub fn correlation(&self) -> Option<&'a str> {
         self.text(Tag::CORRELATION)
     }
@@ -329,7 +329,7 @@ impl<'a> Record<'a> {
         self.text(Tag::CAUSATION)
     }
 
-    /// How many events it follows from, one after the other.
+    /// Length of the chain of events that led to it.
     pub fn depth(&self) -> Option<u32> {
         self.field(Tag::DEPTH).and_then(|value| value.try_into().ok()).map(u32::from_le_bytes)
     }
@@ -364,12 +364,12 @@ impl<'a> Record<'a> {
 // === impl Seed ===
 
 impl Seed {
-    /// For the records of a file.
+    /// The seed for the records of a file.
     pub(super) fn new(epoch: u64) -> Self {
         Self(crc32c::crc32c(&epoch.to_le_bytes()))
     }
 
-    /// Over offset, length, and `rest`: all that comes after length and checksum.
+    /// Covers offset, length, and `rest`: everything after length and checksum.
     fn checksum(self, offset: Offset, rest: &[u8], whole: usize) -> u32 {
         let mut head = [0; 12];
         head[..8].copy_from_slice(&offset.0.to_le_bytes());
@@ -378,13 +378,13 @@ impl Seed {
     }
 }
 
-/// Whether a record at `offset` may begin here: cheap, for who looks for one.
+/// Whether a record at `offset` may begin here: a cheap check for searches.
 pub(super) fn may_begin(bytes: &[u8], offset: Offset) -> bool {
     bytes.get(36..40) == Some(&low_half(offset).to_le_bytes())
         && Reading(bytes).u32().is_some_and(|it| it as usize >= RECORD_HEADER_BYTES)
 }
 
-/// What is checked against the limits before is below 2^32.
+/// Values that were checked against the limits are below 2^32.
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! The records of a frame, and the way over those that are damaged.
+//! Iterates over the records of a frame, past damaged ones.
 
 use super::{
     reading::Reading,
@@ -6,20 +6,19 @@ use super::{
 };
 use crate::events::queue::Offset;
 
-/// Beyond the frame's length times this, no more bytes are looked at to find a record behind a damaged
-/// one.
+/// The search for a record after a damaged one reads at most the frame's length times this.
 const RESYNC_FACTOR: usize = 8;
 
-/// Walks over the records of a frame: one item for each offset, whatever is damaged.
+/// Iterates over the records of a frame: one item for each offset, whatever is damaged.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     rest: &'a [u8],
     seed: Seed,
     next: Offset,
     end: Offset,
-    /// Where the next readable record is, if the last one was not: its offset and how many bytes on.
+    /// After an unreadable record, the next readable one: its offset and distance in bytes.
     resync: Option<(Offset, usize)>,
-    /// Bytes that may still be looked at to get over damage.
+    /// Bytes that may still be read in searches.
     budget: usize,
 }
 
@@ -36,8 +35,8 @@ impl<'a> Records<'a> {
         self.rest.is_empty()
     }
 
-    /// Looks behind a damaged record for the next that is whole: its offset, and how many bytes on it
-    /// begins. The length of the damaged one is tried first.
+    /// Searches after a damaged record for the next whole one: returns its offset and its distance
+    /// in bytes. Tries the damaged record's length first.
     fn find(&mut self) -> Option<(Offset, usize)> {
         let told = Reading(self.rest).u32().map(|it| it as usize)?;
         let told = told.next_multiple_of(record::ALIGNMENT);
@@ -56,7 +55,7 @@ impl<'a> Records<'a> {
         None
     }
 
-    /// The offset that a record which begins there would have, if that is one of those to come.
+    /// The offset of a record that begins there, if it is one still to come.
     fn candidate(&self, at: usize) -> Option<Offset> {
         let low = Reading(self.rest.get(at + 36..)?).u32()?;
         #[expect(clippy::cast_possible_truncation, reason = "the low half is what a record tells")]
@@ -101,7 +100,7 @@ impl<'a> Iterator for Records<'a> {
                 Some((offset, Ok(record)))
             }
             Err(RecordError::Damaged) => {
-                // None found: all that follow are lost, and none is looked for again.
+                // None found: all that follow are lost, and no further search is made.
                 self.resync = Some(self.find().unwrap_or((self.end, self.rest.len())));
                 Some((offset, Err(RecordError::Damaged)))
             }

@@ -3,18 +3,18 @@
 use super::reading::Reading;
 use crate::events::queue::{LogId, Offset, StoreId};
 
-/// The first frame begins here: the page of the header is written once and never again.
+/// The first frame begins here: the header's page is written once and never again.
 pub const SEGMENT_HEADER_BYTES: usize = 4096;
-/// The version of everything in a log file. A file of a newer one is refused.
+/// The version of everything in a log file. Files of newer ones are refused.
 pub const FORMAT_VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"SLUICE\x01L";
-/// What the checksum covers; it follows.
+/// The bytes that the checksum covers; it follows them.
 const COVERED: usize = 124;
-/// Bit 0 of the flags: there is a predecessor. The others: refuse.
+/// Bit 0 of the flags: there is a predecessor. Any other is refused.
 const HAS_PREDECESSOR: u16 = 1;
 
-/// Says what a log file is, and where the one before it ended.
+/// Identifies a log file, and says where its predecessor ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// The store it belongs to.
@@ -23,32 +23,32 @@ pub struct SegmentHeader {
     pub log: LogId,
     /// Its first offset.
     pub base: Offset,
-    /// Drawn at random for this file; every checksum in it depends on it.
+    /// Random for this file; every checksum in it depends on it.
     pub epoch: u64,
-    /// The file before it, if that was there when this one was made.
+    /// The previous file, if there was one when this one was created.
     pub predecessor: Option<Predecessor>,
-    /// Offsets right below `base` that were lost, and are not to be found in the predecessor.
+    /// Number of lost offsets directly below `base`, which the predecessor does not have either.
     pub gap: u64,
 }
 
-/// Where a log file ended when its successor was made. What it has at or above the successor's base is
-/// not part of the log.
+/// Where a log file ended when its successor was created. Records in it at or above the successor's
+/// base are not part of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Predecessor {
     /// Its epoch.
     pub epoch: u64,
-    /// Its used bytes.
+    /// Bytes used in it.
     pub end_position: u64,
-    /// The offset after its last.
+    /// The offset after its last record.
     pub end_offset: Offset,
     /// The checksum of its last frame; 0 if it has none.
     pub last_crc: u32,
 }
 
-/// Why a header is none.
+/// Why a header is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
-    /// Fewer bytes than a header has.
+    /// The file is too short for a header.
     #[error("the file is shorter than a header")]
     Short,
     /// Nothing was ever written there.
@@ -65,10 +65,10 @@ pub enum SegmentError {
         "it has format {found}, and this program knows up to {FORMAT_VERSION}: use a newer one"
     )]
     Newer {
-        /// The format it has.
+        /// Its format.
         found: u16,
     },
-    /// It has a flag that must be understood and is not.
+    /// It has an unknown critical flag.
     #[error("it has flags {flags:#06x} that this program does not know: use a newer one")]
     UnknownFlags {
         /// All of its flags.
@@ -79,7 +79,7 @@ pub enum SegmentError {
 // === impl SegmentHeader ===
 
 impl SegmentHeader {
-    /// As it is on disk.
+    /// The header's bytes.
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut page = [0; SEGMENT_HEADER_BYTES];
         let mut out = Vec::with_capacity(COVERED + 4);
@@ -111,8 +111,8 @@ impl SegmentHeader {
         page
     }
 
-    /// From the beginning of a file. The first 128 bytes are looked at, and the file is to have a whole
-    /// page.
+    /// Decodes the beginning of a file. Only the first 128 bytes are read, but the file must have a
+    /// whole page.
     pub fn decode(bytes: &[u8]) -> Result<Self, SegmentError> {
         let page = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(SegmentError::Short)?;
         let (covered, rest) = page.split_at(COVERED);
