@@ -11,28 +11,28 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many parts has the window.
+/// The number of parts of the window.
 const BUCKETS: u32 = 10;
-/// A wait is drawn out by up to so much of itself, so that endpoints that failed together are not
-/// probed together.
+/// A wait is prolonged by up to this share of itself, so that endpoints that failed together are
+/// not probed together.
 const JITTER: f64 = 0.5;
-/// A probe has the place for at least so long: no clock runs while a client uploads its request.
+/// The minimum time a probe holds its place: no clock runs while a client uploads its request.
 const PROBE_TIME: Duration = Duration::from_secs(30);
 
 /// `upstreams.*.breaker`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Failures in a row that open it.
+    /// Consecutive failures that open it.
     pub consecutive_failures: u32,
-    /// It opens below this share of successes, 0 to 1.
+    /// It opens if the share of successes is lower, 0 to 1.
     pub success_rate: f64,
-    /// The time the share is taken over.
+    /// The time over which that share is taken.
     pub window: Duration,
-    /// With fewer requests in the window the share says nothing.
+    /// With fewer requests in the window, the share is ignored.
     pub min_samples: u32,
-    /// The first wait.
+    /// The first wait before a probe.
     pub probe_after: Duration,
-    /// The longest wait.
+    /// The longest wait before a probe.
     pub max_wait: Duration,
 }
 
@@ -51,9 +51,9 @@ pub(crate) struct Breaker {
 struct Open {
     since: Instant,
     until: Instant,
-    /// Without jitter: what is doubled.
+    /// The wait without jitter, which is doubled.
     wait: Duration,
-    /// The probe on its way has the place until then.
+    /// How long the current probe holds its place.
     probing_until: Option<Instant>,
 }
 
@@ -61,10 +61,10 @@ struct Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe(u64);
 
-/// What a probe showed.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probed {
-    /// Nothing, or it is not the last one any more.
+    /// None, or it is no longer the latest probe.
     Nothing,
     /// The breaker stays open, for longer.
     Open,
@@ -72,24 +72,24 @@ pub(crate) enum Probed {
     Closed,
 }
 
-/// Where a breaker stands.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Everything passes.
     Closed,
-    /// Nothing passes until then.
+    /// Nothing passes before `until`.
     Open { since: Instant, until: Instant },
-    /// One request may pass, to see.
+    /// One request may pass as a probe.
     Due { since: Instant },
-    /// One request is on its way, to see.
+    /// One request is in flight as a probe.
     Probing { since: Instant },
 }
 
-/// Successes and failures of the window.
+/// Successes and failures within the window.
 #[derive(Debug)]
 struct Ring {
     origin: Instant,
-    /// Of one bucket.
+    /// The length of one bucket.
     span: Duration,
     /// The number of the newest bucket, counted from `origin`.
     newest: u64,
@@ -120,12 +120,12 @@ impl Default for Settings {
 // === impl Breaker ===
 
 impl Breaker {
-    /// A closed one.
+    /// A closed breaker.
     pub(crate) fn new(now: Instant) -> Self {
         Self { ring: Ring::new(now, Duration::ZERO), consecutive: 0, open: None, probes: 0 }
     }
 
-    /// Where it stands at `now`.
+    /// Its state at `now`.
     pub(crate) fn phase(&self, now: Instant) -> Phase {
         match self.open {
             None => Phase::Closed,
@@ -137,8 +137,8 @@ impl Breaker {
         }
     }
 
-    /// The outcome of a request that passed it closed. `true`: that opened it. `chance` is from 0 to
-    /// 1. What was sent before it opened and ends after that changes nothing.
+    /// Records the outcome of a request that passed while closed; `true` if that opened it.
+    /// `chance` is from 0 to 1. Changes nothing if the breaker has opened in the meantime.
     pub(crate) fn record(
         &mut self,
         is_ok: bool,
@@ -171,8 +171,8 @@ impl Breaker {
         Some(Probe(self.probes))
     }
 
-    /// The outcome of a probe; `None` when it came to none: then another may go. One whose place
-    /// another has taken is not heard.
+    /// Records the outcome of a probe; `None` if it had none: then another may go. A probe that
+    /// lost its place to another is ignored.
     pub(crate) fn probed(
         &mut self,
         probe: Probe,
@@ -217,17 +217,17 @@ impl Ring {
         Self { origin, span, newest: 0, buckets: [Bucket::default(); BUCKETS as usize] }
     }
 
-    /// Counts one more; gives the sums over the window.
+    /// Counts one more and returns the sums over the window.
     fn record(&mut self, is_ok: bool, window: Duration, now: Instant) -> Bucket {
         let span = (window / BUCKETS).max(Duration::from_nanos(1));
         if span != self.span {
-            // A reload changed it: what was counted has other borders.
+            // A reload changed the window: the old buckets have other borders.
             *self = Self::new(now, span);
         }
         let since = now.saturating_duration_since(self.origin);
         let number = u64::try_from(since.as_nanos() / span.as_nanos()).unwrap_or(u64::MAX);
         let passed = number.saturating_sub(self.newest).min(u64::from(BUCKETS));
-        // A worker whose reading of the clock is a little behind counts into the newest.
+        // A worker whose clock reading is slightly behind counts into the newest bucket.
         self.newest = self.newest.max(number);
         for step in 0..passed {
             *self.bucket(self.newest - step) = Bucket::default();
@@ -394,7 +394,7 @@ mod tests {
     }
 
     proptest! {
-        /// The ring equals a list of everything that was ever recorded.
+        /// The ring equals a list of everything ever recorded.
         #[test]
         fn the_ring_equals_a_naive_model(
             events in prop::collection::vec((0u64..3_000, any::<bool>()), 1..200),

@@ -21,14 +21,14 @@ use crate::{
     upstream::{Endpoint, Transport, check},
 };
 
-/// Who asks, in the endpoint's own log.
+/// Identifies us in the endpoint's own log.
 const USER_AGENT: HeaderValue = HeaderValue::from_static("sluice-health-check");
-/// What a reason may hold: it is shown to operators, and the endpoint chose part of it.
+/// The maximum length of a reason: operators see it, and the endpoint chose part of it.
 const MAX_REASON: usize = 200;
 /// `grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING`.
 const SERVING: u64 = 1;
 
-/// Probes `member` until its group ends, or another configuration asks otherwise.
+/// Probes `member` until its group ends, or another configuration checks differently.
 pub(super) async fn follow(member: Member, settings: Arc<health::Settings>, group: Weak<Shared>) {
     let Some(transport) = group.upgrade().map(|shared| shared.transport.clone()) else { return };
     loop {
@@ -94,7 +94,7 @@ fn ask_health(service: &str) -> Bytes {
     }
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);
-    // A service name is short.
+    // Service names are short.
     framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     framed.extend_from_slice(&message);
     framed.freeze()
@@ -115,7 +115,7 @@ fn judge_grpc(answer: &check::Answer) -> Result<(), String> {
     if answer.status != StatusCode::OK {
         return Err(format!("status {}", answer.status.as_u16()));
     }
-    // Without a message it is among the fields of the head.
+    // Without a message the status is among the fields of the head.
     let status = answer.trailers.get("grpc-status").or_else(|| answer.headers.get("grpc-status"));
     match status.and_then(|status| status.to_str().ok()) {
         Some("0") => {}
@@ -132,8 +132,8 @@ fn judge_grpc(answer: &check::Answer) -> Result<(), String> {
     }
 }
 
-/// `status` of a `HealthCheckResponse { status = 1 }`: the first message of `body`. Fields that are
-/// not known are stepped over, an absent one is 0.
+/// `status` of a `HealthCheckResponse { status = 1 }`: the first message of `body`. Unknown fields
+/// are skipped; a missing one is 0.
 fn serving_status(body: &[u8]) -> Option<u64> {
     let [0, a, b, c, d, rest @ ..] = body else { return None };
     let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok()?;

@@ -29,22 +29,22 @@ use crate::balancer::{
     resolver::{Answer, Family, Lookup, Resolve, ResolveError, Service},
 };
 
-/// A record holds at least so long.
+/// The minimum time a record is used.
 const TTL_FLOOR: Duration = Duration::from_secs(1);
-/// A record holds at most so long.
+/// The maximum time a record is used.
 const TTL_CAP: Duration = Duration::from_secs(30);
-/// How long old answers serve while the resolver errs.
+/// How long old answers stay in use while the resolver fails.
 const STALE: Duration = Duration::from_mins(5);
-/// How long one lookup may take.
+/// The time limit of one lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one family is waited for once there are addresses of the other.
+/// How long to wait for one family once the other has addresses.
 const OTHER_FAMILY: Duration = Duration::from_secs(2);
-/// How many names behind SRV records are asked for at a time.
+/// How many names behind SRV records are looked up at a time.
 const CONCURRENT_LOOKUPS: usize = 8;
-/// The most SRV records of a name; more are left out.
+/// The maximum number of SRV records of a name; more are ignored.
 const MAX_SERVICES: usize = 256;
 
-/// Where an endpoint of a source is, as its name resolved.
+/// The resolved address of an endpoint of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resolved {
     pub(crate) address: SocketAddr,
@@ -53,22 +53,22 @@ pub(crate) struct Resolved {
     pub(crate) priority: u32,
 }
 
-/// What each name of a source resolved to last. At most [`MAX_SERVICES`].
+/// The latest answers for each name of a source. At most [`MAX_SERVICES`].
 pub(crate) type Known = HashMap<Box<str>, Heard>;
 
-/// What a name resolved to last, of each family, and when.
+/// The latest answer for a name, per family, and when it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heard {
     v4: Option<(Instant, Vec<IpAddr>)>,
     v6: Option<(Instant, Vec<IpAddr>)>,
 }
 
-/// The answers for both families, or that there is nothing.
+/// The answers for both families, possibly empty.
 type Both = (Result<Answer<IpAddr>, ResolveError>, Result<Answer<IpAddr>, ResolveError>);
 
-/// Resolves `source` for ever and tells `publish` of each answer: the addresses, or `None` when there
-/// are none that may be used, and what is known now. `answered`: when the addresses that serve
-/// meanwhile were given, if there are any; `known`: what was known then. Never completes.
+/// Resolves `source` for ever and passes each answer to `publish`: the addresses, or `None` if
+/// there are none that may be used, and what is known now. `answered`: when the addresses in use
+/// until then were received, if there are any; `known`: what was known then. Never completes.
 pub(crate) async fn follow(
     source: Source,
     resolver: Arc<dyn Resolve>,
@@ -81,7 +81,7 @@ pub(crate) async fn follow(
     loop {
         let pause = match resolve(&source, &*resolver, &mut known).await {
             Ok(answer) => {
-                // Where all that serves is of a family that fails now, it grows old as if both did.
+                // If only addresses of a now failing family are in use, they age as if both failed.
                 answered = newest(&known).or_else(|| Some(Instant::now()));
                 failures = 0;
                 publish(Some(answer.records), &known);
@@ -100,13 +100,13 @@ pub(crate) async fn follow(
     }
 }
 
-/// When the youngest of the addresses was heard of.
+/// When the most recent addresses were received.
 fn newest(known: &Known) -> Option<Instant> {
     let families = known.values().flat_map(|heard| [&heard.v4, &heard.v6]).flatten();
     families.filter(|(_, addresses)| !addresses.is_empty()).map(|(at, _)| *at).max()
 }
 
-/// The addresses of `host`, of both families, or of one of them if the other cannot be had.
+/// The addresses of `host`, of both families, or of one if the other is not available.
 pub async fn addresses(resolver: &dyn Resolve, host: &str) -> Result<Answer<IpAddr>, ResolveError> {
     Heard::default().join(ask(resolver, host).await, Instant::now())
 }
@@ -134,9 +134,9 @@ async fn resolve(
     }
 }
 
-/// The records of the first of `name`'s names that has any. That there are none is an answer only
-/// where nobody erred on the way to it: that the next name of a search list does not exist says
-/// nothing of one that its name server is in trouble with.
+/// The records of the first of `name`'s candidates that has any. An empty result counts only if no
+/// lookup failed on the way: that the next name of a search list does not exist says nothing about
+/// one whose name server is in trouble.
 pub(crate) async fn services(
     resolver: &dyn Resolve,
     name: &str,
@@ -153,7 +153,7 @@ pub(crate) async fn services(
     nothing
 }
 
-/// As [`services`], with a failure of one family apart from that of the other. Both are of the same
+/// Like [`services`], but a failure of one family does not affect the other. Both are of the same
 /// name.
 async fn ask(resolver: &dyn Resolve, host: &str) -> Both {
     let deadline = Instant::now() + LOOKUP_TIMEOUT;
@@ -172,7 +172,7 @@ fn has_records<T>(answer: &Result<Answer<T>, ResolveError>) -> bool {
     answer.as_ref().is_ok_and(|answer| !answer.records.is_empty())
 }
 
-/// The end of a lookup, and of the patience for it.
+/// The result of a lookup, or an error at the deadline.
 async fn in_time<T>(deadline: Instant, lookup: Lookup<'_, T>) -> Result<Answer<T>, ResolveError> {
     match time::timeout_at(deadline, lookup).await {
         Ok(answered) => answered,
@@ -195,7 +195,7 @@ async fn ask_for(resolver: &dyn Resolve, name: &str, deadline: Instant) -> Both 
     }
 }
 
-/// The answer of the `second` family: for not too long, if the `first` has addresses.
+/// The answer for the `second` family; waits only briefly if the `first` has addresses.
 async fn after<T>(
     first: &Result<Answer<T>, ResolveError>,
     second: impl Future<Output = Result<Answer<T>, ResolveError>>,
@@ -209,8 +209,8 @@ async fn after<T>(
     }
 }
 
-/// One name behind a record that does not resolve takes neither the others away nor, for as long as
-/// old answers serve, itself.
+/// If a name behind a record does not resolve, the others stay, and so does its own old answer for
+/// as long as it may be used.
 async fn resolve_services(
     name: &str,
     source: &Source,
@@ -221,7 +221,7 @@ async fn resolve_services(
     services.records.truncate(MAX_SERVICES);
     let lookups: Vec<_> =
         services.records.iter().map(|service| ask(resolver, &service.host)).collect();
-    // In order, so that records and answers belong together.
+    // In order, so that records and answers match.
     let answers: Vec<_> = stream::iter(lookups).buffered(CONCURRENT_LOOKUPS).collect().await;
     let now = Instant::now();
     let mut ttl = services.ttl;
@@ -245,7 +245,7 @@ async fn resolve_services(
         records.extend(addresses.into_iter().map(|ip| Resolved {
             address: SocketAddr::new(ip, service.port),
             host: service.host.clone(),
-            // RFC 2782: weight 0 is "hardly ever", next to others.
+            // RFC 2782: weight 0 means "hardly ever" beside others.
             weight: source.weight.saturating_mul(u32::from(service.weight).max(1)),
             priority: source.priority.saturating_add(u32::from(service.priority)),
         }));
@@ -253,7 +253,7 @@ async fn resolve_services(
     }
     *known = fresh;
     match failed {
-        // Nothing new was heard: what serves already is kept for as long as it may be.
+        // Nothing new was learnt: what is in use stays for as long as it may.
         Some(error) if !is_any_fresh => Err(error),
         _ => Ok(Answer { records, ttl }),
     }
@@ -262,8 +262,8 @@ async fn resolve_services(
 // === impl Heard ===
 
 impl Heard {
-    /// Remembers what was answered and gives the addresses that there are: of a family that failed,
-    /// those of before. An error, if nothing was answered, or no address is left for one.
+    /// Stores the answers and returns the addresses; for a family that failed, the old ones. An
+    /// error if nothing was answered, or if one family failed and there is no address left.
     fn join(&mut self, (v4, v6): Both, now: Instant) -> Result<Answer<IpAddr>, ResolveError> {
         let mut ttl = None;
         let mut is_answered = false;
@@ -272,7 +272,7 @@ impl Heard {
             match answer {
                 Ok(answer) => {
                     is_answered = true;
-                    // That there are none of one family does not shorten the life of the others.
+                    // An empty answer for one family does not shorten the TTL of the other.
                     if !answer.records.is_empty() {
                         ttl = Some(ttl.map_or(answer.ttl, |ttl: Duration| ttl.min(answer.ttl)));
                     }
@@ -283,13 +283,13 @@ impl Heard {
         }
         let records = self.addresses(now);
         match failed {
-            // Where one was answered with nothing, the family that has some may be the other.
+            // One answer was empty, so the addresses may be in the family that failed.
             Some(error) if !is_answered || records.is_empty() => Err(error),
             _ => Ok(Answer { records, ttl: ttl.unwrap_or(TTL_FLOOR) }),
         }
     }
 
-    /// What may still serve.
+    /// The addresses that may still be used.
     fn addresses(&self, now: Instant) -> Vec<IpAddr> {
         let families = [&self.v4, &self.v6].into_iter().flatten();
         let may_serve = families.filter(|(at, _)| now.saturating_duration_since(*at) < STALE);

@@ -38,7 +38,7 @@ pub struct Group {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// A group as its tasks and all workers have it.
+/// The part of a group that its tasks and all workers share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) transport: Arc<Transport>,
@@ -46,35 +46,35 @@ pub(super) struct Shared {
     pub(super) generation: u64,
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) desk: Arc<Desk>,
-    /// Its configuration is the one in force. What endpoints keep from one configuration to the next
-    /// is changed by its group only.
+    /// Whether its configuration is in force. Only then may the group change the state that
+    /// endpoints keep across configurations.
     is_in_force: AtomicBool,
-    /// What each source, in the order of the settings, stands for now.
+    /// The current endpoints of each source, in the order of the settings.
     sources: Mutex<Vec<Answer>>,
     pub(super) board: watch::Sender<Arc<Board>>,
-    /// The task that checks each endpoint, by its label.
+    /// The health check task of each endpoint, by its label.
     checks: Mutex<HashMap<Arc<str>, JoinHandle<()>>>,
 }
 
-/// What a source stands for.
+/// The endpoints of a source.
 #[derive(Clone, Debug)]
 struct Answer {
     members: Vec<Member>,
     lack: Lack,
     /// When its name was last resolved.
     answered: Option<Instant>,
-    /// What is known of its names.
+    /// The latest answers for its names.
     known: Known,
 }
 
 // === impl Group ===
 
 impl Group {
-    /// Call it on the control runtime: names are resolved and endpoints checked by tasks that end with
-    /// the group. `previous` is the group of this name in the configuration before: its endpoints
-    /// keep their state, and its addresses serve until names are resolved again. What happens to
-    /// endpoints is counted in `cells`. Until [`Group::take_effect`] it checks nobody and leaves
-    /// alone what endpoints it shares with `previous` are known for.
+    /// Call it on the control runtime: tasks that end with the group resolve names and check
+    /// endpoints. `previous` is the group with this name in the previous configuration: its
+    /// endpoints keep their state, and its addresses are used until names are resolved again.
+    /// Events at endpoints are counted in `cells`. Until [`Group::take_effect`] it runs no checks
+    /// and does not change the state of endpoints it shares with `previous`.
     pub fn new(
         settings: Settings,
         previous: Option<&Arc<Self>>,
@@ -113,7 +113,7 @@ impl Group {
                         shared.resolved(index, resolved, known.clone());
                     }
                 };
-                // Aborted when the group is dropped: no other end is needed.
+                // Aborted when the group is dropped; it needs no other end.
                 let resolver = resolver.clone();
                 let source = source.clone();
                 task::spawn("resolve", dns::follow(source, resolver, answered, known, publish))
@@ -124,7 +124,7 @@ impl Group {
         Ok(Arc::new(Self { shared, tasks }))
     }
 
-    /// Its configuration is in force now, that of the group before is not any more. Call it on the
+    /// Its configuration is in force from now on, in place of the previous one. Call it on the
     /// control runtime.
     pub fn take_effect(&self) {
         self.shared.is_in_force.store(true, Ordering::Relaxed);
@@ -133,18 +133,18 @@ impl Group {
         self.shared.changed(Instant::now());
     }
 
-    /// Its name, its identity across reloads.
+    /// Its name, which identifies it across reloads.
     pub fn name(&self) -> &Arc<str> {
         &self.shared.settings.name
     }
 
-    /// A worker's view of it, with that worker's connections: those that it had before, if they
-    /// would be made the same way now.
+    /// A worker's view of it, with that worker's connections: its existing ones if they would be
+    /// made the same way now.
     pub fn worker(&self, pools: &Arc<Pools>) -> GroupHandle {
         GroupHandle::new(self.shared.clone(), pools)
     }
 
-    /// Which endpoint a request would get now of which `input` is known.
+    /// Which endpoint a request with this `input` would get now.
     pub fn preview(&self, input: &Input<'_>) -> Preview {
         preview::of(&self.shared, input, Instant::now())
     }
@@ -157,7 +157,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Requests under way keep what is shared for a while.
+        // Requests in flight keep the shared part for a while.
         self.shared.is_in_force.store(false, Ordering::Relaxed);
         for task in self.tasks.iter().chain(self.shared.checks.lock().values()) {
             task.abort();
@@ -175,11 +175,11 @@ impl fmt::Debug for Group {
 
 impl Shared {
     pub(super) fn is_in_force(&self) -> bool {
-        // Relaxed: a word of its own; who reads the old one is a moment too early or too late.
+        // Relaxed: it guards no other memory; who reads the old value is a moment early or late.
         self.is_in_force.load(Ordering::Relaxed)
     }
 
-    /// What `source` stands for before its name is resolved: what it stood for in `previous`.
+    /// The endpoints of `source` until its name is resolved: those it had in `previous`.
     fn begin(&self, source: &Source, previous: Option<&Self>) -> Answer {
         let fixed = match &source.address {
             SourceAddress::Unix(path) => Some((Address::Unix(Path::new(&**path).into()), None)),
@@ -221,8 +221,8 @@ impl Shared {
         }
     }
 
-    /// The endpoint at `address`: the one there was, so that its state is kept. Its weight and
-    /// priority are the caller's to set.
+    /// The endpoint at `address`: the existing one, if any, to keep its state. The caller sets its
+    /// weight and priority.
     fn member(
         &self,
         address: Address,
@@ -240,7 +240,7 @@ impl Shared {
             }
             return known;
         }
-        // Where others serve already, it was added; where none do, the process has just begun, or
+        // If others serve already, it was added. If none do, the process has just started, or
         // nobody was left to spare it.
         let serves = |shared: &Self| {
             let board = shared.board.borrow();
@@ -276,7 +276,7 @@ impl Shared {
         self.publish();
     }
 
-    /// Tells the workers where the endpoints are, if that has changed.
+    /// Publishes the endpoints to the workers, if they have changed.
     fn publish(self: &Arc<Self>) {
         let sources = self.sources.lock();
         let members = sources.iter().flat_map(|source| source.members.iter().cloned()).collect();
@@ -296,7 +296,7 @@ impl Shared {
         self.publish_with(Some(set), Instant::now());
     }
 
-    /// Begins to check the endpoints that are new, and leaves those alone that are gone.
+    /// Starts checks for new endpoints and stops those of removed ones.
     fn follow_checks(self: &Arc<Self>, set: &Set) {
         let settings = self.settings.health_check.as_ref();
         let mut checks = self.checks.lock();
@@ -311,7 +311,7 @@ impl Shared {
             member.standing.record().health.adopt(settings);
             let Some(settings) = settings else { continue };
             checks.entry(member.endpoint.label().clone()).or_insert_with(|| {
-                // Aborted with the group, or when the endpoint is gone.
+                // Aborted with the group, or when the endpoint is removed.
                 let check = check::follow(member.clone(), settings.clone(), Arc::downgrade(self));
                 task::spawn("health check", check)
             });
@@ -322,7 +322,7 @@ impl Shared {
 // === impl Source ===
 
 impl Source {
-    /// Its address is known from the configuration alone.
+    /// Whether its address is in the configuration itself.
     fn is_fixed(&self) -> bool {
         match &self.address {
             SourceAddress::Unix(_) => true,

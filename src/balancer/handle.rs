@@ -38,28 +38,28 @@ struct Handle {
     view: Mutex<View>,
 }
 
-/// The lock around it is this worker's own: nobody waits for it.
+/// The lock around it is this worker's own, so nobody waits for it.
 struct View {
     published: watch::Receiver<Arc<Board>>,
     set: WorkerSet,
 }
 
-/// [`ATTEMPTS`] of one upstream on one worker.
+/// [`ATTEMPTS`] for one upstream on one worker.
 struct Attempts {
     statuses: [Counter; 5],
     cells: Cells,
 }
 
-/// What became of a pick.
+/// The result of a pick.
 pub(crate) enum Picked {
     Endpoint(Flight, Ticket),
-    /// A name has not been resolved yet: [`GroupHandle::resolved`] tells when it has.
+    /// A name is not resolved yet: wait for [`GroupHandle::resolved`].
     Pending,
     Refused(Kind),
 }
 
-/// An endpoint that was picked, to be told what came of it. Dropped untold it says nothing about the
-/// endpoint, but gives the place of a probe back.
+/// A picked endpoint, to be told the outcome of the attempt. Dropped without one it says nothing
+/// about the endpoint, but gives back the place of a probe.
 pub(crate) struct Ticket {
     group: GroupHandle,
     seat: Arc<Seat>,
@@ -88,7 +88,7 @@ impl GroupHandle {
         &self.0.name
     }
 
-    /// An endpoint for `request`, which is counted there from now on.
+    /// Picks an endpoint for `request`, which is counted there from now on.
     pub(crate) fn pick(&self, request: &Request, now: Instant) -> Picked {
         let handle = &*self.0;
         let shared = &*handle.shared;
@@ -104,7 +104,7 @@ impl GroupHandle {
         if let Some(Choice { seat, probe }) = choice {
             let flight = seat.local.enter(shared.settings.max_in_flight);
             let ticket = Ticket { group: self.clone(), seat, probe, is_told: false };
-            // The ticket takes the lock once more when it gives the place of a probe back.
+            // The ticket takes the lock again when it gives back the place of a probe.
             drop(view);
             return flight.map_or(Picked::Refused(Kind::ConcurrencyFull), |flight| {
                 Picked::Endpoint(flight, ticket)
@@ -122,7 +122,7 @@ impl GroupHandle {
         })
     }
 
-    /// Whether it has one endpoint now.
+    /// Whether it has only one endpoint now.
     pub fn is_alone(&self) -> bool {
         self.0.shared.board.borrow().set.members.len() == 1
     }
@@ -150,7 +150,7 @@ impl GroupHandle {
     }
 }
 
-/// What a client is told at least to wait for a breaker.
+/// The shortest `Retry-After` for an open breaker.
 const MIN_RETRY_AFTER: time::Duration = time::Duration::from_secs(1);
 
 fn worker_set(shared: &Shared, board: Arc<Board>, pools: &Arc<Pools>) -> WorkerSet {
@@ -185,7 +185,7 @@ impl Ticket {
         &self.seat.local
     }
 
-    /// What came of it. The first word holds.
+    /// Reports the outcome. Only the first report counts.
     pub(crate) fn tell(&mut self, outcome: Outcome, now: Instant) {
         if !std::mem::replace(&mut self.is_told, true) {
             let shared = &self.group.0.shared;

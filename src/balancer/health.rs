@@ -10,66 +10,66 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// An interval is longer or shorter by up to so much of itself, so that endpoints are not all asked
-/// at the same moment.
+/// An interval varies by up to this share of itself, so that endpoints are not all probed at the
+/// same moment.
 const JITTER: f64 = 0.2;
 
 /// `upstreams.*.health_check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What is asked.
+    /// How an endpoint is checked.
     pub check: Check,
-    /// Between probes.
+    /// The interval between probes.
     pub interval: Duration,
-    /// The same while the state is changing.
+    /// The interval while the state is changing.
     pub changing_interval: Duration,
-    /// The same while it is down.
+    /// The interval while the endpoint is down.
     pub down_interval: Duration,
-    /// For connection, handshakes and answer together.
+    /// The time limit for connection, handshakes and answer together.
     pub timeout: Duration,
-    /// Failures in a row that mark it down.
+    /// Consecutive failures that mark it down.
     pub fall: u32,
-    /// Successes in a row that mark it up again.
+    /// Consecutive successes that mark it up again.
     pub rise: u32,
 }
 
-/// What is asked of an endpoint.
+/// The request of a health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// A GET of this path, answered with one of these statuses.
+    /// A GET for this path, answered with one of these statuses.
     Http {
         /// Path and query.
         path: Box<str>,
         /// Statuses that are a success.
         expect: Vec<RangeInclusive<u16>>,
     },
-    /// The gRPC health protocol for this service; empty is the server as a whole.
+    /// The gRPC health protocol for this service; empty means the server as a whole.
     Grpc {
         /// Its full name.
         service: Box<str>,
     },
-    /// A connection, with TLS where the upstream has it.
+    /// A connection, with TLS if the upstream uses it.
     Tcp,
 }
 
-/// What the probes of one endpoint have said so far.
+/// What the probes of one endpoint have shown so far.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     settings: Option<Arc<Settings>>,
     state: State,
     since: Option<Instant>,
-    /// Results in a row that speak against the state.
+    /// Consecutive results that contradict the state.
     against: u32,
-    /// What the last failure was.
+    /// The reason of the last failure.
     reason: Option<Box<str>>,
-    /// When the next probe goes out: a reload that changes nothing does not put it off.
+    /// When the next probe is due: a reload that changes nothing does not delay it.
     next: Option<Instant>,
 }
 
-/// Whether requests may go there.
+/// Whether requests may go to the endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
-    /// No probe has said anything yet.
+    /// There is no result yet.
     #[default]
     Unknown,
     Up,
@@ -79,7 +79,7 @@ pub(crate) enum State {
 // === impl Settings ===
 
 impl Settings {
-    /// Between two probes, as `state` is.
+    /// The pause until the next probe in this `state`.
     fn pause(&self, state: State, is_changing: bool) -> Duration {
         match state {
             _ if is_changing => self.changing_interval,
@@ -92,8 +92,8 @@ impl Settings {
 // === impl Health ===
 
 impl Health {
-    /// What is known under `settings`: nothing if something else is asked than before. With another
-    /// pace only the next probe is planned anew, for the wait of the old one may be long.
+    /// Adopts `settings`: forgets everything if they check differently than before. If only the
+    /// timing differs, just the next probe is planned anew, because the old pause may be long.
     pub(crate) fn adopt(&mut self, settings: Option<&Arc<Settings>>) {
         if self.settings.as_ref() == settings {
             return;
@@ -107,7 +107,7 @@ impl Health {
         self.settings = settings.cloned();
     }
 
-    /// Whether `settings` are those it was adopted under.
+    /// Whether these are the settings it adopted.
     pub(crate) fn is_under(&self, settings: &Arc<Settings>) -> bool {
         self.settings.as_ref() == Some(settings)
     }
@@ -121,23 +121,23 @@ impl Health {
         self.settings.is_some()
     }
 
-    /// When it got into its state.
+    /// When it entered its state.
     pub(crate) fn since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// What the last probe that failed failed on.
+    /// The reason of the last failed probe.
     pub(crate) fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 
-    /// When the next probe is to go out; the first one anywhere within the interval. `chance` is from
+    /// When the next probe is due; the first one at any time within the interval. `chance` is from
     /// 0 to 1.
     pub(crate) fn next(&mut self, settings: &Settings, now: Instant, chance: f64) -> Instant {
         *self.next.get_or_insert_with(|| now + settings.interval.mul_f64(chance))
     }
 
-    /// Takes the result of a probe that was sent under `settings`; its new state, if that changed.
+    /// Takes the result of a probe sent under `settings`; returns the new state if it changed.
     pub(crate) fn record(
         &mut self,
         result: Result<(), Box<str>>,
@@ -191,7 +191,7 @@ mod tests {
         health
     }
 
-    /// The transition and the pause in seconds, with neither more nor less of jitter.
+    /// The transition, and the pause in seconds, with jitter at its mean.
     fn told(health: &mut Health, is_ok: bool, now: Instant) -> (Option<State>, u64) {
         let result = if is_ok { Ok(()) } else { Err("refused".into()) };
         let told = health.record(result, &settings(), now, 0.5);
@@ -232,7 +232,7 @@ mod tests {
         let mut health = health();
         let first = health.next(&settings(), now, 0.3);
         assert_eq!(first - now, Duration::from_millis(1500));
-        // A reload asks again.
+        // A reload checks anew.
         let later = now + Duration::from_secs(1);
         assert_eq!(health.next(&settings(), later, 0.9), first);
     }

@@ -48,7 +48,7 @@ pub struct Balance<S> {
 }
 
 pin_project! {
-    /// The response, or why there is none.
+    /// The response, or the reason for none.
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
@@ -66,7 +66,7 @@ pin_project! {
 
 type Waiting = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
-/// What has to be told when an attempt ends.
+/// Who has to be told when an attempt ends.
 struct Attempt {
     ticket: Ticket,
     handle: AttemptHandle,
@@ -76,7 +76,7 @@ struct Attempt {
 // === impl Balance ===
 
 impl<S> Balance<S> {
-    /// `groups` are the route's upstreams, in the order `Context::upstream` counts.
+    /// `groups` are the route's upstreams, in the order of `Context::upstream`.
     pub fn new(groups: impl Into<Arc<[GroupHandle]>>, inner: S) -> Self {
         Self { groups: groups.into(), inner }
     }
@@ -117,7 +117,7 @@ where
     }
 }
 
-/// Waits for the first resolution, then does what `call` does.
+/// Waits for the first resolution, then does the same as `call`.
 async fn wait<S>(group: GroupHandle, mut inner: S, mut request: Request) -> Result<Response>
 where
     S: Service<Call, Response = Response, Error = Error>,
@@ -161,7 +161,7 @@ where
             }
             StateProj::Waiting { inner } => inner.as_mut().poll(cx),
             StateProj::Refused { error } => {
-                // Polled again after its end it is a bug of ours, told as one.
+                // Being polled again after its end is a bug of ours, reported as one.
                 Poll::Ready(Err(error.take().unwrap_or_else(|| Kind::Internal.into())))
             }
         }
@@ -198,7 +198,7 @@ impl Attempt {
                 let reason = error.kind().reason();
                 self.handle.failed(reason, now);
                 self.ticket.group().count_failure(reason);
-                // What the client or we did says nothing about the endpoint.
+                // Failures of the client or of ours say nothing about the endpoint.
                 if error.kind().side() == crate::error::Side::Upstream {
                     load.record(PENALTY, now);
                 }
@@ -208,7 +208,7 @@ impl Attempt {
     }
 }
 
-/// What it says about the endpoint.
+/// What the result says about the endpoint.
 fn outcome(result: &Result<Response>) -> Outcome {
     match result.as_ref().map_err(Error::kind) {
         Ok(response) if response.status().is_server_error() => Outcome::Failed,
@@ -221,7 +221,7 @@ fn outcome(result: &Result<Response>) -> Outcome {
             | Kind::UpstreamTimeoutTry(_)
             | Kind::UpstreamTimeoutTotal,
         ) => Outcome::Unreached,
-        // That a service closes idle connections is its right.
+        // A service may close idle connections.
         Err(_) => Outcome::Nothing,
     }
 }

@@ -10,19 +10,19 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::balancer::set::MAX_MEMBERS;
 
-/// A prime, well above a hundred times as many endpoints as a group has.
+/// A prime, well above a hundred times the number of endpoints in a group.
 const SLOTS: usize = 65_537;
-/// An endpoint may have so much of its fair share before values overflow to another.
+/// The multiple of its fair share that an endpoint may get before values overflow to another.
 const BOUND: f64 = 1.5;
 
-/// Slots, each with the index of the member that claimed it.
+/// The slots, each with the index of the member that claimed it.
 #[derive(Debug)]
 pub(crate) struct Table {
     slots: Box<[u16]>,
     members: usize,
 }
 
-/// Members that were looked at, by their index: half a KiB on the stack.
+/// The members visited, by index: half a KiB on the stack.
 struct Seen([u64; MAX_MEMBERS / 64]);
 
 /// One member of a table.
@@ -33,7 +33,7 @@ pub(crate) struct Member<'a> {
     pub(crate) weight: u32,
 }
 
-/// What is left of the value that is hashed.
+/// The hash of a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key(u64);
 
@@ -56,7 +56,7 @@ impl Table {
             members.iter().map(|member| Turn::new(*member, heaviest)).collect();
         let mut slots = vec![None; SLOTS];
         let mut free = SLOTS;
-        // The heaviest claims in every round, so each round makes progress.
+        // The heaviest claims a slot in every round, so each round makes progress.
         while free > 0 {
             for turn in &mut turns {
                 turn.credit += turn.share;
@@ -72,8 +72,8 @@ impl Table {
         Some(Self { slots, members: members.len() })
     }
 
-    /// The member for `key`. `may` says who can be chosen, `load` what each has under way, and
-    /// `share` which part of all requests it should have, 0 to 1. `None` when nobody may.
+    /// The member for `key`. `may` says who can be chosen, `load` how many requests each has in
+    /// flight, and `share` its fair part of all requests, 0 to 1. `None` if nobody may be chosen.
     pub(crate) fn pick(
         &self,
         key: Key,
@@ -87,7 +87,7 @@ impl Table {
             let bound = ((total as f64 + 1.0) * share(member) * BOUND).ceil();
             (load(member) as f64) < bound
         };
-        // Most often it is the first, and nothing has to be kept.
+        // Most often it is the first, and nothing has to be recorded.
         let first = self.slots[start];
         if may(first) && has_room(first) {
             return Some(first);
@@ -127,11 +127,11 @@ impl Seen {
         Self([0; MAX_MEMBERS / 64])
     }
 
-    /// Whether it is new.
+    /// Adds a member; `true` if it is new.
     fn insert(&mut self, index: u16) -> bool {
         let word = usize::from(index) / 64;
         let bit = 1 << (index % 64);
-        // A group has no members above.
+        // A group has no members beyond this.
         let Some(word) = self.0.get_mut(word) else { return true };
         let is_new = *word & bit == 0;
         *word |= bit;
@@ -146,9 +146,9 @@ impl Key {
         Self(xxh3_64(value))
     }
 
-    /// Where it is between 0 and 1, of which its slot tells nothing (Fibonacci hashing).
+    /// Its position between 0 and 1, independent of its slot (Fibonacci hashing).
     pub(crate) fn fraction(self) -> f64 {
-        // 53 bits, exact in an `f64`.
+        // 53 bits are exact in an `f64`.
         (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
@@ -168,7 +168,7 @@ impl Turn {
         }
     }
 
-    /// Takes the next free slot of its order; there is one.
+    /// Claims the next free slot in its order; there is one.
     fn claim(&mut self, slots: &mut [Option<u16>]) {
         loop {
             let slot = (self.offset + self.next * self.skip) % SLOTS;

@@ -44,25 +44,25 @@ use crate::{http::selector::Selector, upstream};
 /// One entry of `upstreams`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The key under `upstreams`: its identity across reloads.
+    /// The key under `upstreams`, which identifies it across reloads.
     pub name: Arc<str>,
     /// Where its endpoints come from, one or more.
     pub sources: Vec<Source>,
-    /// How one is chosen.
+    /// How an endpoint is chosen.
     pub policy: Policy,
-    /// Requests under way to the whole group, over all workers.
+    /// The maximum number of requests in flight in the whole group, over all workers.
     pub max_in_flight: usize,
-    /// Active health checks; off without.
+    /// Active health checks; `None` is off.
     pub health_check: Option<Arc<health::Settings>>,
-    /// Ejection of those that fail live requests.
+    /// Ejection of endpoints that fail live requests.
     pub outlier: outlier::Settings,
-    /// A circuit breaker for each; off without.
+    /// A circuit breaker for each endpoint; `None` is off.
     pub breaker: Option<breaker::Settings>,
-    /// With a smaller share of healthy ones, 0 to 1, health checks are ignored.
+    /// If the share of healthy endpoints is lower, 0 to 1, health checks are ignored.
     pub panic_threshold: f64,
-    /// How long one that has recovered or was added takes to its full share.
+    /// How long a recovered or added endpoint takes to reach its full share.
     pub slow_start: Duration,
-    /// How they are spoken with.
+    /// How connections to endpoints are made and used.
     pub transport: upstream::Settings,
 }
 
@@ -73,14 +73,14 @@ pub struct Source {
     pub address: SourceAddress,
     /// Its share within its priority; SRV records bring their own as well.
     pub weight: u32,
-    /// 0 goes first.
+    /// 0 is used first.
     pub priority: u32,
 }
 
-/// What an endpoint's address is made from.
+/// The origin of an endpoint's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceAddress {
-    /// `host:port`; the host is an IP address or is resolved again and again.
+    /// `host:port`; a host that is not an IP address is resolved again and again.
     Host {
         /// A name or an address, IPv6 without brackets.
         host: Box<str>,
@@ -96,19 +96,19 @@ pub enum SourceAddress {
 /// How an endpoint is chosen (semantics 5).
 #[derive(Clone, Debug)]
 pub enum Policy {
-    /// Two random ones, the one with the lower expected latency.
+    /// Of two random ones, the one with the lower expected latency.
     P2cEwma,
-    /// Two random ones, the one with fewer requests in flight.
+    /// Of two random ones, the one with fewer requests in flight.
     LeastRequest,
     /// Smooth weighted round robin.
     RoundRobin,
-    /// The same value, the same endpoint: maglev with bounded load.
+    /// The same endpoint for the same value: maglev with bounded load.
     Hash(Selector),
 }
 
 // === impl SourceAddress ===
 
-/// As it is written in a configuration.
+/// As written in a configuration.
 impl fmt::Display for SourceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -9,34 +9,34 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// An ejection is drawn out by up to so much of itself, so that those ejected together do not come
-/// back together.
+/// An ejection is prolonged by up to this share of itself, so that endpoints ejected together do
+/// not come back together.
 const JITTER: f64 = 0.2;
-/// More doublings change nothing.
+/// Further doublings change nothing.
 const MAX_DOUBLINGS: u32 = 30;
-/// From so many endpoints on the panic share has to stay.
+/// From this number of endpoints on, the panic share must remain.
 pub(crate) const PANIC_FROM: usize = 3;
 
 /// `upstreams.*.outlier`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Failures in a row that eject.
+    /// Consecutive failures that eject.
     pub consecutive_failures: u32,
-    /// Without an ejection for so long, one doubling is taken back.
+    /// Each such time without an ejection takes back one doubling.
     pub interval: Duration,
-    /// The first ejection.
+    /// The length of the first ejection.
     pub base_ejection: Duration,
-    /// The longest ejection.
+    /// The maximum length of an ejection.
     pub max_ejection: Duration,
-    /// The share that may be out, 0 to 1, but always one; 0 is off.
+    /// The share that may be ejected, 0 to 1, but at least one endpoint; 0 is off.
     pub max_ejected: f64,
 }
 
-/// What is known of the ejections of one endpoint.
+/// The ejections of one endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Ejection {
     current: Option<Span>,
-    /// How often in a row it was out, less the clean intervals before its last return.
+    /// Ejections in a row, minus the clean intervals before its last return.
     times: u32,
     returned: Option<Instant>,
 }
@@ -48,14 +48,14 @@ pub(crate) struct Span {
     pub(crate) until: Instant,
 }
 
-/// A group as it is when somebody is to be ejected.
+/// The state of a group when an endpoint is to be ejected.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Census {
     /// All endpoints.
     pub(crate) total: usize,
     /// Those ejected already.
     pub(crate) ejected: usize,
-    /// Those that requests go to: healthy, and not ejected.
+    /// Those that get requests: healthy, and not ejected.
     pub(crate) sound: usize,
 }
 
@@ -76,12 +76,12 @@ impl Default for Settings {
 // === impl Ejection ===
 
 impl Ejection {
-    /// The ejection under way, if there is one; one that is over counts until [`Ejection::settle`].
+    /// The current ejection, if any; one that is over counts until [`Ejection::settle`].
     pub(crate) fn current(&self) -> Option<Span> {
         self.current
     }
 
-    /// How many doublings the next ejection has.
+    /// The number of doublings of the next ejection.
     pub(crate) fn times(&self, settings: &Settings, now: Instant) -> u32 {
         let clean = self.returned.map_or(0, |returned| {
             let since = now.saturating_duration_since(returned).as_nanos();
@@ -90,7 +90,7 @@ impl Ejection {
         self.times.saturating_sub(clean)
     }
 
-    /// Puts it aside; until when. `chance` is from 0 to 1.
+    /// Ejects it; returns until when. `chance` is from 0 to 1.
     pub(crate) fn eject(&mut self, settings: &Settings, now: Instant, chance: f64) -> Instant {
         let times = self.times(settings, now).min(MAX_DOUBLINGS);
         let length = settings.base_ejection.saturating_mul(1 << times).min(settings.max_ejection);
@@ -101,7 +101,7 @@ impl Ejection {
         until
     }
 
-    /// Whether its time is over, told once.
+    /// Whether the ejection is over; `true` only once.
     pub(crate) fn settle(&mut self, now: Instant) -> bool {
         let is_over = self.current.is_some_and(|span| span.until <= now);
         if is_over {
@@ -115,7 +115,7 @@ impl Ejection {
 // === impl Census ===
 
 impl Census {
-    /// With one more endpoint.
+    /// The census with one more endpoint.
     pub(crate) fn with(self, is_ejected: bool, is_sound: bool) -> Self {
         Self {
             total: self.total + 1,
@@ -124,8 +124,8 @@ impl Census {
         }
     }
 
-    /// Whether one more of those that are sound may be ejected. One always stays; of three and more,
-    /// the share below which the group would panic.
+    /// Whether one more sound endpoint may be ejected. One always stays; with three or more, so
+    /// does the share below which the group would panic.
     pub(crate) fn may_eject(&self, max_ejected: f64, panic_threshold: f64) -> bool {
         let share = |share: f64| share * self.total as f64;
         let limit = share(max_ejected).floor().max(1.0);
@@ -157,7 +157,7 @@ mod tests {
             assert!(!ejection.settle(until), "told once");
             now = until;
         }
-        // Seven times out, four clean intervals.
+        // Ejected seven times, then four clean intervals.
         now += Duration::from_secs(45);
         assert_eq!(ejection.times(&settings, now), 3);
         assert_eq!(ejection.eject(&settings, now, 0.0) - now, Duration::from_secs(80));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever fails in whatever order, no more are out than may be, and somebody stays.
+        /// Whatever fails in whatever order, no more are ejected than allowed, and somebody stays.
         #[test]
         fn ejection_never_exceeds_the_share(
             total in 1usize..60, down in 0usize..60, share in 0.0f64..1.0, panic in 0.0f64..1.0,
@@ -193,7 +193,7 @@ mod tests {
                 let index = index.index(total);
                 let ejected = out.iter().filter(|out| **out).count();
                 let sound = (down..total).filter(|at| !out[*at]).count();
-                // Those that are down already serve nobody: they fail no requests.
+                // Endpoints that are down or ejected get no requests, so they fail none.
                 let is_asked = index >= down && !out[index];
                 if is_asked && census(total, ejected, sound).may_eject(share, panic) {
                     out[index] = true;

@@ -6,10 +6,10 @@
 
 use fastrand::Rng;
 
-/// So many are all looked at.
+/// Up to this number of candidates, all are compared.
 pub(crate) const FULL_SCAN: usize = 3;
 
-/// Smooth weighted round robin, as nginx has it: `{5, 1, 1}` gives `a a b a c a a`, not `a a a a a`.
+/// Smooth weighted round robin, as in nginx: `{5, 1, 1}` gives `a a b a c a a`, not `a a a a a`.
 #[derive(Debug, Default)]
 pub(crate) struct RoundRobin {
     credits: Vec<i64>,
@@ -25,7 +25,7 @@ pub(crate) fn least_cost(in_flight: usize, weight: u32) -> f64 {
     (in_flight as f64 + 1.0) / f64::from(weight.max(1))
 }
 
-/// One of `candidates`, with a bias to the cheap; `None` only when there is none.
+/// One of `candidates`, biased towards the cheap; `None` only if there is none.
 pub(crate) fn two_choices(
     candidates: &[u16],
     rng: &mut Rng,
@@ -35,7 +35,7 @@ pub(crate) fn two_choices(
         [] => None,
         [only] => Some(*only),
         few if few.len() <= FULL_SCAN => {
-            // Begun anywhere, so that equals share; only a cheaper one takes over.
+            // From a random start, so that equals share: only a cheaper one replaces it.
             let start = rng.usize(..few.len());
             let mut rest = few.iter().cycle().skip(start).take(few.len()).copied();
             let first = rest.next()?;
@@ -47,7 +47,7 @@ pub(crate) fn two_choices(
         }
         many => {
             let first = rng.usize(..many.len());
-            // One of the others: the one taken is left out by stepping over it.
+            // One of the others: the index steps over the first choice.
             let second = rng.usize(..many.len() - 1);
             let second = second + usize::from(second >= first);
             let (first, second) = (many[first], many[second]);
@@ -59,7 +59,7 @@ pub(crate) fn two_choices(
 // === impl RoundRobin ===
 
 impl RoundRobin {
-    /// The turn of one of `candidates`; over time each is chosen in proportion to its weight.
+    /// The next of `candidates`; over time each is chosen in proportion to its weight.
     pub(crate) fn next(&mut self, candidates: &[u16], weight: impl Fn(u16) -> u32) -> Option<u16> {
         let mut total = 0;
         let mut best: Option<u16> = None;

@@ -19,15 +19,15 @@ use crate::{
 /// Which endpoint a request would get now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// Its address, as far as one can be told.
+    /// Its address, if it can be told.
     pub endpoint: Option<String>,
-    /// Why that one; or why none, or not which.
+    /// Why that one, or why none, or why it cannot be told.
     pub why: String,
     /// Whether a request would be refused.
     pub is_refused: bool,
 }
 
-/// Of a request of which `input` is known.
+/// The preview for a request with this `input`.
 pub(super) fn of(shared: &Shared, input: &Input<'_>, now: Instant) -> Preview {
     let board = shared.board.borrow().clone();
     let Board { set, roster } = &*board;
@@ -99,7 +99,7 @@ fn cheapest(policy: &Policy, set: &Set, roster: &Roster, tier: usize, now: Insta
     ready.min_by(|a, b| cost(a).total_cmp(&cost(b)))
 }
 
-/// Whether it takes what somebody who asks does not tell.
+/// Whether it uses values that the caller does not give.
 fn is_unasked(selector: &Selector) -> bool {
     let is_unasked = |part: &Part| {
         matches!(part, Part::ClientIp | Part::Claim(_) | Part::Principal | Part::Json(_))

@@ -13,25 +13,25 @@ use hickory_resolver::{
     system_conf,
 };
 
-/// How long records hold that are not there.
+/// How long an empty answer is valid.
 const NOTHING_FOR: Duration = Duration::from_secs(1);
 
-/// A resolver. A trait, so that tests can script one.
+/// A resolver. A trait so that tests can script one.
 pub trait Resolve: Send + Sync + 'static {
-    /// What `name` may stand for, likeliest first, each complete.
+    /// What `name` may stand for, most likely first, each a complete name.
     fn names(&self, name: &str) -> Vec<Box<str>>;
 
-    /// The addresses of one of [`Resolve::names`], of one family.
+    /// The addresses in one family of one of [`Resolve::names`].
     fn addresses<'a>(&'a self, name: &'a str, family: Family) -> Lookup<'a, IpAddr>;
 
     /// The SRV records of one of [`Resolve::names`].
     fn services<'a>(&'a self, name: &'a str) -> Lookup<'a, Service>;
 }
 
-/// A lookup under way.
+/// A lookup in progress.
 pub type Lookup<'a, T> = Pin<Box<dyn Future<Output = Result<Answer<T>, ResolveError>> + Send + 'a>>;
 
-/// Of which kind addresses are.
+/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// A records.
@@ -40,23 +40,23 @@ pub enum Family {
     V6,
 }
 
-/// What a name resolves to, and for how long. An empty list is an answer: there is nothing.
+/// What a name resolves to, and for how long. An empty list is an answer too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer<T> {
     /// The records.
     pub records: Vec<T>,
-    /// How long they hold.
+    /// How long they are valid.
     pub ttl: Duration,
 }
 
 /// One SRV record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// The name it is at.
+    /// The target's name.
     pub host: Box<str>,
     /// The port.
     pub port: u16,
-    /// 0 goes first.
+    /// 0 is used first.
     pub priority: u16,
     /// Its share within its priority.
     pub weight: u16,
@@ -73,16 +73,16 @@ pub struct Hickory {
     search: SearchList,
 }
 
-/// What is appended to names that are not complete, as resolv.conf(5) says.
+/// The domains appended to incomplete names, as in resolv.conf(5).
 #[derive(Debug)]
 struct SearchList {
     domains: Vec<Name>,
-    /// A name with so many dots is tried as it is first.
+    /// A name with at least this many dots is tried as it is first.
     dots: usize,
 }
 
-/// What the system gives: its name servers, or, on a system without any, an error for each name.
-/// Addresses need no resolver, so that is no reason not to start. Call it on the control runtime.
+/// The system's name servers or, if there are none, an error for each name: addresses need no
+/// resolver, so that is no reason not to start. Call it on the control runtime.
 pub fn system() -> Arc<dyn Resolve> {
     match Hickory::from_system() {
         Ok(resolver) => Arc::new(resolver),
@@ -113,7 +113,7 @@ impl Resolve for Nobody {
 // === impl Answer ===
 
 impl<T> Answer<T> {
-    /// There are no records; soon there may be.
+    /// There are no records, but there may be soon.
     pub const fn nothing() -> Self {
         Self { records: Vec::new(), ttl: NOTHING_FOR }
     }
@@ -130,7 +130,7 @@ impl Hickory {
 
     fn new(config: ResolverConfig, mut options: ResolverOpts) -> Result<Self, ResolveError> {
         let search = SearchList::new(&config, options.ndots);
-        // Names are kept here, for as long as our rules say and no longer.
+        // We cache names ourselves, for as long as our own rules say.
         options.cache_size = 0;
         let runtime = TokioRuntimeProvider::default();
         let builder = TokioResolver::builder_with_config(config, runtime).with_options(options);
@@ -148,7 +148,7 @@ impl Hickory {
                 let records = found.answers().iter().filter_map(read).collect();
                 Ok(Answer { records, ttl: ttl(found.answers()) })
             }
-            // That there is nothing is an answer.
+            // An empty result is an answer.
             Err(error) if error.is_no_records_found() || error.is_nx_domain() => {
                 Ok(Answer::nothing())
             }
@@ -190,7 +190,7 @@ fn service(record: &Record) -> Option<Service> {
     let RData::SRV(srv) = &record.data else { return None };
     let host = srv.target.to_utf8();
     let host = host.trim_end_matches('.');
-    // "." says that the service is not offered here.
+    // "." means that the service is not offered here.
     (!host.is_empty()).then(|| Service {
         host: host.into(),
         port: srv.port,
@@ -211,12 +211,12 @@ impl SearchList {
 
     fn names(&self, name: &str) -> Vec<Box<str>> {
         let Ok(mut whole) = Name::from_utf8(name) else {
-            // Who looks it up is told what is wrong with it.
+            // The lookup will report what is wrong with it.
             return vec![name.into()];
         };
         let is_complete = whole.is_fqdn();
         let is_first = usize::from(whole.num_labels()) > self.dots || whole.is_localhost();
-        // One that is too long with a domain is not meant.
+        // A name that is too long with a domain cannot be meant.
         let appended =
             self.domains.iter().filter_map(|domain| whole.clone().append_domain(domain).ok());
         let mut names: Vec<Name> = if is_complete { Vec::new() } else { appended.collect() };
@@ -258,8 +258,8 @@ mod tests {
     use super::*;
     use crate::{balancer::dns, telemetry::task};
 
-    /// A resolver that asks a name server on this machine, which knows A of `orders.one` and
-    /// `orders.two`, AAAA of `orders.six`, and is in trouble with names that end with `troubled`.
+    /// A resolver with a local name server, which knows A of `orders.one` and `orders.two`, AAAA of
+    /// `orders.six`, and fails for names that end with `troubled`.
     async fn resolver(search: &[&str]) -> Hickory {
         let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
         let mut connection = ConnectionConfig::udp();
@@ -315,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn both_families_are_of_one_name() {
-        // The second name has AAAA, the first has not.
+        // The second name has AAAA, the first does not.
         let well = resolver(&["one", "six"]).await;
         let found = dns::addresses(&well, "orders").await.unwrap();
         assert_eq!(found.records, ["10.0.0.1".parse::<IpAddr>().unwrap()]);

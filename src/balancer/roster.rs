@@ -12,18 +12,18 @@ use tokio::time::Instant;
 
 use crate::balancer::{breaker::Phase, outlier::PANIC_FROM, standing::FULL_SHARE};
 
-/// A group has so much more capacity than it needs: with 71 % of its endpoints it still takes all
+/// The assumed spare capacity of a group: with 71 % of its endpoints it can still take all
 /// requests. Envoy's number.
 const OVERPROVISIONING: f64 = 1.4;
 
-/// How an endpoint stands at a moment.
+/// The state of an endpoint at a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Seen {
-    /// Its health checks do not say that it is down.
+    /// Health checks do not say that it is down.
     pub(crate) is_up: bool,
     pub(crate) is_ejected: bool,
     pub(crate) breaker: Phase,
-    /// Of its weight, in percent.
+    /// Its share of its weight, in percent.
     pub(crate) share: u8,
 }
 
@@ -32,28 +32,28 @@ pub(crate) struct Seen {
 pub(crate) struct Roster {
     /// One for each priority.
     pub(crate) tiers: Vec<Tier>,
-    /// Whose breaker waits for a probe.
+    /// Members whose breaker is due for a probe.
     pub(crate) probes: Vec<u16>,
-    /// What each has of its weight, in percent; empty when all have all of it.
+    /// Each member's share of its weight, in percent; empty if all have 100.
     pub(crate) shares: Vec<u8>,
     /// When the first open breaker lets a probe through.
     pub(crate) retry_at: Option<Instant>,
-    /// Results of health checks are ignored somewhere.
+    /// Whether any priority ignores the results of health checks.
     pub(crate) is_panic: bool,
 }
 
-/// Who may be chosen of one priority.
+/// The members of one priority that may be chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tier {
     pub(crate) ready: Vec<u16>,
     /// Whether each of the priority's members, in order, is in `ready`.
     is_ready: Vec<bool>,
     start: u16,
-    /// Its part of the requests and of those before it, 0 to 1.
+    /// The part of the requests of this priority and those before it, 0 to 1.
     until: f64,
 }
 
-/// What an endpoint is counted as, and called to an operator: the first thing that is wrong with it.
+/// The state that is counted and shown for an endpoint: the first thing that is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Ready,
@@ -66,13 +66,13 @@ pub(crate) enum State {
 pub(crate) const STATES: [State; 4] =
     [State::Ready, State::Down, State::Ejected, State::BreakerOpen];
 
-/// Whether requests may go to an endpoint whose breaker is closed, in a priority that panics or not.
+/// Whether requests may go to an endpoint with a closed breaker; the flag: its priority panics.
 type Rule = fn(&Seen, bool) -> bool;
 
 // === impl Roster ===
 
 impl Roster {
-    /// `tiers` are the members of each priority, in order; `seen` how each member stands.
+    /// `tiers` are the members of each priority, in order; `seen` is the state of each member.
     pub(crate) fn new(tiers: &[Range<u16>], seen: &[Seen], panic_threshold: f64) -> Self {
         let members = |tier: &Range<u16>| {
             tier.clone().filter_map(|index| seen.get(usize::from(index)).map(|seen| (index, seen)))
@@ -93,7 +93,7 @@ impl Roster {
                 is_low && tier.len() >= PANIC_FROM && !has_others
             })
             .collect();
-        // The strictest rule that leaves somebody holds, everywhere alike.
+        // The strictest rule that leaves somebody applies, to all priorities.
         let rules: [Rule; 3] = [
             |seen, panics| (seen.is_up || panics) && !seen.is_ejected,
             |seen, _| seen.is_up,
@@ -114,7 +114,7 @@ impl Roster {
         let rule = strictest.unwrap_or(rules[2]);
         let mut lists = list(rule);
         divide(&mut lists, &capacities);
-        // Of the priorities that requests go to, or would if more of them were well.
+        // Only priorities that get requests, or would if more of their members were healthy.
         let mut taken = 0.0;
         let enough = capacities.iter().position(|capacity| {
             taken += capacity;
@@ -137,8 +137,8 @@ impl Roster {
         }
     }
 
-    /// The priority a request goes to; `at`, from 0 to 1, says which part of the requests it is of.
-    /// `None` when nobody may be chosen.
+    /// The priority of a request at `at`, from 0 to 1, in the sequence of all requests. `None` if
+    /// nobody may be chosen.
     pub(crate) fn tier(&self, at: impl FnOnce() -> f64) -> Option<usize> {
         let whole = self.tiers.iter().position(|tier| !tier.ready.is_empty())?;
         if self.tiers[whole].until >= 1.0 {
@@ -149,7 +149,7 @@ impl Roster {
         Some(found.unwrap_or(whole))
     }
 
-    /// The part of the requests that each priority gets.
+    /// Each priority's part of the requests.
     pub(crate) fn parts(&self) -> Vec<f64> {
         let mut before = 0.0;
         let part = |tier: &Tier| {
@@ -165,14 +165,14 @@ impl Roster {
         self.tiers.iter().any(|tier| tier.is_ready(index))
     }
 
-    /// What this member has of its weight, in percent.
+    /// This member's share of its weight, in percent.
     pub(crate) fn share(&self, index: u16) -> u8 {
         self.shares.get(usize::from(index)).copied().unwrap_or(FULL_SHARE)
     }
 }
 
-/// Each priority takes what it can, the next ones what is left; when all together can take less than
-/// everything, they share it in proportion.
+/// Each priority takes what it can, the next ones what is left. If their total capacity is too
+/// small, they share all requests in proportion.
 fn divide(tiers: &mut [Tier], capacities: &[f64]) {
     let mut left = 1.0;
     let mut parts: Vec<f64> = Vec::with_capacity(tiers.len());
@@ -183,7 +183,7 @@ fn divide(tiers: &mut [Tier], capacities: &[f64]) {
     }
     let sum: f64 = parts.iter().sum();
     if sum <= 0.0 {
-        // Nobody is sound: the first priority that has anybody.
+        // Nobody is sound: use the first priority that has anybody.
         let first = tiers.iter().position(|tier| !tier.ready.is_empty());
         for (index, part) in parts.iter_mut().enumerate() {
             *part = f64::from(u8::from(first == Some(index)));
@@ -194,7 +194,7 @@ fn divide(tiers: &mut [Tier], capacities: &[f64]) {
     let mut until = 0.0;
     for (index, (tier, part)) in tiers.iter_mut().zip(parts).enumerate() {
         until += part / sum;
-        // Sums of fractions miss it by a little.
+        // Sums of fractions miss 1 by a little.
         if last.is_some_and(|last| index >= last) {
             until = 1.0;
         }
@@ -205,7 +205,7 @@ fn divide(tiers: &mut [Tier], capacities: &[f64]) {
 // === impl State ===
 
 impl State {
-    /// The word for it in metrics and for the operator.
+    /// Its name in metrics and for the operator.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Ready => "ready",

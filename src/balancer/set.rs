@@ -32,32 +32,32 @@ use crate::{
     upstream::{Endpoint, Local, Pools, Transport},
 };
 
-/// The most endpoints of one group; more are left out.
+/// The maximum number of endpoints in a group; more are ignored.
 pub(crate) const MAX_MEMBERS: usize = 4096;
 
-/// The endpoints of a group. Shared by all workers and never changed.
+/// The endpoints of a group. Shared by all workers and immutable.
 #[derive(Debug, Default)]
 pub(crate) struct Set {
-    /// By priority.
+    /// Ordered by priority.
     pub(crate) members: Vec<Member>,
     tiers: Vec<Tier>,
     pub(crate) lack: Lack,
 }
 
-/// What workers are told: the endpoints, and who of them may be chosen.
+/// What is published to workers: the endpoints, and which of them may be chosen.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     pub(crate) set: Arc<Set>,
     pub(crate) roster: Roster,
 }
 
-/// Why a set has no more members than it has.
+/// Why a set has no more members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Lack {
     /// There are no more.
     #[default]
     Nothing,
-    /// A name has not been resolved yet.
+    /// A name is not resolved yet.
     Pending,
     /// A name cannot be resolved.
     Unresolved,
@@ -79,7 +79,7 @@ struct Tier {
     table: Option<Table>,
 }
 
-/// One worker's holds of the members of a set, and the state of its choices.
+/// One worker's references to the members of a set, and the state of its choices.
 #[derive(Debug)]
 pub(crate) struct WorkerSet {
     board: Arc<Board>,
@@ -88,22 +88,22 @@ pub(crate) struct WorkerSet {
     rng: Rng,
 }
 
-/// One worker's hold of a member: requests count references of it, never of what is shared.
+/// One worker's references to a member: requests clone an `Arc` of it, not the shared ones.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) local: Arc<Local>,
     pub(crate) standing: Arc<Standing>,
 }
 
-/// Who was chosen.
+/// The chosen endpoint.
 #[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) seat: Arc<Seat>,
-    /// It goes through an open breaker, whose place for a probe it has.
+    /// Set if the request is a probe through an open breaker.
     pub(crate) probe: Option<Probe>,
 }
 
-/// One choice by the policy: by which rule, for what.
+/// The inputs of one choice by the policy.
 struct Chooser<'a> {
     board: &'a Board,
     turns: &'a mut RoundRobin,
@@ -118,7 +118,7 @@ type Candidates = SmallVec<[u16; 16]>;
 // === impl Set ===
 
 impl Set {
-    /// `members` in any order; of several with one address the first by priority is kept.
+    /// `members` in any order; if several have one address, the first by priority is kept.
     pub(crate) fn new(mut members: Vec<Member>, policy: &Policy, lack: Lack) -> Self {
         members.sort_by(|a, b| {
             (a.priority, a.endpoint.label()).cmp(&(b.priority, b.endpoint.label()))
@@ -144,12 +144,12 @@ impl Set {
         &self.members[usize::from(index)]
     }
 
-    /// The table of a priority, with `hash`.
+    /// The table of a priority; only with `hash`.
     pub(crate) fn table(&self, tier: usize) -> Option<&Table> {
         self.tiers.get(tier)?.table.as_ref()
     }
 
-    /// Whether both are of the same endpoints.
+    /// Whether both have the same endpoints.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.lack == other.lack && self.members == other.members
     }
@@ -204,7 +204,7 @@ impl WorkerSet {
         Self { board, seats, turns: RoundRobin::default(), rng }
     }
 
-    /// Takes the roster over from `board`, if it is of the same endpoints.
+    /// Adopts the roster of `board` and returns `true`, if both have the same set.
     pub(crate) fn follow(&mut self, board: &Arc<Board>) -> bool {
         let is_same = Arc::ptr_eq(&self.board.set, &board.set);
         if is_same {
@@ -217,8 +217,8 @@ impl WorkerSet {
         &self.board
     }
 
-    /// An endpoint for `request`; `None` when there is none, or every breaker is open. Those `tried`
-    /// by it before are avoided as long as another may be chosen, of a lower priority if need be.
+    /// Picks an endpoint for `request`; `None` if there is none, or every breaker is open. Avoids
+    /// those in `tried` as long as another may be chosen, of a lower priority if need be.
     pub(crate) fn pick(
         &mut self,
         policy: &Policy,
@@ -241,7 +241,7 @@ impl WorkerSet {
         }
         let chooser = Chooser { board, turns, rng, policy, request, now };
         let index = if tried.is_empty() {
-            // The common way looks at no names and builds no list.
+            // The common case compares no names and builds no list.
             chooser.first()
         } else {
             let mut tiers = roster.tiers.iter().enumerate();
@@ -265,7 +265,7 @@ impl WorkerSet {
 // === impl Chooser ===
 
 impl Chooser<'_> {
-    /// One for a request that has tried nobody, or all of them.
+    /// For a request that has tried no endpoint, or all of them.
     fn first(self) -> Option<u16> {
         let key = self.key();
         let at = || match &key {
@@ -278,7 +278,7 @@ impl Chooser<'_> {
         self.among(tier, &board.roster.tiers[tier].ready, key)
     }
 
-    /// What `hash` goes by; `None` with other policies, and when the request has nothing of it.
+    /// The value for `hash`; `None` with other policies, or if the request has no such value.
     fn key(&self) -> Option<Key> {
         let Policy::Hash(selector) = self.policy else { return None };
         let input = Input::new(&self.request.parts, &self.request.cx);
@@ -314,7 +314,7 @@ impl Chooser<'_> {
                 let expected = member.endpoint.load().expected(now);
                 pick::ewma_cost(expected, in_flight(index), member.weight)
             }),
-            // With nothing to hash anyone may serve it.
+            // Without a value to hash, any endpoint may serve it.
             Policy::LeastRequest | Policy::RoundRobin | Policy::Hash(_) => {
                 pick::two_choices(candidates, rng, least)
             }
@@ -322,7 +322,7 @@ impl Chooser<'_> {
     }
 }
 
-/// The member of `candidates`, who are in `listed`, that `key` belongs to.
+/// The one of `candidates`, all in `listed`, that `key` belongs to.
 pub(crate) fn hashed(
     key: Key,
     table: &Table,
@@ -332,12 +332,12 @@ pub(crate) fn hashed(
 ) -> Option<u16> {
     let in_flight = |index| set.member(index).endpoint.load().in_flight();
     let weight = |index| f64::from(set.member(index).weight.max(1));
-    // The share of who is left: the others' requests are theirs now.
+    // Shares among those that are left: they get the others' requests.
     let total_weight: f64 = listed.ready.iter().copied().map(weight).sum();
     let is_all = candidates.len() == listed.ready.len();
     table.pick(
         key,
-        // In order, as `listed` is.
+        // The candidates are sorted, like `listed`.
         |index| {
             if is_all { listed.is_ready(index) } else { candidates.binary_search(&index).is_ok() }
         },
@@ -347,15 +347,15 @@ pub(crate) fn hashed(
     )
 }
 
-/// Who stands for choice while somebody warms up: each as often as its share says. The cost of an
-/// endpoint would not do for that, under little load the dearest is never chosen at all.
+/// The candidates while somebody warms up, each included as often as its share says. Its cost could
+/// not express the share: under little load the most expensive is never chosen at all.
 fn thinned(candidates: &[u16], roster: &Roster, rng: &mut Rng) -> Candidates {
     let mut is_in = |index: &u16| rng.u8(..FULL_SHARE) < roster.share(*index);
     let thinned: Candidates = candidates.iter().copied().filter(|index| is_in(index)).collect();
     if thinned.is_empty() { candidates.into() } else { thinned }
 }
 
-/// The body as JSON, if the selector looks into it; only a buffered body can be looked into.
+/// The body as JSON, if the selector needs it and the body is buffered.
 fn json_body(selector: &Selector, request: &Request) -> Option<serde_json::Value> {
     let looks_into = selector.parts().iter().any(|part| matches!(part, Part::Json(_)));
     looks_into.then(|| serde_json::from_slice(request.body.as_full()?).ok()).flatten()

@@ -25,16 +25,16 @@ pub struct GroupSnapshot {
     pub endpoints: Vec<EndpointSnapshot>,
     /// Requests under way, over all workers.
     pub in_flight: usize,
-    /// Too few endpoints are healthy: what health checks say is ignored.
+    /// Too few endpoints are healthy, so health checks are ignored.
     pub panic: bool,
-    /// The part of the requests that each priority gets now.
+    /// Each priority's part of the requests now.
     pub priorities: Vec<PrioritySnapshot>,
 }
 
 /// One priority in `/v1/upstreams`.
 #[derive(Clone, Debug, Serialize)]
 pub struct PrioritySnapshot {
-    /// 0 goes first.
+    /// 0 is used first.
     pub priority: u32,
     /// 0 to 1.
     pub share: f64,
@@ -43,19 +43,19 @@ pub struct PrioritySnapshot {
 /// One endpoint in `/v1/upstreams`.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointSnapshot {
-    /// Where it listens.
+    /// Its address.
     pub address: String,
     /// Its share within its priority.
     pub weight: u32,
-    /// 0 goes first.
+    /// 0 is used first.
     pub priority: u32,
     /// Requests under way, over all workers.
     pub in_flight: usize,
-    /// The latency expected of it.
+    /// Its expected latency.
     pub ewma_seconds: f32,
     /// `ready`, `down`, `ejected` or `breaker-open`.
     pub state: &'static str,
-    /// Whether requests go there now; also to one that is out, when nobody else is left.
+    /// Whether it gets requests now; even one that is out does, if nobody else is left.
     pub takes_requests: bool,
     /// Why it is out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,16 +63,16 @@ pub struct EndpointSnapshot {
     /// Since when it has been out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Until when it is out, where that is known.
+    /// Until when it is out, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
     /// What health checks say: `off`, `unknown`, `up`, `down`.
     pub health: &'static str,
     /// `off`, `closed`, `open`, `probing`.
     pub breaker: &'static str,
-    /// By how much the next ejection is doubled.
+    /// The number of doublings of the next ejection.
     pub ejections: u32,
-    /// What it has of its weight while it starts slowly, 0 to 1.
+    /// Its share of its weight during slow start, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start_share: Option<f64>,
 }
@@ -99,7 +99,7 @@ pub(super) fn of(shared: &Shared, now: Instant) -> GroupSnapshot {
     GroupSnapshot {
         name: shared.settings.name.clone(),
         endpoints: endpoints.collect(),
-        // Relaxed: a number to look at.
+        // Relaxed: for display only.
         in_flight: shared.in_flight.load(Ordering::Relaxed),
         panic: roster.is_panic,
         priorities: priorities.collect(),

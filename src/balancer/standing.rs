@@ -24,30 +24,30 @@ use crate::balancer::{
     roster::Seen,
 };
 
-/// The share of its weight that slow start begins with, in percent.
+/// The share of its weight that an endpoint begins slow start with, in percent.
 const FIRST_SHARE: u8 = 10;
-/// Shares rise in steps of so many percent: each is told to all workers.
+/// The steps of slow start in percent: each is published to all workers.
 const STEP: u8 = 5;
-/// All of its weight.
+/// The full weight.
 pub(crate) const FULL_SHARE: u8 = 100;
 
-/// How one endpoint stands.
+/// The state of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Standing {
-    /// Failures in a row that it answered with.
+    /// Consecutive failures that it answered with.
     answered: AtomicU32,
-    /// Failures in a row between it and us.
+    /// Consecutive failures without an answer.
     local: AtomicU32,
     record: Mutex<Record>,
 }
 
-/// What changes seldom.
+/// The part that seldom changes.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) health: Health,
     pub(crate) ejection: Ejection,
     pub(crate) breaker: Breaker,
-    /// Since when slow start has been under way.
+    /// Since when it has been in slow start.
     warming: Option<Instant>,
 }
 
@@ -60,33 +60,33 @@ pub(crate) enum Outcome {
     Failed,
     /// It could not be reached, or did not answer.
     Unreached,
-    /// Nothing: the client or we ended it.
+    /// Nothing: the client or we ended the attempt.
     Nothing,
 }
 
-/// What an outcome led to.
+/// The effects of an outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     /// It has failed often enough in a row to be ejected.
     pub(crate) is_outlier: bool,
-    /// Its breaker is another than before.
+    /// How its breaker changed.
     pub(crate) breaker: Option<Turned>,
-    /// Its breaker waits anew, for longer.
+    /// Its breaker waits again, for longer.
     pub(crate) is_still_open: bool,
 }
 
-/// What became of a breaker.
+/// A transition of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turned {
     Opened,
     Closed,
 }
 
-/// How it stands at a moment, once what is over has been ended.
+/// The state at a moment, after what is over has been ended.
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) seen: Seen,
-    /// When that changes by itself.
+    /// When the state next changes by itself.
     pub(crate) next: Option<Instant>,
     /// It has come back from an ejection.
     pub(crate) is_back: bool,
@@ -95,7 +95,7 @@ pub(crate) struct Settled {
 // === impl Standing ===
 
 impl Standing {
-    /// Of an endpoint nothing is known of. `is_added`: others have served already, it begins slowly.
+    /// A new endpoint. `is_added`: others served before it, so it begins slowly.
     pub(crate) fn new(now: Instant, is_added: bool) -> Arc<Self> {
         let record = Record {
             health: Health::default(),
@@ -114,7 +114,7 @@ impl Standing {
         self.record.lock()
     }
 
-    /// The outcome of an attempt; `probe`: it went through the open breaker.
+    /// Records the outcome of an attempt; `probe`: it went through the open breaker.
     pub(crate) fn observe(
         &self,
         outcome: Outcome,
@@ -123,8 +123,8 @@ impl Standing {
         now: Instant,
     ) -> Told {
         let threshold = settings.outlier.consecutive_failures;
-        // Relaxed: a count in a row is as good as the order outcomes are told in, which for those of
-        // several workers is anybody's guess.
+        // Relaxed: outcomes of several workers come in any order anyway, so a count of consecutive
+        // failures need not be exact.
         let is_outlier = match outcome {
             Outcome::Success => {
                 reset(&self.answered);
@@ -167,12 +167,12 @@ impl Standing {
         self.record().breaker.try_probe(now)
     }
 
-    /// How it stands at `now`, with nothing ended: that is for the configuration in force to do.
+    /// The state at `now`, without ending anything: only the configuration in force may do that.
     pub(crate) fn look(&self, settings: &Settings, now: Instant) -> Settled {
         Settled { seen: self.record().seen(settings, now), next: None, is_back: false }
     }
 
-    /// Ends what is over at `now`, and says how it stands then.
+    /// Ends what is over at `now`, and returns the state after that.
     pub(crate) fn settle(&self, settings: &Settings, now: Instant) -> Settled {
         let mut record = self.record();
         let is_back = record.ejection.settle(now);
@@ -202,7 +202,7 @@ fn reset(count: &AtomicU32) {
     }
 }
 
-/// Counts one more; `true` for the one that reaches `threshold`, which starts the count anew.
+/// Counts one more; `true` if that reaches `threshold`, which resets the count.
 fn count(count: &AtomicU32, threshold: u32) -> bool {
     let reached = count.fetch_add(1, Ordering::Relaxed) + 1 >= threshold;
     reached && count.swap(0, Ordering::Relaxed) >= threshold
@@ -211,12 +211,12 @@ fn count(count: &AtomicU32, threshold: u32) -> bool {
 // === impl Record ===
 
 impl Record {
-    /// Begins slow start: it has recovered.
+    /// Begins slow start after a recovery.
     pub(crate) fn warm_up(&mut self, now: Instant) {
         self.warming = Some(now);
     }
 
-    /// How it stands.
+    /// Its state.
     pub(crate) fn seen(&self, settings: &Settings, now: Instant) -> Seen {
         Seen {
             is_up: self.health.state() != health::State::Down,
@@ -229,7 +229,7 @@ impl Record {
         }
     }
 
-    /// The share of its weight it has now, in percent, and when the next step comes.
+    /// Its current share of its weight, in percent, and when the next step comes.
     fn share(&self, slow_start: Duration, now: Instant) -> (u8, Option<Instant>) {
         let Some(since) = self.warming else { return (FULL_SHARE, None) };
         let share = share(now.saturating_duration_since(since), slow_start);
@@ -241,7 +241,7 @@ impl Record {
     }
 }
 
-/// Linear from [`FIRST_SHARE`], in steps.
+/// Rises linearly from [`FIRST_SHARE`], in steps.
 fn share(elapsed: Duration, slow_start: Duration) -> u8 {
     if elapsed >= slow_start {
         return FULL_SHARE;

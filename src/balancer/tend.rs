@@ -35,24 +35,24 @@ use crate::{
     },
 };
 
-/// Nothing is due: looked at all the same.
+/// How often to look even if nothing is due.
 const IDLE: Duration = Duration::from_hours(1);
-/// Endpoints of one upstream that get a label of their own in a process's life; the others are
+/// How many endpoints of one upstream get their own label during a process's life; others are
 /// counted as `other`.
 const MAX_LABELLED: usize = 256;
 
-/// What the groups of one name share, from one configuration to the next.
+/// What the groups with one name share across configurations.
 #[derive(Debug)]
 pub(super) struct Desk {
-    /// Rung when an endpoint stands otherwise than before.
+    /// Rung when the state of an endpoint changes.
     bell: Notify,
     cells: Cells,
     upstream: Arc<str>,
     /// At most [`MAX_LABELLED`].
     labelled: Mutex<HashSet<Box<str>>>,
-    /// Held while somebody is ejected: of two that want the last place one gets it.
+    /// Held during an ejection: if two endpoints compete for the last one allowed, one gets it.
     ejecting: Mutex<()>,
-    /// Held while a roster is made, published and shown, so that what is shown last is what was
+    /// Held while a roster is made, published and shown, so that the one shown last is the one
     /// published last.
     shown: Mutex<Shown>,
     /// [`ENDPOINTS`], in the order of [`STATES`].
@@ -61,33 +61,33 @@ pub(super) struct Desk {
     panic: Gauge,
 }
 
-/// What the gauges say now.
+/// The current values of the gauges.
 #[derive(Debug, Default)]
 struct Shown {
     set: Arc<Set>,
     states: Vec<State>,
-    /// [`ENDPOINT_READY`] of at most [`MAX_LABELLED`] endpoints that there are.
+    /// [`ENDPOINT_READY`] of at most [`MAX_LABELLED`] current endpoints.
     ready: HashMap<Box<str>, Gauge>,
-    /// A panic that goes on is not told anew.
+    /// A continuing panic is logged only once.
     is_panic: bool,
 }
 
-/// What a look at all endpoints gives.
+/// The result of assessing all endpoints.
 struct Assessed {
     roster: Roster,
-    /// When it changes by itself.
+    /// When the result next changes by itself.
     next: Option<Instant>,
-    /// Who came back from an ejection just now.
+    /// Endpoints that have just come back from an ejection.
     back: Vec<Member>,
-    /// The state of each.
+    /// The state of each endpoint.
     states: Vec<State>,
 }
 
-/// Makes rosters as time passes. Never completes before the group ends.
+/// Renews the roster as time passes. Completes only when the group ends.
 pub(super) async fn tend(desk: Arc<Desk>, group: Weak<Shared>) {
     loop {
         let mut bell = std::pin::pin!(desk.bell.notified());
-        // Heard from now on: what changes while we look is looked at again.
+        // Listening from now on: what changes during the assessment causes another one.
         bell.as_mut().enable();
         let Some(shared) = group.upgrade() else { return };
         let next = shared.reassess(Instant::now());
@@ -103,7 +103,7 @@ pub(super) async fn tend(desk: Arc<Desk>, group: Weak<Shared>) {
 // === impl Shared ===
 
 impl Shared {
-    /// What an attempt said about its endpoint.
+    /// Takes what an attempt said about its endpoint.
     pub(super) fn observe(
         &self,
         standing: &Arc<Standing>,
@@ -118,13 +118,13 @@ impl Shared {
         if let Some(turned) = told.breaker {
             self.turned(standing, turned);
         }
-        // A probe that came to nothing changes nobody's list: whoever comes next finds its place free.
+        // A probe without a result changes nobody's list: the next request finds its place free.
         if told.breaker.is_some() || told.is_still_open {
             self.changed(now);
         }
     }
 
-    /// A probe of a health check has ended.
+    /// Takes the result of a health check.
     pub(super) fn checked(
         &self,
         member: &Member,
@@ -164,7 +164,7 @@ impl Shared {
         self.desk.bell.notify_waiters();
     }
 
-    /// Puts the endpoint aside, if the group can spare it.
+    /// Ejects the endpoint, if the group can spare it.
     fn eject(&self, standing: &Arc<Standing>, now: Instant) {
         let settings = &self.settings.outlier;
         if settings.max_ejected <= 0.0 {
@@ -181,7 +181,7 @@ impl Shared {
             census.with(is_ejected, is_sound)
         });
         let mut record = standing.record();
-        // It has failed live requests all the same, where it is down or put aside already.
+        // An endpoint that is down or ejected already may still fail live requests.
         let is_asked = record.ejection.current().is_none()
             && record.health.state() != health::State::Down
             && census.may_eject(settings.max_ejected, self.settings.panic_threshold);
@@ -215,8 +215,8 @@ impl Shared {
         self.desk.count(&BREAKER_TRANSITIONS, member, &[to]);
     }
 
-    /// Expects of an endpoint that has recovered what is expected of the others: what was measured
-    /// of it while it failed would keep requests away long after.
+    /// Gives a recovered endpoint the least latency expected of the others: what was measured while
+    /// it failed would keep requests away for long.
     fn believe(&self, recovered: &Member, now: Instant) {
         let board = self.board.borrow().clone();
         let others =
@@ -227,12 +227,12 @@ impl Shared {
         }
     }
 
-    /// Makes the roster anew and publishes it, if it is another. When it changes by itself.
+    /// Renews the roster and publishes it if it changed. Returns when it changes by itself.
     pub(super) fn reassess(&self, now: Instant) -> Option<Instant> {
         self.publish_with(None, now)
     }
 
-    /// As [`Shared::reassess`], with a set that takes the place of the one there is, if it differs.
+    /// Like [`Shared::reassess`], but replaces the set by `set` if they differ.
     pub(super) fn publish_with(&self, set: Option<Set>, now: Instant) -> Option<Instant> {
         let mut shown = self.desk.shown.lock();
         let mut made = None;
@@ -315,7 +315,7 @@ impl Desk {
         })
     }
 
-    /// Sets the gauges to the `states` of the members of `set`, if they say something else.
+    /// Sets the gauges to the `states` of the members of `set`, if they differ.
     fn show(&self, shown: &mut Shown, set: Arc<Set>, states: Vec<State>) {
         if Arc::ptr_eq(&shown.set, &set) && shown.states == states {
             return;
@@ -346,7 +346,7 @@ impl Desk {
         }
     }
 
-    /// Counts one more in `desc`, whose labels are upstream, endpoint and `rest`.
+    /// Counts one more in `desc`, with the labels upstream, endpoint and `rest`.
     fn count(&self, desc: &'static Desc, member: &Member, rest: &[&str]) {
         let address = member.endpoint.address().to_string();
         let mut labelled = self.labelled.lock();
@@ -362,7 +362,7 @@ impl Desk {
 
 impl Drop for Desk {
     fn drop(&mut self) {
-        // The upstream is gone.
+        // The upstream was removed.
         for gauge in self.states.iter().chain([&self.panic]) {
             gauge.set(0.0);
         }

@@ -26,13 +26,13 @@ use crate::{
     upstream::{Call, Pools},
 };
 
-/// What each name resolves to; a name that is not in it cannot be resolved.
+/// What each name resolves to; other names cannot be resolved.
 #[derive(Default)]
 struct Script {
     hosts: Mutex<HashMap<String, Vec<IpAddr>>>,
-    /// Addresses of these families cannot be resolved.
+    /// Lookups of addresses in these families fail.
     failing: Mutex<Vec<Family>>,
-    /// Nothing is ever heard of addresses of this family.
+    /// Lookups of addresses in this family are never answered.
     lost: Option<Family>,
     services: Vec<Service>,
 }
@@ -130,7 +130,7 @@ fn request() -> Request {
     Request::new(parts, Body::empty(), cx)
 }
 
-/// Sends through a transport that answers with `outcome` and tells which endpoint it was given.
+/// Sends through a transport that answers with `outcome`; returns the endpoint it was given.
 async fn send(
     handle: &GroupHandle,
     request: Request,
@@ -228,7 +228,7 @@ async fn an_error_with_one_family_takes_none_of_its_addresses_away() {
             time::sleep(Duration::from_mins(2)).await;
             assert_eq!(addresses(&later).len(), 1, "not for ever");
 
-            // That the other family has nothing does not say that the name has nothing.
+            // No addresses in the other family does not mean none for the name.
             script.failing.lock().clear();
             script.say("orders.internal", &[alone]);
             time::sleep(Duration::from_mins(1)).await;
@@ -345,7 +345,7 @@ async fn what_was_tried_is_avoided() {
     for _ in 0..2 {
         seen.push(send(&handle, again(&cx), ok).await.unwrap());
     }
-    // The lower priority only once the higher one has been tried out.
+    // The lower priority is used only after all of the higher one were tried.
     assert_eq!(seen[2], "orders/10.0.0.3:80");
     seen.sort();
     seen.dedup();
@@ -401,7 +401,7 @@ async fn an_endpoint_that_answers_nobody_attracts_nobody() {
     let handle = group.worker(&Pools::new(metrics.thread(), Spawner::new(), deadline));
     let expected = || group.snapshot().endpoints[0].ewma_seconds;
 
-    // A client that leaves blames nobody, but so long it has waited.
+    // A client that leaves blames nobody, but its waiting time counts.
     let left = abandon(&handle, Duration::from_secs(2), None).await;
     assert_eq!((left.took, left.reason), (Some(Duration::from_secs(2)), None));
     assert!((expected() - 2.0).abs() < 0.01, "{}", expected());
@@ -477,7 +477,7 @@ async fn futures_are_send() {
     is_send(balance.call(request())).await.unwrap_err();
 }
 
-/// Sends, with an answer that depends on the endpoint; which one that was.
+/// Sends, with an answer that depends on the endpoint; returns the endpoint.
 async fn ask(
     handle: &GroupHandle,
     answer: impl Fn(&str) -> Result<Response> + Clone + Send + 'static,
@@ -573,7 +573,7 @@ async fn refusals_and_successes_between_eject_nobody() {
         went(&handle, 3, "", |_| status(200)).await;
     }
     assert_eq!(states(&group), ["ready"; 3]);
-    // Answers and silence are counted apart, and an answer, good or bad, ends a silence.
+    // Bad answers and silence are counted separately, and any answer, good or bad, ends a silence.
     let lost = |_: &str| Err(Kind::UpstreamConnect.into());
     for _ in 0..10 {
         went(&handle, 12, "", lost).await;
@@ -592,7 +592,7 @@ async fn an_ejection_outlives_a_reload_and_late_failures_of_the_old_stack_are_he
     let new = group(three(Policy::RoundRobin), Some(&old), &Arc::default());
     let new_handle = handle(&new);
     went(&old_handle, 15, "1:80", bad).await;
-    // The task of the new group hears of it.
+    // The new group's task hears of it.
     time::sleep(Duration::from_millis(1)).await;
     assert_eq!(went(&new_handle, 30, "1:80", bad).await, 0);
     let newest = group(three(Policy::LeastRequest), Some(&new), &Arc::default());
@@ -667,7 +667,7 @@ async fn a_probe_that_takes_its_time_keeps_nobody_away_for_longer_than_its_time(
     let handle = handle(&group);
     went(&handle, 5, "", |_| status(500)).await;
     time::sleep(Duration::from_millis(1501)).await;
-    // As an upload does whose client sends a little at a time.
+    // Like an upload from a client that sends a little at a time.
     let slow = service_fn(|call: Call| async move {
         time::sleep(Duration::from_hours(1)).await;
         drop(call);
@@ -680,7 +680,7 @@ async fn a_probe_that_takes_its_time_keeps_nobody_away_for_longer_than_its_time(
     time::sleep(Duration::from_secs(1)).await;
     ask(&handle, |_| status(200)).await.1.unwrap();
     assert_eq!(states(&group), ["ready"]);
-    // Its late failure is no news.
+    // Its late failure changes nothing.
     probe.await.unwrap();
     assert_eq!(states(&group), ["ready"]);
 }
@@ -697,7 +697,7 @@ async fn a_reload_keeps_who_is_down_and_one_that_is_refused_changes_nothing() {
             fall: 3,
             rise: 2,
         }));
-        // Where nobody listens.
+        // An address where nobody listens.
         Settings { health_check, ..settings(&["127.0.0.1:1"], Policy::RoundRobin) }
     };
     let path = |path: &str| health::Check::Http { path: path.into(), expect: vec![200..=200] };
