@@ -12,46 +12,46 @@ use super::{
     table::Entry,
 };
 
-/// Where a request belongs, and why.
+/// Which route takes a request, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// `POST shop.example.com/orders`, the path in its normalised, merged form.
+    /// `POST shop.example.com/orders`, with the normalised, merged path.
     pub request: String,
-    /// The method a preflight was routed as.
+    /// The method that a preflight was routed by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preflight_for: Option<String>,
-    /// Where it belongs.
+    /// The result.
     pub outcome: Outcome,
     /// Every route that was not taken, in order of match.
     pub losers: Vec<Loser>,
-    /// What the route's policies would do with it, in the order of the stack. Left to the caller.
+    /// What the route's policies would do with it, in the order of the stack. Filled by the caller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
 }
 
-/// Where a request belongs.
+/// The result of routing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Outcome {
-    /// To this route.
+    /// This route takes it.
     Route {
         /// `routes[].name`.
         route: String,
         /// Its index in [`Table::rules`].
         #[serde(skip)]
         index: usize,
-        /// What its path template bound.
+        /// The values bound by its path template.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         params: Vec<(String, String)>,
     },
-    /// Nowhere with this method.
+    /// No route takes it with this method.
     MethodNotAllowed {
-        /// With these it would.
+        /// The methods with which one would.
         allow: String,
     },
-    /// To the gateway itself.
+    /// The path belongs to the gateway itself.
     Reserved,
-    /// Nowhere.
+    /// No route takes it.
     RouteNone,
 }
 
@@ -60,10 +60,10 @@ pub enum Outcome {
 pub struct Loser {
     /// `routes[].name`.
     pub route: String,
-    /// The first predicate it failed on: `host`, `path`, `method`, `header`, `query`; or `order`,
-    /// when another route that also fits goes before it.
+    /// The first predicate that failed: `host`, `path`, `method`, `header`, `query`; or `order`, if
+    /// another route that also matches comes first.
     pub failed_on: &'static str,
-    /// A sentence with the values.
+    /// A sentence that includes the values.
     pub why: String,
 }
 
@@ -74,18 +74,18 @@ pub struct Step {
     pub policy: String,
     /// A word: `pass`, `refuse`, `limit`, ...
     pub outcome: String,
-    /// A sentence; empty when the word says it all.
+    /// A sentence; empty if the word is enough.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
 
-/// The entry that took the request, and the rule that speaks for it.
+/// The entry that took the request, and the rule that represents it.
 struct Won<'a> {
     entry: &'a Entry,
     winner: usize,
 }
 
-/// How far an entry got; of several hosts, the one that got furthest speaks for the route.
+/// How far an entry got; of several hosts, the one that got furthest represents the route.
 type Progress<'a> = (u8, &'static str, String, Option<&'a Entry>);
 
 /// Explains where a request belongs.
@@ -96,7 +96,7 @@ pub fn explain(table: &Table, head: Head<'_>) -> Explanation {
     for entry in table.entries() {
         by_group[entry.group].push(entry);
     }
-    // Its entries are in order, so the first whose host fits is the one it won with.
+    // Its entries are in order, so the first with a matching host is the one that won.
     let won = winner.and_then(|winner| {
         let takes = |entry: &&&Entry| table.host_of(entry).is_none_or(|host| host.takes(head.host));
         by_group[table.group_of(winner)].iter().find(takes).map(|entry| Won { entry, winner })
@@ -139,7 +139,7 @@ fn outcome(table: &Table, head: Head<'_>) -> (Outcome, Option<usize>) {
     }
 }
 
-/// Why a rule was not taken, given its entries.
+/// The reason why a rule was not taken, given its entries.
 fn verdict(
     table: &Table,
     asked: &Asked<'_>,

@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 
 use super::route::{Host, Path, Segment};
 
-/// A rule under one of its hosts: its index in the table's entries, which are in order of
+/// A rule under one of its hosts: an index into the table's entries, which are in order of
 /// precedence.
 pub(super) type Place = u32;
 
@@ -31,7 +31,7 @@ pub(super) struct Index {
 #[derive(Debug, Default)]
 struct Paths {
     exact: Map<Vec<Place>>,
-    /// The root, that is nothing of the path yet, is `nodes[0]`; empty without templates.
+    /// `nodes[0]` is the root, before any segment; empty without templates.
     nodes: Vec<Node>,
     regex: Vec<Place>,
     any: Vec<Place>,
@@ -61,8 +61,8 @@ impl Index {
         paths.insert(place, path);
     }
 
-    /// Hands every list of entries whose host takes `host` and whose path may take `path` to
-    /// `visit`. All in a list take both, but for those whose path is a regular expression.
+    /// Passes each list of entries to `visit` whose host matches `host` and whose path may match
+    /// `path`. All in a list match both, except that regular expressions are still to be tried.
     pub(super) fn lookup<'a>(
         &'a self,
         host: &str,
@@ -73,7 +73,7 @@ impl Index {
             paths.lookup(path, visit);
         }
         if !self.suffix.is_empty() {
-            // Not at 0: a wildcard stands for at least one label.
+            // Not at 0: a wildcard matches at least one label.
             for dot in host.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'.') {
                 if let Some(paths) = self.suffix.get(&host[dot.0..]) {
                     paths.lookup(path, visit);
@@ -121,7 +121,7 @@ impl Paths {
         if let Some(places) = self.exact.get(path) {
             visit(places);
         }
-        // The asterisk has no segments.
+        // The target `*` has no segments.
         if let (Some(root), Some(segments)) = (self.nodes.first(), path.strip_prefix('/')) {
             self.descend(root, Some(segments), visit);
         }
@@ -129,8 +129,8 @@ impl Paths {
         visit(&self.any);
     }
 
-    /// `rest` is what follows the node's prefix and a slash; `None` when nothing does. As deep as
-    /// the longest template.
+    /// `rest` is what follows the node's prefix and a slash; `None` if nothing does. Recursion is
+    /// as deep as the longest template.
     fn descend<'a>(
         &'a self,
         node: &'a Node,

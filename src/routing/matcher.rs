@@ -20,10 +20,10 @@ use super::{
 };
 use crate::http::query;
 
-/// What of a request decides its route.
+/// The parts of a request that routes are matched on.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
-    /// Lower case, without port or trailing dot; empty without one.
+    /// In lower case, without port or trailing dot; empty if there is none.
     pub host: &'a str,
     /// The normalised path with runs of `/` merged.
     pub path: &'a str,
@@ -35,22 +35,22 @@ pub struct Head<'a> {
     pub headers: &'a HeaderMap,
 }
 
-/// Where a request belongs.
+/// The result of matching.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match<'a> {
-    /// To this rule.
+    /// This rule takes the request.
     Route {
-        /// In [`Table::rules`]; of a group, the member whose claims are looked at first.
+        /// Index in [`Table::rules`]; for a group, the member whose claims are checked first.
         index: usize,
-        /// What the names of its path template took, in their order.
+        /// The values of its path template's names, in their order.
         values: Values<'a>,
     },
-    /// Nowhere with this method; with these it would.
+    /// No rule takes it with this method, but some would with these.
     MethodNotAllowed {
         /// The `Allow` field.
         allow: HeaderValue,
     },
-    /// Nowhere.
+    /// No rule takes it.
     None,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Asked<'a> {
     is_preflight: bool,
 }
 
-/// What a rule asks for beyond host and path.
+/// A condition of a rule beyond host and path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition<'a> {
     Method,
@@ -69,12 +69,12 @@ pub(super) enum Condition<'a> {
     Query(&'a str),
 }
 
-/// Whether the path is the gateway's own: `/.sluice/` and what is below it belongs to no route.
+/// Whether the path is reserved for the gateway: no route gets `/.sluice/` or anything below it.
 pub fn is_reserved(path: &str) -> bool {
     path == "/.sluice" || path.starts_with("/.sluice/")
 }
 
-/// Finds the route.
+/// Finds the route of a request.
 pub fn find<'a>(table: &Table, head: Head<'a>) -> Match<'a> {
     if is_reserved(head.path) {
         return Match::None;
@@ -94,7 +94,7 @@ fn first(table: &Table, asked: &Asked<'_>) -> Option<Place> {
     let mut best: Option<Place> = None;
     table.lookup(asked.head.host, asked.head.path, |places| {
         for &place in places {
-            // In order: what follows can only be worse.
+            // Lists are in order: all that follow are worse.
             if best.is_some_and(|best| best <= place) {
                 return;
             }
@@ -108,7 +108,7 @@ fn first(table: &Table, asked: &Asked<'_>) -> Option<Place> {
     best
 }
 
-/// No entry takes the request: are there some that would with another method?
+/// No entry takes the request: collects the methods with which some would.
 fn allowed<'a>(table: &Table, asked: &Asked<'_>) -> Match<'a> {
     let mut methods: Vec<&Method> = Vec::new();
     table.lookup(asked.head.host, asked.head.path, |places| {
@@ -130,7 +130,7 @@ fn allowed<'a>(table: &Table, asked: &Asked<'_>) -> Match<'a> {
     let names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
     match HeaderValue::try_from(names.join(", ")) {
         Ok(allow) => Match::MethodNotAllowed { allow },
-        // A method is a token, so this is not reached; an empty `Allow` would be a lie.
+        // Never reached, since a method is a token; an empty `Allow` would be wrong.
         Err(_) => Match::None,
     }
 }
@@ -159,7 +159,7 @@ impl<'a> Asked<'a> {
             && rule.query.iter().all(|(name, value)| self.fits_query(name, value))
     }
 
-    /// The first condition that the request fails, in the order they are looked at.
+    /// The first condition that the request fails, in the order of checking.
     pub(super) fn failed<'r>(&self, rule: &'r Rule) -> Option<Condition<'r>> {
         if !self.fits_method(rule) {
             return Some(Condition::Method);
@@ -171,7 +171,7 @@ impl<'a> Asked<'a> {
             .or_else(|| query().map(|(name, _)| Condition::Query(name)))
     }
 
-    /// A preflight names the fields that the request will have, without their values.
+    /// A preflight lists the fields of the announced request, without their values.
     fn fits_header(&self, name: &http::HeaderName, predicate: &HeaderPredicate) -> bool {
         if self.is_preflight && names(self.head.headers, name) {
             return !matches!(predicate, HeaderPredicate::Present(false));

@@ -11,8 +11,8 @@ use std::{cmp::Reverse, fmt};
 
 use super::route::{Host, Path, Rule, Segment};
 
-/// A rule's place under one of its hosts; smaller goes first. No two are equal in one table, but
-/// for the hosts of one rule.
+/// A rule's rank under one of its hosts; the smallest comes first. No two in a table are equal,
+/// except for hosts of the same rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
     priority: Reverse<i32>,
@@ -35,13 +35,13 @@ enum PathRank {
     Exact,
     /// By its literal segments.
     Template(Reverse<usize>),
-    /// By the segments before the rest, then by how many of them are literal.
+    /// By the number of segments before the rest, then by how many of them are literal.
     CatchAll(Reverse<usize>, Reverse<usize>),
     Regex,
     Any,
 }
 
-/// The first thing in which one rule goes before another.
+/// The first criterion by which one rule precedes another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advantage {
     /// A higher `priority`.
@@ -59,7 +59,7 @@ pub enum Advantage {
 // === impl Precedence ===
 
 impl Precedence {
-    /// The place of `rule`, the `order`th of the file, under `host`; `None` is any host.
+    /// The rank of `rule`, at position `order` in the file, under `host`; `None` is any host.
     pub fn new(rule: &Rule, host: Option<&Host>, order: usize) -> Self {
         Self {
             priority: Reverse(rule.priority),
@@ -76,7 +76,7 @@ impl Precedence {
         }
     }
 
-    /// What decides for this one, given that it goes before `other`.
+    /// The criterion that decides, given that this one precedes `other`.
     pub fn advantage_over(&self, other: &Self) -> Advantage {
         if self.priority != other.priority {
             Advantage::Priority

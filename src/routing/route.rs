@@ -6,26 +6,26 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use regex::Regex;
 use smallvec::SmallVec;
 
-/// One rule: `routes[].match`, with what decides between rules.
+/// One rule: `routes[].match`, and what decides between rules.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// `routes[].name`, unique.
     pub name: Arc<str>,
-    /// Higher is tried first, before host and path.
+    /// The highest is tried first, before host and path count.
     pub priority: i32,
-    /// Any of these; empty is every host.
+    /// Any of these must match; empty means every host.
     pub hosts: Vec<Host>,
-    /// What the path must look like.
+    /// The pattern for the path.
     pub path: Path,
-    /// Any of these; `None` is every method.
+    /// Any of these must match; `None` means every method.
     pub methods: Option<Vec<Method>>,
-    /// All of these.
+    /// All of these must match.
     pub headers: Vec<(HeaderName, HeaderPredicate)>,
-    /// All of these: a query parameter of this name with exactly this value, decoded.
+    /// All of these must match: a query parameter with this name and exactly this decoded value.
     pub query: Vec<(Box<str>, Box<str>)>,
-    /// All of these, after auth. Rules that differ only here form one group.
+    /// All of these must match, after auth. Rules that differ only here form one group.
     pub claims: Vec<(Box<str>, Box<str>)>,
-    /// Whether `%2F` and `%5C` in the path are let through instead of answered with `bad-target`.
+    /// Whether `%2F` and `%5C` in the path are allowed instead of answered with `bad-target`.
     pub pass_encoded_separators: bool,
 }
 
@@ -45,8 +45,8 @@ pub enum Path {
     Any,
     /// This path.
     Exact(Box<str>),
-    /// `/orders/{id}/{*rest}`: literal segments, names for one segment, and at the end a name for
-    /// all that follows (which may be nothing but the slash).
+    /// `/orders/{id}/{*rest}`: literal segments, names for one segment each, and at the end a name
+    /// for the whole rest (which may be just the slash).
     Template(Vec<Segment>),
     /// `path_regex`, anchored at both ends.
     Regex(Regex),
@@ -55,15 +55,15 @@ pub enum Path {
 /// A segment of a path template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// Exactly this, as the normalised target has it.
+    /// Exactly this text, in the normalised form.
     Literal(Box<str>),
-    /// `{name}`: one segment, not empty.
+    /// `{name}`: one non-empty segment.
     Name(Arc<str>),
     /// `{*name}`: the rest, slashes included; last in its template.
     Rest(Arc<str>),
 }
 
-/// What a header must look like. Of several fields of one name, any may satisfy it.
+/// A condition on a header. If it has several fields, any of them may satisfy it.
 #[derive(Clone, Debug)]
 pub enum HeaderPredicate {
     /// Exactly this value.
@@ -74,14 +74,14 @@ pub enum HeaderPredicate {
     Present(bool),
 }
 
-/// What the names of a template took, in its order: parts of the path.
+/// The values of a template's names, in its order: parts of the path.
 pub type Values<'a> = SmallVec<[&'a str; 2]>;
 
 // === impl Rule ===
 
 impl Rule {
-    /// Whether it lists `method`. A rule for GET also takes HEAD (RFC 9110, 9.3.2: HEAD is GET
-    /// without the content), as it does for Go's and Rust's routers.
+    /// Whether `methods` allows `method`. A rule for GET also takes HEAD (RFC 9110, 9.3.2: HEAD is
+    /// GET without the content), as Go's and Rust's routers do.
     pub(super) fn takes_method(&self, method: &Method) -> bool {
         self.methods.as_ref().is_none_or(|methods| {
             methods.contains(method) || *method == Method::HEAD && methods.contains(&Method::GET)
@@ -92,7 +92,7 @@ impl Rule {
 // === impl Host ===
 
 impl Host {
-    /// Whether the pattern takes this host.
+    /// Whether the pattern matches this host.
     pub(super) fn takes(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => **name == *host,
@@ -113,7 +113,7 @@ impl fmt::Display for Host {
 // === impl Path ===
 
 impl Path {
-    /// Whether the pattern takes this merged path.
+    /// Whether the pattern matches this merged path.
     pub(super) fn takes(&self, path: &str) -> bool {
         match self {
             Self::Any => true,
@@ -123,8 +123,8 @@ impl Path {
         }
     }
 
-    /// The same of a path that the index gave this pattern for, which is exact but for regular
-    /// expressions.
+    /// The same for a path that the index found for this pattern: only regular expressions are
+    /// still to be tried.
     pub(super) fn takes_indexed(&self, path: &str) -> bool {
         match self {
             Self::Regex(regex) => regex.is_match(path),
@@ -144,7 +144,7 @@ impl Path {
         })
     }
 
-    /// What the template's names take of a path that it takes, in the order of
+    /// The values of the template's names in a path that it matches, in the order of
     /// [`names`](Self::names).
     pub(super) fn values<'a>(&self, path: &'a str) -> Values<'a> {
         match self {
@@ -169,7 +169,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// `None` if the template does not take the path.
+/// `None` if the template does not match the path.
 fn bind<'a>(segments: &[Segment], path: &'a str) -> Option<Values<'a>> {
     let mut values = Values::new();
     let mut rest = path.strip_prefix('/');
@@ -196,7 +196,7 @@ fn bind<'a>(segments: &[Segment], path: &'a str) -> Option<Values<'a>> {
 // === impl HeaderPredicate ===
 
 impl HeaderPredicate {
-    /// Whether the fields of this name satisfy it.
+    /// Whether the fields with this name satisfy it.
     pub(super) fn takes(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
         match self {
             Self::Exact(wanted) => headers.get_all(name).iter().any(|value| value == wanted),
@@ -210,7 +210,7 @@ impl HeaderPredicate {
 
 // === impl Rule ===
 
-/// As a person would say it: `POST shop.example.com/orders/{id} x-beta=1`.
+/// In short form: `POST shop.example.com/orders/{id} x-beta=1`.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(methods) = &self.methods {

@@ -30,23 +30,23 @@ use crate::{
     },
 };
 
-/// A worker's half of a rule.
+/// One worker's part of a rule.
 #[derive(Clone, Debug)]
 pub struct RouteEntry<S> {
     /// For logs and metrics.
     pub info: Arc<RouteInfo>,
-    /// What a request of this route passes.
+    /// The layers that its requests pass.
     pub stack: S,
 }
 
-/// Says which route answers for a path that is the gateway's own, so that what holds for the route's
-/// clients holds for who asks there.
+/// Tells which route answers for a reserved path, so that the rules for the route's clients also
+/// apply to requests for that path.
 pub trait OwnPaths: fmt::Debug + Send + Sync {
-    /// The index of the route, or why there is none.
+    /// The index of the route, or the reason for none.
     fn route(&self, path: &str) -> Result<usize, Error>;
 }
 
-/// Hands each request to the stack of its route.
+/// Passes each request to the stack of its route.
 pub struct Router<S> {
     table: Arc<Table>,
     routes: Box<[Route<S>]>,
@@ -56,13 +56,13 @@ pub struct Router<S> {
 #[derive(Clone)]
 struct Route<S> {
     entry: RouteEntry<S>,
-    /// Copies of the template's names, so that no worker counts another's references.
+    /// Copies of the template's names, so that workers share no reference counts.
     names: Arc<[Box<str>]>,
     pass_encoded_separators: bool,
 }
 
 pin_project! {
-    /// The answer of a route, or the refusal of a request that has none.
+    /// The answer of a route, or the refusal of a request without one.
     pub struct ResponseFuture<F> {
         #[pin]
         step: Step<F>,
@@ -80,8 +80,8 @@ pin_project! {
 // === impl Router ===
 
 impl<S> Router<S> {
-    /// A router over `table` with one entry for each of its rules, in the order of the file; `own`: which of
-    /// them answer for paths that no rule takes.
+    /// A router over `table` with one entry for each of its rules, in the order of the file; `own`:
+    /// which of them answer for reserved paths.
     ///
     /// A rule without an entry answers `internal`.
     pub fn new(
@@ -102,7 +102,7 @@ impl<S> Router<S> {
         Self { table, routes, own: own.map(Arc::from) }
     }
 
-    /// The route of a request, entered into its context.
+    /// Finds the route of a request and sets it in the context.
     fn route(&mut self, request: &Request) -> Result<&mut Route<S>, Error> {
         let cx = &request.cx;
         let Some(target) = cx.target() else {
@@ -183,7 +183,7 @@ impl<F: Future<Output = Result<Response, Error>>> Future for ResponseFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         match self.project().step.project() {
             StepProjected::Routed { future } => future.poll(cx),
-            // Polled again after its end, which a caller must not do: still an answer, not a panic.
+            // Must not be polled again after its end; still an answer, not a panic.
             StepProjected::Refused { error } => {
                 Poll::Ready(Err(error.take().unwrap_or_else(|| Kind::Internal.into())))
             }

@@ -13,12 +13,12 @@ use super::{
     route::Host,
 };
 
-/// All rules in the order of match.
+/// All rules in the order of matching.
 #[derive(Debug)]
 pub struct Table {
     rules: Vec<Rule>,
     groups: Vec<Group>,
-    /// Of each rule, its group.
+    /// The group of each rule.
     group_of: Vec<usize>,
     entries: Vec<Entry>,
     index: Index,
@@ -43,13 +43,13 @@ pub(super) struct Entry {
 // === impl Table ===
 
 impl Table {
-    /// A table of these rules, given in the order of the file.
+    /// A table of these rules, which come in the order of the file.
     pub fn new(rules: Vec<Rule>) -> Self {
         let groups = group(&rules);
         let mut entries: Vec<Entry> = Vec::with_capacity(groups.len());
         for (group, Group { members }) in groups.iter().enumerate() {
             let rule = &rules[members[0]];
-            // Its place in the file is its first member's there.
+            // Its position in the file is that of its first member.
             let order = members.iter().copied().min().unwrap_or_default();
             let mut push = |host: Option<usize>| {
                 let pattern = host.map(|host| &rule.hosts[host]);
@@ -81,13 +81,13 @@ impl Table {
         &self.rules
     }
 
-    /// Indexes of rules that differ only in their claims, `rule` among them, in the order in which
-    /// their claims are looked at. Panics if there is no such rule.
+    /// Indexes of the rules that differ from `rule` only in their claims, itself included, in the
+    /// order in which their claims are checked. Panics if there is no such rule.
     pub fn members(&self, rule: usize) -> &[usize] {
         &self.groups[self.group_of[rule]].members
     }
 
-    /// Indexes of rules in the order of match, each once, at the place of its most specific host.
+    /// Indexes of rules in the order of matching, each once, at the rank of its most specific host.
     pub fn in_order(&self) -> Vec<usize> {
         let mut seen = vec![false; self.groups.len()];
         let mut order = Vec::with_capacity(self.rules.len());
@@ -99,8 +99,8 @@ impl Table {
         order
     }
 
-    /// Hands every list of entries that may take `host` and `path` to `visit`, each in order of
-    /// match.
+    /// Passes each list of entries that may match `host` and `path` to `visit`, each in order of
+    /// matching.
     pub(super) fn lookup<'a>(&'a self, host: &str, path: &str, mut visit: impl FnMut(&'a [Place])) {
         self.index.lookup(host, path, &mut visit);
     }
@@ -122,7 +122,7 @@ impl Table {
         &self.entries[place as usize]
     }
 
-    /// The rule that speaks for the entry's group in everything but claims.
+    /// The rule that represents the entry's group in everything but claims.
     pub(super) fn rule_of(&self, entry: &Entry) -> &Rule {
         &self.rules[self.groups[entry.group].members[0]]
     }
@@ -145,14 +145,14 @@ fn group(rules: &[Rule]) -> Vec<Group> {
         }
     }
     for group in &mut groups {
-        // Stable: the order of the file stays where the claims are as many.
+        // Stable: rules with equally many claims keep the order of the file.
         group.members.sort_by_key(|member| std::cmp::Reverse(rules[*member].claims.len()));
     }
     groups
 }
 
-/// The same text for rules that differ in nothing but name and claims. Patterns have no equality of
-/// their own; what they were written as does.
+/// The same text for rules that differ only in name and claims. Compiled patterns cannot be
+/// compared, but their source can.
 fn identity(rule: &Rule) -> String {
     let Rule { name: _, claims: _, priority, hosts, path, methods, headers, query, .. } = rule;
     let pass = rule.pass_encoded_separators;

@@ -14,7 +14,7 @@ use super::{
     route::{HeaderPredicate, Host, Path, Segment},
 };
 
-/// A rule as one would write it: `[priority] host path`.
+/// A rule, written as `[priority] host path`.
 fn rule(name: &str, host: &str, path: &str) -> Rule {
     Rule {
         name: Arc::from(name),
@@ -127,7 +127,7 @@ fn paths_take_what_they_say() {
 fn the_order_of_match_is_the_documented_one() {
     let mut first = rule("priority", "", "/{*rest}");
     first.priority = 1;
-    // Each differs from the next in one step of the order.
+    // Each differs from the next in one criterion of the order.
     let mut rules = vec![
         rule("exact-host", "a.b.c", "/{*rest}"),
         rule("long-wildcard", "*.b.c", "/{*rest}"),
@@ -145,7 +145,7 @@ fn the_order_of_match_is_the_documented_one() {
     ];
     rules.insert(0, first.clone());
     let names: Vec<_> = rules.iter().map(|rule| rule.name.clone()).collect();
-    // The file's order is only the last resort: turned round, only the two equals change places.
+    // The file's order is only the last resort: reversed, only the two equal rules swap.
     rules[1..].reverse();
     let equal = |name: &str| rules.iter().position(|rule| &*rule.name == name).unwrap();
     let (one, other) = (equal("one-literal"), equal("one-literal-later"));
@@ -286,7 +286,7 @@ fn explains_why_the_others_lost() {
 
 // === the reference ===
 
-/// The documented order, written down again.
+/// A second implementation of the documented order.
 fn reference(rules: &[Rule], head: Head<'_>) -> Result<usize, Vec<String>> {
     let mut best = None;
     let mut allow = Vec::new();
@@ -338,7 +338,7 @@ fn reference_path(pattern: &Path, path: &str) -> Option<PathRank> {
         Path::Any => return Some((4, Reverse(0), Reverse(0))),
         Path::Template(segments) => segments,
     };
-    // A template is a regular expression after all.
+    // A template can be written as a regular expression.
     let mut text = String::from("^");
     for segment in segments {
         text.push('/');
@@ -408,7 +408,7 @@ proptest! {
             Match::None => Err(Vec::new()),
         };
         prop_assert_eq!(found, reference(&rules, head));
-        // The explanation tells the same story, of every rule.
+        // The explanation agrees, for every rule.
         let explanation = explain(&table, head);
         let is_taken = matches!(explanation.outcome, Outcome::Route { .. });
         prop_assert_eq!(explanation.losers.len() + usize::from(is_taken), rules.len());
