@@ -6,37 +6,37 @@ use http::{HeaderValue, StatusCode};
 
 use super::Side;
 
-/// A request that was not let in.
+/// The refusal of an unauthenticated or unauthorised request.
 #[derive(Clone, Debug)]
 pub struct AuthRefusal {
-    /// Why.
+    /// The reason.
     pub fault: AuthFault,
-    /// The `WWW-Authenticate` field: what would let it in.
+    /// The `WWW-Authenticate` field: how to get in.
     pub challenge: Option<HeaderValue>,
 }
 
-/// Why a credential was not enough (semantics 7).
+/// Why a credential was not accepted (semantics 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthFault {
     /// There is none.
     Missing,
-    /// It is not one at all.
+    /// It cannot be parsed.
     Malformed,
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     NotYet,
-    /// Its signature, or the key itself, does not verify.
+    /// Its signature does not verify, or the API key is unknown.
     Signature,
-    /// It is somebody's whom this route does not know.
+    /// Its issuer is not one of this route's.
     Issuer,
     /// It is for another service.
     Audience,
     /// It names a key that its issuer does not have.
     KidUnknown,
-    /// Whether it is good cannot be said: there are no keys to verify it with.
+    /// Unknown whether it is valid: there are no keys to verify it with.
     KeysUnavailable,
-    /// It is good, but not for this.
+    /// It is valid, but not for this.
     Scope,
 }
 
@@ -57,7 +57,7 @@ impl AuthFault {
         Self::Scope,
     ];
 
-    /// The word for it (semantics 12).
+    /// Its reason word (semantics 12).
     pub fn reason(self) -> &'static str {
         match self {
             Self::Missing => "auth-missing",
@@ -73,7 +73,7 @@ impl AuthFault {
         }
     }
 
-    /// The status a client is answered with.
+    /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
             Self::Missing
@@ -89,18 +89,18 @@ impl AuthFault {
         }
     }
 
-    /// Whose doing it is.
+    /// Who is responsible.
     pub fn side(self) -> Side {
         if self == Self::KeysUnavailable { Side::Gateway } else { Side::Downstream }
     }
 
-    /// When a client should come back.
+    /// When the client should retry.
     pub fn retry_after(self) -> Option<Duration> {
         (self == Self::KeysUnavailable).then_some(Duration::from_secs(5))
     }
 
-    /// One sentence that a client may read. Plain ASCII without quotation marks, so that a field
-    /// can hold it.
+    /// One sentence for the client. Plain ASCII without quotation marks, so that a field can hold
+    /// it.
     pub fn title(self) -> &'static str {
         match self {
             Self::Missing => "This resource needs a credential.",

@@ -9,16 +9,16 @@ use super::Kind;
 /// The `Allow` header of a 405.
 #[derive(Clone, Debug)]
 pub struct Method405 {
-    /// Comma-separated methods, as the header wants them.
+    /// Comma-separated methods, in the form of the header.
     pub allow: HeaderValue,
 }
 
-/// What a 429 says.
+/// The content of a 429.
 #[derive(Clone, Debug)]
 pub struct Exceeded {
-    /// Until all of the limits have room for one more.
+    /// How long until all of the limits have room for one more.
     pub retry_after: Duration,
-    /// The names of the limits that had none.
+    /// The names of the limits without room.
     pub policies: Box<[Box<str>]>,
 }
 
@@ -27,23 +27,23 @@ pub struct Exceeded {
 pub struct Denial {
     /// 300 to 599.
     pub status: StatusCode,
-    /// What the client is told beside our own fields.
+    /// The fields for the client, besides our own.
     pub headers: Box<HeaderMap>,
 }
 
-/// Whose doing a failure is.
+/// Who is responsible for a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The client's.
+    /// The client.
     Downstream,
-    /// Our own, or our configuration's.
+    /// We, or our configuration.
     Gateway,
-    /// The service's.
+    /// The upstream service.
     Upstream,
 }
 
-/// Whether the upstream may have seen any of the request. Measured by counting the bytes that were
-/// written, never guessed.
+/// Whether the upstream may have seen any of the request. Measured by counting the bytes written,
+/// never guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// Not one byte left: safe to send elsewhere, whatever the method.
@@ -52,21 +52,21 @@ pub enum Sent {
     MaybeSeen,
 }
 
-/// What the retry rules may do about a failure (semantics 4).
+/// How the retry rules classify a failure (semantics 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryClass {
     /// A: the request never left.
     NotSent,
     /// B: the upstream may have seen it.
     MaybeSeen,
-    /// Not about an upstream at all: another attempt changes nothing.
+    /// Not about an upstream: another attempt changes nothing.
     Final,
 }
 
 // === impl Side ===
 
 impl Side {
-    /// Whose doing it is by the reason word; `None`: that is no failure.
+    /// Who is responsible, by reason word; `None` if that is no failure.
     pub fn of(reason: &str) -> Option<Self> {
         static SIDES: LazyLock<HashMap<&str, Side>> = LazyLock::new(|| {
             Kind::all().into_iter().map(|kind| (kind.reason(), kind.side())).collect()

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-/// Why a request with an idempotency key, or without one, is not sent.
+/// Why a request on a route with `idempotency` is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdempotencyFault {
-    /// The route needs a key, and there is none, or none that can be one.
+    /// The key is invalid, or the route requires one and there is none.
     Missing,
     /// The key was used for another request.
     Mismatch,
-    /// The first request of this key still runs; come back after so long.
+    /// The first request with this key is still running; retry after this time.
     InFlight(Duration),
-    /// Nobody knows what became of the first request of this key.
+    /// The outcome of the first request with this key is unknown.
     Uncertain,
 }
 
@@ -24,7 +24,7 @@ impl IdempotencyFault {
     pub const ALL: [Self; 4] =
         [Self::Missing, Self::Mismatch, Self::InFlight(Duration::from_secs(1)), Self::Uncertain];
 
-    /// The status a client is answered with.
+    /// The status of the answer.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Missing => StatusCode::BAD_REQUEST,
@@ -33,7 +33,7 @@ impl IdempotencyFault {
         }
     }
 
-    /// The word for it.
+    /// Its reason word.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Missing => "idempotency-missing",
@@ -43,7 +43,7 @@ impl IdempotencyFault {
         }
     }
 
-    /// One sentence that a client may read.
+    /// One sentence for the client.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Missing => "This request needs an idempotency key.",
@@ -55,7 +55,7 @@ impl IdempotencyFault {
         }
     }
 
-    /// When to come back, for those that pass by themselves.
+    /// When to retry, for the faults that pass by themselves.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::InFlight(after) => Some(after),

@@ -11,82 +11,82 @@ use super::{
     queue::QueueFault,
 };
 
-/// What happened to a request. The payload is what the answer needs to say.
+/// What happened to a request. The payload is what the answer needs.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// No route takes this host, path and predicates.
+    /// No route matches this host, path and predicates.
     RouteNotFound,
-    /// Routes take this path, none with this method.
+    /// Routes match this path, but none with this method.
     MethodNotAllowed(Method405),
-    /// The message is ambiguous or malformed; nothing on this connection can be trusted any more.
+    /// The message is ambiguous or malformed; nothing more on this connection can be trusted.
     BadFraming,
-    /// The request target cannot be normalised, or holds what the route refuses.
+    /// The request target cannot be normalised, or contains what the route refuses.
     BadTarget,
-    /// The head is over `limits.header_bytes`.
+    /// The head exceeds `limits.header_bytes`.
     HeaderTooLarge,
-    /// Over 100 header fields.
+    /// More than 100 header fields.
     HeaderCount,
-    /// The request body is over `limits.body_bytes` or `limits.buffer_bytes`.
+    /// The request body exceeds `limits.body_bytes` or `limits.buffer_bytes`.
     BodyTooLarge,
     /// The client did not send its head or body in time.
     ClientTimeout,
-    /// The client went away, or broke off its body.
+    /// The client disconnected, or aborted its body.
     ClientClosed,
     /// The client's address is not allowed here.
     IpDenied,
     /// A rate limit has no room for this request.
     RateLimited(Exceeded),
-    /// The credential is missing, or not enough.
+    /// The credential is missing or not sufficient.
     Auth(AuthRefusal),
-    /// The service of `auth.forward` says no, and this is its answer.
+    /// The service of `auth.forward` refused, and this is its answer.
     AuthDenied(Denial),
-    /// The service of `auth.forward` gave no answer: nobody passes.
+    /// The service of `auth.forward` did not answer: nobody passes.
     AuthUnavailable,
     /// `max_in_flight` of the route or the upstream is reached, or every h2 stream is taken.
     ConcurrencyFull,
-    /// The upstream's adaptive limit is reached, and no place came free in time.
+    /// The upstream's adaptive limit is reached, and no place became free in time.
     ShedOverload,
     /// The upstream has no endpoint at all.
     UpstreamNone,
-    /// The circuit breaker of every endpoint is open; the first lets a probe through after so long.
+    /// The circuit breakers of all endpoints are open; the first probe is due after this time.
     BreakerOpen(Duration),
-    /// No address for an upstream's name, and none that is fresh enough to go on with.
+    /// No address for an upstream's name, and no recent enough one to continue with.
     UpstreamDns,
     /// No connection to the endpoint: refused, unreachable or not in time.
     UpstreamConnect,
     /// The TLS handshake with the endpoint failed.
     UpstreamTls,
-    /// The endpoint broke the exchange off.
+    /// The endpoint aborted the exchange.
     UpstreamReset(Sent),
-    /// The endpoint closed a kept-alive connection as the request was written to it.
+    /// The endpoint closed a kept-alive connection while the request was written to it.
     UpstreamClosedIdle(Sent),
-    /// One attempt took longer than it may, or the response body stood still.
+    /// One attempt took too long, or the response body stalled.
     UpstreamTimeoutTry(Sent),
     /// All attempts together took longer than the route's `timeout`.
     UpstreamTimeoutTotal,
     /// The endpoint answered with something that is not an acceptable HTTP response.
     UpstreamBadResponse,
-    /// This failed an attempt, and the upstream's budget has no retry left.
+    /// The failure of an attempt that was not retried because the upstream's budget is used up.
     RetryBudget(Box<Kind>),
-    /// `fault` of the route refused it on purpose, with this status.
+    /// The route's `fault` refused it on purpose, with this status.
     FaultInjected(StatusCode),
-    /// Its idempotency key keeps it from being done again.
+    /// Refused because of its idempotency key.
     Idempotency(IdempotencyFault),
-    /// The event queue cannot keep what the route promises of it.
+    /// The event queue cannot provide what the route promises.
     Queue(QueueFault),
     /// The process is draining.
     Draining,
-    /// A bug: a panic, or an invariant that did not hold.
+    /// A bug: a panic, or a violated invariant.
     Internal,
 }
 
 // === impl Kind ===
 
 impl Kind {
-    /// The reason of [`Kind::RetryBudget`], for an answer that is passed on as it is.
+    /// The reason of [`Kind::RetryBudget`], for an answer that is passed on unchanged.
     pub const RETRY_BUDGET: &'static str = "retry-budget";
 
-    /// One of each, for what has to cover them all: documentation, tests.
+    /// One of each, for whatever must cover them all: documentation, tests.
     pub fn all() -> Vec<Self> {
         let auth = AuthFault::ALL.map(|fault| Self::Auth(AuthRefusal { fault, challenge: None }));
         let allow = HeaderValue::from_static("GET");
@@ -130,7 +130,7 @@ impl Kind {
         all
     }
 
-    /// The status a client is answered with.
+    /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::RouteNotFound => StatusCode::NOT_FOUND,
@@ -165,7 +165,7 @@ impl Kind {
         }
     }
 
-    /// The word for it in log, metric, `Proxy-Status` and problem body (semantics 12).
+    /// The reason word in log, metric, `Proxy-Status` and problem body (semantics 12).
     pub fn reason(&self) -> &'static str {
         match self {
             Self::RouteNotFound => "route-none",
@@ -203,7 +203,7 @@ impl Kind {
         }
     }
 
-    /// One sentence that a client may read: what happened, and what to do about it.
+    /// One sentence for the client: what happened, and what to do about it.
     pub fn title(&self) -> &'static str {
         match self {
             Self::RouteNotFound => "No route takes this request.",
@@ -246,7 +246,7 @@ impl Kind {
         }
     }
 
-    /// Whose doing it is.
+    /// Who is responsible.
     pub fn side(&self) -> Side {
         match self {
             Self::RouteNotFound
@@ -284,7 +284,7 @@ impl Kind {
         }
     }
 
-    /// What the retry rules may do about it.
+    /// How the retry rules classify it.
     pub fn retry_class(&self) -> RetryClass {
         match self {
             Self::UpstreamConnect
@@ -325,7 +325,7 @@ impl Kind {
         }
     }
 
-    /// When a client should come back, for the refusals that pass.
+    /// When the client should retry, for refusals that pass.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(exceeded) => Some(exceeded.retry_after),
@@ -363,8 +363,8 @@ impl Kind {
         }
     }
 
-    /// Whether the h1 connection must not be used after the answer: where its next byte begins is
-    /// no longer certain, or the client is not keeping its side.
+    /// Whether the h1 connection must not be reused after the answer: the start of the next message
+    /// is uncertain, the client was too slow, or the process is draining.
     pub fn closes_connection(&self) -> bool {
         matches!(
             self,
@@ -378,7 +378,7 @@ impl Kind {
     }
 }
 
-/// 499, which nginx gave to requests whose client left. Only logs and metrics ever see it.
+/// 499, as in nginx for requests whose client left. Only logs and metrics see it.
 fn client_closed_request() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
 }

@@ -28,22 +28,22 @@ use crate::http::Request;
 
 type Source = Box<dyn error::Error + Send + Sync>;
 
-/// A failed request: a [`Kind`], and for the log what was behind it.
+/// A failed request: a [`Kind`], and the details for the log.
 ///
-/// One pointer wide, so that `Result<Response, Error>` costs nothing on the way that succeeds. What
-/// `detail` and `source` say is for the operator's log alone; a client never sees it.
+/// One pointer wide, so that `Result<Response, Error>` costs nothing on success. `detail` and
+/// `source` are for the operator's log only; a client never sees them.
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: Kind,
     detail: Option<Box<str>>,
     source: Option<Source>,
-    /// In a mutex only to be `Sync`, which hyper asks of a body's error; it is never locked.
+    /// The mutex only makes it `Sync`, which hyper requires of a body's error; it is never locked.
     unsent: Mutex<Option<Request>>,
 }
 
-/// That not one byte of a request left. Only an error that says so gives one out: with the types of
-/// `middleware::retry` that is how "nothing unsafe is sent twice" is held.
+/// Proof that not one byte of a request left. Only an error that says so gives one out: with the
+/// types of `middleware::retry` this ensures that nothing unsafe is sent twice.
 #[derive(Debug)]
 pub struct Unsent(Option<Request>);
 
@@ -53,7 +53,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 // === impl Error ===
 
 impl Error {
-    /// An error of this kind with nothing more to say.
+    /// An error of this kind without details.
     pub fn new(kind: Kind) -> Self {
         Self(Box::new(Inner { kind, detail: None, source: None, unsent: Mutex::new(None) }))
     }
@@ -72,21 +72,21 @@ impl Error {
         self
     }
 
-    /// Hands the request back: not one byte of it left. Only whoever counted the bytes may say so.
+    /// Hands the request back: not one byte of it left. Only whoever counted the bytes may do so.
     #[must_use]
     pub fn with_unsent(mut self, request: Request) -> Self {
         *self.0.unsent.get_mut() = Some(request);
         self
     }
 
-    /// That not one byte of the request left, if this is such a failure, and the request, if it was
-    /// handed back. The kind has the last word: of what may have been seen nothing comes back.
+    /// Proof that not one byte of the request left, if this is such a failure, with the request if
+    /// it was handed back. The kind decides: a request that may have been seen is never returned.
     pub fn take_unsent(&mut self) -> Option<Unsent> {
         let request = self.0.unsent.get_mut().take();
         match self.0.kind.retry_class() {
             RetryClass::NotSent => Some(Unsent(request)),
             RetryClass::MaybeSeen => None,
-            // Refused before it could be sent, if whoever refused it says so.
+            // Refused before it could be sent, if whoever refused it handed it back.
             RetryClass::Final => request.map(|request| Unsent(Some(request))),
         }
     }
@@ -105,7 +105,7 @@ impl Error {
 // === impl Unsent ===
 
 impl Unsent {
-    /// The request, unless whoever sent it had begun to read its body and lost it.
+    /// The request, unless its sender had begun to read the body and lost it.
     pub fn into_request(self) -> Option<Request> {
         self.0
     }

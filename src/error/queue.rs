@@ -7,26 +7,26 @@ use http::StatusCode;
 
 use super::Side;
 
-/// Why what a request asks of the queue cannot be had.
+/// Why the queue cannot do what a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueFault {
-    /// There is no room in the topic, in its buffer, in the records of requests, or among the bodies
-    /// that are held; come back after so long.
+    /// No room in the topic, in its buffer, in the records of requests, or for the bodies held;
+    /// retry after this time.
     Full(Duration),
     /// The disk is low on space.
     Disk(Duration),
-    /// The log is offline, or took nothing: the upstream may have acted on the request.
+    /// The log is offline or accepted nothing: the upstream may have acted on the request.
     Unavailable(Duration),
-    /// The log failed while the request was stored in place of being sent: it may be there, and be sent
-    /// later, or not.
+    /// The log failed while the request was stored instead of sent: it may have been stored and be
+    /// sent later, or not.
     MaybeStored(Duration),
-    /// The event is over the topic's `max_event_bytes`.
+    /// The event exceeds the topic's `max_event_bytes`.
     TooLarge,
-    /// The route needs a key of each event, and this request has none.
+    /// The route requires a key for each event, and this request has none.
     KeyMissing,
-    /// What is asked for was stored by another gateway.
+    /// The requested item was stored by another gateway.
     OtherInstance,
-    /// What became of the request is not told any more.
+    /// The status of the request is no longer kept.
     StatusGone,
 }
 
@@ -45,7 +45,7 @@ impl QueueFault {
         Self::StatusGone,
     ];
 
-    /// The status a client is answered with.
+    /// The status of the answer.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) | Self::MaybeStored(_) => {
@@ -58,7 +58,7 @@ impl QueueFault {
         }
     }
 
-    /// The word for it.
+    /// The reason word.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Full(_) => "queue-full",
@@ -71,7 +71,7 @@ impl QueueFault {
         }
     }
 
-    /// One sentence that a client may read.
+    /// One sentence for the client.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Full(_) => {
@@ -93,7 +93,7 @@ impl QueueFault {
         }
     }
 
-    /// Whose doing it is.
+    /// Who is responsible.
     pub const fn side(self) -> Side {
         match self {
             Self::Full(_) | Self::Disk(_) | Self::Unavailable(_) | Self::MaybeStored(_) => {
@@ -105,7 +105,7 @@ impl QueueFault {
         }
     }
 
-    /// When to come back, for those that pass.
+    /// When to retry, for the faults that pass.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::Full(after)

@@ -21,13 +21,13 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// draft-ietf-httpapi-ratelimit-headers, "Problem Types".
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
-/// Where the rest is, of a failure that is not the client's.
+/// Where to find more about a failure that is not the client's.
 const MORE: &str = "The gateway's access log, if it has one, says more about this request_id.";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What a client can read.
+/// The form of an answer that a client can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// A problem body.
@@ -39,8 +39,8 @@ pub enum Dialect {
 // === impl Dialect ===
 
 impl Dialect {
-    /// The dialect of who sent a request with these fields: gRPC for `application/grpc`, alone or
-    /// with `+proto` and the like; not for `application/grpc-web`, whose clients read HTTP statuses.
+    /// The dialect of a client that sent these fields: gRPC for `application/grpc`, alone or with
+    /// `+proto` and the like; not for `application/grpc-web`, whose clients read HTTP statuses.
     pub fn of(headers: &HeaderMap) -> Self {
         let rest = headers
             .get(CONTENT_TYPE)
@@ -109,12 +109,12 @@ fn problem(kind: &Kind, request_id: Option<&HeaderValue>) -> Response {
     response
 }
 
-/// The problem type, where there is a registered one.
+/// The problem type, if one is registered.
 fn problem_type(kind: &Kind) -> &'static str {
     if matches!(kind, Kind::RateLimited(_)) { QUOTA_EXCEEDED } else { "about:blank" }
 }
 
-/// Names of policies are plain: letters, digits, `_`, `-`, `.`.
+/// Policy names are plain: letters, digits, `_`, `-`, `.`.
 fn push_policies(policies: &[Box<str>], body: &mut String) {
     body.push_str(r#","violated-policies":["#);
     for (index, policy) in policies.iter().enumerate() {
@@ -124,7 +124,7 @@ fn push_policies(policies: &[Box<str>], body: &mut String) {
     body.push(']');
 }
 
-/// Whether a JSON string may hold it as it is.
+/// Whether it can stand in a JSON string without escaping.
 fn is_plain(id: &str) -> bool {
     id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }
@@ -155,8 +155,8 @@ fn proxy_status(kind: &Kind) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("sluice"))
 }
 
-/// The error type of RFC 9209, 2.3. `None` where the list has no word: a method refused is no
-/// failure of a proxy.
+/// The error type of RFC 9209, 2.3. `None` if the list has none: refusing a method is not a proxy
+/// error.
 fn proxy_error(kind: &Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::RouteNotFound | Kind::Queue(QueueFault::OtherInstance | QueueFault::StatusGone) => {
@@ -192,8 +192,8 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
     })
 }
 
-/// The code of a gRPC status, as a client's library would have mapped ours (gRPC, "HTTP to gRPC
-/// Status Code Mapping"), but more precise where we know more.
+/// The code of a gRPC status, as a client library would map ours (gRPC, "HTTP to gRPC Status Code
+/// Mapping"), but more precise where we know more.
 fn grpc_status(kind: &Kind) -> &'static str {
     const CANCELLED: &str = "1";
     const INVALID_ARGUMENT: &str = "3";
