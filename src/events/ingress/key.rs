@@ -1,4 +1,4 @@
-//! A key that a request has for itself, and who remembers keys.
+//! A request's hold on its key, and the store that remembers keys.
 
 use std::sync::{
     Arc,
@@ -27,17 +27,17 @@ use crate::{
     http::idempotency::{IdempotencyStore, Judgement, Keyed, StoredAnswer},
 };
 
-/// IDs of events that follow from a keyed request are made in this name space.
+/// Namespace for the IDs of events that follow from a keyed request.
 const EVENTS: Uuid = Uuid::from_u128(0x3f0c_6f4e_5b1a_4f6e_9d6d_0a7c_5e1b_2d90);
 
-/// Bytes of an answer that are kept, beside its fields.
+/// Bytes of an answer's body that are stored, at most.
 pub const MAX_STORED_BYTES: u64 = 64 << 10;
-/// Keys that are listed.
+/// Maximum number of keys listed.
 const LISTED: usize = 1_000;
 
-/// A key that a request has for itself: the rider in its context.
+/// A request's hold on its key, carried in the request's context.
 ///
-/// Dropped before it was recorded it is as it was; recorded, it ends with its exchange.
+/// Dropped before it was recorded, it restores the key's state; recorded, it ends with its exchange.
 #[derive(Debug)]
 pub struct Key {
     ingress: Ingress,
@@ -48,21 +48,21 @@ pub struct Key {
     stage: AtomicU8,
 }
 
-/// Stages of a key. Relaxed: one exchange has it.
+/// Stages of a key. Relaxed: only one exchange uses it.
 const HELD: u8 = 0;
 const RECORDED: u8 = 1;
 const OVER: u8 = 2;
 
-/// A key of which nobody knows.
+/// A key whose outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UncertainKey {
-    /// To name it by.
+    /// Its ID, for operators.
     pub id: String,
-    /// Which request it belongs to.
+    /// The request it belongs to.
     pub request: Claimed,
 }
 
-/// A key that is not uncertain, or not there.
+/// The key does not exist, or its outcome is not unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotUncertain;
 
@@ -74,46 +74,46 @@ impl Key {
         key_record::claim_bytes(&self.keyed, about)
     }
 
-    /// Bytes that what becomes of it may take, fields of the answer included.
+    /// The most bytes of its result, including the answer's fields.
     pub const ANSWER_BYTES: u64 = MAX_STORED_BYTES + (32 << 10);
 
     pub(super) fn claim(&self, about: About<'_>) -> Draft {
         key_record::claim(&self.keyed, self.hash, self.expires, about)
     }
 
-    /// For the record of what became of it.
+    /// The claim, to be repeated in the record of the result.
     pub(super) fn claimed(&self) -> Claim {
         let fingerprint = key_record::short(&self.keyed.fingerprint).unwrap_or(0);
         Claim { hash: self.hash, fingerprint, expires: self.expires }
     }
 
-    /// Its claim is on disk, there.
+    /// Its claim is on disk at this offset.
     pub(super) fn recorded(&self, at: Offset) {
         self.stage.store(RECORDED, Relaxed);
         self.ingress.0.keys.lock().placed(self.hash, at);
     }
 
-    /// What became of it is on disk, there.
+    /// Its result is on disk at this offset.
     pub(super) fn over(&self, mark: Mark, at: Offset) {
         self.stage.store(OVER, Relaxed);
         self.ingress.0.keys.lock().mark(self.hash, mark, at);
     }
 
-    /// Nothing was sent: it is as it was.
+    /// Nothing was sent: restores the key's previous state.
     pub fn release(&self) {
         if self.stage.compare_exchange(HELD, OVER, Relaxed, Relaxed).is_ok() {
             self.ingress.0.keys.lock().give_back(self.hash, self.before);
         }
     }
 
-    /// The time is up, and nobody knows; a late answer says more.
+    /// Time is up with an unknown outcome; a late answer may still decide it.
     pub fn doubt(&self) {
         if self.stage.load(Relaxed) == RECORDED {
             self.ingress.0.keys.lock().mark(self.hash, Mark::Uncertain, Offset::ZERO);
         }
     }
 
-    /// The ID of an event of its request: the same however often that comes.
+    /// The ID of an event of its request, the same for each repetition.
     pub fn event_id(&self, index: usize) -> Uuid {
         let Keyed { route, principal, key, .. } = &self.keyed;
         derived_id(EVENTS, &[route, principal, key, &index.to_string()])
@@ -163,8 +163,8 @@ impl Ingress {
         Some(key_record::stored_answer(&record, |bytes| read.slice(bytes)))
     }
 
-    /// Keys of which nobody knows, those that are forgotten first at most. Of one whose claim was lost to damage
-    /// there is nothing but its ID and its end. Blocks.
+    /// Keys with an unknown outcome, up to a bound, the first to expire first. If the claim was
+    /// lost to damage, only ID and expiry are known. Blocks.
     pub fn uncertain_keys(&self) -> Vec<UncertainKey> {
         let found: Vec<_> = {
             let keys = self.0.keys.lock();
@@ -180,7 +180,7 @@ impl Ingress {
         found.into_iter().map(key).collect()
     }
 
-    /// An operator says what became of a key: it was done, or it was not. On disk when this returns.
+    /// Records an operator's decision whether a key's request was done. On disk when this returns.
     pub async fn resolve_key(
         &self,
         id: &str,
@@ -211,7 +211,7 @@ impl IdempotencyStore for Ingress {
                 Err(Verdict::Uncertain) => Judgement::Uncertain,
                 Err(Verdict::Done { at }) => match self.stored(at).await {
                     Some(answer) => Judgement::Done(answer),
-                    // It was done, and what was answered cannot be read: not to be done again.
+                    // It was done but its answer cannot be read: it must not be done again.
                     None => return Err(unreadable()),
                 },
                 Err(Verdict::Running | Verdict::New(_)) => Judgement::Running,

@@ -1,8 +1,8 @@
-//! Idempotency keys in the ingress log: the claim of one, and what became of it. Pure.
+//! Idempotency keys in the ingress log: claims and results. Pure.
 //!
-//! A claim is the first record of its exchange's first frame; what became of the key is in the answer, or
-//! in a control record of an operator. Either says again for what the key is and until when, so that it is
-//! remembered where the claim was lost to damage.
+//! A claim is the first record of its exchange's first frame. The result is in the answer, or in a
+//! control record of an operator. Both repeat the key's hash, fingerprint and expiry, so that the
+//! key is remembered if its claim was lost to damage.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -26,25 +26,25 @@ const KEY: Tag = Tag(1044);
 const MARK: Tag = Tag(1045);
 /// u16.
 const STATUS: Tag = Tag(1046);
-/// Name, 0, value; any number of them.
+/// Name, 0, value; may repeat.
 const FIELD: Tag = Tag(1047);
-/// The body was too long to be kept.
+/// The body was too long to be stored.
 const NO_BODY: Tag = Tag(1048);
-/// What these take of a record, at most, beside texts.
+/// The most bytes these take in a record, without texts.
 pub(super) const OVERHEAD: u64 = 256;
 
-/// What becomes of a key with its request.
+/// The result of a key's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyEnd {
-    /// It may be used again: nothing was done.
+    /// Nothing was done: the key may be used again.
     Free,
-    /// It was answered so.
+    /// It was answered with this.
     Done(StoredAnswer),
-    /// Nobody knows.
+    /// The outcome is unknown.
     Uncertain,
 }
 
-/// A claim as it is read back.
+/// A claim that was read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) hash: KeyHash,
@@ -52,23 +52,23 @@ pub(super) struct Claim {
     pub(super) expires: u64,
 }
 
-/// What became of a key, as it is read back.
+/// A result that was read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Said {
     pub(super) hash: KeyHash,
     pub(super) mark: Mark,
-    /// What was claimed; `None`: it is free, or an earlier version wrote the record.
+    /// The repeated claim; `None` if the key is free or an earlier version wrote the record.
     pub(super) claim: Option<Claim>,
     /// When it was written.
     pub(super) wall: u64,
 }
 
-/// Which request a key belongs to, for an operator; nothing but when it is forgotten, if that cannot be read.
+/// The request of a key, for an operator; only the expiry if it cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claimed {
     /// The route.
     pub route: String,
-    /// Who sent it.
+    /// The principal that sent it.
     pub principal: String,
     /// The key.
     pub key: String,
@@ -76,7 +76,7 @@ pub struct Claimed {
     pub method: String,
     /// Its target.
     pub target: String,
-    /// When it came, in milliseconds since 1970.
+    /// When it arrived, in milliseconds since 1970.
     pub since: u64,
     /// When the key is forgotten, in milliseconds since 1970.
     pub expires: u64,
@@ -93,7 +93,7 @@ impl KeyEnd {
         }
     }
 
-    /// Adds it to the fields of an answer, whose body is what is given back.
+    /// Adds the result to the fields of an answer, and returns the body for that record.
     pub(super) fn put(&self, fields: FieldsBuilder, claim: Claim) -> (FieldsBuilder, Bytes) {
         let fields = put_mark(fields, claim, self.mark());
         match self {
@@ -103,7 +103,7 @@ impl KeyEnd {
     }
 }
 
-/// Adds an answer to the fields of a record, whose body is what is given back.
+/// Adds an answer to the fields of a record, and returns the body for that record.
 pub(super) fn put_answer(fields: FieldsBuilder, answer: &StoredAnswer) -> (FieldsBuilder, Bytes) {
     let mut fields = fields.field(STATUS, &answer.status.as_u16().to_le_bytes());
     for (name, value) in &answer.headers {
@@ -116,18 +116,18 @@ pub(super) fn put_answer(fields: FieldsBuilder, answer: &StoredAnswer) -> (Field
     }
 }
 
-/// Whether there is an answer in a record.
+/// Whether a record has an answer.
 pub(super) fn has_answer(record: &Record<'_>) -> bool {
     record.field(STATUS).is_some()
 }
 
-/// The bytes of a claim, at most.
+/// The most bytes a claim takes.
 pub(super) fn claim_bytes(keyed: &Keyed, about: About<'_>) -> u64 {
     let texts = keyed.route.len() + keyed.principal.len() + keyed.key.len();
     (texts + about.method.len() + about.target.len()) as u64 + 2 * OVERHEAD
 }
 
-/// A request has this key from now on.
+/// The record that claims this key for a request.
 pub(super) fn claim(keyed: &Keyed, hash: KeyHash, expires: u64, about: About<'_>) -> Draft {
     let fields = put_about(Fields::builder(), 0, about)
         .field(HASH, &hash.to_le_bytes())
@@ -139,7 +139,7 @@ pub(super) fn claim(keyed: &Keyed, hash: KeyHash, expires: u64, about: About<'_>
     Draft::new(Kind::Intent, fields.build(), Bytes::new())
 }
 
-/// What an operator says of a key.
+/// The record of an operator's decision about a key.
 pub(super) fn resolution(claim: Claim, mark: Mark) -> Draft {
     let fields = put_mark(Fields::builder(), claim, mark).field(NO_BODY, &[]);
     Draft::new(Kind::Control, fields.build(), Bytes::new())
@@ -160,36 +160,36 @@ fn put_mark(fields: FieldsBuilder, claim: Claim, mark: Mark) -> FieldsBuilder {
         .field(EXPIRES, &claim.expires.to_le_bytes())
 }
 
-/// What an answer or a control record says of a key.
+/// The result of a key in an answer or a control record.
 pub(super) fn said(record: &Record<'_>) -> Option<Said> {
     let mark = match record.field(MARK)? {
         [0] => Mark::Free,
         [1] => Mark::Done,
-        // From a later version: what is not understood is not known.
+        // Written by a later version: what is not understood counts as unknown.
         _ => Mark::Uncertain,
     };
     let (hash, wall) = (hash(record)?, record.published());
     Some(Said { hash, mark, claim: read_claim(record), wall })
 }
 
-/// The claim in an intent, if it is one, or in what became of it.
+/// The claim in an intent, if it has one, or repeated in a result.
 pub(super) fn read_claim(record: &Record<'_>) -> Option<Claim> {
     let expires = record.field(EXPIRES)?.try_into().ok().map(u64::from_le_bytes)?;
     let fingerprint = short(record.field(FINGERPRINT)?)?;
     Some(Claim { hash: hash(record)?, fingerprint, expires })
 }
 
-/// The beginning of a fingerprint.
+/// The prefix of a fingerprint.
 pub(super) fn short(fingerprint: &[u8]) -> Option<u64> {
     fingerprint.first_chunk().copied().map(u64::from_le_bytes)
 }
 
-/// Which request a claim of this key is for.
+/// The request in a claim of this key.
 pub(super) fn claimed_as(record: &Record<'_>, key: KeyHash) -> Option<Claimed> {
     claimed(record).filter(|_| hash(record) == Some(key))
 }
 
-/// Which request a claim is for.
+/// The request in a claim.
 pub(super) fn claimed(record: &Record<'_>) -> Option<Claimed> {
     let text = |tag| record.text(tag).unwrap_or_default().to_owned();
     let (method, target) = super::record::request(record);
@@ -204,7 +204,7 @@ pub(super) fn claimed(record: &Record<'_>) -> Option<Claimed> {
     })
 }
 
-/// The answer that is kept in a record. Where an operator said that it was done there is none: 200.
+/// The answer in a record. An operator's decision that it was done has none: 200.
 pub(super) fn stored_answer(record: &Record<'_>, own: impl Fn(&[u8]) -> Bytes) -> StoredAnswer {
     let status = record.field(STATUS).and_then(|it| it.try_into().ok()).map(u16::from_le_bytes);
     let status = status.and_then(|it| StatusCode::from_u16(it).ok()).unwrap_or(StatusCode::OK);

@@ -10,10 +10,10 @@ use std::collections::{BTreeSet, HashMap};
 use super::key_record::{Claim, Said};
 use crate::events::queue::Offset;
 
-/// What stands for route, principal and key.
+/// The hash of route, principal and key.
 pub(super) type KeyHash = u128;
 
-/// Keys that are held or remembered.
+/// Idempotency keys in use or remembered.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     entries: HashMap<KeyHash, Entry>,
@@ -21,83 +21,83 @@ pub(super) struct Keys {
     expiries: BTreeSet<(u64, KeyHash)>,
     /// How many are [`KeyState::Uncertain`].
     in_doubt: usize,
-    /// Records older than this say nothing any more.
+    /// Records older than this (milliseconds) have no effect any more.
     longest: u64,
 }
 
-/// A key.
+/// The entry of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The beginning of the SHA-256 of what it was used for.
+    /// Prefix of the SHA-256 of the request it was used for.
     pub(super) fingerprint: u64,
     /// Milliseconds since 1970.
     pub(super) expires: u64,
-    /// Where its claim is, once it is written.
+    /// Offset of its claim, once that is written.
     pub(super) claim: Offset,
     pub(super) state: KeyState,
 }
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyState {
-    /// The request that has it is under way.
+    /// Its request is in flight.
     Running,
-    /// Nobody knows what became of it.
+    /// The outcome is unknown.
     Uncertain,
-    /// It was answered, with what is written there.
+    /// It was answered; the record is at this offset.
     Done { at: Offset },
 }
 
-/// What becomes of a key with its request.
+/// The result of a key's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// It may be used again.
+    /// The key may be used again.
     Free,
     /// It was answered.
     Done,
-    /// Nobody knows.
+    /// The outcome is unknown.
     Uncertain,
 }
 
-/// When a request comes, and for how long its key is to be remembered; milliseconds.
+/// When a request arrives, and how long its key is remembered; milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment {
-    /// Since 1970, as the clock shows it.
+    /// Wall time since 1970.
     pub(super) wall: u64,
-    /// The same, or 0 while the clock is not to be trusted: nothing is over then.
+    /// The same, or 0 while the clock is not trusted, so that nothing expires.
     pub(super) now: u64,
     pub(super) ttl: u64,
 }
 
-/// Whether a request may have a key.
+/// The decision whether a request may use a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It may; what the key was before.
+    /// It may; the key's previous entry.
     New(Option<Entry>),
-    /// Another has it.
+    /// Another request with it is in flight.
     Running,
-    /// It was used for something else.
+    /// It was used for a different request.
     Mismatch,
-    /// It may have been done.
+    /// Its request may have been done.
     Uncertain,
-    /// It was done.
+    /// Its request was done.
     Done { at: Offset },
 }
 
 // === impl Keys ===
 
 impl Keys {
-    /// How many there are.
+    /// The number of keys.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// How many there are of which nobody knows.
+    /// The number of keys with an unknown outcome.
     pub(super) fn in_doubt(&self) -> usize {
         self.in_doubt
     }
 
-    /// Judges a request. One that may have its key has it then.
+    /// Decides about a request. If it may use its key, it holds the key on return.
     pub(super) fn judge(
         &mut self,
         hash: KeyHash,
@@ -124,7 +124,7 @@ impl Keys {
         Verdict::New(known)
     }
 
-    /// The key as it was before it was given away.
+    /// Restores the entry from before the key was given out.
     pub(super) fn give_back(&mut self, hash: KeyHash, before: Option<Entry>) {
         match before {
             Some(entry) => self.put(hash, entry),
@@ -132,14 +132,14 @@ impl Keys {
         }
     }
 
-    /// Its claim is written there.
+    /// Its claim was written at this offset.
     pub(super) fn placed(&mut self, hash: KeyHash, claim: Offset) {
         if let Some(entry) = self.entries.get_mut(&hash) {
             entry.claim = claim;
         }
     }
 
-    /// What became of it, and where that is written.
+    /// Sets the result, written at this offset.
     pub(super) fn mark(&mut self, hash: KeyHash, mark: Mark, at: Offset) {
         let state = match mark {
             Mark::Free => return self.remove(hash),
@@ -151,13 +151,13 @@ impl Keys {
         }
     }
 
-    /// A claim that is read back, written at `wall`. What follows it says what became of it.
+    /// Applies a claim that is read back, written at `wall`. Later records tell its result.
     pub(super) fn replay(&mut self, hash: KeyHash, entry: Entry, wall: u64) {
         self.longest = self.longest.max(entry.expires.saturating_sub(wall));
         self.put(hash, entry);
     }
 
-    /// What became of a key, read back at `at`; of one whose claim was not found, too.
+    /// Applies a result read back at `at`, even if the claim was not found.
     pub(super) fn replay_end(&mut self, said: Said, at: Offset) {
         if let (Some(Claim { hash, fingerprint, expires }), true) =
             (said.claim, said.mark != Mark::Free)
@@ -169,13 +169,13 @@ impl Keys {
         self.mark(said.hash, said.mark, at);
     }
 
-    /// Forgets what is over at `now`.
+    /// Forgets keys that have expired at `now`.
     pub(super) fn sweep(&mut self, now: u64) {
         let mut kept = Vec::new();
         while let Some((expires, hash)) = self.expiries.first().copied().filter(|it| it.0 <= now) {
             self.expiries.pop_first();
             match self.entries.get(&hash) {
-                // Its request ends, and then it is looked at again.
+                // Looked at again once its request has ended.
                 Some(entry) if entry.state == KeyState::Running => kept.push((expires, hash)),
                 _ => self.forget(hash),
             }
@@ -183,19 +183,19 @@ impl Keys {
         self.expiries.extend(kept);
     }
 
-    /// The key, if it is there.
+    /// The key's entry, if there is one.
     pub(super) fn get(&self, hash: KeyHash) -> Option<&Entry> {
         self.entries.get(&hash)
     }
 
-    /// Those of which nobody knows, in the order in which they are forgotten.
+    /// Keys with an unknown outcome, in order of expiry.
     pub(super) fn uncertain(&self) -> impl Iterator<Item = (KeyHash, &Entry)> {
         let known =
             self.expiries.iter().filter_map(|(_, hash)| Some((*hash, self.entries.get(hash)?)));
         known.filter(|(_, entry)| entry.state == KeyState::Uncertain)
     }
 
-    /// No record is needed for longer, in milliseconds.
+    /// How long records are needed at most, in milliseconds.
     pub(super) fn longest(&self) -> u64 {
         self.longest
     }
@@ -214,7 +214,7 @@ impl Keys {
         self.forget(hash);
     }
 
-    /// Takes a key out that has no expiry any more.
+    /// Removes a key whose expiry was already removed.
     fn forget(&mut self, hash: KeyHash) {
         if let Some(entry) = self.entries.remove(&hash) {
             self.in_doubt -= usize::from(entry.state == KeyState::Uncertain);

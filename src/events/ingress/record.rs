@@ -1,8 +1,8 @@
-//! What is written of a request, as records of the ingress log. Pure.
+//! The records of a request in the ingress log. Pure.
 //!
-//! Two frames belong to a request. The first has an intent for each event that it may lead to; its first
-//! offset is the name of the exchange. The second has the answer and, behind it, the events that are to
-//! be appended to their topics. A control record says below which offset nothing is owed any more.
+//! A request has two frames. The first has an intent for each event that may follow; its first
+//! offset names the exchange. The second has the answer and after it the events to append to their
+//! topics. A control record says below which offset nothing is owed any more.
 
 use std::borrow::Borrow;
 
@@ -26,25 +26,25 @@ use crate::events::{
 
 /// The topic an event is for.
 const TOPIC: Tag = Tag(1024);
-/// Where that topic ended when the exchange began: its event is not below.
+/// Where that topic ended when the exchange began: its event is at or above this.
 const END: Tag = Tag(1025);
-/// The place of an intent within its frame.
+/// The index of an intent in its frame.
 const INDEX: Tag = Tag(1026);
-/// Method and target of the request, and the SHA-256 of its body, where it was read whole.
+/// Method and target of the request, and the SHA-256 of its body if that was read whole.
 const METHOD: Tag = Tag(1027);
 const TARGET: Tag = Tag(1028);
 const DIGEST: Tag = Tag(1029);
 /// Nothing below is owed.
 const SETTLED: Tag = Tag(1030);
-/// What nobody knows the outcome of.
+/// Marks an answer whose outcome is unknown.
 const UNCERTAIN: Tag = Tag(1031);
-/// Where the log of what waits for that topic ended; absent: it does not wait.
+/// Where the topic's log of delayed events ended; absent if the event does not wait.
 const WAITS: Tag = Tag(1032);
-/// What these fields take of a record, at most, beside method and target.
+/// The most bytes these fields take in a record, without method and target.
 const OVERHEAD: usize = 256;
-/// What a control record and an answer without events take, at most.
+/// The most bytes of a control record, or of an answer without events.
 pub(super) const SMALL: u64 = 256;
-/// The end of the type of an event that may not have happened.
+/// Suffix of the type of an event that may not have happened.
 const UNCERTAIN_SUFFIX: &str = ".uncertain";
 
 /// An event on its way to a topic.
@@ -52,45 +52,45 @@ const UNCERTAIN_SUFFIX: &str = ".uncertain";
 pub struct Owed {
     /// The topic.
     pub topic: LogId,
-    /// Where the topic ended before: the event is not below.
+    /// Where the topic ended before: the event is at or above this.
     pub end: Offset,
-    /// Where the log ended in which it waits until it is due; `None`: it does not.
+    /// Where the log of delayed events ended, if the event waits there until it is due.
     pub waits: Option<Offset>,
-    /// Of the event in its topic. Made once: all that is written of it is this and a few fields more.
+    /// The event's record in its topic. Made once: its other records add a few fields.
     record: Draft,
 }
 
-/// Which request it is about, for whoever has to find out what became of it.
+/// The request, for whoever has to find out its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct About<'a> {
     /// Its method.
     pub method: &'a str,
     /// Its normalised target.
     pub target: &'a str,
-    /// The SHA-256 of its body, where that was read whole.
+    /// The SHA-256 of its body, if that was read whole.
     pub digest: Option<[u8; 32]>,
 }
 
-/// What a record says.
+/// The content of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// An exchange begins; this is its intent of this number.
+    /// An exchange begins; this is its intent with this index.
     Intent { index: u16 },
     /// An exchange begins with a key.
     Claim { claim: Claim, wall: u64 },
-    /// The exchange that began there is over, and so much is known of its key.
+    /// The exchange that began at this offset has ended, with this result for its key.
     Answer { exchange: Offset, key: Option<Said> },
-    /// An operator says what became of a key.
+    /// An operator decided the result of a key.
     Resolved(Said),
-    /// The exchange that began there owes this event.
+    /// The exchange that began at this offset owes this event.
     Owed { exchange: Offset },
     /// Nothing below is owed.
     Settled { below: Offset },
-    /// A stored request is so far.
+    /// The state of a stored request.
     Request { place: Place, recorded: Recorded, wall: u64 },
 }
 
-/// An event as a record has it.
+/// An event read from a record.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) topic: LogId,
@@ -102,7 +102,7 @@ pub(super) struct Found {
 // === impl Owed ===
 
 impl Owed {
-    /// This event, of which nothing is below these offsets.
+    /// This event, which is not in its logs below these offsets.
     pub fn new(topic: LogId, end: Offset, waits: Option<Offset>, event: EventRef<'_>) -> Self {
         Self { topic, end, waits, record: stored::draft(event) }
     }
@@ -112,7 +112,7 @@ impl Owed {
         self.record.fields.text(Tag::ID).unwrap_or_default()
     }
 
-    /// The event, out of its record.
+    /// The event, decoded from its record.
     pub fn event(&self) -> Event {
         stored::event_of(&self.record)
     }
@@ -122,12 +122,12 @@ impl Owed {
         &self.record
     }
 
-    /// As [`Owed::record`], when nothing more is written of it.
+    /// As [`Owed::record`], if it is needed for nothing else.
     pub fn into_record(self) -> Draft {
         self.record
     }
 
-    /// It is another event from here on.
+    /// Changes the event.
     pub fn change(&mut self, change: impl FnOnce(&mut Event)) {
         let mut event = self.event();
         change(&mut event);
@@ -140,17 +140,17 @@ impl Owed {
         (self.record.encoded_bytes() + OVERHEAD + about) as u64
     }
 
-    /// This may happen: to be written before the request is sent.
+    /// The intent, to be written before the request is sent.
     pub(super) fn intent(&self, index: u16, about: About<'_>) -> Draft {
         self.draft(Kind::Intent, |fields| put_about(fields, index, about))
     }
 
-    /// This has happened: to be written with the answer.
+    /// The owed event, to be written with the answer.
     fn owed(&self, exchange: Offset) -> Draft {
         self.draft(Kind::Event, |fields| fields.cause(exchange.0))
     }
 
-    /// The event's own record, with more fields.
+    /// The event's own record, with additional fields.
     fn draft(&self, kind: Kind, more: impl FnOnce(FieldsBuilder) -> FieldsBuilder) -> Draft {
         let mut draft = self.record.clone();
         let fields = draft
@@ -165,7 +165,7 @@ impl Owed {
     }
 }
 
-/// Which request, and its place in its frame.
+/// Adds the request, and the index of the intent in its frame.
 pub(super) fn put_about(fields: FieldsBuilder, index: u16, about: About<'_>) -> FieldsBuilder {
     let digest = about.digest.as_ref().map_or(&[][..], |digest| digest);
     fields
@@ -175,13 +175,13 @@ pub(super) fn put_about(fields: FieldsBuilder, index: u16, about: About<'_>) -> 
         .field(DIGEST, digest)
 }
 
-/// Method and target of the request that an intent is about.
+/// Method and target of an intent's request.
 pub(super) fn request<'a>(record: &Record<'a>) -> (&'a str, &'a str) {
     let text = |tag| record.text(tag).unwrap_or_default();
     (text(METHOD), text(TARGET))
 }
 
-/// The frame that ends an exchange; `key`: and what becomes of its key.
+/// The frame that ends an exchange; `key`: with the result of its key.
 pub(super) fn answer(
     exchange: Offset,
     is_uncertain: bool,
@@ -198,13 +198,13 @@ pub(super) fn answer(
     std::iter::once(answer).chain(owed.iter().map(|it| it.borrow().owed(exchange))).collect()
 }
 
-/// That nothing below is owed.
+/// The record that nothing below is owed.
 pub(super) fn settled(below: Offset) -> Draft {
     let fields = Fields::builder().field(SETTLED, &below.0.to_le_bytes());
     Draft::new(Kind::Control, fields.build(), Bytes::new())
 }
 
-/// What a record says; `None`: it is of another kind, from a later version.
+/// The content of a record; `None` for a kind of a later version.
 pub(super) fn entry(record: &Record<'_>) -> Option<Entry> {
     match record.kind() {
         Kind::Intent => {
@@ -230,7 +230,7 @@ pub(super) fn entry(record: &Record<'_>) -> Option<Entry> {
     }
 }
 
-/// The event in an intent or behind an answer.
+/// The event in an intent or after an answer.
 pub(super) fn found(record: &Record<'_>) -> Option<Found> {
     let topic = LogId(Uuid::from_slice(record.field(TOPIC)?).ok()?);
     let event = stored::event(record, Bytes::copy_from_slice);
@@ -241,25 +241,25 @@ fn offset(record: &Record<'_>, tag: Tag) -> Option<Offset> {
     record.field(tag)?.try_into().ok().map(u64::from_le_bytes).map(Offset)
 }
 
-/// The event that says of another that nobody knows whether it happened: its type with `.uncertain`, its
-/// own ID as the cause, and an ID that is the same whoever finds out, UUIDv5 of that ID.
+/// The event which says that it is unknown whether another happened: that one's type with
+/// `.uncertain`, its ID as the cause, and as ID the UUIDv5 of that ID, the same whoever finds out.
 pub fn uncertain(mut event: Event) -> Event {
     let name = Uuid::parse_str(&event.id).unwrap_or_default();
     let id = derived_id(name, &["uncertain"]).to_string();
     event.causation = Some(std::mem::replace(&mut event.id, id));
     event.kind.push_str(UNCERTAIN_SUFFIX);
-    // It repeats nothing that anybody could have published, and somebody is to look at it now.
+    // It repeats nothing that was published, and should be looked at now.
     event.dedup_key = None;
     event.not_before = None;
     event
 }
 
-/// The type of what [`uncertain`] makes of an event of this one.
+/// The type of the event that [`uncertain`] makes from one of this type.
 pub fn uncertain_kind(kind: &str) -> String {
     format!("{kind}{UNCERTAIN_SUFFIX}")
 }
 
-/// How many bytes that has.
+/// The length of that type in bytes.
 pub fn uncertain_kind_bytes(kind: &str) -> u64 {
     (kind.len() + UNCERTAIN_SUFFIX.len()) as u64
 }
@@ -290,7 +290,7 @@ mod tests {
         Owed::new(topic, Offset(40), Some(Offset(7)), event.borrowed())
     }
 
-    /// What a reader finds of drafts that are written in one frame.
+    /// Shows `look` the records of drafts written in one frame.
     fn read(drafts: &[Draft], look: impl Fn(&Record<'_>)) {
         let mut writer = FrameWriter::new();
         writer.begin(9, Offset(4));

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::events::queue::{Offset, codec::Record};
 
-/// What is known so far.
+/// The state so far.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     pub(super) state: State,
@@ -19,8 +19,8 @@ pub(super) struct Replay {
     pub(super) results: Results,
 }
 
-/// All that opening, recovering and showing read of these records, whoever wrote them; how many said
-/// something. For fuzzing: a log in front of it would spend the time on checksums and files.
+/// For fuzzing: reads all that opening, recovery and display read from these untrusted records, and
+/// counts what was understood. Without a log, to spend no time on checksums and files.
 pub fn examine<'a>(records: impl Iterator<Item = (Offset, Record<'a>)>) -> usize {
     let (mut replay, mut said) = (Replay::default(), 0);
     for (offset, record) in records {
@@ -41,7 +41,7 @@ pub fn examine<'a>(records: impl Iterator<Item = (Offset, Record<'a>)>) -> usize
 // === impl Replay ===
 
 impl Replay {
-    /// The next record.
+    /// Applies the next record.
     pub(super) fn take(&mut self, offset: Offset, entry: Entry) {
         self.state.replay(offset, entry);
         match entry {
@@ -109,7 +109,7 @@ mod tests {
         let mut replay = Replay::default();
         let first = Claim { fingerprint: 3, expires: 50, ..CLAIM };
         replay.take(Offset(0), Entry::Claim { claim: first, wall: 10 });
-        // The claim of the second, between the two, is lost.
+        // The second exchange's claim, between the two records, is lost.
         let said = Said { hash: CLAIM.hash, mark: Mark::Done, claim: Some(CLAIM), wall: 60 };
         replay.take(Offset(5), Entry::Answer { exchange: Offset(4), key: Some(said) });
         assert_eq!(judge(&mut replay, 7, 99), Verdict::Done { at: Offset(5) });

@@ -27,11 +27,11 @@ const STATE: Tag = Tag(1058);
 const ATTEMPTS: Tag = Tag(1059);
 /// u32.
 const LANE: Tag = Tag(1060);
-/// It may be sent again.
+/// The request may be sent again.
 const REPEATABLE: Tag = Tag(1061);
 /// Milliseconds since 1970, u64.
 const UNTIL: Tag = Tag(1062);
-/// What a record without an answer takes, at most.
+/// The most bytes of a record without an answer.
 pub(super) const STEP_BYTES: u64 = 256;
 
 /// The record of a step.
@@ -52,7 +52,7 @@ pub(super) fn draft(place: Place, recorded: Recorded, answer: Option<&StoredAnsw
     Draft::new(Kind::Outcome, fields.build(), body)
 }
 
-/// What a record says of which request.
+/// The request of a record, and its state.
 pub(super) fn read(record: &Record<'_>) -> Option<(Place, Recorded)> {
     let topic = LogId(Uuid::from_slice(record.field(TOPIC)?).ok()?);
     let long = |tag| record.field(tag)?.try_into().ok().map(u64::from_le_bytes);

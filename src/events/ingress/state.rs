@@ -12,48 +12,48 @@ use std::{
 use super::record::Entry;
 use crate::events::queue::Offset;
 
-/// An exchange in memory.
+/// The ID of an exchange in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id(u64);
 
-/// Exchanges that are not settled.
+/// Unsettled exchanges.
 #[derive(Debug, Default)]
 pub(super) struct State {
     exchanges: BTreeMap<Id, Exchange>,
     next: u64,
-    /// While the log is read: where exchanges began, for what follows to be theirs.
+    /// While the log is read: offsets at which exchanges began, to match later records.
     begun: HashMap<Offset, Id>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Exchange {
     stage: Stage,
-    /// Nobody goes on with it but [`State::orphans`].
+    /// Only recovery continues it, see [`State::orphans`].
     is_orphan: bool,
 }
 
-/// How far an exchange is.
+/// The stage of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its first frame has no offset yet; it will not be below.
+    /// Its first frame has no offset yet, but will be at or above `floor`.
     Beginning { floor: Offset },
-    /// It may have been sent: so many intents, from there on.
+    /// Its request may have been sent; it has this many intents, from `at` on.
     Begun { at: Offset, intents: u16 },
-    /// The frame that ends it may have been written, or not.
+    /// The frame that ends it may or may not be written.
     InDoubt { at: Offset, intents: u16 },
-    /// So many events from there on are not in their topics for certain.
+    /// This many events from `first` on may be missing in their topics.
     Owing { first: Offset, count: u16 },
 }
 
 // === impl State ===
 
 impl State {
-    /// How many there are.
+    /// The number of exchanges.
     pub(super) fn len(&self) -> usize {
         self.exchanges.len()
     }
 
-    /// An exchange begins; its records will not be below `floor`.
+    /// Begins an exchange, whose records will be at or above `floor`.
     pub(super) fn begin(&mut self, floor: Offset) -> Id {
         self.insert(Stage::Beginning { floor }, false)
     }
@@ -65,29 +65,29 @@ impl State {
         id
     }
 
-    /// It is at this stage now.
+    /// Sets its stage.
     pub(super) fn set(&mut self, id: Id, stage: Stage) {
         if let Some(exchange) = self.exchanges.get_mut(&id) {
             exchange.stage = stage;
         }
     }
 
-    /// Nothing is owed any more.
+    /// It owes nothing any more.
     pub(super) fn end(&mut self, id: Id) {
         self.exchanges.remove(&id);
     }
 
-    /// Whoever had it has gone.
+    /// Its owner is gone.
     pub(super) fn abandon(&mut self, id: Id) {
         match self.exchanges.get_mut(&id) {
-            // Nothing of it was written, or nobody was told: nothing was sent.
+            // Nothing was written, or nobody was told so: nothing was sent.
             Some(Exchange { stage: Stage::Beginning { .. }, .. }) => self.end(id),
             Some(exchange) => exchange.is_orphan = true,
             None => {}
         }
     }
 
-    /// Those that nobody goes on with and that came after `after`, the oldest first, at most so many.
+    /// Up to `most` orphans after `after`, oldest first.
     pub(super) fn orphans(&self, after: Option<Id>, most: usize) -> Vec<(Id, Stage)> {
         let later = (after.map_or(Unbounded, Excluded), Unbounded);
         let orphans = self.exchanges.range(later).filter(|(_, exchange)| exchange.is_orphan);
@@ -100,7 +100,7 @@ impl State {
         at.min().map_or(durable, |at| at.min(durable))
     }
 
-    /// One more record of a log that is read from its beginning.
+    /// Applies the next record of a log that is read from its beginning.
     pub(super) fn replay(&mut self, offset: Offset, entry: Entry) {
         match entry {
             Entry::Intent { .. } | Entry::Claim { .. } => {
@@ -151,7 +151,7 @@ impl State {
 // === impl Stage ===
 
 impl Stage {
-    /// What it needs of the log begins here.
+    /// The first offset it needs.
     fn at(self) -> Offset {
         match self {
             Self::Beginning { floor: at }
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(state.orphans(None, 9).iter().map(|it| it.1).collect::<Vec<_>>(), [owing]);
     }
 
-    /// Exchanges as they interleave in a log, and what a reader must find of them.
+    /// Interleaved exchanges in a log, and what a reader must find of them.
     #[derive(Clone, Debug)]
     enum Step {
         Begin(u16),
@@ -275,7 +275,7 @@ mod tests {
                 stages.sort_by_key(|stage| stage.at());
                 stages
             };
-            // Settling is only told by the mark: what was settled behind the last one is found again.
+            // Only the mark says what is settled: what was settled after the last is found again.
             let found = stages(&read);
             prop_assert!(stages(&live).iter().all(|stage| found.contains(stage)));
             prop_assert!(read.orphans(None, usize::MAX).len() == found.len());

@@ -10,24 +10,24 @@ use crate::events::queue::{
 
 /// One topic.
 pub trait Target: fmt::Debug + Send + Sync {
-    /// Its ID, which outlives its name.
+    /// Its ID, which stays the same if it is renamed.
     fn id(&self) -> LogId;
 
     /// The largest event it takes.
     fn max_event_bytes(&self) -> u64;
 
-    /// Room for `bytes`, at once or not at all.
+    /// Room for `bytes`. Never waits.
     fn permit(&self, purpose: Purpose, bytes: u64) -> Result<Permit, Refused>;
 
-    /// Its log; an error: it was never open.
+    /// Its log; an error if it was never open.
     fn open_log(&self) -> Result<&Log, Refused>;
 
-    /// Appends in one frame; what is there already is answered as a duplicate.
+    /// Appends in one frame; events already there are answered as duplicates.
     fn append(&self, permit: Permit, drafts: Vec<Draft>) -> Result<Commit, Refused> {
         Ok(self.open_log()?.append(permit, drafts))
     }
 
-    /// As [`Target::append`], for what nobody waits for ([`Log::append_later`]).
+    /// As [`Target::append`], without waiting ([`Log::append_later`]).
     fn append_later(
         &self,
         permit: Permit,
@@ -37,27 +37,27 @@ pub trait Target: fmt::Debug + Send + Sync {
         self.open_log()?.append_later(permit, drafts, later)
     }
 
-    /// A handle of its log; `None`: it was never open.
+    /// A handle of its log; `None` if it was never open.
     fn log(&self) -> Option<Log> {
         self.open_log().ok().cloned()
     }
 
-    /// Below it everything is settled that is delivered to an upstream, as far as is known.
+    /// An offset below which everything delivered to an upstream is known to be settled.
     fn settled(&self) -> Offset {
         Offset::ZERO
     }
 
-    /// Whether something is there, or on its way, under this dedup key.
+    /// Whether an event with this dedup key is there or in flight.
     fn knows(&self, _dedup: &[u8]) -> bool {
         false
     }
 
-    /// Another number for each time it was opened; `None`: it is not open.
+    /// Differs for each opening; `None` while it is not open.
     fn opening(&self) -> Option<u64> {
         self.open_log().ok().and_then(Log::opening)
     }
 
-    /// Its end: what is appended from now on is not below.
+    /// Its end: later appends are at or above it.
     fn end(&self) -> Offset {
         self.open_log().map_or(Offset::ZERO, Log::durable)
     }
@@ -76,7 +76,7 @@ pub trait Topics: fmt::Debug + Send + Sync {
     /// The topic whose ID is one of these.
     fn find(&self, is_it: &dyn Fn(LogId) -> bool) -> Option<Arc<dyn Target>>;
 
-    /// Where events wait that are not due yet, of the topic of this ID: with its log and its end, but the ID
-    /// of the topic. Made if nothing has had to wait yet; `None`: that is not possible now. Blocks then.
+    /// The log of the topic's events that are not yet due, with its own log and end but the topic's
+    /// ID. Created, blocking, if nothing had to wait before; `None` if that is not possible now.
     fn delayed(&self, id: LogId) -> Option<Arc<dyn Target>>;
 }

@@ -22,17 +22,17 @@ pub(super) struct Waiters {
 // === impl Waiters ===
 
 impl Waiters {
-    /// The next change of what shares the bell of `place`, from this call on.
+    /// Completes on the next change, from this call on, of what shares the bell of `place`.
     pub(super) fn changed(&self, place: Place) -> OwnedNotified {
         self.bell(place).clone().notified_owned()
     }
 
-    /// Something is known of `place` that was not before.
+    /// The state of `place` has changed.
     pub(super) fn ring(&self, place: Place) {
         self.bell(place).notify_waiters();
     }
 
-    /// Something is known that matters to all.
+    /// Something changed that concerns everyone.
     pub(super) fn ring_all(&self) {
         self.bells.iter().for_each(|bell| bell.notify_waiters());
     }
