@@ -17,19 +17,19 @@ use super::{
     subscription::Entry,
 };
 
-/// Of the body of a record.
+/// Version of a record's body.
 const VERSION: u8 = 1;
 
 /// One step of one subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Whose.
+    /// Whose step it is.
     pub subscription: Uuid,
     /// What changed, in order.
     pub entries: Vec<Entry>,
 }
 
-/// The body of the record of a step.
+/// Encodes a step as the body of a record.
 pub fn encode(subscription: Uuid, entries: &[Entry]) -> Bytes {
     let mut out = Vec::with_capacity(32 + 48 * entries.len());
     out.push(VERSION);
@@ -41,7 +41,7 @@ pub fn encode(subscription: Uuid, entries: &[Entry]) -> Bytes {
     out.into()
 }
 
-/// The step in the body of a record.
+/// Decodes the body of a record.
 pub fn decode(body: &[u8]) -> Result<Step, Malformed> {
     let mut bytes = body;
     let subscription = subscription(&mut bytes)?;
@@ -52,7 +52,7 @@ pub fn decode(body: &[u8]) -> Result<Step, Malformed> {
     Ok(Step { subscription, entries })
 }
 
-/// Whose step is in the body of a record, the entries not looked at.
+/// The subscription of a record's body, without decoding its entries.
 pub fn owner(body: &[u8]) -> Result<Uuid, Malformed> {
     subscription(&mut &*body)
 }

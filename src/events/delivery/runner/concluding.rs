@@ -1,7 +1,7 @@
-//! Stored requests that are given up: whoever asks for one is told before it is settled.
+//! Given-up stored requests: whoever asks for one is told before it is settled.
 //!
-//! One that became a dead letter is told of with that ([`super::effects`]); the rest here: what was
-//! discarded, what a job could not deliver, and what nothing can be read of any more.
+//! Requests that become dead letters are reported with those ([`super::effects`]). Here the others
+//! are reported: discarded ones, undeliverable ones of a job, and those that are unreadable.
 
 use std::sync::Arc;
 
@@ -24,10 +24,10 @@ use crate::{
     http::sink::End,
 };
 
-/// What became of telling.
+/// The result of reporting the end.
 pub(super) struct Concluded {
     conclusion: Conclusion,
-    /// Why it was given up, as is known by now.
+    /// Why it was given up, as known by then.
     result: Result<Reason, Undone>,
 }
 
@@ -65,8 +65,8 @@ impl Actor {
         }
     }
 
-    /// Nothing can be read of an event any more. Who asks for a request is told first. `false`: it cannot
-    /// be written down that it is gone.
+    /// Gives up an event that can no longer be read. Whoever asks for a request is told first.
+    /// `false` if the loss cannot be recorded.
     pub(super) fn lose_event(&mut self, place: Place) -> bool {
         if self.upstream().is_none() || !place.lane.is_live() {
             return self.lost(place);
@@ -90,7 +90,7 @@ impl Actor {
         true
     }
 
-    /// A request that is lost is told of.
+    /// The loss of a request was reported.
     pub(super) fn lost_request(&mut self, place: Place) {
         if !self.lost(place) {
             let again = sleep(AGAIN).map(move |()| Done::Lost(place));
@@ -99,8 +99,8 @@ impl Actor {
     }
 }
 
-/// Tells that a request was given up; why, as is known by then: what may have been seen is not sent again
-/// like others, whatever the subscription knows of it.
+/// Reports that a request was given up, and returns the reason as known by then: a request that may
+/// have been seen counts as such, whatever the subscription knows.
 pub(super) async fn given_up(
     around: &Arc<Surroundings>,
     loaded: &Loaded,

@@ -1,7 +1,7 @@
-//! What an event with an outcome still asks for: its dead letter, and the event that follows.
+//! Effects of an event's outcome: its dead letter, and the event that follows.
 //!
-//! Each is appended once the outcome is on disk, and told to the machine once it is on disk itself. After
-//! a crash it is looked for first, from where its log ended when the outcome was written.
+//! Each is appended once the outcome is on disk, and then, once on disk itself, reported to the
+//! machine. After a crash it is first searched for, from where its log ended at the outcome.
 
 use std::sync::Arc;
 
@@ -34,44 +34,44 @@ use crate::events::{
     stored,
 };
 
-/// What became of a dead letter.
+/// The result of writing a dead letter.
 pub(super) struct Buried {
     letter: Letter,
-    /// Where it is, and why it died.
+    /// Its offset and size, and why the event died.
     result: Result<(Appended, Reason), Undone>,
 }
 
-/// What became of what follows from an event.
+/// The result of publishing what follows from an event.
 pub(super) struct Followed {
     publication: Publication,
     result: Result<Sequel, Undone>,
 }
 
-/// What there is to follow from an event.
+/// What follows from an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sequel {
-    /// It is in its topic.
+    /// The event that follows is in its topic.
     Published,
-    /// Nothing, by the settings of now.
+    /// Nothing, under the current settings.
     Nothing,
-    /// Nothing, since the saga is too deep.
+    /// Nothing, because the saga is too deep.
     TooDeep,
 }
 
-/// Why nothing was appended.
+/// Why an effect was not carried out.
 pub(super) enum Undone {
-    /// Another try may help.
+    /// A retry may help.
     Later(String),
-    /// The bytes of the event are on their way back, or not: a repair decides.
+    /// The event's bytes are damaged: a repair decides whether they come back.
     Damaged(Stop),
-    /// The bytes of the event are gone for good.
+    /// The event's bytes are gone for good.
     Gone,
 }
 
 // === impl Actor ===
 
 impl Actor {
-    /// Does what an effect asks for, once the step that asked is on disk. Without a step: it is already.
+    /// Carries out an effect once its step is on disk. Without a step it already is.
     pub(super) fn start_effect(&mut self, effect: Effect, written: Option<Step>) {
         let around = self.around.clone();
         let settings = self.settings.clone();
@@ -110,7 +110,7 @@ impl Actor {
                 let decided = self.decide(Until::Written, |machine, moment, out| {
                     machine.dead_lettered(moment, letter.place, reason, (offset, bytes), out);
                 });
-                // It is there: it is found when it is looked for.
+                // It was appended: the next attempt finds it.
                 if decided.is_err() {
                     self.defer(Effect::DeadLetter(Letter { is_recovered: true, ..letter }));
                 }
@@ -144,15 +144,15 @@ impl Actor {
         }
     }
 
-    /// An effect was not carried out: it is tried again for as long as there is something to be had of its
-    /// event. `is_known`: it was not the first time.
+    /// Handles an effect that was not carried out: it is retried as long as its event may be
+    /// readable. `is_known`: it was not the first failure.
     pub(super) fn undone(
         &mut self,
         (place, parked): (Place, Option<Offset>),
         (undone, is_known): (Undone, bool),
         effect: Effect,
     ) {
-        // It was let go of meanwhile, and counted then.
+        // The event was lost meanwhile, and counted then.
         if self.machine.event(place) != EventView::Ending {
             return;
         }
@@ -162,7 +162,7 @@ impl Actor {
             Undone::Gone => "it cannot be written down that its event is gone".to_owned(),
             Undone::Later(error) => error,
             Undone::Damaged(stop) => {
-                // Of a copy there is no place in the topic to name.
+                // A copy has no place in the topic to stop at.
                 if parked.is_none() && !is_known {
                     self.stopped_at(place.lane, Some(&[place.partition]), &stop);
                 }
@@ -174,15 +174,15 @@ impl Actor {
             Effect::Conclude(_) => "the end of a request",
             Effect::Publish(_) => "the event that follows from another",
         };
-        // Once; it is tried every second.
+        // Logged once; retried every second.
         if !is_known {
             tracing::warn!(%subscription, %error, "{what} cannot be written yet; it is tried again every second");
         }
         self.defer(effect);
     }
 
-    /// Nothing can be read of an event any more: it is settled without a dead letter, and counted. `false`:
-    /// that could not be written down.
+    /// Settles an event that can no longer be read, without a dead letter, and counts it. `false`
+    /// if that could not be recorded.
     pub(super) fn lost(&mut self, place: Place) -> bool {
         let decided = self.decide(Until::Written, |machine, moment, out| {
             machine.lose_events(moment.now, &[place], out);
@@ -211,7 +211,7 @@ pub(super) async fn synced(written: Option<Step>) -> Result<(), Undone> {
     }
 }
 
-/// Appends a dead letter, unless it is there. `is_request`: this subscription delivers stored requests.
+/// Appends a dead letter, unless it exists. `is_request`: the subscription delivers requests.
 async fn bury(
     around: &Arc<Surroundings>,
     spot: Spot,
@@ -254,8 +254,8 @@ fn copied(record: &Record<'_>) -> (Draft, Loaded) {
     (record.to_draft(), Loaded::read(record))
 }
 
-/// The event that another follows from. What is among the dead letters has its compensation even where
-/// nothing else is left of it: the letter says so.
+/// The event that another follows from. If it is a dead letter and its original is unreadable, it
+/// is read from the letter, so that it is compensated all the same.
 async fn cause(around: &Surroundings, spot: Spot, letter: Option<Offset>) -> Result<Event, Undone> {
     let read = one(around, spot, reading::whole).await;
     match letter {
@@ -266,7 +266,7 @@ async fn cause(around: &Surroundings, spot: Spot, letter: Option<Offset>) -> Res
     }
 }
 
-/// Appends what follows from an event, unless it is there.
+/// Appends the event that follows, unless it exists.
 async fn follow(
     around: &Arc<Surroundings>,
     settings: &Settings,
@@ -277,7 +277,7 @@ async fn follow(
         Ending::Succeeded => settings.on_success.as_ref(),
         _ => settings.on_exhausted.as_ref(),
     };
-    // The settings have changed since: nothing follows any more.
+    // The settings have changed: nothing follows any more.
     let Some(reaction) = reaction else { return Ok(Sequel::Nothing) };
     let cause = cause(around, spot, publication.letter).await?;
     let answer = publication.answer.as_ref();
@@ -323,7 +323,7 @@ async fn is_there(
     }
 }
 
-/// Appends on behalf of an event that was accepted, with room that others do not have.
+/// Appends on behalf of an accepted event, with the room reserved for that.
 async fn append(
     around: &Surroundings,
     reaction: &Reaction,

@@ -1,4 +1,4 @@
-//! The handle's side: what is asked of the task, and the wait for it.
+//! The handle's side: requests to the task, and waiting for its answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,17 +24,17 @@ use crate::events::{
 };
 
 impl Subscription {
-    /// What is around it.
+    /// The subscription's surroundings.
     pub fn surroundings(&self) -> &Surroundings {
         &self.surroundings
     }
 
-    /// What it counts of itself.
+    /// Its counters.
     pub fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
 
-    /// Leases events, and waits for the first as long as asked. Dropped, what was leased is given back.
+    /// Leases events, waiting for the first as long as asked. Dropped, it gives leases back.
     pub async fn receive(&self, receive: Receive, lease: Duration) -> Result<Vec<Leased>, Refusal> {
         let ask = Ask {
             events: receive.max_events,
@@ -45,7 +45,7 @@ impl Subscription {
         self.ask_later(move |actor, reply| actor.poll(ask, until, reply)).await
     }
 
-    /// Does one thing to what tokens stand for; one answer for each.
+    /// Applies one verb to the attempts of some tokens; one result for each.
     pub async fn settle(
         &self,
         verb: Verb,
@@ -56,22 +56,22 @@ impl Subscription {
         self.ask(move |actor| actor.settle(verb, items)).await?
     }
 
-    /// Goes on elsewhere; leases are over. Synced.
+    /// Moves the position; ends all leases. Synced.
     pub async fn seek(&self, to: Seek) -> Result<(), Refusal> {
         self.carry_out(move |actor| actor.seek(to)).await
     }
 
-    /// Stops. Synced.
+    /// Pauses delivery. Synced.
     pub async fn pause(&self) -> Result<(), Refusal> {
         self.carry_out(Actor::pause).await
     }
 
-    /// Goes on. Synced.
+    /// Resumes delivery. Synced.
     pub async fn resume(&self) -> Result<(), Refusal> {
         self.carry_out(Actor::resume).await
     }
 
-    /// Frees a key or a partition; `false`: it was not blocked. Synced.
+    /// Unblocks a key or a partition; `false` if it was not blocked. Synced.
     pub async fn unblock(&self, unblock: Unblock) -> Result<bool, Refusal> {
         match self.ask(move |actor| actor.unblock(&unblock)).await?? {
             Some(step) => written(step).await.map(|()| true),
@@ -79,23 +79,22 @@ impl Subscription {
         }
     }
 
-    /// How it stands.
+    /// Its status.
     pub async fn status(&self, is_orphaned: bool) -> Result<Status, Refusal> {
         self.ask(move |actor| actor.show(is_orphaned)).await
     }
 
-    /// How far it is with an event.
+    /// The state of an event.
     pub async fn event(&self, partition: Partition, offset: Offset) -> Result<EventState, Refusal> {
         self.ask(move |actor| actor.show_event(partition, offset)).await
     }
 
-    /// Which of these are not settled.
+    /// Which of these events are unsettled.
     pub async fn unsettled(&self, events: Vec<(Partition, Offset)>) -> Result<Vec<bool>, Refusal> {
         self.ask(move |actor| actor.are_unsettled(&events)).await
     }
 
-    /// Dead letters after `after`, at most so many; what a filter asks of the events themselves is not
-    /// looked at.
+    /// Up to `most` dead letters after `after`. Filters on the events' contents are not applied.
     pub async fn letters(
         &self,
         after: Option<Offset>,
@@ -105,12 +104,12 @@ impl Subscription {
         self.ask(move |actor| actor.letters_after(after, &filter, most)).await
     }
 
-    /// One dead letter, if it is there.
+    /// One dead letter, if it exists.
     pub async fn letter(&self, id: Offset) -> Result<Option<Letter>, Refusal> {
         self.ask(move |actor| actor.letter(id)).await
     }
 
-    /// Dead letters are gone. Synced.
+    /// Removes dead letters. Synced.
     pub async fn remove_letters(
         &self,
         removal: Removal,
@@ -119,12 +118,12 @@ impl Subscription {
         self.carry_out(move |actor| actor.remove_letters(removal, letters)).await
     }
 
-    /// A dead letter was copied forward. Synced.
+    /// Notes that a dead letter was copied forward. Synced.
     pub async fn letter_moved(&self, from: Offset, to: Offset) -> Result<(), Refusal> {
         self.carry_out(move |actor| actor.letter_moved(from, to)).await
     }
 
-    /// Starts a replay of a stretch of the topic. Synced.
+    /// Starts a replay of a range of the topic. Synced.
     pub async fn replay(
         &self,
         stretch: (Offset, Offset),
@@ -136,7 +135,7 @@ impl Subscription {
         written(step).await.map(|()| lane)
     }
 
-    /// Starts a redrive of dead letters; `is_forced`: of requests that may have been seen, too. Synced.
+    /// Starts a redrive of dead letters; `is_forced`: even of requests maybe seen before. Synced.
     pub async fn redrive(
         &self,
         letters: Vec<Offset>,
@@ -148,7 +147,7 @@ impl Subscription {
         written(step).await.map(|()| lane)
     }
 
-    /// Its jobs: those that run, and the last that ended.
+    /// Its running jobs, and those that ended last.
     pub async fn jobs(&self) -> Result<Vec<JobStatus>, Refusal> {
         self.ask(|actor| actor.show_jobs()).await
     }
@@ -158,42 +157,42 @@ impl Subscription {
         self.carry_out(move |actor| actor.cancel(lane)).await
     }
 
-    /// Other settings hold from here on. Synced.
+    /// Changes the settings. Synced.
     pub async fn configure(&self, settings: Settings) -> Result<(), Refusal> {
         self.carry_out(move |actor| actor.configure(settings)).await
     }
 
-    /// What must be kept for it.
+    /// The lowest offsets it still needs.
     pub async fn pins(&self) -> Result<Pins, Refusal> {
         self.ask(|actor| actor.pins()).await
     }
 
-    /// What waits for it below `end`.
+    /// Its backlog below `end`.
     pub async fn backlog(&self, end: Offset) -> Result<Backlog, Refusal> {
         self.ask(move |actor| actor.backlog(end)).await
     }
 
-    /// Events that would keep segments below `below`, at most `most`.
+    /// Up to `most` events that would keep segments below `below`.
     pub async fn to_park(&self, below: Offset, most: usize) -> Result<Vec<Place>, Refusal> {
         self.ask(move |actor| actor.to_park(below, most)).await
     }
 
-    /// An event was copied into the parked log. Synced.
+    /// Notes that an event was copied into the parked log. Synced.
     pub async fn parked(&self, place: Place, at: Offset) -> Result<(), Refusal> {
         self.carry_out(move |actor| actor.parked(place, at)).await
     }
 
-    /// The topic's log has let go of everything before `start`.
+    /// Notes that the topic's log has deleted everything before `start`.
     pub async fn dropped(&self, start: Offset) -> Result<(), Refusal> {
         self.carry_out(move |actor| actor.dropped(start)).await
     }
 
-    /// The log it reads was opened anew.
+    /// Notes that the log it reads was reopened.
     pub async fn reopened(&self) -> Result<(), Refusal> {
         self.ask(Actor::reopened).await
     }
 
-    /// Its part of a snapshot, and whether the journal has a hole that the snapshot mends.
+    /// Its part of a snapshot, and whether the snapshot mends a hole in the journal.
     pub async fn section(&self) -> Result<(Section, bool), Refusal> {
         let (reply, answer) = oneshot::channel();
         let has_hole = self
@@ -206,7 +205,7 @@ impl Subscription {
         Ok((Section { subscription: self.surroundings.id, position, state }, has_hole))
     }
 
-    /// Whether the journal has a hole where a step of it should be, which a snapshot has to mend.
+    /// Whether a step of it is missing in the journal, which a snapshot has to mend.
     pub async fn has_hole(&self) -> Result<bool, Refusal> {
         self.ask(|actor| actor.has_hole()).await
     }
@@ -216,22 +215,22 @@ impl Subscription {
         self.ask(Actor::mend).await
     }
 
-    /// Begins no delivery by push any more: the gateway is about to stop. What is under way goes on. Consumers that
-    /// wait are sent away with nothing; those that come get what is there, and wait for a moment at most.
+    /// Starts no more pushes, because the gateway is about to stop; those in flight continue. Waiting
+    /// consumers get an empty answer; later ones get what is ready, and wait briefly at most.
     pub async fn wind_down(&self) {
-        // One that is stopped already is as good.
+        // An actor that has stopped is just as good.
         self.ask(Actor::wind_down).await.ok();
     }
 
-    /// Ends the task once its steps are written. Nothing begins any more from its first poll on; what is on
-    /// its way is waited for as long as this.
+    /// Ends the task once its steps are written. From its first poll on nothing starts any more;
+    /// deliveries in flight are awaited for this long.
     pub async fn stop(&self, patience: Duration) {
-        // One that is stopped already is as good.
+        // An actor that has stopped is just as good.
         self.ask(move |actor| actor.stop(patience)).await.ok();
         self.commands.closed().await;
     }
 
-    /// Has the task take a step, and waits until that is written.
+    /// Has the task take a step, and waits until it is written.
     async fn carry_out(
         &self,
         command: impl FnOnce(&mut Actor) -> Result<Step, Refusal> + Send + 'static,
@@ -240,7 +239,7 @@ impl Subscription {
         written(step).await
     }
 
-    /// Has the task do something, and gives back what came of it. Dropped, it is done nevertheless.
+    /// Runs something in the task, and returns its result. It runs even if the future is dropped.
     async fn ask<T: Send + 'static>(
         &self,
         command: impl FnOnce(&mut Actor) -> T + Send + 'static,

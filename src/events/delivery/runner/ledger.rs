@@ -1,8 +1,8 @@
-//! Where one subscription's steps are written: its hand on the journal that all share.
+//! Writes the steps of one subscription to the journal, which all subscriptions share.
 //!
-//! Room is taken before anything is decided, so that what was decided can be written. If the journal
-//! takes a step nevertheless not, or nobody knows, there is a hole in it: nothing is written behind a
-//! hole, and nothing decided, until a snapshot has been taken that covers it.
+//! Room is taken before a decision, so that the decision can be written. If the journal still does
+//! not take a step, or the outcome is unknown, it has a hole: nothing is written after a hole, and
+//! nothing decided, until a snapshot covers it.
 
 use std::{
     future::Future,
@@ -23,21 +23,21 @@ use crate::events::{
     },
 };
 
-/// What one decision takes at most, as a rule.
+/// What a decision usually takes at most.
 const ROOM: u64 = 64 << 10;
 
-/// One subscription's hand on the journal.
+/// One subscription's access to the journal.
 #[derive(Debug)]
 pub(super) struct Ledger {
     journal: Log,
     subscription: Uuid,
     room: Option<Permit>,
     hole: Arc<AtomicBool>,
-    /// Of the journal, when this began or was mended last.
+    /// The journal's opening when this started or was last mended.
     opening: Option<u64>,
 }
 
-/// A step on its way into the journal: completes when it is written, or synced, as it was asked for.
+/// A step being written to the journal; completes once it is written or synced, as requested.
 #[derive(Debug)]
 pub(super) struct Written {
     commit: Option<Commit>,
@@ -48,12 +48,12 @@ pub(super) struct Written {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hole;
 
-/// How far a step is to be before it counts as written.
+/// When a step counts as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
-    /// A killed process does not lose it; on disk within 20 ms.
+    /// It survives a killed process, and is on disk within 20 ms.
     Written,
-    /// On disk.
+    /// It is on disk.
     Synced,
 }
 
@@ -68,7 +68,7 @@ impl Ledger {
     /// Whether a decision may be made: there is room for its entries, and no hole before them.
     pub(super) fn is_ready(&mut self) -> bool {
         let Some(opening) = self.journal.opening() else {
-            // Nor with room that was taken before.
+            // Room that was taken before is of no use either.
             self.room = None;
             return false;
         };
@@ -81,29 +81,29 @@ impl Ledger {
         self.room.is_some()
     }
 
-    /// Whether a snapshot has to be taken before anything else is written. Relaxed: a word for itself.
+    /// Whether a snapshot must be taken before anything else is written. Relaxed.
     pub(super) fn has_hole(&self) -> bool {
         self.hole.load(Ordering::Relaxed) || self.is_opened_anew()
     }
 
-    /// Whether the journal was recovered from disk since: what counted as written, and was not synced, is
-    /// below [`Ledger::durable`] now, or nowhere.
+    /// Whether the journal was recovered from disk since: steps that were written but not synced
+    /// are below [`Ledger::durable`] now, or lost.
     pub(super) fn is_opened_anew(&self) -> bool {
         self.journal.opening().is_some_and(|opening| Some(opening) != self.opening)
     }
 
-    /// A snapshot covers everything up to now.
+    /// A snapshot now covers everything so far.
     pub(super) fn mend(&mut self) {
         self.opening = self.journal.opening();
         self.hole.store(false, Ordering::Relaxed);
     }
 
-    /// Up to where the journal is durable.
+    /// How far the journal is durable.
     pub(super) fn durable(&self) -> Offset {
         self.journal.durable()
     }
 
-    /// Writes a step. Handed over at once, in the order of the calls.
+    /// Writes a step. Submitted at once, in call order.
     pub(super) fn write(&mut self, entries: &[Entry], until: Until) -> Written {
         let hole = self.hole.clone();
         if entries.is_empty() {
@@ -135,8 +135,8 @@ impl Ledger {
 // === impl Written ===
 
 impl Written {
-    /// Completes when the step is written, with where the next one begins; `None` if there was no step.
-    /// To be polled to its end: what goes wrong is noticed by it.
+    /// Completes when the step is written, with the offset of the next one; `None` if there was no
+    /// step. Must be polled to its end, because it detects failures.
     pub(super) fn wait(
         self,
     ) -> impl Future<Output = Result<Option<Offset>, Hole>> + Send + 'static {

@@ -56,10 +56,10 @@ use crate::{
 
 /// Commands that may wait for the task.
 const COMMANDS: usize = 256;
-/// Readers of one log that are kept open.
+/// Idle readers of one log that are kept open.
 const SPARE: usize = 4;
 
-/// A subscription at work. Cheap to clone; the task ends when it is stopped or the last handle is gone.
+/// A running subscription. Cheap to clone; its task ends on a stop or when the last handle is dropped.
 #[derive(Clone)]
 pub struct Subscription {
     commands: mpsc::Sender<Command>,
@@ -67,39 +67,39 @@ pub struct Subscription {
     tally: Arc<Tally>,
 }
 
-/// What the task is told to do, between two of its own steps.
+/// Something that the task runs between two of its own steps.
 type Command = Box<dyn FnOnce(&mut Actor) + Send>;
 
-/// Everything around one subscription.
+/// What a subscription uses.
 #[derive(Debug)]
 pub struct Surroundings {
-    /// What it is called on disk.
+    /// Its ID on disk.
     pub id: Uuid,
-    /// The time.
+    /// The clock.
     pub clock: GuardedClock,
-    /// Threads for what blocks.
+    /// Threads for blocking work.
     pub pool: Pool,
-    /// Where its steps are written.
+    /// The journal of its steps.
     pub journal: Log,
-    /// What its leases are called.
+    /// Makes its lease tokens.
     pub tokens: Tokens,
     /// The log it reads.
     pub topic: Shelf,
     /// Its dead letters.
     pub letters: Arc<SideLog>,
-    /// Copies of events whose segments are gone.
+    /// Copies of events whose segments were deleted.
     pub parked: Arc<SideLog>,
-    /// What the gateway calls itself.
+    /// The name of this gateway.
     pub instance: Arc<str>,
-    /// Topics to which what follows is published.
+    /// Topics to which following events are published.
     pub topics: Arc<dyn Topics>,
     /// Hashes keys.
     pub hash: Arc<dyn KeyHash>,
-    /// Sends what is pushed.
+    /// Sends pushes.
     pub sink: Arc<dyn Sink>,
     /// Attempts and results of stored requests.
     pub ingress: Ingress,
-    /// What those are called.
+    /// IDs of stored requests.
     pub ids: RequestIds,
 }
 
@@ -108,14 +108,14 @@ pub trait Topics: fmt::Debug + Send + Sync {
     /// The log of a topic, if it is configured and open.
     fn log(&self, topic: &str) -> Option<Log>;
 
-    /// Room in a topic for what follows from an event that was accepted.
+    /// Room in a topic for an event that follows from an accepted one.
     fn permit(&self, topic: &str, bytes: u64) -> Result<Permit, Refused>;
 
-    /// Every partition of a topic, of all generations.
+    /// All partitions of a topic, in every generation.
     fn partitions(&self, topic: &str) -> Vec<Partition>;
 }
 
-/// A log that may not be open (yet), and readers of it to go on with. Clones share it.
+/// A log that may not be open (yet), with reusable readers. Clones share it.
 #[derive(Clone)]
 pub struct Shelf(Arc<Shelved>);
 
@@ -133,7 +133,7 @@ impl Shelf {
         Self(Arc::new(Shelved { id, log: RwLock::new(log), spare: Mutex::default() }))
     }
 
-    /// Which log it is.
+    /// The log's ID.
     pub fn id(&self) -> LogId {
         self.0.id
     }
@@ -143,13 +143,13 @@ impl Shelf {
         self.0.log.read().clone()
     }
 
-    /// It is open, or anew.
+    /// The log was opened or reopened.
     pub fn put(&self, log: Log) {
         self.0.spare.lock().clear();
         *self.0.log.write() = Some(log);
     }
 
-    /// Reads with one of the readers. Blocks. `None`: the log is not open.
+    /// Reads with one of the readers. Blocks. `None` if the log is not open.
     pub fn read<T>(&self, read: impl FnOnce(&mut Reader) -> T) -> Option<T> {
         let spare = self.0.spare.lock().pop();
         let mut reader = match spare {
@@ -174,8 +174,8 @@ impl fmt::Debug for Shelf {
 // === impl Subscription ===
 
 impl Subscription {
-    /// Starts the task on the current runtime. A new one stands at the beginning of its topic: where it is to
-    /// begin it is told by [`Subscription::seek`].
+    /// Starts the task on the current runtime. A new subscription is at the beginning of its topic;
+    /// [`Subscription::seek`] sets another start.
     pub fn start(surroundings: Surroundings, settings: Settings, machine: Machine) -> Self {
         let surroundings = Arc::new(surroundings);
         let (commands, asked) = mpsc::channel(COMMANDS);
@@ -192,19 +192,19 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// Where a subscription goes on; as it is by default, it is new and has looked at nothing.
+/// Where a subscription continues; the default is a new one that has read nothing.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// As a snapshot has it.
+    /// Its state in a snapshot.
     pub state: State,
-    /// What the journal says after that.
+    /// The journal's entries after that.
     pub entries: Vec<Entry>,
 }
 
 // === impl Restored ===
 
 impl Restored {
-    /// The machine that goes on from there, under these settings and with so many partitions.
+    /// The machine that continues there, with these settings and this number of partitions.
     pub fn machine(self, settings: &Settings, partitions: usize) -> Machine {
         let mut machine = Machine::restore(self.state, operate::rules(settings, partitions));
         for entry in &self.entries {

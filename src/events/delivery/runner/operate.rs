@@ -1,4 +1,4 @@
-//! What consumers and operators ask of a subscription.
+//! Requests of consumers and operators to a subscription.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -23,10 +23,10 @@ use crate::events::{
     settings::{Order, Subscription as Settings, Target, Then},
 };
 
-/// A consumer's token, and what it stands for if it was given out here.
+/// A consumer's token, with its decoded form if it was issued here.
 pub(super) type Spoken = (Option<Token>, TokenItem);
 
-/// The settings, as the machine has them.
+/// The settings as the machine needs them.
 pub(super) fn rules(settings: &Settings, partitions: usize) -> Rules {
     let has_letters = settings.dead_letter.as_ref();
     Rules {
@@ -63,7 +63,7 @@ pub(super) fn rules(settings: &Settings, partitions: usize) -> Rules {
     }
 }
 
-/// Tells settings apart; for the journal's reader.
+/// Distinguishes settings, for readers of the journal.
 pub(super) fn fingerprint(settings: &Settings) -> u64 {
     let mut hasher = DefaultHasher::new();
     format!("{settings:?}").hash(&mut hasher);
@@ -74,7 +74,7 @@ pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A rate a second, as the machine has it.
+/// A rate per second, as the machine needs it.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -87,7 +87,7 @@ pub(super) fn per_thousand_seconds(rate: f64) -> u64 {
 // === impl Actor ===
 
 impl Actor {
-    /// Does one thing to what tokens stand for.
+    /// Applies one verb to the attempts of some tokens.
     pub(super) fn settle(
         &mut self,
         verb: Verb,
@@ -130,7 +130,7 @@ impl Actor {
         Ok(items.into_iter().zip(statuses).map(result).collect())
     }
 
-    /// Goes on elsewhere.
+    /// Moves the position.
     pub(super) fn seek(&mut self, seek: Seek) -> Result<Step, Refusal> {
         let decided =
             self.decide(Until::Synced, |machine, _, out| machine.seek(seek, true, out))?;
@@ -148,14 +148,14 @@ impl Actor {
         Ok(self.decide(Until::Synced, |machine, _, out| machine.resume(out))?.1)
     }
 
-    /// Frees a key or a partition. `None` in the answer: it was not blocked.
+    /// Unblocks a key or a partition. The step is `None` if it was not blocked.
     pub(super) fn unblock(&mut self, unblock: &Unblocking) -> Result<Option<Step>, Refusal> {
         let keys = match &unblock.what {
             Blocked::Key(key) => vec![Some(self.around.hash.hash(key))],
             Blocked::Keyless => vec![None],
             Blocked::Partition(number) => {
                 let all = self.partitions().into_iter();
-                // Of each generation: the number is all that anybody sees.
+                // In every generation, because users only see the number.
                 let meant = all.filter(|partition| u32::from(partition.number) == *number);
                 meant.map(|partition| Some(Machine::partition_key(partition))).collect()
             }
@@ -176,7 +176,7 @@ impl Actor {
         Ok(was_blocked.then_some(written))
     }
 
-    /// Starts delivering a stretch of the topic again.
+    /// Starts delivering a range of the topic again.
     pub(super) fn replay(
         &mut self,
         (from, to): (Offset, Offset),
@@ -214,7 +214,7 @@ impl Actor {
         Ok(written)
     }
 
-    /// Dead letters are gone.
+    /// Removes dead letters.
     pub(super) fn remove_letters(
         &mut self,
         removal: Removal,
@@ -226,19 +226,19 @@ impl Actor {
         Ok(written)
     }
 
-    /// A dead letter was copied forward.
+    /// Notes that a dead letter was copied forward.
     pub(super) fn letter_moved(&mut self, from: Offset, to: Offset) -> Result<Step, Refusal> {
         Ok(self
             .decide(Until::Synced, |machine, _, out| machine.dead_letter_moved(from, to, out))?
             .1)
     }
 
-    /// An event was copied into the parked log.
+    /// Notes that an event was copied into the parked log.
     pub(super) fn parked(&mut self, place: Place, at: Offset) -> Result<Step, Refusal> {
         Ok(self.decide(Until::Synced, |machine, _, out| machine.parked(place, at, out))?.1)
     }
 
-    /// The topic's log has let go of everything before `start`.
+    /// Notes that the topic's log has deleted everything before `start`.
     pub(super) fn dropped(&mut self, start: Offset) -> Result<Step, Refusal> {
         let ((), written) = self.decide(Until::Written, |machine, moment, out| {
             let lost = (LaneId::LIVE, Loss::Dropped);
@@ -247,7 +247,7 @@ impl Actor {
         Ok(written)
     }
 
-    /// Other settings hold from here on.
+    /// Changes the settings.
     pub(super) fn configure(&mut self, settings: Settings) -> Result<Step, Refusal> {
         let partitions = self.around.topics.partitions(&settings.topic).len();
         let (rules, fingerprint) = (rules(&settings, partitions), fingerprint(&settings));
@@ -259,23 +259,23 @@ impl Actor {
         Ok(written)
     }
 
-    /// The log it reads was opened anew.
+    /// Notes that the log it reads was reopened.
     pub(super) fn reopened(&mut self) {
         self.retry_at = None;
         self.forget_durable();
     }
 
-    /// What must be kept for it.
+    /// The lowest offsets it still needs.
     pub(super) fn pins(&self) -> Pins {
         self.machine.pins()
     }
 
-    /// Live events that would keep segments below `below`, at most `most`.
+    /// Up to `most` live events that would keep segments below `below`.
     pub(super) fn to_park(&self, below: Offset, most: usize) -> Vec<Place> {
         self.machine.to_park(below, most)
     }
 
-    /// Every partition of its topic.
+    /// All partitions of its topic.
     pub(super) fn partitions(&self) -> Vec<Partition> {
         self.around.topics.partitions(&self.settings.topic)
     }

@@ -1,4 +1,4 @@
-//! Consumers that wait for events, and handing those over.
+//! Waiting consumers, and handing events to them.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -21,31 +21,31 @@ use crate::events::{
     },
 };
 
-/// So many may wait; more are told to come back.
+/// Maximum number of waiting consumers; more are told to retry.
 const POLLS: usize = 1024;
-/// How long who comes may wait once the gateway is about to stop: what is there is found in that time, and a
-/// consumer that asks again and again does not do so without a pause.
+/// How long new consumers wait once the gateway is about to stop: long enough to find ready events,
+/// and to slow down a consumer that asks repeatedly.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Consumers that wait, in the order in which they came.
+/// Waiting consumers, in order of arrival.
 #[derive(Default)]
 pub(super) struct Polls(VecDeque<Poll>);
 
-/// A consumer that waits.
+/// A waiting consumer.
 struct Poll {
     ask: Ask,
     until: Instant,
     reply: Reply,
 }
 
-/// Events on their way to a consumer.
+/// Events being handed to a consumer.
 struct Delivering {
     deliveries: Vec<Delivery>,
     spots: Vec<Spot>,
     reply: Reply,
 }
 
-/// Where the bytes of an event are.
+/// Where an event's bytes are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spot {
     shelf: Which,
@@ -74,12 +74,12 @@ impl Spot {
 // === impl Polls ===
 
 impl Polls {
-    /// When the first of them gives up.
+    /// When the first of them times out.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.0.iter().map(|poll| poll.until).min()
     }
 
-    /// Sends away who has waited for as long as he wanted, and forgets who has left.
+    /// Answers consumers whose wait is over, and forgets those that have left.
     fn expire(&mut self, now: Instant) {
         let mut kept = VecDeque::with_capacity(self.0.len());
         for poll in self.0.drain(..) {
@@ -96,7 +96,7 @@ impl Polls {
 // === impl Actor ===
 
 impl Actor {
-    /// A consumer asks for events, and waits up to `until` for the first.
+    /// Adds a consumer that asks for events, and waits until `until` for the first.
     pub(super) fn poll(&mut self, ask: Ask, until: Instant, reply: Reply) {
         if self.polls.0.len() >= POLLS {
             let retry_after = Duration::from_secs(1);
@@ -108,10 +108,10 @@ impl Actor {
         self.serve();
     }
 
-    /// Gives events to whoever waits for them.
+    /// Gives events to waiting consumers.
     pub(super) fn serve(&mut self) {
         while let Some(poll) = self.polls.0.pop_front() {
-            // Nothing is leased to who has left.
+            // Lease nothing to a consumer that has left.
             if poll.reply.is_closed() {
                 continue;
             }
@@ -135,14 +135,14 @@ impl Actor {
         self.polls.expire(Instant::now());
     }
 
-    /// The gateway is about to stop: whoever waits has waited for as long as he can.
+    /// Ends all waits with an empty answer, because the gateway is about to stop.
     pub(super) fn end_polls(&mut self) {
         for poll in self.polls.0.drain(..) {
             drop(poll.reply.send(Ok(Vec::new())));
         }
     }
 
-    /// Nothing can be leased: whoever waits is told so.
+    /// Nothing can be leased: tells all who wait.
     pub(super) fn send_away(&mut self) {
         for poll in std::mem::take(&mut self.polls.0) {
             drop(poll.reply.send(Err(self.unready())));
@@ -162,7 +162,7 @@ impl Actor {
         self.spot_of(delivery.token.place, delivery.parked)
     }
 
-    /// Where an event lies.
+    /// Where an event's bytes are.
     pub(super) fn spot_of(&self, place: Place, parked: Option<Offset>) -> Spot {
         match parked {
             Some(at) => Spot { shelf: Which::Parked, at },
@@ -175,10 +175,10 @@ impl Actor {
         !lane.is_live() && self.machine.jobs().any(|(id, job)| id == lane && job.is_redrive())
     }
 
-    /// Events of deliveries that cannot be read stop what is behind them too.
+    /// Gives back deliveries whose events cannot be read; their partitions stop.
     pub(super) fn unreadable(&mut self, events: Vec<(Token, Stop)>) {
         let tokens: Vec<Token> = events.iter().map(|(token, _)| *token).collect();
-        // Not at once: each try is written down.
+        // After a pause, because each attempt is recorded.
         self.give_back(&tokens, AGAIN);
         for (token, stop) in events {
             match stop {
@@ -191,7 +191,7 @@ impl Actor {
     }
 }
 
-/// Reads the events of deliveries while their attempt is written, then hands them over.
+/// Reads the events of deliveries while their attempts are written, and hands them over.
 async fn hand_over(around: Arc<Surroundings>, delivering: Delivering, written: Step) -> Done {
     let Delivering { deliveries, spots, reply } = delivering;
     let events = fetch(&around, spots, reading::whole).await;
@@ -203,7 +203,7 @@ async fn hand_over(around: Arc<Surroundings>, delivering: Delivering, written: S
     }
     let mut leased = Vec::with_capacity(deliveries.len());
     let mut unreadable = Vec::new();
-    // Nobody gets an event of a key without the one before it: giving that back gives back this.
+    // No event is handed over without the one before it in its key: giving that back includes it.
     let mut is_held_back = false;
     for (delivery, event) in deliveries.iter().zip(events) {
         is_held_back &= delivery.is_behind;

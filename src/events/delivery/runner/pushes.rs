@@ -1,9 +1,9 @@
-//! Pushes: what the machine gives out is read, sent by the sink, and told to the machine.
+//! Pushes: reads what the machine delivers, has the sink send it, and reports back to the machine.
 //!
-//! The bodies of what may go at once are read together while its attempts are written; without its
-//! attempt's record nothing is sent. Each exchange then runs for itself, at most as many as the machine
-//! lets out, and all of them end with the task: a slow endpoint delays its own subscription only. Stored
-//! requests go another way, see [`super::requests`].
+//! The bodies of events that may go at once are read together while their attempts are written;
+//! nothing is sent before its attempt is recorded. Each exchange then runs on its own, as many at a
+//! time as the machine allows, and all end with the task: a slow endpoint delays only its own
+//! subscription. Stored requests go another way, see [`super::requests`].
 
 use std::{
     sync::Arc,
@@ -36,31 +36,31 @@ use crate::{
     http::sink::Sending,
 };
 
-/// What of an endpoint's failure fits into a line, in characters.
+/// Characters of an endpoint's error that are shown.
 const MAX_COMPLAINT: usize = 160;
-/// Of an answer that nobody wants: enough for people, and to use most connections again.
+/// Bytes read of an answer that is not kept: enough for people, and to reuse most connections.
 const SOME: usize = 4 << 10;
-/// Of an answer that goes into the event that follows.
+/// Bytes kept of an answer for the event that follows.
 const ALL: usize = 64 << 10;
-/// Pushes that begin with one record.
+/// Pushes that start with one record.
 const BATCH: usize = 64;
 
-/// Events that were read to be sent.
+/// Events that were read for sending.
 pub(super) struct Packed(Vec<(Delivery, Got<Event>)>);
 
-/// A push that is over.
+/// A completed push.
 pub(super) struct Landed {
     token: Token,
     heard: Heard,
 }
 
-/// How an endpoint looks after a push.
+/// The endpoint's state after a push.
 #[derive(Debug, PartialEq, Eq)]
 enum Impression {
     Well,
-    /// And why, for people.
+    /// It fails, for this reason.
     Fails(Arc<str>),
-    /// It was not asked.
+    /// Unknown: it was not asked.
     None,
 }
 
@@ -75,7 +75,7 @@ impl Landed {
 // === impl Impression ===
 
 impl Impression {
-    /// After this answer, which is told in a line.
+    /// After this answer, described in a line.
     fn of(answer: &Answer, said: Option<&str>) -> Self {
         let line = said.and_then(|said| said.lines().next()).unwrap_or_default();
         let why = match answer {
@@ -85,7 +85,7 @@ impl Impression {
             Answer::NotSent | Answer::Timeout | Answer::MaybeSeen => line.to_owned(),
             Answer::SeenBefore | Answer::TooLarge | Answer::Unfit => return Self::None,
         };
-        // An answer's text is as long as its sender likes.
+        // The sender decides how long an answer's text is.
         let why: String = why.chars().filter(|it| !it.is_control()).take(MAX_COMPLAINT).collect();
         Self::Fails(why.into())
     }
@@ -94,7 +94,7 @@ impl Impression {
 // === impl Actor ===
 
 impl Actor {
-    /// Begins every push that may begin.
+    /// Starts all pushes that may start.
     pub(super) fn push(&mut self) {
         if self.settings.push.is_none() || self.is_winding_down {
             return;
@@ -117,7 +117,7 @@ impl Actor {
         }
     }
 
-    /// Sends what was read.
+    /// Sends events that were read.
     pub(super) fn packed(&mut self, Packed(events): Packed) {
         if self.is_winding_down {
             let tokens: Vec<_> = events.iter().map(|(delivery, _)| delivery.token).collect();
@@ -136,7 +136,7 @@ impl Actor {
                     };
                     self.work.push(work.boxed());
                 }
-                // The settings have changed since: not at once, each try is written down.
+                // The settings have changed. After a pause, because each attempt is recorded.
                 Ok(None) => self.give_back(&[delivery.token], AGAIN),
                 Err(stop) => unreadable.push((delivery.token, stop)),
             }
@@ -146,7 +146,7 @@ impl Actor {
         }
     }
 
-    /// The exchange that delivers an event, by the settings as they are now.
+    /// The exchange that delivers an event under the current settings.
     fn address(&self, delivery: &Delivery, event: &Event) -> Option<Sending> {
         let push = self.settings.push.as_ref()?;
         let Target::Url(url) = &push.target else { return None };
@@ -164,13 +164,13 @@ impl Actor {
         Some(self.around.sink.send(parcel(event, url, push, &addressed)))
     }
 
-    /// A push is over; what it came to waits until it can be written.
+    /// A push has ended; its result waits until it can be recorded.
     pub(super) fn landed(&mut self, landed: Landed) {
         self.landed.push_back(landed);
         self.settle_landed();
     }
 
-    /// Tells the machine what came of pushes, as soon as that can be written.
+    /// Reports the results of pushes to the machine, as soon as they can be recorded.
     pub(super) fn settle_landed(&mut self) {
         while self.ledger.is_ready() {
             let Some(Landed { token, heard }) = self.landed.pop_front() else { return };
@@ -188,7 +188,7 @@ impl Actor {
         }
     }
 
-    /// Tells the log of what becomes of an endpoint.
+    /// Logs changes of an endpoint's state.
     pub(super) fn tell(&self, entry: &Entry) {
         let subscription = &self.settings.name;
         match entry {
@@ -208,8 +208,8 @@ impl Actor {
         }
     }
 
-    /// Gives back what is on its way: the gateway stops, and it is not the events' fault. Where that
-    /// cannot be written, the next life finds them ended without a word.
+    /// Gives back pushes in flight, because the gateway stops and the events are not at fault. If
+    /// that cannot be recorded, the next start finds them without a result.
     pub(super) fn release_pushes(&mut self) {
         self.settle_landed();
         if self.ledger.is_ready() {

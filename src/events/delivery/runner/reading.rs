@@ -1,4 +1,4 @@
-//! What blocks: looking through a log for events, and getting the bodies of a few.
+//! Blocking work: scanning a log for events, and reading a few bodies.
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,51 +17,51 @@ use crate::events::{
     stored,
 };
 
-/// Read at once.
+/// Bytes read at once.
 const BLOCK: usize = 256 << 10;
-/// A scan ends at so many bytes, so that others have their turn.
+/// A scan ends after this many bytes, so that others get their turn.
 const SCAN_BYTES: usize = 8 << 20;
 
-/// How a log is looked through.
+/// What a scan lets through.
 #[derive(Clone, Debug)]
 pub(super) struct Sieve {
-    /// Which types pass; none: all.
+    /// Only these types; all if empty.
     types: Arc<[TypePattern]>,
-    /// Stored requests pass, and no events.
+    /// Only stored requests, no events.
     is_for_requests: bool,
     /// Hashes keys.
     hash: Arc<dyn KeyHash>,
 }
 
-/// Hashes keys, the same in every life of the store.
+/// Hashes keys, the same after every restart of the store.
 pub trait KeyHash: std::fmt::Debug + Send + Sync {
     /// The hash of a key.
     fn hash(&self, key: &[u8]) -> u64;
 }
 
-/// What a scan came to.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Events, in order.
     pub(super) found: Vec<Found>,
-    /// Everything before was looked at.
+    /// Everything before was scanned.
     pub(super) to: Offset,
-    /// Offsets on the way that are lost.
+    /// Lost offsets on the way.
     pub(super) gaps: Vec<Range<Offset>>,
-    /// What stopped it.
+    /// What stopped it, if anything.
     pub(super) stop: Option<Stop>,
 }
 
-/// Why a log cannot be read on.
+/// Why a log cannot be read any further.
 #[derive(Clone, Debug)]
 pub(super) enum Stop {
-    /// Bytes that are not what was written. A repair may bring them back, or accept that they are gone.
+    /// Bytes were changed. A repair may restore them or accept their loss.
     Damaged(Range<Offset>),
-    /// It is lost, and the log goes on without it.
+    /// The event is lost, and the log continues after it.
     Gone,
-    /// The log begins later.
+    /// The log begins at this later offset.
     Retired(Offset),
-    /// Another try may help.
+    /// A retry may help.
     Failed(String),
 }
 
@@ -76,18 +76,18 @@ impl Sieve {
     }
 }
 
-/// What became of getting one event.
+/// The result of reading one event.
 pub(super) type Got<T> = Result<T, Stop>;
 
-/// What is kept of a record that was got.
+/// Extracts what is needed from a record.
 pub(super) type Keep<T> = fn(&Record<'_>) -> T;
 
-/// All of an event.
+/// The whole event.
 pub(super) fn whole(record: &Record<'_>) -> Event {
     stored::event(record, bytes::Bytes::copy_from_slice)
 }
 
-/// Looks through a log. Blocks.
+/// Scans a log. Blocks.
 pub(super) fn scan(reader: &mut Reader, scan: &Scan, sieve: &Sieve) -> Seen {
     let mut seen = Seen { to: scan.from, ..Seen::default() };
     let mut bytes = 0;
@@ -110,7 +110,7 @@ pub(super) fn scan(reader: &mut Reader, scan: &Scan, sieve: &Sieve) -> Seen {
     seen
 }
 
-/// Takes what a scan wants out of a block.
+/// Takes what a scan wants from a block.
 fn sift(block: &Block, scan: &Scan, sieve: &Sieve, seen: &mut Seen) {
     let end = scan.to.map_or(block.next(), |to| block.next().min(to));
     for (offset, record) in block.records() {
@@ -148,7 +148,7 @@ fn added(record: &Record<'_>, partition: Partition, offset: Offset, sieve: &Siev
     }
 }
 
-/// Dead letters are all wanted: they had passed once.
+/// Whether a record is wanted. Dead letters always are: they passed before.
 fn is_wanted(record: &Record<'_>, sieve: &Sieve) -> bool {
     if sieve.is_for_requests && record.kind() != Kind::Request {
         return false;
@@ -159,9 +159,9 @@ fn is_wanted(record: &Record<'_>, sieve: &Sieve) -> bool {
         || Death::read(record).is_ok()
 }
 
-/// Gets the events at these offsets, in any order; one result for each, in theirs. Blocks.
+/// Reads the events at these offsets, in any order; one result for each, in the same order. Blocks.
 ///
-/// A scan along the log: what lies together is read together.
+/// Reads along the log, so that neighbouring events are read together.
 pub(super) fn fetch<T>(reader: &mut Reader, offsets: &[Offset], keep: Keep<T>) -> Vec<Got<T>> {
     let mut order: Vec<usize> = (0..offsets.len()).collect();
     order.sort_unstable_by_key(|index| offsets[*index]);

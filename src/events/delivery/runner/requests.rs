@@ -1,11 +1,12 @@
-//! Stored requests: the pushes of a subscription to an upstream.
+//! Stored requests: pushes of a subscription to an upstream.
 //!
-//! As with events the bodies are read together while the attempts are journalled. Then each request goes
-//! its own way ([`deliver`]): its attempt is on disk in the records of requests, it is sent, and what came
-//! of it is on disk there before the machine hears of it, and so before it is settled. Where that cannot
+//! As with events, bodies are read together while attempts are journalled. Then each request goes its
+//! own way ([`deliver`]): its attempt is recorded in the ingress log, it is sent, and its result is on
+//! disk there before the machine learns it, and so before the request is settled. Writing the result
+//! is retried as long as the process lives; after that the request is uncertain.
 //! be written it is tried again for as long as this process lives; after that the request is uncertain.
-//!
-//! Nothing that has begun is given up: a stop waits for what is on its way, as long as it is told to, and what
+//! No attempt in flight is given up: a stop waits for them as long as it was told to, and what
+//! remains then is uncertain.
 //! it leaves behind nevertheless is uncertain.
 
 use std::{
@@ -49,16 +50,16 @@ use crate::{
     telemetry::task,
 };
 
-/// How long requests that are on their way are waited for where the subscription goes and the gateway stays.
+/// How long a subscription that is removed from a running gateway waits for requests in flight.
 pub(super) const LINGER: Duration = Duration::from_secs(30);
 
-/// Requests that were read to be sent.
+/// Requests that were read for sending.
 pub(super) struct PackedRequests(Vec<(Delivery, Got<Loaded>)>);
 
-/// A record that is to be sent.
+/// A record to be sent.
 pub(super) struct Loaded {
     pub(super) request: Result<StoredRequest, NotARequest>,
-    /// Of a dead letter: where the request had been stored.
+    /// For a dead letter: the offset at which the request was stored.
     pub(super) origin: Option<Offset>,
 }
 
@@ -73,7 +74,7 @@ impl Loaded {
     }
 }
 
-/// What the records of requests are told of one.
+/// A request, as the ingress log needs it.
 pub(super) fn due(request: &StoredRequest, (topic, offset): (LogId, Offset), lane: u32) -> Due {
     Due {
         place: Place { topic, offset },
@@ -88,7 +89,7 @@ pub(super) fn due(request: &StoredRequest, (topic, offset): (LogId, Offset), lan
 // === impl Actor ===
 
 impl Actor {
-    /// The upstream that gets stored requests, if this subscription delivers such.
+    /// The upstream that receives stored requests, if this subscription delivers them.
     pub(super) fn upstream(&self) -> Option<(&Push, &Arc<str>)> {
         let push = self.settings.push.as_ref()?;
         match &push.target {
@@ -97,7 +98,7 @@ impl Actor {
         }
     }
 
-    /// Sends what was read.
+    /// Sends requests that were read.
     pub(super) fn packed_requests(&mut self, PackedRequests(requests): PackedRequests) {
         if self.is_winding_down {
             let tokens: Vec<_> = requests.iter().map(|(delivery, _)| delivery.token).collect();
@@ -118,7 +119,7 @@ impl Actor {
     fn send(&mut self, delivery: &Delivery, Loaded { request, origin }: Loaded) {
         let token = delivery.token;
         let Some((push, upstream)) = self.upstream() else {
-            // The settings have changed since: not at once, each try is written down.
+            // The settings have changed. After a pause, because each attempt is recorded.
             return self.give_back(&[token], AGAIN);
         };
         let request = match request {
@@ -151,7 +152,7 @@ impl Actor {
         self.work.push(deliver(self.around.clone(), (token, route), due, parcel).boxed());
     }
 
-    /// What is on its way comes to its end, if that is before `end`; after [`Actor::wind_down`].
+    /// Waits for everything in flight until `end`; call it after [`Actor::wind_down`].
     pub(super) async fn see_through(&mut self, end: Instant) {
         self.settle_landed();
         while let Ok(Some(done)) = timeout_at(end, self.work.next()).await {
@@ -174,7 +175,7 @@ pub(super) async fn pack(
     Done::PackedRequests(PackedRequests(deliveries.into_iter().zip(requests).collect()))
 }
 
-/// One attempt, from its record to that of what came of it.
+/// One attempt, from its record to the record of its result.
 async fn deliver(
     around: Arc<Surroundings>,
     (token, route): (Token, Box<str>),
@@ -189,7 +190,7 @@ async fn deliver(
     let attempt = match around.ingress.attempt(due).await {
         Ok(Begun::Attempt(attempt)) => attempt,
         Ok(Begun::Over(state)) => {
-            // Before this process, or without a word: nobody has told of it. A job asks for what was told.
+            // It ended unreported, maybe before this process. A job's was reported before.
             if due.lane == 0 {
                 hear(state);
             }
@@ -218,7 +219,7 @@ async fn deliver(
     Done::Landed(Landed::new(token, heard))
 }
 
-/// The end that this is, if it is one.
+/// The end that this state is, if it is final.
 fn end(state: State) -> Option<End> {
     match state {
         State::Queued | State::Running => None,

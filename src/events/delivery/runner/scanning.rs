@@ -1,4 +1,4 @@
-//! Reading ahead: looking through logs for what is to be delivered.
+//! Reading ahead: scans logs for events to deliver.
 
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use crate::events::{
 };
 
 impl Actor {
-    /// Starts the next scan, if there is something to be read.
+    /// Starts the next scan, if there is something to read.
     pub(super) fn read_ahead(&mut self) {
         if self.scanning || self.retry_at.is_some_and(|at| at > Instant::now()) {
             return;
@@ -33,7 +33,7 @@ impl Actor {
         );
     }
 
-    /// The first stretch to be read in which there is something.
+    /// The first range to read that contains something.
     fn next_scan(&mut self) -> Option<(Scan, Shelf)> {
         for scan in self.machine.scans() {
             let shelf = self.shelf(scan.lane);
@@ -73,7 +73,7 @@ impl Actor {
         }
     }
 
-    /// A log cannot be read on.
+    /// A log cannot be read any further.
     pub(super) fn stopped_at(&mut self, lane: LaneId, only: Option<&[Partition]>, stop: &Stop) {
         let partitions = match only {
             Some(only) => only.to_vec(),
@@ -88,7 +88,7 @@ impl Actor {
             Stop::Retired(start) => {
                 machine.lose(moment.now, (lane, Loss::Dropped), (Offset::ZERO, *start), out);
             }
-            // A scan passes over what is gone; of a single event it is told as of one.
+            // A scan skips what is gone; a single event is reported elsewhere.
             Stop::Gone | Stop::Failed(_) => {}
         });
         if let Stop::Failed(error) = stop {

@@ -1,4 +1,4 @@
-//! What is said of a subscription, its events, its dead letters and its jobs.
+//! The reported state of a subscription, its events, dead letters and jobs.
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,28 +17,28 @@ use crate::events::{
     queue::{Offset, log::Log, time::Clock as _},
 };
 
-/// A status, and what is still missing in it.
+/// A status that may still lack the age of the oldest event.
 #[derive(Debug)]
 pub struct Status {
-    /// All but the age of the oldest event where that was not looked at yet.
+    /// Complete but for that age, if it was not looked up yet.
     pub status: SubscriptionStatus,
-    /// The place of the oldest event, if its age is missing.
+    /// The offset of the oldest event, if its age is missing.
     pub oldest_at: Option<Offset>,
 }
 
-/// What waits for a subscription in its topic.
+/// A subscription's backlog in its topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backlog {
-    /// It lies in here, among what is settled.
+    /// The range it is in, mixed with settled records.
     pub records: Range<u64>,
-    /// How many that are, at most.
+    /// Maximum number of waiting records.
     pub waiting: u64,
 }
 
 // === impl Actor ===
 
 impl Actor {
-    /// How it stands.
+    /// Its status.
     pub(super) fn show(&mut self, is_orphaned: bool) -> Status {
         let now = self.around.clock.now().wall;
         let numbers = self.machine.numbers();
@@ -77,13 +77,13 @@ impl Actor {
         Status { status, oldest_at }
     }
 
-    /// Events not settled: those that were found, and all that were not looked at from `unread` on.
+    /// Unsettled events: those found, and everything from `unread` on.
     fn lag(&self, unread: Offset, end: Offset) -> u64 {
         let found = self.machine.unsettled().get(&LaneId::LIVE).copied().unwrap_or(0);
         found as u64 + end.since(unread)
     }
 
-    /// What waits for it below `end`.
+    /// Its backlog below `end`.
     pub(super) fn backlog(&self, end: Offset) -> Backlog {
         let scan = self.machine.position(LaneId::LIVE).unwrap_or_default();
         let unread = behind(&self.machine.parts(LaneId::LIVE), scan).unwrap_or(scan);
@@ -152,7 +152,7 @@ impl Actor {
         count
     }
 
-    /// How far it is with an event of its topic.
+    /// The state of an event of its topic.
     pub(super) fn show_event(&self, partition: Partition, offset: Offset) -> EventState {
         match self.machine.event(Place::live(partition, offset)) {
             EventView::Ahead | EventView::Waiting { counted: 0, .. } => EventState::Queued,
@@ -165,13 +165,13 @@ impl Actor {
         }
     }
 
-    /// Which of these are not settled.
+    /// Which of these events are unsettled.
     pub(super) fn are_unsettled(&self, events: &[(Partition, Offset)]) -> Vec<bool> {
         let view = |&(partition, at)| self.machine.event(Place::live(partition, at));
         events.iter().map(|event| view(event) != EventView::Settled).collect()
     }
 
-    /// Dead letters after `after` that may be meant: ID, redrives, and how the last of those failed.
+    /// Up to `most` dead letters after `after` that match the filter, as far as known unread.
     pub(super) fn letters_after(
         &self,
         after: Option<Offset>,
@@ -196,7 +196,7 @@ impl Actor {
         shown.take(most).collect()
     }
 
-    /// One dead letter, if it is there.
+    /// One dead letter, if it exists.
     pub(super) fn letter(&self, id: Offset) -> Option<Letter> {
         let (found, letter) = self.machine.dead_letters(id).next()?;
         (found == id).then(|| Letter {
@@ -248,26 +248,26 @@ impl Actor {
     }
 }
 
-/// What is known of a dead letter without reading it.
+/// A dead letter, as far as known without reading it.
 #[derive(Clone, Debug)]
 pub struct Letter {
     /// Its ID.
     pub id: Offset,
     /// How often it was redriven and failed again.
     pub redrives: u32,
-    /// A compensating event was published.
+    /// Whether a compensating event was published.
     pub is_compensated: bool,
-    /// Why nobody took it, as is known by now.
+    /// Why nobody took it, as known by now.
     pub reason: Reason,
-    /// How the last redrive failed.
+    /// Why the last redrive failed.
     pub last_error: Option<Box<str>>,
-    /// What it takes on disk.
+    /// Its size on disk.
     pub bytes: u32,
-    /// A job delivers it: it must stay where it is.
+    /// Whether a job is delivering it: then it must not be moved.
     pub is_redriven: bool,
 }
 
-/// Where the partition stands that is read behind `scan`, and furthest.
+/// The position of the partition furthest behind `scan`.
 fn behind(parts: &[PartNumbers], scan: Offset) -> Option<Offset> {
     parts.iter().map(|part| part.scan).filter(|at| *at < scan).min()
 }
@@ -281,7 +281,7 @@ fn size(kind: &JobKind) -> u64 {
     }
 }
 
-/// About how many bytes a log has from `from` on.
+/// Approximate bytes of a log from `from` on.
 fn bytes_from(log: &Log, from: Offset) -> u64 {
     let part = |segment: crate::events::queue::log::SegmentInfo| {
         let all = segment.end.since(segment.base).max(1);

@@ -1,4 +1,4 @@
-//! Sagas by choreography: the event that follows from another.
+//! Choreographed sagas: the event that follows from another.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::events::{
     settings::{Reaction, ReactionData},
 };
 
-/// So many events deep a saga may go: what goes deeper has most likely lost its way.
+/// Maximum depth of a saga: a deeper one is most likely a loop.
 pub(super) const DEPTH: u8 = 8;
 
 /// The event that follows.
@@ -22,8 +22,8 @@ pub(super) struct Follower {
     pub(super) event: Event,
 }
 
-/// The ID of what follows from an event in a subscription: UUIDv5 (RFC 9562, 5.5) of the two and the
-/// outcome, so that publishing it twice is publishing it once.
+/// The ID of the event that follows from another in a subscription: UUIDv5 (RFC 9562, 5.5) of both
+/// and the outcome, so that publishing it twice is publishing it once.
 pub fn follower_id(subscription: Uuid, source: &str, id: &str, outcome: &str) -> Uuid {
     let mut name = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     name.update(subscription.as_bytes());
@@ -36,7 +36,7 @@ pub fn follower_id(subscription: Uuid, source: &str, id: &str, outcome: &str) ->
     Builder::from_sha1_bytes(bytes).into_uuid()
 }
 
-/// What follows from an event that has ended so; `None` if the saga is too deep.
+/// The event that follows from one with this ending; `None` if the saga is too deep.
 pub(super) fn follow(
     subscription: Uuid,
     instance: &str,
