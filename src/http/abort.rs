@@ -1,12 +1,12 @@
-//! Ending a connection so that the other side cannot take it for a clean end.
+//! Ends a connection in a way that the other side cannot take for a clean end.
 
-/// A stream that can be broken off.
+/// A stream that can be aborted.
 ///
-/// A message whose end is the end of its connection (a response to HTTP/1.0 without a length) looks
-/// complete when the connection is closed in order, wherever it stood.
+/// A message that ends with its connection (a response to HTTP/1.0 without a length) looks complete
+/// if the connection is closed in order, however much of it was sent.
 pub trait Abort {
-    /// When this is dropped, the other side sees a reset, not an end. What was not yet sent is
-    /// discarded. On a stream that has no resets (a unix socket) it is an ordinary end.
+    /// When this is dropped, the other side sees a reset instead of an end, and unsent data is
+    /// discarded. On a stream without resets (a unix socket) it is an ordinary end.
     fn abort(&mut self);
 }
 

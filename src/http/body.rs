@@ -1,5 +1,5 @@
-//! The one body type: what holds the bytes, how many may pass, how long to wait for them, and what
-//! has to happen when it is over.
+//! The one body type: its bytes, how many may pass, how long to wait for them, and what must happen
+//! at the end.
 //!
 //! Layers attach to a body and never wrap it, so that a body is as deep with twenty layers as with
 //! none. Guards run exactly once: when the body ends, fails or is dropped, whichever comes first.
@@ -39,9 +39,9 @@ type Boxed = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error> + Send>>;
 
 /// A request or response body.
 ///
-/// One pointer wide, for it moves through every layer with its request or response; an empty one
-/// without guards is no pointer at all. Dropping it ends it: the guards run, and an `Incoming` that
-/// was not read to its end tells hyper to reset the stream or close the connection.
+/// One pointer wide, because every layer moves it; an empty body without guards has no allocation.
+/// Dropping it ends it: the guards run, and an `Incoming` that was not read to its end makes hyper
+/// reset the stream or close the connection.
 #[derive(Default)]
 pub struct Body(Option<Box<Inner>>);
 
@@ -65,8 +65,8 @@ enum Source {
     Boxed(Boxed),
 }
 
-/// What says that a received body has ended and was not cut off: on h1 hyper does; on h2 only
-/// `END_STREAM`, for hyper takes a reset with `NO_ERROR` for an end as well (RFC 9113, 8.1).
+/// How to know that a received body ended and was not cut off. On h1 hyper tells; on h2 only
+/// `END_STREAM` does, because hyper also takes a reset with `NO_ERROR` for an end (RFC 9113, 8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carrier {
     H1,
@@ -77,23 +77,23 @@ enum Carrier {
 // === impl Body ===
 
 impl Body {
-    /// No bytes at all.
+    /// A body without bytes.
     pub fn empty() -> Self {
         Self(None)
     }
 
-    /// All bytes at once.
+    /// A body with all its bytes in memory.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         if bytes.is_empty() { Self::empty() } else { Self::from_source(Source::Full(bytes)) }
     }
 
-    /// What hyper is receiving from a client.
+    /// A body that hyper receives from a client.
     pub fn from_client(incoming: Incoming) -> Self {
         Self::from_incoming(incoming, client_failed)
     }
 
-    /// What hyper is receiving; `on_error` says what a failure of it means.
+    /// A body that hyper receives; `on_error` converts its failures.
     pub fn from_incoming(incoming: Incoming, on_error: fn(hyper::Error) -> Error) -> Self {
         if http_body::Body::is_end_stream(&incoming) {
             return Self::empty();
@@ -103,18 +103,18 @@ impl Body {
         Self(Some(inner))
     }
 
-    /// It comes from a client over HTTP/2: a stream closed without `END_STREAM` is a client that
-    /// left, not the end of its body.
+    /// Marks a body from a client over HTTP/2: if its stream is closed without `END_STREAM`, the
+    /// client left; that is not the end of the body.
     pub fn set_h2_request(&mut self) {
         self.if_any(|inner| inner.carrier = Carrier::H2Request);
     }
 
-    /// It comes from an upstream over HTTP/2: a stream closed without `END_STREAM` was reset.
+    /// Marks a body from an upstream over HTTP/2: closing without `END_STREAM` means a reset.
     pub fn set_h2_response(&mut self) {
         self.if_any(|inner| inner.carrier = Carrier::H2Response);
     }
 
-    /// Any other source of frames.
+    /// A body from any other source of frames.
     pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = Error> + Send + 'static) -> Self {
         Self::from_source(Source::Boxed(Box::pin(body)))
     }
@@ -123,51 +123,51 @@ impl Body {
         Self(Some(Inner::of(source)))
     }
 
-    /// At most `limit` bytes may pass; the frame that goes over it becomes `body-too-large`.
+    /// Lets at most `limit` bytes pass; the frame that exceeds it becomes `body-too-large`.
     pub fn set_limit(&mut self, limit: u64) {
         self.if_any(|inner| inner.limit = limit);
     }
 
-    /// What is handed on is counted as received in `cx`, frame by frame: a request body may outlive
-    /// the answer to it.
+    /// Counts the bytes passed on as received in `cx`, frame by frame: a request body may outlive
+    /// the answer.
     pub fn count_received(&mut self, cx: http::Context) {
         self.if_any(|inner| inner.received_by = Some(cx));
     }
 
-    /// Its trailers do not say what `identity` keeps a client from saying.
+    /// Filters the trailers: a client may not send the fields in `identity`.
     pub fn guard_identity(&mut self, identity: Arc<Identity>) {
         self.if_any(|inner| inner.identity = Some(identity));
     }
 
-    /// A peer slower than `pace` makes the body fail. Costs nothing until it is waited for.
+    /// Fails the body if its peer is slower than `pace`. Costs nothing until somebody has to wait.
     pub fn set_pace(&mut self, pace: Pace) {
         self.if_any(|inner| inner.pacing = Pacing::Unarmed(pace));
     }
 
-    /// Somebody keeps a copy of what is read of it, to send it again.
+    /// Marks that somebody keeps a copy of what is read, to send it again.
     pub fn set_kept(&mut self) {
         self.if_any(|inner| inner.is_kept = true);
     }
 
-    /// Whether somebody keeps a copy of what is read of it.
+    /// Whether somebody keeps a copy of what is read.
     pub fn is_kept(&self) -> bool {
         self.0.as_ref().is_some_and(|inner| inner.is_kept)
     }
 
-    /// What is asked of frames is asked of nothing where none will come.
+    /// Settings about frames are skipped for a body that will have none.
     fn if_any(&mut self, ask: impl FnOnce(&mut Inner)) {
         if let Some(inner) = &mut self.0 {
             ask(inner);
         }
     }
 
-    /// Whether nobody ever has to wait for a byte of it: there is none, or all are here.
+    /// Whether reading never has to wait: there are no bytes, or all are here.
     pub fn is_in_memory(&self) -> bool {
         let Some(inner) = &self.0 else { return true };
         matches!(inner.source, Source::Empty | Source::Full(_))
     }
 
-    /// Tells when it is over; `None` for a body in memory, which is over as soon as it is read.
+    /// Completes when the body is over; `None` for one in memory, which is over once read.
     pub fn watch(&mut self) -> Option<Over> {
         if self.is_in_memory() {
             return None;
@@ -177,7 +177,7 @@ impl Body {
         Some(Over(over))
     }
 
-    /// Data bytes handed on so far.
+    /// Data bytes passed on so far.
     pub fn seen(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.seen)
     }
@@ -190,12 +190,12 @@ impl Body {
         }
     }
 
-    /// Runs when the body is over.
+    /// Runs `guard` when the body is over.
     pub fn attach(&mut self, guard: Guard) {
         self.0.get_or_insert_with(|| Inner::of(Source::Empty)).guards.push(guard);
     }
 
-    /// Moves the guards of `other` over to this body, for a layer that answers with another one.
+    /// Takes over the guards of `other`, for a layer that answers with another body.
     pub fn take_guards(&mut self, other: &mut Self) {
         if let Some(other) = &mut other.0
             && !other.guards.is_empty()
@@ -277,7 +277,7 @@ impl Inner {
                     if let Some(identity) = &self.identity {
                         trailers::filter_identity(fields, identity);
                     }
-                    // Nothing comes after them, and hyper does not ask whether.
+                    // Nothing follows the trailers, and hyper does not poll again.
                     self.source = Source::Empty;
                     self.finish(End::Complete);
                 }
@@ -326,7 +326,7 @@ impl Drop for Inner {
         if self.guards.is_empty() {
             return;
         }
-        // hyper does not poll for the end of a body that says it is at its end.
+        // hyper does not poll a body for its end once it says that it is at the end.
         let is_over = self.source.is_end_stream() || self.read_end();
         self.finish(if is_over { End::Complete } else { End::Dropped });
     }
@@ -382,7 +382,7 @@ impl Source {
 // === impl Carrier ===
 
 impl Carrier {
-    /// What a body without its mark of the end fails with; `None` where there is no such mark.
+    /// The error of a body that ends without the mark of its end; `None` if the protocol has none.
     fn cut_off(self) -> Option<Error> {
         match self {
             Self::H1 => None,
@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(*ended.lock(), None);
         let trailers = body.frame().now_or_never().unwrap().unwrap().unwrap();
         assert!(trailers.is_trailers());
-        // As hyper does, without asking for the end.
+        // Like hyper, which does not poll for the end.
         drop(body);
         assert_eq!(*ended.lock(), Some(End::Complete));
     }
@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(left, ["x-sum"]);
     }
 
-    /// They move through every layer; who makes one larger should know.
+    /// Every layer moves them; whoever makes one larger should notice.
     #[test]
     fn a_body_and_what_it_is_in_stay_small() {
         assert_eq!(size_of::<Body>(), size_of::<usize>());

@@ -1,10 +1,9 @@
-//! Who the client is: the right-most address that no trusted proxy vouches for.
+//! The client's address: the right-most one that no trusted proxy vouches for.
 //!
-//! `X-Forwarded-For` is read if there is one, else `Forwarded` (RFC 7239), from the right, for as
-//! long as each hop is in `trusted_proxies`: what stands left of the first untrusted address was
-//! written by strangers. An entry that is no address (`unknown`, `_hidden`, rubbish) ends the walk
-//! at the last trusted hop. A unix peer is in no network, so its fields are not believed. Pure; no
-//! allocation.
+//! Reads `X-Forwarded-For` if present, else `Forwarded` (RFC 7239), from the right, as long as each
+//! hop is in `trusted_proxies`: what is left of the first untrusted address was written by
+//! strangers. An entry that is not an address (`unknown`, `_hidden`, garbage) ends the walk at the
+//! last trusted hop. A unix peer is in no network, so its fields are ignored. Pure; no allocation.
 
 use std::{
     fmt,
@@ -16,15 +15,15 @@ use ipnet::IpNet;
 
 use crate::http::{Peer, names::X_FORWARDED_FOR, peer::Address};
 
-/// Entries looked at before the walk ends: far more proxies than stand in a row anywhere.
+/// How many entries are looked at: far more proxies than any real chain has.
 const MAX_HOPS: usize = 32;
 
 /// The client a request is attributed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientIp {
-    /// An address; IPv4-mapped IPv6 is given as IPv4.
+    /// An address; an IPv4-mapped IPv6 address is converted to IPv4.
     Ip(IpAddr),
-    /// A peer on a unix socket that no trusted header says more about.
+    /// A peer on a unix socket, without a trusted header about its client.
     Unix,
 }
 
@@ -37,7 +36,7 @@ pub struct Cidrs(Box<[IpNet]>);
 impl ClientIp {
     /// The client of a request with these fields that came from `peer`.
     ///
-    /// The fields are read only if the peer is believed, see [`Peer::trusted`].
+    /// The fields are read only if the peer is trusted, see [`Peer::trusted`].
     pub fn find(peer: &Peer, headers: &HeaderMap, trusted: &Cidrs) -> Self {
         let remote = match peer.remote {
             Address::Inet(address) => address.ip().to_canonical(),
@@ -53,7 +52,7 @@ impl ClientIp {
         }
     }
 
-    /// Who shares a limit: an IPv6 client has a /64 to draw addresses from, so all of it is one.
+    /// The address for rate limits: for IPv6 the /64, all of which one client can use.
     #[must_use]
     pub fn limiter_key(self) -> Self {
         match self {
@@ -65,7 +64,7 @@ impl ClientIp {
         }
     }
 
-    /// The address, if it has one.
+    /// The IP address, if it has one.
     pub fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Ip(ip) => Some(ip),
@@ -83,7 +82,7 @@ impl fmt::Display for ClientIp {
     }
 }
 
-/// Follows the hops, nearest first, until one is not trusted.
+/// Follows the hops, nearest first, up to the first untrusted one.
 fn walk(peer: IpAddr, trusted: &Cidrs, hops: impl Iterator<Item = Option<IpAddr>>) -> ClientIp {
     let mut client = peer;
     for hop in hops.take(MAX_HOPS) {
@@ -96,17 +95,17 @@ fn walk(peer: IpAddr, trusted: &Cidrs, hops: impl Iterator<Item = Option<IpAddr>
     ClientIp::Ip(client)
 }
 
-/// The elements of all fields of this name, last first, without empty ones.
+/// The elements of all fields with this name, last first, without empty ones.
 fn entries(headers: &HeaderMap, name: HeaderName, quoted: bool) -> impl Iterator<Item = &str> {
     headers.get_all(name).into_iter().rev().flat_map(move |value| {
-        // What is not text is one entry that nobody can read.
+        // A value that is not text counts as one unreadable entry.
         let text = std::str::from_utf8(value.as_bytes()).unwrap_or("?");
         Elements { rest: Some(text), quoted }
     })
 }
 
-/// The elements of one comma-separated list, from its end: what strangers wrote at its beginning,
-/// an open quotation mark say, cannot change how a trusted proxy's entry at the end is read.
+/// The elements of a comma-separated list, from its end. What strangers wrote at the beginning,
+/// such as an open quotation mark, cannot change how a trusted proxy's entry at the end is read.
 struct Elements<'a> {
     rest: Option<&'a str>,
     quoted: bool,
@@ -141,7 +140,7 @@ fn last_comma(text: &str, quoted: bool) -> Option<usize> {
     })
 }
 
-/// `for=` of one element of `Forwarded`.
+/// The `for=` of one element of `Forwarded`.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let node = element.split(';').find_map(|pair| {
         let (name, node) = pair.split_once('=')?;
@@ -170,12 +169,12 @@ impl Cidrs {
         Self(networks.into_iter().collect())
     }
 
-    /// Whether no network is in it.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether one of the networks holds `ip`.
+    /// Whether one of the networks contains `ip`.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.0.iter().any(|network| network.contains(&ip))
@@ -198,7 +197,7 @@ mod tests {
         Cidrs::new(["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()))
     }
 
-    /// What a trusted proxy at 10.0.0.1 says, one field per line.
+    /// The client if a trusted proxy at 10.0.0.1 sends these fields, one per line.
     fn client(fields: &[(HeaderName, &str)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -248,7 +247,7 @@ mod tests {
             "192.0.2.1"
         );
         assert_eq!(forwarded("for=192.0.2.1;by=\"a, for=203.0.113.1\""), "192.0.2.1");
-        // An open quotation mark from outside does not swallow what the proxy added.
+        // An open quotation mark from outside does not swallow the proxy's entry.
         assert_eq!(forwarded("for=\"198.51.100.1, for=192.0.2.1"), "192.0.2.1");
         let both = [(FORWARDED, "for=198.51.100.1"), (X_FORWARDED_FOR, "192.0.2.1")];
         assert_eq!(client(&both), "192.0.2.1");

@@ -1,8 +1,8 @@
-//! What becomes known about one exchange while it passes the stack.
+//! The facts that become known about one exchange as it passes the stack.
 //!
-//! One `Arc` per request. Each fact is written once, by the layer that finds it, and read by those
+//! One `Arc` per request. Each fact is written once, by the layer that finds it, and read by layers
 //! below and by the access log, which keeps a clone until the response body has ended. Attempts are
-//! a list: each try writes only to its own entry, so that a late write of a cancelled attempt
+//! a list: each attempt writes only to its own entry, so that a late write of a cancelled one
 //! cannot touch the next.
 
 mod attempt;
@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-/// Shared knowledge about one exchange. Cloning counts a reference.
+/// What is known about one exchange. Cloning counts a reference.
 #[derive(Clone)]
 pub struct Context(Arc<Cells>);
 
@@ -84,29 +84,29 @@ struct Cells {
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
 
-/// The route a request was matched to, as far as logs and metrics need it.
+/// What logs and metrics need of the route that a request matched.
 #[derive(Debug)]
 pub struct RouteInfo {
     /// `routes[].name`.
     pub name: Arc<str>,
-    /// Its pattern for the path, as it is written.
+    /// Its path pattern as written.
     pub path: Arc<str>,
-    /// This worker's cells for it.
+    /// This worker's cells for the route.
     pub metrics: RouteMetrics,
 }
 
-/// What of a request's head as it came is told when the exchange is over.
+/// The parts of the original head that are reported when the exchange is over.
 #[derive(Debug)]
 pub struct Asked {
-    /// The target, before it was normalised.
+    /// The target before normalisation.
     pub target: Option<PathAndQuery>,
     /// The trace it belongs to.
     pub trace_id: Option<TraceId>,
-    /// Of a sampled request.
+    /// More of the head, for a sampled request.
     pub noted: Option<Box<Noted>>,
 }
 
-/// What every answer says of the limits of one phase: before or after `auth`.
+/// The fields of every answer about the limits of one phase: before or after `auth`.
 #[derive(Clone, Debug)]
 pub struct RateLimitFields {
     /// `RateLimit-Policy`.
@@ -118,7 +118,7 @@ pub struct RateLimitFields {
 // === impl Context ===
 
 impl Context {
-    /// A fresh context for a request that begins now.
+    /// A new context for a request that begins now.
     pub fn new(peer: Arc<Peer>, method: Method, version: http::Version) -> Self {
         Self(Arc::new(Cells {
             peer,
@@ -161,7 +161,7 @@ impl Context {
         &self.0.peer
     }
 
-    /// When its head had been read.
+    /// When its head was complete.
     pub fn started(&self) -> Instant {
         self.0.started
     }
@@ -171,12 +171,12 @@ impl Context {
         &self.0.method
     }
 
-    /// The version the client spoke.
+    /// The client's protocol version.
     pub fn version(&self) -> http::Version {
         self.0.version
     }
 
-    /// The head as it came, once the exchange is followed.
+    /// The original head, once the exchange is being followed.
     pub fn asked(&self) -> Option<&Asked> {
         self.0.asked.get()
     }
@@ -186,12 +186,12 @@ impl Context {
         set(&self.0.asked, asked);
     }
 
-    /// What its client can read, once somebody has looked.
+    /// The kind of answer its client can read, once determined.
     pub fn dialect(&self) -> Dialect {
         self.0.dialect.get().copied().unwrap_or(Dialect::Problem)
     }
 
-    /// Looks at the fields as the client sent them. The first look holds.
+    /// Determines the dialect from the client's original fields. Only the first call counts.
     pub fn note_dialect(&self, headers: &HeaderMap) {
         self.0.dialect.get_or_init(|| Dialect::of(headers));
     }
@@ -206,7 +206,7 @@ impl Context {
         set(&self.0.request_id, id);
     }
 
-    /// The trace it belongs to, where traces are configured.
+    /// The trace it belongs to, if traces are configured.
     pub fn trace(&self) -> Option<&Trace> {
         self.0.trace.get()
     }
@@ -226,7 +226,7 @@ impl Context {
         set(&self.0.client_ip, ip);
     }
 
-    /// The host asked for: lower case, without port or trailing dot; empty for an HTTP/1.0 request
+    /// The requested host: lower case, without port or trailing dot; empty for an HTTP/1.0 request
     /// without one.
     pub fn host(&self) -> Option<&str> {
         self.0.host.get().map(AsRef::as_ref)
@@ -247,8 +247,8 @@ impl Context {
         set(&self.0.target, target);
     }
 
-    /// The route, once routing has chosen it; of a claims group, the first member until `auth` has
-    /// found out who asks.
+    /// The route, once routing has chosen it; in a claims group it is the first member until `auth`
+    /// has identified the client.
     pub fn route(&self) -> Option<&Arc<RouteInfo>> {
         self.0.member.get().or_else(|| self.0.route.get())
     }
@@ -258,18 +258,18 @@ impl Context {
         set(&self.0.route, route);
     }
 
-    /// Written by a claims group: this member of it.
+    /// Written by a claims group: the member that matched.
     pub fn set_member(&self, route: Arc<RouteInfo>) {
         set(&self.0.member, route);
     }
 
-    /// What the route's path template bound; empty when it has no template.
+    /// The values bound by the route's path template; empty without a template.
     pub fn params(&self) -> Params<'_> {
         let bound = self.bound().zip(self.target());
         bound.map(|(bound, target)| bound.of(target.merged())).unwrap_or_default()
     }
 
-    /// Where in the path that is.
+    /// Where in the path they are.
     pub fn bound(&self) -> Option<&Bound> {
         self.0.bound.get()
     }
@@ -279,7 +279,7 @@ impl Context {
         set(&self.0.bound, bound);
     }
 
-    /// Who was authenticated; `None` on a route without auth.
+    /// The authenticated principal; `None` on a route without auth.
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.0.principal.get()
     }
@@ -289,7 +289,7 @@ impl Context {
         set(&self.0.principal, principal);
     }
 
-    /// Which of the route's upstreams `split` chose: an index into the route's list, 0 without one.
+    /// The upstream that `split` chose: an index into the route's list, 0 without `split`.
     pub fn upstream(&self) -> usize {
         self.0.upstream.get().copied().unwrap_or(0)
     }
@@ -299,7 +299,7 @@ impl Context {
         set(&self.0.upstream, index);
     }
 
-    /// The CORS fields every answer to this request gets, refusals included.
+    /// The CORS fields of every answer to this request, including refusals.
     pub fn cors(&self) -> Option<&HeaderMap> {
         self.0.cors.get().map(AsRef::as_ref)
     }
@@ -309,7 +309,7 @@ impl Context {
         set(&self.0.cors, Box::new(headers));
     }
 
-    /// What every answer to this request says of the limits it passed or broke.
+    /// The rate limit fields of every answer to this request.
     pub fn rate_limits(&self) -> impl Iterator<Item = &RateLimitFields> {
         self.0.rate_limits.iter().filter_map(OnceLock::get)
     }
@@ -320,30 +320,30 @@ impl Context {
         set(if first.get().is_none() { first } else { second }, fields);
     }
 
-    /// Why the request failed, one of the reason words.
+    /// Why the request failed, as a reason word.
     pub fn reason(&self) -> Option<&'static str> {
         self.0.reason.get().copied()
     }
 
-    /// The first reason holds.
+    /// Only the first reason counts.
     pub fn set_reason(&self, reason: &'static str) {
         self.0.reason.get_or_init(|| reason);
     }
 
-    /// When all attempts have to be over; `None` as long as the clock does not run, for the request
-    /// body is under way or nobody has had to wait.
+    /// When all attempts must be over; `None` while the clock does not run, because the request
+    /// body is being sent or nobody has had to wait.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline.get().copied()
     }
 
-    /// Written by `timeout`, when its clock starts. The first one holds.
+    /// Written by `timeout` when its clock starts. Only the first one counts.
     pub fn set_deadline(&self, deadline: Instant) {
         self.0.deadline.get_or_init(|| deadline);
     }
 
-    /// Bytes of the request body that were read so far.
+    /// Bytes of the request body read so far.
     pub fn received(&self) -> u64 {
-        // Relaxed, as the addition: a count that orders nothing.
+        // Relaxed, like the addition: it is only a count.
         self.0.received.load(Ordering::Relaxed)
     }
 
@@ -353,7 +353,7 @@ impl Context {
     }
 }
 
-/// A second write is a bug of ours, not of a request: the first value holds.
+/// A second write is a bug of ours, not of a request: the first value stays.
 fn set<T>(cell: &OnceLock<T>, value: T) {
     let rejected = cell.set(value).is_err();
     debug_assert!(!rejected, "a context cell is written once");

@@ -1,8 +1,8 @@
-//! As much of DER as is read of certificates: elements of definite length, one after another. Pure.
+//! The part of DER needed for certificates: elements of definite length, one after another. Pure.
 
 /// A number of any length.
 pub const INTEGER: u8 = 0x02;
-/// What names a kind of thing.
+/// Identifies a kind of thing.
 pub const OBJECT_IDENTIFIER: u8 = 0x06;
 /// A time with two digits for its year.
 pub const UTC_TIME: u8 = 0x17;

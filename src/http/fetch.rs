@@ -1,8 +1,8 @@
-//! Requests of the gateway's own: key sets and the documents that say where they are.
+//! The gateway's own requests: for key sets and the documents that say where they are.
 //!
-//! A trait, because who needs an answer must not know of connections: `gateway` hands over one that
-//! goes through `upstream`, tests hand over a script. Here are its words and the one rule that does
-//! not need a connection: which redirect may be followed.
+//! A trait, because the callers must not know about connections: `gateway` passes an implementation
+//! that uses `upstream`, tests pass a script. This file has its types and the one rule that needs
+//! no connection: which redirects may be followed.
 
 use std::{future::Future, pin::Pin};
 
@@ -13,42 +13,42 @@ use http::{
 };
 use tokio::time::Instant;
 
-/// Who makes requests of the gateway's own.
+/// Makes the gateway's own requests.
 pub trait Fetch: Send + Sync + 'static {
-    /// Asks once: follows no redirect and tries nothing again. Dropped, the exchange is given up.
+    /// Asks once: no redirects, no retries. Dropping the future cancels the exchange.
     fn fetch(&self, question: Question) -> Fetching<'_>;
 }
 
-/// A request under way.
+/// A request in progress.
 pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Answer, FetchError>> + Send + 'a>>;
 
-/// What is asked. There is never a body.
+/// The request. There is never a body.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// GET, nearly always.
+    /// Nearly always GET.
     pub method: Method,
     /// An absolute `http` or `https` URL.
     pub url: Uri,
-    /// Further fields; `Host` is made from the URL.
+    /// More fields; `Host` is derived from the URL.
     pub headers: HeaderMap,
-    /// The most bytes of an answer's body.
+    /// The maximum size of the answer's body, in bytes.
     pub max_bytes: usize,
-    /// When the last byte of it must be here.
+    /// When the last byte of the answer must have arrived.
     pub deadline: Instant,
 }
 
 /// The whole answer, whatever its status.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// As it came.
+    /// The status, unchanged.
     pub status: StatusCode,
-    /// As they came.
+    /// The fields, unchanged.
     pub headers: HeaderMap,
     /// At most [`Question::max_bytes`].
     pub body: Bytes,
 }
 
-/// Why there is no answer. Every message is for the operator.
+/// Why there is no answer. All messages are for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// Not an absolute `http` or `https` URL.
@@ -57,9 +57,9 @@ pub enum FetchError {
     /// The host has no address.
     #[error("`{host}` does not resolve: {reason}")]
     Dns {
-        /// As the URL has it.
+        /// The host in the URL.
         host: Box<str>,
-        /// What the resolver said.
+        /// The resolver's error.
         reason: Box<str>,
     },
     /// No connection, or no TLS on it.
@@ -68,10 +68,10 @@ pub enum FetchError {
     /// The deadline passed.
     #[error("no whole answer in time")]
     Timeout,
-    /// The body is longer than it may be.
+    /// The body exceeds the maximum.
     #[error("the answer is over {0} bytes")]
     TooLarge(usize),
-    /// What came was not an HTTP response, or not all of one.
+    /// Not an HTTP response, or an incomplete one.
     #[error("the exchange broke off: {0}")]
     Broken(Box<str>),
 }
@@ -87,8 +87,8 @@ pub enum RedirectError {
     OtherHost,
 }
 
-/// Where a redirect of `from` leads, if that is the same place: same host, and same scheme and port
-/// or `https` instead of `http`. Whoever can make a server redirect must not choose whom we believe.
+/// Where a redirect from `from` leads, if that is the same place: same host, and same scheme and
+/// port or `https` instead of `http`. Whoever can cause a redirect must not choose whom we trust.
 pub fn redirect(from: &Uri, location: Option<&HeaderValue>) -> Result<Uri, RedirectError> {
     let location = location
         .and_then(|location| location.to_str().ok())
@@ -111,7 +111,7 @@ pub fn redirect(from: &Uri, location: Option<&HeaderValue>) -> Result<Uri, Redir
     if is_same_place(from, &to) { Ok(to) } else { Err(RedirectError::OtherHost) }
 }
 
-/// The port of a URL: its own, or the scheme's.
+/// The port of a URL, or the scheme's default.
 pub fn port(url: &Uri) -> Option<u16> {
     url.port_u16().or_else(|| match url.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => Some(443),
@@ -120,7 +120,7 @@ pub fn port(url: &Uri) -> Option<u16> {
     })
 }
 
-/// Whether it names the machine the gateway runs on.
+/// Whether it names the gateway's own machine.
 pub fn is_loopback(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -132,7 +132,7 @@ fn has_scheme(location: &str) -> bool {
     location.split(['/', '?']).next().is_some_and(|first| first.contains(':'))
 }
 
-/// `location` seen from `path`; dot segments are left to the server.
+/// Resolves `location` relative to `path`; dot segments are left to the server.
 fn resolve(path: &str, location: &str) -> String {
     match location.as_bytes().first() {
         Some(b'/') => location.to_owned(),
@@ -151,7 +151,7 @@ fn is_same_place(from: &Uri, to: &Uri) -> bool {
     if from.scheme() == to.scheme() {
         return port(from) == port(to);
     }
-    // From http to https, each on its own port: only safer than what was asked.
+    // From http to https, each on its default port: only safer than what was asked for.
     from.scheme() == Some(&Scheme::HTTP)
         && to.scheme() == Some(&Scheme::HTTPS)
         && port(from) == Some(80)

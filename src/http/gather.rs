@@ -1,14 +1,14 @@
-//! Several small slices as one: a plain send costs the kernel less than a gathering one.
+//! Joins small slices: a plain send costs the kernel less than a vectored one.
 
 use std::{io::IoSlice, mem::MaybeUninit};
 
 use tokio::io::ReadBuf;
 
-/// What is copied at most: a head and a small body.
+/// The most that is copied: a head and a small body.
 const SMALL: usize = 4096;
 
-/// Gives `write` the bytes of `bufs` as one slice, copied where there are several; `None`, and nothing is
-/// written, where they are too many to be worth it.
+/// Passes the bytes of `bufs` to `write` as one slice, copied if there are several. `None`, without
+/// a write, if they are too large for that.
 pub fn write_small<T>(bufs: &[IoSlice<'_>], write: impl FnOnce(&[u8]) -> T) -> Option<T> {
     if let [one] = bufs {
         return Some(write(one));

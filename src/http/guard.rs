@@ -11,23 +11,23 @@ use tokio::sync::oneshot;
 
 use crate::telemetry::{exchange::Exchange, in_flight::InFlight};
 
-/// What has to happen when a body is over. A closed list: who needs something else adds it here.
+/// What must happen when a body is over. A closed list: extend it for other needs.
 pub enum Guard {
-    /// Something counted as in flight until now.
+    /// A count of what is in flight.
     InFlight(InFlight),
     /// The access log line and the metrics of the whole exchange.
     Exchange(Exchange),
-    /// An upstream connection that may be used again once the body has been read.
+    /// An upstream connection that can be reused once the body has been read.
     Upstream(Box<dyn Finish>),
-    /// Someone who waits for the end, see [`Body::watch`](crate::http::Body::watch).
+    /// Somebody who waits for the end, see [`Body::watch`](crate::http::Body::watch).
     Watched(oneshot::Sender<Infallible>),
 }
 
-/// Completes when a body is over, whatever way. Cancel-safe.
+/// Completes when a body is over, however it ended. Cancel-safe.
 #[derive(Debug)]
 pub struct Over(pub(super) oneshot::Receiver<Infallible>);
 
-/// Takes the end of a body. Called once.
+/// Called once, when a body ends.
 pub trait Finish: Send {
     /// The body is over.
     fn finish(self: Box<Self>, end: End);
@@ -36,11 +36,11 @@ pub trait Finish: Send {
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// All of it was handed on.
+    /// All of it was passed on.
     Complete,
     /// Its source failed, for this reason.
     Failed(&'static str),
-    /// The reader went away before the end.
+    /// The reader dropped it before the end.
     Dropped,
 }
 

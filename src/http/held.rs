@@ -1,13 +1,13 @@
-//! Room for bodies that are held in memory for keys, fingerprints and events, all routes together.
+//! The shared limit for bodies held in memory for keys, fingerprints and events, over all routes.
 //!
-//! One atomic word. Nobody waits for it: who finds no room is told so at once.
+//! One atomic word. Nobody waits: without room the caller learns that at once.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// The room. Clones are the same one.
+/// The limit. Clones share it.
 #[derive(Clone, Debug)]
 pub struct HeldBodies(Arc<Inner>);
 
@@ -17,7 +17,7 @@ struct Inner {
     limit: AtomicU64,
 }
 
-/// Room for so many bytes. Dropped, it gives them back.
+/// Bytes taken from the limit; dropping it gives them back.
 #[derive(Debug)]
 pub struct Held {
     room: HeldBodies,
@@ -26,19 +26,19 @@ pub struct Held {
 
 // === impl HeldBodies ===
 
-// Every access is relaxed: the words guard numbers, no memory.
+// Every access is relaxed: they protect numbers, not memory.
 impl HeldBodies {
-    /// Room for so many bytes at once.
+    /// A limit of this many bytes at once.
     pub fn new(limit: u64) -> Self {
         Self(Arc::new(Inner { taken: AtomicU64::new(0), limit: AtomicU64::new(limit) }))
     }
 
-    /// There is room for so many from now on; what is held stays.
+    /// Changes the limit; what is held stays.
     pub fn set_limit(&self, limit: u64) {
         self.0.limit.store(limit, Relaxed);
     }
 
-    /// Room for nothing yet.
+    /// Holds nothing yet.
     pub fn hold(&self) -> Held {
         Held { room: self.clone(), bytes: AtomicU64::new(0) }
     }
@@ -47,7 +47,7 @@ impl HeldBodies {
 // === impl Held ===
 
 impl Held {
-    /// Room for `bytes` in all. `false`: there is not so much, and nothing has changed.
+    /// Holds `bytes` in total. `false`: there is not enough room, and nothing has changed.
     #[must_use]
     pub fn grow_to(&mut self, bytes: u64) -> bool {
         let held = self.bytes.get_mut();
@@ -64,7 +64,7 @@ impl Held {
         is_taken
     }
 
-    /// Gives all of it back, before it is dropped.
+    /// Gives all of it back early.
     pub fn give_back(&self) {
         self.room.0.taken.fetch_sub(self.bytes.swap(0, Relaxed), Relaxed);
     }

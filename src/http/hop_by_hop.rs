@@ -1,10 +1,10 @@
 //! Fields that belong to one connection and are never passed on (RFC 9110, 7.6.1).
 //!
 //! Removed before the gateway adds its own fields. `Connection` can name further fields, but none
-//! that routing, framing or the gateway's own word depends on: a client must not be able to make
-//! the gateway take back what it says about that client. `Trailer` is not hop-by-hop for us.
+//! that routing, framing or the gateway's own statements depend on: a client must not be able to
+//! make the gateway drop what it says about that client. `Trailer` is not hop-by-hop for us.
 //!
-//! Cost: one pass over the names; nothing is touched when none of them is hop-by-hop.
+//! Cost: one pass over the names; without a hop-by-hop field nothing is changed.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -12,7 +12,7 @@ use http::{
 };
 use smallvec::SmallVec;
 
-/// Never passed on, whatever `Connection` says. The proxy credentials are for us, not for what is
+/// Never passed on, whatever `Connection` says. Proxy credentials are for us, not for servers
 /// behind us.
 const ALWAYS: [&str; 9] = [
     "connection",
@@ -26,7 +26,7 @@ const ALWAYS: [&str; 9] = [
     "upgrade",
 ];
 
-/// How long those are.
+/// Which lengths those names have.
 const LENGTHS: [bool; 20] = {
     let mut lengths = [false; 20];
     let mut index = 0;
@@ -37,7 +37,7 @@ const LENGTHS: [bool; 20] = {
     lengths
 };
 
-/// What `Connection` cannot name: framing, routing, and what the gateway itself sets.
+/// Fields that `Connection` cannot remove: framing, routing, and what the gateway itself sets.
 const PROTECTED: [&str; 12] = [
     "host",
     "content-length",
@@ -56,15 +56,15 @@ const PROTECTED: [&str; 12] = [
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const UPGRADE_OPTION: HeaderValue = HeaderValue::from_static("upgrade");
 
-/// Removes every hop-by-hop field of a response, `Upgrade` included.
+/// Removes all hop-by-hop fields of a response, including `Upgrade`.
 pub fn strip(headers: &mut HeaderMap) {
     if has_any(headers) {
         remove(headers);
     }
 }
 
-/// As [`strip`] for a 426: its `Upgrade` says what the client has to speak (RFC 9110, 15.5.22), and passes
-/// with `Connection: upgrade` and nothing else on `Connection`.
+/// Like [`strip`], for a 426: its `Upgrade` tells what the client must speak (RFC 9110, 15.5.22),
+/// and passes with `Connection: upgrade` and nothing else in `Connection`.
 pub fn strip_keeping_upgrade(headers: &mut HeaderMap) {
     let upgrade = headers.get(UPGRADE).cloned();
     strip(headers);
@@ -73,12 +73,12 @@ pub fn strip_keeping_upgrade(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes every hop-by-hop field of a request, except:
+/// Removes all hop-by-hop fields of a request, except:
 ///
-/// - `TE: trailers` passes, as exactly that: gRPC asks for it.
+/// - `TE: trailers` passes, in exactly that form: gRPC needs it.
 /// - An upgrade that may be tunnelled passes as `Connection: upgrade` and its `Upgrade`; so a
-///   request that still has `Upgrade` afterwards asks for a tunnel. One to `h2c` never passes, nor
-///   one that `Connection` does not name.
+///   request that still has `Upgrade` afterwards asks for a tunnel. `h2c` never passes, nor an
+///   upgrade that `Connection` does not name.
 ///
 /// `can_upgrade` says whether the client's protocol has upgrades at all: HTTP/1.1 has.
 pub fn strip_request(headers: &mut HeaderMap, can_upgrade: bool) {
@@ -100,7 +100,7 @@ fn has_any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_always(name.as_str()))
 }
 
-/// Whether it is one of [`ALWAYS`]. By its length first: nearly every field is none of them.
+/// Whether it is one of [`ALWAYS`]. Compares the length first: nearly every field is none of them.
 fn is_always(name: &str) -> bool {
     name.len() < LENGTHS.len() && LENGTHS[name.len()] && ALWAYS.contains(&name)
 }

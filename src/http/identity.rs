@@ -1,23 +1,23 @@
-//! Which fields of a request only the gateway may write, and which names hide one. Pure.
+//! Which request fields only the gateway may set, and which names can pass for one of them. Pure.
 //!
-//! Two sets. What claims an identity is nobody's to send: `X-Sluice-*`, what `claim_headers` names
-//! or a service of `auth.forward` answers, and any name with `_`, for CGI and its heirs turn `-` into
-//! `_`, so that `x_user` would arrive as `x-user`. What speaks of the client's address and way here a
-//! trusted proxy may send, but in the head only: a trailer is read after it was asked for, and nobody
-//! appends to it.
+//! Two sets. Nobody may send fields that claim an identity: `X-Sluice-*`, those in `claim_headers`
+//! or set by a service of `auth.forward`, and any name with `_`, because CGI and its successors
+//! turn `-` into `_`, so that `x_user` would pass for `x-user`. Fields about the client's address
+//! and way here may come from a trusted proxy, but only in the head: a trailer is read after they
+//! are needed, and nobody appends to it.
 
 use http::HeaderName;
 
-/// What the configuration adds to the names that are the gateway's own.
+/// The configured fields, besides the gateway's own names.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     claims: Box<[HeaderName]>,
 }
 
-/// Why a field is not the client's to send.
+/// Why a client may not send a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suspect {
-    /// It reads as another name where `_` and `-` are one.
+    /// It can pass for another name where `_` and `-` are the same.
     Underscore,
     /// It says who the client is.
     Identity,
@@ -26,12 +26,12 @@ pub enum Suspect {
 // === impl Identity ===
 
 impl Identity {
-    /// `claims`: the fields that carry verified claims, or another service's word.
+    /// `claims`: the fields with verified claims or another service's statements.
     pub fn new(claims: impl Into<Box<[HeaderName]>>) -> Self {
         Self { claims: claims.into() }
     }
 
-    /// Why `name` must not come from a client, whoever it is.
+    /// Why `name` must not come from any client.
     pub fn suspect(&self, name: &HeaderName) -> Option<Suspect> {
         if name.as_str().as_bytes().contains(&b'_') {
             Some(Suspect::Underscore)
@@ -42,7 +42,7 @@ impl Identity {
         }
     }
 
-    /// Whether a trailer of a request must not have this name.
+    /// Whether a request's trailer must not have this name.
     pub fn is_refused_in_trailer(&self, name: &HeaderName) -> bool {
         self.suspect(name).is_some()
             || speaks_of_client(name)
@@ -50,8 +50,8 @@ impl Identity {
     }
 }
 
-/// Whether `name` is one of those in which proxies tell whom they speak for, also those that only
-/// some upstreams read.
+/// Whether `name` is one of the fields in which proxies describe their client, including those that
+/// only some upstreams read.
 pub fn speaks_of_client(name: &HeaderName) -> bool {
     let name = name.as_str();
     name == "x-real-ip" || name.starts_with("x-forwarded-")

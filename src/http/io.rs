@@ -1,5 +1,4 @@
-//! A tokio stream as hyper wants it. Copies each read once, which whatever is not on the path of
-//! requests can afford.
+//! Adapts a tokio stream for hyper. Copies each read once, which is fine off the request path.
 
 use std::{
     io,
@@ -10,7 +9,7 @@ use std::{
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of one read at most.
+/// The maximum size of one read.
 const READ: usize = 4096;
 
 /// The stream of one connection.

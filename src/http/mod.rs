@@ -66,14 +66,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request of these.
+    /// A request made of these parts.
     pub fn new(parts: http::request::Parts, body: Body, cx: Context) -> Self {
         Self { parts: Box::new(parts), body, cx }
     }
 }
 
-/// Whether a method promises that its effect is the same however often it comes (RFC 9110, 9.2.2).
-/// Of a method that is not known nothing is promised.
+/// Whether a method is idempotent (RFC 9110, 9.2.2). Unknown methods are not.
 pub fn is_repeatable(method: &http::Method) -> bool {
     use http::Method;
     matches!(
@@ -85,10 +84,10 @@ pub fn is_repeatable(method: &http::Method) -> bool {
 /// A response on its way back.
 pub type Response = http::Response<Body>;
 
-/// The next step of the stack, whatever it is: the one bound of every layer.
+/// The next step of the stack, whatever it is: the bound of every layer.
 ///
-/// A step is always ready: a router cannot give back-pressure, so overload is answered, never
-/// signalled by `poll_ready`. That is why a layer may call `inner` without having polled it.
+/// A step is always ready: a router cannot apply back-pressure, so overload is answered, never
+/// signalled by `poll_ready`. That is why a layer may call `inner` without polling it first.
 pub trait Next:
     Service<Request, Response = Response, Error = Error, Future: Send + 'static>
     + Clone

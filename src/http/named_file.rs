@@ -1,8 +1,8 @@
-//! Files that an operator names: gateway.yaml, keys, certificates, key sets.
+//! Files named by an operator: gateway.yaml, keys, certificates, key sets.
 //!
-//! They are read whole, by threads that others wait for. So only what ends is read: a regular file, up to
-//! [`MAX_BYTES`]. A named pipe in its place would keep whoever opens it until somebody writes, a device may
-//! never end; each is refused by its name before it is opened.
+//! They are read whole, by threads that others wait for. So only finite files are read: regular
+//! ones up to [`MAX_BYTES`]. A named pipe would block the reader until somebody writes, and a
+//! device may never end; both are refused by name before they are opened.
 
 use std::{
     fs::{self, FileType, OpenOptions},
@@ -13,14 +13,14 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// No key, certificate or configuration comes near it.
+/// Far larger than any key, certificate or configuration.
 pub const MAX_BYTES: u64 = 16 << 20;
 
-/// The content of the file, or what is there instead. Symbolic links are followed. Waits for nothing but the
-/// disk.
+/// The content of the file, or an error that says what is there instead. Follows symbolic links.
+/// Waits only for the disk.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     refuse_unless_regular(fs::metadata(path)?.file_type())?;
-    // Something else may be there by now: it is not waited for, and looked at again.
+    // The file may have been replaced since: open without waiting, and check again.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
@@ -29,7 +29,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // It may be growing, and some file systems say 0.
+    // It may be growing, and some file systems report a size of 0.
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES { Err(too_large()) } else { Ok(bytes) }
 }
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(told(Path::new("/dev/zero")), "it is a device, not a file");
         let _listener = UnixListener::bind(at("socket")).unwrap();
         assert_eq!(told(&at("socket")), "it is a socket, not a file");
-        // Who opens this by the usual way waits for a writer, which never comes.
+        // Opening this in the usual way waits for a writer that never comes.
         let pipe = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
         assert!(pipe.success());
         assert_eq!(told(&at("pipe")), "it is a pipe, not a file");

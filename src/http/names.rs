@@ -1,12 +1,12 @@
-//! Field names that `http` has no constant for, and paths that are the gateway's own.
+//! Field names that `http` has no constant for, and the gateway's own paths.
 
 use http::HeaderName;
 
 /// `Forwarded` (RFC 7239).
 pub use http::header::FORWARDED;
-/// `Idempotent-Replayed`: the answer was given before.
+/// `Idempotent-Replayed`: marks a replayed answer.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// `Keep-Alive`: hop-by-hop, with the upstream's idle timeout in it.
+/// `Keep-Alive`: hop-by-hop, carries the upstream's idle timeout.
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// `Prefer` (RFC 7240).
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -26,19 +26,19 @@ pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-poli
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Host`.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// `X-Forwarded-Method`: the method of a request that another service is asked about.
+/// `X-Forwarded-Method`: the method of the request that another service is asked about.
 pub const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 /// `X-Forwarded-Proto`.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// `X-Forwarded-Uri`: the target of a request that another service is asked about.
+/// `X-Forwarded-Uri`: the target of the request that another service is asked about.
 pub const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 /// `X-Request-Id`.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The IDs of the events that a request led to.
 pub const SLUICE_EVENT_ID: HeaderName = HeaderName::from_static("sluice-event-id");
-/// On a copy that `mirror` sent.
+/// Set on a copy sent by `mirror`.
 pub const X_SLUICE_MIRROR: HeaderName = HeaderName::from_static("x-sluice-mirror");
-/// Which try of the request this is, for the upstream.
+/// The number of this attempt, for the upstream.
 pub const X_SLUICE_ATTEMPT: HeaderName = HeaderName::from_static("x-sluice-attempt");
-/// Below it is the status of each request that is stored, by its ID.
+/// The status of each stored request is below it, by the request's ID.
 pub const STATUS_PATH: &str = "/.sluice/requests/";

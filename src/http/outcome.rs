@@ -1,8 +1,8 @@
-//! What an upstream knows of a request once its exchange is over: **the never-twice rule** as a type.
+//! What an upstream knows of a request after its exchange: **the never-twice rule** as a type.
 //!
-//! Pure. There are three answers and no fourth, and whoever records what came of a request (`publish`,
-//! `idempotency`, stored requests) goes by this one judgement: what may have been seen is never sent
-//! again and is never taken for undone.
+//! Pure. There are exactly three answers, and everything that records the outcome of a request
+//! (`publish`, `idempotency`, stored requests) uses this one judgement: what may have been seen is
+//! never sent again and never treated as not done.
 
 use http::StatusCode;
 
@@ -11,23 +11,23 @@ use crate::{
     http::{Context, Response},
 };
 
-/// What became of a request, as far as its upstream is concerned.
+/// The outcome of a request as far as its upstream is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Not one byte of it reached an upstream: class A, or refused before it was sent.
     NotSent,
     /// It was answered, with this status.
     Answered(StatusCode),
-    /// An upstream may have acted on it, or may be asked to yet, and nobody knows: class B, a timeout, a 502
-    /// or 504 from a gateway behind this one, which does not know either, or a failure while it was stored.
+    /// An upstream may have acted on it, or may still be asked to: class B, a timeout, a 502 or 504
+    /// from a gateway behind this one, which cannot tell either, or a failure while storing it.
     MaybeSeen,
 }
 
 // === impl Outcome ===
 
 impl Outcome {
-    /// Of the exchange that `cx` is about. One that was repeated may have been seen by the attempt
-    /// before, whatever became of the last.
+    /// The outcome of the exchange of `cx`. If it was repeated, an earlier attempt may have been
+    /// seen, whatever the outcome of the last.
     pub fn of(result: &Result<Response, Error>, cx: &Context) -> Self {
         match result {
             Ok(response) => Self::of_status(response.status(), cx),
@@ -36,7 +36,7 @@ impl Outcome {
         }
     }
 
-    /// A status that no upstream has sent, such as that of `respond`, says what it says.
+    /// A status that no upstream sent, such as that of `respond`, is taken literally.
     fn of_status(status: StatusCode, cx: &Context) -> Self {
         let is_second_hand =
             matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
@@ -45,13 +45,13 @@ impl Outcome {
     }
 }
 
-/// Total, so that a new kind has to say what it means.
+/// Total, so that a new kind needs a decision here.
 fn was_not_sent(kind: &Kind, cx: &Context) -> bool {
     match kind {
         Kind::RetryBudget(last) => was_not_sent(last, cx),
-        // Waiting for room or for a connection: nothing can have been written.
+        // Waiting for room or for a connection, so nothing can have been written.
         Kind::UpstreamTimeoutTotal => cx.is_connecting() || cx.with_attempts(<[_]>::is_empty),
-        // Its body was broken off while it was sent, or before.
+        // The body was aborted while it was sent, or before.
         Kind::ClientClosed | Kind::ClientTimeout | Kind::BodyTooLarge | Kind::Internal => {
             cx.with_attempts(<[_]>::is_empty)
         }
@@ -61,7 +61,7 @@ fn was_not_sent(kind: &Kind, cx: &Context) -> bool {
         | Kind::UpstreamClosedIdle(_)
         | Kind::UpstreamTimeoutTry(_)
         | Kind::UpstreamBadResponse => kind.retry_class() == RetryClass::NotSent,
-        // It may be sent yet, by who delivers what is stored.
+        // A stored request may still be sent by delivery.
         Kind::Queue(QueueFault::MaybeStored(_)) => false,
         // Refused on the way to an upstream.
         Kind::RouteNotFound
@@ -105,7 +105,7 @@ mod tests {
         Context::new(Arc::new(peer), Method::POST, http::Version::HTTP_11)
     }
 
-    /// Of an exchange whose attempt is under way.
+    /// A context with an attempt in progress.
     fn attempted() -> Context {
         let cx = cx();
         cx.begin_attempt("a/b".into(), Instant::now());

@@ -1,12 +1,12 @@
 //! How slowly the peer behind a body may send: an idle timeout and a minimum rate.
 //!
-//! Only time counts in which we asked that peer for bytes and it had none: from the poll that found
-//! nothing to the wake-up that says there is something, however late the reader then comes back for
-//! it. So a slow upstream never makes a client look slow, and the other way round (semantics 2).
+//! Only time in which we asked that peer for bytes and it had none counts: from the poll that found
+//! nothing to the wake-up, however late the reader returns after that. So a slow upstream never
+//! makes a client look slow, and vice versa (semantics 2).
 //!
-//! Cost: a body whose reader never has to wait pays nothing. The first wait allocates a timer and a
-//! waker that notes the time; later waits use the same two, and touch the timer wheel only when the
-//! timer stands too late.
+//! Cost: nothing while the reader never has to wait. The first wait allocates a timer and a waker
+//! that notes the time; later waits reuse both, and touch the timer wheel only if the timer is set
+//! too late.
 
 use std::{
     future::Future,
@@ -25,21 +25,21 @@ use tokio::time::{Instant, Sleep};
 
 use crate::error::{Error, Kind, Sent};
 
-/// How slowly a peer may send its body, and what it is called when it is slower.
+/// How slowly a peer may send its body, and the error if it is slower.
 ///
-/// Kept small, for it moves with every body: times are whole milliseconds, up to 49 days.
+/// Kept small, because it moves with every body: times are whole milliseconds, up to 49 days.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// How long one wait for it may last; [`FOR_EVER`].
+    /// The maximum length of one wait; [`FOR_EVER`].
     idle_millis: u32,
-    /// Bytes per second over all waits together, once they exceed the grace; 0: off.
+    /// Bytes per second over all waits together, beyond the grace; 0: off.
     min_rate: u32,
-    /// Waiting that the rate does not judge.
+    /// Waiting time to which the rate does not apply.
     grace_millis: u32,
     sender: Sender,
 }
 
-/// Whose body it is: what it fails with when that peer is too slow.
+/// The sender of the body, which determines the error if it is too slow.
 #[derive(Clone, Copy, Debug)]
 enum Sender {
     Client,
@@ -48,32 +48,32 @@ enum Sender {
 
 const FOR_EVER: u32 = u32::MAX;
 
-/// A body's pace and, once it has been waited for, the timer that holds the peer to it.
+/// A body's pace and, after the first wait, the timer that enforces it.
 pub(super) enum Pacing {
-    /// As slow as it likes.
+    /// No limit.
     Off,
-    /// Nobody had to wait for it yet.
+    /// Nobody had to wait yet.
     Unarmed(Pace),
-    /// It has been waited for.
+    /// Somebody had to wait.
     Armed(Pin<Box<Timer>>),
 }
 
 pin_project! {
     pub(super) struct Timer {
         pace: Pace,
-        // Of all waits that are over.
+        // The sum of all finished waits.
         waited: Duration,
-        // The start of the wait under way.
+        // The start of the current wait.
         since: Option<Instant>,
         wakeup: Arc<Wakeup>,
-        // `wakeup` as the source wants it.
+        // `wakeup` as a waker for the source.
         waker: Waker,
         #[pin]
         sleep: Sleep,
     }
 }
 
-/// Passes a wake-up on to the reader's task and notes when it came.
+/// Passes a wake-up on to the reader's task and notes its time.
 struct Wakeup {
     epoch: Instant,
     // Nanoseconds since `epoch`, plus one; 0: not woken.
@@ -84,7 +84,7 @@ struct Wakeup {
 // === impl Pace ===
 
 impl Pace {
-    /// For a request body: `client-timeout` when the client is slower than `idle` for one wait, or
+    /// For a request body: `client-timeout` if the client is slower than `idle` in one wait, or
     /// than `min_rate` bytes per second (4 GiB/s at most; 0: off) over all waits beyond `grace`.
     pub fn client(idle: Duration, min_rate: u64, grace: Duration) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl Pace {
         }
     }
 
-    /// For a response body: `upstream-timeout-try` when the upstream stands still for `idle`.
+    /// For a response body: `upstream-timeout-try` if the upstream sends nothing for `idle`.
     pub fn upstream(idle: Duration) -> Self {
         Self { idle_millis: millis(idle), min_rate: 0, grace_millis: 0, sender: Sender::Upstream }
     }
@@ -106,7 +106,7 @@ impl Pace {
     }
 
     /// How long the next wait may last for a peer that has sent `seen` bytes and was waited for
-    /// `waited` before; `None`: for ever.
+    /// `waited` so far; `None`: for ever.
     fn allowance(&self, waited: Duration, seen: u64) -> Option<Duration> {
         let by_rate = (self.min_rate > 0).then(|| {
             let grace = Duration::from_millis(self.grace_millis.into());
@@ -119,7 +119,7 @@ impl Pace {
     }
 }
 
-/// Rounded up: nobody is given less than was configured.
+/// Rounded up, so that nobody gets less than configured.
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(FOR_EVER)
 }
@@ -146,7 +146,7 @@ impl Sender {
 // === impl Pacing ===
 
 impl Pacing {
-    /// Polls `source`, of which `seen` bytes have passed; fails when it is slower than its pace.
+    /// Polls `source`, of which `seen` bytes have passed; fails if it is slower than its pace.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -161,7 +161,7 @@ impl Pacing {
             if polled.is_ready() {
                 return polled;
             }
-            // Below it is asked once more, so that it holds the waker that notes the time.
+            // The timer polls again below, so that the source has the waker that notes the time.
             *self = Self::Armed(Box::pin(Timer::new(*pace)));
         }
         match self {
@@ -184,7 +184,7 @@ impl Timer {
             since: None,
             waker: Waker::from(wakeup.clone()),
             wakeup,
-            // Registered by its first poll, reset before that where it stands too late.
+            // Registered by its first poll, and reset before that if it is set too late.
             sleep: tokio::time::sleep_until(pace.idle().map_or(now, |idle| now + idle)),
         }
     }
@@ -206,7 +206,7 @@ impl Timer {
             }
             return polled;
         }
-        // A wake-up with nothing behind it does not interrupt the wait.
+        // A spurious wake-up does not interrupt the wait.
         let since = *this.since.get_or_insert_with(Instant::now);
         let allowance = this.pace.allowance(*this.waited, seen);
         let Some(deadline) = allowance.and_then(|allowance| since.checked_add(allowance)) else {
@@ -220,7 +220,7 @@ impl Timer {
             if Instant::now() >= deadline {
                 return Poll::Ready(Some(Err(this.pace.sender.too_slow())));
             }
-            // It stood at the end of an earlier wait.
+            // It was set for the end of an earlier wait.
             this.sleep.as_mut().reset(deadline);
         }
     }
@@ -230,7 +230,7 @@ impl Timer {
 
 impl Wakeup {
     fn take(&self) -> Option<Instant> {
-        // Relaxed: the time is all that is read; the source orders its own data.
+        // Relaxed: only the time is read; the source orders its own data.
         let at = self.at.swap(0, Ordering::Relaxed);
         at.checked_sub(1).map(|nanos| self.epoch + Duration::from_nanos(nanos))
     }
@@ -278,8 +278,8 @@ mod tests {
         (feed, body)
     }
 
-    /// Feeds `size` bytes after each wait of `every`, and reads until the body is over.
-    /// `None`, or why and when it was given up.
+    /// Feeds `size` bytes after each wait of `every`, and reads until the body is over. `None`, or
+    /// the error and its time.
     async fn trickle(
         pace: Pace,
         size: usize,
@@ -328,7 +328,7 @@ mod tests {
     async fn a_trickle_below_the_rate_is_given_up_after_the_grace() {
         let (error, after) = trickle(client(), 24, SECOND, 60).await.unwrap();
         assert!(matches!(error.kind(), Kind::ClientTimeout));
-        // The five pieces that came until then earned half a second.
+        // The five pieces received until then earned half a second.
         assert_eq!(after.as_millis().div_ceil(10), 550);
         assert!(trickle(client(), 240, SECOND, 600).await.is_none(), "the rate itself is enough");
         assert!(trickle(client(), 1200, 4 * SECOND, 100).await.is_none(), "in whatever pieces");

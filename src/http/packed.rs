@@ -1,15 +1,15 @@
-//! A request's head in one piece of memory, kept for the case that it has to be sent again.
+//! A request's head in one piece of memory, kept in case it has to be sent again.
 //!
-//! Nearly every such copy is dropped unread. A clone of a header map counts a reference for each value and
-//! each name of its own, and takes every one of them back; bytes are copied and freed at once. What is
-//! paid for it, parsing, is paid by the few that are read.
+//! Nearly every such copy is dropped unread. Cloning a header map takes a reference to each value
+//! and each custom name, and releases every one again; bytes are copied and freed at once. The
+//! price is parsing, which only the few copies pay that are read.
 //!
 //! Costs one allocation, of the exact size.
 
 use bytes::{Buf, BufMut, Bytes};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request::Parts};
 
-/// A copy of a head that [`unpack`](Self::unpack) gives back.
+/// A copy of a head, restored by [`unpack`](Self::unpack).
 #[derive(Debug)]
 pub struct PackedHead {
     method: Method,
@@ -20,7 +20,7 @@ pub struct PackedHead {
     fields: Bytes,
 }
 
-/// What stands before a field: two lengths of four bytes, and a byte of 0 or 1.
+/// What precedes a field: two lengths of four bytes, and a byte of 0 or 1.
 const PREFIX: usize = 9;
 
 // === impl PackedHead ===
@@ -37,7 +37,7 @@ impl PackedHead {
         }
     }
 
-    /// The head again: equal to what it was made of, fields of one name in their order.
+    /// Restores the head: equal to the original, with fields of one name in their order.
     pub fn unpack(&self) -> Parts {
         let (mut head, ()) = http::Request::new(()).into_parts();
         head.method = self.method.clone();
@@ -62,7 +62,7 @@ fn pack(headers: &HeaderMap) -> Bytes {
     fields.into()
 }
 
-/// No head comes near 4 GiB: listeners and the settings for upstreams bound it.
+/// No head comes near 4 GiB: listeners and upstream settings limit it.
 fn length(of: usize) -> u32 {
     u32::try_from(of).unwrap_or(u32::MAX)
 }
@@ -75,7 +75,7 @@ fn unpack(mut fields: Bytes) -> HeaderMap {
     headers
 }
 
-/// The next field. What `pack` has written is read back whole: a name and a value were valid before.
+/// The next field. What `pack` wrote can always be read back: name and value were valid before.
 fn next(fields: &mut Bytes) -> Option<(HeaderName, HeaderValue)> {
     let name = usize::try_from(fields.try_get_u32_ne().ok()?).ok()?;
     let value = usize::try_from(fields.try_get_u32_ne().ok()?).ok()?;

@@ -1,4 +1,4 @@
-//! Who is at the other end of a downstream connection.
+//! The other end of a downstream connection.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,7 +13,7 @@ use http::HeaderValue;
 
 use crate::http::Principal;
 
-/// An accepted connection, as far as requests need to know it. One per connection, shared by its
+/// What requests need to know of an accepted connection. One per connection, shared by its
 /// requests, never between workers.
 #[derive(Debug)]
 pub struct Peer {
@@ -23,27 +23,27 @@ pub struct Peer {
     pub remote: Address,
     /// Our side, after the PROXY protocol.
     pub local: Address,
-    /// What it says of its client is believed: `X-Forwarded-*`, `Forwarded`, `X-Request-Id`. The
-    /// socket's peer is in `trusted_proxies`, and after the PROXY protocol `remote` is as well: a
-    /// proxy that speaks it passes bytes on and has not looked at the fields. Judged once, when the
-    /// connection is accepted.
+    /// Whether its `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are trusted: the socket's peer
+    /// is in `trusted_proxies`, and with the PROXY protocol `remote` is too, because such a proxy
+    /// passes bytes on without looking at the fields. Determined once, when the connection is
+    /// accepted.
     pub trusted: bool,
-    /// What the TLS handshake settled; `None` on plain text.
+    /// The result of the TLS handshake; `None` for plain text.
     pub tls: Option<Tls>,
-    /// Made for the first request that is forwarded.
+    /// Made for the first forwarded request.
     pub words: OnceLock<Words>,
-    /// The host that its first request named; most connections never name another.
+    /// The host of the first request; most connections never use another.
     pub host: OnceLock<KnownHost>,
     /// See [`Peer::cut`].
     pub is_cut: AtomicBool,
 }
 
-/// A host as a client wrote it, and what is made of it.
+/// A host as a client wrote it, and what is derived from it.
 #[derive(Debug)]
 pub struct KnownHost {
-    /// The field's value: valid, so whoever writes the same need not be judged again.
+    /// The field's value: valid, so an equal one need not be checked again.
     pub value: HeaderValue,
-    /// As [`Context::host`](crate::http::Context::host) has it.
+    /// The form of [`Context::host`](crate::http::Context::host).
     pub normal: Arc<str>,
     /// Our element of `Forwarded` for requests to it.
     pub forwarded: HeaderValue,
@@ -61,17 +61,17 @@ pub enum Address {
 /// The outcome of a TLS handshake.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// The name the client asked for.
+    /// The server name that the client asked for.
     pub server_name: Option<Arc<str>>,
-    /// `h2` was chosen by ALPN.
+    /// Whether ALPN chose `h2`.
     pub is_h2: bool,
-    /// The client's verified certificate, DER.
+    /// The client's verified certificate, in DER.
     pub client_certificate: Option<Arc<[u8]>>,
-    /// Whom it names; found out for the first request that wants to know. `None`: nobody.
+    /// Its identity, determined for the first request that needs it. `None`: it names nobody.
     pub certified: OnceLock<Option<Certified>>,
 }
 
-/// Whom a client's certificate names.
+/// The identity in a client's certificate.
 #[derive(Clone, Debug)]
 pub struct Certified {
     /// The first of its names.
@@ -80,7 +80,7 @@ pub struct Certified {
     pub names: Vec<Box<str>>,
 }
 
-/// A peer's address in the words of the fields that tell upstreams of it.
+/// A peer's address in the form of the fields that tell upstreams about it.
 #[derive(Debug)]
 pub struct Words {
     address: Option<HeaderValue>,
@@ -90,7 +90,7 @@ pub struct Words {
 // === impl Peer ===
 
 impl Peer {
-    /// A peer on plain text whose word counts for nothing.
+    /// An untrusted peer on plain text.
     pub fn new(listener: Arc<str>, remote: Address, local: Address) -> Self {
         Self {
             listener,
@@ -104,18 +104,18 @@ impl Peer {
         }
     }
 
-    /// We end the connection, whatever it is doing: requests that break off with it are not the client's
-    /// doing.
+    /// Marks that we are ending the connection, whatever it is doing: requests that end with it are
+    /// not aborted by the client.
     pub fn cut(&self) {
         self.is_cut.store(true, Ordering::Relaxed);
     }
 
-    /// Whether we do. Relaxed: it is said before anything breaks off, on the way that wakes who drops it.
+    /// Whether we are ending it. Relaxed: set before anything ends, on the way to waking its tasks.
     pub fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Relaxed)
     }
 
-    /// Its address as upstreams are told it; written once per connection.
+    /// Its address in the form for upstreams; written once per connection.
     pub fn words(&self) -> &Words {
         self.words.get_or_init(|| Words::of(self.remote))
     }
@@ -124,7 +124,7 @@ impl Peer {
 // === impl Address ===
 
 impl Address {
-    /// The IP address, if it has one; IPv4-mapped IPv6 is given as IPv4.
+    /// The IP address, if it has one; IPv4-mapped IPv6 is converted to IPv4.
     pub fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Inet(address) => Some(address.ip().to_canonical()),
@@ -140,12 +140,12 @@ impl Words {
         let ip = remote.ip();
         let forwarded_for = match ip {
             Some(IpAddr::V4(ip)) => format!("for={ip}"),
-            // No token: quoted (RFC 7239, 6).
+            // Not a token, so it is quoted (RFC 7239, 6).
             Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
             None => "for=unknown".to_owned(),
         };
         let address = ip.and_then(|ip| {
-            // With an owner its clones, one per request, share it from the start.
+            // With an owner, its clones, one per request, share it from the start.
             HeaderValue::from_maybe_shared(Bytes::from_owner(ip.to_string())).ok()
         });
         Self { address, forwarded_for: forwarded_for.into_bytes().into() }
@@ -156,7 +156,7 @@ impl Words {
         self.address.as_ref()
     }
 
-    /// How an element of `Forwarded` (RFC 7239) begins: `for=` and the address.
+    /// The beginning of an element of `Forwarded` (RFC 7239): `for=` and the address.
     pub fn forwarded_for(&self) -> &[u8] {
         &self.forwarded_for
     }

@@ -1,13 +1,13 @@
-//! Reading a query and a `Cookie` field. Pure; borrows where nothing is escaped.
+//! Reads a query and a `Cookie` field. Pure; borrows if nothing is escaped.
 
 use std::borrow::Cow;
 
-/// The values of `name` in `query`, in order, decoded: `%XX` and `+`, as forms write them.
+/// The values of `name` in `query`, in order, decoded: `%XX` and `+`, as forms encode them.
 pub fn values<'a>(query: &'a str, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
     pairs(query).filter(move |(key, _)| decode(key) == name).map(|(_, value)| decode(value))
 }
 
-/// The first cookie of this name in one `Cookie` field, without the quotation marks around it.
+/// The first cookie with this name in one `Cookie` field, without quotation marks.
 pub fn cookie<'a>(field: &'a str, name: &str) -> Option<&'a str> {
     let value = field.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
@@ -16,7 +16,7 @@ pub fn cookie<'a>(field: &'a str, name: &str) -> Option<&'a str> {
     Some(value.strip_prefix('"').and_then(|open| open.strip_suffix('"')).unwrap_or(value))
 }
 
-/// `query` without the parameters of these names.
+/// `query` without the parameters with these names.
 pub fn without<'a>(query: &'a str, names: &[Box<str>]) -> Cow<'a, str> {
     if !query.split('&').any(|pair| is_among(pair, names)) {
         return Cow::Borrowed(query);
@@ -25,7 +25,7 @@ pub fn without<'a>(query: &'a str, names: &[Box<str>]) -> Cow<'a, str> {
     Cow::Owned(kept.collect::<Vec<_>>().join("&"))
 }
 
-/// `query` with the values of these names left out.
+/// `query` with the values of these names omitted.
 pub fn redacted<'a>(query: &'a str, names: &[Box<str>]) -> Cow<'a, str> {
     let is_hidden = |pair: &str| is_among(pair, names);
     if !query.split('&').any(is_hidden) {
@@ -51,7 +51,7 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// `text` without its `%XX` escapes; a `+` stays one.
+/// Decodes the `%XX` escapes of `text`; a `+` is kept.
 pub fn unescape(text: &str) -> Cow<'_, str> {
     replace(text, b'+')
 }
@@ -60,7 +60,7 @@ fn decode(text: &str) -> Cow<'_, str> {
     replace(text, b' ')
 }
 
-/// An escape that is none stands for itself; bytes that are not UTF-8 become U+FFFD.
+/// An invalid escape is kept literally; bytes that are not UTF-8 become U+FFFD.
 fn replace(text: &str, plus: u8) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);

@@ -1,20 +1,20 @@
 //! What is kept of a request body, so that another attempt can send it again.
 //!
-//! A body in memory is shared. One that streams passes through a tee, which copies its first 64 KiB:
-//! as long as these are all that was read of it, it can be sent again, the copy first and then
-//! whatever the client sends next. Beyond, or after it failed, it cannot, and then not even a request
-//! that was handed back is sent again. The client's body stays in the tee with its limit, pace and
-//! guards: it is read once, whoever reads it.
+//! A body in memory is shared. A streaming one passes through a tee, which copies its first 64 KiB:
+//! as long as no more was read, it can be sent again, the copy first and then whatever the client
+//! sends next. Beyond that, or after it failed, it cannot, and then not even a request that was
+//! handed back is sent again. The client's body stays in the tee with its limit, pace and guards:
+//! it is read once, whoever reads it.
 //!
-//! Invariant: at most one attempt reads the client's body. A new reader takes over from the one
-//! before, whose next frame is an error, never an end: hyper may still hold it in a task of its own,
-//! and what is cut off must not look whole.
+//! Invariant: at most one attempt reads the client's body. A new reader takes over from the
+//! previous one, whose next frame is an error, never an end: hyper may still hold it in a task of
+//! its own, and a body that was cut off must not look whole.
 //!
-//! Whoever puts a tee in says so on the body ([`Body::is_kept`]): one copy is enough.
+//! Whoever inserts a tee marks the body ([`Body::is_kept`]): one copy is enough.
 //!
-//! Costs nothing for an empty body, a reference for one in memory; a streaming one pays two
-//! allocations, an uncontended lock per frame and the copy, which the first answer that is accepted
-//! frees.
+//! Costs nothing for an empty body, a reference for one in memory. A streaming body costs two
+//! allocations, an uncontended lock per frame and the copy, which is freed by the first answer that
+//! is accepted.
 
 use std::{
     pin::Pin,
@@ -37,7 +37,7 @@ const TEE_BYTES: usize = 64 * 1024;
 
 /// What is kept of a request body.
 pub enum Replay {
-    /// There is none.
+    /// There is no body.
     Empty,
     /// All of it.
     Full(Bytes),
@@ -45,20 +45,20 @@ pub enum Replay {
     Tee(Arc<Tee>),
 }
 
-/// A client's body on its way, and what was read of it.
+/// A client's body in transit, and what was read of it.
 pub struct Tee(Mutex<State>);
 
 struct State {
     source: Body,
     record: Record,
-    /// The number of the one that may read on.
+    /// The number of the reader that may continue.
     reader: u32,
 }
 
 enum Record {
     /// All that was read so far.
     Whole { data: Vec<u8>, trailers: Option<HeaderMap> },
-    /// Something was read that is not here.
+    /// Something was read that is not in the copy.
     Lost,
 }
 
@@ -73,8 +73,8 @@ struct Reader {
 // === impl Replay ===
 
 impl Replay {
-    /// What can be kept of `body`, of which nothing has been read. A streaming one is replaced by the
-    /// tee's first reader.
+    /// Keeps what can be kept of `body`, of which nothing has been read. A streaming body is
+    /// replaced by the tee's first reader.
     pub fn of(body: &mut Body) -> Self {
         if let Some(bytes) = body.as_full() {
             return Self::Full(bytes.clone());
@@ -91,7 +91,7 @@ impl Replay {
         Self::Tee(tee)
     }
 
-    /// Whether all that was read of it so far is here.
+    /// Whether everything read so far is in the copy.
     pub fn is_whole(&self) -> bool {
         match self {
             Self::Empty | Self::Full(_) => true,
@@ -99,7 +99,7 @@ impl Replay {
         }
     }
 
-    /// The body again; `None` if it is not whole. Who read it before reads no more.
+    /// The body again; `None` if it is not whole. Its previous reader can read no more.
     pub fn again(&self) -> Option<Body> {
         match self {
             Self::Empty => Some(Body::empty()),
@@ -108,7 +108,7 @@ impl Replay {
         }
     }
 
-    /// Frees the copy: it is not sent again.
+    /// Frees the copy: the body will not be sent again.
     pub fn release(&self) {
         if let Self::Tee(tee) = self {
             tee.0.lock().record = Record::Lost;
@@ -181,7 +181,7 @@ impl http_body::Body for Reader {
         let polled = ready!(Pin::new(&mut *source).poll_frame(cx));
         record.note(polled.as_ref());
         if source.is_end_stream() {
-            // hyper asks no further than this, and whoever waits for the end of the upload has to
+            // hyper polls no further than this, and whoever waits for the end of the upload must
             // hear of it, although the tee lives on.
             *source = Body::empty();
         }
@@ -199,7 +199,7 @@ impl http_body::Body for Reader {
         let copy = self.copy.len() as u64;
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(copy));
-        // With a known length HTTP/1.1 has no place for trailers: hyper would leave them out.
+        // HTTP/1.1 has no trailers with a known length: hyper would omit them.
         if let Some(upper) = rest.upper()
             && self.trailers.is_none()
         {
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// The other end of a body: each frame sent comes out of it; dropped, the body ends.
+    /// The sending end of a body: frames sent here come out of it; dropping it ends the body.
     type Feed = mpsc::Sender<Frame<Bytes>>;
 
     fn fed() -> (Feed, Body) {
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(next(&mut second).await, "two");
         drop(feed);
         assert!(second.frame().await.is_none() && second.is_end_stream());
-        // All of it is here now: the third try waits for nobody.
+        // All of it is here now: the third attempt waits for nobody.
         assert_eq!(replay.again().unwrap().as_full().unwrap(), "one two");
     }
 
@@ -337,7 +337,7 @@ mod tests {
         let over = body.watch().unwrap();
         let replay = Replay::of(&mut body);
         assert_eq!(next(&mut body).await, "order");
-        // As hyper does, which never asks for the end of what has a length.
+        // Like hyper, which never polls for the end of a body with a length.
         drop(body);
         assert!(over.now_or_never().is_some(), "the clock of the answer runs");
         assert_eq!(replay.again().unwrap().as_full().unwrap(), "order");

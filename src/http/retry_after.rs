@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
-/// How long a `Retry-After` asks to wait, in seconds or until a date (RFC 9110, 10.2.3); `None` when
+/// How long a `Retry-After` asks to wait, in seconds or until a date (RFC 9110, 10.2.3); `None` if
 /// it is neither.
 pub fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     let value = value.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More seconds than a number holds are past any deadline as well.
+        // A number of seconds that does not fit is past any deadline too.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(value).ok()?;

@@ -1,4 +1,4 @@
-//! A value that no output may show.
+//! A value that must not appear in any output.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub struct Secret(Box<[u8]>);
 // === impl Secret ===
 
 impl Secret {
-    /// Keeps `value` from every output.
+    /// Keeps `value` out of every output.
     pub fn new(value: impl Into<Box<[u8]>>) -> Self {
         Self(value.into())
     }

@@ -1,7 +1,7 @@
 //! The one language for taking a value from a request: `header:x-user`, `path:id`, `json:/a/0`.
 //!
-//! Pure. A value of one part is borrowed where the request has it as text; joined values are each
-//! preceded by their length, so that `a` + `bc` and `ab` + `c` stay apart.
+//! Pure. A value of one part is borrowed if the request has it as text. Joined values are each
+//! preceded by their length, so that `a` + `bc` and `ab` + `c` differ.
 
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::http::{ClientIp, Context, context::Params, query};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector(Box<[Part]>);
 
-/// One place a value can come from.
+/// One source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// `client_ip`
@@ -27,7 +27,7 @@ pub enum Part {
     Query(Box<str>),
     /// `path:NAME`, from the route's template.
     Path(Arc<str>),
-    /// `claim:NAME`, dots go down.
+    /// `claim:NAME`; dots descend into objects.
     Claim(Box<str>),
     /// `host`
     Host,
@@ -43,15 +43,15 @@ pub enum Part {
     Principal,
 }
 
-/// What is wrong with a selector, as a person may read it.
+/// What is wrong with a selector, in a readable form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SelectorError {
-    /// One sentence, with what would be right.
+    /// One sentence that includes what would be right.
     pub message: String,
 }
 
-/// What a selector may look at. What is not known at the time is `None`: parts that need it yield
+/// The data that a selector may use. What is not known yet is `None`: parts that need it yield
 /// nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
@@ -61,13 +61,13 @@ pub struct Input<'a> {
     pub headers: &'a HeaderMap,
     /// The query without its `?`.
     pub query: Option<&'a str>,
-    /// As [`Context::host`] has it.
+    /// The form of [`Context::host`].
     pub host: Option<&'a str>,
     /// The client; a limiter gives its [`ClientIp::limiter_key`].
     pub client_ip: Option<ClientIp>,
-    /// What the path template bound.
+    /// The values bound by the path template.
     pub params: Params<'a>,
-    /// Who was authenticated.
+    /// The authenticated principal.
     pub principal: Option<&'a str>,
     /// The claims of the verified token.
     pub claims: Option<&'a Value>,
@@ -82,12 +82,12 @@ pub struct Input<'a> {
 // === impl Selector ===
 
 impl Selector {
-    /// All of these, joined.
+    /// Joins all of these.
     pub fn new(parts: impl IntoIterator<Item = Part>) -> Self {
         Self(parts.into_iter().collect())
     }
 
-    /// One entry as it is written in the configuration.
+    /// Parses one entry of the configuration.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         Part::parse(text).map(|part| Self::new([part]))
     }
@@ -106,7 +106,7 @@ impl Selector {
                 let mut joined = String::new();
                 for part in parts {
                     let value = part.extract(input)?;
-                    // Writing to a string does not fail.
+                    // Writing to a string cannot fail.
                     write!(joined, "{}:{value}", value.len()).ok()?;
                 }
                 (!joined.is_empty()).then_some(Cow::Owned(joined))
@@ -118,7 +118,7 @@ impl Selector {
 // === impl Part ===
 
 impl Part {
-    /// One entry as it is written in the configuration: a word, or `KIND:NAME`.
+    /// Parses one entry of the configuration: a word, or `KIND:NAME`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         match text.split_once(':') {
             None => Self::parse_word(text),
@@ -183,12 +183,12 @@ impl Part {
 // === impl Input ===
 
 impl<'a> Input<'a> {
-    /// What a request's head and its context say; the rest is for the caller to add.
+    /// The data in a request's head and context; the caller adds the rest.
     pub fn new(parts: &'a request::Parts, cx: &'a Context) -> Self {
         Self::of(&parts.headers, cx)
     }
 
-    /// As [`Input::new`], of these fields.
+    /// Like [`Input::new`], with these fields.
     pub fn of(headers: &'a HeaderMap, cx: &'a Context) -> Self {
         let principal = cx.principal();
         Self {
@@ -222,7 +222,7 @@ fn header_name(name: &str) -> Result<HeaderName, SelectorError> {
     name.parse().map_err(|_| error(format!("`{name}` is not a header name")))
 }
 
-/// RFC 6901; the pointer to the whole document is of no use here, a document is no key.
+/// RFC 6901; the pointer to the whole document is refused, because a document cannot be a key.
 fn pointer(text: &str) -> Result<Box<str>, SelectorError> {
     let has_bad_escape = text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']));
     if !text.starts_with('/') || has_bad_escape {
@@ -249,13 +249,13 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-/// A claim of the whole name first, since many have dots in theirs (`https://example.com/tenant`);
-/// else each dot goes down one object.
+/// A claim with exactly this name first, because many names contain dots
+/// (`https://example.com/tenant`); else each dot descends into an object.
 pub fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| name.split('.').try_fold(claims, |value, step| value.get(step)))
 }
 
-/// What can be a key: text, a number, a boolean.
+/// A value that can be a key: text, a number, a boolean.
 pub fn scalar(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => Some(Cow::Borrowed(text)),

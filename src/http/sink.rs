@@ -1,8 +1,8 @@
-//! Who sends what is delivered: events to webhooks, stored requests to upstreams.
+//! Sends deliveries: events to webhooks, stored requests to upstreams.
 //!
-//! A trait, because the event flow must not know of connections: `gateway` hands over one that goes
-//! through `balancer` and `upstream` with connections of its own, tests hand over a script. What an
-//! ending means for the event is decided by whoever asked.
+//! A trait, because the event flow must not know about connections: `gateway` passes an
+//! implementation that uses `balancer` and `upstream` with its own connections, tests pass a
+//! script. The caller decides what an ending means for the event.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -11,99 +11,99 @@ use http::{HeaderMap, Method, StatusCode, Uri, uri::PathAndQuery};
 
 use crate::telemetry::tracing::Origin;
 
-/// Sends what is delivered.
+/// Sends deliveries.
 pub trait Sink: fmt::Debug + Send + Sync + 'static {
-    /// Sends once: follows no redirect and tries nothing again. Dropped, the exchange is given up.
+    /// Sends once: no redirects, no retries. Dropping the future cancels the exchange.
     fn send(&self, parcel: Parcel) -> Sending;
 
-    /// Hears that a stored request of `route` has ended so, once for each end; `None`: nothing can be read of
-    /// it any more.
+    /// Told how each stored request of `route` ended, once per end; `None`: nothing of the request
+    /// can be read any more.
     fn hear(&self, _route: Option<&str>, _end: End) {}
 }
 
-/// How a stored request ends.
+/// The end of a stored request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was answered 2xx or 3xx.
+    /// It got a 2xx or 3xx.
     Succeeded,
-    /// It was answered otherwise.
+    /// It got another status.
     Failed,
-    /// It may have been seen, and nobody knows.
+    /// It may have been seen; the outcome is unknown.
     Uncertain,
-    /// It was given up for its age.
+    /// It expired.
     Expired,
-    /// It was given up otherwise.
+    /// It was given up for another reason.
     DeadLettered,
     /// Nothing can be read of it any more.
     Lost,
 }
 
-/// A delivery under way.
+/// A delivery in progress.
 pub type Sending = Pin<Box<dyn Future<Output = Ending> + Send>>;
 
-/// What is sent.
+/// A request to deliver.
 #[derive(Clone, Debug)]
 pub struct Parcel {
-    /// Where to.
+    /// Its destination.
     pub target: Target,
-    /// On whose behalf.
+    /// The subscription it is sent for.
     pub subscription: Arc<str>,
-    /// What its span tells; `None`: it was decided before that it has none.
+    /// The data for its span; `None`: it was decided before that there is none.
     pub origin: Option<Box<Origin>>,
-    /// What is asked.
+    /// The method.
     pub method: Method,
-    /// Every field but `Host` and those of the framing.
+    /// All fields except `Host` and those of the framing.
     pub headers: HeaderMap,
-    /// All of it.
+    /// The whole body.
     pub body: Bytes,
-    /// From now to the end of the answer.
+    /// The time limit, from now to the end of the answer.
     pub timeout: Duration,
-    /// Bytes of the answer's body that are kept; what is beyond is not waited for.
+    /// How many bytes of the answer's body are kept; more is not waited for.
     pub max_answer: usize,
 }
 
-/// Where a parcel goes.
+/// The destination of a parcel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// An absolute `http` or `https` URL.
     Url(Uri),
-    /// One endpoint of an upstream, as its own balancer and breakers decide.
+    /// An endpoint of an upstream, chosen by its own balancer and breakers.
     Upstream {
         /// The key under `upstreams`.
         name: Arc<str>,
-        /// What is asked for there.
+        /// The path and query to ask for.
         target: PathAndQuery,
     },
 }
 
-/// How a delivery ended.
+/// The result of a delivery.
 #[derive(Clone, Debug)]
 pub enum Ending {
     /// An answer, whatever its status.
     Answered(Reply),
-    /// Not one byte of it left: no name, no endpoint, no connection, no TLS. Why, for the operator.
+    /// Not one byte left: no name, endpoint, connection or TLS. The text is for the operator.
     NotSent(Box<str>),
-    /// It may have been seen, and there is no whole answer. Why, for the operator.
+    /// It may have been seen, and there is no complete answer. The text is for the operator.
     MaybeSeen(Box<str>),
 }
 
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// As it came.
+    /// The status, unchanged.
     pub status: StatusCode,
-    /// As they came.
+    /// The fields, unchanged.
     pub headers: HeaderMap,
     /// At most [`Parcel::max_answer`] bytes of it.
     pub body: Bytes,
-    /// `body` is all there was.
+    /// Whether `body` is the whole body.
     pub is_whole: bool,
 }
 
 // === impl End ===
 
 impl End {
-    /// The word for it.
+    /// Its reason word.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
@@ -116,7 +116,7 @@ impl End {
     }
 }
 
-/// For tests of what has to have a sink and pushes nothing.
+/// For tests of code that needs a sink and sends nothing.
 #[cfg(test)]
 pub(crate) mod testing {
     use super::{Ending, Parcel, Sending, Sink};

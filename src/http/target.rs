@@ -1,12 +1,12 @@
 //! The one normalised request target: matched, authorised, limited, logged and forwarded.
 //!
-//! In this order: percent-encoded unreserved characters are decoded and every other escape gets
+//! In this order: percent-encoded unreserved characters are decoded and all other escapes get
 //! upper-case digits (RFC 3986, 6.2.2), dot segments are removed (5.2.4), runs of `/` are merged.
-//! The merged form is what is matched, always, so that no spelling goes round a guarded route;
-//! whether it is also what is forwarded is the route's choice. Characters that a path may not hold
-//! bare (RFC 3986, 3.3) are escaped, so that they have one form too. The query stays as it came.
+//! Matching always uses the merged form, so that no spelling bypasses a guarded route; whether it
+//! is also the form that is forwarded is the route's choice. Characters that a path may not contain
+//! unescaped (RFC 3986, 3.3) are escaped, so that they have one form too. The query is unchanged.
 //!
-//! Cost: one pass over the path; a path that is normal already is kept by reference count.
+//! Cost: one pass over the path; a path that is already normal is kept by reference count.
 
 use std::{borrow::Cow, fmt};
 
@@ -15,28 +15,28 @@ use http::uri::PathAndQuery;
 
 use super::names::STATUS_PATH;
 
-/// What is shown in place of each path below [`STATUS_PATH`].
+/// Shown in place of each path below [`STATUS_PATH`].
 const SHOWN_STATUS_PATH: &str = "/.sluice/requests/*";
 
 /// A normalised request target.
 ///
-/// Its path begins with `/`, unless it is the asterisk of `OPTIONS *`; it holds no dot segment, no
-/// escaped unreserved character, no NUL, and decodes to UTF-8. Normalising it again changes nothing.
+/// Its path begins with `/`, except in `OPTIONS *`. It has no dot segment, no escaped unreserved
+/// character and no NUL, and decodes to UTF-8. Normalising it again changes nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     original: PathAndQuery,
-    /// Only where it differs.
+    /// Only if it differs.
     merged: Option<Box<PathAndQuery>>,
     has_encoded_separator: bool,
 }
 
-/// Why a target has no normal form: always answered with `bad-target`.
+/// Why a target cannot be normalised: always answered with `bad-target`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// Neither `/` nor `*` at its beginning.
+    /// It begins with neither `/` nor `*`.
     #[error("the target does not begin with `/`")]
     NotAbsolute,
-    /// `%` without two hexadecimal digits after it.
+    /// `%` without two hexadecimal digits.
     #[error("the path holds an incomplete percent-escape")]
     BadEscape,
     /// `%00`.
@@ -45,17 +45,17 @@ pub enum TargetError {
     /// The decoded path is not UTF-8.
     #[error("the decoded path is not UTF-8")]
     NotUtf8,
-    /// A character no target may hold: a backslash, white space, a control character.
+    /// A character that no target may contain: a backslash, white space, a control character.
     #[error("the target holds a character that must be escaped")]
     BadCharacter,
     /// `#`.
     #[error("the target holds a fragment")]
     Fragment,
-    /// `..;a`: one segment here, but the parent directory for servers that cut parameters off
+    /// `..;a`: one segment here, but the parent directory for servers that cut off parameters
     /// before they resolve dots.
     #[error("the path holds a dot segment with parameters")]
     DotParameters,
-    /// Longer than a target can be.
+    /// Longer than a target may be.
     #[error("the target is too long")]
     TooLong,
 }
@@ -63,7 +63,7 @@ pub enum TargetError {
 // === impl Target ===
 
 impl Target {
-    /// Normalises a path and query as hyper has parsed them.
+    /// Normalises a path and query as parsed by hyper.
     pub fn parse(raw: &PathAndQuery) -> Result<Self, TargetError> {
         let path = raw.path();
         if path == "*" || is_normal(raw.as_str(), path) {
@@ -101,28 +101,28 @@ impl Target {
         Self::parse(&raw)
     }
 
-    /// The normalised path, with runs of `/` as they came.
+    /// The normalised path, with runs of `/` kept.
     pub fn path(&self) -> &str {
         self.original.path()
     }
 
-    /// The normalised path with runs of `/` merged: what is matched.
+    /// The normalised path with runs of `/` merged: the form used for matching.
     pub fn merged(&self) -> &str {
         self.merged.as_deref().unwrap_or(&self.original).path()
     }
 
-    /// The path as it is written into logs and traces: without the ID of a stored request, which where a
-    /// route has no `auth` is all that it takes to be told of it.
+    /// The path for logs and traces: without the ID of a stored request, because on a route without
+    /// `auth` that ID is all it takes to read its status.
     pub fn shown_path(&self) -> &str {
         if self.merged().starts_with(STATUS_PATH) { SHOWN_STATUS_PATH } else { self.path() }
     }
 
-    /// The query without its `?`, untouched.
+    /// The query without its `?`, unchanged.
     pub fn query(&self) -> Option<&str> {
         self.original.query()
     }
 
-    /// What is forwarded: with runs of `/` merged, or as they came. Counts a reference.
+    /// The form to forward: with runs of `/` merged or kept. Counts a reference.
     pub fn path_and_query(&self, merge: bool) -> PathAndQuery {
         match &self.merged {
             Some(merged) if merge => (**merged).clone(),
@@ -130,13 +130,13 @@ impl Target {
         }
     }
 
-    /// Whether a segment holds `%2F` or `%5C`: a separator for servers that decode before they
-    /// split, so a route must say that it lets them pass.
+    /// Whether a segment contains `%2F` or `%5C`: a separator for servers that decode before they
+    /// split, so a route must allow it explicitly.
     pub fn has_encoded_separator(&self) -> bool {
         self.has_encoded_separator
     }
 
-    /// Whether it is the `*` of `OPTIONS *`, which no other method may have.
+    /// Whether it is the `*` of `OPTIONS *`, which no other method may use.
     pub fn is_asterisk(&self) -> bool {
         self.original.path() == "*"
     }
@@ -159,8 +159,7 @@ struct Decoded {
     has_separator: bool,
 }
 
-/// Whether nothing is to be done: only characters that stand for themselves, no dot segment, no run
-/// of `/`.
+/// Whether it is normal already: no character to escape or decode, no dot segment, no run of `/`.
 fn is_normal(whole: &str, path: &str) -> bool {
     let bytes = path.as_bytes();
     if whole.as_bytes().first() != Some(&b'/') {
@@ -168,7 +167,7 @@ fn is_normal(whole: &str, path: &str) -> bool {
     }
     let mut after_slash = false;
     for &byte in bytes {
-        // Any segment with a dot first goes the slow way, `.well-known` too: the slow way decides.
+        // A leading dot takes the slow path, even in `.well-known`: that path decides.
         if !(byte == b'/' || is_path_char(byte)) || after_slash && matches!(byte, b'/' | b'.') {
             return false;
         }
@@ -177,11 +176,11 @@ fn is_normal(whole: &str, path: &str) -> bool {
     true
 }
 
-/// Gives every character its one spelling.
+/// Gives every character its single spelling.
 fn decode(path: &str) -> Result<Decoded, TargetError> {
     let bytes = path.as_bytes();
     let mut out = String::with_capacity(bytes.len());
-    // The bytes meant, kept only to be checked as UTF-8 once one of them was escaped.
+    // The decoded bytes, kept only to be checked as UTF-8 once one of them was escaped.
     let mut meant = Vec::with_capacity(bytes.len());
     let mut has_separator = false;
     let mut at = 0;
@@ -231,7 +230,7 @@ fn push_escaped(out: &mut String, byte: u8) {
     out.push(DIGITS[usize::from(byte & 15)]);
 }
 
-/// RFC 3986, 5.2.4. A `..` too many stays at the root.
+/// RFC 3986, 5.2.4. An excess `..` stays at the root.
 fn remove_dot_segments(path: &str) -> Result<String, TargetError> {
     if path.is_empty() {
         return Ok("/".to_owned());
@@ -261,7 +260,7 @@ fn remove_dot_segments(path: &str) -> Result<String, TargetError> {
     Ok(out)
 }
 
-/// The path with every run of `/` as one; `None` if it has none.
+/// The path with every run of `/` merged; `None` if it has none.
 fn merge_slashes(path: &str) -> Option<String> {
     if !path.contains("//") {
         return None;
@@ -289,12 +288,12 @@ fn join(path: &str, query: Option<&str>) -> Result<PathAndQuery, TargetError> {
     PathAndQuery::from_maybe_shared(Bytes::from(whole)).map_err(|_| TargetError::BadCharacter)
 }
 
-/// Stands for itself, escaped or not (RFC 3986, 2.3).
+/// The same character, escaped or not (RFC 3986, 2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// May stand in a segment unescaped: `pchar` of RFC 3986, 3.3, less the escapes.
+/// May appear unescaped in a segment: `pchar` of RFC 3986, 3.3, minus the escapes.
 fn is_path_char(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(
@@ -366,7 +365,7 @@ mod tests {
         assert_eq!(both.merged(), "/a/b/");
         assert_eq!(both.path_and_query(true).as_str(), "/a/b/?q=//");
         assert_eq!(both.path_and_query(false).as_str(), "//a///b//?q=//");
-        // Dots first, slashes afterwards: the empty segment is what `..` takes away.
+        // Dots first, slashes afterwards: `..` removes the empty segment.
         assert_eq!(target("/a//../b").merged(), "/a/b");
     }
 
@@ -429,7 +428,7 @@ mod tests {
                 let twice = Target::parse(&form).unwrap();
                 prop_assert_eq!(twice.path_and_query(false), form.clone());
                 prop_assert_eq!(twice.merged(), once.merged());
-                // One in a segment that `..` takes away was seen, and counts.
+                // A separator in a segment that `..` removes was seen, and counts.
                 prop_assert!(once.has_encoded_separator() || !twice.has_encoded_separator());
                 prop_assert!(form.path().starts_with('/'));
                 prop_assert!(!form.path().split('/').any(|segment| segment == "." || segment == ".."));

@@ -1,13 +1,12 @@
-//! What may be said after a body: nothing that would have had to be known before it (RFC 9110,
-//! 6.5.1).
+//! Which trailers may pass: none that would have been needed before the body (RFC 9110, 6.5.1).
 
 use http::{HeaderMap, HeaderName, header};
 use smallvec::SmallVec;
 
 use crate::http::{identity::Identity, names};
 
-/// Framing, routing, authentication and content: read from a trailer by some and not by others,
-/// each of these would make two readers disagree about one message.
+/// Framing, routing, authentication and content: some recipients read them from a trailer and
+/// others do not, so each of them would make two recipients disagree about one message.
 const REFUSED: [HeaderName; 34] = [
     header::AGE,
     header::AUTHORIZATION,
@@ -45,14 +44,14 @@ const REFUSED: [HeaderName; 34] = [
     names::X_FORWARDED_PROTO,
 ];
 
-/// Takes out what no trailer may say.
+/// Removes the fields that may not be in a trailer.
 pub fn filter(trailers: &mut HeaderMap) {
     for name in &REFUSED {
         trailers.remove(name);
     }
 }
 
-/// Takes out what a client may not say of itself: after the body as little as before it.
+/// Removes what a client may not say about itself, before or after the body.
 pub fn filter_identity(trailers: &mut HeaderMap, identity: &Identity) {
     let refused: SmallVec<[HeaderName; 4]> =
         trailers.keys().filter(|name| identity.is_refused_in_trailer(name)).cloned().collect();

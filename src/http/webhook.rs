@@ -1,8 +1,8 @@
-//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over
+//! Signatures of Standard Webhooks 1.0: `v1,` and the base64 of HMAC-SHA256 over
 //! `id.timestamp.body`.
 //!
-//! With several keys there is one signature for each, so that a receiver may know the old secret or
-//! the new one while they are exchanged.
+//! With several keys there is one signature per key, so that during rotation a receiver may know
+//! the old secret or the new one.
 
 use std::{fmt, sync::Arc};
 
@@ -10,13 +10,13 @@ use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 
-/// What a secret begins with, so that people and scanners know it.
+/// The prefix of a secret, by which people and scanners recognise it.
 const PREFIX: &str = "whsec_";
-/// How many bytes a secret has, as the specification recommends.
+/// The minimum number of bytes of a secret, as the specification recommends.
 const LEAST: usize = 24;
 const MOST: usize = 64;
 
-/// A secret that deliveries are signed with. Clones share it; no output shows it.
+/// A secret for signing deliveries. Clones share it; no output shows it.
 #[derive(Clone)]
 pub struct SigningKey(Arc<Secret>);
 
@@ -25,13 +25,13 @@ struct Secret {
     key: hmac::Key,
 }
 
-/// Why a text is no secret. It does not repeat it.
+/// Why a text is not a secret. It does not repeat the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
     /// Not base64.
     #[error("this is not `whsec_` and base64")]
     NotBase64,
-    /// So many bytes are too few or too many.
+    /// This number of bytes is too small or too large.
     #[error("this secret has {0} bytes; Standard Webhooks ask for 24 to 64")]
     Length(usize),
 }
@@ -39,7 +39,7 @@ pub enum BadSecret {
 // === impl SigningKey ===
 
 impl SigningKey {
-    /// The key in a text: base64, with or without `whsec_` before it.
+    /// Parses a key: base64, with or without the prefix `whsec_`.
     pub fn parse(text: &[u8]) -> Result<Self, BadSecret> {
         let encoded = text.strip_prefix(PREFIX.as_bytes()).unwrap_or(text);
         let bytes = STANDARD.decode(encoded).map_err(|_| BadSecret::NotBase64)?;
@@ -77,7 +77,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// `webhook-signature` of a message: one signature for each key. `None` without keys.
+/// The `webhook-signature` of a message: one signature per key. `None` without keys.
 pub fn signature(
     keys: &[SigningKey],
     id: &str,

@@ -1,9 +1,9 @@
-//! The end of an h2 response that may be known to be whole before its upstream says so.
+//! The end of an h2 response that can be complete before its upstream says so.
 //!
-//! A client over HTTP/1 that was told a length has all of the answer with its last byte, and one that asked
-//! for the head alone has it at once: hyper drops the body there. Its stream is not over before `END_STREAM`,
-//! which often comes in a frame of its own. Dropped with the body it would be reset, and servers count resets
-//! against who sends them. So the end is read apart, for a moment; usually it is there already.
+//! An HTTP/1 client that was told a length has the whole answer with its last byte, and one that
+//! sent HEAD has it at once: hyper drops the body there. But the upstream's stream ends only with
+//! `END_STREAM`, often in a frame of its own; dropped before, it is reset, and servers count resets
+//! against the sender. So a task waits briefly for the end; usually it is there already.
 
 use std::{
     future::poll_fn,
@@ -22,13 +22,13 @@ use crate::{
     telemetry::task,
 };
 
-/// How long the end may take to come after the last byte.
+/// How long after the last byte the end may come.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 // === impl Body ===
 
 impl Body {
-    /// Gives the body up, of which nobody wants a byte. Its stream is not reset if it ends without one.
+    /// Discards the body, which nobody wants. Its stream is not reset if it ends without data.
     pub fn read_end_apart(mut self) {
         self.if_any(Inner::await_end);
     }
@@ -37,8 +37,8 @@ impl Body {
 // === impl Inner ===
 
 impl Inner {
-    /// Whether all that an h2 response promised has been handed on. If so, what is missing is its end, and
-    /// that is read apart.
+    /// Whether all of an h2 response was passed on. If so, only its end is missing, and a task
+    /// reads that.
     pub(super) fn read_end(&mut self) -> bool {
         let is_whole =
             self.carrier == Carrier::H2Response && self.source.size_hint().exact() == Some(0);
@@ -48,7 +48,7 @@ impl Inner {
         is_whole
     }
 
-    /// Takes the source, and what is to happen to the upstream's stream at its end.
+    /// Moves the source and the upstream's guard to a task that waits for the end.
     fn await_end(&mut self) {
         let mut source = mem::replace(&mut self.source, Source::Empty);
         let carrier = self.carrier;

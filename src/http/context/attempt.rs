@@ -11,24 +11,24 @@ use tokio::time::Instant;
 use super::Context;
 use crate::telemetry::tracing::Outgoing;
 
-/// One try of a request.
+/// One attempt of a request.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// `upstream/address`, for the operator.
     pub endpoint: Arc<str>,
     /// When the endpoint was chosen.
     pub started: Instant,
-    /// What it is sent, of a sampled request only.
+    /// What is sent, for a sampled request only.
     pub outgoing: Option<Box<Outgoing>>,
-    /// From the choice of the endpoint to the response head or the failure.
+    /// The time from the choice of the endpoint to the response head or the failure.
     pub took: Option<Duration>,
-    /// The status it was answered with.
+    /// The status of the answer.
     pub status: Option<StatusCode>,
-    /// Why it failed, one of the reason words.
+    /// Why it failed, as a reason word.
     pub reason: Option<&'static str>,
 }
 
-/// The right to write one entry of the list of attempts.
+/// The right to write one entry in the list of attempts.
 #[derive(Debug)]
 pub struct AttemptHandle {
     cx: Context,
@@ -39,8 +39,8 @@ pub struct AttemptHandle {
 // === impl Context ===
 
 impl Context {
-    /// Enters a new attempt at `endpoint` that begins `now`, which is the time its endpoint was
-    /// chosen with: a reading of the clock is not free.
+    /// Adds an attempt at `endpoint` that begins `now`. The caller passes the time of the choice,
+    /// because reading the clock is not free.
     pub fn begin_attempt(&self, endpoint: Arc<str>, now: Instant) -> AttemptHandle {
         self.set_connecting(false);
         let mut attempts = self.0.attempts.lock();
@@ -56,18 +56,18 @@ impl Context {
         AttemptHandle { cx: self.clone(), index, started: now }
     }
 
-    /// Whether the attempt under way still waits for its connection, so that nothing of it was sent.
+    /// Whether the current attempt still waits for a connection, so that nothing was sent.
     pub fn is_connecting(&self) -> bool {
         self.0.is_connecting.load(Ordering::Relaxed)
     }
 
-    /// Written by the transport, where it has to wait for a connection.
+    /// Written by the transport while it waits for a connection.
     pub fn set_connecting(&self, is_connecting: bool) {
-        // Relaxed, as the read: both happen in the polls of one future.
+        // Relaxed, like the read: both happen in polls of the same future.
         self.0.is_connecting.store(is_connecting, Ordering::Relaxed);
     }
 
-    /// The attempt under way is given up for this reason, by whoever drops it next.
+    /// The current attempt is being cancelled for this reason; its future is dropped next.
     pub fn give_up_attempt(&self, reason: &'static str) {
         if let Some(attempt) = self.0.attempts.lock().last_mut()
             && attempt.took.is_none()
@@ -77,7 +77,7 @@ impl Context {
     }
 
     /// Calls `read` with the attempts so far, oldest first. The list is locked meanwhile: `read`
-    /// must not enter another.
+    /// must not add one.
     pub fn with_attempts<R>(&self, read: impl FnOnce(&[Attempt]) -> R) -> R {
         read(&self.0.attempts.lock())
     }
@@ -86,25 +86,25 @@ impl Context {
 // === impl AttemptHandle ===
 
 impl AttemptHandle {
-    /// Notes what the attempt is sent.
+    /// Records what the attempt sends.
     pub fn describe(&self, outgoing: Box<Outgoing>) {
         if let Some(attempt) = self.cx.0.attempts.lock().get_mut(self.index) {
             attempt.outgoing = Some(outgoing);
         }
     }
 
-    /// The attempt was answered with this status. Gives how long it took.
+    /// Records that the attempt was answered with this status. Returns how long it took.
     pub fn answered(&self, status: StatusCode, now: Instant) -> Duration {
         self.write(now, |attempt| attempt.status = Some(status))
     }
 
-    /// The attempt failed for this reason.
+    /// Records that the attempt failed for this reason.
     pub fn failed(&self, reason: &'static str, now: Instant) {
         self.write(now, |attempt| attempt.reason = Some(reason));
     }
 
-    /// The attempt was dropped before it came to anything: says how long that took, and why, if that
-    /// was our decision.
+    /// Records that the attempt was dropped before it had a result. Returns how long it took, and
+    /// the reason if the decision was ours.
     pub fn dropped(&self, now: Instant) -> (Duration, Option<&'static str>) {
         let mut reason = None;
         let took = self.write(now, |attempt| reason = attempt.reason);
@@ -116,7 +116,7 @@ impl AttemptHandle {
         self.index + 1
     }
 
-    /// Since the endpoint was chosen.
+    /// The time since the endpoint was chosen.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }

@@ -1,18 +1,18 @@
-//! What a path template bound: kept as places in the path, for most requests nobody asks.
+//! The values bound by a path template: kept as ranges of the path, since most are never read.
 
 use std::{ops::Range, sync::Arc};
 
 use smallvec::SmallVec;
 
-/// Where in a path the names of a template are. Costs a reference of the names.
+/// Where in a path the template's values are. Costs a reference to the names.
 #[derive(Clone, Debug)]
 pub struct Bound {
     names: Arc<[Box<str>]>,
     places: SmallVec<[Range<usize>; 2]>,
 }
 
-/// The template's own names and the parts of the path they took, decoded as the normalised target has
-/// them.
+/// The template's names and the parts of the path bound to them, decoded as in the normalised
+/// target.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Params<'a> {
     names: &'a [Box<str>],
@@ -23,7 +23,7 @@ pub struct Params<'a> {
 // === impl Bound ===
 
 impl Bound {
-    /// `values` are what `names` took, in their order: parts of `path` itself.
+    /// `values` belong to `names`, in their order, and are parts of `path` itself.
     pub fn new(names: &Arc<[Box<str>]>, path: &str, values: &[&str]) -> Self {
         let place = |value: &&str| {
             let start = value.as_ptr().addr().wrapping_sub(path.as_ptr().addr());
@@ -32,7 +32,7 @@ impl Bound {
         Self { names: names.clone(), places: values.iter().map(place).collect() }
     }
 
-    /// Names whose values are not parts of one path, and the text that they are parts of instead.
+    /// Binds values that are not parts of one path; also returns the text they are parts of.
     pub fn joined<'a>(values: impl IntoIterator<Item = (&'a str, &'a str)>) -> (Self, String) {
         let mut text = String::new();
         let place = |(name, value)| {
@@ -43,7 +43,7 @@ impl Bound {
         (Self { names: names.into(), places }, text)
     }
 
-    /// What they are in `path`.
+    /// The values in `path`.
     pub fn of<'a>(&'a self, path: &'a str) -> Params<'a> {
         Params { names: &self.names, places: &self.places, path }
     }
@@ -52,12 +52,12 @@ impl Bound {
 // === impl Params ===
 
 impl<'a> Params<'a> {
-    /// The part of this name.
+    /// The value with this name.
     pub fn get(self, name: &str) -> Option<&'a str> {
         self.iter().find(|(bound, _)| *bound == name).map(|(_, value)| value)
     }
 
-    /// Each name with its part, in the order of the template.
+    /// Each name with its value, in the order of the template.
     pub fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
         let value = move |place: &Range<usize>| self.path.get(place.clone()).unwrap_or_default();
         self.names.iter().map(AsRef::as_ref).zip(self.places.iter().map(value))

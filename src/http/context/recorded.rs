@@ -1,6 +1,6 @@
-//! What is known of an exchange whose request leaves a record: its idempotency key, its events, whether it
-//! was repeated, and that the attempt under way goes on when its time is up, so that a late answer can be
-//! written down.
+//! The facts about an exchange whose request is recorded: its idempotency key, its events, whether
+//! it was repeated, and that the current attempt continues after its timeout, so that a late answer
+//! can be recorded.
 
 use std::{fmt, sync::atomic::Ordering};
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::tracing::Publishing,
 };
 
-/// What the client is told once the time is up, until somebody takes it.
+/// The client's answer after the timeout, until somebody takes it.
 #[derive(Debug, Default)]
 pub(super) struct Overtime(Mutex<Told>);
 
@@ -29,11 +29,11 @@ enum Told {
     Taken,
 }
 
-/// What is done for a request and is not over when its client leaves, until it is dropped.
+/// Work for a request that continues if its client leaves, until this is dropped.
 #[derive(Debug)]
 pub struct GoesOn(Context);
 
-/// What waits for that; `None`: it is over.
+/// What waits for the end of that work; `None`: it has ended.
 #[derive(Default)]
 pub(super) struct GoingOn(Option<Vec<Then>>);
 
@@ -41,14 +41,14 @@ pub(super) struct GoingOn(Option<Vec<Then>>);
 type Then = Box<dyn FnOnce() + Send>;
 
 impl Context {
-    /// From now on whoever bounds the time of this exchange leaves the failure here, once, and lets the
-    /// attempt run on for as long again. To be called once, by who polls the attempt and looks afterwards
-    /// ([`Context::take_overtime`]).
+    /// Allows overtime: whoever enforces the timeout then stores the failure here, once, and lets
+    /// the attempt continue for as long again. Called once, by whoever polls the attempt and checks
+    /// [`Context::take_overtime`] afterwards.
     pub fn allow_overtime(&self) {
         super::set(&self.0.overtime, Overtime::default());
     }
 
-    /// The time is up, and the client gets what `error` makes. `false`: the attempt does not run on.
+    /// Begins overtime: the client gets the result of `error`. `false`: overtime is not allowed.
     pub fn begin_overtime(&self, error: impl FnOnce() -> Error) -> bool {
         let Some(overtime) = self.0.overtime.get() else { return false };
         let mut told = overtime.0.lock();
@@ -58,13 +58,13 @@ impl Context {
         true
     }
 
-    /// Whether the time is up and the attempt runs on.
+    /// Whether the time is up and the attempt continues.
     pub fn is_overtime(&self) -> bool {
         let overtime = self.0.overtime.get();
         overtime.is_some_and(|overtime| !matches!(*overtime.0.lock(), Told::NotYet))
     }
 
-    /// What the client is to be told, as the time is up and the attempt runs on. Once.
+    /// The client's answer once the time is up and the attempt continues; returned only once.
     pub fn take_overtime(&self) -> Option<Error> {
         let mut told = self.0.overtime.get()?.0.lock();
         if matches!(*told, Told::NotYet) {
@@ -78,38 +78,38 @@ impl Context {
 
     /// An attempt that the upstream may have seen, or has answered, is followed by another.
     pub fn set_repeated(&self) {
-        // Relaxed, as the read: both happen in the polls of one future.
+        // Relaxed, like the read: both happen in polls of the same future.
         self.0.was_repeated.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the upstream may have seen the request before the last attempt of it.
+    /// Whether the upstream may have seen the request before its last attempt.
     pub fn was_repeated(&self) -> bool {
         self.0.was_repeated.load(Ordering::Relaxed)
     }
 
-    /// Written by `buffer`: its body is held in memory, and is as long as anybody knows of the exchange, if
-    /// nobody says otherwise.
+    /// Written by `buffer`: the body is held in memory, for as long as anybody has the exchange
+    /// unless released earlier.
     pub fn hold_body(&self, held: Held) {
         super::set(&self.0.held, held);
     }
 
-    /// Nobody has its body any more.
+    /// Nobody needs the body any more.
     pub fn release_body(&self) {
         self.0.held.get().inspect(|held| held.give_back());
     }
 
-    /// It is stored, and done later: what it is answered with says nothing of what was asked for.
+    /// The request is stored and done later: its answer says nothing about the result.
     pub fn set_deferred(&self) {
-        // Relaxed, as the read: both happen in the polls of one future.
+        // Relaxed, like the read: both happen in polls of the same future.
         self.0.is_deferred.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is stored instead of done.
+    /// Whether it was stored instead of done.
     pub fn is_deferred(&self) -> bool {
         self.0.is_deferred.load(Ordering::Relaxed)
     }
 
-    /// The idempotency key that this request has for itself.
+    /// The idempotency key that this request has reserved.
     pub fn rider(&self) -> Option<&Rider> {
         self.0.rider.get()
     }
@@ -119,7 +119,7 @@ impl Context {
         super::set(&self.0.rider, rider);
     }
 
-    /// That the upstream honours the request's idempotency key.
+    /// Proof that the upstream honours the request's idempotency key.
     pub fn key_honoured(&self) -> Option<&KeyHonoured> {
         self.0.key_honoured.get()
     }
@@ -129,7 +129,7 @@ impl Context {
         super::set(&self.0.key_honoured, honoured);
     }
 
-    /// The IDs of the events that this request led to; none until they are certain.
+    /// The IDs of the events that this request led to; empty until they are certain.
     pub fn event_ids(&self) -> &[Uuid] {
         self.0.event_ids.get().map_or(&[], AsRef::as_ref)
     }
@@ -139,7 +139,7 @@ impl Context {
         super::set(&self.0.event_ids, ids.into_iter().collect());
     }
 
-    /// What the spans of its events tell. The list is locked meanwhile.
+    /// Calls `read` with the data for the spans of its events. The list is locked meanwhile.
     pub fn with_publishings<R>(&self, read: impl FnOnce(&[Publishing]) -> R) -> R {
         match self.0.publishings.get() {
             Some(all) => read(&all.lock()),
@@ -147,14 +147,14 @@ impl Context {
         }
     }
 
-    /// What is begun now for this request goes on if its client leaves. To be called once, of a sampled
-    /// request only.
+    /// Work that begins now for this request continues if its client leaves. Call it once, for a
+    /// sampled request only.
     pub fn go_on(&self) -> GoesOn {
         super::set(&self.0.going_on, Box::new(Mutex::new(GoingOn(Some(Vec::new())))));
         GoesOn(self.clone())
     }
 
-    /// Does `then` once nothing goes on any more: now, most often.
+    /// Runs `then` once no such work is left; most often that is now.
     pub fn when_over(&self, then: impl FnOnce() + Send + 'static) {
         if let Some(going_on) = self.0.going_on.get() {
             let mut going_on = going_on.lock();
@@ -165,7 +165,7 @@ impl Context {
         then();
     }
 
-    /// Written by `publish`, of a sampled request only.
+    /// Written by `publish`, for a sampled request only.
     pub fn add_publishings(&self, more: impl IntoIterator<Item = Publishing>) {
         self.0.publishings.get_or_init(Box::default).lock().extend(more);
     }

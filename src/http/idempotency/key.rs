@@ -1,15 +1,15 @@
-//! Which key a request has for itself. Pure.
+//! Extracts a request's idempotency key. Pure.
 
 use http::{HeaderMap, HeaderName};
 
 use super::MAX_KEY_BYTES;
 
-/// A field that is to be a key, and is none.
+/// A field that is not a valid key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAKey;
 
-/// The key of a request with these fields: a string of structured fields (RFC 9651, 3.3.3), or the bare
-/// text. `None`: it has none. An error: what it has is no key, or there are several.
+/// The key of a request with these fields: a string of structured fields (RFC 9651, 3.3.3), or bare
+/// text. `None`: no key. An error: an invalid key, or several.
 pub fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, NotAKey> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -28,7 +28,7 @@ pub fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, N
     Ok(Some(key.into()))
 }
 
-/// What stands before the closing quote, which has to be the end.
+/// The text before the closing quote, which must be the end.
 fn unquote(text: &str) -> Result<String, NotAKey> {
     let mut key = String::with_capacity(text.len());
     let mut characters = text.chars();

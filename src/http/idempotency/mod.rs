@@ -1,8 +1,8 @@
-//! What the `idempotency` layer asks of a store of keys: traits, so that the layer knows no log.
+//! What the `idempotency` layer needs of a store of keys: traits, so that it does not know the log.
 //!
-//! A key belongs to one route and one principal. What becomes of it follows from what the upstream
-//! may know ([`Outcome`](super::Outcome)): whoever records the exchange takes the key from the
-//! context and writes both down in one frame.
+//! A key belongs to one route and one principal. Its fate follows from what the upstream may know
+//! ([`Outcome`](super::Outcome)): whoever records the exchange takes the key from the context and
+//! records both in one frame.
 
 mod key;
 
@@ -16,9 +16,9 @@ use http::{HeaderMap, StatusCode};
 
 use crate::error::QueueFault;
 
-/// A key as a client sends it, in bytes at most.
+/// The maximum length of a client's key, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
-/// When to come back to a store that is not there.
+/// When to retry without a store.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A request with a key.
@@ -26,7 +26,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 pub struct Keyed {
     /// The route.
     pub route: Arc<str>,
-    /// Who sends it; empty without auth.
+    /// The principal's name; empty without auth.
     pub principal: Box<str>,
     /// The key.
     pub key: Box<str>,
@@ -34,58 +34,58 @@ pub struct Keyed {
     pub fingerprint: [u8; 32],
     /// How long the key is remembered.
     pub ttl: Duration,
-    /// What nobody knows the outcome of may be sent again: the upstream honours the key.
+    /// Whether it may be sent again if the outcome is unknown: the upstream honours the key.
     pub may_resend: bool,
 }
 
-/// What is known of a key.
+/// What is known about a key.
 pub enum Judgement {
-    /// Nobody had it, or what it was used for was not done: send the request, with this in its context.
+    /// The key is unused, or its request was not done: send the request, with this in its context.
     New(Rider),
-    /// The first request of it still runs.
+    /// Its first request is still running.
     Running,
     /// It was used for another request.
     Mismatch,
-    /// Nobody knows what became of the first request.
+    /// The outcome of its first request is unknown.
     Uncertain,
-    /// The first request was answered so.
+    /// Its first request got this answer.
     Done(StoredAnswer),
 }
 
-/// An answer as it is remembered.
+/// A stored answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAnswer {
     /// Its status.
     pub status: StatusCode,
     /// Its fields, without framing.
     pub headers: HeaderMap,
-    /// Its body; `None`: it was too long, or is not known.
+    /// Its body; `None`: it was too long, or is unknown.
     pub body: Option<Bytes>,
 }
 
-/// That the upstream honours the key of a request: leave to send again what it may have seen. There is one
-/// only for a request whose route says so.
+/// Proof that the upstream honours the request's key: permission to resend what it may have seen.
+/// Exists only for a request whose route says so.
 #[derive(Debug)]
 pub struct KeyHonoured(());
 
-/// A key that a request has for itself, as whoever records the exchange knows it.
+/// A key that a request has reserved, in the form known to whoever records the exchange.
 pub type Rider = Arc<dyn Any + Send + Sync>;
 
 /// Remembers keys.
 pub trait IdempotencyStore: fmt::Debug + Send + Sync {
-    /// What is known of a key. If that is nothing it belongs to this request until the rider is dropped
-    /// or recorded.
+    /// What is known about a key. If nothing, the key belongs to this request until the rider is
+    /// dropped or recorded.
     fn judge(&self, keyed: Keyed) -> BoxFuture<'_, Result<Judgement, QueueFault>>;
 }
 
-/// Remembers nothing, for it is not there: every request with a key is refused.
+/// A store that does not exist: refuses every request with a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Unavailable;
 
 // === impl KeyHonoured ===
 
 impl KeyHonoured {
-    /// By what the route of the request says.
+    /// Given if the request's route says so.
     pub fn by(keyed: &Keyed) -> Option<Self> {
         keyed.may_resend.then_some(Self(()))
     }
