@@ -5,26 +5,14 @@
 #
 # Other base images (a mirror, another distribution) go in as build arguments. The build image needs
 # Rust and a C compiler; the run image bash and the same or a newer glibc.
-#
-# The binary is built twice, with a load in between that it is then laid out for: a request costs about
-# an eighth less (docs/performance.md). That takes two cores, Debian's packages and twice the time;
-# `--build-arg PROFILED=` does without.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG RUN_IMAGE=docker.io/library/debian:bookworm-slim
 
 FROM ${BUILD_IMAGE} AS build
-ARG PROFILED=1
 WORKDIR /build
-RUN [ -z "$PROFILED" ] || { \
-      apt-get update -qq \
-      && apt-get install -y -qq --no-install-recommends nghttp2-client openssl python3 util-linux wrk \
-      && { [ -x "$(command -v rustup)" ] && rustup component add llvm-tools || true; } \
-    ; } || { echo 'not prepared for a load; --build-arg PROFILED= builds without one' >&2; exit 1; }
 COPY . .
-RUN if [ -z "$PROFILED" ]; then cargo build --profile dist --locked --bin sluice && built=target/dist/sluice; \
-    else built=$(benches/compare/profiled) \
-      || { echo 'not built by profile; --build-arg PROFILED= builds without' >&2; exit 1; }; fi \
- && strip --strip-debug -o /build/sluice "$built"
+RUN cargo build --profile dist --locked --bin sluice \
+ && strip --strip-debug -o /build/sluice target/dist/sluice
 
 FROM ${RUN_IMAGE}
 # A fixed, unprivileged number, so that the owner of a mounted volume can be set from outside.

@@ -7,8 +7,6 @@
 # faster. Takes 10 to 20 minutes the first time, which is why .ci/run does not do it.
 #
 #   tests/docker.sh            build and check
-#   PROFILED=1 tests/docker.sh build as the Dockerfile does by itself: twice, with a load in between (and
-#                              `rustup component add llvm-tools` beforehand, as the image has no rustup)
 #   tests/docker.sh check      check what was built last
 #   tests/docker.sh clean      remove the work folder
 set -euo pipefail
@@ -96,7 +94,7 @@ build() {
 
   say 'image'
   buildah build --quiet --format docker --layers=false \
-    --build-arg "PROFILED=${PROFILED-}" --build-arg BUILD_IMAGE=localhost/build-rootfs --build-arg RUN_IMAGE=localhost/run-rootfs \
+    --build-arg BUILD_IMAGE=localhost/build-rootfs --build-arg RUN_IMAGE=localhost/run-rootfs \
     --volume "$work/vendor:/vendor:ro" --volume "$work/cargo.toml:/usr/local/cargo/config.toml:ro" \
     --tag "$image" "$root" > "$work/build.log" 2>&1 || { tail -n 40 "$work/build.log" >&2; die 'the image does not build'; }
 }

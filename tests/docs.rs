@@ -49,6 +49,21 @@ fn the_readme_has_the_test_command_that_ci_runs() {
 }
 
 #[test]
+fn what_is_optimised_is_compiled_with_the_counts_of_a_load() {
+    assert!(read(".cargo/config.toml").contains("rustc-wrapper = \"profile/rustc\""));
+    let counts = root().join("profile/sluice.profdata");
+    assert!(counts.exists());
+    let asked = |level: &str| {
+        let mut wrapper = Command::new(root().join("profile/rustc"));
+        let output = wrapper.args(["echo", "-C", level]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let counts = format!("-Cprofile-use={} ", counts.display());
+    assert!(asked("opt-level=3").contains(&counts), "{}", asked("opt-level=3"));
+    assert_eq!(asked("opt-level=0"), "-C opt-level=0\n");
+}
+
+#[test]
 fn every_reason_is_documented_with_its_status() {
     let page = read("docs/reasons.md");
     for kind in sluicegate::error::Kind::all() {

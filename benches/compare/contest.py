@@ -9,12 +9,12 @@ import sys
 
 from process import HERE, WORK, Failed, cpu_seconds, free_port, start, stop, wait_for_port
 
-PROXIES = ["floor", "nginx", "haproxy", "hyper", "sluice", "profiled", "envoy"]
+PROXIES = ["floor", "nginx", "haproxy", "hyper", "sluice", "envoy"]
 # Not measured unless asked for, by a variable of the same name in capitals.
-EXTRA = ["hyper", "profiled", "envoy"]
+EXTRA = ["hyper", "envoy"]
 TEMPLATES = {"floor": None, "nginx": "nginx.conf", "haproxy": "haproxy.cfg", "hyper": None, "sluice": "sluice.yaml",
-             "profiled": "sluice.yaml", "envoy": "envoy.yaml"}
-LABELS = {"hyper": "hyper alone", "profiled": "sluice, profiled"}
+             "envoy": "envoy.yaml"}
+LABELS = {"hyper": "hyper alone"}
 
 
 class Proxy:
@@ -57,7 +57,6 @@ class Proxy:
             "nginx": [self.binary, "-p", WORK, "-c", file],
             "haproxy": [self.binary, "-db", "-f", file],
             "sluice": [self.binary, "run", "-c", file],
-            "profiled": [self.binary, "run", "-c", file],
             "envoy": [self.binary, "-c", file, "--concurrency", "1", "--log-level", "error",
                       "--base-id", str(os.getpid() % 30000), "--disable-hot-restart"],
         }[self.name]

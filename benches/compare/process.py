@@ -43,7 +43,7 @@ def stop(child):
     if child in CHILDREN:
         CHILDREN.remove(child)
     if "LLVM_PROFILE_FILE" in os.environ:
-        # A build that counts (`profiled`) writes down what it counted when it ends by itself.
+        # A build that counts (`profile/renew`) writes down what it counted when it ends by itself.
         child.terminate()
         try:
             child.wait(30)
@@ -172,17 +172,6 @@ def build_hyper():
     if given := os.environ.get("HYPER_BIN"):
         return Path(given)
     return build(["--example", "hyper"]) / "examples" / "hyper"
-
-
-def build_profiled():
-    """Laid out for this load; see `profiled`."""
-    if given := os.environ.get("SLUICE_PROFILED_BIN"):
-        return Path(given)
-    print("building sluice twice, with a load in between (`profiled`: minutes)", file=sys.stderr)
-    done = subprocess.run([HERE / "profiled"], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise Failed("building sluice by profile failed")
-    return Path(done.stdout.strip())
 
 
 def install_from_pypi(name, package):

@@ -36,7 +36,7 @@ BODY = '{"id":"7d9f2c1e-4b7a-4f0e-9a51-2f6f0d9b8c3a","sku":"A-1042-041","quantit
 # is put into that.
 CONTESTS = {
     "full": [("floor", "floor", None), ("nginx, bare", "nginx", "nginx.conf"), ("sluice", "sluice", "sluice.full.yaml"),
-             ("sluice, profiled", "profiled", "sluice.full.yaml"), ("envoy", "envoy", "envoy.full.yaml")],
+             ("envoy", "envoy", "envoy.full.yaml")],
     "traced": [("floor", "floor", None), ("sluice", "sluice", "sluice.yaml"),
                ("sluice, traced", "sluice", "sluice.traced.yaml")],
     **dict.fromkeys(["publish-64", "publish-256"], [
@@ -108,7 +108,7 @@ def print_publishing(rounds, labels):
 
 def check_policies(proxy):
     """A proxy that lets everybody in would be measured doing nothing."""
-    if proxy.name not in ("sluice", "profiled", "envoy"):
+    if proxy.name not in ("sluice", "envoy"):
         return
     good = (WORK / "tokens.txt").read_text().split()[0]
     bad = good[:-40] + good[-30:-20] + good[-40:-30] + good[-20:]
