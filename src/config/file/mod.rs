@@ -7,6 +7,7 @@ pub mod auth;
 pub mod events;
 pub mod health;
 pub mod idempotency;
+pub mod queue;
 pub mod retry;
 pub mod route;
 pub mod traffic;
@@ -51,75 +52,88 @@ use block;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Worker threads: `auto`, one per core the process may use, or a number. Default: auto.
+    /// The number of worker threads, from 1 to 1024, or `auto`: one for each core that the process
+    /// may use. A change needs a restart. Default: auto.
     pub workers: Option<Written<Workers>>,
-    /// Where clients connect; one or more.
+    /// The addresses on which clients connect; at least one. Every listener serves every route.
     pub listeners: Placed<Vec<Placed<Listener>>>,
-    /// The operator's own listener.
+    /// The admin listener: health, metrics, running state, reload, and the event endpoints. It is
+    /// always on.
     pub admin: Option<Admin>,
-    /// Networks whose X-Forwarded-*, Forwarded and PROXY headers are believed. Default: none.
+    /// Networks of the proxies in front of the gateway, such as `10.0.0.0/8`. Only from these does
+    /// the gateway believe `X-Forwarded-*`, `Forwarded` and PROXY protocol headers. Default: none.
     #[serde(default)]
     pub trusted_proxies: Vec<Written<IpNet>>,
-    /// How large and how slow requests and connections may be.
+    /// How large and how slow requests and connections may be. A route may override some of these.
     pub limits: Option<Limits>,
-    /// Who signs JWTs.
+    /// Issuers of JWTs by name. `routes[].auth.jwt.issuers` refers to these names.
     pub issuers: Option<Entries<Name, Placed<auth::Issuer>>>,
-    /// Files of API keys.
+    /// Sets of API keys by name, each in a file. `routes[].auth.api_key.sets` refers to these
+    /// names.
     pub api_keys: Option<Entries<Name, auth::ApiKeys>>,
-    /// Named token buckets.
+    /// Rate limits by name. `routes[].rate_limit` refers to these names.
     pub rate_limits: Option<Entries<Name, Placed<traffic::RateLimit>>>,
-    /// Named groups of endpoints that requests are sent to.
+    /// Upstreams by name: groups of endpoints to which routes send requests.
     pub upstreams: Option<Entries<Name, Placed<Upstream>>>,
-    /// Which requests go where. The order of match is priority, host, path, number of predicates,
-    /// then the order here.
+    /// Which requests are handled in which way. Routes are compared in this order: `priority`,
+    /// host, path, number of predicates, position in this list. A request without a route gets 404
+    /// `route-none`.
     pub routes: Option<Vec<Placed<Route>>>,
-    /// A listener of its own for the event endpoints. Default: they are on the admin listener.
+    /// A second listener that offers only the endpoints for publishing and consuming events.
+    /// Default: none; the admin listener always offers them.
     pub events_api: Option<Placed<events::EventsApi>>,
-    /// The store of the event queue.
-    pub queue: Option<Placed<events::Queue>>,
-    /// Named logs of events.
-    pub topics: Option<Entries<LogName, Placed<events::Topic>>>,
-    /// Who reads topics.
+    /// The store of the event queue. It is opened only if there are `topics` or a route has
+    /// `idempotency`.
+    pub queue: Option<Placed<queue::Queue>>,
+    /// Topics by name: durable logs of events. A name has up to 100 lower-case letters, digits,
+    /// `.`, `_` and `-`.
+    pub topics: Option<Entries<LogName, Placed<queue::Topic>>>,
+    /// Subscriptions: each delivers the events of one topic.
     pub subscriptions: Option<Vec<Placed<events::Subscription>>>,
     /// Logs, metrics and traces.
     pub telemetry: Option<Telemetry>,
 }
 
-/// One place where clients connect.
+/// An address on which clients connect.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Its identity in logs, metrics and across reloads; unique.
+    /// The listener's name in logs, metrics and across reloads; unique.
     pub name: Written<Name>,
-    /// `host:port` (port 0 picks a free one) or `unix:/path`.
+    /// `host:port` (port 0 picks a free port), `unix:/path`, or `env:NAME` or `file:PATH` where one
+    /// of these is written.
     pub address: Written<Reference<BindAddress>>,
-    /// What is spoken. Default: `[h1, h2c]` in plain text, `[h1, h2]` with TLS.
+    /// The protocols that clients may use: `h1`, `h2` (HTTP/2 over TLS) or `h2c` (HTTP/2 in plain
+    /// text). Default: `[h1, h2c]` without `tls`, `[h1, h2]` with it.
     pub protocols: Option<Vec<Written<ListenerProtocol>>>,
-    /// Whether a PROXY protocol header (v1 or v2) is read; only from `trusted_proxies`.
-    /// Default: off.
+    /// Whether connections begin with a PROXY protocol header (v1 or v2): `off`, `accept` (the
+    /// header is optional) or `require`. Only headers from `trusted_proxies` are accepted. Default:
+    /// off.
     pub proxy_protocol: Option<Written<ProxyProtocol>>,
-    /// TLS. Default: plain text.
+    /// TLS for this listener. Default: none, plain text.
     pub tls: Option<Placed<ListenerTls>>,
-    /// Open connections over all workers. Default: 20000.
+    /// Open connections of this listener over all workers; at least 1. At the limit a new
+    /// connection replaces an idle one; if none is idle, the new one is closed. Default: 20000.
     pub max_connections: Option<Written<usize>>,
-    /// Open connections of one address (IPv6: its /64); 0 is no limit. Default: 0.
+    /// Open connections from one client address (for IPv6: from its /64 network). Further ones are
+    /// closed. 0 is no limit. Default: 0.
     pub max_connections_per_ip: Option<Written<usize>>,
-    /// HTTP/2 streams of one connection. Default: 100.
+    /// Concurrent HTTP/2 streams on one connection, from 1 to 100000. Default: 100.
     pub max_streams: Option<Written<u32>>,
 }
 
 words! {
-    /// What a listener speaks.
+    /// A protocol that a listener speaks.
     ListenerProtocol { "h1" = H1, "h2" = H2, "h2c" = H2c }
-    /// Whether clients show certificates.
+    /// Whether clients present a certificate.
     ClientAuthMode { "off" = Off, "request" = Request, "require" = Require }
-    /// The oldest TLS version spoken.
+    /// The lowest TLS version that is accepted.
     TlsVersion { "1.2" = Tls12, "1.3" = Tls13 }
-    /// How access log lines look.
+    /// The format of access log lines.
     AccessLogFormat { "json" = Json }
-    /// Which fields tell of traces.
+    /// Which headers carry the trace context.
     Propagation { "w3c" = W3c }
-    /// The least severe lines that are logged.
+    /// The lowest severity that is logged.
     LogLevel { "error" = Error, "warn" = Warn, "info" = Info, "debug" = Debug, "trace" = Trace }
 }
 
@@ -128,45 +142,52 @@ impl Words for ProxyProtocol {
         &[("off", Self::Off), ("accept", Self::Accept), ("require", Self::Require)];
 }
 
-/// TLS of a listener. The files are watched and read again when they change.
+/// TLS of a listener. The gateway watches the files and reads them again when they change.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerTls {
-    /// Certificates with their keys; SNI picks by the names inside, the first serves the rest.
+    /// Certificates with their keys; at least one. SNI selects the certificate by the names in it;
+    /// the first one serves all other names.
     pub certificates: Placed<Vec<Certificate>>,
-    /// Whether clients show certificates. Default: off.
+    /// Whether clients present a certificate, which routes can then check by `auth.mtls`. Default:
+    /// off.
     pub client_auth: Option<Placed<ClientAuth>>,
-    /// The oldest version spoken. Default: "1.2".
+    /// The lowest TLS version that is accepted: `"1.2"` or `"1.3"`. Default: "1.2".
     pub min_version: Option<Written<TlsVersion>>,
 }
 
-/// A certificate chain and its key, PEM.
+/// A certificate chain and its private key, as PEM files. Relative paths start at the folder of
+/// this file.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
-    /// The chain, leaf first.
+    /// File of the certificate chain, leaf first.
     pub cert: Written<Text>,
-    /// The private key: PKCS#8, PKCS#1 or SEC1.
+    /// File of the private key: PKCS#8, PKCS#1 or SEC1.
     pub key: Written<Text>,
 }
 
-/// Whether clients show certificates.
+/// Whether clients present a certificate.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientAuth {
-    /// `off`, `request` (checked when shown) or `require`.
+    /// `off`: clients are not asked. `request`: a certificate is optional, but checked if the
+    /// client presents one. `require`: connections without a valid certificate are refused.
     pub mode: Written<ClientAuthMode>,
-    /// The authorities that sign them, PEM; required unless the mode is off.
+    /// PEM file of the certificate authorities that sign client certificates. Required unless
+    /// `mode` is `off`.
     pub ca: Option<Written<Text>>,
 }
 
-/// The operator's listener: health, metrics, configuration, reload.
+/// The admin listener: health, metrics, running state, reload, and the event endpoints.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// `host:port`. Default: 127.0.0.1:9901.
+    /// `host:port` of the admin listener, or `env:NAME` or `file:PATH`. A change needs a restart.
+    /// Default: 127.0.0.1:9901.
     pub address: Option<Written<Reference<AdminAddress>>>,
-    /// The bearer token asked for; required when the address is not loopback.
+    /// The bearer token that clients must send, as `env:NAME` or `file:PATH`. Required unless the
+    /// address is a loopback address. Default: none, every client is let in.
     pub token: Option<Written<SecretReference>>,
     /// Whether routes may have `fault`. Default: false.
     pub allow_faults: Option<Written<bool>>,
@@ -176,27 +197,35 @@ pub struct Admin {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// The request head; 431 above. Default: 32KiB.
+    /// The size of a request head, from 8KiB to 1MiB. Larger ones get 431. Default: 32KiB.
     pub header_bytes: Option<Written<ByteSize>>,
-    /// The request body; 413 above. Default: 10MiB.
+    /// The size of a request body. Larger ones get 413. Default: 10MiB.
     pub body_bytes: Option<Written<ByteSize>>,
-    /// The request body on routes that need all of it first; 413 above. Default: 1MiB.
+    /// The size of a request body on routes that need the whole body before they send it (for an
+    /// event, an idempotency key, `enqueue`, `spill` or a `json:` selector); at most 1GiB. Larger
+    /// ones get 413. Default: 1MiB.
     pub buffer_bytes: Option<Written<ByteSize>>,
-    /// For the PROXY header and the TLS handshake. Default: 10s.
+    /// How long a new connection may take for its PROXY header and TLS handshake. Default: 10s.
     pub handshake_timeout: Option<Written<Duration>>,
-    /// From the first byte of a head to its end; 408. Default: 10s.
+    /// How long a request head may take, from its first byte to its last. A slower one gets 408.
+    /// Default: 10s.
     pub header_timeout: Option<Written<Duration>>,
-    /// How long a write to a client or an upstream may stay pending. Default: 60s.
+    /// How long a write to a client or an upstream may make no progress before the connection or
+    /// stream is closed. Default: 60s.
     pub send_idle_timeout: Option<Written<Duration>>,
-    /// How long a client may send nothing of its body; 408. Default: 30s.
+    /// How long a client may send nothing of its request body while the gateway waits for it. Then
+    /// the request gets 408. Default: 30s.
     pub body_idle_timeout: Option<Written<Duration>>,
-    /// Bytes per second of a body after the first 5 s; 0 is off; 408. Default: 240.
+    /// The lowest rate of a request body in bytes per second, once the gateway has waited 5 s for
+    /// it. A slower one gets 408. 0 is no limit. Default: 240.
     pub body_min_rate: Option<Written<u64>>,
-    /// Until the first byte of the next request. Default: 75s.
+    /// How long a client connection may stay idle before the first byte of its next request.
+    /// Default: 75s.
     pub keepalive_timeout: Option<Written<Duration>>,
-    /// After so many requests a connection is closed in an orderly way. Default: 10000.
+    /// The number of requests after which a client connection is closed gracefully, varied by 10 %;
+    /// at least 1. Default: 10000.
     pub requests_per_connection: Option<Written<u64>>,
-    /// After so long a connection is closed in an orderly way. Default: 1h.
+    /// The age at which a client connection is closed gracefully, varied by 10 %. Default: 1h.
     pub connection_max_age: Option<Written<Duration>>,
 }
 
@@ -204,55 +233,59 @@ pub struct Limits {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
-    /// One line for each request.
+    /// The access log: one line for each request. Default: JSON on standard output.
     pub access_log: Option<AccessLog>,
-    /// The least severe lines of the process's own log. Default: info.
+    /// The lowest severity in the gateway's own log: `error`, `warn`, `info`, `debug` or `trace`.
+    /// Default: info.
     pub log_level: Option<Written<LogLevel>>,
-    /// Metrics.
+    /// Metrics, which the admin listener serves at `/metrics`.
     pub metrics: Option<Metrics>,
-    /// Traces by OTLP. Default: off.
+    /// Export of traces by OTLP. Default: off.
     pub tracing: Option<Tracing>,
 }
 
-/// One line for each request.
+/// The access log: one line for each request.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessLog {
     /// `stdout`, `off`, or a file. Default: stdout.
     pub path: Option<Written<Text>>,
-    /// How lines look. Default: json.
+    /// The format of the lines: `json`. Default: json.
     pub format: Option<Written<AccessLogFormat>>,
-    /// The share of requests that is written; those that fail by the gateway's or a service's doing are
-    /// beside it, up to 100 a second for each worker. Default: 100%.
+    /// The share of requests that is logged. Requests that the gateway or a service failed are
+    /// logged as well, up to 100 per second and worker. Default: 100%.
     pub sample: Option<Written<Percent>>,
-    /// Whether the query is written too. Default: false.
+    /// Whether lines contain the query of the request. Default: false.
     pub query: Option<Written<bool>>,
 }
 
-/// Metrics.
+/// Metrics, which the admin listener serves at `/metrics`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Whether routes get labels of their own. Default: true.
+    /// Whether each route has a label value of its own. If not, the `route` label is `all`.
+    /// Default: true.
     pub route_labels: Option<Written<bool>>,
 }
 
-/// Traces by OTLP. With it every request carries W3C `traceparent`; a request that has none or an
-/// invalid one begins a trace. Without it what clients send of them passes through untouched.
+/// Export of traces by OTLP. With it the gateway passes W3C `traceparent` on with every request; a
+/// request without a valid one starts a new trace. Without this block, the trace headers of clients
+/// pass through unchanged.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tracing {
-    /// The URL of the collector. With a path it is OTLP over HTTP, to exactly that path
-    /// (`http://127.0.0.1:4318/v1/traces`). Without one it is gRPC (`http://127.0.0.1:4317`), but on
-    /// port 4318, where collectors listen for HTTP, it is HTTP to `/v1/traces`. `https` is TLS, port
-    /// 443 unless it says another. Fields to send with each export, credentials for example, are
-    /// taken from the environment: `OTEL_EXPORTER_OTLP_HEADERS`.
+    /// The URL of the collector, or `env:NAME` or `file:PATH`. With a path: OTLP over HTTP to
+    /// exactly that path (`http://127.0.0.1:4318/v1/traces`). Without a path: gRPC
+    /// (`http://127.0.0.1:4317`), except on port 4318, where it is HTTP to `/v1/traces`. `https`
+    /// uses TLS, by default on port 443; `http` needs a port. The environment variable
+    /// `OTEL_EXPORTER_OTLP_HEADERS` adds headers to each export, for example credentials.
     pub otlp: Written<Reference<Collector>>,
-    /// The share of the traces that begin here of which spans are made; requests that bring a trace
-    /// are sampled as its flag says. Decided by the trace ID, so all who use the same share choose
-    /// the same traces. Default: 1%.
+    /// The share of the traces started here that is sampled. Requests that bring a trace are
+    /// sampled as its flag says. The trace ID decides, so all who use the same share sample the
+    /// same traces. Default: 1%.
     pub sample: Option<Written<Percent>>,
-    /// Which fields tell of traces. Default: `[w3c]`.
+    /// Which headers carry the trace context: `w3c` is `traceparent` and `tracestate`. Default:
+    /// `[w3c]`.
     pub propagate: Option<Placed<Vec<Written<Propagation>>>>,
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use super::{Found, Resolver, upstreams::Upstreams};
 use crate::{
     config::{
-        file::{File, events},
+        file::{File, queue},
         problem::Severity,
         value::{ByteSize, Fault, LogName, Name, Percent, Text, Value as _},
         written::{Entries, Place, Placed, Written},
@@ -36,7 +36,7 @@ impl Resolver<'_> {
             let fault = Fault::new("there are no `topics`: no store is opened");
             self.warn(queue.place, fault.help("`topics: { orders: {} }` is one"));
         }
-        let none = events::Queue::default();
+        let none = queue::Queue::default();
         let mut settings = self.queue(queue.map_or(&none, |queue| &queue.value));
         settings.topics = self.topics(topics, settings.durability);
         self.check_buffer(queue, topics, &settings);
@@ -44,7 +44,7 @@ impl Resolver<'_> {
         (topics.is_some() || has_keys).then_some(settings)
     }
 
-    fn queue(&mut self, written: &events::Queue) -> Settings {
+    fn queue(&mut self, written: &queue::Queue) -> Settings {
         let own = Settings::new(self.base.join("data"));
         let dir = written.dir.as_ref();
         if let Some(dir) = dir.filter(|dir| dir.text.is_empty()) {
@@ -85,9 +85,9 @@ impl Resolver<'_> {
                 |_| "from 1ms to 10s".to_owned(),
             ),
             disk: self.disk(written.disk.as_ref()),
-            recovery: match self.or(written.recovery.as_ref(), events::Recovery::Strict) {
-                events::Recovery::Strict => Recovery::Strict,
-                events::Recovery::Quarantine => Recovery::Quarantine,
+            recovery: match self.or(written.recovery.as_ref(), queue::Recovery::Strict) {
+                queue::Recovery::Strict => Recovery::Strict,
+                queue::Recovery::Quarantine => Recovery::Quarantine,
             },
             ..own
         }
@@ -102,7 +102,7 @@ impl Resolver<'_> {
             .map(|name| name.0)
     }
 
-    fn ingress(&mut self, written: Option<&events::Ingress>) -> Ingress {
+    fn ingress(&mut self, written: Option<&queue::Ingress>) -> Ingress {
         let own = Ingress::default();
         let Some(written) = written else { return own };
         let entries = written.max_entries.as_ref();
@@ -119,7 +119,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn disk(&mut self, written: Option<&events::Disk>) -> Disk {
+    fn disk(&mut self, written: Option<&queue::Disk>) -> Disk {
         let own = Disk::default();
         let Some(written) = written else { return own };
         let low_water = self.or(written.low_water.as_ref(), Percent(own.low_water)).0;
@@ -141,15 +141,15 @@ impl Resolver<'_> {
 
     fn durability(
         &mut self,
-        written: Option<&Written<events::Durability>>,
+        written: Option<&Written<queue::Durability>>,
         default: Durability,
     ) -> Durability {
         let Some(written) = written else { return default };
         match self.value(written) {
             None => default,
-            Some(events::Durability::Durable) => Durability::Durable,
-            Some(events::Durability::Os) => Durability::Os,
-            Some(events::Durability::Memory) => {
+            Some(queue::Durability::Durable) => Durability::Durable,
+            Some(queue::Durability::Os) => Durability::Os,
+            Some(queue::Durability::Memory) => {
                 let fault = Fault::new("events that were acknowledged end with the process");
                 self.warn(written.place, fault.help("`durable` and `os` keep them"));
                 Durability::Memory
@@ -159,7 +159,7 @@ impl Resolver<'_> {
 
     fn topics(
         &mut self,
-        written: Option<&Entries<LogName, Placed<events::Topic>>>,
+        written: Option<&Entries<LogName, Placed<queue::Topic>>>,
         durability: Durability,
     ) -> Vec<Topic> {
         let mut topics = Vec::new();
@@ -196,7 +196,7 @@ impl Resolver<'_> {
         topics
     }
 
-    fn topic(&mut self, name: &str, written: &events::Topic, durability: Durability) -> Topic {
+    fn topic(&mut self, name: &str, written: &queue::Topic, durability: Durability) -> Topic {
         let own = Topic::new(name);
         if let Some(backend) = &written.backend {
             self.value(backend);
@@ -219,9 +219,9 @@ impl Resolver<'_> {
         let oldest = oldest.map(|age| {
             self.in_range(Some(age), HOUR, SECOND..=Duration::MAX, |_| "at least 1s".to_owned())
         });
-        let on_full = match self.or(written.on_full.as_ref(), events::OnFull::Reject) {
-            events::OnFull::Reject => OnFull::Reject,
-            events::OnFull::DropOldest => OnFull::DropOldest,
+        let on_full = match self.or(written.on_full.as_ref(), queue::OnFull::Reject) {
+            queue::OnFull::Reject => OnFull::Reject,
+            queue::OnFull::DropOldest => OnFull::DropOldest,
         };
         let partitions = written.partitions.as_ref();
         Topic {
@@ -250,7 +250,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn retention(&mut self, written: Option<&events::Retention>, own: &Topic) -> (Duration, u64) {
+    fn retention(&mut self, written: Option<&queue::Retention>, own: &Topic) -> (Duration, u64) {
         let Some(written) = written else { return (own.max_age, own.max_bytes) };
         let range = SECOND..=Duration::MAX;
         let max_age = self
@@ -271,7 +271,7 @@ impl Resolver<'_> {
         (max_age, max_bytes.0)
     }
 
-    fn dedup(&mut self, written: Option<&events::Dedup>, max_age: Duration) -> Dedup {
+    fn dedup(&mut self, written: Option<&queue::Dedup>, max_age: Duration) -> Dedup {
         let own = Dedup::default();
         let Some(written) = written else { return own };
         let week = Duration::from_hours(7 * 24);
@@ -293,8 +293,8 @@ impl Resolver<'_> {
     /// An event that the buffer cannot hold would never get in.
     fn check_buffer(
         &mut self,
-        queue: Option<&Placed<events::Queue>>,
-        topics: Option<&Entries<LogName, Placed<events::Topic>>>,
+        queue: Option<&Placed<queue::Queue>>,
+        topics: Option<&Entries<LogName, Placed<queue::Topic>>>,
         settings: &Settings,
     ) {
         let written = queue.and_then(|queue| queue.value.publish_buffer.as_ref());
