@@ -10,20 +10,23 @@ use super::block;
 use crate::config::{value::words, written::Written};
 
 words! {
-    /// What is done about a key whose outcome is unknown.
+    /// What happens to a key whose request may have been done.
     OnUncertain { "hold" = Hold, "resend" = Resend }
 }
 
 block! {
-    /// Requests with a key are done once.
+    /// Unsafe requests with an idempotency key are done at most once; a repeated request gets the
+    /// first answer.
     Idempotency {
-        /// Default: idempotency-key.
+        /// The request header that carries the key. Default: idempotency-key.
         header: Option<Written<HeaderName>>,
-        /// Default: false.
+        /// Whether unsafe requests without a key are refused with 400. Default: false.
         required: Option<Written<bool>>,
-        /// Default: 24h.
+        /// How long a key is remembered, from 1s to 30d. Default: 24h.
         ttl: Option<Written<Duration>>,
-        /// Default: hold.
+        /// What happens when the upstream may have done a request and nobody knows. `hold`: repeats
+        /// get 409 until the outcome is known or `ttl` ends. `resend`: the request is sent again
+        /// with the same key; the upstream must honour it. Default: hold.
         on_uncertain: Option<Written<OnUncertain>>,
     }
 }

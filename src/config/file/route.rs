@@ -17,137 +17,159 @@ use crate::{
     routing::route::Host,
 };
 
-/// Which requests, what happens to them, and the policies on the way.
+/// A route: which requests it takes, what happens to them, and the policies that apply.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// Its identity in logs, metrics and across reloads; unique.
+    /// The route's name in logs, metrics and across reloads; unique.
     pub name: Written<Name>,
-    /// Which requests; all of it must hold. Default: every request.
+    /// Which requests the route takes: those that meet every condition. Default: every request.
     #[serde(rename = "match")]
     pub matches: Option<Match>,
-    /// Higher is tried first, before host and path. Default: 0.
+    /// Routes with a higher priority are tried first, before host and path are compared. May be
+    /// negative. Default: 0.
     pub priority: Option<Written<i32>>,
 
-    /// What happens: sent to this upstream.
+    /// Action: sends requests to this upstream. A route has exactly one action: `upstream`,
+    /// `split`, `respond`, `redirect` or `enqueue`.
     pub upstream: Option<Written<Name>>,
-    /// What happens: sent to one of these, by weight.
+    /// Action: sends each request to one of these upstreams, chosen by weight.
     pub split: Option<Placed<Vec<Share>>>,
-    /// What happens: answered with this.
+    /// Action: the gateway answers by itself with this response.
     pub respond: Option<Placed<Respond>>,
-    /// What happens: redirected.
+    /// Action: the gateway answers with a redirect.
     pub redirect: Option<Placed<Redirect>>,
-    /// What happens: stored, answered with 202 at once, and delivered by a subscription.
+    /// Action: stores each request in a topic and answers 202 at once. A subscription with
+    /// `push.upstream` sends it later.
     pub enqueue: Option<Placed<events::Enqueue>>,
 
-    /// Who may come, by credential.
+    /// Credentials that a request needs. A request without a valid one gets 401 or 403. Default:
+    /// none, every client is let in.
     pub auth: Option<Placed<auth::Auth>>,
-    /// Claims passed on as headers; copies that clients send are removed.
+    /// Headers that pass claims to the upstream, as `header: claim`. The gateway removes these
+    /// headers from every request of every client, on all routes. Needs `auth`. Default: none.
     pub claim_headers: Option<Entries<HeaderName, Written<Text>>>,
-    /// Names of `rate_limits`; all of them must pass.
+    /// Names under `rate_limits`, one or a list of at most 8. A request must pass all of them;
+    /// otherwise it gets 429. Default: none.
     pub rate_limit: Option<OneOrMany<Written<Name>>>,
-    /// Which other origins browsers may call it from.
+    /// Which other origins browsers may call this route from. Default: no CORS headers.
     pub cors: Option<Placed<Cors>>,
-    /// Only these networks. Default: everybody.
+    /// Networks whose clients are let in. Clients from other networks get 403. Default: every
+    /// network.
     #[serde(default)]
     pub allow_ips: Vec<Written<IpNet>>,
-    /// Not these networks, whatever `allow_ips` says.
+    /// Networks whose clients get 403, even if `allow_ips` lists them. Default: none.
     #[serde(default)]
     pub deny_ips: Vec<Written<IpNet>>,
-    /// Changes to the fields sent upstream.
+    /// Changes to the headers sent upstream. Default: none.
     pub request_headers: Option<Placed<HeaderChanges>>,
-    /// Changes to the fields passed back, and to those of `respond` and `redirect`.
+    /// Changes to the headers of the response, also of `respond` and `redirect`. Default: none.
     pub response_headers: Option<HeaderChanges>,
-    /// The target sent upstream, instead of the client's.
+    /// Replaces the target that is sent upstream. Default: the client's own target, normalised.
     pub rewrite: Option<Rewrite>,
-    /// `Host` goes upstream as the client sent it. Default: false.
+    /// Whether the upstream gets the `Host` that the client sent. If not, it gets the endpoint's
+    /// own address. Default: false.
     pub preserve_host: Option<Written<bool>>,
-    /// Runs of `/` are sent upstream as one. Default: true.
+    /// Whether a run of `/` in the path is sent upstream as a single `/`. Routes are always matched
+    /// against the merged path. Default: true.
     pub merge_slashes: Option<Written<bool>>,
-    /// What is done about `%2F` and `%5C` in the path. Default: reject.
+    /// What happens to requests with `%2F` or `%5C` in the path: `reject` answers 400, `pass` lets
+    /// them through as they are. Default: reject.
     pub encoded_separators: Option<Written<EncodedSeparators>>,
-    /// From the end of the request body to the response head, all attempts. Default: 30s.
+    /// How long all attempts together may take, from the end of the request body to the response
+    /// head. Then the request gets 504. Default: 30s.
     pub timeout: Option<Written<Duration>>,
-    /// Limits of its own, instead of those for all.
+    /// Limits of this route, which override those under `limits`.
     pub limits: Option<RouteLimits>,
-    /// Further attempts after a failure.
+    /// Retries after a failed attempt. Default: one retry, and only if nothing of the request was
+    /// sent.
     pub retry: Option<Placed<retry::Retry>>,
-    /// Requests with a key are done once.
+    /// Unsafe requests with an idempotency key are done at most once. Default: off.
     pub idempotency: Option<idempotency::Idempotency>,
-    /// Requests under way, over all workers. Default: 1024.
+    /// Requests in flight on this route over all workers; at least 1. Further ones get 503.
+    /// Upgraded connections do not count. Default: 1024.
     pub max_in_flight: Option<Written<usize>>,
-    /// A share of requests is copied to another upstream.
+    /// Sends copies of a share of the requests to another upstream and discards the answers.
+    /// Default: off.
     pub mirror: Option<Placed<traffic::Mirror>>,
-    /// Failures made on purpose; needs `admin.allow_faults`.
+    /// Delays or fails a share of the requests on purpose. Needs `admin.allow_faults`. Default:
+    /// off.
     pub fault: Option<Placed<traffic::Fault>>,
-    /// What could not be sent is stored, answered with 202, and delivered by a subscription.
+    /// Stores an unsafe request that could not be sent, and answers 202 instead of an error. A
+    /// subscription with `push.upstream` sends it later. Default: off.
     pub spill: Option<Placed<events::Spill>>,
-    /// Events published for its requests.
+    /// Publishes an event for each request; one map or a list of at most 16. Default: none.
     pub publish: Option<OneOrMany<events::Publish>>,
 }
 
-/// Which requests; all of it must hold.
+/// Which requests a route takes: those that meet every condition.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
-    /// Exact, or `*.example.com`; one or a list. Default: every host.
+    /// Hosts, one or a list: exact, or `*.example.com` for all names below `example.com`. Without a
+    /// port. Default: every host.
     pub host: Option<OneOrMany<Written<Host>>>,
-    /// `/orders`, `/orders/{id}`, or `/orders/{*rest}` for all below `/orders/`.
-    /// Default: every path.
+    /// The path: exact (`/orders`), with placeholders for one segment (`/orders/{id}`), or with
+    /// `{*rest}` at the end for everything below (`/orders/{*rest}`, which does not match
+    /// `/orders`). Default: every path.
     pub path: Option<Written<Text>>,
-    /// An expression for the whole path, instead of `path`.
+    /// A regular expression for the whole path, instead of `path`.
     pub path_regex: Option<Written<Regex>>,
-    /// One or a list. Default: every method.
+    /// Methods, one or a list. If only the method of a request does not match, it gets 405.
+    /// Default: every method.
     pub methods: Option<OneOrMany<Written<Method>>>,
-    /// Fields: an exact value, `{ regex: .. }` or `{ present: true }`.
+    /// Headers by name: an exact value, `{ regex: .. }` or `{ present: true }`. Default: none.
     #[serde(default)]
     pub headers: Entries<HeaderName, HeaderMatch>,
-    /// Query parameters and their exact values.
+    /// Query parameters by name, and their exact values. Default: none.
     #[serde(default)]
     pub query: Entries<Text, Written<Text>>,
-    /// Claims and their exact values, after auth.
+    /// Claims by name, and their exact values; a list matches if it contains the value. They are
+    /// checked after `auth`, which the route needs. Default: none.
     pub claims: Option<Entries<Text, Written<Text>>>,
 }
 
-/// What a field must look like.
+/// What the value of a header must be.
 pub enum HeaderMatch {
-    /// This value.
+    /// Exactly this value.
     Exact(Written<HeaderValue>),
-    /// A match anywhere in the value.
+    /// A value in which this expression matches somewhere.
     Regex(Written<Regex>),
-    /// Present, or absent.
+    /// Any value, or no such header.
     Present(Written<bool>),
 }
 
-/// What a field must look like: one of these.
+/// What a header must be: one of these.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct HeaderMatchMap {
-    /// A match anywhere in the value; anchor it in the expression.
+    /// A regular expression that must match somewhere in the value. Use `^` and `$` to match all of
+    /// it.
     regex: Option<Written<Regex>>,
-    /// Whether it is there at all.
+    /// `true`: the request must have the header. `false`: it must not.
     present: Option<Written<bool>>,
 }
 
-/// An upstream and its share.
+/// One upstream of a `split`, and its weight.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
-    /// The upstream.
+    /// A name under `upstreams`.
     pub upstream: Written<Name>,
-    /// Its weight beside the others; 0 is none.
+    /// Its share relative to the other weights, from 0 to 1000000. 0 gets no requests; at least one
+    /// weight must be more.
     pub weight: Written<u32>,
 }
 
-/// An answer.
+/// A response of the gateway's own.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Respond {
-    /// Default: 200.
+    /// The status, from 200 to 599. Default: 200.
     pub status: Option<Written<StatusCode>>,
-    /// Its fields. Default: `content-type: text/plain` when there is a body.
+    /// Headers of the response. Default: `content-type: text/plain` if there is a body.
     pub headers: Option<Entries<HeaderName, Written<HeaderValue>>>,
-    /// Its body. Default: empty.
+    /// The body, as text. Default: empty.
     pub body: Option<Written<Text>>,
 }
 
@@ -155,65 +177,71 @@ pub struct Respond {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
-    /// Where to; with `{path}`, `{query}` and the names of the path template.
+    /// Where the client is sent. `{path}`, `{query}` and the placeholders of `match.path` are
+    /// replaced.
     pub location: Written<Text>,
-    /// 301, 302, 303, 307 or 308. Default: 308.
+    /// The status: 301, 302, 303, 307 or 308. Default: 308.
     pub status: Option<Written<StatusCode>>,
 }
 
-/// Which other origins browsers may call it from.
+/// Which other origins browsers may call a route from.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cors {
-    /// Exact origins, or `*` alone for any.
+    /// Origins such as `https://shop.example.com`, one or a list, or `*` alone for every origin.
     pub origins: OneOrMany<Written<Origin>>,
-    /// Default: those of `match.methods`, else GET, HEAD and POST.
+    /// Methods that a browser may use, one or a list. Default: those of `match.methods`, else GET,
+    /// HEAD and POST.
     pub methods: Option<OneOrMany<Written<Method>>>,
-    /// Fields a browser may set. Default: none.
+    /// Request headers that a browser may set, one or a list. Default: none.
     pub headers: Option<OneOrMany<Written<HeaderName>>>,
-    /// How long a browser may remember the answer. Default: 10m.
+    /// How long a browser may cache the answer to a preflight request. Default: 10m.
     pub max_age: Option<Written<Duration>>,
 }
 
-/// Removed first, then set, then added.
+/// Changes to headers: first `remove`, then `set`, then `add`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderChanges {
-    /// Fields that replace those of the same name.
+    /// Headers that replace all others of the same name.
     #[serde(default)]
     pub set: Entries<HeaderName, Written<HeaderValue>>,
-    /// Fields that come beside those of the same name.
+    /// Headers that are added to those of the same name.
     #[serde(default)]
     pub add: Entries<HeaderName, Written<HeaderValue>>,
-    /// Names of fields that go.
+    /// Names of headers to remove.
     #[serde(default)]
     pub remove: Vec<Written<HeaderName>>,
 }
 
-/// The target sent upstream.
+/// The target that is sent upstream.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rewrite {
-    /// With `{path}`, `{query}` and the names of the path template.
+    /// The new target; it starts with `/` or `{path}`. `{path}`, `{query}` and the placeholders of
+    /// `match.path` are replaced.
     pub path: Written<Text>,
 }
 
-/// Limits of one route.
+/// Limits of one route. What is absent is as under `limits`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteLimits {
-    /// The request body; 413 above.
+    /// The size of a request body. Larger ones get 413.
     pub body_bytes: Option<Written<ByteSize>>,
-    /// The request body where all of it is needed first; 413 above.
+    /// The size of a request body if the route needs the whole body before it sends it; at most
+    /// 1GiB. Larger ones get 413.
     pub buffer_bytes: Option<Written<ByteSize>>,
-    /// How long a client may send nothing of its body; 408.
+    /// How long a client may send nothing of its request body while the gateway waits for it. Then
+    /// the request gets 408.
     pub body_idle_timeout: Option<Written<Duration>>,
-    /// Bytes per second of a body after the first 5 s; 0 is off; 408.
+    /// The lowest rate of a request body in bytes per second, once the gateway has waited 5 s for
+    /// it. A slower one gets 408. 0 is no limit.
     pub body_min_rate: Option<Written<u64>>,
 }
 
 words! {
-    /// What is done about `%2F` and `%5C` in the path.
+    /// What happens to requests with `%2F` or `%5C` in the path.
     EncodedSeparators { "reject" = Reject, "pass" = Pass }
 }
 

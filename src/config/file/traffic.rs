@@ -21,63 +21,70 @@ impl Words for Mode {
 }
 
 block! {
-    /// A token bucket for each key.
+    /// A rate limit: a token bucket for each value of `key`.
     RateLimit {
-        /// Who is limited: a selector or a list. Without a value it is the client's address.
+        /// Who is limited: a selector such as `client_ip`, `header:NAME`, `path:NAME`, `claim:NAME`
+        /// or `principal`, or a list whose values are joined. A request without a value is limited
+        /// by its client address. `json:` and `response_..` selectors are not possible.
         key: Selector,
-        /// `100/s`
+        /// Requests per second, minute, hour or day: `100/s`, `6000/m`, `1000/h`, `10000/d`. At
+        /// most 1000000 per second.
         rate: Written<Rate>,
-        /// How many at once.
+        /// Requests that a full bucket admits at once; at least 1.
         burst: Written<u32>,
-        /// `shadow` only counts those it would deny. Default: enforce.
+        /// `enforce` answers 429 to requests over the limit; `shadow` only counts them. Default:
+        /// enforce.
         mode: Option<Written<Mode>>,
-        /// Keys that are remembered; those beyond share one bucket. Default: 1000000.
+        /// Keys that are tracked at a time, from 1 to 100000000. Further keys share one bucket.
+        /// Default: 1000000.
         max_keys: Option<Written<usize>>,
     }
-    /// A limit that follows latency.
+    /// A concurrency limit that follows the upstream's latency. A request over the limit waits up
+    /// to 100 ms and then gets 503.
     AdaptiveMap {
-        /// Before anything is known. Default: 20.
+        /// The limit before any latency is known, from `min` to `max`. Default: 20.
         initial: Option<Written<u32>>,
-        /// Never less. Default: 5.
+        /// The lowest limit, from 1 to `max`. Default: 5.
         min: Option<Written<u32>>,
-        /// Never more. Default: 1000.
+        /// The highest limit, from 1 to 1000000. Default: 1000.
         max: Option<Written<u32>>,
     }
-    /// Copies of requests. Those whose body is still on its way are not copied.
+    /// Copies of a share of the requests. Requests whose body is still arriving are not copied, and
+    /// a copy carries no credentials.
     Mirror {
-        /// Where they go.
+        /// The upstream that gets the copies: a name under `upstreams`.
         upstream: Written<Name>,
-        /// The share of requests.
+        /// The share of requests that is copied, such as `5%`.
         percent: Written<Percent>,
     }
-    /// Failures made on purpose.
+    /// Faults injected into a share of the requests, to test how clients handle them.
     Fault {
-        /// Slower.
+        /// Delays a share of the requests.
         delay: Option<FaultDelay>,
-        /// Failed.
+        /// Fails a share of the requests without sending them.
         abort: Option<FaultAbort>,
     }
-    /// Slower.
+    /// Delays a share of the requests.
     FaultDelay {
-        /// The share of requests.
+        /// The share of requests that is delayed.
         percent: Written<Percent>,
-        /// By how much.
+        /// How long each of them is delayed; at least 1ms.
         duration: Written<Duration>,
     }
-    /// Failed.
+    /// Fails a share of the requests without sending them.
     FaultAbort {
-        /// The share of requests.
+        /// The share of requests that fails.
         percent: Written<Percent>,
-        /// With which status, 400 to 599.
+        /// The status of the answer, from 400 to 599.
         status: Written<StatusCode>,
     }
 }
 
-/// `off`, or how the limit moves.
+/// `off`, or the bounds of the limit.
 pub enum Adaptive {
     /// `off`
     Off(Written<Text>),
-    /// On.
+    /// The bounds of the limit.
     On(AdaptiveMap),
 }
 
