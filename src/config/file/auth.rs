@@ -13,100 +13,110 @@ use crate::config::{
 };
 
 words! {
-    /// When an issuer's keys are fetched first.
+    /// When the keys of an issuer are needed.
     OnStart { "lazy" = Lazy, "require" = Require }
 }
 
 block! {
-    /// Who signs JWTs.
+    /// An issuer of JWTs: which tokens are valid.
     Issuer {
-        /// The exact `iss`.
+        /// The exact `iss` of its tokens.
         issuer: Written<Text>,
-        /// Any of these in `aud`.
+        /// Audiences; `aud` of a token must contain one of them.
         audience: Placed<Vec<Written<Text>>>,
-        /// The allowed algorithms. HS* never mixes with others.
+        /// Signature algorithms that are allowed, such as `RS256`. HS256, HS384 and HS512 cannot be
+        /// combined with others.
         algorithms: Placed<Vec<Written<Text>>>,
-        /// Where its keys are.
+        /// Where the keys come from: exactly one of `url`, `file`, `discover` and `secret`.
         jwks: Placed<Jwks>,
-        /// By how much clocks may differ. Default: 60s.
+        /// How far the clocks of issuer and gateway may differ when `exp` and `nbf` are checked; at
+        /// most 1h. Default: 60s.
         clock_skew: Option<Written<Duration>>,
-        /// Claims that must be there; `exp` always. Default: `[exp, sub]`.
+        /// Claims that a token must have, in addition to `exp`. Default: `[exp, sub]`.
         require: Option<Vec<Written<Text>>>,
-        /// Whether readiness waits for the first key set. Default: lazy.
+        /// For keys from the network. `lazy`: the gateway is ready before the first key set has
+        /// arrived. `require`: `/readyz` fails until then. Default: lazy.
         on_start: Option<Written<OnStart>>,
     }
-    /// Where keys are: one of these.
+    /// Where the keys of an issuer come from: exactly one of these.
     Jwks {
-        /// A key set, fetched and refreshed.
+        /// URL of a JWK set, which is fetched and refreshed in the background.
         url: Option<Written<HttpUrl>>,
-        /// A key set in a file, which is watched.
+        /// File with a JWK set. The gateway reads it again when it changes.
         file: Option<Written<Text>>,
-        /// `true`: where the OpenID configuration of `issuer` says, which must be a URL then.
+        /// `true`: the URL is taken from the OpenID configuration of `issuer`, which must be a URL.
         discover: Option<Written<bool>>,
-        /// One secret, for HS*.
+        /// A shared secret for HS256, HS384 or HS512, as `env:NAME` or `file:PATH`; at least 32
+        /// bytes are recommended.
         secret: Option<Written<SecretReference>>,
     }
-    /// A file of API keys.
+    /// A set of API keys.
     ApiKeys {
-        /// It lists `{ id, sha256, scopes, expires }`, and is watched.
+        /// YAML file with a list of `{ id, sha256, scopes, expires }`. The gateway reads it again
+        /// when it changes.
         file: Written<Text>,
-        /// The field that carries the key. Default: x-api-key.
+        /// The request header that carries the key. Default: x-api-key.
         header: Option<Written<HeaderName>>,
     }
-    /// One key of such a file.
+    /// One API key in the file of a set.
     ApiKeyEntry {
-        /// Whose it is; unique in the file.
+        /// Whose key it is; unique in the file.
         id: Written<Name>,
-        /// The SHA-256 digest of the key, in hexadecimal digits.
+        /// The SHA-256 digest of the key, 64 hexadecimal digits.
         sha256: Written<Text>,
-        /// What it may. Default: nothing that needs a scope.
+        /// Scopes of the key. Default: none.
         scopes: Option<Vec<Written<Text>>>,
-        /// From when on it is not valid any more: `2027-01-31`, `2027-01-31T12:00:00Z`.
+        /// When the key expires: `2027-01-31` or `2027-01-31T12:00:00Z`. Default: never.
         expires: Option<Written<Text>>,
     }
-    /// Who may come: one of these.
+    /// The credential that a client needs: exactly one of these.
     Auth {
         /// A JWT.
         jwt: Option<JwtAuth>,
         /// An API key.
         api_key: Option<ApiKeyAuth>,
-        /// A client certificate.
+        /// A client certificate. A listener must ask for it by `tls.client_auth`.
         mtls: Option<MtlsAuth>,
         /// Another service decides.
         forward: Option<ForwardAuth>,
-        /// Any of these.
+        /// Several of these; a client needs one of them.
         any_of: Option<Vec<Placed<Auth>>>,
     }
-    /// By a JWT.
+    /// A JWT is needed.
     JwtAuth {
-        /// Names under `issuers`.
+        /// Names under `issuers`; a token of any of them is accepted.
         issuers: Placed<Vec<Written<Name>>>,
-        /// All of these.
+        /// Scopes that the token must have, all of them. Default: none.
         scopes: Option<Vec<Written<Text>>>,
-        /// `header`, `cookie:NAME`, `query:NAME`. Default: `[header]`.
+        /// Where the token is looked for: `header` (`Authorization: Bearer`), `cookie:NAME`,
+        /// `query:NAME`. Default: `[header]`.
         from: Option<Vec<Written<Text>>>,
     }
-    /// By an API key.
+    /// An API key is needed.
     ApiKeyAuth {
-        /// Names under `api_keys`.
+        /// Names under `api_keys`; a key of any of them is accepted.
         sets: Placed<Vec<Written<Name>>>,
-        /// All of these.
+        /// Scopes that the key must have, all of them. Default: none.
         scopes: Option<Vec<Written<Text>>>,
     }
-    /// By a client certificate.
+    /// A client certificate is needed.
     MtlsAuth {
-        /// Patterns for its SPIFFE ID, SAN or subject: `*` stands for any characters.
+        /// Patterns for the SPIFFE ID, the subject alternative name or the subject of the
+        /// certificate; one must match. `*` matches any characters.
         allow: Placed<Vec<Written<Text>>>,
     }
-    /// By another service.
+    /// Another service decides about each request.
     ForwardAuth {
-        /// Who is asked, with a GET: 2xx lets the request through, any other status is its answer.
+        /// The URL of the service, which is asked with a GET. With 2xx the request is let through;
+        /// with any other status the client gets that status.
         url: Written<HttpUrl>,
-        /// How long it may take; without an answer the request is refused. Default: 2s.
+        /// How long the service may take. Without an answer the request gets 503. Default: 2s.
         timeout: Option<Written<Duration>>,
-        /// Fields of the request that it gets, beside X-Forwarded-*. Default: none.
+        /// Request headers that the service gets, in addition to `X-Forwarded-*` and
+        /// `X-Request-Id`. Default: none.
         request_headers: Option<Vec<Written<HeaderName>>>,
-        /// Fields of its answer that the upstream gets instead of the client's own. Default: none.
+        /// Headers of the service's answer that the upstream gets. The client's own headers of
+        /// these names are removed. Default: none.
         response_headers: Option<Vec<Written<HeaderName>>>,
     }
 }

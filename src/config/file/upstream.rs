@@ -16,49 +16,59 @@ use crate::{
     upstream::Protocol,
 };
 
-/// A group of endpoints.
+/// A group of endpoints that offer the same service.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Where its endpoints are; one or more. Names are resolved again and again.
+    /// Addresses of the endpoints; at least one. Host names and SRV records are resolved again as
+    /// their records expire.
     pub endpoints: Placed<Vec<Placed<Endpoint>>>,
-    /// What is spoken: `h1`, `h2`, or `auto` (h2 where ALPN chooses it). Default: h1.
+    /// The protocol spoken to the endpoints: `h1`, `h2`, or `auto` (HTTP/2 if the endpoint chooses
+    /// it by ALPN, which needs `tls`). Default: h1.
     pub protocol: Option<Written<Protocol>>,
-    /// TLS. Default: plain text.
+    /// TLS to the endpoints; `{}` is TLS with the system's certificate authorities. Default: none,
+    /// plain text.
     pub tls: Option<UpstreamTls>,
-    /// How an endpoint is chosen. Default: p2c_ewma.
+    /// How an endpoint is chosen for each attempt: `p2c_ewma` (of two endpoints the one with the
+    /// lower latency and load), `least_request`, `round_robin`, or `{ hash: SELECTOR }`. Default:
+    /// p2c_ewma.
     pub balance: Option<Balance>,
-    /// For TCP and TLS together. Default: 3s.
+    /// How long a new connection may take, TCP and TLS together. Default: 3s.
     pub connect_timeout: Option<Written<Duration>>,
-    /// Kept connections, per worker.
+    /// Idle connections that are kept for reuse, for each worker.
     pub pool: Option<Pool>,
-    /// Probes that tell which endpoints are well. Default: off.
+    /// Active health checks of the endpoints. Default: off.
     pub health_check: Option<Placed<health::HealthCheck>>,
-    /// Ejection of endpoints that fail live requests.
+    /// Ejects endpoints that fail requests. On by default; `max_ejected: 0%` turns it off.
     pub outlier: Option<Placed<health::Outlier>>,
-    /// How long a response body may stand still. Default: 60s.
+    /// How long a response body may make no progress. Default: 60s.
     pub response_idle_timeout: Option<Written<Duration>>,
-    /// A circuit breaker for each endpoint. Default: off.
+    /// A circuit breaker for each endpoint. Default: off; `{}` turns it on.
     pub breaker: Option<health::Breaker>,
-    /// With fewer healthy endpoints, health checks are ignored. Default: 50%.
+    /// With three or more endpoints: if the share of healthy ones is below this, the gateway
+    /// ignores health checks and uses all endpoints. Default: 50%.
     pub panic_threshold: Option<Written<Percent>>,
-    /// How long a recovered or added endpoint takes to its full share. Default: 30s.
+    /// How long the share of a recovered or added endpoint rises from 10 % to its full share. Has
+    /// no effect with `balance: { hash: .. }`. Default: 30s.
     pub slow_start: Option<Written<Duration>>,
-    /// How many retries its requests may cause.
+    /// Limits the retries to this upstream.
     pub retry_budget: Option<retry::RetryBudget>,
-    /// Requests under way, over all workers. Default: 1024.
+    /// Requests in flight to this upstream over all workers; at least 1. Further ones get 503.
+    /// Default: 1024.
     pub max_in_flight: Option<Written<usize>>,
-    /// A limit that follows latency. Default: off.
+    /// A concurrency limit that follows the upstream's latency: `off`, or a map (`{}` uses the
+    /// defaults). Default: off.
     pub adaptive_concurrency: Option<traffic::Adaptive>,
 }
 
 /// An endpoint: its address, or a map.
 pub struct Endpoint {
-    /// `host:port`, `srv:NAME`, `unix:/path`, or `env:NAME` for one of them.
+    /// `host:port`, `srv:NAME`, `unix:/path`, or `env:NAME` or `file:PATH` where one of these is
+    /// written.
     pub address: Written<Reference<SourceAddress>>,
-    /// Its share within its priority.
+    /// Its share among the endpoints of its priority.
     pub weight: Option<Written<u32>>,
-    /// 0 goes first.
+    /// Its priority; 0 is the first.
     pub priority: Option<Written<u32>>,
 }
 
@@ -66,16 +76,18 @@ pub struct Endpoint {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EndpointMap {
-    /// `host:port`, `srv:NAME`, `unix:/path`, or `env:NAME` for one of them.
+    /// `host:port`, `srv:NAME`, `unix:/path`, or `env:NAME` or `file:PATH` where one of these is
+    /// written.
     address: Written<Reference<SourceAddress>>,
-    /// Its share within its priority. Default: 1.
+    /// Its share among the endpoints of the same priority, from 1 to 1000000. Default: 1.
     weight: Option<Written<u32>>,
-    /// 0 goes first. Default: 0.
+    /// Endpoints with a lower number are preferred. The next priority gets requests only when less
+    /// than about 70 % of the one before is healthy. Default: 0.
     priority: Option<Written<u32>>,
 }
 
 words! {
-    /// The ways of choosing that need no parameter.
+    /// The policies that need no parameter.
     BalanceWord { "p2c_ewma" = P2cEwma, "least_request" = LeastRequest, "round_robin" = RoundRobin }
 }
 
@@ -88,39 +100,42 @@ impl Words for Protocol {
 pub enum Balance {
     /// One of the words.
     Word(Written<BalanceWord>),
-    /// By what the request carries.
+    /// By a hash of these selectors.
     Hash(OneOrMany<Written<Text>>),
 }
 
-/// The same value goes to the same endpoint.
+/// Requests with the same value go to the same endpoint.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct BalanceMap {
-    /// A selector or a list of them, such as `header:x-user`.
+    /// A selector such as `header:x-user`, or a list of them, whose values are joined. A request
+    /// without a value is sent as with `least_request`.
     hash: OneOrMany<Written<Text>>,
 }
 
-/// TLS toward the endpoints.
+/// TLS to the endpoints.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamTls {
-    /// Sent as SNI and checked against the certificate. Default: the endpoint's own name.
+    /// The name that is sent as SNI and checked against the certificate. Default: the endpoint's
+    /// own host name.
     pub server_name: Option<Written<ServerName<'static>>>,
-    /// Authorities, PEM. Default: the system's.
+    /// PEM file of the certificate authorities that are trusted. Default: the system's.
     pub ca: Option<Written<Text>>,
-    /// Our own certificate, PEM; with `client_key`.
+    /// PEM file of the gateway's own certificate, for upstreams that ask for one. Needs
+    /// `client_key`. Default: none.
     pub client_cert: Option<Written<Text>>,
-    /// Its private key, PEM; with `client_cert`.
+    /// PEM file of the private key of `client_cert`.
     pub client_key: Option<Written<Text>>,
 }
 
-/// Kept connections, per worker.
+/// Idle connections that are kept for reuse, for each worker.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// Idle connections per endpoint. Default: 128.
+    /// Idle connections kept for each endpoint. Default: 128.
     pub max_idle: Option<Written<usize>>,
-    /// How long an idle one is kept. Default: 55s.
+    /// How long an idle connection is kept. Default: 55s.
     pub idle_timeout: Option<Written<Duration>>,
 }
 
