@@ -1,18 +1,18 @@
-//! The table of what an endpoint may answer, and what is done about it. Pure.
+//! Maps every answer of an endpoint to what is done about it. Pure.
 
 use super::ending::{FailureKind, Reason};
 
-/// Waits before endpoints that refuse for want of a right or a place are no shorter.
+/// Minimum wait after an endpoint refuses for lack of permission or of the resource.
 const PATIENCE: u64 = 60_000;
-/// An endpoint that asks for more time than this is asked again sooner.
+/// A longer Retry-After is cut to this.
 const LONGEST_WAIT: u64 = 3_600_000;
 
 /// How a push ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Nothing reached the endpoint: no name, no connection, no TLS.
+    /// Nothing reached the endpoint: DNS, connection or TLS failed.
     NotSent,
-    /// No answer in time, or half of one.
+    /// No answer in time, or an incomplete one.
     Timeout,
     /// An answer.
     Status {
@@ -21,17 +21,17 @@ pub enum Answer {
         /// Its Retry-After, in milliseconds.
         retry_after: Option<u64>,
     },
-    /// What was sent may have had its effect and must not be sent again.
+    /// The request may have had its effect and must not be sent again.
     MaybeSeen,
-    /// As [`Answer::MaybeSeen`], of an attempt before: nothing was sent now, and the endpoint has said nothing.
+    /// As [`Answer::MaybeSeen`], for an earlier attempt: nothing was sent or answered now.
     SeenBefore,
-    /// It is larger than what the endpoint takes; nothing was sent.
+    /// Larger than the endpoint accepts; nothing was sent.
     TooLarge,
-    /// It is nothing that can be sent there.
+    /// It cannot be sent to this endpoint.
     Unfit,
-    /// An answer that is final whatever it says: a stored request's.
+    /// The final answer to a stored request, whatever it says.
     Final {
-        /// It says that it was done.
+        /// Whether the request was done.
         is_success: bool,
     },
 }
@@ -42,19 +42,19 @@ pub(super) enum Verdict {
     Settled,
     /// Settled, and nothing follows.
     Failed,
-    /// By the schedule, but not within `apart` of this attempt.
+    /// Retry by the schedule, but not within `apart` of this attempt.
     Retry {
         kind: FailureKind,
         counts: bool,
         apart: u64,
     },
-    /// The endpoint waits; `None`: it did not say how long.
+    /// The endpoint asked to wait; `None` if it did not say how long.
     Wait(Option<u64>),
-    /// One more try.
+    /// One more attempt.
     Refused,
     Disable,
     Dead(Reason),
-    /// Dead, for what had come of an attempt before.
+    /// Dead, because of an earlier attempt.
     Left,
 }
 

@@ -1,7 +1,7 @@
 //! The one place where state changes: what each entry does.
 //!
-//! Nothing here depends on settings, the time or luck but what is in the entry; what is not there (any
-//! more) is passed over, so that a journal whose beginning a snapshot has is read without harm.
+//! Depends on state and entry only: not on settings, time or randomness. Entries about things that do
+//! not exist (any more) are skipped, so a journal that overlaps with a snapshot is applied safely.
 
 use super::{
     ending::{Ending, Failure, FailureKind, Outcome, Reason, Sign},
@@ -16,7 +16,7 @@ use super::{
 use crate::events::queue::Offset;
 
 impl Machine {
-    /// Makes the change that the entry says. For reading a journal: decisions have done it already.
+    /// Applies an entry. For replaying a journal: decisions apply their entries themselves.
     pub fn apply(&mut self, entry: &Entry) {
         match entry {
             Entry::Scanned { lane, to, moved, added } => self.scan_to(*lane, *to, moved, added),
@@ -79,7 +79,7 @@ impl Machine {
         let before = lane.scan;
         lane.scan = to;
         for part in lane.parts.values_mut() {
-            // The lane has come to where this partition was sent ahead of it.
+            // The lane has reached the position to which this partition was moved ahead.
             part.resume = part.resume.filter(|&at| at < before || at > to);
         }
         for &(partition, at) in moved {
@@ -90,7 +90,7 @@ impl Machine {
         lane.parts.retain(|_, part| !part.is_plain());
     }
 
-    /// Takes an event in that is not there yet.
+    /// Adds an event, unless it is known.
     pub(super) fn insert(&mut self, id: LaneId, event: &Added) -> Option<u32> {
         let place = Place { lane: id, partition: event.partition, offset: event.offset };
         let lane = self.lanes.get_mut(&id)?;
@@ -131,7 +131,7 @@ impl Machine {
         }
     }
 
-    /// The mode of an event on its way.
+    /// The mode of an event in flight.
     fn mode(&self, index: u32) -> Option<Mode> {
         match self.slab[index].status {
             Status::InFlight { mode, .. } => Some(mode),
@@ -157,7 +157,7 @@ impl Machine {
         self.turn(index, Status::Waiting { until: event.until });
     }
 
-    /// Keeps how an attempt ended, and what that says of the endpoint.
+    /// Remembers how an attempt ended, and what that says about the endpoint.
     fn note(&mut self, index: u32, failure: Option<&Failure>, counts: bool) {
         let Some(failure) = failure else { return };
         let slot = &mut self.slab[index];
@@ -218,7 +218,7 @@ impl Machine {
         let slot = &mut self.slab[index];
         let Status::Blocked { reason } = slot.status else { return };
         (slot.counted, slot.failures) = (0, 0);
-        // Nobody came back from it: that stays so, however long it was blocked.
+        // An attempt that was never answered stays so, however long the event was blocked.
         if reason == Reason::MaybeSeen && slot.unknown == 0 {
             (slot.unknown, slot.left) = (1, slot.begun);
         }
@@ -301,7 +301,7 @@ impl Machine {
         }
     }
 
-    /// Takes all events out that `is_meant`, and counts them.
+    /// Removes and counts all events that `is_meant` selects.
     pub(super) fn drop_where(
         &mut self,
         id: LaneId,

@@ -1,4 +1,4 @@
-//! What operators, retention and the shell ask of a subscription.
+//! Requests of operators, of retention and of the runner.
 
 use super::{
     entry::{Entry, Hold, JobEnd, JobKind, Loss, Removal, Seek},
@@ -9,31 +9,31 @@ use super::{
 };
 use crate::events::queue::{LogId, Offset};
 
-/// Why something is not done.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refused {
-    /// Consumers hold leases; to go elsewhere now must be said twice.
+    /// Consumers hold leases; seeking now must be forced.
     InFlight,
-    /// There is no such job, or it is over.
+    /// The job does not exist or has ended.
     NoSuchJob,
-    /// Nothing would be delivered.
+    /// There is nothing to deliver.
     Nothing,
-    /// As many jobs run as may.
+    /// The maximum number of jobs is running.
     TooManyJobs,
 }
 
-/// Jobs that run at once.
+/// Maximum number of running jobs.
 const JOBS: usize = 16;
 
 impl Machine {
-    /// Nothing is delivered from here on; what is on its way comes to its end.
+    /// Stops delivery; what is in flight ends normally.
     pub fn pause(&mut self, out: &mut Output) {
         if self.hold != Some(Hold::Operator) {
             self.commit(out, Entry::Held(Hold::Operator));
         }
     }
 
-    /// Delivery goes on, also after a 410 and past damage that was repaired.
+    /// Resumes delivery, also after a 410 and past repaired damage.
     pub fn resume(&mut self, out: &mut Output) {
         let is_damaged =
             |lane: &super::lane::Lane| lane.parts.values().any(|part| part.damaged.is_some());
@@ -42,9 +42,9 @@ impl Machine {
         }
     }
 
-    /// The live lane goes on elsewhere. Without `force` not while consumers hold leases of it: they would
-    /// go on with what others get. An event with an outcome comes to its end all the same, and is delivered
-    /// again only if it is looked at again after that.
+    /// Moves the live lane. Without `force`, not while consumers hold leases on it, because others
+    /// would get the same events. An event with an outcome is still completed, and delivered again
+    /// only if it is scanned again later.
     pub fn seek(&mut self, seek: Seek, force: bool, out: &mut Output) -> Result<(), Refused> {
         let is_held = self.lanes.get(&LaneId::LIVE).is_some_and(|lane| {
             let is_meant = |partition: &Partition| match &seek {
@@ -64,7 +64,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Delivers a stretch of the topic's log again, beside the live events and after them.
+    /// Delivers a range of the topic's log again, besides and after live events.
     pub fn replay(
         &mut self,
         at: u64,
@@ -78,9 +78,9 @@ impl Machine {
         self.start_new_job(at, log, JobKind::Replay { from, to }, (rate, publishes), out)
     }
 
-    /// Delivers those of these dead letters again that are there and that no other job delivers. Whether
-    /// one whose compensation was published may be among them, the caller decides. `is_forced`: what may
-    /// have been seen is sent nevertheless.
+    /// Delivers those of these dead letters again that exist and that no other job delivers. The
+    /// caller decides whether ones with a published compensation are among them. `is_forced`: also
+    /// sends what may have been seen.
     pub fn redrive(
         &mut self,
         at: u64,
@@ -115,7 +115,7 @@ impl Machine {
         self.start_new_job(at, log, kind, (rate, publishes), out)
     }
 
-    /// Whether what may have been seen is sent in this lane nevertheless.
+    /// Whether this lane also sends what may have been seen.
     pub fn is_forced(&self, lane: LaneId) -> bool {
         let job = self.lanes.get(&lane).and_then(|lane| lane.job.as_ref());
         job.is_some_and(|job| matches!(job.kind, JobKind::ForcedRedrive { .. }))
@@ -138,7 +138,7 @@ impl Machine {
         Ok(lane)
     }
 
-    /// Ends a job; tokens of its events stand for nothing any more.
+    /// Ends a job; tokens of its events become invalid.
     pub fn cancel(&mut self, at: u64, lane: LaneId, out: &mut Output) -> Result<(), Refused> {
         if lane.is_live() || !self.lanes.contains_key(&lane) {
             return Err(Refused::NoSuchJob);
@@ -147,13 +147,13 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether a running job delivers this dead letter: then it must not be moved.
+    /// Whether a running job delivers this dead letter, which then must not be moved.
     pub fn is_redriven(&self, letter: Offset) -> bool {
         let jobs = self.lanes.values().filter_map(|lane| lane.job.as_ref());
         jobs.into_iter().any(|job| job.selects(letter))
     }
 
-    /// Dead letters are gone, by an operator or by age; from jobs too.
+    /// Removes dead letters, for an operator or by age; from jobs too.
     pub fn remove_dead_letters(
         &mut self,
         at: u64,
@@ -175,12 +175,12 @@ impl Machine {
         }
     }
 
-    /// The dead letters that are left, from `from` on.
+    /// The remaining dead letters, from `from` on.
     pub fn dead_letters(&self, from: Offset) -> impl Iterator<Item = (Offset, &LetterState)> {
         self.letters.from(from)
     }
 
-    /// A partition stops before damage; what of it is not on its way stays where it is.
+    /// Stops a partition before damage; events of it that are not in flight stay where they are.
     pub fn damaged(
         &mut self,
         lane: LaneId,
@@ -193,8 +193,8 @@ impl Machine {
         }
     }
 
-    /// A stretch of a lane's log is gone, its end not included. Events of which there is a copy in the
-    /// parked log are kept; an effect that is being carried out for another one comes to nothing.
+    /// A range of a lane's log is gone, end excluded. Events with a copy in the parked log are
+    /// kept; effects in progress for others come to nothing.
     pub fn lose(
         &mut self,
         at: u64,
@@ -216,8 +216,8 @@ impl Machine {
         }
     }
 
-    /// Nothing can be read of these events any more, wherever they lie; an effect that is being carried out
-    /// for one comes to nothing.
+    /// These events cannot be read any more, wherever they are; effects in progress for them come
+    /// to nothing.
     pub fn lose_events(&mut self, at: u64, places: &[Place], out: &mut Output) {
         let events: Vec<Place> =
             places.iter().copied().filter(|&place| self.find(place).is_some()).collect();
@@ -232,8 +232,8 @@ impl Machine {
         }
     }
 
-    /// Live events below `below` that would keep a segment from going, at most `most`: copies of them
-    /// belong into the parked log.
+    /// Up to `most` live events below `below` that would keep a segment from deletion: they should
+    /// be copied into the parked log.
     pub fn to_park(&self, below: Offset, most: usize) -> Vec<Place> {
         let Some(lane) = self.lanes.get(&LaneId::LIVE) else { return Vec::new() };
         let mut slots: Vec<u32> = lane
@@ -254,8 +254,8 @@ impl Machine {
         }
     }
 
-    /// Other settings hold from here on. Nothing that is known is judged anew before it is tried again, so
-    /// a smaller limit ends an event only after one more try.
+    /// Changes the settings. Known events are judged again only at their next attempt, so a lower
+    /// limit ends an event only after one more try.
     pub fn configure(&mut self, at: u64, settings: Settings, fingerprint: u64, out: &mut Output) {
         self.settings = settings;
         if self.fingerprint != fingerprint {
@@ -264,7 +264,7 @@ impl Machine {
         self.fill_parts();
     }
 
-    /// The wall clock was set by so many milliseconds: what waits goes on waiting as long as before.
+    /// The wall clock was set by this many milliseconds: remaining waits keep their length.
     pub fn clock_moved(&mut self, by: i64, out: &mut Output) {
         self.commit(out, Entry::ClockMoved { by });
     }

@@ -1,4 +1,4 @@
-//! What decisions come to, in numbers: looked at just before an entry is applied, and no part of the state.
+//! Counts the results of decisions, just before an entry is applied; the counters are not state.
 
 use super::{
     ending::{Ending, Outcome, Reason},
@@ -11,7 +11,7 @@ use super::{
 use crate::events::{delivery::dead_letter, facade::DeliveryEnd};
 
 impl Machine {
-    /// Counts what an entry ends that a decision has made. Not for the journal's: those were counted.
+    /// Counts what the entry of a decision ends. Not for replayed entries: those were.
     pub(super) fn count(&self, entry: &Entry) {
         match entry {
             Entry::Failed { at, events } => {
@@ -49,7 +49,7 @@ impl Machine {
         }
     }
 
-    /// Counts the end of an event; one with an outcome has been counted.
+    /// Counts the end of an event, unless its outcome was already counted.
     pub(super) fn count_ending(&self, at: u64, ending: Ending, place: Place) {
         let Some(index) = self.find(place) else { return };
         let slot = &self.slab[index];
@@ -70,7 +70,7 @@ impl Machine {
             }
         };
         self.count_delivery(place, end, at);
-        // A probe that succeeds does not count, and was an attempt nevertheless.
+        // A successful probe does not count as an attempt, but it was one.
         let attempts = slot.counted.max(u32::from(is_success));
         if attempts > 0 {
             self.tally.attempts.record(attempts.into());
@@ -80,11 +80,11 @@ impl Machine {
         }
     }
 
-    /// Counts the end of a delivery, if the event is on its way.
+    /// Counts the end of a delivery, if the event is in flight.
     fn count_delivery(&self, place: Place, end: DeliveryEnd, at: u64) {
         let Some(index) = self.find(place) else { return };
         let slot: &Slot = &self.slab[index];
-        // What its consumer says after its lease settles it all the same: that is an end of its own.
+        // An ack after the lease still settles the event: that is an end of its own.
         let is_told = slot.is_in_flight() || end == DeliveryEnd::Succeeded;
         if !is_told {
             return;

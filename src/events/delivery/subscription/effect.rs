@@ -1,4 +1,4 @@
-//! What a subscription asks of the world: to read, to deliver, to append.
+//! What a subscription asks its runner to do: read, deliver, append.
 
 use bytes::Bytes;
 
@@ -9,77 +9,76 @@ use super::{
 };
 use crate::events::queue::Offset;
 
-/// Stands for one attempt at one event.
+/// Identifies one attempt at one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Which event.
+    /// The event.
     pub place: Place,
-    /// How often the lane was sent elsewhere before, or when its job began: tokens of before stand for
-    /// nothing.
+    /// How often the lane was moved, or when its job began: tokens of earlier epochs are invalid.
     pub epoch: u32,
-    /// Which attempt, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
 }
 
-/// A stretch of a log to read: what is in it is given back as it is found.
+/// A range of a log to read; the events found are reported back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// For which lane.
+    /// The lane.
     pub lane: LaneId,
     /// Where to begin.
     pub from: Offset,
-    /// Where to end at the latest; `None` is the durable end.
+    /// Where to end at the latest; `None` for the durable end.
     pub to: Option<Offset>,
-    /// Only these partitions matter; `None`: any may.
+    /// Only these partitions are wanted; `None` for all.
     pub only: Option<Vec<Partition>>,
-    /// More events than that will not be taken.
+    /// The most events that will be taken.
     pub events: usize,
 }
 
-/// An event to deliver. Its attempt is journalled before.
+/// An event to deliver. Its attempt is journalled first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The attempt.
     pub token: Token,
-    /// Where it lies in the parked log; `None`: where it was published.
+    /// Its offset in the parked log; `None` if it is read from where it was published.
     pub parked: Option<Offset>,
     /// When the lease ends; `None` for a push.
     pub deadline: Option<u64>,
-    /// In which company.
+    /// How it is delivered.
     pub mode: Mode,
-    /// The one before it in this receive is the one before it in its key: without that, this is not to be
-    /// handed over either.
+    /// The previous event of this receive is the previous one of its key: if that one is not handed
+    /// over, this one must not be.
     pub is_behind: bool,
-    /// The attempts that count, this one included unless it is a probe.
+    /// Counted attempts, including this one unless it is a probe.
     pub counted: u32,
-    /// How large it is.
+    /// Its size in bytes.
     pub bytes: u32,
-    /// Attempts before ended without a word; the first of them began then, 0: nobody knows when.
+    /// Earlier attempts ended without a result; the first of them began then, or at 0 if unknown.
     pub left: Option<u64>,
 }
 
-/// Something to append elsewhere, once the journal is synced up to and with the entries it came with.
-/// What was done is told to the machine, which makes the entries that follow.
+/// Something to append elsewhere, once the journal is synced up to and including the accompanying
+/// entries. The result is reported to the machine, which makes the entries that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A copy of the event goes to the dead letters, synced; then `dead_lettered`.
+    /// Copy the event to the dead letters and sync; then call `dead_lettered`.
     DeadLetter(Letter),
-    /// Who asks for the event is told that it was given up, synced; then `concluded`.
+    /// Report to whoever asks for the event that it was given up, and sync; then call `concluded`.
     Conclude(Conclusion),
-    /// The event that follows goes to its topic, synced; then `published`.
+    /// Append the following event to its topic and sync; then call `published`.
     Publish(Publication),
 }
 
 /// A dead letter to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
-    /// Which event.
+    /// The event.
     pub place: Place,
-    /// Where it lies in the parked log; `None`: where it was published.
+    /// Its offset in the parked log; `None` if it is read from where it was published.
     pub parked: Option<Offset>,
     /// Why nobody took it.
     pub reason: Reason,
-    /// The attempts that counted.
+    /// Counted attempts.
     pub attempts: u32,
     /// When the first of them began.
     pub first_attempt: Option<u64>,
@@ -89,44 +88,44 @@ pub struct Letter {
     pub failure: Option<Failure>,
     /// As [`Delivery::left`].
     pub left: Option<u64>,
-    /// Where to.
+    /// Where to append it.
     pub target: Target,
     /// Whether a compensating event follows.
     pub is_compensated: bool,
-    /// It may be there already, at or after the target's end: look first.
+    /// It may exist already, at or after the target's end: search first.
     pub is_recovered: bool,
 }
 
-/// An event that was given up without a dead letter.
+/// An event that was given up without a dead letter, and is to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conclusion {
-    /// Which event.
+    /// The event.
     pub place: Place,
-    /// Where it lies in the parked log; `None`: where its lane's log has it.
+    /// Its offset in the parked log; `None` if it is in the log of its lane.
     pub parked: Option<Offset>,
     /// Why nobody took it.
     pub reason: Reason,
     /// As [`Delivery::left`].
     pub left: Option<u64>,
-    /// It may have been told already, and what follows from it be there.
+    /// It may have been reported already, and the event that follows may exist.
     pub is_recovered: bool,
 }
 
 /// An event to append that follows from another. Its ID is a function of the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    /// Which event it follows from.
+    /// The event that it follows from.
     pub place: Place,
-    /// Where that lies in the parked log; `None`: where it was published.
+    /// That event's offset in the parked log; `None` if it is read from where it was published.
     pub parked: Option<Offset>,
-    /// Its dead letter, which has its bytes as well.
+    /// That event's dead letter, which has its bytes as well.
     pub letter: Option<Offset>,
-    /// How that ended: what follows a success is not what follows another end.
+    /// How that event ended: success and failure have different followers.
     pub ending: Ending,
     /// What the endpoint answered, if it is kept.
     pub answer: Option<Bytes>,
-    /// Where to.
+    /// Where to append it.
     pub target: Target,
-    /// It may be there already, at or after the target's end: look first.
+    /// It may exist already, at or after the target's end: search first.
     pub is_recovered: bool,
 }

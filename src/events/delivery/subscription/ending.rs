@@ -12,45 +12,45 @@ pub enum Ending {
     Succeeded,
     /// It is a dead letter.
     DeadLettered(Reason),
-    /// It was dropped because the settings or an operator said so.
+    /// It was dropped, by the settings or an operator.
     Discarded(Reason),
-    /// A job could not deliver it, and reports it.
+    /// A job could not deliver it, and reports that.
     Failed(Reason),
 }
 
 /// Why nobody took an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// It had all its attempts.
+    /// It used up its attempts.
     AttemptsExhausted,
-    /// Its own expiry, or the age up to which it is retried.
+    /// It passed its own expiry, or the maximum age for retries.
     Expired,
-    /// The consumer said so, or the endpoint does not take it.
+    /// The consumer rejected it, or the endpoint does not accept it.
     Rejected,
-    /// It had all its attempts, and nobody came back from the last.
+    /// It used up its attempts, and the last one ended without a result.
     LeaseExpiredLimit,
-    /// A request that may have been seen; it is not sent twice.
+    /// A request that may have been seen and is not sent twice.
     MaybeSeen,
-    /// Over what the endpoint takes.
+    /// Larger than the endpoint accepts.
     TooLarge,
 }
 
-/// An end that is certain, and what it still asks for.
+/// An end that is certain, and what remains to be done for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// When.
     pub at: u64,
-    /// Which event.
+    /// The event.
     pub place: Place,
     /// How it ends.
     pub ending: Ending,
-    /// A copy goes to the dead letters.
+    /// Where a copy goes as a dead letter.
     pub dead_letter: Option<Target>,
-    /// Then an event that follows goes to its topic.
+    /// Where the event that follows goes, after that.
     pub publish: Option<Target>,
     /// How the last attempt ended.
     pub failure: Option<Failure>,
-    /// What the endpoint answered, where the event that follows carries it.
+    /// The endpoint's answer, if the event that follows carries it.
     pub answer: Option<Bytes>,
 }
 
@@ -59,14 +59,14 @@ pub struct Outcome {
 pub struct Target {
     /// The log.
     pub log: LogId,
-    /// Its end when the outcome was written: from there on one looks whether it was appended already.
+    /// Its end when the outcome was written: a search for what was already appended starts here.
     pub end: Offset,
 }
 
 /// Why an attempt failed, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// In one word.
+    /// The kind of failure.
     pub kind: FailureKind,
     /// The endpoint's status.
     pub status: Option<u16>,
@@ -79,40 +79,40 @@ pub struct Failure {
 pub enum FailureKind {
     /// The consumer gave it back as failed.
     Nack,
-    /// Nobody came back from it.
+    /// It ended without a result.
     Lapsed,
-    /// Nothing was sent: no name, no connection, no TLS.
+    /// Nothing was sent: DNS, connection or TLS failed.
     NotSent,
-    /// The endpoint asked for time.
+    /// The endpoint asked to wait.
     Throttled,
-    /// The endpoint answered something that is no success.
+    /// The endpoint answered with an error.
     Status,
     /// The endpoint did not answer in time, or broke off.
     Timeout,
-    /// The endpoint does not take such an event.
+    /// The endpoint does not accept such events.
     Refused,
     /// The endpoint is gone for good.
     Gone,
 }
 
-/// What a failed attempt says of the endpoint.
+/// What a failed attempt says about the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// Nothing: a consumer's word, or nothing was sent on purpose.
+    /// Nothing: a consumer failed, or nothing was sent on purpose.
     None,
-    /// It is there and has looked at the event.
+    /// It is up and has looked at the event.
     There,
-    /// It may be away.
+    /// It may be down.
     Away,
 }
 
 // === impl Failure ===
 
 impl Failure {
-    /// Bytes of what was said that are kept.
+    /// Bytes of a message that are kept.
     pub const SNIPPET: usize = 160;
 
-    /// One, with at most [`Failure::SNIPPET`] bytes of what was said.
+    /// A failure, with at most [`Failure::SNIPPET`] bytes of the message.
     pub fn new(kind: FailureKind, status: Option<u16>, said: Option<&str>) -> Self {
         let snippet = said.filter(|said| !said.is_empty()).map(|said| {
             let mut end = said.len().min(Self::SNIPPET);
@@ -124,8 +124,8 @@ impl Failure {
         Self { kind, status, snippet }
     }
 
-    /// What it says of the endpoint. An event that is too large for it is refused without being sent: that has
-    /// no status.
+    /// What it says about the endpoint. An event that is too large is refused without being sent:
+    /// that has no status.
     pub(super) fn of_endpoint(&self) -> Sign {
         match self.kind {
             FailureKind::Nack | FailureKind::Lapsed => Sign::None,

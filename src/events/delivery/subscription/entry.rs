@@ -1,11 +1,11 @@
-//! What the journal keeps of a subscription: every change of its state, as plain data.
+//! The journal entries of a subscription: every change of its state, as plain data.
 //!
-//! An entry says what happened, not what was decided from: deadlines, retry times and counts are in it as
-//! they came out, so that reading it later, under other settings, gives the same state. Times are
+//! An entry says what happened, not why: it contains the resulting deadlines, retry times and
+//! counts, so that replaying it later, under other settings, gives the same state. Times are
 //! milliseconds since 1970.
 //!
-//! Order is part of the meaning. A journal that lost its last entries is a state that was once true:
-//! what was attempted since is attempted again.
+//! Order matters. A journal that lost its last entries is an earlier valid state: what was
+//! attempted since is attempted again.
 
 use super::{
     ending::{Ending, Failure, Outcome, Reason},
@@ -16,143 +16,143 @@ use crate::events::queue::{LogId, Offset};
 /// A change of a subscription's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A stretch of the lane's log was looked at. Whatever of it is not in `added`, because another
-    /// partition has it or the types leave it out, counts as settled.
+    /// A range of the lane's log was scanned. Everything in it that is not in `added`, because it
+    /// belongs to another partition or the types exclude it, counts as settled.
     Scanned {
-        /// Whose.
+        /// The lane.
         lane: LaneId,
         /// Partitions without a position of their own are scanned up to here.
         to: Offset,
-        /// Partitions that stand elsewhere, and where; one at or above `to` has its own position no more.
+        /// Partitions and their own positions; one at or above `to` has none any more.
         moved: Vec<(Partition, Offset)>,
-        /// What is to be delivered, by offset.
+        /// Events to deliver, by offset.
         added: Vec<Added>,
     },
-    /// Deliveries begin; written before they do. Counts, but for a probe.
+    /// Deliveries begin; written before they do. Counts as an attempt, except for a probe.
     Attempted {
         /// When.
         at: u64,
-        /// When the lease ends; `None`: a push, which ends by its answer or with the process.
+        /// When the lease ends; `None` for a push, which ends with its answer or the process.
         deadline: Option<u64>,
-        /// In which company.
+        /// How they are delivered.
         mode: Mode,
-        /// Which events, in the order they are handed over.
+        /// The events, in the order in which they are handed over.
         events: Vec<Attempt>,
     },
-    /// Leases end later, or sooner, than they did.
+    /// The leases of some events were changed.
     Extended {
         /// The new end.
         deadline: u64,
-        /// Which.
+        /// The events.
         events: Vec<Place>,
     },
-    /// Attempts ended badly; the events are delivered again.
+    /// Attempts failed; the events are delivered again.
     Failed {
         /// When.
         at: u64,
-        /// Which.
+        /// The events.
         events: Vec<Failed>,
     },
-    /// Attempts ended without a word: a lease ran out, or the gateway died during a push. They count,
-    /// probes too.
+    /// Attempts ended without a result: a lease expired, or the gateway died during a push. They
+    /// count, even probes.
     Lapsed {
         /// When.
         at: u64,
-        /// Which.
+        /// The events.
         events: Vec<LapsedEvent>,
     },
     /// Attempts were given up before their end. They do not count.
     Released {
-        /// Not before.
+        /// Not delivered again before this.
         until: u64,
-        /// Which.
+        /// The events.
         events: Vec<Place>,
     },
-    /// Counts are taken back, one for each time an event is named.
+    /// Attempts are uncounted, one each time an event is listed.
     GivenBack {
-        /// Which.
+        /// The events.
         events: Vec<Place>,
     },
-    /// An event has had its attempts and holds its key until [`Entry::Unblocked`].
+    /// An event used up its attempts and holds its key until [`Entry::Unblocked`].
     Blocked {
         /// When.
         at: u64,
-        /// Which.
+        /// The event.
         place: Place,
-        /// Why, in the words of a dead letter.
+        /// Why, as in a dead letter.
         reason: Reason,
         /// How the last attempt ended.
         failure: Option<Failure>,
     },
-    /// A blocked event is delivered again, its attempts forgotten; but not that nobody came back from the
-    /// last ones.
+    /// A blocked event is delivered again with its attempts reset, but for the knowledge that the
+    /// last ones ended without a result.
     Unblocked {
-        /// Which.
+        /// The event.
         place: Place,
     },
-    /// How an event ends is certain, and something must be appended elsewhere before it is settled. Synced
-    /// before anything is appended.
+    /// An event's end is certain, but something must be appended elsewhere before it is settled.
+    /// Synced before anything is appended.
     Outcome(Outcome),
     /// The dead letter of an event with an outcome is on disk.
     DeadLettered {
-        /// Which.
+        /// The event.
         place: Place,
-        /// Where among the dead letters.
+        /// The offset among the dead letters.
         letter: Offset,
-        /// What it takes on disk.
+        /// Its size on disk.
         bytes: u32,
     },
-    /// Events are over.
+    /// Events are settled.
     Settled {
         /// When.
         at: u64,
-        /// How; that of the outcome if there was one.
+        /// How they ended; the outcome's ending if there was one.
         ending: Ending,
-        /// Which.
+        /// The events.
         events: Vec<Place>,
     },
-    /// Dead letters are gone.
+    /// Dead letters were removed.
     LettersRemoved {
         /// Why.
         removal: Removal,
-        /// Which.
+        /// The dead letters.
         letters: Vec<Offset>,
     },
     /// A dead letter was copied forward.
     LetterMoved {
-        /// From there.
+        /// The old offset.
         from: Offset,
-        /// To there.
+        /// The new offset.
         to: Offset,
     },
-    /// An event is read from the parked log from now on: its segment is about to go.
+    /// An event is read from the parked log from now on, because its segment will be deleted.
     Parked {
-        /// Which.
+        /// The event.
         place: Place,
-        /// Where in the parked log.
+        /// The offset in the parked log.
         at: Offset,
     },
-    /// Delivery goes on elsewhere. Everything not settled is forgotten, but for events with an outcome.
+    /// Delivery continues elsewhere. Unsettled events are forgotten, but not those with an outcome.
     Sought(Seek),
     /// Nothing is delivered until [`Entry::Resumed`].
     Held(Hold),
-    /// Delivery goes on; damaged partitions too.
+    /// Delivery resumes, also for damaged partitions.
     Resumed,
-    /// A partition stops before bytes that are not what was written.
+    /// A partition stops before damaged bytes.
     Damaged {
-        /// Whose.
+        /// The lane.
         lane: LaneId,
-        /// Which.
+        /// The partition.
         partition: Partition,
         /// The first offset of the damage.
         from: Offset,
         /// The first offset after it.
         to: Offset,
     },
-    /// A stretch of the lane's log is gone. What was not settled in it and is not in the parked log is lost,
-    /// and counted; an event with an outcome too, because nothing can be made of it any more.
+    /// A range of the lane's log is gone. Unsettled events in it without a copy in the parked log
+    /// are lost and counted, including those with an outcome, which can no longer be completed.
     Lost {
-        /// Whose.
+        /// The lane.
         lane: LaneId,
         /// Why.
         loss: Loss,
@@ -161,23 +161,23 @@ pub enum Entry {
         /// The first offset after it.
         to: Offset,
     },
-    /// Nothing can be read of these events any more, wherever they lay. Counted as lost; those with an
-    /// outcome too.
+    /// These events can no longer be read, wherever they were. Counted as lost, including those
+    /// with an outcome.
     LostEvents {
-        /// Which.
+        /// The events.
         events: Vec<Place>,
     },
-    /// The circuit to the endpoint has moved.
+    /// The state of the circuit to the endpoint changed.
     Circuit(Circuit),
-    /// The endpoint asked for time.
+    /// The endpoint asked to wait.
     EndpointWaits {
-        /// Nothing is sent before.
+        /// Nothing is sent before this.
         until: u64,
-        /// How often in a row it did so without saying for how long.
+        /// How often in a row it asked without saying how long.
         throttled: u32,
     },
-    /// A job begins. When it did is a part of its tokens: if this is lost with the power and another job
-    /// gets its lane, they stand for nothing there.
+    /// A job begins. Its start is part of its tokens: if this entry is lost in a power failure and
+    /// another job gets the lane, the old tokens are invalid there.
     JobStarted {
         /// Its lane, never used before.
         lane: LaneId,
@@ -187,12 +187,12 @@ pub enum Entry {
         log: LogId,
         /// What it does.
         kind: JobKind,
-        /// At most so many events in a thousand seconds.
+        /// Maximum events per thousand seconds.
         rate: Option<u64>,
-        /// Whether its events publish what follows.
+        /// Whether its events publish followers.
         publishes: bool,
     },
-    /// A job is over, and so are its events.
+    /// A job has ended, and its events with it.
     JobEnded {
         /// Its lane.
         lane: LaneId,
@@ -201,92 +201,92 @@ pub enum Entry {
         /// How.
         end: JobEnd,
     },
-    /// Other settings hold from here on.
+    /// The settings changed.
     Configured {
         /// When.
         at: u64,
-        /// Tells settings apart.
+        /// Identifies the settings.
         fingerprint: u64,
     },
-    /// The wall clock was set: every time that is kept moves with it.
+    /// The wall clock was set: every stored time moves with it.
     ClockMoved {
-        /// By so many milliseconds.
+        /// By this many milliseconds.
         by: i64,
     },
 }
 
-/// An event that is to be delivered.
+/// An event to be delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Added {
     /// Its partition.
     pub partition: Partition,
-    /// Where in the lane's log.
+    /// Its offset in the lane's log.
     pub offset: Offset,
-    /// What it is in order with, under the order that held when it was scanned; `None` is nothing.
+    /// Hash of its key in the order that applied when it was scanned; `None` if it is unordered.
     pub key: Option<u64>,
     /// When it was published.
     pub published: u64,
-    /// When it is not worth delivering any more.
+    /// When it expires.
     pub expires: Option<u64>,
-    /// How large it is.
+    /// Its size in bytes.
     pub bytes: u32,
 }
 
-/// In which company an event is delivered.
+/// How an event is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// With others.
+    /// Together with others.
     #[default]
     Shared,
-    /// Alone, because nobody came back from it twice; at most one such delivery is on its way.
+    /// Alone, because it ended twice without a result; at most one such delivery is in flight.
     Alone,
-    /// To see whether the endpoint is back. Does not count.
+    /// To test whether the endpoint is back. Does not count as an attempt.
     Probe,
 }
 
-/// The beginning of a delivery.
+/// The start of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Of which event.
+    /// The event.
     pub place: Place,
-    /// Its number, from 1, never given twice to one event unless a seek lies between.
+    /// Its number, from 1; never reused for an event unless there was a seek in between.
     pub number: u32,
 }
 
-/// A bad ending.
+/// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// Of which event.
+    /// The event.
     pub place: Place,
-    /// Not again before.
+    /// Not delivered again before this.
     pub until: u64,
-    /// `false`: the attempt is given back.
+    /// Whether the attempt counts.
     pub counts: bool,
     /// What happened.
     pub failure: Failure,
 }
 
-/// An ending nobody heard of.
+/// An attempt that ended without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LapsedEvent {
-    /// Of which event.
+    /// The event.
     pub place: Place,
-    /// Not again before.
+    /// Not delivered again before this.
     pub until: u64,
 }
 
-/// Why a dead letter is gone.
+/// Why a dead letter was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Removal {
     /// A redrive delivered it.
     Delivered,
     /// An operator removed it.
     Purged,
-    /// It was kept for as long as the settings say.
+    /// It reached the configured age.
     Aged,
 }
 
-/// Where delivery goes on.
+/// Where delivery continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seek {
     /// All partitions, at this offset.
@@ -304,34 +304,34 @@ pub enum Hold {
     Gone,
 }
 
-/// Why a stretch of a log is gone.
+/// Why a range of a log is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loss {
     /// Its bytes were damaged.
     Damage,
-    /// The settings of the topic or of the subscription let it go.
+    /// The settings of the topic or the subscription allowed its deletion.
     Dropped,
 }
 
-/// A move of the circuit.
+/// A change of the circuit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Circuit {
     /// Too many failures in a row.
     Opened {
         /// When.
         at: u64,
-        /// The first probe is not before.
+        /// The first probe is not before this.
         until: u64,
-        /// What the next wait is a multiple of.
+        /// The wait without jitter, from which the next one is computed.
         wait: u64,
-        /// Counts taken back, one for each time an event is named.
+        /// Attempts that are uncounted, one each time an event is listed.
         given_back: Vec<Place>,
     },
     /// A probe failed.
     Waits {
-        /// The next probe is not before.
+        /// The next probe is not before this.
         until: u64,
-        /// What the next wait is a multiple of.
+        /// The wait without jitter, from which the next one is computed.
         wait: u64,
     },
     /// A probe succeeded.
@@ -341,7 +341,7 @@ pub enum Circuit {
 /// What a job does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobKind {
-    /// Delivers a stretch of the topic again.
+    /// Delivers a range of the topic again.
     Replay {
         /// The first offset.
         from: Offset,
@@ -350,13 +350,12 @@ pub enum JobKind {
     },
     /// Delivers dead letters again.
     Redrive {
-        /// Which: stretches of the dead-letter log, ascending, the end not included.
+        /// The dead letters: ascending ranges of their log, end excluded.
         letters: Vec<(Offset, Offset)>,
     },
-    /// As [`JobKind::Redrive`], and an operator takes it upon himself that what may have been seen is sent
-    /// twice.
+    /// As [`JobKind::Redrive`], but an operator accepts that what may have been seen is sent twice.
     ForcedRedrive {
-        /// Which, as there.
+        /// The dead letters, as there.
         letters: Vec<(Offset, Offset)>,
     },
 }
@@ -364,8 +363,8 @@ pub enum JobKind {
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobEnd {
-    /// All of it is settled.
+    /// Everything is settled.
     Done,
-    /// An operator ended it.
+    /// An operator cancelled it.
     Cancelled,
 }

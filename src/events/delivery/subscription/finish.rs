@@ -1,4 +1,4 @@
-//! How an event comes to its end: outcome, dead letter, what follows, settled, in this order.
+//! The end of an event: outcome, dead letter, follower, settlement, in this order.
 
 use bytes::Bytes;
 
@@ -15,8 +15,8 @@ use super::{
 use crate::events::queue::Offset;
 
 impl Machine {
-    /// To be called once after [`Machine::restore`] and the journal's entries, before anything else: pushes
-    /// that were on their way ended unknown, and what has an outcome comes to its end.
+    /// Call this once after [`Machine::restore`] and the journal's entries, before anything else:
+    /// pushes that were in flight ended without a result, and events with an outcome are completed.
     pub fn recover(&mut self, moment: &Moment, out: &mut Output) {
         let mut pushed = Vec::new();
         let mut ending = Vec::new();
@@ -40,8 +40,8 @@ impl Machine {
         }
     }
 
-    /// The dead letter of an event is synced, and says why it died: it may be known better by then than
-    /// when its outcome was written.
+    /// The dead letter of an event is synced. It says why the event died, which may be known better
+    /// than when the outcome was written.
     pub fn dead_lettered(
         &mut self,
         moment: &Moment,
@@ -60,7 +60,7 @@ impl Machine {
         self.proceed(index, moment.now, false, out);
     }
 
-    /// Who asks for an event that was given up is told, and why it was is known better by then.
+    /// The end of an event that was given up was reported; its reason may be known better by then.
     pub fn concluded(
         &mut self,
         moment: &Moment,
@@ -79,7 +79,7 @@ impl Machine {
         self.follow(index, moment.now, is_recovered, out);
     }
 
-    /// Writes an outcome anew where the end is another one.
+    /// Rewrites an outcome if the ending differs.
     fn amend(&mut self, index: u32, ending: Ending, out: &mut Output) {
         let Status::Ending { outcome, .. } = &self.slab[index].status else { return };
         if outcome.ending != ending {
@@ -98,7 +98,7 @@ impl Machine {
         }
     }
 
-    /// The next step of an event with an outcome.
+    /// Takes the next step for an event with an outcome.
     fn proceed(&mut self, index: u32, now: u64, is_recovered: bool, out: &mut Output) {
         let slot = &self.slab[index];
         let Status::Ending { outcome, letter } = &slot.status else { return };
@@ -130,7 +130,7 @@ impl Machine {
         }
     }
 
-    /// The last step of an event with an outcome.
+    /// Takes the last step for an event with an outcome.
     fn follow(&mut self, index: u32, now: u64, is_recovered: bool, out: &mut Output) {
         let slot = &self.slab[index];
         let Status::Ending { outcome, letter } = &slot.status else { return };
@@ -151,7 +151,7 @@ impl Machine {
         }
     }
 
-    /// Settles an event; one entry for many that end alike one after the other.
+    /// Settles an event; consecutive ones with the same ending share an entry.
     pub(super) fn over(&mut self, at: u64, ending: Ending, place: Place, out: &mut Output) {
         self.count_ending(at, ending, place);
         self.settle(ending, place);
@@ -178,13 +178,13 @@ impl Machine {
         self.end_if_done(place.lane, at, out);
     }
 
-    /// Whether what follows is published for this event at all.
+    /// Whether this event may have a follower at all.
     fn publishes(&self, place: Place) -> bool {
         let job = self.lanes.get(&place.lane).and_then(|lane| lane.job.as_ref());
         job.is_none_or(|job| job.publishes)
     }
 
-    /// An event was taken.
+    /// An event was delivered.
     pub(super) fn succeed(
         &mut self,
         moment: &Moment,
@@ -210,7 +210,7 @@ impl Machine {
         self.proceed(index, moment.now, false, out);
     }
 
-    /// Nobody took an event, and nobody will. `is_own_expiry`: by the time it bears itself.
+    /// Gives up an event. `is_own_expiry`: because its own expiry has passed.
     pub(super) fn give_up(
         &mut self,
         moment: &Moment,
@@ -259,7 +259,7 @@ impl Machine {
         self.proceed(index, moment.now, false, out);
     }
 
-    /// Why an event whose attempt has just ended badly gets no other, if so.
+    /// Why an event gets no other attempt after a failed one, if so.
     pub(super) fn worn_out(&self, index: u32, now: u64, reason: Reason) -> Option<Reason> {
         let slot = &self.slab[index];
         if slot.counted >= self.settings.max_attempts {
@@ -270,7 +270,7 @@ impl Machine {
         slot.is_aged(self.settings.max_age, now).then_some(aged)
     }
 
-    /// When an event whose attempt has just ended badly is tried again, at least `apart` from now.
+    /// When an event is retried after a failed attempt, at least `apart` from now.
     pub(super) fn again_at(&self, moment: &Moment, index: u32, apart: u64) -> u64 {
         let slot = &self.slab[index];
         let random = mix(moment.random, slot.place.offset.0 ^ u64::from(slot.attempts) << 48);
@@ -281,7 +281,7 @@ impl Machine {
         moment.now.saturating_add(delay).min(last)
     }
 
-    /// Attempts ended without a word. Whoever stood behind one in a run of its key goes back too.
+    /// Attempts ended without a result. Events behind them in a run of their key go back too.
     pub(super) fn lapse_all(&mut self, moment: &Moment, mut lapsed: Vec<u32>, out: &mut Output) {
         if lapsed.is_empty() {
             return;
@@ -307,7 +307,7 @@ impl Machine {
             self.release_behind(index, out);
         }
         for (index, was_alone) in lapsed.into_iter().zip(was_alone) {
-            // Others may be to blame for what happened in company.
+            // In a shared delivery other events may be to blame.
             if !was_alone {
                 continue;
             }
@@ -318,7 +318,7 @@ impl Machine {
         }
     }
 
-    /// Takes back what is on its way behind this event of its key and lane. It does not count.
+    /// Takes back, uncounted, what is in flight behind this event in its key and lane.
     pub(super) fn release_behind(&mut self, index: u32, out: &mut Output) {
         let mut left = self.keys.in_flight(self.slab[index].key);
         let mut events = Vec::new();

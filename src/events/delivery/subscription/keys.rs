@@ -1,5 +1,5 @@
-//! Which events wait behind which: for each key the unsettled ones of each lane in order of offset, and
-//! how many of all lanes are in flight.
+//! The order of events: for each key its unsettled events in each lane by offset, and how many of
+//! them are in flight in all lanes.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
     slab::{NONE, Slab},
 };
 
-/// Every key that has an unsettled event.
+/// All keys with an unsettled event.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     keys: HashMap<u64, Key, RandomState>,
@@ -20,7 +20,7 @@ pub(super) struct Keys {
 #[derive(Debug, Default)]
 struct Key {
     in_flight: u32,
-    /// Of one lane mostly.
+    /// Mostly of a single lane.
     chains: SmallVec<[Chain; 1]>,
 }
 
@@ -34,7 +34,7 @@ struct Chain {
 // === impl Keys ===
 
 impl Keys {
-    /// Puts the event in `index` into its key's chain, if it has a key.
+    /// Adds the event in `index` to its key's chain, if it has a key.
     pub(super) fn link(&mut self, slab: &mut Slab, index: u32) {
         let (Some(key), place) = (slab[index].key, slab[index].place) else { return };
         let key = self.keys.entry(key).or_default();
@@ -42,7 +42,7 @@ impl Keys {
             key.chains.push(Chain { lane: place.lane, head: index, tail: index });
             return;
         };
-        // Nearly always the last; not after a partition was sent back.
+        // Nearly always the last, unless a partition was moved back.
         let mut before = chain.tail;
         while before != NONE && slab[before].place.offset > place.offset {
             before = slab[before].previous;
@@ -60,7 +60,7 @@ impl Keys {
         }
     }
 
-    /// Takes the event in `index` out.
+    /// Removes the event in `index`.
     pub(super) fn unlink(&mut self, slab: &mut Slab, index: u32) {
         let slot = &mut slab[index];
         let (Some(number), lane) = (slot.key, slot.place.lane) else { return };
@@ -92,21 +92,21 @@ impl Keys {
         }
     }
 
-    /// One more of this key is in flight.
+    /// Counts up the events of this key in flight.
     pub(super) fn take_off(&mut self, key: Option<u64>) {
         if let Some(key) = key.and_then(|key| self.keys.get_mut(&key)) {
             key.in_flight += 1;
         }
     }
 
-    /// One of this key is in flight no more.
+    /// Counts down the events of this key in flight.
     pub(super) fn land(&mut self, key: Option<u64>) {
         if let Some(key) = key.and_then(|key| self.keys.get_mut(&key)) {
             key.in_flight = key.in_flight.saturating_sub(1);
         }
     }
 
-    /// How many of this key are in flight.
+    /// Number of events of this key in flight.
     pub(super) fn in_flight(&self, key: Option<u64>) -> u32 {
         key.and_then(|key| self.keys.get(&key)).map_or(0, |key| key.in_flight)
     }

@@ -1,4 +1,4 @@
-//! How far a lane has read, and what of it is not settled.
+//! How far a lane has read, and which of its events are unsettled.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +10,21 @@ use super::{
 };
 use crate::events::queue::{LogId, Offset};
 
-/// Failures a job names.
+/// Number of failures that a job lists.
 pub(super) const NAMED_FAILURES: usize = 100;
 
 /// One flow of events.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     pub(super) id: LaneId,
-    /// How often all of it was sent elsewhere; of a job, when it began.
+    /// How often the whole lane was moved; for a job, when it began.
     pub(super) epoch: u32,
-    /// Up to here everything was looked at, but for partitions with a position of their own.
+    /// Everything below was scanned, except for partitions with a position of their own.
     pub(super) scan: Offset,
     pub(super) parts: BTreeMap<Partition, Part>,
     pub(super) job: Option<Job>,
-    // --- What is below follows from the rest.
-    /// Events that can be delivered, in the order in which they became so.
+    // --- Derived from the rest:
+    /// Deliverable events, in the order in which they became so.
     pub(super) ready: Queue,
     /// Unsettled events.
     pub(super) unsettled: usize,
@@ -33,22 +33,22 @@ pub(super) struct Lane {
 /// One partition of a lane.
 #[derive(Debug, Default)]
 pub(super) struct Part {
-    /// How often it was sent elsewhere.
+    /// How often it was moved.
     pub(super) epoch: u32,
-    /// Its own position, where that is not the lane's.
+    /// Its position, if it differs from the lane's.
     pub(super) resume: Option<Offset>,
-    /// It stops before these bytes, the end not included.
+    /// It stops before this damage, end excluded.
     pub(super) damaged: Option<(Offset, Offset)>,
-    /// Unsettled events by offset: their slots.
+    /// Slots of its unsettled events, by offset.
     pub(super) events: BTreeMap<u64, u32>,
-    // --- What is below follows from the rest.
-    /// Events that are not on their way.
+    // --- Derived from the rest:
+    /// Events that are not in flight.
     pub(super) parked: u32,
-    /// It reads on only when it has become emptier.
+    /// It is read no further until it has become emptier.
     pub(super) is_full: bool,
 }
 
-/// What a lane other than the live one is for.
+/// The job of a lane other than the live one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// What it does.
@@ -57,13 +57,13 @@ pub struct Job {
     pub log: LogId,
     /// When it began.
     pub started: u64,
-    /// At most so many events in a thousand seconds.
+    /// Maximum events per thousand seconds.
     pub rate: Option<u64>,
-    /// Whether its events publish what follows.
+    /// Whether its events publish followers.
     pub publishes: bool,
-    /// Settled by success.
+    /// Events settled by success.
     pub delivered: u64,
-    /// Failed for good.
+    /// Events failed for good.
     pub failed: u64,
     /// The first failures, at most 100.
     pub failures: Vec<JobFailure>,
@@ -74,7 +74,7 @@ pub struct Job {
 /// An event that a job could not deliver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobFailure {
-    /// Where it was.
+    /// The event.
     pub place: Place,
     /// Why.
     pub reason: Reason,
@@ -87,12 +87,12 @@ impl Lane {
         Self { id, scan, ..Self::default() }
     }
 
-    /// Up to where a partition was looked at.
+    /// How far a partition was scanned.
     pub(super) fn position(&self, partition: Partition) -> Offset {
         self.parts.get(&partition).and_then(|part| part.resume).unwrap_or(self.scan)
     }
 
-    /// Tokens of this partition are of this epoch.
+    /// The epoch of this partition's tokens.
     pub(super) fn epoch(&self, partition: Partition) -> u32 {
         let own = self.parts.get(&partition).map_or(0, |part| part.epoch);
         self.epoch.wrapping_add(own)
@@ -103,14 +103,14 @@ impl Lane {
         self.parts.get(&place.partition)?.events.get(&place.offset.0).copied()
     }
 
-    /// Forgets a partition about which there is nothing to know.
+    /// Forgets a partition that has no state of its own.
     pub(super) fn tidy(&mut self, partition: Partition) {
         if self.parts.get(&partition).is_some_and(Part::is_plain) {
             self.parts.remove(&partition);
         }
     }
 
-    /// Where it ends: a job's range.
+    /// The end of a job's range.
     pub(super) fn end(&self) -> Option<Offset> {
         match &self.job.as_ref()?.kind {
             JobKind::Replay { to, .. } => Some(*to),
@@ -120,7 +120,7 @@ impl Lane {
         }
     }
 
-    /// The first offset at or after `from` that it is for, and the end of that stretch.
+    /// The first offset at or after `from` that the lane wants, and the end of that range.
     pub(super) fn stretch(&self, from: Offset) -> (Offset, Option<Offset>) {
         let Some(job) = &self.job else { return (from, None) };
         match &job.kind {
@@ -142,14 +142,14 @@ impl Lane {
         is_scanned && self.unsettled == 0 && is_caught_up()
     }
 
-    /// Whether nothing of this partition is delivered, for damage.
+    /// Whether this partition is stopped by damage.
     pub(super) fn is_stopped(&self, partition: Partition) -> bool {
         self.parts.get(&partition).is_some_and(|part| part.damaged.is_some())
     }
 
-    /// Whether this partition waits for those of earlier generations to be read.
+    /// Whether this partition waits until those of earlier generations are read.
     pub(super) fn is_gated(&self, partition: Partition) -> bool {
-        // A key may have moved with the generations: its older events come first.
+        // A key may be in another partition of each generation: its older events come first.
         partition.generation > 0
             && self.parts.iter().any(|(other, part)| {
                 other.generation < partition.generation
@@ -165,7 +165,7 @@ impl Part {
         self.epoch == 0 && self.resume.is_none() && self.damaged.is_none() && self.events.is_empty()
     }
 
-    /// The lowest offset that is not settled.
+    /// The lowest unsettled offset.
     pub(super) fn floor(&self, position: Offset) -> Offset {
         self.events.first_key_value().map_or(position, |(&offset, _)| position.min(Offset(offset)))
     }
@@ -198,11 +198,11 @@ impl Job {
     }
 }
 
-/// What a scan found.
+/// An event found by a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The event, with the hash of its key whatever the order is.
     pub event: Added,
-    /// Whether the types let it through.
+    /// Whether it matches the types.
     pub is_wanted: bool,
 }

@@ -1,11 +1,11 @@
-//! The dead letters that are left: what is known of each without reading it.
+//! The remaining dead letters: what is known of each without reading it.
 
 use std::collections::BTreeMap;
 
 use super::ending::{Failure, Reason};
 use crate::events::queue::Offset;
 
-/// Dead letters by their place in their log.
+/// Dead letters by offset in their log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Letters {
     letters: BTreeMap<u64, LetterState>,
@@ -15,11 +15,11 @@ pub struct Letters {
 /// A dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterState {
-    /// Why nobody took it; [`Reason::MaybeSeen`] as well if a redrive ended so.
+    /// Why nobody took it; becomes [`Reason::MaybeSeen`] if a redrive ended so.
     pub reason: Reason,
     /// When it died.
     pub died: u64,
-    /// What it takes on disk.
+    /// Its size on disk.
     pub bytes: u32,
     /// How often it was redriven and failed again.
     pub redrives: u32,
@@ -32,7 +32,7 @@ pub struct LetterState {
 // === impl Letters ===
 
 impl Letters {
-    /// What they take on disk.
+    /// Their size on disk.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -47,17 +47,17 @@ impl Letters {
         self.letters.is_empty()
     }
 
-    /// One of them.
+    /// The dead letter at this offset.
     pub fn get(&self, letter: Offset) -> Option<&LetterState> {
         self.letters.get(&letter.0)
     }
 
-    /// Those at or after `from`, by place.
+    /// Those at or after `from`, by offset.
     pub fn from(&self, from: Offset) -> impl Iterator<Item = (Offset, &LetterState)> {
         self.letters.range(from.0..).map(|(&at, letter)| (Offset(at), letter))
     }
 
-    /// Puts one in.
+    /// Adds one.
     pub(super) fn insert(&mut self, at: Offset, letter: LetterState) {
         self.bytes += u64::from(letter.bytes);
         if let Some(old) = self.letters.insert(at.0, letter) {

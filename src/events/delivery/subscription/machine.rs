@@ -1,13 +1,13 @@
-//! The machine: state, and what keeps its parts in step with one another.
+//! The machine: the state, and what keeps its parts consistent.
 //!
-//! Invariants, each tested under the same words:
-//! - State changes only by [`Machine::apply`]; a decision makes entries and applies them itself. What else
-//!   is kept (queues, timers, counts) follows from the state and is made anew by [`Machine::restore`].
+//! Invariants, each with a test:
+//! - State changes only by [`Machine::apply`]; a decision makes entries and applies them itself.
+//!   The rest (queues, timers, counts) is derived, and rebuilt by [`Machine::restore`].
 //! - A floor never passes an unsettled event.
-//! - Of one key only one delivery is on its way across all lanes, or a run in order in one receive.
-//! - Whoever can be delivered is in exactly one queue of those that can.
-//! - At most `in_flight` events are on their way or ending; a partition whose parked events are `parked`
-//!   many is not read on. Nothing grows with the backlog.
+//! - Each key has only one delivery in flight across all lanes, or an ordered run in one receive.
+//! - Every deliverable event is in exactly one queue of deliverable events.
+//! - At most `in_flight` events are in flight or ending; a partition with `parked` parked events is
+//!   read no further. Nothing grows with the backlog.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::events::{facade::Tally, queue::Offset};
 
-/// Ended jobs that are remembered.
+/// Number of ended jobs that are remembered.
 pub(super) const ENDED_JOBS: usize = 64;
 
 /// One subscription.
@@ -47,10 +47,10 @@ pub struct Machine {
     pub(super) letters: Letters,
     pub(super) fingerprint: u64,
     pub(super) lost: u64,
-    // --- What is below follows from the rest, or is learned anew.
+    // --- Derived from the rest, or learned again after a restart:
     pub(super) keys: Keys,
     pub(super) timers: Timers,
-    /// Events to be delivered alone, in the order in which they became ready.
+    /// Events to deliver alone, in the order in which they became ready.
     pub(super) suspects: Queue,
     pub(super) counts: Counts,
     pub(super) window: Window,
@@ -59,33 +59,33 @@ pub struct Machine {
     pub(super) tally: Arc<Tally>,
 }
 
-/// How many events stand where.
+/// Number of events by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    /// On their way, by lease or by push.
+    /// In flight, by lease or push.
     pub(super) in_flight: u32,
-    /// Those that the gateway pushes.
+    /// In flight by push.
     pub(super) pushed: u32,
-    /// Alone or as a probe.
+    /// In flight alone or as a probe.
     pub(super) alone: u32,
-    /// As a probe.
+    /// In flight as a probe.
     pub(super) probes: u32,
     /// With an outcome.
     pub(super) ending: u32,
-    /// What is in flight or ending may add so much to the dead letters.
+    /// Bytes that events in flight or ending may add to the dead letters.
     pub(super) bytes: u64,
-    /// Waiting for their time, their turn or somebody to take them.
+    /// Waiting for their time, their turn or a consumer.
     pub(super) parked: u32,
     /// Waiting for an operator.
     pub(super) blocked: u32,
 }
 
-/// What a decision came to.
+/// The result of a decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// For the journal, in this order; already applied.
+    /// Entries for the journal, in this order; already applied.
     pub entries: Vec<Entry>,
-    /// To do once the journal is synced with the entries.
+    /// Effects to carry out once the journal is synced with the entries.
     pub effects: Vec<Effect>,
 }
 
@@ -118,17 +118,17 @@ impl Machine {
         }
     }
 
-    /// The settings that hold.
+    /// The current settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What it counts of itself.
+    /// Its counters.
     pub fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
 
-    /// Applies an entry and hands it on to the journal.
+    /// Applies an entry and adds it to the output.
     pub(super) fn commit(&mut self, out: &mut Output, entry: Entry) {
         self.count(&entry);
         let lost = self.lost;
@@ -158,7 +158,7 @@ impl Machine {
         matches!(self.settings.delivery, DeliveryMode::Push { .. })
     }
 
-    /// Puts an event in another state and lets go whoever waited for that.
+    /// Changes an event's state, and queues events that waited for it.
     pub(super) fn turn(&mut self, index: u32, status: Status) {
         self.unqueue(index);
         self.leave(index);
@@ -167,7 +167,7 @@ impl Machine {
         self.stir(index);
     }
 
-    /// Takes an event out for good.
+    /// Removes an event for good.
     pub(super) fn remove(&mut self, index: u32) {
         self.leave(index);
         let Place { lane: id, partition, offset } = self.slab[index].place;
@@ -187,7 +187,7 @@ impl Machine {
         }
     }
 
-    /// Takes an event's state out of all that is counted by state.
+    /// Removes an event from everything that is counted by state.
     fn leave(&mut self, index: u32) {
         self.timers.clear(&mut self.slab, index);
         let slot = &self.slab[index];
@@ -213,7 +213,7 @@ impl Machine {
         }
     }
 
-    /// Counts an event by its state.
+    /// Adds an event to everything that is counted by state.
     pub(super) fn enter(&mut self, index: u32) {
         let slot = &self.slab[index];
         let (place, key, bytes) = (slot.place, slot.key, slot.bytes);
@@ -263,7 +263,7 @@ impl Machine {
         }
     }
 
-    /// Queues the event in `index`, or the first ones of its key, if they can be delivered now.
+    /// Queues the event in `index`, or the first ones of its key, if they are deliverable now.
     pub(super) fn stir(&mut self, index: u32) {
         match self.slab[index].key {
             Some(key) => self.stir_key(key),
@@ -277,7 +277,7 @@ impl Machine {
         }
     }
 
-    /// Queues an event that is first of its key, if it is due.
+    /// Queues an event, which is the first of its key, if it is due.
     fn queue(&mut self, index: u32) {
         let slot = &self.slab[index];
         if slot.ticket != 0 || !slot.is_due || !slot.is_waiting() {
@@ -294,7 +294,7 @@ impl Machine {
         queue.push(&mut self.slab, index);
     }
 
-    /// Takes an event out of the queue it is in, if it is in one.
+    /// Removes an event from its queue, if it is in one.
     pub(super) fn unqueue(&mut self, index: u32) {
         let slot = &self.slab[index];
         if slot.ticket == 0 {
@@ -307,14 +307,14 @@ impl Machine {
         }
     }
 
-    /// Nobody came back from it twice in a row; or once, and it has no other attempt left: it is not to
-    /// die for what another did.
+    /// Whether it ended without a result twice in a row, or once with no attempt left: it must not
+    /// die because of another event.
     pub(super) fn is_suspect(&self, index: u32) -> bool {
         let slot = &self.slab[index];
         slot.unknown >= 2 || slot.unknown >= 1 && slot.counted >= self.settings.max_attempts
     }
 
-    /// Whether the event can be delivered now.
+    /// Whether the event is deliverable now.
     pub(super) fn is_deliverable(&self, index: u32) -> bool {
         let slot = &self.slab[index];
         let is_first = slot.key.is_none_or(|key| {

@@ -1,4 +1,4 @@
-//! What is said of a subscription.
+//! The reported numbers of a subscription.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::events::queue::Offset;
 
-/// How a subscription stands.
+/// The state of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Numbers {
     /// Events being delivered.
@@ -23,67 +23,67 @@ pub struct Numbers {
     pub ending: u32,
     /// Events held in memory and not being delivered.
     pub parked: u32,
-    /// Events that hold their key until an operator frees it.
+    /// Events that hold their key until an operator unblocks it.
     pub blocked: u32,
     /// Events that are delivered alone.
     pub suspects: u32,
-    /// When the oldest unsettled event that was looked at was published.
+    /// When the oldest scanned unsettled event was published.
     pub oldest: Option<u64>,
-    /// Unsettled events dropped because their bytes are gone.
+    /// Unsettled events dropped because their bytes were gone.
     pub lost: u64,
     /// Why nothing is delivered.
     pub hold: Option<Hold>,
     /// The dead letters are full.
     pub is_out_of_room: bool,
-    /// Deliveries at once that the endpoint takes, as far as is known.
+    /// How many concurrent deliveries the endpoint takes, as far as known.
     pub concurrency: Option<u32>,
-    /// Dead letters, and their bytes.
+    /// Number and bytes of the dead letters.
     pub dead_letters: (u64, u64),
 }
 
-/// How a partition stands in a lane.
+/// The state of a partition in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartNumbers {
-    /// Which.
+    /// The partition.
     pub partition: Partition,
     /// Everything before is settled.
     pub floor: Offset,
-    /// Everything before was looked at.
+    /// Everything before was scanned.
     pub scan: Offset,
-    /// Between the two and not settled.
+    /// Unsettled events between the two.
     pub unsettled: u64,
-    /// It holds as many parked events as it may and is not read on.
+    /// It holds the maximum of parked events and is read no further.
     pub is_full: bool,
-    /// It stops before these bytes, the end not included.
+    /// It stops before this damage, end excluded.
     pub damaged: Option<(Offset, Offset)>,
 }
 
-/// The lowest offsets that are still needed: nothing below will be read again.
+/// The lowest offsets still needed: nothing below will be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pins {
     /// Of the topic's log.
     pub topic: Offset,
-    /// Of the parked log; `None`: nothing of it.
+    /// Of the parked log; `None` if nothing is needed there.
     pub parked: Option<Offset>,
 }
 
-/// How one event stands.
+/// The state of one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventView {
-    /// Not looked at yet.
+    /// Not scanned yet.
     Ahead,
-    /// Settled, or not for this subscription.
+    /// Settled, or not wanted by this subscription.
     Settled,
     /// To be delivered.
     Waiting {
-        /// Attempts that count.
+        /// Counted attempts.
         counted: u32,
-        /// Not before.
+        /// Not delivered before this.
         until: u64,
     },
     /// Being delivered.
     InFlight {
-        /// Attempts that count.
+        /// Counted attempts.
         counted: u32,
     },
     /// Holds its key.
@@ -93,7 +93,7 @@ pub enum EventView {
 }
 
 impl Machine {
-    /// How it stands.
+    /// The state of the subscription.
     pub fn numbers(&self) -> Numbers {
         let parts = self.lanes.get(&LaneId::LIVE).into_iter().flat_map(|lane| lane.parts.values());
         let first = |part: &Part| part.events.first_key_value().map(|(_, &index)| index);
@@ -122,7 +122,7 @@ impl Machine {
         parts.flat_map(|part| part.events.values()).map(|&index| &self.slab[index])
     }
 
-    /// Partitions of a lane about which there is more to say than the lane's position.
+    /// Partitions of a lane whose state differs from the lane's.
     pub fn parts(&self, lane: LaneId) -> Vec<PartNumbers> {
         let Some(lane) = self.lanes.get(&lane) else { return Vec::new() };
         let numbers = |(&partition, part): (&Partition, &Part)| {
@@ -139,17 +139,17 @@ impl Machine {
         lane.parts.iter().map(numbers).collect()
     }
 
-    /// Up to where a lane has looked, partitions with a position of their own aside.
+    /// How far a lane has scanned, except for partitions with a position of their own.
     pub fn position(&self, lane: LaneId) -> Option<Offset> {
         self.lanes.get(&lane).map(|lane| lane.scan)
     }
 
-    /// The lowest offset of the live lane that is not settled.
+    /// The lowest unsettled offset of the live lane.
     pub fn floor(&self) -> Offset {
         self.lanes.get(&LaneId::LIVE).map_or(Offset::ZERO, floor)
     }
 
-    /// What must be kept for it.
+    /// The lowest offsets it still needs.
     pub fn pins(&self) -> Pins {
         let mut topic: Option<Offset> = None;
         let mut parked: Option<Offset> = None;
@@ -165,7 +165,7 @@ impl Machine {
                     least(&mut topic, resume);
                 }
                 let mut slots = part.events.values().map(|&index| &self.slab[index]);
-                // Few have copies, and those are at the front.
+                // Few have copies, and those come first.
                 if let Some(slot) = slots.find(|slot| slot.parked.is_none()) {
                     least(&mut topic, slot.place.offset);
                 }
@@ -190,7 +190,7 @@ impl Machine {
         self.ended.iter().map(|(lane, job)| (*lane, job)).chain(running)
     }
 
-    /// How far a job is: offsets or dead letters that it is done with, and all it has to do.
+    /// The progress of a job: offsets or dead letters done, and their total.
     pub fn progress(&self, lane: LaneId) -> Option<(u64, u64)> {
         let lane = self.lanes.get(&lane)?;
         let (read, all) = match &lane.job.as_ref()?.kind {
@@ -201,11 +201,11 @@ impl Machine {
                 })
             }
         };
-        // What was read and waits, or is on its way, is still to be done.
+        // Events that were read but wait or are in flight are still to be done.
         Some((read.saturating_sub(lane.unsettled as u64), all))
     }
 
-    /// How an event stands.
+    /// The state of an event.
     pub fn event(&self, place: Place) -> EventView {
         let Some(lane) = self.lanes.get(&place.lane) else { return EventView::Settled };
         let Some(index) = lane.slot(place) else {
@@ -221,13 +221,13 @@ impl Machine {
         }
     }
 
-    /// Keys whose first event waits for an operator, and where that is.
+    /// Keys whose first event waits for an operator, and that event.
     pub fn blocked(&self) -> impl Iterator<Item = (Option<u64>, Place)> {
         let is_blocked = |slot: &&Slot| matches!(slot.status, Status::Blocked { .. });
         self.slots().filter(is_blocked).map(|slot| (slot.key, slot.place))
     }
 
-    /// The next time at which something happens by itself or a push may begin that may not now.
+    /// The next time at which something happens by itself or a push can begin that now cannot.
     pub fn wake_at(&mut self, now: u64) -> Option<u64> {
         let timer = self.timers.next(&self.slab);
         if !self.delivers() {
@@ -252,13 +252,13 @@ impl Machine {
         Some(next).filter(|&next| next != u64::MAX)
     }
 
-    /// Events that could be delivered as far as each of them is concerned.
+    /// Number of events that are ready by themselves.
     pub fn ready(&self) -> usize {
         let suspects = if self.counts.alone == 0 { self.suspects.len() } else { 0 };
         suspects + self.lanes.values().map(|lane| lane.ready.len()).sum::<usize>()
     }
 
-    /// Partitions are full by what the settings say.
+    /// Marks partitions as full according to the settings.
     pub(super) fn fill_parts(&mut self) {
         let (limit, low) = (self.settings.parked, self.settings.low_parked());
         for part in self.lanes.values_mut().flat_map(|lane| lane.parts.values_mut()) {

@@ -1,4 +1,4 @@
-//! What entries of operators, jobs and retention do.
+//! Applies the entries of operators, jobs and retention.
 
 use super::{
     entry::{Entry, JobEnd, JobKind, Seek},
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::events::queue::Offset;
 
-/// What waits when the clock jumps comes within so many milliseconds of when it would have, not all at once.
+/// After a clock jump, waits end within this many milliseconds of when they would have, not together.
 const SPREAD: u64 = 1_000;
 
 impl Machine {
@@ -62,7 +62,7 @@ impl Machine {
             Entry::JobEnded { lane, at, end } => self.end_job(*lane, *at, *end),
             Entry::Configured { fingerprint, .. } => self.fingerprint = *fingerprint,
             Entry::ClockMoved { by } => self.move_clock(*by),
-            // All others are in `apply`.
+            // `apply` handles all others.
             _ => {}
         }
     }
@@ -98,7 +98,7 @@ impl Machine {
         }
     }
 
-    /// Lets partitions go on whose damage is over.
+    /// Lets partitions continue whose damage is over.
     fn mend(&mut self, id: LaneId, is_over: impl Fn((Offset, Offset)) -> bool) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let mut slots = Vec::new();
@@ -129,7 +129,7 @@ impl Machine {
         for part in lane.parts.values_mut() {
             if let Some(at) = part.resume {
                 let at = if (from..to).contains(&at) { to } else { at };
-                // Where the lane stands or was carried to, or between: that is looked at, or gone.
+                // Past the lane's old position, up to its new one: that was scanned, or is gone.
                 let is_lanes = at == scan || at > before && at <= scan;
                 part.resume = Some(at).filter(|_| !is_lanes);
             }
@@ -145,7 +145,7 @@ impl Machine {
             }
         };
         self.next_lane = self.next_lane.max(id.0.saturating_add(1));
-        // Its low bits will do: no two jobs of one lane begin within a moment, 49 days apart or not.
+        // The low bits suffice: no two jobs of a lane begin at one moment or n times 49 days apart.
         let epoch = (job.started & u64::from(u32::MAX)).try_into().unwrap_or(0);
         let lane = Lane { epoch, job: Some(job), ..Lane::new(id, start) };
         self.lanes.insert(id, lane);

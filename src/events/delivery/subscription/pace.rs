@@ -1,12 +1,12 @@
-//! How much at once, and how many a second. Learned anew after a restart: it is not state.
+//! Limits concurrency and rates. Learned again after a restart: it is not state.
 
-/// Deliveries at once before anything is known of the endpoint.
+/// Concurrent deliveries before anything is known of the endpoint.
 const START: u32 = 10;
-/// After a cut the next one is not within this: what was sent before it says nothing new.
+/// Minimum time between two cuts: what was sent before a cut says nothing new.
 const CUT_PAUSE: u64 = 1_000;
 
-/// How many deliveries the endpoint takes at once: one more for each round of successes, half after an
-/// overload.
+/// How many concurrent deliveries the endpoint takes: one more for each round of successes, half as
+/// many after an overload.
 #[derive(Debug)]
 pub(super) struct Window {
     size: f64,
@@ -16,7 +16,7 @@ pub(super) struct Window {
 /// A token bucket with room for a second's worth (GCRA).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rate {
-    /// In microseconds: the time at which it would be full again.
+    /// When it will be full again, in microseconds.
     full_at: u64,
 }
 
@@ -29,7 +29,7 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Deliveries at once, of at most `most`.
+    /// The current concurrency, at most `most`.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -39,14 +39,14 @@ impl Window {
         (self.size as u32).clamp(1, most.max(1))
     }
 
-    /// A success while `in_flight` were on their way. Nothing is learned from a window not half used.
+    /// A success with `in_flight` in flight. A window that is not half used teaches nothing.
     pub(super) fn succeed(&mut self, in_flight: u32, most: u32) {
         if u64::from(in_flight) * 2 >= u64::from(self.size(most)) {
             self.size = (self.size + 1.0 / self.size.max(1.0)).min(f64::from(most.max(1)));
         }
     }
 
-    /// The endpoint did not keep up.
+    /// The endpoint was overloaded.
     pub(super) fn cut(&mut self, now: u64, most: u32) {
         if now.saturating_sub(self.cut_at) >= CUT_PAUSE || self.cut_at == 0 {
             self.size = (self.size.min(f64::from(most)) / 2.0).max(1.0);
@@ -58,10 +58,10 @@ impl Window {
 // === impl Rate ===
 
 impl Rate {
-    /// When the next one may go, at a rate of so many in a thousand seconds.
+    /// When the next one may go, at this rate per thousand seconds.
     pub(super) fn next(self, rate: u64) -> u64 {
         let step = 1_000_000_000 / rate.max(1);
-        // A second's worth may go at once, and always one.
+        // A second's worth may go at once, but at least one.
         (self.full_at + step).saturating_sub(step.max(1_000_000)).div_ceil(1000)
     }
 

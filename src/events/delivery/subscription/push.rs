@@ -16,7 +16,7 @@ use super::{
 };
 
 impl Machine {
-    /// The next event to push, if one may go now.
+    /// The next event to push, if one may start now.
     pub fn next_push(&mut self, moment: &Moment, out: &mut Output) -> Option<Delivery> {
         self.tick(moment, out);
         let DeliveryMode::Push { rate, .. } = self.settings.delivery else { return None };
@@ -43,7 +43,7 @@ impl Machine {
         self.start(moment, None, mode, &[index], out).pop()
     }
 
-    /// Before then nothing is pushed: the endpoint waits, the circuit is open, the rate is used up.
+    /// No push before this: the endpoint asked to wait, the circuit is open, or the rate is used up.
     pub(super) fn push_from(&self) -> u64 {
         let circuit = self.outage.open.map_or(0, |open| open.until);
         let rate = match self.settings.delivery {
@@ -53,7 +53,7 @@ impl Machine {
         self.outage.until.max(circuit).max(rate)
     }
 
-    /// Whether one more push may be on its way.
+    /// Whether another push may start.
     pub(super) fn has_place(&self) -> bool {
         let DeliveryMode::Push { concurrency, .. } = self.settings.delivery else { return false };
         match self.outage.open {
@@ -62,7 +62,7 @@ impl Machine {
         }
     }
 
-    /// A push has ended. `said` is a part of what the endpoint answered, `body` what an event that
+    /// A push has ended. `said` is a part of the endpoint's answer, `body` what the event that
     /// follows carries of it.
     pub fn pushed(
         &mut self,
@@ -99,7 +99,7 @@ impl Machine {
             Verdict::Left => {
                 let failure = Some(fail(FailureKind::Lapsed));
                 self.give_up(moment, index, (Reason::MaybeSeen, false), failure, out);
-                // It says nothing of the endpoint, not even as a probe.
+                // This says nothing about the endpoint, not even as a probe.
                 return TokenStatus::Ok;
             }
             Verdict::Disable => {
@@ -133,7 +133,7 @@ impl Machine {
         TokenStatus::Ok
     }
 
-    /// Gives back what is being pushed: the gateway stops, and it is not the events' fault.
+    /// Gives back pushes in flight, because the gateway stops and the events are not at fault.
     pub fn release_pushes(&mut self, out: &mut Output) {
         let slots = self.lanes.values().flat_map(|lane| lane.parts.values());
         let events: Vec<Place> = slots
@@ -148,7 +148,7 @@ impl Machine {
         }
     }
 
-    /// What an answer says of how much the endpoint takes.
+    /// Learns from an answer how much the endpoint takes.
     fn learn(&mut self, verdict: Verdict, answer: Answer, now: u64) {
         let DeliveryMode::Push { concurrency, .. } = self.settings.delivery else { return };
         let is_overload = matches!(answer, Answer::NotSent | Answer::Timeout | Answer::MaybeSeen)
@@ -161,7 +161,7 @@ impl Machine {
         }
     }
 
-    /// The attempt is given back; the event is ready when the endpoint is.
+    /// Gives the attempt back; the event is ready when the endpoint is.
     fn put_back(
         &mut self,
         moment: &Moment,
@@ -175,7 +175,7 @@ impl Machine {
         self.commit(out, Entry::Failed { at: moment.now, events });
     }
 
-    /// By the schedule, or to its end.
+    /// Schedules a retry, or gives the event up.
     fn retry(
         &mut self,
         moment: &Moment,
@@ -200,7 +200,7 @@ impl Machine {
         let is_waiting = self.outage.until > moment.now;
         let (wait, throttled) = match wait {
             Some(wait) => (wait, self.outage.throttled),
-            // What was sent before it asked says the same, and doubles nothing.
+            // Pushes sent before it asked get the same answer: they must not double the wait.
             None if is_waiting => return,
             None => (self.outage.throttle(random), self.outage.throttled.saturating_add(1)),
         };
@@ -210,15 +210,15 @@ impl Machine {
         }
     }
 
-    /// Closes the circuit: a probe was taken or refused, by an endpoint that is there. What was sent before it
-    /// opened says less.
+    /// Closes the circuit if a probe was taken or refused. Answers to pushes from before it opened
+    /// do not count.
     fn welcome(&mut self, is_probe: bool, out: &mut Output) {
         if is_probe && self.outage.open.is_some() {
             self.commit(out, Entry::Circuit(Circuit::Closed));
         }
     }
 
-    /// Opens the circuit after a row of failures, and puts the next probe off after one that failed.
+    /// Opens the circuit after a row of failures, and delays the next probe after a failed one.
     fn judge(&mut self, moment: &Moment, is_probe: bool, out: &mut Output) {
         let random = mix(moment.random, 2);
         if self.outage.is_due() {

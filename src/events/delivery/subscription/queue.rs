@@ -1,13 +1,13 @@
-//! First in, first out, of events that can be delivered; one that cannot any more is passed over.
+//! A FIFO of deliverable events; ones that no longer are get skipped.
 
 use std::collections::VecDeque;
 
 use super::slab::Slab;
 
-/// Fewer leftovers than this are not worth a sweep.
+/// A sweep is not worth it for fewer leftovers than this.
 const MIN_LEFTOVERS: usize = 64;
 
-/// Slots with the tickets they had when they were queued.
+/// Slots, each with its ticket from when it was queued.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     items: VecDeque<(u32, u64)>,
@@ -17,7 +17,7 @@ pub(super) struct Queue {
 // === impl Queue ===
 
 impl Queue {
-    /// How many wait here.
+    /// Number of events in the queue.
     pub(super) fn len(&self) -> usize {
         self.meant
     }
@@ -27,19 +27,19 @@ impl Queue {
         self.items.len()
     }
 
-    /// Puts one that is in no queue at the end.
+    /// Appends an event that is in no queue.
     pub(super) fn push(&mut self, slab: &mut Slab, index: u32) {
         let ticket = slab.ticket();
         slab[index].ticket = ticket;
         self.items.push_back((index, ticket));
         self.meant += 1;
-        // Reading a journal takes events away without asking who is first.
+        // Replaying a journal removes events without popping them.
         if self.items.len() > 2 * self.meant + MIN_LEFTOVERS {
             self.items.retain(|&(index, ticket)| slab[index].ticket == ticket);
         }
     }
 
-    /// Puts one that was just taken back to the front.
+    /// Returns an event that was just popped to the front.
     pub(super) fn put_back(&mut self, slab: &mut Slab, index: u32) {
         let ticket = slab.ticket();
         slab[index].ticket = ticket;
@@ -47,7 +47,7 @@ impl Queue {
         self.meant += 1;
     }
 
-    /// The first one; it is in no queue then.
+    /// Removes and returns the first event.
     pub(super) fn pop(&mut self, slab: &mut Slab) -> Option<u32> {
         while let Some((index, ticket)) = self.items.pop_front() {
             if slab[index].ticket == ticket {
@@ -58,7 +58,7 @@ impl Queue {
         None
     }
 
-    /// Takes one that is in this queue out of it.
+    /// Removes an event of this queue.
     pub(super) fn forget(&mut self, slab: &mut Slab, index: u32) {
         slab[index].ticket = 0;
         self.meant -= 1;

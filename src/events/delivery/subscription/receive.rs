@@ -1,4 +1,4 @@
-//! Who is delivered next: leases for consumers that ask, and time passing.
+//! Chooses what is delivered next: leases for consumers that ask, and the passing of time.
 
 use super::{
     effect::Delivery,
@@ -11,29 +11,29 @@ use super::{
     state::EventStatus as Status,
 };
 
-/// What a consumer asks for.
+/// A consumer's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// At most so many events.
+    /// Maximum number of events.
     pub events: usize,
-    /// At most so many bytes, the first event not judged.
+    /// Maximum number of bytes, not counting the first event.
     pub bytes: u64,
-    /// For how long, in milliseconds.
+    /// Length of the lease in milliseconds.
     pub lease: u64,
 }
 
-/// Room that is left in a receive.
+/// Remaining room in a receive.
 struct Room {
     events: usize,
     bytes: u64,
     is_first: bool,
-    /// Bytes of dead letters that there is room for.
+    /// Bytes of dead letters for which there is room.
     letters: u64,
 }
 
 impl Machine {
-    /// Leases events to a consumer: those that can be delivered, the live ones first, a run of one key in
-    /// order; or one that is suspected of killing its consumers, alone.
+    /// Leases deliverable events to a consumer: live ones first, and runs of one key in order; or,
+    /// alone, one event that is suspected of killing its consumers.
     pub fn receive(&mut self, moment: &Moment, ask: &Ask, out: &mut Output) -> Vec<Delivery> {
         self.tick(moment, out);
         let deadline = Some(moment.now.saturating_add(ask.lease).max(1));
@@ -65,7 +65,7 @@ impl Machine {
         deliveries
     }
 
-    /// Time passes: leases run out, waits are over. To be called when [`Machine::wake_at`] says so.
+    /// Lets time pass: leases expire, waits end. Call it when [`Machine::wake_at`] says so.
     pub fn tick(&mut self, moment: &Moment, out: &mut Output) {
         let mut lapsed = Vec::new();
         while let Some(index) = self.timers.pop(&mut self.slab, moment.now) {
@@ -81,29 +81,29 @@ impl Machine {
         self.lapse_all(moment, lapsed, out);
     }
 
-    /// Whether anything is delivered at all.
+    /// Whether anything can be delivered at all.
     pub(super) fn delivers(&self) -> bool {
         self.hold.is_none() && !self.is_out_of_room() && self.room() > 0
     }
 
-    /// Whether the dead letters could not take what is on its way and one more.
+    /// Whether the dead letters have no room beyond what events in flight may need.
     pub fn is_out_of_room(&self) -> bool {
         self.letter_room() == 0
     }
 
-    /// Bytes of dead letters that may come to those that there are and those that may come of what is on
-    /// its way.
+    /// Bytes that dead letters may still take, beyond the existing ones and those that may come of
+    /// events in flight.
     fn letter_room(&self) -> u64 {
         let used = self.letters.bytes().saturating_add(self.counts.bytes);
         self.settings.dead_letter_bytes.map_or(u64::MAX, |most| most.saturating_sub(used))
     }
 
-    /// Deliveries that may begin.
+    /// How many deliveries may start.
     pub(super) fn room(&self) -> u32 {
         self.settings.in_flight.saturating_sub(self.counts.in_flight + self.counts.ending)
     }
 
-    /// The next suspect that can be delivered; it is in no queue then.
+    /// Takes the next deliverable suspect out of its queue.
     pub(super) fn pick_suspect(&mut self, moment: &Moment, out: &mut Output) -> Option<u32> {
         loop {
             if self.room() == 0 {
@@ -115,7 +115,7 @@ impl Machine {
             }
             let lane = self.slab[index].place.lane;
             if !self.may_go(lane, moment.now) {
-                // Its job's rate is its own: it is asked again when another one is.
+                // The rate of its own job holds it back: it is asked again with the next one.
                 self.suspects.put_back(&mut self.slab, index);
                 return None;
             }
@@ -125,7 +125,7 @@ impl Machine {
         }
     }
 
-    /// The next event of a lane that can be delivered; it is in no queue then.
+    /// Takes the next deliverable event of a lane out of its queue.
     pub(super) fn pick(&mut self, moment: &Moment, id: LaneId, out: &mut Output) -> Option<u32> {
         loop {
             if self.room() == 0 || !self.may_go(id, moment.now) {
@@ -136,7 +136,7 @@ impl Machine {
                 continue;
             }
             if self.is_suspect(index) {
-                // The settings have changed since it was queued.
+                // The settings changed after it was queued.
                 self.stir(index);
                 continue;
             }
@@ -165,7 +165,7 @@ impl Machine {
             }
             picked.push(index);
             self.pay(id, moment.now);
-            // Others of its key in order: the consumer has them all, and nobody else does.
+            // The following events of its key, in order: one consumer gets them all.
             let mut next = self.slab[index].next;
             left = self.room().saturating_sub(u32::try_from(picked.len()).unwrap_or(u32::MAX));
             while next != NONE && room.events > 0 && left > 0 && self.follows(next, moment.judged) {
@@ -181,7 +181,7 @@ impl Machine {
         picked
     }
 
-    /// Takes room for an event, if there is some.
+    /// Takes room for an event, if there is enough.
     fn fits(&self, index: u32, room: &mut Room) -> bool {
         let bytes = u64::from(self.slab[index].bytes);
         if room.letters == 0 || !room.is_first && bytes > room.bytes {
@@ -194,7 +194,7 @@ impl Machine {
         true
     }
 
-    /// Whether an event may be delivered together with the one before it in its key.
+    /// Whether an event may be delivered together with the previous one of its key.
     fn follows(&self, index: u32, judged: u64) -> bool {
         let slot = &self.slab[index];
         slot.is_waiting()
@@ -203,7 +203,7 @@ impl Machine {
             && !self.is_suspect(index)
     }
 
-    /// Gives an event up whose own time is over.
+    /// Gives up an event that has passed its own expiry.
     fn expire(&mut self, moment: &Moment, index: u32, out: &mut Output) -> bool {
         let is_over = self.slab[index].expires.is_some_and(|expires| expires <= moment.judged);
         if is_over {
@@ -212,7 +212,7 @@ impl Machine {
         is_over
     }
 
-    /// Whether the rate of a job lets one more go.
+    /// Whether the rate of its job permits another event.
     pub(super) fn may_go(&self, id: LaneId, now: u64) -> bool {
         let job = self.lanes.get(&id).and_then(|lane| lane.job.as_ref());
         job.and_then(|job| job.rate).is_none_or(|rate| {
@@ -227,7 +227,7 @@ impl Machine {
         }
     }
 
-    /// Begins deliveries, in this order.
+    /// Starts deliveries, in this order.
     pub(super) fn start(
         &mut self,
         moment: &Moment,

@@ -1,4 +1,4 @@
-//! Reading ahead: what is to be read next, and what was found.
+//! Reading ahead: what to read next, and what was found.
 
 use super::{
     effect::Scan,
@@ -10,21 +10,21 @@ use super::{
 };
 use crate::events::queue::Offset;
 
-/// Keys that are partitions are none of an event's (the first digits of pi).
+/// Keeps keys that represent partitions apart from events' keys (the first digits of pi).
 const PARTITION_KEY: u64 = 0x243f_6a88_85a3_08d3;
 
-/// What of a scan is taken.
+/// What is taken from a scan.
 struct Take {
     added: Vec<Added>,
-    /// Partitions that stop, and where.
+    /// Partitions that stop, and their positions.
     stopped: Vec<(Partition, Offset)>,
     /// Events taken by partition.
     counts: Vec<(Partition, u32)>,
 }
 
 impl Machine {
-    /// What to read next, if anything is to be read: of each lane one stretch at most, the live one first.
-    /// The first of which there is anything is the one to read. Ask again after each decision.
+    /// What to read next: at most one range per lane, the live lane first. Read the first that
+    /// contains anything. Ask again after each decision.
     pub fn scans(&self) -> impl Iterator<Item = Scan> {
         let lanes = self.lanes.values().filter(|_| self.hold.is_none());
         lanes.filter_map(|lane| self.scan_of(lane))
@@ -57,7 +57,7 @@ impl Machine {
         if lane.end().is_some_and(|end| lane.scan >= end) {
             return None;
         }
-        // With every partition stopped, reading on would find nothing that is taken.
+        // With every partition stopped, nothing found would be taken.
         let is_stopped = |(partition, part): &(&Partition, &super::lane::Part)| {
             part.is_full || part.damaged.is_some() || behind(partition)
         };
@@ -72,8 +72,7 @@ impl Machine {
         Some(Scan { lane: lane.id, from, to, only: None, events })
     }
 
-    /// What was found between `scan.from` and `to`, by offset. Of a scan that is not asked for any more
-    /// nothing is taken.
+    /// Applies what was found between `scan.from` and `to`, by offset. An outdated scan is ignored.
     pub fn scanned(
         &mut self,
         scan: &Scan,
@@ -145,7 +144,7 @@ impl Machine {
         take
     }
 
-    /// Whether nothing more of this partition is taken.
+    /// Whether no more events of this partition are taken.
     fn is_shut(&self, lane: &Lane, take: &Take, partition: Partition) -> bool {
         let taken =
             take.counts.iter().find(|(of, _)| *of == partition).map_or(0, |(_, count)| *count);
@@ -167,7 +166,7 @@ impl Machine {
         }
     }
 
-    /// The key that stands for a partition under [`Order::Partition`], for `unblock`.
+    /// The key that represents a partition under [`Order::Partition`], for `unblock`.
     pub fn partition_key(partition: Partition) -> u64 {
         let Partition { generation, number } = partition;
         mix(PARTITION_KEY, u64::from(generation) << 16 | u64::from(number))
@@ -181,17 +180,17 @@ impl Machine {
     }
 }
 
-/// Whether a partition still stands where the scan found it standing back.
+/// Whether a partition is still behind the lane, where the scan found it.
 fn is_behind(lane: &Lane, scan: &Scan, partition: Partition) -> bool {
     let position = lane.position(partition);
     position >= scan.from && position < lane.scan
 }
 
-/// Whether an offset of a partition is one that this scan is the first to see.
+/// Whether this scan is the first to see an offset of a partition.
 fn takes(lane: &Lane, scan: &Scan, partition: Partition, offset: Offset) -> bool {
     let own = lane.parts.get(&partition).and_then(|part| part.resume);
     match &scan.only {
-        // Those that stand back are not this scan's; those sent ahead are, from where they stand.
+        // Partitions behind the lane are not this scan's; those ahead are, from their position on.
         None => own.is_none_or(|at| at >= lane.scan && at <= offset),
         Some(only) => {
             only.contains(&partition)

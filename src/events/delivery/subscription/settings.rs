@@ -1,54 +1,54 @@
-//! What a subscription is told: settings, and the moment a decision is made at.
+//! The inputs of a subscription: settings, and the moment of a decision.
 
 use super::ending::{Reason, Target};
 
 /// Settings of one subscription, valid by construction. Times are milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Who starts a delivery.
+    /// Who starts deliveries.
     pub delivery: DeliveryMode,
-    /// What is in order with what, from the scan position on.
+    /// Which events are kept in order, from the scan position on.
     pub order: Order,
-    /// The wait before the first attempt, which is taken for none, the second, and so on; the last one
-    /// holds for all that follow. Not empty.
+    /// The waits before the first attempt (taken as none), the second, and so on; the last one applies
+    /// to all that follow. Not empty.
     pub schedule: Vec<u64>,
-    /// So many attempts count, at least 1.
+    /// Maximum number of counted attempts, at least 1.
     pub max_attempts: u32,
-    /// None is planned for later than so long after the first one that counted.
+    /// No attempt is planned later than this after the first counted one.
     pub max_age: u64,
-    /// Events being delivered or ending, at least 1.
+    /// Maximum number of events being delivered or ending, at least 1.
     pub in_flight: u32,
-    /// Events of one partition that wait in memory, at least 1.
+    /// Maximum number of a partition's events waiting in memory, at least 1.
     pub parked: u32,
     /// Partitions of the topic's newest generation, at least 1.
     pub partitions: u16,
-    /// Bytes of dead letters at which nothing is delivered any more; `None`: there are no dead letters.
+    /// Bytes of dead letters at which delivery stops; `None` if there are no dead letters.
     pub dead_letter_bytes: Option<u64>,
-    /// What becomes of an event at the end of its attempts.
+    /// What happens to an event whose attempts are used up.
     pub then: Then,
-    /// An event follows a success.
+    /// Whether an event follows a success.
     pub publishes_success: bool,
-    /// An event follows when nobody took it.
+    /// Whether an event follows if nobody took it.
     pub publishes_failure: bool,
-    /// Somebody may ask how an event ended, and is told before it is settled: a stored request.
+    /// For stored requests: somebody may ask how an event ended, and is told before it is settled.
     pub tells_ends: bool,
 }
 
-/// Who starts a delivery.
+/// Who starts deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryMode {
     /// The consumer.
     Pull,
     /// The gateway.
     Push {
-        /// At most so many at once, at least 1.
+        /// Maximum concurrent pushes, at least 1.
         concurrency: u32,
-        /// At most so many in a thousand seconds.
+        /// Maximum pushes per thousand seconds.
         rate: Option<u64>,
     },
 }
 
-/// What is in order with what.
+/// Which events are kept in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// Events of one key.
@@ -60,26 +60,25 @@ pub enum Order {
     Partition,
 }
 
-/// What becomes of an event at the end of its attempts.
+/// What happens to an event whose attempts are used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Then {
-    /// To the dead letters.
+    /// It becomes a dead letter.
     #[default]
     DeadLetter,
-    /// It is dropped, counted.
+    /// It is dropped and counted.
     Discard,
-    /// It holds its key until an operator frees it.
+    /// It holds its key until an operator unblocks it.
     BlockKey,
 }
 
-/// When, with which luck, and where the logs stand.
+/// The time and randomness of a decision, and the ends of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// Milliseconds since 1970. Moves forward only; a clock that was set is told by
-    /// [`super::Machine::clock_moved`].
+    /// Milliseconds since 1970. Never goes back; [`super::Machine::clock_moved`] reports a clock
+    /// that was set.
     pub now: u64,
-    /// What the expiry of events goes by: as `now`, but it stands still while the clock is not to be
-    /// trusted.
+    /// The time by which events expire: as `now`, but stands still while the clock is not trusted.
     pub judged: u64,
     /// A new random number for each decision.
     pub random: u64,
@@ -87,18 +86,18 @@ pub struct Moment {
     pub targets: Targets,
 }
 
-/// Logs and their ends: nothing appended before now lies at or after them.
+/// Logs and their ends: everything appended before now is below them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Targets {
     /// The subscription's dead letters.
     pub letters: Target,
-    /// The topic of what follows a success.
+    /// The topic of events that follow a success.
     pub success: Target,
-    /// The topic of what follows when nobody took an event.
+    /// The topic of events that follow a failure.
     pub failure: Target,
 }
 
-/// What becomes of an event that nobody took.
+/// What happens to an event that nobody took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     DeadLetter,
@@ -138,25 +137,25 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Events that may be ready beside those in flight: enough that a receive never waits for a read.
+    /// Ready events besides those in flight, at most: enough that a receive never waits for a read.
     pub(super) fn lookahead(&self) -> usize {
         self.in_flight.clamp(16, 1024) as usize
     }
 
-    /// A full partition is read on when it holds no more than this.
+    /// Reading of a full partition resumes when it holds no more than this.
     pub(super) fn low_parked(&self) -> u32 {
         self.parked - (self.parked / 4).max(1)
     }
 
-    /// The wait before the attempt that follows the `failures`th failure, within a fifth of what the
-    /// schedule says so that what failed together does not come back together. `random` decides.
+    /// The wait before the attempt after the `failures`th failure, with a jitter of a fifth, so
+    /// that events which failed together do not return together. `random` decides.
     pub(super) fn delay(&self, failures: u32, random: u64) -> u64 {
         let index = (failures as usize).min(self.schedule.len().saturating_sub(1));
         let delay = self.schedule.get(index).copied().unwrap_or(0);
         jitter(delay, random)
     }
 
-    /// What becomes of a live event that nobody took, for this reason.
+    /// What happens to a live event that nobody took, for this reason.
     pub(super) fn fate(&self, reason: Reason, is_own_expiry: bool, has_key: bool) -> Fate {
         let is_worn_out = match reason {
             Reason::AttemptsExhausted | Reason::LeaseExpiredLimit => true,
@@ -166,11 +165,11 @@ impl Settings {
         let has_letters = self.dead_letter_bytes.is_some();
         match self.then {
             _ if !is_worn_out && has_letters => Fate::DeadLetter,
-            // Nothing is behind it that would have to wait.
+            // Without a key nothing has to wait behind it.
             Then::BlockKey if has_letters && !has_key => Fate::DeadLetter,
             Then::DeadLetter if has_letters => Fate::DeadLetter,
             Then::Discard => Fate::Discard,
-            // It was worth something up to a time, and nobody is to hold a key for it after that.
+            // It has expired, so it must not hold a key any longer.
             Then::BlockKey | Then::DeadLetter if is_own_expiry => Fate::Discard,
             Then::BlockKey | Then::DeadLetter => Fate::Block,
         }
@@ -179,12 +178,12 @@ impl Settings {
 
 /// A wait within a fifth of `delay`.
 pub(super) fn jitter(delay: u64, random: u64) -> u64 {
-    // 0.8 to 1.2 in steps of a 2^-20th, in whole numbers: the same everywhere.
+    // 0.8 to 1.2 in steps of 2^-20, in integers: the same on every machine.
     let share = 4 * (random >> 44) / 10 + 8 * (1 << 20) / 10;
     ((u128::from(delay) * u128::from(share)) >> 20).try_into().unwrap_or(u64::MAX)
 }
 
-/// A number for one event out of the number for a decision (splitmix64).
+/// Derives a number for one event from that of a decision (splitmix64).
 pub(super) const fn mix(random: u64, salt: u64) -> u64 {
     let mut z = random.wrapping_add(salt.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! The unsettled events themselves, in slots that are used again.
+//! The unsettled events, in reusable slots.
 
 use super::{ending::Failure, entry::Added, place::Place, state::EventStatus as Status};
 use crate::events::queue::Offset;
@@ -6,7 +6,7 @@ use crate::events::queue::Offset;
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Unsettled events, by number.
+/// Unsettled events, by slot number.
 #[derive(Debug, Default)]
 pub(super) struct Slab {
     slots: Vec<Slot>,
@@ -14,14 +14,14 @@ pub(super) struct Slab {
     tickets: u64,
 }
 
-/// Names the event in a slot, and no later one in the same slot.
+/// Refers to the event in a slot, and to no later one there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Handle {
     pub(super) slot: u32,
     pub(super) stamp: u32,
 }
 
-/// An unsettled event. What is below the line is not state: it follows from the rest.
+/// An unsettled event. Fields below the line are derived, not state.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) place: Place,
@@ -29,37 +29,37 @@ pub(super) struct Slot {
     pub(super) published: u64,
     pub(super) expires: Option<u64>,
     pub(super) bytes: u32,
-    /// Deliveries ever begun: the number of the latest attempt.
+    /// Number of deliveries ever begun, which is the number of the latest attempt.
     pub(super) attempts: u32,
-    /// Those that count.
+    /// Counted attempts.
     pub(super) counted: u32,
-    /// Bad endings the schedule goes by.
+    /// Failures, for the schedule.
     pub(super) failures: u32,
-    /// Endings in a row that nobody heard of.
+    /// Consecutive attempts that ended without a result.
     pub(super) unknown: u32,
-    /// The endpoint refused it once.
+    /// Whether the endpoint refused it once.
     pub(super) is_refused: bool,
-    /// When the first attempt that counts began.
+    /// When the first counted attempt began.
     pub(super) first: Option<u64>,
     pub(super) failure: Option<Box<Failure>>,
-    /// Where its copy lies in the parked log.
+    /// Offset of its copy in the parked log.
     pub(super) parked: Option<Offset>,
     pub(super) status: Status,
     // ---
-    /// Neighbours of its key in its lane.
+    /// Its neighbours in its key and lane.
     pub(super) next: u32,
     pub(super) previous: u32,
-    /// The one timer that means it; 0 is none.
+    /// Number of its current timer; 0 for none.
     pub(super) timer: u64,
-    /// Its wait is over.
+    /// Whether its wait is over.
     pub(super) is_due: bool,
-    /// Its place in a queue of those that can be delivered; 0 is none.
+    /// Its ticket in a queue of deliverable events; 0 for none.
     pub(super) ticket: u64,
-    /// That is the queue of suspects.
+    /// Whether that is the queue of suspects.
     pub(super) is_suspect: bool,
-    /// When the latest attempt began; 0: not known any more.
+    /// When the latest attempt began; 0 if unknown.
     pub(super) begun: u64,
-    /// When the first of the `unknown` ones began; 0: not known any more.
+    /// When the first of the `unknown` attempts began; 0 if unknown.
     pub(super) left: u64,
     stamp: u32,
 }
@@ -99,7 +99,7 @@ impl Slab {
             return index;
         }
         self.slots.push(slot);
-        // Bounded by the parked sets of all partitions, far below.
+        // Far below the limit, because the parked events of all partitions are bounded.
         u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
     }
 
@@ -117,7 +117,7 @@ impl Slab {
         self.slots.len() + self.free.len()
     }
 
-    /// A number never given before.
+    /// A number never used before.
     pub(super) fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets
@@ -150,7 +150,7 @@ impl std::ops::IndexMut<u32> for Slab {
 // === impl Slot ===
 
 impl Slot {
-    /// When the first of the attempts began that ended without a word, if the last ones did.
+    /// When the first of the latest attempts without a result began, if there are such.
     pub(super) fn left(&self) -> Option<u64> {
         (self.unknown > 0).then_some(self.left)
     }
@@ -163,8 +163,8 @@ impl Slot {
         matches!(self.status, Status::Ending { .. })
     }
 
-    /// Its bytes lie elsewhere too: as it waits in the parked log, as a dead letter whose compensation is
-    /// still to come.
+    /// Whether its bytes are elsewhere too: in the parked log, or in a dead letter whose
+    /// compensation is still to come.
     pub(super) fn has_copy(&self) -> bool {
         self.parked.is_some() || matches!(self.status, Status::Ending { letter: Some(_), .. })
     }
@@ -173,7 +173,7 @@ impl Slot {
         matches!(self.status, Status::Waiting { .. })
     }
 
-    /// Too old for another wait at `now`.
+    /// Whether it is too old for another wait at `now`.
     pub(super) fn is_aged(&self, max_age: u64, now: u64) -> bool {
         self.first.is_some_and(|first| now.saturating_sub(first) >= max_age)
     }

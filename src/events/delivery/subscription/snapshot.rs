@@ -1,4 +1,4 @@
-//! The state in and out.
+//! Exports and restores the state.
 
 use super::{
     entry::Added,
@@ -11,7 +11,7 @@ use super::{
 use crate::events::queue::Offset;
 
 impl Machine {
-    /// Everything that entries have changed.
+    /// The state: everything that entries change.
     pub fn snapshot(&self) -> State {
         State {
             lanes: self.lanes.values().map(|lane| self.lane_state(lane)).collect(),
@@ -70,7 +70,7 @@ impl Machine {
         }
     }
 
-    /// A machine of this state. What the journal has beyond it is applied next, then
+    /// A machine with this state. Apply the later entries of the journal next, then call
     /// [`Machine::recover`].
     pub fn restore(state: State, settings: Settings) -> Self {
         let mut machine = Self::new(settings, Offset::ZERO);
@@ -98,7 +98,7 @@ impl Machine {
         }
         self.lanes.insert(id, lane);
         let mut events = state.events;
-        // As they were read, so that no chain of a key is walked twice.
+        // In reading order, so that no chain of a key is walked twice.
         events.sort_unstable_by_key(|event| event.event.offset);
         for event in events {
             self.restore_event(id, event);

@@ -1,4 +1,4 @@
-//! What a snapshot keeps: everything that entries change, as plain data.
+//! The content of a snapshot: everything that entries change, as plain data.
 
 use super::{
     ending::{Failure, Outcome, Reason},
@@ -25,83 +25,83 @@ pub struct State {
     pub outage: Outage,
     /// Dead letters by place.
     pub letters: Vec<(Offset, LetterState)>,
-    /// Of the settings that hold.
+    /// Identifies the current settings.
     pub fingerprint: u64,
-    /// Events that were dropped unsettled because their bytes are gone.
+    /// Unsettled events dropped because their bytes were gone.
     pub lost: u64,
 }
 
 /// A lane's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneState {
-    /// Which.
+    /// The lane.
     pub lane: LaneId,
-    /// How often all of it was sent elsewhere.
+    /// How often the whole lane was moved.
     pub epoch: u32,
-    /// Up to where partitions without a position of their own are scanned.
+    /// How far partitions without a position of their own are scanned.
     pub scan: Offset,
-    /// What it is for, if it is not the live one.
+    /// Its job, unless it is the live lane.
     pub job: Option<Job>,
-    /// Partitions about which there is more to say.
+    /// Partitions whose state differs from the lane's.
     pub parts: Vec<PartState>,
-    /// What is not settled, by partition and offset.
+    /// Unsettled events, by partition and offset.
     pub events: Vec<EventState>,
 }
 
 /// A partition's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartState {
-    /// Which.
+    /// The partition.
     pub partition: Partition,
-    /// How often it was sent elsewhere.
+    /// How often it was moved.
     pub epoch: u32,
-    /// Its own position.
+    /// Its own position, if it differs from the lane's.
     pub resume: Option<Offset>,
-    /// It stops before these bytes, the end not included.
+    /// It stops before this damage, end excluded.
     pub damaged: Option<(Offset, Offset)>,
 }
 
 /// An unsettled event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventState {
-    /// What it is.
+    /// The event.
     pub event: Added,
-    /// Deliveries ever begun.
+    /// Number of deliveries ever begun.
     pub attempts: u32,
-    /// Those that count.
+    /// Counted attempts.
     pub counted: u32,
-    /// Bad endings the schedule goes by.
+    /// Failures, for the schedule.
     pub failures: u32,
-    /// Endings in a row that nobody heard of.
+    /// Consecutive attempts that ended without a result.
     pub unknown: u32,
-    /// The endpoint refused it once.
+    /// Whether the endpoint refused it once.
     pub is_refused: bool,
-    /// When the first attempt that counts began.
+    /// When the first counted attempt began.
     pub first_attempt: Option<u64>,
     /// How the last attempt failed.
     pub failure: Option<Box<Failure>>,
-    /// Where its copy lies in the parked log.
+    /// Offset of its copy in the parked log.
     pub parked: Option<Offset>,
-    /// Where it stands.
+    /// Its current state.
     pub status: EventStatus,
 }
 
-/// Where an unsettled event stands.
+/// The state of an unsettled event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventStatus {
-    /// For its time, its turn, or somebody to take it.
+    /// Waiting for its time, its turn or a consumer.
     Waiting {
-        /// Not before.
+        /// Not delivered before this.
         until: u64,
     },
-    /// On its way.
+    /// In flight.
     InFlight {
         /// When the lease ends; `None` for a push.
         deadline: Option<u64>,
-        /// In which company.
+        /// How it is delivered.
         mode: Mode,
     },
-    /// For an operator.
+    /// Waiting for an operator.
     Blocked {
         /// Why.
         reason: Reason,

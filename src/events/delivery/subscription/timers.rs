@@ -1,14 +1,14 @@
-//! What is to happen at a time: a heap whose entries are forgotten in passing.
+//! Timers of events: a heap whose outdated entries are dropped lazily.
 //!
-//! A slot has at most one timer that is meant; one that was moved or taken back stays in the heap until
-//! it is due, or until such leftovers outnumber the rest, when they are swept out. So a lease that is
-//! settled long before its deadline costs nothing more, and the heap is at most twice what is meant.
+//! A slot has at most one current timer. One that was moved or cancelled stays in the heap until it
+//! is due, or until such leftovers outnumber the rest and are swept out. So a lease settled long before
+//! its deadline costs nothing more, and the heap has at most twice as many entries as current timers.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::slab::{Handle, Slab};
 
-/// Fewer leftovers than this are not worth a sweep.
+/// A sweep is not worth it for fewer leftovers than this.
 const MIN_LEFTOVERS: usize = 64;
 
 /// Timers of slots.
@@ -21,7 +21,7 @@ pub(super) struct Timers {
 // === impl Timers ===
 
 impl Timers {
-    /// The slot's timer is at `at`, not 0, and no other is.
+    /// Sets the slot's only timer to `at`, which is not 0.
     pub(super) fn set(&mut self, slab: &mut Slab, index: u32, at: u64) {
         self.clear(slab, index);
         slab[index].timer = at;
@@ -33,7 +33,7 @@ impl Timers {
         }
     }
 
-    /// The slot has none.
+    /// Cancels the slot's timer.
     pub(super) fn clear(&mut self, slab: &mut Slab, index: u32) {
         if slab[index].timer != 0 {
             slab[index].timer = 0;
@@ -41,7 +41,7 @@ impl Timers {
         }
     }
 
-    /// A slot whose timer is due at `now`; it has none after this.
+    /// Removes and returns a slot whose timer is due at `now`.
     pub(super) fn pop(&mut self, slab: &mut Slab, now: u64) -> Option<u32> {
         while let Some(Reverse(entry)) = self.heap.peek().copied() {
             if entry.0 > now {
@@ -61,7 +61,7 @@ impl Timers {
         self.heap.len()
     }
 
-    /// When the next one is due.
+    /// When the next timer is due.
     pub(super) fn next(&mut self, slab: &Slab) -> Option<u64> {
         while let Some(Reverse(entry)) = self.heap.peek().copied() {
             if is_meant(slab, entry) {

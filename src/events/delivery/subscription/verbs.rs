@@ -1,4 +1,4 @@
-//! What consumers say of their leases.
+//! What consumers do with their leases.
 
 use bytes::Bytes;
 
@@ -12,24 +12,24 @@ use super::{
     state::EventStatus as Status,
 };
 
-/// What became of a token.
+/// The result for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenStatus {
-    /// What was asked for.
+    /// It was done.
     Ok,
-    /// Nothing: the attempt is over, and the event is not settled.
+    /// Nothing was done: the attempt is over, and the event is not settled.
     LeaseExpired,
-    /// Nothing: this stands for no attempt.
+    /// Nothing was done: the token refers to no attempt.
     Unknown,
-    /// Nothing: the event is settled, or its end is certain.
+    /// Nothing was done: the event is settled, or its end is certain.
     Settled,
 }
 
 impl Machine {
-    /// The events were taken. Those of one key are settled in order whatever order the tokens have.
+    /// The events were processed. Those of one key are settled in order, whatever the tokens' order.
     ///
-    /// A token counts as long as its attempt is the latest, even after its lease; but not when an event
-    /// of its key before it is open by then, because that one is delivered again and it will be after it.
+    /// A token is valid while its attempt is the latest, even after its lease; but not if an earlier
+    /// event of its key is open by then, because that one is delivered again, and this one after it.
     pub fn ack(&mut self, moment: &Moment, tokens: &[Token], out: &mut Output) -> Vec<TokenStatus> {
         let mut statuses = vec![TokenStatus::Unknown; tokens.len()];
         let mut order: Vec<usize> = (0..tokens.len()).collect();
@@ -40,7 +40,7 @@ impl Machine {
         statuses
     }
 
-    /// As [`Machine::ack`] for one, with what the consumer answered, for the event that follows.
+    /// As [`Machine::ack`] for one token, with the consumer's answer for the event that follows.
     pub fn ack_one(
         &mut self,
         moment: &Moment,
@@ -60,8 +60,8 @@ impl Machine {
         TokenStatus::Ok
     }
 
-    /// The attempt has failed; again by the schedule, or after `delay` milliseconds. What was leased with
-    /// it and comes after it in its key goes back too.
+    /// The attempt failed; retried by the schedule, or after `delay` milliseconds. Later events of
+    /// its key that were leased with it go back too.
     pub fn nack(
         &mut self,
         moment: &Moment,
@@ -90,7 +90,7 @@ impl Machine {
         TokenStatus::Ok
     }
 
-    /// The attempt is given up and does not count; again after `delay` milliseconds.
+    /// The attempt is given up, uncounted; the event is delivered again after `delay` milliseconds.
     pub fn release(
         &mut self,
         moment: &Moment,
@@ -109,7 +109,7 @@ impl Machine {
         TokenStatus::Ok
     }
 
-    /// Never again: to the dead letters.
+    /// Never deliver it again: it becomes a dead letter.
     pub fn reject(
         &mut self,
         moment: &Moment,
@@ -126,7 +126,7 @@ impl Machine {
         TokenStatus::Ok
     }
 
-    /// The lease ends `lease` milliseconds from now.
+    /// The lease now ends `lease` milliseconds from now.
     pub fn extend(
         &mut self,
         moment: &Moment,
@@ -147,7 +147,7 @@ impl Machine {
         TokenStatus::Ok
     }
 
-    /// Nobody will ever say how this attempt ended: as if its lease had run out.
+    /// This attempt will never have a result: handled as if its lease had expired.
     pub fn lapse_now(&mut self, moment: &Moment, token: Token, out: &mut Output) -> TokenStatus {
         match self.leased(token) {
             Ok(index) => {
@@ -158,7 +158,7 @@ impl Machine {
         }
     }
 
-    /// The event that a token stands for, on its way.
+    /// The event of a token, if it is in flight.
     pub(super) fn leased(&self, token: Token) -> Result<u32, TokenStatus> {
         let index = self.look(token)?;
         match self.slab[index].status {
@@ -167,7 +167,7 @@ impl Machine {
         }
     }
 
-    /// The event that a token stands for, not settled, if its attempt is the latest.
+    /// The event of a token, if it is unsettled and its attempt is the latest.
     fn look(&self, token: Token) -> Result<u32, TokenStatus> {
         let place = token.place;
         let Some(lane) = self.lanes.get(&place.lane) else {
@@ -191,15 +191,15 @@ impl Machine {
         if slot.is_ending() {
             return Err(TokenStatus::Settled);
         }
-        // A later number than the latest: its record was lost with the power, the work was not.
+        // A number above the latest: its record was lost in a power failure, but the work was done.
         if token.attempt < slot.attempts {
             return Err(TokenStatus::LeaseExpired);
         }
         if token.attempt == 0 { Err(TokenStatus::Unknown) } else { Ok(index) }
     }
 
-    /// Frees a key whose first event is blocked; `None`: every event without a key that is. `false`: none
-    /// was.
+    /// Unblocks a key whose first event is blocked; `None`: all blocked events without a key.
+    /// Returns whether there was one.
     pub fn unblock(
         &mut self,
         moment: &Moment,
@@ -231,12 +231,12 @@ impl Machine {
     }
 }
 
-/// What becomes of an event that blocked its key.
+/// What happens to an event that blocked its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unblock {
-    /// Delivered again, its attempts forgotten.
+    /// Delivered again, with its attempts reset.
     Retry,
-    /// To the dead letters.
+    /// It becomes a dead letter.
     DeadLetter,
     /// Settled.
     Discard,
