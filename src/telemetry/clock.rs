@@ -1,10 +1,10 @@
 //! The only wall clock: an anchor plus tokio's elapsed time, so that a paused test pauses it too.
 //!
-//! Elapsed time stands still while the machine is suspended, and the anchor may have been set before
-//! the system's clock was: an hour later tokens would be judged by the wrong hour. So the control
-//! thread compares once a second ([`follow`]) and moves the clock when it is off by more than a
-//! second, with one line in the log. What measures spans uses tokio's clock, which is never moved;
-//! what happens in one poll of a connection has one time ([`tick`]).
+//! Elapsed time stops while the machine is suspended, and the anchor may date from before the
+//! system's clock was set: tokens could then be judged an hour off. So the control thread compares
+//! once a second ([`follow`]) and adjusts the clock if it is off by more than a second, with one
+//! line in the log. Durations are measured with tokio's clock, which is never adjusted; everything
+//! in one poll of a connection has the same time ([`tick`]).
 
 use std::{
     cell::Cell,
@@ -18,12 +18,13 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-/// How often the system's clock is looked at.
+/// How often the clock is compared with the system's.
 const LOOK: Duration = Duration::from_secs(1);
-/// What is less is left alone: a clock that is disciplined creeps, and nobody judges by it.
+/// Smaller differences, in milliseconds, are ignored: a disciplined clock drifts, and nothing
+/// depends on that.
 const TOLERANCE: i64 = 1_000;
 
-/// Instants are told apart from so long before the first look on.
+/// Instants from this long before the first use of the clock still differ.
 const HEAD_START: Duration = Duration::from_hours(1);
 
 struct Anchor {
@@ -33,23 +34,24 @@ struct Anchor {
 
 static ANCHOR: OnceLock<Anchor> = OnceLock::new();
 
-/// How far the system's clock has left the anchor, in milliseconds. Relaxed: a word for itself.
+/// The system clock's offset from the anchor, in milliseconds. Relaxed: independent of other
+/// memory.
 static MOVED: AtomicI64 = AtomicI64::new(0);
 
-/// Who asks to be [polled again](poll_again) is, within this time: what has so long a deadline that it
-/// can wait for that needs no timer yet.
+/// Whoever asks to be [polled again](poll_again) will be within this time: a later deadline needs
+/// no timer yet.
 pub const AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
 thread_local! {
     static POLL: Cell<Option<Running>> = const { Cell::new(None) };
 }
 
-/// While it lives, [`tick`] gives the same moment on this thread: a task's poll holds it, which looks
-/// once at the clock for all that happens in it, and is there again when asked to.
+/// While it lives, [`tick`] returns the same moment on this thread. A task's poll holds it to read
+/// the clock once for all that happens in it; it is polled again if asked.
 #[derive(Debug)]
 pub struct Poll {
     before: Option<Running>,
-    // It speaks of its thread.
+    // It belongs to its thread.
     _is_local: PhantomData<*const ()>,
 }
 
@@ -59,21 +61,21 @@ struct Running {
     is_again_asked: bool,
 }
 
-/// The time at the beginning of the poll that runs, or now. For what takes less long than anybody
-/// waits for; not for what computes or blocks in between.
+/// The time at the beginning of the current poll, or now. For timeouts much longer than a poll; not
+/// for code that computes or blocks in between.
 pub fn tick() -> Instant {
     POLL.get().map_or_else(Instant::now, |poll| poll.now)
 }
 
-/// Asks to be polled again within [`AGAIN_WITHIN`], however this poll ends. `false`: nobody will, as
-/// the poll that runs is not a [`Poll`].
+/// Asks to be polled again within [`AGAIN_WITHIN`], however this poll ends. `false`: nobody will,
+/// as the current poll is not a [`Poll`].
 pub fn poll_again() -> bool {
     let running = POLL.get();
     POLL.set(running.map(|poll| Running { is_again_asked: true, ..poll }));
     running.is_some()
 }
 
-/// Now, as an operator's watch shows it.
+/// The current wall time.
 pub fn now() -> SystemTime {
     at(Instant::now())
 }
@@ -83,7 +85,8 @@ pub fn at(instant: Instant) -> SystemTime {
     moved(unmoved(instant), MOVED.load(Ordering::Relaxed))
 }
 
-/// Keeps the clock to the system's for ever. For the control thread; a paused test has no use for it.
+/// Keeps the clock in step with the system's for ever. For the control thread; useless in a paused
+/// test.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub async fn follow() {
     loop {
@@ -97,7 +100,7 @@ pub async fn follow() {
     }
 }
 
-/// How far `system` has left the clock as the anchor has it, in milliseconds, if `moved` is not it.
+/// The offset of `system` from the anchored clock, in milliseconds, if it is not `moved` already.
 fn drift(system: SystemTime, unmoved: SystemTime, moved: i64) -> Option<i64> {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     let now = match system.duration_since(unmoved) {
@@ -107,7 +110,7 @@ fn drift(system: SystemTime, unmoved: SystemTime, moved: i64) -> Option<i64> {
     (now.abs_diff(moved) > TOLERANCE.unsigned_abs()).then_some(now)
 }
 
-/// `time`, so many milliseconds later, or earlier.
+/// `time` shifted by `millis`, forwards or backwards.
 fn moved(time: SystemTime, millis: i64) -> SystemTime {
     let span = Duration::from_millis(millis.unsigned_abs());
     let moved = if millis < 0 { time.checked_sub(span) } else { time.checked_add(span) };
@@ -122,25 +125,25 @@ fn unmoved(instant: Instant) -> SystemTime {
     }
 }
 
-/// How long `instant` is after a moment well before the first look at this clock, for who counts time
-/// and does not tell it.
+/// The time from a moment well before the first use of this clock to `instant`, for counting time
+/// without showing it.
 pub fn elapsed(instant: Instant) -> Duration {
     let first = anchor().instant;
     match instant.checked_duration_since(first) {
         Some(after) => HEAD_START + after,
-        // Another thread may have looked first only now: what is a little older counts as well.
+        // Another thread may have been first only now: slightly older instants count as well.
         None => HEAD_START.saturating_sub(first - instant),
     }
 }
 
-/// Since 1970-01-01T00:00:00Z, leap seconds not counted.
+/// The time since 1970-01-01T00:00:00Z, without leap seconds.
 pub fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// `2026-11-22T10:00:00.000Z`.
 pub fn rfc3339(time: SystemTime) -> String {
-    // Digits and what stands between them.
+    // Only digits and punctuation.
     str::from_utf8(&rfc3339_bytes(time)).unwrap_or_default().to_owned()
 }
 
@@ -196,13 +199,13 @@ fn anchor() -> &'static Anchor {
 // === impl Poll ===
 
 impl Poll {
-    /// Looks at the clock. Who begins it keeps what [`Poll::again_by`] promises.
+    /// Reads the clock. Whoever begins a poll must keep the promise of [`Poll::again_by`].
     pub fn begin() -> Self {
         let running = Running { now: Instant::now(), is_again_asked: false };
         Self { before: POLL.replace(Some(running)), _is_local: PhantomData }
     }
 
-    /// By when somebody in it asked to be polled again.
+    /// By when somebody asked to be polled again.
     pub fn again_by(&self) -> Option<Instant> {
         let running = POLL.get().filter(|poll| poll.is_again_asked)?;
         Some(running.now + AGAIN_WITHIN)

@@ -1,15 +1,15 @@
-//! The end of an exchange: its access log line and its metrics, whatever way it ended.
+//! The end of an exchange: its access log line and its metrics, however it ended.
 //!
-//! An [`Exchange`] is begun with the request and owned by whoever can tell how it ended: first by
-//! the access log's future, then by the response body. It is written down exactly once: by
-//! [`Exchange::finish`], or when it is dropped before that: by a client that left, or with a connection that
-//! a drain cut off.
+//! An [`Exchange`] begins with the request and is owned by whoever can tell how it ended: first the
+//! access log's future, then the response body. It is recorded exactly once: by
+//! [`Exchange::finish`], or when it is dropped before that, because the client left or a drain cut
+//! off the connection.
 //!
-//! Where traces are configured, the request's trace is found or begun with it, and what a sampled one
-//! was goes to the exporter at its end.
+//! If traces are configured, it also finds or begins the request's trace, and sends a sampled one
+//! to the exporter at its end.
 //!
-//! Cost: counting is a few additions to this worker's own cells; the
-//! one lock, of the reasons, is taken for failed requests only.
+//! Cost: a few additions to this worker's own cells; the one lock, for the reasons, is taken for
+//! failed requests only.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -27,18 +27,18 @@ use crate::{
     },
 };
 
-/// Where one worker writes its exchanges down.
+/// Records one worker's exchanges.
 #[derive(Debug)]
 pub struct Recorder {
     sink: Sink,
     cells: Cells,
     unrouted: RouteMetrics,
     tracer: Option<Tracer>,
-    /// One entry per reason word, a closed list; made when the first request fails for it.
+    /// One entry per reason word, a closed list; created when the first request fails for it.
     refusals: Mutex<HashMap<&'static str, Counter>>,
 }
 
-/// One request and what becomes of it. Owned by the response body as a guard once there is one.
+/// One request and its result. Owned by the response body as a guard once there is one.
 #[derive(Debug)]
 pub struct Exchange {
     recorder: Arc<Recorder>,
@@ -61,7 +61,7 @@ impl Recorder {
         }
     }
 
-    /// Follows traces with `tracer`, the worker's own.
+    /// Records traces with `tracer`, the worker's own.
     #[must_use]
     pub fn with_tracer(self, tracer: Option<Tracer>) -> Self {
         Self { tracer, ..self }
@@ -85,8 +85,8 @@ impl Recorder {
 // === impl Exchange ===
 
 impl Exchange {
-    /// A request with this head has come in. Where traces are configured the head says from now on
-    /// which one it belongs to.
+    /// Begins with a request with this head. If traces are configured, the head names its trace
+    /// from now on.
     pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &mut Parts) -> Self {
         let tracer = recorder.tracer.as_ref();
         let noted = tracer.and_then(|tracer| tracer.begin(&cx, &mut head.headers));
@@ -98,12 +98,12 @@ impl Exchange {
         Self { recorder, cx, status: None, is_written: false }
     }
 
-    /// It is answered with this status; the body is to follow.
+    /// Sets the status of the answer; the body follows.
     pub fn set_status(&mut self, status: StatusCode) {
         self.status = Some(status);
     }
 
-    /// The body is over: `sent` bytes of it were handed on.
+    /// The body is over, after `sent` bytes were passed on.
     pub fn finish(mut self, sent: u64, end: End) {
         self.write(sent, end);
     }
@@ -118,7 +118,7 @@ impl Exchange {
             End::Failed(reason) => Some(reason),
             End::Dropped => Some(left.reason()),
         });
-        // Not the time of the poll: what was computed in that is a part of it.
+        // Not the time of the poll: computing within that counts.
         let took = self.cx.started().elapsed();
         self.trace(took, end, reason);
         let status = self.status.unwrap_or_else(|| left.status());
@@ -139,7 +139,7 @@ impl Exchange {
         });
     }
 
-    /// Hands a sampled request to the exporter, once all that its spans tell is known.
+    /// Sends a sampled request to the exporter, once all the data of its spans is known.
     fn trace(&self, took: Duration, end: End, reason: Option<&'static str>) {
         let Some((asked, trace)) = self.cx.asked().zip(self.cx.trace()) else { return };
         let Some(noted) = asked.noted.clone() else { return };

@@ -1,24 +1,24 @@
-//! Counting what is under way.
+//! Counts what is in flight.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// How many of something are under way. Clones share the count.
+/// How many of something are in flight. Clones share the count.
 ///
-/// Who is counted holds an `Arc` around the counter, and that `Arc` belongs to one worker: all
-/// workers write the count itself, but none a reference count of another.
+/// Whoever is counted holds an `Arc` around the counter, and that `Arc` belongs to one worker: all
+/// workers write the count itself, but none writes a reference count of another.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicUsize>);
 
-/// One that is under way, until it is dropped.
+/// Counts as one in flight until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<Counter>);
 
 // === impl Counter ===
 
-// Every access is Relaxed: the count orders nothing else, it only has to be exact.
+// Every access is Relaxed: the count must be exact, but orders nothing else.
 impl Counter {
     /// Counts one more.
     pub fn enter(self: &Arc<Self>) -> InFlight {
@@ -26,15 +26,16 @@ impl Counter {
         InFlight(self.clone())
     }
 
-    /// Counts one more unless `limit` are under way already.
+    /// Counts one more unless `limit` are in flight already.
     pub fn try_enter(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
-        // Judged and entered in one step: of two that race for the last place exactly one gets it.
+        // Checked and counted in one step: of two that compete for the last place exactly one gets
+        // it.
         let room = |count| (count < limit).then_some(count + 1);
         let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
         entered.then(|| InFlight(self.clone()))
     }
 
-    /// How many are under way.
+    /// How many are in flight.
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,8 +1,8 @@
-//! The process's own log: for a person on a terminal, for a machine in a pipe.
+//! The process's own log: for people on a terminal, for machines in a pipe.
 //!
-//! Goes to stderr, so that stdout is the access log's. `log_level` speaks of the gateway's own
-//! words; the libraries below are heard from `warn` on, whatever it says: at `debug` they would
-//! drown it, frame by frame.
+//! Goes to stderr, because stdout belongs to the access log. `log_level` applies to the gateway's
+//! own messages; libraries log from `warn` on whatever it says: at `debug` they would drown it,
+//! frame by frame.
 
 use std::{
     fmt,
@@ -25,10 +25,10 @@ use crate::telemetry::clock;
 #[derive(Clone)]
 pub struct LogHandle(reload::Handle<Targets, tracing_subscriber::Registry>);
 
-/// Wall time as every other output of ours writes it.
+/// The wall time in the format of our other outputs.
 struct Clock;
 
-/// Starts logging at `level`, for the whole process. Fails when something logs already.
+/// Starts logging at `level`, for the whole process. Fails if there is a logger already.
 pub fn init(level: Level) -> io::Result<LogHandle> {
     let (filter, handle) = reload::Layer::new(targets(level));
     let registry = tracing_subscriber::registry().with(filter);
@@ -78,7 +78,7 @@ where
 impl LogHandle {
     /// Logs at `level` from now on.
     pub fn set_level(&self, level: Level) {
-        // Fails only when the subscriber is gone, and then there is no log to change.
+        // Fails only if the subscriber is gone, and then there is no log to change.
         self.0.reload(targets(level)).unwrap_or_default();
     }
 }

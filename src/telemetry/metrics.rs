@@ -1,8 +1,8 @@
 //! Every metric: its name, its labels, and the cells that count it.
 //!
-//! A thread that counts has [`Cells`] of its own, so that counting touches no memory another thread
-//! writes; a scrape adds the cells of all threads up. Asking for the same metric and labels again
-//! gives the same cell: counters survive a reload and never go back.
+//! Each counting thread has its own [`Cells`], so that counting touches no memory that another
+//! thread writes; a scrape adds up the cells of all threads. The same metric and labels always give
+//! the same cell: counters survive a reload and never go back.
 
 mod exposition;
 mod format;
@@ -25,23 +25,23 @@ use parking_lot::Mutex;
 
 use self::table::DescKind;
 
-/// The upper bounds of the buckets of every histogram of durations, in microseconds.
+/// The upper bounds of the buckets of all duration histograms, in microseconds.
 const BUCKETS_MICROS: [u64; 14] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     2_500_000, 5_000_000, 10_000_000,
 ];
 
-/// Routes that get a label of their own.
+/// How many routes get their own label.
 const MAX_ROUTES: usize = 2_000;
-/// Routes without one that are told apart, for the gauge that counts them.
+/// How many routes without one are distinguished, for the gauge that counts them.
 const MAX_UNLABELLED: usize = 100_000;
 /// The label of routes beyond [`MAX_ROUTES`].
 const OTHER: &str = "other";
-/// The label of every route when routes get none.
+/// The label of every route if routes get none.
 const ALL: &str = "all";
-/// The label of requests that no route took.
+/// The label of requests without a route.
 const UNROUTED: &str = "none";
-/// The thread of cells that belong to the registry itself; threads that count begin at 1.
+/// The thread number of the registry's own cells; counting threads begin at 1.
 const NO_THREAD: usize = 0;
 
 /// All metrics of the process.
@@ -55,7 +55,7 @@ struct Registry {
     route_labels: bool,
     /// At most [`MAX_ROUTES`].
     labelled: HashSet<Box<str>>,
-    /// At most [`MAX_UNLABELLED`], beyond which the gauge stands still.
+    /// At most [`MAX_UNLABELLED`]; beyond that the gauge stays the same.
     unlabelled: HashSet<Box<str>>,
 }
 
@@ -73,7 +73,7 @@ enum Cell {
     Route(RouteMetrics, RoutePart),
 }
 
-/// Which of the cells of a route.
+/// One of the cells of a route.
 #[derive(Clone, Copy, Debug)]
 enum RoutePart {
     Status(usize),
@@ -82,7 +82,7 @@ enum RoutePart {
     ResponseBytes,
 }
 
-/// The cells of one thread that counts.
+/// The cells of one counting thread.
 #[derive(Clone, Debug)]
 pub struct Cells {
     metrics: Metrics,
@@ -97,7 +97,7 @@ pub struct Counter(Arc<Count>);
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
-/// A number that is set; the values of all threads add up.
+/// A number that is set; the values of all threads are added up.
 #[derive(Clone, Debug, Default)]
 pub struct Gauge(Arc<AtomicU64>);
 
@@ -116,8 +116,8 @@ pub struct Buckets {
 #[derive(Clone, Debug, Default)]
 pub struct RouteMetrics(Arc<RouteCells>);
 
-/// One block per thread and route, which every request of the route writes: on cache lines of its
-/// own, for two because processors fetch them in pairs.
+/// One block per thread and route, written by every request of the route: on its own cache lines,
+/// two because processors fetch pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct RouteCells {
@@ -134,7 +134,7 @@ pub struct RouteCells {
 // === impl Metrics ===
 
 impl Metrics {
-    /// No metric yet.
+    /// Without any metric yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -146,25 +146,25 @@ impl Metrics {
         Cells { metrics: self.clone(), thread: registry.threads }
     }
 
-    /// Whether routes that are asked for from now on get labels of their own; else all of them are
-    /// counted as `all`.
+    /// Whether routes requested from now on get their own labels; otherwise all of them are counted
+    /// as `all`.
     pub fn set_route_labels(&self, route_labels: bool) {
         self.0.lock().route_labels = route_labels;
     }
 
-    /// All of them in the Prometheus text format, version 0.0.4.
+    /// All metrics in the Prometheus text format, version 0.0.4.
     pub fn render(&self) -> String {
         self.render_as(Format::Text, &Exposition::new())
     }
 
-    /// All of them, and what others have counted.
+    /// All metrics, including those counted elsewhere.
     pub fn render_as(&self, format: Format, told: &Exposition) -> String {
         let registry = self.0.lock();
         let mut out = String::with_capacity(16 * 1024);
         let names: BTreeSet<_> = registry.families.keys().copied().chain(told.names()).collect();
         for name in names {
             let counted = registry.families.get(name);
-            // One of both kinds is one family all the same: a scraper takes no name twice.
+            // A name that occurs in both must be one family: scrapers accept each name once.
             let Some(desc) = counted.map(|family| family.desc).or(told.desc(name)) else {
                 continue;
             };
@@ -182,7 +182,7 @@ impl Metrics {
 // === impl Cells ===
 
 impl Cells {
-    /// The counter of these labels, in the order of the table.
+    /// The counter with these labels, in the order of the table.
     pub fn counter(&self, desc: &'static Desc, labels: &[&str]) -> Counter {
         match self.cell(desc, labels, || Cell::Counter(Counter::default())) {
             Cell::Counter(counter) => counter,
@@ -190,7 +190,7 @@ impl Cells {
         }
     }
 
-    /// The gauge of these labels, in the order of the table.
+    /// The gauge with these labels, in the order of the table.
     pub fn gauge(&self, desc: &'static Desc, labels: &[&str]) -> Gauge {
         match self.cell(desc, labels, || Cell::Gauge(Gauge::default())) {
             Cell::Gauge(gauge) => gauge,
@@ -198,7 +198,7 @@ impl Cells {
         }
     }
 
-    /// The histogram of these labels, in the order of the table.
+    /// The histogram with these labels, in the order of the table.
     pub fn histogram(&self, desc: &'static Desc, labels: &[&str]) -> Histogram {
         match self.cell(desc, labels, || Cell::Histogram(Histogram::default())) {
             Cell::Histogram(histogram) => histogram,
@@ -206,16 +206,16 @@ impl Cells {
         }
     }
 
-    /// The cells of the route of this name. Only the first 2,000 names of the process have cells of
-    /// their own; the others share those of `other`.
+    /// The cells of the route with this name. Only the first 2,000 names of the process have their
+    /// own; the others share those of `other`.
     pub fn route(&self, name: &str) -> RouteMetrics {
         let mut registry = self.metrics.0.lock();
         let label = registry.route_label(name);
         registry.route(self.thread, label)
     }
 
-    /// As [`Cells::counter`], of a route: its label comes first, and is as bounded as that of
-    /// [`Cells::route`]. `None`: nobody knows which.
+    /// Like [`Cells::counter`], for a route: its label comes first, and is bounded like that of
+    /// [`Cells::route`]. `None`: the route is unknown.
     pub fn route_counter(
         &self,
         desc: &'static Desc,
@@ -230,12 +230,12 @@ impl Cells {
         self.counter(desc, &[&[route], others].concat())
     }
 
-    /// The cells of requests that no route took.
+    /// The cells of requests without a route.
     pub fn unrouted(&self) -> RouteMetrics {
         self.metrics.0.lock().route(self.thread, UNROUTED)
     }
 
-    /// Drops the gauge of these labels: what it told of is gone. Counters never go back, and stay.
+    /// Drops the gauge with these labels, whose subject is gone. Counters never go back, and stay.
     pub fn forget_gauge(&self, desc: &'static Desc, labels: &[&str]) {
         debug_assert_eq!(desc.kind, DescKind::Gauge, "{} is no gauge", desc.name);
         let labels: Box<[Box<str>]> = labels.iter().map(|&label| label.into()).collect();
@@ -268,7 +268,7 @@ impl Registry {
         family.series.entry(labels).or_default().entry(thread).or_insert_with(make).clone()
     }
 
-    /// The block of the route of this label: one, of which every series has its part.
+    /// The block of the route with this label: one, of which every series uses a part.
     fn route(&mut self, thread: usize, label: &str) -> RouteMetrics {
         let fresh = RouteMetrics::default();
         let mut part = |desc, labels: &[&str], part| {
@@ -327,7 +327,7 @@ impl Counter {
         self.0.add(n);
     }
 
-    /// The count of this thread.
+    /// This thread's count.
     pub fn get(&self) -> u64 {
         self.0.get()
     }
@@ -335,14 +335,14 @@ impl Counter {
 
 // === impl Count ===
 
-// All cells are Relaxed: they order nothing, a scrape may see one of two related counts first.
+// All cells are Relaxed: they order nothing, and a scrape may see related counts out of order.
 impl Count {
     /// Counts `n` more.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// The count of this thread.
+    /// This thread's count.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -351,12 +351,12 @@ impl Count {
 // === impl Gauge ===
 
 impl Gauge {
-    /// Sets this thread's part.
+    /// Sets this thread's value.
     pub fn set(&self, value: f64) {
         self.0.store(value.to_bits(), Ordering::Relaxed);
     }
 
-    /// This thread's part.
+    /// This thread's value.
     pub fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }
@@ -552,7 +552,7 @@ mod tests {
         assert!(!metrics.render().contains("route=\"a\""));
     }
 
-    /// What `promtool check metrics` and every parser of the format ask for.
+    /// The rules of `promtool check metrics` and of every parser of the format.
     #[test]
     fn the_exposition_is_well_formed() {
         let metrics = Metrics::new();

@@ -20,7 +20,7 @@ pub struct Settings {
     pub access_log: AccessLogSettings,
     /// `log_level`.
     pub log_level: ::tracing::Level,
-    /// `metrics.route_labels`: routes get labels of their own.
+    /// `metrics.route_labels`: whether routes get their own labels.
     pub route_labels: bool,
     /// `tracing`.
     pub tracing: Option<tracing::Settings>,
@@ -29,17 +29,18 @@ pub struct Settings {
 /// `telemetry.access_log`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLogSettings {
-    /// Where lines go.
+    /// Where lines are written.
     pub path: AccessLogPath,
-    /// The share of requests that is written, 0 to 1; those that fail by no fault of the client always are.
+    /// The share of requests that is logged, 0 to 1; failures that are not the client's are added,
+    /// up to a number per second.
     pub sample: f64,
-    /// Whether the query is written too.
+    /// Whether the query is logged too.
     pub query: bool,
-    /// Query parameters whose values are never written: they carry credentials.
+    /// Query parameters whose values are never logged: they carry credentials.
     pub hidden: Box<[Box<str>]>,
 }
 
-/// Where access log lines go.
+/// Where access log lines are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLogPath {
     /// Nowhere.

@@ -1,4 +1,4 @@
-//! The only place that spawns: tasks have a name, are counted, and can be waited for.
+//! The only place that spawns tasks: they are named and counted, and can be waited for.
 
 use std::{
     fmt,
@@ -13,10 +13,10 @@ use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::telemetry::in_flight::{Counter, InFlight};
 
-/// Spawns tasks on the current runtime and knows how many still run.
+/// Spawns tasks on the current runtime and knows how many are running.
 ///
-/// Each worker has its own, and the drain waits for it: a task that must not outlive the process's
-/// duties (a detached request, a tunnel) is spawned here.
+/// Each worker has its own, and the drain waits for it: tasks that must finish before the process
+/// ends (a detached request, a tunnel) are spawned here.
 #[derive(Clone, Debug, Default)]
 pub struct Spawner {
     running: Arc<Counter>,
@@ -24,10 +24,10 @@ pub struct Spawner {
 }
 
 pin_project! {
-    /// A future that is counted as a task. Not an async block: that would have room for the future twice, where it
-    /// is captured and where it is awaited, and a task holds it as long as it lives.
+    /// A future that is counted as a task. Not an async block, which would hold the future twice,
+    /// once captured and once awaited, for as long as the task lives.
     struct Counted<F> {
-        // Dropped first: what is counted is over when the count says so.
+        // Dropped first, so that the future is gone when it is no longer counted.
         #[pin]
         future: F,
         _running: Running,
@@ -39,22 +39,23 @@ struct Running {
     count: Option<InFlight>,
 }
 
-/// Work that its owner polls, and that goes on as a task of its [`Spawner`] once the owner drops it: it ends in
-/// any case, but for a panic or the end of its runtime, and costs a task only if nobody stays to wait for it.
+/// Work that its owner polls and that continues as a task of its [`Spawner`] once the owner drops
+/// it. It always completes, except for a panic or the end of its runtime, and costs a task only if
+/// needed.
 ///
-/// It counts from its beginning: between the owner's end and the task's beginning there is no moment at which it
-/// does not. Another task polls it when it goes on by itself: whatever is in it asks for its wake on every poll, and
-/// what was promised to the owner's task ([`clock::poll_again`](super::clock::poll_again)) holds no more.
+/// It is counted from the beginning, without a gap between owner and task. When it continues,
+/// another task polls it: its content must register its waker on every poll, and promises to the
+/// owner's task ([`clock::poll_again`](super::clock::poll_again)) no longer hold.
 #[must_use = "dropped, it goes on by itself"]
 pub struct RunsOn<T: Send + 'static> {
     name: &'static str,
-    /// `None`: it is over, or goes on by itself.
+    /// `None`: it is complete, or continues on its own.
     work: Option<Counted<Pin<Box<dyn Future<Output = T> + Send>>>>,
 }
 
 /// Spawns a task that nobody waits for and that ends with its runtime.
 ///
-/// `name` says what it does, in a word or two, for a debugger and the reader.
+/// `name` describes it in a word or two, for a debugger and the reader.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
@@ -67,7 +68,7 @@ where
 // === impl Spawner ===
 
 impl Spawner {
-    /// A spawner with nothing running.
+    /// A spawner without running tasks.
     pub fn new() -> Self {
         Self::default()
     }
@@ -80,7 +81,7 @@ impl Spawner {
         spawn(name, self.counted(future))
     }
 
-    /// Work that begins when it is first polled, and that [`Spawner::drained`] waits for from now on.
+    /// Work that begins with its first poll, but that [`Spawner::drained`] waits for from now on.
     pub fn runs_on<F>(&self, name: &'static str, work: F) -> RunsOn<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -93,12 +94,12 @@ impl Spawner {
         Counted { future, _running: running }
     }
 
-    /// How many of its tasks still run.
+    /// How many of its tasks are running.
     pub fn running(&self) -> usize {
         self.running.get()
     }
 
-    /// Completes once none of its tasks runs. Cancel-safe.
+    /// Completes once none of its tasks is running. Cancel-safe.
     pub async fn drained(&self) {
         loop {
             let idle = self.idle.notified();
@@ -113,7 +114,7 @@ impl Spawner {
 // === impl RunsOn ===
 
 impl<T: Send + 'static> RunsOn<T> {
-    /// Goes on by itself from here on: nobody hears how it ends.
+    /// Continues as a task from here on: nobody learns its result.
     pub fn detach(&mut self) {
         let Some(work) = self.work.take() else { return };
         // Without a runtime nothing would poll it.
@@ -127,7 +128,7 @@ impl<T: Send + 'static> Future for RunsOn<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        // Taken, so that what panics is dropped, and not polled again by a task.
+        // Taken, so that a panicking future is dropped and no task polls it again.
         let Some(mut work) = self.work.take() else {
             debug_assert!(false, "{} is polled after its end", self.name);
             return Poll::Pending;
@@ -169,7 +170,7 @@ impl<F: Future> Future for Counted<F> {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // First out of the count, then tell: the waiter looks at the count when it is told.
+        // First leave the count, then notify: the waiter checks the count when notified.
         drop(self.count.take());
         self.idle.notify_waiters();
     }

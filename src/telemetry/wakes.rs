@@ -1,12 +1,12 @@
-//! Tasks of one thread that are woken from another, many for one wake-up of the thread.
+//! Wakes many tasks of one thread from other threads with a single wake-up of the thread.
 //!
-//! A runtime of one thread writes to its event descriptor for each task that another thread wakes, be the
-//! thread asleep or not: a system call for each. Here whoever wakes hands the waker over instead. One task of
-//! the thread is woken for the first of them, and wakes them all from inside, where that is no more than a
-//! place in the queue.
+//! A single-threaded runtime writes to its event descriptor for each task that another thread
+//! wakes, even if the thread is awake: one system call each. Here the waker is passed to the thread
+//! instead. One task of the thread is woken for the first waker, and wakes all of them from inside,
+//! which only takes a place in the queue.
 //!
-//! A thread has to ask for it ([`install`]); on others everyone is woken as usual. What waits here is bounded
-//! by the tasks of the thread that wait for another.
+//! A thread must opt in ([`install`]); on others tasks are woken as usual. The number of waiting
+//! wakers is bounded by the tasks of the thread that wait for another thread.
 
 use std::{
     cell::RefCell,
@@ -25,7 +25,7 @@ thread_local! {
     static HERE: RefCell<Option<Wakes>> = const { RefCell::new(None) };
 }
 
-/// Where tasks of one thread are woken. Cheap to clone.
+/// Wakes the tasks of one thread. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Wakes(Arc<Inner>);
 
@@ -38,7 +38,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Woken {
     wakers: Vec<Waker>,
-    /// The task that looks at them is gone.
+    /// Whether the task that wakes the others is gone.
     is_closed: bool,
 }
 
@@ -46,17 +46,17 @@ struct Woken {
 #[derive(Debug)]
 pub struct Installed(());
 
-/// Ends the looking, and leaves nobody asleep.
+/// Closes the queue and wakes everybody that is left in it.
 struct CloseOnDrop(Wakes);
 
-/// Wakes the tasks of the current thread together from here on, as long as what is returned lives. The
-/// runtime that this is called in must be the only one that polls on the thread.
+/// Wakes the tasks of the current thread together for as long as the returned value lives. The
+/// calling runtime must be the only one that polls on the thread.
 pub fn install() -> Installed {
     let wakes = Wakes::default();
     HERE.set(Some(wakes.clone()));
     let looking = CloseOnDrop(wakes);
     spawn("wake", async move {
-        // Handed over in turns, so that neither is allocated anew.
+        // Swapped back and forth, so that neither is reallocated.
         let mut spare = Vec::new();
         poll_fn(|cx| looking.0.look(cx, &mut spare)).await;
     });
@@ -66,7 +66,7 @@ pub fn install() -> Installed {
 // === impl Wakes ===
 
 impl Wakes {
-    /// Those of the current thread, if it has any.
+    /// The one of the current thread, if it has one.
     pub fn here() -> Option<Self> {
         HERE.with_borrow(Clone::clone)
     }
@@ -86,9 +86,9 @@ impl Wakes {
         }
     }
 
-    /// Wakes all that are there. Never done: more will come.
+    /// Wakes all that have come. Never completes: more will come.
     fn look(&self, cx: &mut Context<'_>, spare: &mut Vec<Waker>) -> Poll<()> {
-        // First this, then the look: who comes in between wakes it again.
+        // Register first, then look: whoever comes in between wakes it again.
         self.0.task.register(cx.waker());
         mem::swap(spare, &mut self.0.woken.lock().wakers);
         spare.drain(..).for_each(Waker::wake);

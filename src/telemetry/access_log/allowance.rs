@@ -1,26 +1,26 @@
-//! How many failures are written down beyond the sample. Pure.
+//! How many failures are logged in addition to the sample. Pure.
 //!
-//! Who was refused is told that there is more in the log, so failures are in it whatever the sample. But
-//! refusals that shed load come by the thousand, and a log that grows with an overload makes it worse: of
-//! those beyond so many in a second only the sample is written, as of everything else.
+//! A refused client is told that the log has more, so failures are logged whatever the sample. But
+//! load shedding refuses thousands, and a log that grows with an overload makes it worse: beyond
+//! this number per second, failures are only sampled, like everything else.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// Lines of one sink.
+/// Lines per second and sink.
 const PER_SECOND: u32 = 100;
 
-/// The second that runs in the upper half, its lines in the lower. Relaxed: one worker writes, and a line more
-/// or less does no harm.
+/// The current second in the upper half, its number of lines in the lower. Relaxed: one worker
+/// writes, and one line more or less does no harm.
 #[derive(Debug, Default)]
 pub(super) struct Allowance(AtomicU64);
 
 // === impl Allowance ===
 
 impl Allowance {
-    /// Whether one more may be written at `now`, which only its seconds are of.
+    /// Whether one more may be written at `now`, of which only the whole seconds are used.
     pub(super) fn take(&self, now: Duration) -> bool {
         let second = now.as_secs() & u64::from(u32::MAX);
         let seen = self.0.load(Ordering::Relaxed);

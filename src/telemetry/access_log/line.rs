@@ -1,7 +1,7 @@
-//! What a line of the access log says: JSON for machines, one short line for a person.
+//! The content of an access log line: JSON for machines, one short line for people.
 //!
-//! Encoded by hand, straight into the buffer: no allocation, no map, no serialiser. A field that is
-//! not known is left out.
+//! Encoded by hand, straight into the buffer: no allocation, no map, no serialiser. Unknown fields
+//! are omitted.
 
 use std::{
     borrow::Cow,
@@ -20,7 +20,7 @@ use crate::{
     telemetry::{clock, tracing::propagation::trace_digits},
 };
 
-/// A key with what stands around it, made by the compiler: `,"status":`.
+/// A key with its punctuation, made by the compiler: `,"status":`.
 macro_rules! key {
     ($name:literal) => {
         concat!(",\"", $name, "\":").as_bytes()
@@ -30,19 +30,19 @@ macro_rules! key {
 /// One finished exchange.
 #[derive(Debug)]
 pub struct Line<'a> {
-    /// When its head had been read.
+    /// When its head was complete.
     pub time: SystemTime,
-    /// What became known about it.
+    /// What is known about it.
     pub cx: &'a Context,
-    /// The target as the client sent it: the query, and the path where none was normalised.
+    /// The client's target: for its query, and its path if there is no normalised one.
     pub target: Option<&'a PathAndQuery>,
     /// The trace it belongs to.
     pub trace_id: Option<TraceId>,
-    /// What it was answered with; 499 when the client left before.
+    /// The status of the answer; 499 if the client left before.
     pub status: StatusCode,
-    /// Bytes of the response body.
+    /// The number of response body bytes.
     pub sent: u64,
-    /// To the end of the response body.
+    /// The time to the end of the response body.
     pub took: Duration,
     /// Why it failed.
     pub reason: Option<&'a str>,
@@ -51,13 +51,13 @@ pub struct Line<'a> {
 // === impl Line ===
 
 impl Line<'_> {
-    /// Whether it failed, and not by the client's doing: whoever was refused is told that there is more here.
+    /// Whether it failed, but not through the client: then that was told of the log.
     pub fn is_ours(&self) -> bool {
         self.reason.and_then(Side::of).is_some_and(|side| side != Side::Downstream)
     }
 
-    /// Appends one JSON object and a newline. With `query` the query is written too, but for
-    /// the values of the parameters it names.
+    /// Appends one JSON object and a newline. With `query`, also writes the query, without the
+    /// values of the parameters in that list.
     pub fn encode_json(&self, query: Option<&[Box<str>]>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"time\":\"");
         clock::push_rfc3339(self.time, out);
@@ -164,7 +164,7 @@ impl Line<'_> {
     }
 }
 
-/// The events that a request led to.
+/// The IDs of the events that a request led to.
 fn encode_events(ids: &[Uuid], out: &mut Vec<u8>) {
     if ids.is_empty() {
         return;
@@ -178,7 +178,7 @@ fn encode_events(ids: &[Uuid], out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-/// The endpoint that answered last, and the whole list if there is more to say than that.
+/// The endpoint that answered last, and the whole list if that is not the whole story.
 fn encode_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
     let Some(last) = attempts.last() else { return };
     text(out, key!("upstream"), last.endpoint.as_bytes());
@@ -242,7 +242,7 @@ fn number(out: &mut Vec<u8>, key: &[u8], value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Milliseconds with three digits behind the point.
+/// Milliseconds with three decimals.
 fn millis(out: &mut Vec<u8>, key: &[u8], value: Duration) {
     out.extend_from_slice(key);
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
@@ -272,7 +272,7 @@ fn string(out: &mut Vec<u8>, value: &[u8]) {
     out.push(b'"');
 }
 
-/// ASCII with nothing to escape, as most values are. No early end: so it is done sixteen at a time.
+/// ASCII without anything to escape, as most values are. No early exit, so that it is vectorised.
 fn is_plain(value: &[u8]) -> bool {
     let odd = |byte| u8::from(matches!(byte, 0..0x20 | 0x80.. | b'"' | b'\\'));
     value.iter().fold(0, |any, &byte| any | odd(byte)) == 0
@@ -297,7 +297,7 @@ fn escape(out: &mut Vec<u8>, valid: &[u8]) {
     out.extend_from_slice(&valid[done..]);
 }
 
-/// Text for a terminal: what could move its cursor, or look like a new line, becomes `?`.
+/// Text for a terminal: a character that could move its cursor or begin a line becomes `?`.
 fn plain(out: &mut Vec<u8>, value: &[u8]) {
     out.extend(value.iter().map(|&byte| if byte.is_ascii_graphic() { byte } else { b'?' }));
 }

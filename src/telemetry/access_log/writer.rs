@@ -1,11 +1,11 @@
-//! From the workers' buffers to the output, by one thread.
+//! One thread writes the workers' buffers to the output.
 //!
-//! A worker encodes a line into a buffer of its own and goes on; the writer thread takes whole
-//! buffers. A buffer that has something is written within 100 ms, one that holds 64 KiB at once. A
-//! writer that cannot keep up costs lines, which are counted, and never time of a request. So does
-//! an output that fails: the log says so when it begins and when it is over.
+//! A worker encodes a line into its own buffer and continues; the writer thread takes whole
+//! buffers. A buffer is written within 100 ms, or at once when it holds 64 KiB. If the writer
+//! cannot keep up, lines are lost and counted, but no request waits. The same holds while the
+//! output fails, and our log reports when that begins and ends.
 //!
-//! Cost per request: one lock that only the writer shares, for a swap ten times a second.
+//! Cost per request: one lock, shared only with the writer, for a swap ten times a second.
 
 use std::{
     fmt,
@@ -32,27 +32,27 @@ use crate::telemetry::{
     metrics::{ACCESS_LOG_LOST, Cells, Counter},
 };
 
-/// How long a line may wait for others.
+/// How long a line may wait for more lines.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-/// A buffer that holds so much does not wait.
+/// A buffer of this size is written at once.
 const FLUSH_BYTES: usize = 64 * 1024;
-/// A buffer that holds so much takes no more lines.
+/// A buffer of this size accepts no more lines.
 const BUFFER_BYTES: usize = 1024 * 1024;
-/// Commands under way. That a buffer cannot tell any more is no loss: what is in the channel makes
-/// the writer look at all of them.
+/// The capacity for commands. If it is full, a buffer loses nothing: the commands already in it
+/// make the writer look at all buffers.
 const COMMANDS: usize = 1024;
 
-/// The writer of the process. Clones share it; it ends when they and all sinks are gone.
+/// The writer of the process. Clones share it; it ends when all clones and sinks are gone.
 #[derive(Clone)]
 pub struct AccessLog {
     feeds: Arc<Mutex<Vec<Feed>>>,
     commands: SyncSender<Command>,
 }
 
-/// An output that is open and not in use yet: what can fail of a change is over.
+/// An output that is open but not used yet: using it cannot fail any more.
 pub struct Opened(Output);
 
-/// Where one worker writes its lines, under one configuration.
+/// Accepts one worker's lines, under one configuration.
 #[derive(Debug)]
 pub struct Sink {
     open: Option<Open>,
@@ -63,9 +63,9 @@ struct Open {
     buffer: Buffer,
     commands: SyncSender<Command>,
     sample: f64,
-    /// Failures that are written though they are not of the sample.
+    /// Failures that are written although they are not in the sample.
     beyond: Allowance,
-    /// `None`: it is not written; else but for the values of these parameters.
+    /// `None`: the query is not written; otherwise without the values of these parameters.
     query: Option<Box<[Box<str>]>>,
     format: Format,
 }
@@ -76,7 +76,7 @@ enum Format {
     Human,
 }
 
-/// What one sink writes into, and where its lost lines are counted.
+/// The buffer of one sink, and the counter of its lost lines.
 #[derive(Clone)]
 struct Feed {
     buffer: Buffer,
@@ -91,9 +91,9 @@ enum Command {
     Written,
     /// A buffer should not wait.
     Full,
-    /// What was written so far goes to the old output, the rest to this one.
+    /// Write what is there to the old output, the rest to this one.
     Replace(Output),
-    /// Write everything, then say so.
+    /// Write everything, then report it.
     Flush(SyncSender<()>),
 }
 
@@ -103,22 +103,22 @@ struct Writer {
     output: Output,
     spare: Vec<u8>,
     last: Option<Instant>,
-    /// The output ends within a line.
+    /// Whether the output ends within a line.
     is_torn: bool,
-    /// The last write failed.
+    /// Whether the last write failed.
     is_failing: bool,
 }
 
 // === impl AccessLog ===
 
 impl AccessLog {
-    /// Opens the output and starts the writer. Fails when the file cannot be opened or the thread
+    /// Opens the output and starts the writer. Fails if the file cannot be opened or the thread
     /// cannot be started.
     pub fn start(path: &AccessLogPath) -> io::Result<Self> {
         Self::start_with(Opened::new(path)?.0)
     }
 
-    /// As [`AccessLog::start`], to any output.
+    /// Like [`AccessLog::start`], with any output.
     pub fn start_with(output: Output) -> io::Result<Self> {
         let (sender, commands) = sync_channel(COMMANDS);
         let feeds = Arc::new(Mutex::new(Vec::new()));
@@ -135,7 +135,7 @@ impl AccessLog {
         Ok(Self { feeds, commands: sender })
     }
 
-    /// A sink for one worker that follows `settings` and counts lost lines in `cells`.
+    /// A sink for one worker with these `settings` that counts lost lines in `cells`.
     pub fn sink(&self, settings: &AccessLogSettings, cells: &Cells) -> Sink {
         let is_terminal = settings.path == AccessLogPath::Stdout && io::stdout().is_terminal();
         let lost = cells.counter(&ACCESS_LOG_LOST, &[]);
@@ -155,18 +155,18 @@ impl AccessLog {
         Sink { open: Some(open), lost }
     }
 
-    /// Writes to `output` from the writer's next turn on. Does not wait.
+    /// Switches to `output` at the writer's next turn. Does not wait.
     pub fn replace(&self, output: Opened) {
         if self.commands.try_send(Command::Replace(output.0)).is_err() {
             tracing::error!("the access log is stuck in a write, and stays with its old output");
         }
     }
 
-    /// Writes everything that the sinks hold; for the end of the process. `false` when that took
+    /// Writes everything that the sinks hold; for the end of the process. `false` if that took
     /// longer than `timeout`. Blocks.
     pub fn flush(&self, timeout: Duration) -> bool {
         let (done, is_done) = sync_channel(1);
-        // A full channel means that the writer is stuck: then there is nothing to wait for.
+        // A full channel means that the writer is stuck: do not wait for it.
         self.commands.try_send(Command::Flush(done)).is_ok()
             && is_done.recv_timeout(timeout).is_ok()
     }
@@ -181,7 +181,7 @@ impl fmt::Debug for AccessLog {
 // === impl Opened ===
 
 impl Opened {
-    /// Opens the output of `path`, again if it is the same file. The error names the file.
+    /// Opens the output of `path`, anew if it is the same file. The error names the file.
     pub fn new(path: &AccessLogPath) -> io::Result<Self> {
         Ok(Self(match path {
             AccessLogPath::Off => Box::new(io::sink()),
@@ -199,7 +199,7 @@ impl fmt::Debug for Opened {
     }
 }
 
-/// A pipe that nobody reads fails at once: whoever opens it would wait for a reader. The writer waits as ever.
+/// Fails at once on a pipe without a reader instead of waiting for one. Writing still waits.
 fn open(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
@@ -207,7 +207,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// What the system said, of which file, and what to do.
+/// The system's error, with the file and what to do.
 fn refused(path: &Path, error: &io::Error) -> io::Error {
     let help = match error.kind() {
         io::ErrorKind::NotFound => " (make its folder first)",
@@ -223,12 +223,12 @@ fn refused(path: &Path, error: &io::Error) -> io::Error {
 // === impl Sink ===
 
 impl Sink {
-    /// Writes nothing.
+    /// A sink that writes nothing.
     pub fn off() -> Self {
         Self { open: None, lost: Counter::default() }
     }
 
-    /// Hands a line to the writer, or counts it as lost when the writer is behind. Never waits.
+    /// Gives a line to the writer, or counts it as lost if the writer is behind. Never waits.
     pub fn write(&self, line: &Line<'_>) {
         let Some(open) = &self.open else { return };
         if open.sample < 1.0 && fastrand::f64() >= open.sample {
@@ -249,7 +249,7 @@ impl Sink {
         }
         let after = buffer.len();
         drop(buffer);
-        // Refused when the channel is full: then the writer is about to look anyway.
+        // Refused if the channel is full: then the writer is about to look anyway.
         if before < FLUSH_BYTES && after >= FLUSH_BYTES {
             open.commands.try_send(Command::Full).unwrap_or_default();
         } else if before == 0 {
@@ -293,8 +293,8 @@ impl Writer {
         }
     }
 
-    /// Lets more lines come in until the interval since the last write is over. The first line
-    /// after a quiet time is written at once.
+    /// Waits for more lines until the interval since the last write is over. The first line after a
+    /// quiet time is written at once.
     fn gather(&mut self) {
         let due = self.last.map(|last| last + FLUSH_INTERVAL);
         while let Some(wait) = due.and_then(|due| due.checked_duration_since(Instant::now())) {
@@ -317,15 +317,15 @@ impl Writer {
         }
         self.output.flush().unwrap_or_default();
         drop(feeds);
-        // A sink that is gone leaves a buffer that only this list holds.
+        // The buffer of a dropped sink is held by this list only.
         self.feeds.lock().retain(|Feed { buffer, .. }| {
             Arc::strong_count(buffer) > 1 || !buffer.lock().is_empty()
         });
         self.last = Some(Instant::now());
     }
 
-    /// Writes what was taken. An output that fails loses the lines that it has not taken whole: there
-    /// is nowhere better to put them, and the process must not end over its log.
+    /// Writes the lines taken. If the output fails, lines that it did not accept completely are
+    /// lost: there is no better place for them, and the process must not end because of its log.
     fn put(&mut self, lost: &Counter) {
         if self.spare.is_empty() {
             return;
@@ -343,7 +343,7 @@ impl Writer {
         self.tell(written);
     }
 
-    /// Says in the log that the output fails, or works again; once each.
+    /// Logs that the output fails, or works again; once each.
     fn tell(&mut self, written: io::Result<()>) {
         match written {
             Err(error) if !self.is_failing => tracing::error!(
@@ -357,7 +357,7 @@ impl Writer {
     }
 }
 
-/// As `write_all`, and how much was taken.
+/// Like `write_all`, but also returns how much was written.
 fn write_whole(output: &mut Output, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut taken = 0;
     while taken < bytes.len() {
@@ -385,7 +385,7 @@ pub(crate) mod tests {
         telemetry::metrics::Metrics,
     };
 
-    /// An output that remembers.
+    /// An output that keeps what is written.
     #[derive(Clone, Default)]
     pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
 
@@ -406,7 +406,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// An output that tells of each write, and waits for leave to end it.
+    /// An output that reports each write and waits for permission to end it.
     struct Stepped {
         began: mpsc::SyncSender<usize>,
         leave: mpsc::Receiver<()>,
@@ -490,7 +490,7 @@ pub(crate) mod tests {
         drop(give);
     }
 
-    /// A disk with room for so many bytes.
+    /// A disk with room for this number of bytes.
     #[derive(Clone)]
     struct Disk {
         room: Arc<Mutex<usize>>,
@@ -637,7 +637,7 @@ pub(crate) mod tests {
         let path = AccessLogPath::File(pipe.clone());
         let said = Opened::new(&path).unwrap_err().to_string();
         assert!(said.contains("a pipe needs a reader first"), "{said}");
-        // Both ends: what opens one of them waits for nobody.
+        // Both ends: opening one of them then never waits.
         let mut both = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
         let mut opened = Opened::new(&path).unwrap();
         let file = open(&pipe).unwrap();

@@ -1,6 +1,6 @@
-//! Series that somebody else counts: told once for each scrape, kept nowhere.
+//! Series that are counted elsewhere: collected for each scrape, stored nowhere.
 //!
-//! What is gone is not told any more, so that there are no series of topics that were removed.
+//! What no longer exists is not reported, so removed topics leave no series.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{
     table::DescKind,
 };
 
-/// What is told at one scrape.
+/// The series of one scrape.
 #[derive(Debug, Default)]
 pub struct Exposition {
     families: BTreeMap<&'static str, (&'static Desc, Series)>,
@@ -29,19 +29,19 @@ enum Told {
 // === impl Exposition ===
 
 impl Exposition {
-    /// Nothing yet.
+    /// Without any series yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A counter or gauge stands at `value`. Labels in the order of the table.
+    /// Adds a counter or gauge with this `value`. Labels are in the order of the table.
     pub fn number(&mut self, desc: &'static Desc, labels: &[&str], value: f64) {
         debug_assert_ne!(desc.kind, DescKind::Histogram, "{} is a histogram", desc.name);
         self.tell(desc, labels, Told::Number(value));
     }
 
-    /// A histogram: how many values fell into each bucket by its upper bound (`None`: above all), and
-    /// what they add up to. Bounds and sum in the unit of the name.
+    /// Adds a histogram: how many values fell into each bucket by its upper bound (`None`: above
+    /// all), and their sum. Bounds and sum are in the unit of the name.
     pub fn histogram(
         &mut self,
         desc: &'static Desc,
@@ -61,7 +61,7 @@ impl Exposition {
         series.insert(labels, told);
     }
 
-    /// What is told of, in order.
+    /// The names of the metrics, in order.
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.families.keys().copied()
     }

@@ -1,8 +1,8 @@
-//! The two texts that Prometheus reads, and which one a scraper wants. Pure.
+//! The two text formats of Prometheus, and which one a scraper wants. Pure.
 //!
-//! Samples have the same names and values in both. OpenMetrics 1.0.0 names a family of counters without
-//! `_total`, writes bounds of buckets as floating-point numbers, and ends with `# EOF`, so that a text
-//! that broke off is not taken for whole.
+//! Samples have the same names and values in both. OpenMetrics 1.0.0 names a family of counters
+//! without `_total`, writes bucket bounds as floating-point numbers, and ends with `# EOF`, so that
+//! a truncated text is recognised.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub enum Format {
 /// The upper bound of a bucket.
 pub(super) struct Bound(pub(super) Format, pub(super) f64);
 
-/// What a scraper thinks of a type, in thousandths (RFC 9110, 12.4.2); `None`: it does not name it.
+/// The weight of a type in `Accept`, in thousandths (RFC 9110, 12.4.2); `None`: it is not named.
 type Weight = Option<u16>;
 
 const NAME: &str = "application/openmetrics-text";
@@ -32,8 +32,8 @@ const NAME: &str = "application/openmetrics-text";
 // === impl Format ===
 
 impl Format {
-    /// What the fields `Accept` of a scrape ask for: `OpenMetrics` where it is named, in a version that we have,
-    /// and text is not preferred to it.
+    /// The format that the `Accept` fields of a scrape ask for: `OpenMetrics` if named in a version
+    /// that we have, unless text is preferred.
     pub fn asked_for<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let (mut open_metrics, mut text): (Weight, Weight) = (None, None);
         let ranges = accept.into_iter().flat_map(|value| value.split(','));
@@ -61,7 +61,7 @@ impl Format {
         }
     }
 
-    /// The `Content-Type` of it.
+    /// Its `Content-Type`.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -69,7 +69,7 @@ impl Format {
         }
     }
 
-    /// What stands above the series of a metric.
+    /// Writes the lines above the series of a metric.
     pub(super) fn head(self, out: &mut String, desc: &Desc) {
         let (name, kind) = match (self, desc.kind) {
             (_, DescKind::Gauge) => (desc.name, "gauge"),
@@ -77,7 +77,7 @@ impl Format {
             (Self::Text, DescKind::Counter) => (desc.name, "counter"),
             (Self::OpenMetrics, DescKind::Counter) => match family(desc.name) {
                 Some(family) => (family, "counter"),
-                // Then it cannot be said that it counts, and its samples keep their name all the same.
+                // Then it cannot be declared a counter, and its samples keep their name.
                 None => (desc.name, "unknown"),
             },
         };
@@ -85,7 +85,7 @@ impl Format {
         push(out, format_args!("# TYPE {name} {kind}\n"));
     }
 
-    /// What stands at the end.
+    /// Writes the end of the text.
     pub(super) fn end(self, out: &mut String) {
         if self == Self::OpenMetrics {
             out.push_str("# EOF\n");
@@ -93,12 +93,12 @@ impl Format {
     }
 }
 
-/// The family of the counter `name`, unless another metric has the name of it.
+/// The family name of the counter `name`, unless another metric has that name.
 fn family(name: &str) -> Option<&str> {
     name.strip_suffix("_total").filter(|family| METRICS.iter().all(|other| other.name != *family))
 }
 
-/// `0.75` as 750; what is no weight counts as none.
+/// `0.75` as 750; an invalid weight counts as 0.
 fn thousandths(weight: &str) -> u16 {
     let weight = weight.parse().ok().filter(|weight: &f64| (0.0..=1.0).contains(weight));
     let thousandths = (weight.unwrap_or(0.0) * 1000.0).round();
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(Format::asked_for(lines), Format::OpenMetrics, "over all lines");
     }
 
-    /// The rules of both formats for what the table says, so that no metric breaks them.
+    /// Checks the table against the rules of both formats, so that no metric breaks them.
     #[test]
     fn every_metric_has_a_family_of_its_own_and_a_sentence_without_escapes() {
         let mut families = std::collections::BTreeSet::new();

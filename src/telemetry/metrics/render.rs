@@ -10,10 +10,10 @@ use super::{
     format::{Bound, Format},
 };
 
-/// A value as the text format writes it: Rust's `inf` is not a word there.
+/// A value in the text format, which does not have Rust's `inf`.
 pub(super) struct Number(pub(super) f64);
 
-/// What a cell holds.
+/// The value of a cell.
 enum Value<'a> {
     Number(f64),
     Buckets(&'a Buckets),

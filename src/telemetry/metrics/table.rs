@@ -1,4 +1,4 @@
-//! The one table of metrics: a name, its labels and its sentence stand here and nowhere else.
+//! The one table of metrics: names, labels and descriptions are defined only here.
 
 /// One metric of the table below.
 #[derive(Debug)]
@@ -19,12 +19,12 @@ pub(super) enum DescKind {
 // === impl Desc ===
 
 impl Desc {
-    /// As it is exposed; a histogram also with `_bucket`, `_sum` and `_count`.
+    /// Its exposed name; a histogram also has `_bucket`, `_sum` and `_count`.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The labels it has, in order; a bucket also has `le`.
+    /// Its labels, in order; a bucket also has `le`.
     pub fn labels(&self) -> &'static [&'static str] {
         self.labels
     }
@@ -37,7 +37,7 @@ macro_rules! table {
             name: $name, help: $help, kind: DescKind::$kind, labels: &[$($label),*],
         };)*
 
-        /// Every metric there is.
+        /// All metrics.
         pub static METRICS: &[&Desc] = &[$(&$id),*];
     };
 }

@@ -1,9 +1,9 @@
-//! Spans to the collector, in batches, from the control thread.
+//! Sends spans to the collector, in batches, from the control thread.
 //!
-//! Workers put the spans of finished requests into a bounded queue and never wait for it. One task takes
-//! them out and sends them one batch after another: a batch that cannot be sent is tried again for a
-//! while, then it is lost and counted, and so is what finds the queue full meanwhile. A collector that is
-//! gone costs one warning a minute, and what the queue and two batches have in bytes.
+//! Workers put the spans of finished requests into a bounded queue and never wait. One task takes
+//! them out and sends batch after batch. A batch that cannot be sent is retried for a while, then
+//! lost and counted, like spans that find the queue full meanwhile. A collector that is gone costs
+//! one warning a minute, and the memory of the queue and two batches.
 //!
 //! The task ends with [`Exporter::finish`], which sends what is left within its time.
 
@@ -27,23 +27,23 @@ use crate::telemetry::{
     task,
 };
 
-/// Orders that wait while an export is under way.
+/// Orders that can wait during an export.
 const ORDERS: usize = 4;
-/// Requests in one batch, ...
+/// The maximum number of requests in one batch, ...
 const BATCH: usize = 256;
-/// ... if their spans have less: well below the 4 MiB that gRPC servers take.
+/// ... if their spans are smaller than this: well below the 4 MiB that gRPC servers accept.
 const BATCH_BYTES: usize = 2 << 20;
 /// How long a batch gathers.
 const GATHER: Duration = Duration::from_secs(1);
-/// How often it is looked whether it is full by then. Nobody is woken for a single request.
+/// How often to check whether it is full before that. Nobody is woken for a single request.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often one batch is tried.
 const TRIES: u32 = 5;
-/// Before the second try, doubled each time.
+/// The pause before the second try; doubled each time.
 const BACKOFF: Duration = Duration::from_secs(1);
-/// What a collector may ask us to wait.
+/// The longest pause that a collector may ask for.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// Between two complaints about the same trouble.
+/// The time between two warnings about the same problem.
 const COMPLAINTS: Duration = Duration::from_mins(1);
 
 /// Control's side of the exporter.
@@ -53,7 +53,7 @@ pub struct Exporter {
 }
 
 enum Order {
-    /// From now on to this collector.
+    /// Export to this collector from now on.
     Follow(Box<Settings>),
     /// Send what is left by then, and end.
     Finish(Instant, oneshot::Sender<()>),
@@ -64,14 +64,14 @@ struct Exporting {
     queue: Waiting,
     envelope: Envelope,
     client: Option<Client>,
-    /// What is being gathered.
+    /// The batch being collected.
     batch: Vec<Encoded>,
-    /// What is being sent.
+    /// The batch being sent.
     pending: Option<Pending>,
     exported: Counter,
     failed: Counter,
     rejected: Counter,
-    /// When it was last complained, while the trouble lasts.
+    /// The time of the last warning, while the problem lasts.
     complained: Option<Instant>,
 }
 
@@ -86,8 +86,8 @@ struct Pending {
 // === impl Exporter ===
 
 impl Exporter {
-    /// Starts the task on the current runtime; it exports nothing until it is told where to.
-    /// `cells` are this thread's.
+    /// Starts the task on the current runtime; it exports nothing until it has a collector. `cells`
+    /// are this thread's.
     pub fn start(cells: &Cells) -> Self {
         let (queue, out) = queue::bounded(queue::ENTRIES, queue::BYTES);
         let (orders, inbox) = mpsc::channel(ORDERS);
@@ -106,26 +106,26 @@ impl Exporter {
         Self { queue, orders }
     }
 
-    /// Exports as these settings say from now on. Without any, what is still on its way goes where
-    /// it would have gone.
+    /// Exports with these settings from now on. Without any, what is queued still goes to the old
+    /// collector.
     pub async fn follow(&self, settings: Option<&Settings>) {
         if let Some(settings) = settings {
-            // The task ends with its runtime or in `finish` only.
+            // The task only ends with its runtime or in `finish`.
             drop(self.orders.send(Order::Follow(Box::new(settings.clone()))).await);
         }
     }
 
-    /// A tracer for a worker under these settings, if there are any. `cells` are the worker's.
+    /// A tracer for a worker with these settings, if any. `cells` are the worker's.
     pub fn tracer(&self, settings: Option<&Settings>, cells: &Cells) -> Option<Tracer> {
         settings.map(|settings| Tracer::new(settings.sample, self.queue.clone(), cells))
     }
 
-    /// Sends what is left, by this deadline; what is not sent then is counted as lost. For the end
-    /// of the process, when no request is under way any more.
+    /// Sends what is left, by this deadline; what is not sent is counted as lost. For the end of
+    /// the process, when no request is in flight any more.
     pub async fn finish(self, deadline: Instant) {
         let (done, is_done) = oneshot::channel();
         if self.orders.send(Order::Finish(deadline, done)).await.is_ok() {
-            // An error means that the task is gone, and with it all there was.
+            // An error means that the task and everything in it is gone.
             drop(is_done.await);
         }
     }
@@ -142,7 +142,7 @@ impl fmt::Debug for Exporter {
 impl Exporting {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
-            // Biased: an order goes before more work.
+            // Biased: an order comes before more work.
             let is_over = tokio::select! {
                 biased;
                 order = orders.recv() => self.obey(order).await,
@@ -154,7 +154,7 @@ impl Exporting {
         }
     }
 
-    /// Whether that was the end.
+    /// Obeys an order; `true` if that was the end.
     async fn obey(&mut self, order: Option<Order>) -> bool {
         match order {
             Some(Order::Follow(settings)) => {
@@ -163,7 +163,7 @@ impl Exporting {
             }
             Some(Order::Finish(deadline, done)) => {
                 self.finish(deadline).await;
-                // Whoever asked may have left.
+                // The caller may have left.
                 done.send(()).unwrap_or_default();
                 true
             }
@@ -171,8 +171,8 @@ impl Exporting {
         }
     }
 
-    /// Sends what is pending. What is under way is let end before an order is obeyed: broken off and
-    /// sent again, the collector would have it twice.
+    /// Sends what is pending. An order waits until the current export ends: if that were cancelled
+    /// and sent again, the collector would have it twice.
     async fn send_beside(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
         let order = {
             let mut sending = pin!(self.send());
@@ -182,7 +182,7 @@ impl Exporting {
                 order = orders.recv() => order,
             };
             match &order {
-                // The time being over is told by what is left.
+                // After a timeout, what is left shows it.
                 Some(Order::Finish(deadline, _)) => drop(timeout_at(*deadline, sending).await),
                 Some(Order::Follow(_)) | None => sending.await,
             }
@@ -203,7 +203,7 @@ impl Exporting {
         self.complained = None;
     }
 
-    /// Waits until there is a batch whose time has come. Cancel-safe: what it has got is in `self`.
+    /// Waits until a batch is due. Cancel-safe: what it has received is in `self`.
     async fn due(&mut self) {
         if self.pending.is_none() {
             self.gather().await;
@@ -235,7 +235,7 @@ impl Exporting {
         self.batch.len() >= BATCH || bytes >= BATCH_BYTES
     }
 
-    /// Fills the batch with what waits.
+    /// Fills the batch from the queue.
     fn take(&mut self) {
         while !self.is_full()
             && let Some(entry) = self.queue.take()
@@ -254,7 +254,7 @@ impl Exporting {
         self.pending = Some(Pending { message, spans, tries: 0, not_before: Instant::now() });
     }
 
-    /// Tries to send what is pending, once.
+    /// Tries once to send what is pending.
     async fn send(&mut self) {
         let (Some(pending), Some(client)) = (&mut self.pending, &mut self.client) else {
             return self.lose();
@@ -289,7 +289,7 @@ impl Exporting {
         }
     }
 
-    /// Gives up what is pending.
+    /// Drops what is pending.
     fn lose(&mut self) {
         if let Some(pending) = self.pending.take() {
             self.failed.add(pending.spans);
@@ -304,7 +304,7 @@ impl Exporting {
         }
     }
 
-    /// Each batch is tried once more: whoever does not take it now will not take the next either.
+    /// Tries each batch once more, but stops at a failure: the next batch would fail too.
     async fn finish(&mut self, deadline: Instant) {
         let before = self.failed.get();
         loop {
@@ -315,7 +315,7 @@ impl Exporting {
             if self.pending.is_none() {
                 break;
             }
-            // The time being over is told by what is left.
+            // After a timeout, what is left shows it.
             drop(timeout_at(deadline, self.send()).await);
             if self.pending.is_some() || Instant::now() >= deadline {
                 self.lose();
@@ -350,7 +350,7 @@ mod tests {
         },
     };
 
-    /// Where nobody listens.
+    /// An address where nobody listens.
     async fn settings() -> Settings {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -403,7 +403,7 @@ mod tests {
         while lost(&metrics, "export-failed") < 3 {
             sleep(Duration::from_millis(100)).await;
         }
-        // Gathering, and 1 + 2 + 4 + 8 s between five tries.
+        // The time to fill the batch, and 1 + 2 + 4 + 8 s between five tries.
         assert!(begun.elapsed() >= Duration::from_secs(16), "{:?}", begun.elapsed());
         assert_eq!(lost(&metrics, "export-failed"), 3);
         assert_eq!(lost(&metrics, "queue-full"), 0);
@@ -418,7 +418,7 @@ mod tests {
         }
         assert_eq!(lost(&metrics, "queue-full"), 7);
         assert_eq!(lost(&metrics, "export-failed"), 0);
-        // The end does not try one batch after another where the first has failed.
+        // At the end no more batches are tried once the first has failed.
         exporter.finish(Instant::now() + Duration::from_mins(1)).await;
         assert_eq!(lost(&metrics, "export-failed"), queue::ENTRIES as u64);
     }

@@ -1,10 +1,10 @@
-//! Spans of events: one where a request publishes, one for each delivery to a webhook.
+//! Spans of events: one for the publish by a request, one for each delivery to a webhook.
 //!
-//! As the OpenTelemetry semantic conventions for messaging have it: the span of the publish is a producer
-//! in the request's trace, and its context goes with the event. A delivery is a consumer with a trace of
-//! its own, *linked* to that: it may come days later, and more than once. Whether it is recorded was
-//! decided with the request; of an event without a trace each delivery is sampled for itself. The
-//! conventions for messaging are not stable yet, so their names are here.
+//! They follow the OpenTelemetry semantic conventions for messaging. The span of the publish is a
+//! producer in the request's trace, and its context travels with the event. A delivery is a
+//! consumer with its own trace, *linked* to that one: it may come days later, and more than once.
+//! Whether it is recorded was decided with the request; for an event without a trace each delivery
+//! is sampled on its own. These conventions are not stable yet, so their names are defined here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,48 +33,49 @@ const PARTITION: &str = "messaging.destination.partition.id";
 const SUBSCRIPTION: &str = "messaging.destination.subscription.name";
 const MESSAGE_ID: &str = "messaging.message.id";
 const BODY_SIZE: &str = "messaging.message.body.size";
-/// Which try of the delivery, from 1.
+/// The number of this attempt of the delivery, from 1.
 const ATTEMPT: &str = "sluice.attempt";
 
 /// An event that a sampled request led to.
 #[derive(Clone, Debug)]
 pub struct Publishing {
-    /// Which of the events of the request: its span's ID follows from that ([`super::Trace::publishing`]).
+    /// The number of the event within its request: it determines its span's ID
+    /// ([`super::Trace::publishing`]).
     pub number: usize,
-    /// Where it went.
+    /// The topic it was published to.
     pub topic: Arc<str>,
     /// Its ID.
     pub id: Uuid,
-    /// Of its data.
+    /// The size of its data.
     pub bytes: usize,
-    /// From when on the request waited for it, ...
+    /// When the request began to wait for it, ...
     pub started: Instant,
     /// ... and for how long.
     pub took: Duration,
-    /// Why it is not stored, one of the reason words.
+    /// Why it is not stored, as a reason word.
     pub reason: Option<&'static str>,
 }
 
-/// What is delivered, of an event whose publish was sampled, or is in no trace.
+/// What is delivered, for an event whose publish was sampled or has no trace.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The span that published it, if one did.
+    /// The span that published it, if there was one.
     pub context: Option<TraceParent>,
-    /// The topic it is in.
+    /// Its topic.
     pub topic: Arc<str>,
     /// Its partition.
     pub partition: u16,
-    /// On whose behalf.
+    /// The subscription it is sent for.
     pub subscription: Arc<str>,
     /// Its ID.
     pub id: Box<str>,
-    /// Of its data.
+    /// The size of its data.
     pub bytes: usize,
-    /// Which try, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
 }
 
-/// A delivery under way, in a trace of its own.
+/// A delivery in progress, with its own trace.
 #[derive(Debug)]
 pub struct Delivery {
     origin: Box<Origin>,
@@ -82,21 +83,21 @@ pub struct Delivery {
     started: Instant,
 }
 
-/// How a delivery ended.
+/// The result of a delivery.
 #[derive(Clone, Debug, Default)]
 pub struct Delivered {
-    /// Of the endpoint, if it came so far.
+    /// The endpoint's address, if it got that far.
     pub address: Option<Box<str>>,
-    /// What it was answered with.
+    /// The status of the answer.
     pub status: Option<StatusCode>,
-    /// Why there is no whole answer, one of the reason words.
+    /// Why there is no complete answer, as a reason word.
     pub reason: Option<&'static str>,
 }
 
 // === impl Delivery ===
 
 impl Delivery {
-    /// What the receiver is told: its parent is this delivery.
+    /// The field for the receiver, with this delivery as the parent.
     pub fn traceparent(&self) -> HeaderValue {
         self.context.encode()
     }
@@ -138,7 +139,7 @@ fn local(TraceParent { trace_id, span_id, flags }: TraceParent) -> SpanContext {
 // === impl Tracer ===
 
 impl Tracer {
-    /// A delivery that begins now, in a trace of its own; `None`: it is not sampled.
+    /// A delivery that begins now, with its own trace; `None`: it is not sampled.
     pub fn deliver(&self, origin: Box<Origin>) -> Option<Delivery> {
         let trace_id = TraceId::from(fastrand::u128(..).max(1));
         let is_sampled = origin.context.is_some() || self.samples(trace_id);
@@ -149,7 +150,7 @@ impl Tracer {
         })
     }
 
-    /// Hands a delivery over that is over, or counts its span as lost when the exporter is behind.
+    /// Queues a finished delivery, or counts its span as lost if the exporter is behind.
     pub fn delivered(&self, delivery: &Delivery, end: &Delivered) {
         self.put(1, || {
             let mut encoded = Encoded::default();

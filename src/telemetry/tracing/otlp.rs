@@ -1,8 +1,8 @@
-//! One export over one kept connection: OTLP by gRPC or by HTTP with Protobuf.
+//! Exports over one kept connection: OTLP by gRPC or by HTTP with Protobuf.
 //!
-//! Both are a POST of the same message, so both are spoken here over the `h2`, `hyper` and `rustls`
-//! that the gateway has anyway. Cancelled at any point, an export closes its connection; the next
-//! one makes another.
+//! Both are a POST of the same message, so both are implemented here with the `h2`, `hyper` and
+//! `rustls` that the gateway has anyway. Cancelling an export at any point closes its connection;
+//! the next one makes another.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,29 +25,29 @@ use crate::{http::io::Io, telemetry::task};
 
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const USER_AGENT: &str = concat!("sluice/", env!("CARGO_PKG_VERSION"));
-/// What is read of an answer.
+/// The most that is read of an answer.
 const MAX_ANSWER: usize = 64 * 1024;
-/// Before a gRPC message: whether it is compressed, and its length.
+/// The prefix of a gRPC message: whether it is compressed, and its length.
 const FRAME: usize = 5;
 
-/// The way to one collector.
+/// Connects to one collector.
 pub(super) struct Client {
     settings: Settings,
     tls: Option<TlsConnector>,
-    /// Taken out while it is used.
+    /// Taken out during use.
     kept: Option<Connection>,
 }
 
 /// Why spans were not exported.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The connection is no good; nothing is known of the spans.
+    /// The connection is broken; whether the spans arrived is unknown.
     #[error("{0}")]
     Broken(String),
     /// They may be sent again, after this long if it says so.
     #[error("{message}")]
     Later { message: String, after: Option<Duration> },
-    /// They are not wanted.
+    /// They were refused and must not be sent again.
     #[error("{0}")]
     Refused(String),
 }
@@ -64,13 +64,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 // === impl Client ===
 
 impl Client {
-    /// Does not connect yet. Fails when the system has no certificate authorities.
+    /// Does not connect yet. Fails if the system has no certificate authorities.
     pub(super) fn new(settings: Settings) -> Result<Self, String> {
         let tls = settings.collector.is_tls.then(|| tls(&settings.collector)).transpose()?;
         Ok(Self { settings, tls, kept: None })
     }
 
-    /// Whether it goes where these settings say.
+    /// Whether it was made with these settings.
     pub(super) fn fits(&self, settings: &Settings) -> bool {
         let own = &self.settings;
         own.collector == settings.collector
@@ -78,7 +78,7 @@ impl Client {
             && own.timeout == settings.timeout
     }
 
-    /// Sends an encoded `ExportTraceServiceRequest`; how many of its spans were rejected.
+    /// Sends an encoded `ExportTraceServiceRequest`; returns how many of its spans were rejected.
     pub(super) async fn export(&mut self, message: &Bytes) -> Result<u64, Failure> {
         let timeout = self.settings.timeout;
         tokio::time::timeout(timeout, self.try_export(message)).await.unwrap_or_else(|_| {
@@ -89,7 +89,7 @@ impl Client {
     async fn try_export(&mut self, message: &Bytes) -> Result<u64, Failure> {
         if let Some(mut kept) = self.kept.take() {
             match self.send(&mut kept, message).await {
-                // It may have been closed while it was idle.
+                // It may have been closed while idle.
                 Err(Failure::Broken(_)) => {}
                 answered => {
                     self.kept = Some(kept);
@@ -119,7 +119,7 @@ impl Client {
         Ok(match protocol {
             Protocol::Grpc => {
                 let (sender, connection) = h2::client::handshake(stream).await?;
-                // Whoever waits for an answer hears of the failure; nobody else has to.
+                // Whoever waits for an answer learns of a failure; nobody else needs to.
                 task::spawn("otlp grpc", async move { drop(connection.await) });
                 Connection::Grpc(sender)
             }
@@ -165,7 +165,7 @@ impl Client {
             answer.extend_from_slice(&piece);
         }
         let trailers = body.trailers().await.map_err(broken)?;
-        // An answer without a message has it in its head.
+        // Without a message the status is in the head.
         self.judge_grpc(trailers.as_ref().unwrap_or(&head.headers))?;
         answer.advance(FRAME.min(answer.len()));
         Ok(rejected(&answer))
@@ -221,7 +221,7 @@ impl Client {
             .unwrap_or(HeaderValue::from_static("10S"))
     }
 
-    /// `grpc-status`: zero is well, and the OTLP specification lists which may be sent again.
+    /// `grpc-status`: zero is success, and the OTLP specification lists which may be retried.
     fn judge_grpc(&self, fields: &HeaderMap) -> Result<(), Failure> {
         let text = |name| fields.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let Some(status) = text("grpc-status") else {
@@ -271,14 +271,15 @@ fn framed(message: &Bytes) -> Bytes {
     frame.freeze()
 }
 
-/// What is no such answer rejects nothing: its status said that all is well.
+/// Anything else rejects nothing: its status was a success.
 fn rejected(answer: &[u8]) -> u64 {
     let answer = ExportTraceServiceResponse::decode(answer).unwrap_or_default();
     let partial = answer.partial_success.unwrap_or_default();
     u64::try_from(partial.rejected_spans).unwrap_or(0)
 }
 
-// The provider is named, never the process's default: nothing else may decide how we encrypt.
+// Names the provider instead of using the process's default: nothing else may decide how we
+// encrypt.
 fn tls(collector: &Collector) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();

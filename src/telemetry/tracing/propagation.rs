@@ -1,4 +1,4 @@
-//! W3C Trace Context (level 2): what `traceparent` and `tracestate` say. Pure.
+//! W3C Trace Context (level 2): reads and writes `traceparent` and `tracestate`. Pure.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -9,21 +9,21 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `tracestate`.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The caller has recorded its part, or will.
+/// The caller may have recorded its part.
 pub const SAMPLED: u8 = 0x01;
-/// The right-most 56 bits of the trace ID are random. Handed on with the ID it speaks of.
+/// The right-most 56 bits of the trace ID are random. Passed on with the ID.
 pub const RANDOM: u8 = 0x02;
 
-/// Length of a `traceparent` of version 00.
+/// The length of a `traceparent` of version 00.
 const LEN: usize = 55;
-/// Members of a `tracestate`.
+/// The maximum number of members in `tracestate`.
 const MAX_MEMBERS: usize = 32;
-/// Length of a key and of a value in it.
+/// The maximum length of a key or a value in it.
 const MAX_PART: usize = 256;
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// What a valid `traceparent` says.
+/// The content of a valid `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     /// The whole trace; not all zero.
@@ -37,8 +37,8 @@ pub struct TraceParent {
 // === impl TraceParent ===
 
 impl TraceParent {
-    /// What a request with these fields says. `None` without `traceparent`, with an invalid one, and
-    /// with several: which of them is meant nobody knows.
+    /// Parsed from a request's fields. `None` if `traceparent` is missing, invalid, or repeated,
+    /// because then it is unknown which one is meant.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         match (values.next(), values.next()) {
@@ -47,7 +47,7 @@ impl TraceParent {
         }
     }
 
-    /// Reads `version-trace-parent-flags`. A version above 00 may have more behind it.
+    /// Parses `version-trace-parent-flags`. Versions above 00 may have more after that.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let (head, rest) = value.split_at_checked(LEN)?;
         let ends_well = match &head[..2] {
@@ -80,13 +80,13 @@ impl TraceParent {
             .unwrap_or(HeaderValue::from_static("-"))
     }
 
-    /// Whether the caller records.
+    /// Whether the caller samples the trace.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
 }
 
-/// The digits of a trace ID, as the access log writes them.
+/// The hexadecimal digits of a trace ID, as in the access log.
 pub fn trace_digits(id: TraceId) -> [u8; 32] {
     let mut text = [0; 32];
     push_hex(&id.to_bytes(), &mut text);
@@ -101,7 +101,7 @@ fn push_hex(bytes: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The number that these lower-case digits, at most 32, say.
+/// The value of at most 32 lower-case hexadecimal digits.
 fn number(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let value = match digit {
@@ -113,8 +113,8 @@ fn number(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// Whether all fields `tracestate` together are a valid list. What is not goes as a whole: half a
-/// list is another list.
+/// Whether all `tracestate` fields together are a valid list. An invalid one is removed as a whole:
+/// half a list is another list.
 pub fn is_valid_state(headers: &HeaderMap) -> bool {
     let mut keys: [&[u8]; MAX_MEMBERS] = [&[]; MAX_MEMBERS];
     let mut count = 0;
@@ -260,7 +260,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(parent: Vec<u8>, state: Vec<u8>) {
-            // What is believed is said again in the same words.
+            // What is accepted is encoded in the same form.
             if let Some(read) = TraceParent::parse(&parent) {
                 let said = read.encode();
                 prop_assert_eq!(TraceParent::parse(said.as_bytes()), Some(read));

@@ -1,9 +1,9 @@
 //! Spans on their way to the exporter: encoded, and bounded in number and in bytes.
 //!
-//! What a span tells lies in the buffers of its request, heads of 32 KiB among them, and whether it is
-//! sampled a stranger may decide. Kept as it is, it would hold all of that for as long as the collector is
-//! gone. So whoever ends a span encodes it, once there is a place for it; what waits has bytes of its own
-//! and nothing else.
+//! The data of a span is in its request's buffers, heads of 32 KiB among them, and a stranger may
+//! decide whether it is sampled. Kept in that form, it would hold all those buffers while the
+//! collector is gone. So whoever ends a span encodes it, if there is a place for it; waiting
+//! entries have memory of their own and nothing else.
 
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::span::SCOPE;
 
-/// Entries that wait for the exporter: of a request, or of a delivery.
+/// The maximum number of entries: requests or deliveries.
 pub(super) const ENTRIES: usize = 4096;
-/// Bytes of them.
+/// Their maximum size in bytes.
 pub(super) const BYTES: usize = 8 << 20;
 
 // Keys of Protobuf fields that have a length.
@@ -34,32 +34,32 @@ const SCOPE_SPANS: u8 = 2 << 3 | 2;
 /// `ScopeSpans.spans`
 const SPANS: u8 = 2 << 3 | 2;
 
-/// Some spans as they stand in a `ScopeSpans`.
+/// Some spans, encoded for a `ScopeSpans`.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
     bytes: Vec<u8>,
     spans: u64,
 }
 
-/// Where spans are put.
+/// The sending end.
 #[derive(Clone, Debug)]
 pub(super) struct SpanQueue {
     places: mpsc::Sender<Encoded>,
     room: Arc<Semaphore>,
 }
 
-/// Where the exporter takes them out.
+/// The receiving end, for the exporter.
 #[derive(Debug)]
 pub(super) struct Waiting {
     entries: mpsc::Receiver<Encoded>,
     room: Arc<Semaphore>,
 }
 
-/// There is no place. Nothing was encoded in vain but what is larger than the room that is left.
+/// There is no place. Encoding was wasted only if the entry is larger than the room left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// What is around the spans of every message.
+/// What surrounds the spans of every message.
 #[derive(Debug)]
 pub(super) struct Envelope {
     /// A `ResourceSpans` without its `scope_spans`.
@@ -68,7 +68,7 @@ pub(super) struct Envelope {
     scope: Vec<u8>,
 }
 
-/// A queue with so much room.
+/// A queue with this capacity.
 pub(super) fn bounded(entries: usize, bytes: usize) -> (SpanQueue, Waiting) {
     let (places, entries) = mpsc::channel(entries);
     let room = Arc::new(Semaphore::new(bytes));
@@ -78,18 +78,18 @@ pub(super) fn bounded(entries: usize, bytes: usize) -> (SpanQueue, Waiting) {
 // === impl SpanQueue ===
 
 impl SpanQueue {
-    /// Puts in what `encode` makes, if there is a place for it.
+    /// Adds the result of `encode`, if there is a place for it.
     pub(super) fn put(&self, encode: impl FnOnce() -> Encoded) -> Result<(), Full> {
         let place = self.places.try_reserve().map_err(|_| Full)?;
         let encoded = encode();
         let bytes = u32::try_from(encoded.bytes.len()).map_err(|_| Full)?;
-        // Given back by whoever takes it out.
+        // Given back by the receiver.
         self.room.try_acquire_many(bytes).map_err(|_| Full)?.forget();
         place.send(encoded);
         Ok(())
     }
 
-    /// Entries that wait.
+    /// The number of waiting entries.
     pub(super) fn len(&self) -> usize {
         self.places.max_capacity() - self.places.capacity()
     }
@@ -98,7 +98,7 @@ impl SpanQueue {
 // === impl Waiting ===
 
 impl Waiting {
-    /// The next entry; `None`: nobody puts any in. Cancel-safe.
+    /// The next entry; `None`: all senders are gone. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Encoded> {
         let entry = self.entries.recv().await?;
         Some(self.took(entry))
@@ -122,17 +122,17 @@ impl Encoded {
     /// Adds a span.
     pub(super) fn push(&mut self, span: SpanData) {
         self.bytes.push(SPANS);
-        // Writing to a vector does not fail.
+        // Writing to a vector cannot fail.
         Span::from(span).encode_length_delimited(&mut self.bytes).ok();
         self.spans += 1;
     }
 
-    /// How many spans it has.
+    /// The number of spans.
     pub(super) fn spans(&self) -> u64 {
         self.spans
     }
 
-    /// What it takes in a message.
+    /// Its size in a message.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -141,7 +141,7 @@ impl Encoded {
 // === impl Envelope ===
 
 impl Envelope {
-    /// Says of all spans that they are of this resource.
+    /// Attributes all spans to this resource.
     pub(super) fn new(resource: &ResourceAttributesWithSchema) -> Self {
         let resource = group_spans_by_resource_and_scope(Vec::new(), resource);
         let resource = resource.first().map(prost::Message::encode_to_vec).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Who made the spans: this process, on this machine.
+//! The resource that made the spans: this process, on this machine.
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::{
@@ -9,12 +9,12 @@ use opentelemetry_semantic_conventions::resource::{
     SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION,
 };
 
-/// Of the conventions' unstable part, where the crate keeps them behind a feature.
+/// From the unstable part of the conventions, which the crate keeps behind a feature.
 const HOST_NAME: &str = "host.name";
 const PROCESS_PID: &str = "process.pid";
 
 /// The resource of all spans. `OTEL_RESOURCE_ATTRIBUTES` adds to it and overrides it, and
-/// `OTEL_SERVICE_NAME` overrides both, as the SDKs have it.
+/// `OTEL_SERVICE_NAME` overrides both, as in the SDKs.
 pub(super) fn detect() -> Resource {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let resource = Resource::builder_empty()
@@ -33,7 +33,7 @@ pub(super) fn detect() -> Resource {
     }
 }
 
-/// A random UUID (RFC 9562, version 4), another one for each start.
+/// A random UUID (RFC 9562, version 4), new for each start.
 fn instance() -> String {
     let bits = fastrand::u128(..) & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
     let hex = format!("{bits:032x}");

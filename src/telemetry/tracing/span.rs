@@ -1,9 +1,9 @@
-//! What a sampled request was, as spans: one for the server, one for each attempt.
+//! The spans of a sampled request: one for the server, one for each attempt.
 //!
-//! The names are those of the OpenTelemetry semantic conventions for HTTP spans, in the release that
-//! [`SCHEMA_URL`] names; what they have no name for begins with `sluice.`. Queries are never told,
-//! they carry secrets. The span of an attempt ends with the response head, that of the server with
-//! the last byte of the body.
+//! Names are those of the OpenTelemetry semantic conventions for HTTP spans, in the release of
+//! [`SCHEMA_URL`]; names not defined there begin with `sluice.`. Queries are never included,
+//! because they carry secrets. The span of an attempt ends with the response head, that of the
+//! server with the last byte of the body.
 
 use std::{borrow::Cow, net::SocketAddr, sync::LazyLock, time::SystemTime};
 
@@ -35,15 +35,15 @@ const ROUTE: &str = "sluice.route";
 const UPSTREAM: &str = "sluice.upstream";
 /// The reason word of a request that failed or was refused.
 const REASON: &str = "sluice.reason";
-/// The `X-Request-Id`, as the access log has it.
+/// The `X-Request-Id`, as in the access log.
 const REQUEST_ID: &str = "sluice.request_id";
-/// Why the attempt before this one was not the last: its reason word, or its status.
+/// Why the previous attempt was retried: its reason word, or its status.
 const RETRY_REASON: &str = "sluice.retry.reason";
 
-/// Bytes of a text: so that a batch of spans has a bound too.
+/// The maximum size of a text in bytes, so that a batch of spans is bounded too.
 const MAX_TEXT: usize = 1024;
 
-/// Who makes spans.
+/// The instrumentation scope of our spans.
 pub(super) static SCOPE: LazyLock<InstrumentationScope> = LazyLock::new(|| {
     InstrumentationScope::builder("sluice")
         .with_version(env!("CARGO_PKG_VERSION"))
@@ -51,7 +51,7 @@ pub(super) static SCOPE: LazyLock<InstrumentationScope> = LazyLock::new(|| {
         .build()
 });
 
-/// What an attempt is sent.
+/// What an attempt sends.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     uri: Uri,
@@ -59,13 +59,13 @@ pub struct Outgoing {
     is_tls: bool,
 }
 
-/// Attributes under way.
+/// Attributes being collected.
 pub(super) struct Attributes(pub(super) Vec<KeyValue>);
 
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// What a request with this head is, sent as it stands.
+    /// Describes a request that is sent with this head.
     pub fn of(head: &Parts, is_tls: bool) -> Self {
         Self { uri: head.uri.clone(), method: head.method.clone(), is_tls }
     }
@@ -114,7 +114,7 @@ impl Finished {
         if let Some(reason) = self.reason {
             attributes.push(REASON, reason);
         }
-        // A refusal and a client that left are no failures of the server's.
+        // A refusal and a client that left are not failures of the server.
         let is_error = self.is_broken_off || self.status.is_some_and(|it| it.is_server_error());
         if is_error {
             attributes.push_error(self.reason, self.status);
@@ -181,7 +181,7 @@ impl Finished {
     }
 }
 
-/// A span without a parent.
+/// A span without its parent.
 pub(super) fn data(
     span_context: SpanContext,
     kind: SpanKind,
@@ -202,7 +202,7 @@ pub(super) fn data(
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
-        // Why is in the attributes.
+        // The reason is in the attributes.
         status: if is_error { Status::error("") } else { Status::Unset },
         instrumentation_scope: SCOPE.clone(),
     }
@@ -225,7 +225,7 @@ impl Attributes {
         }
     }
 
-    /// A method that is none of the known is `_OTHER`: a client cannot make names up.
+    /// An unknown method becomes `_OTHER`, so that clients cannot invent names.
     fn push_method(&mut self, method: &Method) -> &'static str {
         const KNOWN: [&str; 9] =
             ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"];
@@ -270,7 +270,7 @@ impl Attributes {
     }
 }
 
-/// Our word, or what the other side said.
+/// Our reason word, or the status of the other side.
 fn why(reason: Option<&'static str>, status: Option<StatusCode>) -> Option<Value> {
     match (reason, status) {
         (Some(reason), _) => Some(reason.into()),

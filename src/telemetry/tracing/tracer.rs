@@ -1,10 +1,9 @@
-//! One worker's part: which trace a request belongs to, whether it is sampled, and the way to the
-//! exporter.
+//! One worker's part of tracing: which trace a request belongs to, whether it is sampled, and the
+//! queue to the exporter.
 //!
-//! A request that is not sampled has its IDs and nothing else: no span is made, and what it costs is
-//! the reading of `traceparent`, or the making of one if there is none. The spans of a sampled one
-//! are made of what its [`Context`] knows when it is over; the worker hands them over through a bounded
-//! queue and never waits for a place in it.
+//! A request that is not sampled only gets IDs: there is no span, and the cost is reading
+//! `traceparent`, or making one if there is none. The spans of a sampled request are made from its
+//! [`Context`] when it is over; the worker puts them into a bounded queue and never waits.
 
 use std::time::Duration;
 
@@ -28,28 +27,28 @@ pub struct Tracer {
     lost: Counter,
 }
 
-/// The trace one request belongs to, and its place in it.
+/// The trace of one request, and its place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
     id: TraceId,
-    /// The caller's span, if it named one.
+    /// The caller's span, if there is one.
     parent: Option<SpanId>,
-    /// Our own; of a request that is not sampled only a number.
+    /// Our own span; only a number if the request is not sampled.
     span: SpanId,
     flags: u8,
 }
 
-/// What of a sampled request its context does not keep.
+/// The data of a sampled request that its context does not keep.
 #[derive(Clone, Debug)]
 pub struct Noted {
     pub(super) user_agent: Option<HeaderValue>,
     pub(super) state: Option<HeaderValue>,
 }
 
-/// A sampled request that is over: all that its spans are made of.
+/// A sampled request that is over, with all the data for its spans.
 #[derive(Debug)]
 pub struct Finished {
-    /// What became known about it.
+    /// What is known about it.
     pub cx: Context,
     /// Its trace.
     pub trace: Trace,
@@ -57,17 +56,17 @@ pub struct Finished {
     pub noted: Box<Noted>,
     /// The target as the client sent it.
     pub target: Option<PathAndQuery>,
-    /// What it was answered with; `None` when the client left before.
+    /// The status of the answer; `None` if the client left before.
     pub status: Option<StatusCode>,
-    /// To the end of the response body.
+    /// The time to the end of the response body.
     pub took: Duration,
     /// Why it failed.
     pub reason: Option<&'static str>,
-    /// The response body failed after its head had been sent.
+    /// Whether the response body failed after its head was sent.
     pub is_broken_off: bool,
 }
 
-/// A share of all traces, by their IDs: who else decides like this decides the same.
+/// A share of all traces, by their IDs: everybody with the same rule decides the same.
 #[derive(Clone, Copy, Debug)]
 struct Ratio(u64);
 
@@ -78,8 +77,8 @@ impl Tracer {
         Self { ratio: Ratio::new(sample), queue, lost: cells.counter(&SPANS_LOST, &["queue-full"]) }
     }
 
-    /// Finds or begins the trace of a request with these fields, writes it to `cx`, and makes the
-    /// fields say it. Something is noted of a sampled request only.
+    /// Finds or begins the trace of a request with these fields, writes it to `cx`, and updates the
+    /// fields. Returns the notes of a sampled request only.
     pub fn begin(&self, cx: &Context, headers: &mut HeaderMap) -> Option<Box<Noted>> {
         let trace = self.trace(headers);
         cx.set_trace(trace);
@@ -93,7 +92,7 @@ impl Tracer {
 
     fn trace(&self, headers: &mut HeaderMap) -> Trace {
         let parent = TraceParent::of(headers);
-        // Without a valid `traceparent` nothing is said by `tracestate` (W3C, 2.3 and 4.3).
+        // Without a valid `traceparent`, `tracestate` has no meaning (W3C, 2.3 and 4.3).
         if headers.contains_key(TRACESTATE) && (parent.is_none() || !is_valid_state(headers)) {
             headers.remove(TRACESTATE);
         }
@@ -106,8 +105,8 @@ impl Tracer {
             },
             None => self.fresh(),
         };
-        // An unsampled one of the client's goes on as it came: a span that is never exported in the
-        // place of its own would break the chain for whoever records below.
+        // The client's own `traceparent` stays if it is not sampled: replacing it by a span that is
+        // never exported would break the chain for those who record behind us.
         if trace.is_sampled() || trace.parent.is_none() {
             headers.insert(TRACEPARENT, trace.as_parent(trace.span).encode());
         }
@@ -115,7 +114,7 @@ impl Tracer {
     }
 
     fn fresh(&self) -> Trace {
-        // Zero is no ID; to exclude it by a range would cost a division of 128 bits.
+        // Zero is not a valid ID; excluding it with a range would cost a division of 128 bits.
         let id = TraceId::from(fastrand::u128(..).max(1));
         let flags = if self.samples(id) { SAMPLED } else { 0 };
         Trace { id, parent: None, span: fastrand::u64(..).max(1).into(), flags }
@@ -126,12 +125,12 @@ impl Tracer {
         self.ratio.takes(id)
     }
 
-    /// Hands a sampled request over, or counts its spans as lost when the exporter is behind.
+    /// Queues a sampled request, or counts its spans as lost if the exporter is behind.
     pub fn finish(&self, finished: &Finished) {
         self.put(finished.spans(), || finished.encode());
     }
 
-    /// Puts so many spans into the queue, or counts them as lost.
+    /// Queues the result of `encode`, or counts `spans` as lost.
     pub(super) fn put(&self, spans: u64, encode: impl FnOnce() -> Encoded) {
         if self.queue.put(encode) == Err(Full) {
             self.lost.add(spans);
@@ -142,18 +141,18 @@ impl Tracer {
 // === impl Trace ===
 
 impl Trace {
-    /// The whole trace's ID.
+    /// The trace ID.
     pub fn id(&self) -> TraceId {
         self.id
     }
 
-    /// Whether spans are made of it.
+    /// Whether spans are recorded.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
 
-    /// Tells an upstream: its parent is the span of this attempt, counted from 1. Where the route
-    /// removes the field it stays away.
+    /// Sets the field for an upstream: its parent is the span of this attempt, counted from 1. Does
+    /// nothing if the route removes the field.
     pub fn stamp(&self, headers: &mut HeaderMap, attempt: usize) {
         if self.is_sampled()
             && let Some(value) = headers.get_mut(TRACEPARENT)
@@ -170,14 +169,14 @@ impl Trace {
         self.parent
     }
 
-    /// The span of the attempt of this number: derived, so that nothing has to be kept.
+    /// The span of the attempt with this number: derived, so that nothing needs to be stored.
     pub(super) fn attempt(&self, number: usize) -> SpanId {
         self.derived(number as u64)
     }
 
-    /// The span in which the event of this number, from 0, is published.
+    /// The span in which the event with this number, from 0, is published.
     pub fn publishing(&self, number: usize) -> TraceParent {
-        // No request has so many attempts.
+        // No request has that many attempts.
         self.as_parent(self.derived(u64::MAX - number as u64))
     }
 
@@ -198,7 +197,7 @@ impl Trace {
 // === impl Finished ===
 
 impl Finished {
-    /// How many spans it is.
+    /// The number of its spans.
     pub(super) fn spans(&self) -> u64 {
         let publishings = self.cx.with_publishings(<[_]>::len);
         (1 + self.cx.with_attempts(<[_]>::len) + publishings) as u64
@@ -217,7 +216,7 @@ impl Ratio {
         Self((share.clamp(0.0, 1.0) * (1_u64 << 63) as f64) as u64)
     }
 
-    /// As `TraceIdRatioBased` of the OpenTelemetry SDKs: by the low 63 of the right-most 64 bits.
+    /// Like `TraceIdRatioBased` of the OpenTelemetry SDKs: by the low 63 of the right-most 64 bits.
     fn takes(self, id: TraceId) -> bool {
         let mut low = [0; 8];
         low.copy_from_slice(&id.to_bytes()[8..]);
@@ -387,7 +386,7 @@ mod tests {
         assert!(out.take().is_some_and(|entry| (1_024..4_096).contains(&entry.bytes())));
     }
 
-    /// Bytes of a request's head.
+    /// The bytes of a request's head.
     struct Lent(Arc<Vec<u8>>);
 
     impl AsRef<[u8]> for Lent {
