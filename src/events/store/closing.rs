@@ -11,9 +11,9 @@ use crate::events::facade::Refusal;
 // === impl Store ===
 
 impl Store {
-    /// Begins no delivery by push any more: the gateway is about to stop, and who waits for one that has not
-    /// begun, or for events, is told at once. Until [`Store::shutdown`] all else goes on, and what is under way
-    /// may come to its end.
+    /// Starts no more pushes, because the gateway is about to stop; whoever waits for events, or
+    /// for a request that is not in flight, is answered at once. Until [`Store::shutdown`]
+    /// everything else works, and what is in flight may end.
     pub async fn wind_down(&self) {
         self.0.ending.is_winding_down.send_replace(true);
         let readings = self.all_subscriptions();
@@ -21,15 +21,15 @@ impl Store {
         self.0.ingress.wind_down();
     }
 
-    /// Ends the subscriptions, takes a last snapshot, and closes the logs; what was answered is on disk.
-    /// Leases outlive it. Pushes that are on their way are waited for as long as this: a stored request that is
-    /// left then is uncertain, an event is given back.
+    /// Ends the subscriptions, takes a last snapshot, and closes the logs; everything answered is
+    /// on disk. Leases outlive it. Pushes in flight are awaited for `patience`; of what remains
+    /// then, a stored request is uncertain and an event is given back.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), Refusal> {
         self.drain();
         self.0.ending.is_winding_down.send_replace(true);
         self.snapshot().await.ok();
         let readings = self.all_subscriptions();
-        // Together: none begins anything while another one is waited for.
+        // Concurrently, so that none starts anything while another is awaited.
         join_all(readings.iter().map(|reading| reading.subscription.stop(patience))).await;
         let store = self.clone();
         self.block(move || store.close()).await

@@ -36,52 +36,52 @@ use crate::events::{
 };
 use crate::telemetry::task;
 
-/// Its files are no larger: what waits longest keeps a whole one.
+/// Maximum segment size: the oldest waiting event keeps a whole segment.
 const SEGMENT: u64 = 8 << 20;
-/// After so long it is looked whether there is still a store, at the latest.
+/// Maximum time between two checks whether the store still exists.
 const IDLE: Duration = Duration::from_mins(1);
-/// What went wrong is tried again after so long.
+/// Pause before a retry.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What waits for one topic.
+/// The delayed events of one topic.
 pub(super) struct Delays {
     topic: Place,
     writer: Writer,
     log: OnceLock<DelayedLog>,
     /// Held while the log is opened, while events are moved, and while it is closed.
     state: Mutex<State>,
-    /// What waits could not be read, and is not moved until the topic is reopened. Relaxed: a word for itself.
+    /// The delayed events could not be read, and wait for the topic to be reopened. Relaxed.
     is_unreadable: AtomicBool,
-    /// Something is to wait, and the log could not be made: it is tried for. Relaxed: a word for itself.
+    /// An event has to wait, but the log could not be created; this is retried. Relaxed.
     is_wanted: AtomicBool,
-    /// There is something to look at.
+    /// Wakes the task.
     stirred: Notify,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Nothing has had to wait yet.
+    /// No event has had to wait yet.
     Unmade,
     Open(Box<Mover>),
     Closed,
 }
 
-/// What a run came to.
+/// The result of a run.
 enum Ran {
     Moved(Moved),
-    /// The log cannot be made.
+    /// The log cannot be created.
     Unmade(OpenDelayedError),
-    /// There will be no other.
+    /// The log is closed for good.
     Closed,
 }
 
-/// When to look again, and what stands in the way; `None`: never.
+/// When to run again, and what failed; `None` for never.
 type Next = Option<(Duration, Option<String>)>;
 
 // === impl Delays ===
 
 impl Delays {
-    /// Of the topic whose log is at `topic`; nothing is opened yet.
+    /// For the topic whose log is at `topic`; opens nothing yet.
     pub(super) fn new(topic: Place, writer: Writer) -> Self {
         let state = Mutex::new(State::Unmade);
         let [is_unreadable, is_wanted] = [false, false].map(AtomicBool::new);
@@ -89,18 +89,18 @@ impl Delays {
         Self { topic, writer, log, state, is_unreadable, is_wanted, stirred }
     }
 
-    /// The log, if anything has had to wait.
+    /// The log, if an event has had to wait.
     pub(super) fn log(&self) -> Option<&DelayedLog> {
         self.log.get()
     }
 
-    /// Whether it was made and takes nothing until it is reopened, or cannot be made.
+    /// Whether the log is offline until it is reopened, or cannot be created.
     pub(super) fn is_offline(&self) -> bool {
         let is_none = self.is_unreadable.load(Relaxed) || self.is_wanted.load(Relaxed);
         is_none || self.log().is_some_and(|log| log.log().is_offline())
     }
 
-    /// Opens what was made before, or recovers it if it is offline. Blocks.
+    /// Opens the log if it exists, or recovers it if it is offline. Blocks.
     pub(super) fn open(&self, settings: &LogSettings) -> Result<(), OpenDelayedError> {
         let opened = self.try_open(settings);
         self.is_unreadable.store(opened.is_err(), Relaxed);
@@ -127,8 +127,8 @@ impl Delays {
         Ok(())
     }
 
-    /// The log, made if it is not there. `None`: it is closed. If it cannot be made that is tried again, every
-    /// second. Blocks.
+    /// The log, created if it does not exist; `None` if it is closed. After a failure the task
+    /// retries every second. Blocks.
     pub(super) fn make(
         &self,
         settings: &LogSettings,
@@ -153,7 +153,7 @@ impl Delays {
         Ok(())
     }
 
-    /// Moves what is due, a batch at most; a log that is wanted is made first. Blocks.
+    /// Moves one batch of due events; creates the log first if it is wanted. Blocks.
     fn run(&self, topic: &Handle, settings: &LogSettings, judged: &Judged) -> Ran {
         let mut state = self.state.lock();
         if matches!(&*state, State::Unmade)
@@ -169,7 +169,7 @@ impl Delays {
         }
     }
 
-    /// Nothing is moved any more. Blocks.
+    /// Stops moving events. Blocks.
     pub(super) fn close(&self) {
         *self.state.lock() = State::Closed;
         if let Some(log) = self.log() {
@@ -178,7 +178,7 @@ impl Delays {
         self.stir();
     }
 
-    /// Has the task look again.
+    /// Makes the task look again.
     pub(super) fn stir(&self) {
         self.stirred.notify_one();
     }
@@ -188,11 +188,11 @@ impl Delays {
     }
 }
 
-/// How the log of a topic's delayed events is written, from how its own is.
+/// The settings of the log of delayed events, derived from those of the topic's log.
 pub(super) fn settings(topic: &LogSettings, max_bytes: u64) -> LogSettings {
     LogSettings {
         segment_bytes: retention::segment_bytes(max_bytes).min(SEGMENT),
-        // Kept where it can change.
+        // The limit is enforced elsewhere, because it can change.
         max_bytes: None,
         ..topic.clone()
     }
@@ -201,12 +201,12 @@ pub(super) fn settings(topic: &LogSettings, max_bytes: u64) -> LogSettings {
 // === impl Store ===
 
 impl Store {
-    /// Lets what waits in a topic go when it is due, for as long as there is the store.
+    /// Moves a topic's delayed events when they are due, for as long as the store exists.
     pub(super) fn move_delayed(&self, topic: &Arc<Topic>) {
         task::spawn("delayed", move_delayed(Arc::downgrade(&self.0), topic.clone()));
     }
 
-    /// The log of a topic's delayed events, made if there is none.
+    /// The log of a topic's delayed events, created if there is none.
     pub(super) async fn delayed_log(&self, topic: &Arc<Topic>) -> Result<DelayedLog, Refusal> {
         if let Some(log) = topic.delays().log() {
             return Ok(log.clone());
@@ -237,20 +237,20 @@ impl Store {
     }
 }
 
-/// Ends when the store does.
+/// Ends with the store.
 async fn move_delayed(store: Weak<Inner>, topic: Arc<Topic>) {
     let mut is_troubled = false;
     loop {
-        // Before anything is looked at: what is appended meanwhile is not missed.
+        // Subscribed first, so that no append is missed.
         let appended = topic.delays().watch();
         let Some(inner) = store.upgrade() else { return };
         let Some((pause, trouble)) = Store(inner).move_due(&topic).await else { return };
-        // Said once: it is tried again every second.
+        // Logged once; retried every second.
         if let Some(error) = trouble.as_ref().filter(|_| !is_troubled) {
             tracing::warn!(topic = %topic.name(), %error, "due events cannot be appended to their topic; it is tried again every second");
         }
         is_troubled = trouble.is_some();
-        // Woken by whatever comes first; nothing is lost by who is not.
+        // Whichever comes first; a wakeup that is dropped loses nothing.
         tokio::select! {
             () = sleep(pause) => {}
             () = topic.delays().stirred.notified() => {}
@@ -259,7 +259,7 @@ async fn move_delayed(store: Weak<Inner>, topic: Arc<Topic>) {
     }
 }
 
-/// Completes when more is on disk; never, if there is nothing to watch or it is closed.
+/// Completes when more is on disk; never if there is nothing to watch or it is closed.
 async fn advanced(log: Option<watch::Receiver<Offset>>) {
     if let Some(mut log) = log
         && log.changed().await.is_ok()

@@ -1,4 +1,4 @@
-//! Why a store cannot be opened, and what to do then.
+//! Errors of opening a store, and what to do about them.
 
 use std::io;
 
@@ -32,16 +32,16 @@ pub enum StoreError {
     /// The journal cannot be read.
     #[error("the journal of the delivery state: {0}")]
     Journal(String),
-    /// The journal has bytes that are not what was written.
+    /// Bytes of the journal have changed.
     #[error("the journal of the delivery state is damaged: {0}: {MEND}")]
     Damaged(String),
-    /// What was settled is not known any more.
+    /// It is no longer known what was settled.
     #[error("{0}: {MEND}")]
     Forgotten(Forgotten),
-    /// The disk, or no thread can be started.
+    /// The disk failed, or a thread could not be started.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A subscription could not be set to its beginning.
+    /// The starting position of a subscription could not be set.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }

@@ -17,27 +17,27 @@ use super::layout::{CLOCK, STATE};
 use crate::events::queue::{storage::Storage, topic::clock_guard::GuardedClock};
 
 const HEAD: &str = "sluice clock 1";
-/// The file has no more.
+/// Maximum size of the file.
 const MAX_BYTES: u64 = 128;
 
-/// The file, as it is known to be.
+/// The file, and its known content.
 #[derive(Debug)]
 pub(super) struct HeldClock {
     storage: Arc<dyn Storage>,
-    /// What it holds; none: it is not there.
+    /// The file's content; none if it does not exist.
     noted: Mutex<Option<u64>>,
 }
 
-/// What the file of a store says that is stopped.
+/// The content of the file of a closed store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotedClock {
-    /// How large it is.
+    /// Its size.
     pub bytes: u64,
-    /// The clock was trusted up to then, in milliseconds since 1970; `None`: the file is damaged.
+    /// The last trusted time, in milliseconds since 1970; `None` if the file is damaged.
     pub trusted: Option<u64>,
 }
 
-/// Looks at the file; `None`: there is none, the clock was trusted. Blocks.
+/// Examines the file; `None` if there is none, because the clock was trusted. Blocks.
 pub fn examine_clock(storage: &dyn Storage) -> io::Result<Option<NotedClock>> {
     let bytes = match storage.open_read(Path::new(CLOCK)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -49,8 +49,8 @@ pub fn examine_clock(storage: &dyn Storage) -> io::Result<Option<NotedClock>> {
 // === impl HeldClock ===
 
 impl HeldClock {
-    /// Has `clock` begin with what was left there, or else with when anything was last written, and notes
-    /// what came of it before anything else is written. Blocks.
+    /// Starts `clock` with the time in the file, or else with when anything was last written, and
+    /// updates the file before anything else is written. Blocks.
     pub(super) fn begin(
         storage: Arc<dyn Storage>,
         clock: &GuardedClock,
@@ -62,7 +62,7 @@ impl HeldClock {
         Ok(held)
     }
 
-    /// What was left there. A file that is not sound says nothing. Blocks.
+    /// Reads the file, and ignores a damaged one. Blocks.
     fn read(storage: Arc<dyn Storage>) -> io::Result<Self> {
         let noted = match read(&*storage) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -74,19 +74,19 @@ impl HeldClock {
                         "CLOCK is damaged and ignored: the clock is judged by the last frame"
                     );
                 }
-                // Whatever it is, it is there.
+                // Damaged or not, the file exists.
                 Some(held.unwrap_or(u64::MAX))
             }
         };
         Ok(Self { storage, noted: Mutex::new(noted) })
     }
 
-    /// The time to go by at this start; none: that of the last frame.
+    /// The time to compare with at this start; none for that of the last frame.
     fn held(&self) -> Option<u64> {
         self.noted.lock().filter(|held| *held != u64::MAX)
     }
 
-    /// Has the file say what `clock` does. To be called before anything is written, about once a second, and
+    /// Updates the file from `clock`. Call it before anything is written, about once a second, and
     /// when the clock is confirmed. Blocks.
     pub(super) fn follow(&self, clock: &GuardedClock) -> io::Result<()> {
         let mut noted = self.noted.lock();

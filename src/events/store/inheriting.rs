@@ -35,18 +35,18 @@ use crate::{
     telemetry::task,
 };
 
-/// A block, as it is read.
+/// Bytes read at once.
 const BLOCK: usize = 1 << 20;
 
-/// Records of one topic that were not looked at yet; those that are left when it is dropped never will be.
+/// The unread records of one topic; dropping this gives up those that remain.
 struct Unread {
     ingress: Ingress,
     records: Range<u64>,
-    /// At most so many of them wait: places that are kept.
+    /// Places reserved for them: as many as may be waiting.
     kept: u64,
 }
 
-/// A stored request, as far as it matters here.
+/// A stored request, as far as needed here.
 struct Found {
     partition: Partition,
     at: Offset,
@@ -56,8 +56,8 @@ struct Found {
 // === impl Store ===
 
 impl Store {
-    /// Takes places again for what a topic has that waits to be sent. When this returns no newcomer gets one
-    /// of them; which they are is found out later.
+    /// Reserves places for a topic's waiting requests. When this returns no newcomer gets one of
+    /// these places; which requests need them is found out later.
     pub(super) async fn inherit(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
         let reader = self.readers(topic).into_iter().find(delivers);
         let (Some(reader), Ok(handle)) = (reader, topic.opened()) else { return Ok(()) };
@@ -68,7 +68,7 @@ impl Store {
             let unread = Unread::new(self.ingress().clone(), records, waiting);
             let (store, log) = (Arc::downgrade(&self.0), handle.log().reader());
             let topic = topic.clone();
-            // Ends with the backlog or the store, and nobody waits for it.
+            // Ends with the backlog or the store; nobody waits for it.
             task::spawn("places", look_through(store, topic, (reader.subscription, log), unread));
         }
         Ok(())
@@ -84,8 +84,8 @@ impl Unread {
         Self { ingress, records, kept }
     }
 
-    /// Everything below `next` was looked at: so many wait there, and those of `placeless` among them had no
-    /// place.
+    /// Everything below `next` was read: `waiting` requests wait there, and `placeless` are those
+    /// that had no place.
     fn looked_at(&mut self, next: Offset, waiting: usize, placeless: &[(Place, u64)]) {
         self.records.start = next.0.clamp(self.records.start, self.records.end);
         let kept = left(self.kept, waiting as u64, &self.records);
@@ -100,12 +100,12 @@ impl Drop for Unread {
     }
 }
 
-/// Of `kept` places, how many the records that are left may need, once `waiting` were found before those.
+/// How many of `kept` places the remaining records may need, if `waiting` were found before them.
 fn left(kept: u64, waiting: u64, records: &Range<u64>) -> u64 {
     kept.saturating_sub(waiting).min(records.end - records.start)
 }
 
-/// Looks at all of `unread`, unless the store ends before.
+/// Reads all of `unread`, unless the store ends first.
 async fn look_through(
     store: Weak<Inner>,
     topic: Arc<Topic>,
@@ -122,7 +122,7 @@ async fn look_through(
             Ok((found, next)) if next > from => (found, next),
             Ok(_) => return,
             Err(error) => {
-                // The subscription meets it as well, and says what is to be done.
+                // The subscription will find it too, and report what to do.
                 let topic = topic.name();
                 tracing::warn!(%topic, %error, "cannot read all stored requests that wait: some have no place reserved");
                 return;
@@ -143,7 +143,7 @@ async fn look_through(
     }
 }
 
-/// The requests of a block from `from` on, and where the next one begins. Blocks.
+/// The requests in the block from `from` on, and where the next block begins. Blocks.
 fn read(reader: &mut Reader, from: Offset) -> Result<(Vec<Found>, Offset), ReadError> {
     let block = match reader.read(from, BLOCK) {
         Err(ReadError::Retired { start }) => return Ok((Vec::new(), start)),

@@ -11,9 +11,9 @@ use crate::events::queue::{
 pub const STATE: &str = "state";
 /// The journal of the delivery state.
 pub(super) const JOURNAL: &str = "state/journal";
-/// Room on the disk for the journal.
+/// The file that reserves disk space for the journal.
 pub(super) const RESERVE: &str = "state/RESERVE";
-/// By what the clock is judged at the next start, while it is not trusted.
+/// The time to judge the clock by at the next start, while it is not trusted.
 pub const CLOCK: &str = "state/CLOCK";
 /// Records of requests.
 pub const INGRESS: &str = "ingress";
@@ -25,11 +25,11 @@ pub(super) const PARKED: &str = "parked";
 /// A log of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogAt {
-    /// What a person calls it.
+    /// Its name for people.
     pub name: String,
-    /// Where it lies, in the store's directory. Many are made at first use.
+    /// Its directory in the store's. Many are created on first use.
     pub dir: PathBuf,
-    /// What its files say.
+    /// The ID in its files.
     pub id: LogId,
 }
 
@@ -38,13 +38,13 @@ pub fn journal(registry: &Registry) -> LogAt {
     LogAt { name: JOURNAL.to_owned(), dir: JOURNAL.into(), id: LogId(registry.store().0) }
 }
 
-/// Where the logs of a subscription lie: dead letters, parked events.
+/// The directories of a subscription's logs: dead letters, parked events.
 pub fn dirs_of_subscription(id: LogId) -> Vec<PathBuf> {
     [LETTERS, PARKED].map(|kind| Path::new(kind).join(id.to_string())).to_vec()
 }
 
-/// Every log that belongs to none of the topics' own and is not the journal: delayed events, records of
-/// requests, dead letters, parked events.
+/// Every log that is neither a topic's own nor the journal: delayed events, records of requests,
+/// dead letters, parked events.
 pub fn side_logs(registry: &Registry) -> Vec<LogAt> {
     let delayed = registry.topics().iter().map(|topic| {
         let (dir, id) = delayed::lies_at(&Registry::topic_dir(topic.id), topic.id);

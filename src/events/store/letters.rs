@@ -15,7 +15,7 @@ use crate::events::{
     queue::Offset,
 };
 
-/// Dead letters looked at in one go.
+/// Dead letters read in one go.
 const BATCH: usize = 500;
 
 // === impl Store ===
@@ -48,7 +48,7 @@ impl Store {
         }
     }
 
-    /// Some dead letters after `after` that match, and where to go on.
+    /// Some matching dead letters after `after`, and where to continue.
     async fn matching(
         &self,
         reading: &Reading,
@@ -119,8 +119,8 @@ impl Store {
         Ok(redriven)
     }
 
-    /// Dead letters, and whether sending each again needs `force`: a compensating event was published for it,
-    /// or it may have been done.
+    /// The selected dead letters, and whether redriving each needs `force`, because a compensating
+    /// event was published for it or it may have been done.
     async fn meant(&self, reading: &Reading, which: Which) -> Result<Vec<(Offset, bool)>, Refusal> {
         let mut meant = Vec::new();
         match which {

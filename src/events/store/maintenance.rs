@@ -22,11 +22,11 @@ use crate::events::{
 };
 use crate::telemetry::task;
 
-/// Between two looks.
+/// Interval of the checks.
 const LOOK: Duration = Duration::from_secs(1);
-/// A log of the store's own that is offline is opened again so often, in looks.
+/// One of the store's own logs that is offline is reopened every this many checks.
 const REOPEN: u64 = 30;
-/// Segments of which little is left are looked for so often, in looks.
+/// Sparse segments are searched for every this many checks.
 const TIDY: u64 = 10;
 /// Dead letters removed in one go.
 const LETTERS: usize = 1_000;
@@ -34,7 +34,7 @@ const LETTERS: usize = 1_000;
 // === impl Store ===
 
 impl Store {
-    /// Looks after the store for as long as there is one.
+    /// Starts the maintenance task, which runs as long as the store exists.
     pub(super) fn look_after(&self) {
         let store = Arc::downgrade(&self.0);
         task::spawn("store", look_after(store));
@@ -56,14 +56,14 @@ impl Store {
             }
         }
         self.open_where_there_is_room().await;
-        // One that is offline has said so once.
+        // A log that is offline was reported once.
         if let Err(error) = self.tend_requests().await
             && number.is_multiple_of(REOPEN)
         {
             tracing::warn!(%error, "events owed by requests cannot be appended yet; it is tried again");
         }
         self.snapshot_if_due().await;
-        // One that is offline has said so once, and lets go of nothing.
+        // A topic that is offline was reported once, and deletes nothing.
         let is_open = |topic: &Arc<Topic>| topic.handle().is_some_and(|it| !it.log().is_offline());
         for topic in self.all_topics().into_iter().filter(is_open) {
             if let Err(error) = self.retain(&topic).await {
@@ -84,7 +84,7 @@ impl Store {
         }
     }
 
-    /// Keeps over a restart whether the clock is trusted. What fails is tried again by the next look.
+    /// Remembers over a restart whether the clock is trusted. The next check retries a failure.
     pub(super) async fn hold_clock(&self) {
         self.0.guard.judge();
         let store = self.clone();
@@ -94,7 +94,7 @@ impl Store {
         }
     }
 
-    /// Gives the reserve to a journal that has no room, or takes it back. Blocks.
+    /// Gives the reserve to a journal without room, or takes it back. Blocks.
     fn tend_disk(&self) -> io::Result<()> {
         if !self.0.disk.is_gone() && !self.0.registry.lock().is_there()? {
             self.0.disk.set_gone();
@@ -107,7 +107,7 @@ impl Store {
             return Ok(());
         }
         self.0.reserve.tend()?;
-        // It says so until it is written to again: that may be long after there is room.
+        // The state stays `Full` until the next write, which may be long after there is room.
         let is_full = self.0.journal.status().state == State::Full;
         if is_full && self.0.disk.is_low() {
             self.0.reserve.give_up()?;
@@ -115,7 +115,7 @@ impl Store {
         Ok(())
     }
 
-    /// Opens topics for which the disk had no room, once it has.
+    /// Opens topics that lacked disk space, once there is some.
     async fn open_where_there_is_room(&self) {
         if self.0.disk.is_low() {
             return;
@@ -136,7 +136,7 @@ impl Store {
         }
     }
 
-    /// Lets go of what a topic need not keep, and refuses publishes to it while a reader is too far behind.
+    /// Deletes what a topic need not keep; refuses publishes to it while a reader is too far behind.
     pub(super) async fn retain(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
         let Some(handle) = topic.handle().cloned() else { return Ok(()) };
         let readers = self.readers(topic);
@@ -166,7 +166,7 @@ impl Store {
         self.note_generation(topic).await
     }
 
-    /// What each of the readers of a topic still needs; notes what of its requests is settled.
+    /// What each reader of a topic still needs; also notes how far its requests are settled.
     pub(super) async fn pins(
         &self,
         topic: &Topic,
@@ -182,7 +182,7 @@ impl Store {
         Ok(pins)
     }
 
-    /// When the oldest event that any of these has not settled was published.
+    /// When the oldest event that any of these readers has not settled was published.
     async fn oldest_unsettled(&self, readers: &[Reading]) -> Result<Option<u64>, Refusal> {
         let mut oldest = None;
         for reader in readers {
@@ -193,7 +193,7 @@ impl Store {
         Ok(oldest)
     }
 
-    /// Has the registry know where the newest generation of a topic begins, once it has.
+    /// Records in the registry where the newest generation of a topic begins, once it has begun.
     async fn note_generation(&self, topic: &Arc<Topic>) -> Result<(), Refusal> {
         let Some((number, opened)) = topic.handle().and_then(Handle::generation_opened) else {
             return Ok(());
@@ -213,7 +213,7 @@ impl Store {
         noted.await?.map_err(|error: RegistryError| Refusal::unavailable(error.to_string()))
     }
 
-    /// Dead letters are kept for so long.
+    /// Removes dead letters that have reached their maximum age.
     pub(super) async fn age_letters(&self) -> Result<(), Refusal> {
         let judged = self.0.guard.judge();
         if judged.is_frozen {
@@ -240,13 +240,13 @@ impl Store {
     }
 }
 
-/// Whether it sends requests to an upstream.
+/// Whether this subscription sends requests to an upstream.
 pub(super) fn delivers(reader: &Reading) -> bool {
     let push = reader.settings.push.as_ref();
     push.is_some_and(|push| matches!(push.target, Target::Upstream(_)))
 }
 
-/// Ends when the store does.
+/// Ends with the store.
 async fn look_after(store: Weak<Inner>) {
     let mut number = 0;
     loop {

@@ -31,17 +31,17 @@ use crate::events::{
     settings::Subscription as Settings,
 };
 
-/// Delivery state, as far as it is known.
+/// The known part of the delivery state.
 #[derive(Debug)]
 pub struct KnownState {
     machines: HashMap<Uuid, Machine>,
     lost: Vec<SubscriptionMeta>,
     forgotten: Forgotten,
-    /// Where the journal ends.
+    /// The journal's end.
     end: Offset,
 }
 
-/// What became of subscriptions whose state was lost, by name, in words.
+/// How subscriptions with lost state begin again: by name, in words.
 pub type Begun = BTreeMap<String, String>;
 
 /// Reads delivery state from the snapshot and the journal at `place`. Changes nothing. Blocks.
@@ -63,7 +63,7 @@ pub fn examine_state(
     Ok(KnownState::new(replayed, report.range.end, registry))
 }
 
-/// What is known to have been in the journal.
+/// Everything below was certainly in the journal.
 pub fn floor_of_journal(
     place: &Place,
     snapshot: &Snapshot,
@@ -79,40 +79,40 @@ impl KnownState {
         let lost = lost(&replayed, registry).cloned().collect();
         let forgotten = Forgotten::of(&replayed, registry);
         let machine = |(id, restored): (Uuid, Restored)| {
-            // What entries do does not depend on settings.
+            // Applying entries does not depend on settings.
             (id, restored.machine(&Settings::new("", ""), 1))
         };
         let machines = replayed.restored.into_iter().map(machine).collect();
         Self { machines, lost, forgotten, end }
     }
 
-    /// What is not known.
+    /// What is lost.
     pub fn forgotten(&self) -> &Forgotten {
         &self.forgotten
     }
 
-    /// Subscriptions whose state is known.
+    /// Number of subscriptions with known state.
     pub fn count(&self) -> usize {
         self.machines.len()
     }
 
-    /// What the readers of a topic have seen of it.
+    /// How far the readers of a topic have read.
     pub fn floor_of_topic(&self, registry: &Registry, topic: LogId) -> Offset {
         let readers = registry.subscriptions().iter().filter(|it| it.topic == topic);
         let seen = readers.filter_map(|it| self.machines.get(&it.id.0)?.position(LaneId::LIVE));
         seen.max().unwrap_or_default()
     }
 
-    /// Up to where a subscription knows its dead letters.
+    /// The end of the dead letters that a subscription knows.
     pub fn floor_of_letters(&self, subscription: LogId) -> Offset {
         let machine = self.machines.get(&subscription.0);
         machine.map_or(Offset::ZERO, letters_end)
     }
 
-    /// Goes on from what is known: a snapshot behind all of the journal, in which what is lost is begun anew.
-    /// Blocks.
+    /// Repairs the state: writes a snapshot after the whole journal, in which lost subscriptions
+    /// begin again. Blocks.
     ///
-    /// Done whole or not at all: the snapshot has its name when all of it is on disk.
+    /// Atomic: the snapshot gets its name when all of it is on disk.
     pub fn mend(self, place: &Place, now: u64) -> Result<Begun, StoreError> {
         let mut begun = Begun::new();
         let mut states: Vec<_> =
@@ -136,7 +136,7 @@ impl KnownState {
     }
 }
 
-/// Behind the last dead letter that a subscription knows.
+/// The offset after the last dead letter that a subscription knows.
 pub(super) fn letters_end(machine: &Machine) -> Offset {
     let last = machine.dead_letters(Offset::ZERO).last();
     last.map_or(Offset::ZERO, |(last, _)| last.plus(1))

@@ -71,7 +71,7 @@ use crate::events::{
 };
 use crate::http::sink::Sink;
 
-/// An open store. A clone is the same store.
+/// An open store. Clones share it.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -79,12 +79,12 @@ struct Inner {
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
     pool: Pool,
-    /// Moves events that are due: a sync for each batch, which readers need not wait for.
+    /// Threads that move due events: a sync for each batch, for which readers need not wait.
     movers: Pool,
     settings: RwLock<Settings>,
     registry: Mutex<Registry>,
     disk: Arc<DiskWatch>,
-    /// Room for the journal on a disk that is full.
+    /// Disk space reserved for the journal.
     reserve: Reserve,
     guard: GuardedClock,
     held_clock: held_clock::HeldClock,
@@ -93,26 +93,26 @@ struct Inner {
     /// Writes dead letters and parked events.
     letters_writer: Writer,
     journal: Log,
-    /// Sends what is pushed.
+    /// Sends pushes.
     sink: Arc<dyn Sink>,
     ingress: Ingress,
     requests: Requests,
     topics: Arc<TopicMap>,
     subscriptions: RwLock<BTreeMap<Arc<str>, Reading>>,
     snapshots: Snapshots,
-    /// One change of the settings at a time.
+    /// Serialises changes of the settings.
     reloading: tokio::sync::Mutex<()>,
     ending: Ending,
-    /// A place for each live tail.
+    /// A permit for each live tail.
     tails: Arc<tokio::sync::Semaphore>,
 }
 
-/// How far the end has come.
+/// The progress of the shutdown.
 #[derive(Debug, Default)]
 struct Ending {
     /// Live tails end when this is true.
     is_winding_down: tokio::sync::watch::Sender<bool>,
-    /// Nothing is taken any more.
+    /// Whether new work is refused.
     is_draining: AtomicBool,
 }
 
@@ -120,7 +120,7 @@ struct Ending {
 #[derive(Debug, Default)]
 struct TopicMap(RwLock<BTreeMap<Arc<str>, Arc<Topic>>>);
 
-/// A subscription, and what is decided about it.
+/// A subscription with its settings.
 #[derive(Clone)]
 struct Reading {
     subscription: Subscription,
@@ -129,7 +129,7 @@ struct Reading {
     is_orphaned: bool,
 }
 
-/// Hashes keys with the secret of the store.
+/// Hashes keys with the store's secret key.
 #[derive(Debug)]
 struct Keyed(HashKey);
 
@@ -164,12 +164,12 @@ impl Store {
         self.all_subscriptions().into_iter().filter(is_reader).collect()
     }
 
-    /// Nothing new is taken from here on. Relaxed: a request more or less.
+    /// Refuses new work from here on. Relaxed: one request more or less does not matter.
     pub fn drain(&self) {
         self.0.ending.is_draining.store(true, Relaxed);
     }
 
-    /// What is offline, a sentence for each log.
+    /// Describes each log that is offline in a sentence.
     pub fn offline(&self) -> Vec<String> {
         if self.0.disk.is_gone() {
             return vec![GONE.to_owned()];
@@ -189,7 +189,7 @@ impl Store {
         self.0.clock.now().wall
     }
 
-    /// Does what blocks.
+    /// Runs blocking work.
     async fn block<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

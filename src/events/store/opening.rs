@@ -50,12 +50,12 @@ use crate::events::{
 };
 use crate::http::sink::Sink;
 
-/// Threads that read segments, for all of a store.
+/// Threads that read segments, for the whole store.
 const READERS: usize = 4;
-/// Threads that move delayed events, for all of a store.
+/// Threads that move delayed events, for the whole store.
 const MOVERS: usize = 2;
 
-/// What was opened before there is a store.
+/// Everything opened before the store exists.
 struct Ready {
     inner: Inner,
     machines: HashMap<Uuid, Machine>,
@@ -64,10 +64,10 @@ struct Ready {
 // === impl Store ===
 
 impl Store {
-    /// Opens the store in `storage`, or makes it, and starts its subscriptions on the current runtime;
-    /// what they push is sent by `sink`.
+    /// Opens or creates the store in `storage`, and starts its subscriptions on the current
+    /// runtime; `sink` sends their pushes.
     ///
-    /// A topic that cannot be opened is offline; the store is open nevertheless.
+    /// A topic that cannot be opened is offline; the store opens nevertheless.
     pub async fn open(
         storage: Arc<dyn Storage>,
         settings: Settings,
@@ -99,7 +99,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Starts a subscription. Without a machine it is new: it is set to its beginning.
+    /// Starts a subscription. Without a machine it is new, and its starting position is set.
     pub(super) async fn start(
         &self,
         meta: &SubscriptionMeta,
@@ -158,9 +158,9 @@ impl Store {
         Ok(())
     }
 
-    /// Where a new subscription begins.
+    /// The starting position of a new subscription.
     async fn beginning(&self, topic: &Topic, from: StartAt) -> Result<Offset, Refusal> {
-        // One whose topic is offline begins with what is there when it is back.
+        // If its topic is offline it starts with what is there when the topic is back.
         let Ok(handle) = topic.opened() else { return Ok(Offset::ZERO) };
         let log = handle.log().clone();
         match from {
@@ -173,13 +173,13 @@ impl Store {
         }
     }
 
-    /// What the gateway calls itself.
+    /// The name of this gateway.
     pub(super) fn instance(&self) -> Arc<str> {
         let named = self.0.settings.read().instance.clone();
         named.unwrap_or_else(|| self.0.registry.lock().store().to_string().into())
     }
 
-    /// What is decided about a subscription; of an orphan, the defaults.
+    /// The settings of a subscription; the defaults for an orphan.
     fn subscription_settings(
         &self,
         meta: &SubscriptionMeta,
@@ -198,7 +198,7 @@ impl Store {
         place(&self.0.storage, &self.0.disk, store, dir, id)
     }
 
-    /// Starts a topic that is not there yet. Blocks.
+    /// Adds and opens a topic that does not exist yet. Blocks.
     pub(super) fn start_topic(
         &self,
         meta: &TopicMeta,
@@ -223,14 +223,14 @@ fn place(
     Place { storage: storage.clone(), dir, store, id, disk: disk.clone() }
 }
 
-/// What is decided about a topic; of an orphan, the defaults.
+/// The settings of a topic; the defaults for an orphan.
 pub(super) fn topic_settings(meta: &TopicMeta, settings: &Settings) -> TopicSettings {
     let known = settings.topics.iter().find(|it| *it.name == *meta.name);
     let known = known.filter(|_| !meta.is_orphaned).cloned();
     known.unwrap_or_else(|| TopicSettings::new(meta.name.as_str()))
 }
 
-/// Everything but the subscriptions. Blocks.
+/// Opens everything but the subscriptions. Blocks.
 fn prepare(
     storage: Arc<dyn Storage>,
     settings: Settings,
@@ -254,7 +254,7 @@ fn prepare(
     let now = clock.now().wall;
     let (state, (ingress, opened)) =
         own_logs(&reserve, &state_writer, &places, (&registry, &settings, now))?;
-    // As far as is known yet: what is remembered of duplicates goes by it.
+    // With what is known so far, because the expiry of keys depends on it.
     let guard = GuardedClock::new(clock.clone(), state.last);
     let hash_key = registry.hash_key();
     let around = ingress::Around { hash_key, pool: pool.clone(), clock: guard.clone() };
@@ -331,7 +331,7 @@ fn open_ingress(
     Ok((log, opened))
 }
 
-/// Opens a log of the store's own; if the disk is full, with the room that is kept for that. Blocks.
+/// Opens one of the store's own logs, using the reserve if the disk is full. Blocks.
 fn with_room<T>(
     reserve: &Reserve,
     open: impl Fn() -> Result<T, StoreError>,
@@ -342,7 +342,7 @@ fn with_room<T>(
     }
 }
 
-/// When anything was last written to it.
+/// Opens a topic; returns when anything was last written to it.
 fn open_topic(topic: &Topic, floor: Offset) -> Option<u64> {
     topic.open(floor).unwrap_or_else(|error| {
         tracing::error!(topic = %topic.name(), %error, "the topic is offline");
@@ -355,7 +355,7 @@ fn disk_settings(settings: &Settings) -> DiskSettings {
     DiskSettings { low_water: disk.low_water, min_free: disk.min_free, reserve: disk.reserve }
 }
 
-/// What the subscriptions of a topic have seen of it.
+/// How far the subscriptions of a topic have read.
 fn floor(registry: &Registry, topic: &Topic, machines: &HashMap<Uuid, Machine>) -> Offset {
     let readers = registry.subscriptions().iter().filter(|meta| meta.topic == topic.id());
     let seen = readers.filter_map(|meta| machines.get(&meta.id.0)?.position(LaneId::LIVE));

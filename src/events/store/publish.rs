@@ -18,9 +18,9 @@ use crate::events::{
     stored,
 };
 
-/// What a frame takes beside its records, at most.
+/// Maximum size of a frame without its records.
 const FRAME_OVERHEAD: usize = 4096;
-/// A full topic, and one whose reader is behind: come back after.
+/// When to retry if a topic is full or its reader is behind.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 // === impl Store ===
@@ -38,7 +38,7 @@ impl Store {
         let handle = topic.opened()?;
         let drafts = self.drafts(&topic, &events)?;
         let due = events.iter().filter_map(|event| event.not_before).max();
-        // The earlier of the two: while the clock is frozen nothing is let go before its time.
+        // The earlier of the two: while the clock is frozen nothing is released before its time.
         let is_early = |due: &u64| *due > self.now().min(self.0.guard.judge().wall);
         if let Some(due) = due.filter(is_early) {
             return self.delay(&topic, events, drafts, due).await;
@@ -54,7 +54,7 @@ impl Store {
         Ok(published)
     }
 
-    /// Stores events of which the last is due at `due` where they wait.
+    /// Stores events in the log of delayed events; the last is due at `due`.
     async fn delay(
         &self,
         topic: &Arc<Topic>,
@@ -73,7 +73,7 @@ impl Store {
         let (count, judged) = (events.len() as u64, self.0.guard.judge());
         let admitted = delayed.admit(&allowed, due, count, &judged, self.now());
         admitted.map_err(|not| match not {
-            // Each was looked at before: the settings have changed meanwhile.
+            // Each was checked before, so the settings have changed since.
             NotAdmitted::TooLong => Refusal::DelayTooLong { index: 0 },
             NotAdmitted::Full => full(Bound::Delayed, RETRY_AFTER),
         })?;
@@ -90,7 +90,7 @@ impl Store {
     fn drafts(&self, topic: &Topic, events: &[Event]) -> Result<Vec<Draft>, Refusal> {
         let about = topic.about();
         let limit = about.settings.max_event_bytes;
-        // The later of the two: while the clock is frozen nobody knows which is right.
+        // The later of the two: while the clock is frozen either may be right.
         let last = LazyCell::new(|| {
             let now = self.now().max(self.0.guard.judge().wall);
             now.saturating_add(millis(about.settings.max_age))
@@ -114,7 +114,7 @@ impl Store {
         Ok(drafts)
     }
 
-    /// A duplicate has the ID of the event that was there.
+    /// For a duplicate, the ID is that of the original.
     async fn published(
         &self,
         log: &Log,
@@ -140,7 +140,7 @@ impl Store {
     }
 }
 
-/// What waits has a place among what waits: whether it is a duplicate shows when it is due.
+/// A delayed event has a place in the delayed log; duplicates are detected when it is due.
 fn delayed_at((event, appended): (Event, &Appended)) -> Published {
     Published {
         id: event.id,

@@ -23,18 +23,18 @@ use crate::events::{
     },
 };
 
-/// A state that was put together.
+/// A rebuilt state.
 #[derive(Clone, Debug)]
 pub(super) struct Rebuilt {
     pub(super) state: State,
     /// Its topic is delivered from here on.
     from: Offset,
-    /// Copies of events that are left where they lie.
+    /// Number of copies of events that were not included.
     left_out: usize,
 }
 
-/// Puts the state of a subscription together; `now` in milliseconds since 1970. `near`: any log of its store.
-/// Blocks.
+/// Rebuilds the state of a subscription; `now` in milliseconds since 1970. `near`: any log of its
+/// store. Blocks.
 pub(super) fn rebuild(
     near: &Place,
     meta: &SubscriptionMeta,
@@ -51,13 +51,13 @@ pub(super) fn rebuild(
     let mut live = LaneState { lane: LaneId::LIVE, scan: from, ..LaneState::default() };
     let count = copies.len();
     if !has_requests {
-        // As if they still lay where nothing is any more: their own places are not known.
+        // Original offsets are unknown: those in the parked log stand in, below the topic's start.
         live.events = copies.into_iter().filter(|it| it.event.offset < from).collect();
     }
     let left_out = count - live.events.len();
     let state = State {
         lanes: vec![live],
-        // Jobs there were have lower numbers: none is taken for one of those.
+        // Earlier jobs had lower numbers, so no new one is mistaken for one of them.
         next_lane: u32::try_from(now / 1_000).unwrap_or(u32::MAX),
         hold: has_requests.then_some(Hold::Operator),
         letters,
@@ -66,7 +66,7 @@ pub(super) fn rebuild(
     Ok(Rebuilt { state, from, left_out })
 }
 
-/// Every dead letter in a log; of one that was copied forward the copy.
+/// Every dead letter in a log; if one was copied forward, the copy.
 fn letters(place: &Place) -> Result<Vec<(Offset, LetterState)>, OpenError> {
     let mut found = BTreeMap::new();
     log::look_through(place, Offset::ZERO, &mut |offset, record| {
@@ -96,7 +96,7 @@ fn copies(place: &Place) -> Result<Vec<EventState>, OpenError> {
         let event = Added {
             partition,
             offset,
-            // By what it was ordered is not known here.
+            // The key by which it was ordered is not known here.
             key: None,
             published: record.published(),
             expires: record.expiry(),

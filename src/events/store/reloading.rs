@@ -12,8 +12,8 @@ use crate::events::{
 // === impl Store ===
 
 impl Store {
-    /// Follows other settings. What is new is on disk when this returns; what is not configured any more is
-    /// kept as an orphan. Refused: nothing has changed.
+    /// Applies changed settings. Additions are on disk when this returns; what is no longer
+    /// configured is kept as an orphan. On a refusal nothing has changed.
     pub async fn reload(&self, settings: Settings) -> Result<(), Refusal> {
         let _one_at_a_time = self.0.reloading.lock().await;
         if self.0.ending.is_draining.load(Relaxed) {
@@ -57,7 +57,7 @@ impl Store {
         }
         match if is_more { self.snapshot().await } else { Ok(()) } {
             Ok(()) => self.note_begun().await,
-            // The next one has it.
+            // The next snapshot will contain it.
             Err(error) => tracing::warn!(%error, "no snapshot of the delivery state was taken"),
         }
         Ok(())
@@ -104,7 +104,7 @@ impl Store {
     }
 }
 
-/// Has the registry follow the settings.
+/// Applies the settings to the registry.
 pub(super) fn configure(registry: &mut Registry, settings: &Settings) -> Result<(), RegistryError> {
     let topics: Vec<TopicSpec<'_>> = settings
         .topics

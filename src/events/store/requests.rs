@@ -17,11 +17,11 @@ use crate::events::{
     request::RequestIds,
 };
 
-/// A topic, as far as its events have to wait: they are in it when they are due.
+/// A topic's log of delayed events, where events of requests wait until they are due.
 #[derive(Debug)]
 struct Waiting(Arc<Topic>);
 
-/// What requests are stored with in a store of this ID and secret.
+/// Stores and finds requests, for a store with this ID and secret.
 pub(super) fn requests(
     (store, hash_key): (StoreId, HashKey),
     pool: Pool,
@@ -40,26 +40,26 @@ impl Store {
         &self.0.ingress
     }
 
-    /// The topics, as far as requests publish to them.
+    /// The topics, for requests to publish to.
     pub fn targets(&self) -> Arc<dyn Topics> {
         self.0.topics.clone()
     }
 
-    /// What requests are stored with, and asked for.
+    /// Stores and finds requests.
     pub fn requests(&self) -> &Requests {
         &self.0.requests
     }
 
-    /// What the gateway calls itself in `source`.
+    /// The gateway's name in `source`.
     pub fn name(&self) -> Arc<str> {
         self.instance()
     }
 
-    /// Brings what nobody goes on with to its end, and lets go of what is settled.
+    /// Resolves orphans, and deletes what is settled.
     pub(super) async fn tend_requests(&self) -> Result<(), Refusal> {
         let (ingress, topics) = (self.0.ingress.clone(), self.0.topics.clone());
         let tended = self.block(move || {
-            // What waits for a topic keeps nobody from noting what does not.
+            // A topic that refuses must not keep other records from being tidied.
             let resolved = ingress.resolve(&*topics).map_err(|error| error.to_string());
             let tidied = ingress.tidy().map_err(|error| error.to_string());
             resolved.and(tidied)
@@ -85,7 +85,7 @@ impl Topics for TopicMap {
         let topic = self.0.read().values().find(|topic| topic.id() == id).cloned()?;
         match topic.delays().make(&topic.delay_settings()) {
             Ok(log) => drop(log?),
-            // It is tried again, and taken once it is there.
+            // It is retried, and used once it exists.
             Err(error) => {
                 tracing::error!(topic = %topic.name(), %error, "cannot open the log of delayed events for events of requests; it is tried again");
             }

@@ -12,20 +12,20 @@ use crate::events::{
     queue::{LogId, Offset, storage},
 };
 
-/// A snapshot is taken after so many bytes of journal ...
+/// A snapshot is taken after this many bytes of journal, ...
 const BYTES: u64 = 16 << 20;
-/// ... or so much time, if anything was written.
+/// ... or after this time if anything was written.
 const EVERY: Duration = Duration::from_mins(1);
-/// The journal is synced within milliseconds; a disk that needs longer has failed.
+/// The journal is synced within milliseconds; a disk that takes this long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Without room for it another is tried after.
+/// Pause after a snapshot for which there was no room.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What is known of the last snapshot.
+/// The last snapshot.
 #[derive(Debug)]
 pub(super) struct Snapshots {
     last: Mutex<Last>,
-    /// One at a time.
+    /// Serialises snapshots.
     taking: tokio::sync::Mutex<()>,
 }
 
@@ -48,7 +48,7 @@ impl Snapshots {
 // === impl Store ===
 
 impl Store {
-    /// A snapshot of what was recovered; if the disk is full, with the room that is kept for the journal.
+    /// Takes a snapshot of the recovered state, using the journal's reserve if the disk is full.
     pub(super) async fn first_snapshot(&self) -> Result<(), Refusal> {
         let error = match self.snapshot().await {
             Err(error @ Refusal::Disk { .. }) => error,
@@ -61,8 +61,8 @@ impl Store {
         }
     }
 
-    /// What is on disk by now is there, or lost, from here on: states that are in a snapshot, logs that are open.
-    /// Where that cannot be noted, the next start does.
+    /// Notes that what is on disk by now exists, or was lost if it is missing later: states in a
+    /// snapshot, open logs. If this fails, the next start does it.
     pub(super) async fn note_begun(&self) {
         let is_open = |topic: &Arc<Topic>| topic.is_lasting() && !topic.is_offline();
         let topics: Vec<_> =
@@ -83,7 +83,7 @@ impl Store {
         }
     }
 
-    /// Takes a snapshot if it is time.
+    /// Takes a snapshot if one is due.
     pub(super) async fn snapshot_if_due(&self) {
         let journal = &self.0.journal;
         let is_due = {
@@ -108,8 +108,8 @@ impl Store {
         false
     }
 
-    /// Writes the delivery state anew, mends the journal, and lets go of what it has below the older of
-    /// two snapshots.
+    /// Writes a snapshot of the delivery state, mends the journal, and deletes what the journal has
+    /// below the older of two snapshots.
     pub async fn snapshot(&self) -> Result<(), Refusal> {
         let _one_at_a_time = self.0.snapshots.taking.lock().await;
         if self.0.journal.is_offline() {

@@ -23,33 +23,33 @@ use crate::events::{
     settings::Settings,
 };
 
-/// What a segment of the journal has at most: the reserve is to last for several.
+/// Maximum segment size of the journal: the reserve must last for several.
 const SEGMENT: u64 = 8 << 20;
-/// And at least.
+/// Minimum segment size.
 const MIN_SEGMENT: u64 = 64 << 10;
-/// So many segments the reserve is to last for.
+/// The number of segments for which the reserve must last.
 const SEGMENTS: u64 = 4;
 
 /// The delivery state of a store.
 pub(super) struct Base {
-    /// Open.
+    /// The open journal.
     pub(super) journal: Log,
-    /// By subscription.
+    /// State by subscription.
     pub(super) restored: HashMap<Uuid, Restored>,
     /// When anything was last written.
     pub(super) last: Option<u64>,
 }
 
-/// What of the delivery state is lost, by name of the subscription.
+/// The lost delivery state, by name of the subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Those of which nothing is known.
+    /// Subscriptions whose whole state is lost.
     pub lost: Vec<String>,
-    /// Those of which only what was before a gap in the journal is known.
+    /// Subscriptions whose state is known only up to a gap in the journal.
     pub behind: Vec<String>,
 }
 
-/// The snapshot, and what the journal says after it.
+/// Reads the snapshot, and the journal after it.
 pub(super) fn read_state(
     writer: &Writer,
     place: &Place,
@@ -88,7 +88,7 @@ pub(super) fn read_state(
     Ok(Base { journal, restored, last: opened.last.map(|last| last.wall) })
 }
 
-/// Subscriptions whose state is lost.
+/// The subscriptions whose state is lost.
 pub(super) fn lost<'a>(
     replayed: &Replayed,
     registry: &'a Registry,
@@ -140,7 +140,7 @@ impl Forgotten {
         }
     }
 
-    /// Whether all is known.
+    /// Whether nothing is lost.
     pub fn is_nothing(&self) -> bool {
         self.lost.is_empty() && self.behind.is_empty()
     }

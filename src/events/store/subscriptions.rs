@@ -18,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 // === impl Reading ===
 
 impl Reading {
-    /// Refuses what may be done to events only, where stored requests are delivered.
+    /// Refuses what can be done to events but not to stored requests.
     pub(super) fn check_takes_events(&self, why: &str) -> Result<(), Refusal> {
         let target = self.settings.push.as_ref().map(|push| &push.target);
         if let Some(Target::Upstream(_)) = target {
@@ -67,7 +67,7 @@ impl Store {
         settled.map_err(|refusal| self.at_the_end(refusal))
     }
 
-    /// What a consumer is told that a subscription refused: once the store closes, that it does.
+    /// The refusal that a consumer sees: `Draining` once the store closes.
     fn at_the_end(&self, refusal: Refusal) -> Refusal {
         let is_over = self.0.ending.is_draining.load(Relaxed);
         match refusal {
@@ -90,7 +90,7 @@ impl Store {
             status.oldest_age = age;
         }
         if reading.topic.is_offline() && status.state == SubscriptionState::Active {
-            // What is durable is delivered nevertheless.
+            // Durable events are delivered nevertheless.
             tracing::trace!(subscription = %status.name, "its topic is offline");
         }
         Ok(status)

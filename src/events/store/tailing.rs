@@ -26,18 +26,18 @@ use crate::events::{
     },
 };
 
-/// Tails at once, of all topics: each topic that has one keeps some frames in memory.
+/// Maximum number of tails, for all topics: each topic with one keeps some frames in memory.
 pub(super) const MAX_TAILS: usize = 32;
-/// When there may be a place again.
+/// When to retry if all places are taken.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Events of one page at most.
+/// Maximum number of events in a page.
 const PAGE: usize = 256;
-/// Read from the log at once.
+/// Bytes read from the log at once.
 const READ: usize = 256 << 10;
-/// For how long a tail may be behind, once it had caught up, before it goes on at the end.
+/// How long a tail that had caught up may lag before it skips to the end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The page of a topic that was made last from memory. All that have caught up want the same.
+/// The latest page of a topic made from memory. All tails that have caught up want the same one.
 #[derive(Debug, Default)]
 pub(super) struct Shared(Mutex<Option<(Offset, TailPage)>>);
 
@@ -49,9 +49,9 @@ struct Tailing {
     following: Following,
     durable: watch::Receiver<Offset>,
     pool: Pool,
-    /// Where to go on.
+    /// The next offset.
     next: Offset,
-    /// When there was last nothing more to read. `None`: it has not caught up yet.
+    /// When there was last nothing more to read; `None` if it has not caught up yet.
     caught_up: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
@@ -69,7 +69,7 @@ impl Store {
         let place = self.0.tails.clone().try_acquire_owned().map_err(full)?;
         let following = log.follow();
         let durable = log.subscribe_durable();
-        // One that was elsewhere, before the topic was made anew, would be told nothing until it is as long.
+        // A position from before the topic was recreated may be above its end: it would wait for it.
         let end = log.durable();
         let next = from.map_or(end, |from| Offset(from).min(end));
         let tailing = Tailing {
@@ -87,10 +87,10 @@ impl Store {
         let tailing = (tailing, winding_down);
         let pages = stream::try_unfold(tailing, |(mut tailing, mut winding_down)| async move {
             let page = tokio::select! {
-                // What is there is told first.
+                // What is there is delivered first.
                 biased;
                 page = tailing.page() => page?,
-                // Fails with the store, which is an end as well.
+                // Fails if the store is dropped, which is an end as well.
                 _ = winding_down.wait_for(|it| *it) => return Ok(None),
             };
             Ok(Some((page, (tailing, winding_down))))
@@ -102,16 +102,16 @@ impl Store {
 // === impl Tailing ===
 
 impl Tailing {
-    /// The next page, as soon as there is something to tell. It may be dropped at any time.
+    /// The next page, as soon as there is something to report. Cancel-safe.
     async fn page(&mut self) -> Result<TailPage, Refusal> {
         loop {
             if *self.durable.borrow_and_update() <= self.next {
-                // The log is never dropped: this has a handle.
+                // Never an error: this holds a handle of the log.
                 self.durable.changed().await.ok();
                 self.caught_up = Some(Instant::now());
                 continue;
             }
-            // One that always has more must leave turns to others.
+            // A tail that always has more must yield to others.
             tokio::task::yield_now().await;
             let page = match self.live() {
                 Some(page) => page,
@@ -125,7 +125,7 @@ impl Tailing {
         }
     }
 
-    /// What is in memory.
+    /// A page from memory.
     fn live(&self) -> Option<TailPage> {
         let mut made = self.shared.0.lock();
         if let Some((_, page)) = made.as_ref().filter(|(from, _)| *from == self.next) {
@@ -136,19 +136,19 @@ impl Tailing {
         Some(page)
     }
 
-    /// Whether it has been behind for too long.
+    /// Whether it has lagged for too long.
     fn is_slow(&self) -> bool {
         self.caught_up.is_some_and(|at| at.elapsed() > PATIENCE)
     }
 
-    /// Goes to the end.
+    /// Skips to the end.
     fn skip(&mut self) -> TailPage {
         let end = self.log.durable();
         self.caught_up = Some(Instant::now());
         TailPage { next: end.0, skipped: end.since(self.next), ..TailPage::default() }
     }
 
-    /// What the log has.
+    /// A page from the log.
     async fn read(&self) -> Result<TailPage, Refusal> {
         let (mut reader, from) = (self.log.reader(), self.next);
         let read = self.pool.run(move || reader.read(from, READ)).await;

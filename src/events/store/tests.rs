@@ -1,4 +1,4 @@
-//! The whole store behind the facade, on the real file system.
+//! Tests of the whole store behind the facade, on the real file system.
 
 mod clock;
 mod delays;
@@ -40,7 +40,7 @@ impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path());
-        // The last one is closed by its tasks, a moment after it is dropped.
+        // The previous store is closed by its tasks, a moment after it was dropped.
         settings.lock_wait = Duration::from_secs(1);
         settings.disk = Disk { low_water: 0.0, min_free: 0, reserve: 0 };
         settings.topics.push(TopicSettings::new("orders"));
@@ -93,7 +93,7 @@ async fn say(store: &Store, verb: Verb, leased: &Leased) -> TokenStatus {
     store.settle("billing", verb, vec![item]).await.unwrap()[0].status
 }
 
-/// Waits for something that comes by itself.
+/// Waits until `look` returns something.
 async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
     for _ in 0..5_000 {
         if let Some(found) = look().await {
@@ -242,18 +242,18 @@ async fn a_snapshot_and_the_journal_after_it_are_the_state() {
     let mut before = None;
     for round in 0..4 {
         let store = home.open().await;
-        // What the topic has behind the snapshot is looked at again first.
+        // Events of the topic after the snapshot are scanned again first.
         until(|| async {
             let status = store.subscription("billing").await.unwrap();
             let seen = (status.in_flight, status.lag_events, status.partitions);
             before.as_ref().is_none_or(|before| *before == seen).then_some(())
         })
         .await;
-        // Each of another key: a key with one on its way gives out nothing.
+        // Each with its own key, because a key with an event in flight delivers no other.
         let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
         let new = &names[2 * round..2 * round + 2];
         publish(&store, new).await;
-        // What was given back before may come alone.
+        // Events that were given back may come alone.
         let mut leased = Vec::new();
         while leased.len() < new.len() {
             let taken = take(&store).await.into_iter();
@@ -266,7 +266,7 @@ async fn a_snapshot_and_the_journal_after_it_are_the_state() {
         }
         let status = store.subscription("billing").await.unwrap();
         before = Some((status.in_flight, status.lag_events, status.partitions));
-        // As a killed process leaves it, but that everything is written.
+        // As a killed process leaves it, except that everything is written.
         let closing = store.clone();
         tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
     }

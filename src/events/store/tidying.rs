@@ -19,11 +19,11 @@ use crate::events::{
     },
 };
 
-/// More events than this are not copied to let a segment go: it is needed then.
+/// A segment with more live events than this is not copied: it is still needed.
 const FEW: usize = 1_000;
-/// A segment of dead letters of which less than one part in so many is left is copied forward.
+/// A segment of dead letters is copied forward if less than this fraction of it remains.
 const LEFT: u64 = 4;
-/// A segment is left alone until so many milliseconds after its last record.
+/// A segment is left alone for this many milliseconds after its last record.
 const STILL: u64 = 60_000;
 
 // === impl Store ===
@@ -55,17 +55,17 @@ impl Store {
         Ok(())
     }
 
-    /// Lets go of what nobody reads any more in a subscription's parked log.
+    /// Deletes what nobody needs any more in a subscription's parked log.
     pub(super) async fn unpark(&self, reading: &Reading) -> Result<(), Refusal> {
         let around = reading.subscription.surroundings();
         let Some(log) = around.parked.log() else { return Ok(()) };
-        // Looked at first: what is parked meanwhile lies behind it.
+        // Read first: what is parked meanwhile is after it.
         let durable = log.durable();
         let needed = reading.subscription.pins().await?.parked;
         self.retire(log, needed.map_or(durable, |needed| needed.min(durable))).await
     }
 
-    /// Lets go of segments of dead letters, and copies forward what is left of one of which little is.
+    /// Deletes segments of dead letters; copies forward what remains of a sparse one.
     pub(super) async fn tidy_letters(&self, reading: &Reading) -> Result<(), Refusal> {
         let around = reading.subscription.surroundings();
         let Some(log) = around.letters.log() else { return Ok(()) };
@@ -73,7 +73,7 @@ impl Store {
         let segments = self.block(move || asked.segments()).await?;
         let all = DeadLetterFilter::default;
         let letters = reading.subscription.letters(None, all(), usize::MAX).await?;
-        // One that was just written may have a letter of which the subscription is not told yet.
+        // A recent segment may have a letter that was not reported to the subscription yet.
         let is_still = |oldest: &&SegmentInfo| oldest.newest_wall + STILL < self.now();
         let oldest = segments.first().filter(|oldest| oldest.is_sealed).filter(is_still);
         let Some(oldest) = oldest else { return Ok(()) };
@@ -91,7 +91,7 @@ impl Store {
                 reading.subscription.letter_moved(from, copy.offset).await?;
             }
         }
-        // Nothing is appended into a sealed segment: what is in it is known, or on its way out.
+        // A sealed segment gets no more letters: those in it are known or were copied.
         let first = reading.subscription.letters(None, all(), 1).await?;
         let is_needed = first.first().is_some_and(|first| first.id < oldest.end);
         if is_needed { Ok(()) } else { self.retire(log, oldest.end).await }
@@ -102,7 +102,7 @@ impl Store {
         retired.map(drop).map_err(|error| Refusal::unavailable(error.to_string()))
     }
 
-    /// Copies of records; none of what cannot be read.
+    /// Copies of records; `None` for unreadable ones.
     async fn copies(
         &self,
         shelf: Shelf,
@@ -122,7 +122,7 @@ impl Store {
     }
 }
 
-/// Whether what is left of the oldest segment is to be copied: little of it is, or of all of them.
+/// Whether to copy what remains of the oldest segment: little of it does, or little of all of them.
 fn is_worth_copying(oldest: &SegmentInfo, segments: &[SegmentInfo], letters: &[Letter]) -> bool {
     let of_oldest = || letters.iter().filter(|letter| letter.id < oldest.end);
     if of_oldest().any(|letter| letter.is_redriven) {

@@ -42,36 +42,35 @@ pub(super) struct Topic {
     writer: Writer,
     hash_key: HashKey,
     guard: GuardedClock,
-    /// Empty as long as it could not be opened.
+    /// Empty until it could be opened.
     handle: OnceLock<Handle>,
     /// Held while it is opened: two that open one log would each believe to be its only writer.
     opening: Mutex<()>,
-    /// What waits for its time.
+    /// Its delayed events.
     delays: Delays,
-    /// What its readers read it with.
+    /// The log and readers that its subscriptions use.
     shelf: Shelf,
-    /// What its live tails share, while there are any.
+    /// State shared by its live tails, while there are any.
     tails: Mutex<Weak<Shared>>,
-    /// Dead letters of its readers that went by age, since start. Relaxed: a word for itself.
+    /// Dead letters of its readers that were removed by age, since start. Relaxed.
     aged_letters: AtomicU64,
-    /// Below it everything is settled that is delivered to an upstream. Relaxed: a word for itself, and one
-    /// that is old does no harm.
+    /// Everything below that goes to an upstream is settled. Relaxed: an old value does no harm.
     settled: AtomicU64,
     about: RwLock<About>,
     /// Why it could not be opened.
     error: RwLock<Option<String>>,
-    /// There was no room to open it, and nothing else is wrong. Relaxed: a word for itself.
+    /// Whether lack of disk space is the only reason why it is not open. Relaxed.
     lacks_room: AtomicBool,
-    /// What its readers have seen for certain. Only who opens it looks at it.
+    /// How far its readers have certainly read. Used only when it is opened.
     floor: AtomicU64,
 }
 
-/// What may change about a topic.
+/// The part of a topic that may change.
 #[derive(Clone, Debug)]
 pub(super) struct About {
     pub(super) meta: TopicMeta,
     pub(super) settings: settings::Topic,
-    /// As its logs are written; of a log that is open only a restart changes it.
+    /// Settings of its logs; an open log keeps its own until a restart.
     pub(super) log: LogSettings,
 }
 
@@ -114,8 +113,8 @@ impl Topic {
         })
     }
 
-    /// Opens its logs, or recovers those that are offline, and gives when anything was last written to it.
-    /// `floor`: what its readers have seen. Blocks.
+    /// Opens its logs, or recovers those that are offline, and returns when anything was last
+    /// written to it. `floor`: how far its readers have read. Blocks.
     pub(super) fn open(&self, floor: Offset) -> Result<Option<u64>, OpenError> {
         let _one_at_a_time = self.opening.lock();
         let floor = Offset(self.floor.fetch_max(floor.0, Relaxed)).max(floor);
@@ -136,14 +135,14 @@ impl Topic {
                  `--repair` accepts that"
             );
         }
-        // After the topic's own: what may have been moved is looked up there.
+        // After the topic's own log, in which events that may have been moved are looked up.
         if let Err(error) = self.delays.open(&self.delay_settings()) {
             tracing::error!(topic = %self.name(), %error, "delayed events are offline");
         }
         Ok(last)
     }
 
-    /// Whether what is published is to outlive the process.
+    /// Whether published events should outlive the process.
     pub(super) fn is_lasting(&self) -> bool {
         self.about.read().log.durability != Durability::Memory
     }
@@ -169,7 +168,7 @@ impl Topic {
         Ok(opened)
     }
 
-    /// Other settings hold from here on.
+    /// Changes the settings.
     pub(super) fn set(&self, meta: &TopicMeta, settings: settings::Topic, all: &Settings) {
         let about = About::new(meta, settings, all);
         *self.about.write() = about.clone();
@@ -178,7 +177,7 @@ impl Topic {
         }
     }
 
-    /// All events of generations before `number` lie below `opened`: the registry has it.
+    /// The registry knows that all events of generations before `number` are below `opened`.
     pub(super) fn generation_opened(&self, number: u16, opened: Offset) {
         let mut about = self.about.write();
         let mut generations = about.meta.generations.iter_mut();
@@ -187,7 +186,7 @@ impl Topic {
         }
     }
 
-    /// Syncs what is on its way, and ends its writer. Blocks.
+    /// Syncs what is in flight, and ends its writer. Blocks.
     pub(super) fn close(&self) {
         self.delays.close();
         if let Some(handle) = self.handle.get() {
@@ -204,7 +203,7 @@ impl Topic {
         self.about.read().settings.name.clone()
     }
 
-    /// `max_event_bytes`, for each request that publishes.
+    /// Its `max_event_bytes`, without a copy of the settings for each request.
     pub(super) fn largest_event(&self) -> u64 {
         self.about.read().settings.max_event_bytes
     }
@@ -223,7 +222,7 @@ impl Topic {
         &self.shelf
     }
 
-    /// What its live tails share.
+    /// The state shared by its live tails.
     pub(super) fn shared_tails(&self) -> Arc<Shared> {
         let mut tails = self.tails.lock();
         tails.upgrade().unwrap_or_else(|| {
@@ -233,22 +232,22 @@ impl Topic {
         })
     }
 
-    /// Dead letters of its readers that went by age, since start.
+    /// Dead letters of its readers that were removed by age, since start.
     pub(super) fn aged_letters(&self) -> u64 {
         self.aged_letters.load(Relaxed)
     }
 
-    /// So many more went.
+    /// Counts more of those.
     pub(super) fn count_aged_letters(&self, count: u64) {
         self.aged_letters.fetch_add(count, Relaxed);
     }
 
-    /// Below it everything is settled that is delivered to an upstream, as of the last look.
+    /// Everything below that goes to an upstream was settled at the last check.
     pub(super) fn settled(&self) -> Offset {
         Offset(self.settled.load(Relaxed))
     }
 
-    /// That is so from here on.
+    /// Sets that offset.
     pub(super) fn note_settled(&self, below: Offset) {
         self.settled.store(below.0, Relaxed);
     }
@@ -257,18 +256,18 @@ impl Topic {
         &self.delays
     }
 
-    /// How the log of what waits is written.
+    /// Settings of the log of delayed events.
     pub(super) fn delay_settings(&self) -> LogSettings {
         let about = self.about.read();
         delays::settings(&about.log, about.settings.max_bytes)
     }
 
-    /// What was opened, once it was: offline or not.
+    /// The open topic, even if it is offline.
     pub(super) fn handle(&self) -> Option<&Handle> {
         self.handle.get()
     }
 
-    /// What was opened.
+    /// The open topic; an error if it was never opened.
     pub(super) fn opened(&self) -> Result<&Handle, Refusal> {
         self.handle().ok_or_else(|| {
             let error = self.why_not_open();
@@ -280,17 +279,17 @@ impl Topic {
         self.error.read().clone().unwrap_or_else(|| "it is not open yet".into())
     }
 
-    /// Whether it only waits for room on the disk to be opened.
+    /// Whether it only waits for disk space to be opened.
     pub(super) fn lacks_room(&self) -> bool {
         self.lacks_room.load(Relaxed)
     }
 
-    /// Whether it takes nothing, or nothing that is to wait.
+    /// Whether it refuses all events, or delayed ones.
     pub(super) fn is_offline(&self) -> bool {
         self.handle().is_none_or(|handle| handle.log().is_offline()) || self.delays.is_offline()
     }
 
-    /// Whether it serves, and why not.
+    /// Whether it serves, and if not, why.
     pub(super) fn state(&self) -> TopicState {
         let Some(handle) = self.handle() else {
             return TopicState::Offline { reason: self.why_not_open(), range: None };
@@ -312,7 +311,7 @@ impl Topic {
         }
     }
 
-    /// Every partition, of all generations.
+    /// Every partition, in all generations.
     pub(super) fn partitions(&self) -> Vec<Partition> {
         let about = self.about.read();
         let of = |generation: &Generation| {
@@ -341,7 +340,7 @@ impl About {
         Self { meta: meta.clone(), settings, log }
     }
 
-    /// As the topic wants them.
+    /// As the settings of an open topic.
     fn settings(&self) -> TopicSettings {
         let settings::Topic { max_age, max_bytes, max_oldest_age, dedup, .. } = self.settings;
         let on_full = match self.settings.on_full {
@@ -357,7 +356,7 @@ impl About {
     }
 }
 
-/// What all logs of a store have in common.
+/// Settings that all logs of a store share.
 pub(super) fn base(all: &Settings) -> LogSettings {
     LogSettings {
         durability: Durability::Durable,

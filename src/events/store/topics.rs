@@ -22,12 +22,12 @@ use crate::events::{
     stored,
 };
 
-/// A search by ID ends after so long.
+/// Time limit of a search by ID.
 const SEARCH: Duration = Duration::from_secs(1);
-/// A search finds at most so many in one topic.
+/// Maximum number of events found in one topic.
 const TRACED: usize = 1_000;
 
-/// Those that the registry knows, not open yet.
+/// The topics in the registry, not open yet.
 pub(super) fn topics(
     registry: &Registry,
     ground: &Ground<'_>,
@@ -93,7 +93,7 @@ impl Store {
         self.trace(move |topic, until| topic.find(Lookup::Id, &id, TRACED, until)).await
     }
 
-    /// Every event of a saga: the one that has its ID, and those that follow from it.
+    /// Every event of a saga: the one with its ID, and those that follow from it.
     pub(super) async fn do_saga(&self, saga: &str) -> Result<Trace, Refusal> {
         let saga = saga.to_owned();
         let find = move |topic: &Handle, until| {
@@ -128,13 +128,13 @@ impl Store {
                 trace.events.extend(traced(&topic.name(), record, &readers).await?);
             }
         }
-        // Of one moment, a cause before what follows from it.
+        // Events of one moment are ordered by depth, causes first.
         trace.events.sort_by_key(|found| (found.stored.published, found.stored.event.depth));
         Ok(trace)
     }
 }
 
-/// An event, and how far each subscription is with it.
+/// An event, with its state in each subscription.
 async fn traced(
     topic: &Arc<str>,
     record: &OwnedRecord,
