@@ -1,4 +1,4 @@
-//! Receiving, settling, and what is said of subscriptions.
+//! Receiving and settling events, and the status of subscriptions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,172 +7,172 @@ use bytes::Bytes;
 use super::dead_letters::DeadLetterCount;
 use crate::events::event::Event;
 
-/// What a consumer asks for.
+/// A consumer's request for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receive {
-    /// At most so many events, 1 to 500.
+    /// Maximum number of events, 1 to 500.
     pub max_events: usize,
-    /// At most so many bytes of data, the first event not judged.
+    /// Maximum bytes of data, not counting the first event.
     pub max_bytes: u64,
-    /// For the first one, up to 20 s.
+    /// How long to wait for the first event, up to 20 s.
     pub wait: Duration,
-    /// For how long they are the consumer's, 1 s to 12 h; `None` is what the subscription says.
+    /// The length of the leases, 1 s to 12 h; `None` for the subscription's.
     pub lease: Option<Duration>,
 }
 
-/// An event that is one consumer's for a while.
+/// An event leased to a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leased {
-    /// Stands for this attempt.
+    /// Identifies this attempt.
     pub token: String,
-    /// Until then.
+    /// When the lease ends.
     pub expires: u64,
-    /// Which attempt it is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Where in the topic.
+    /// The partition of the topic.
     pub partition: u32,
-    /// Where in the log.
+    /// The offset in the log.
     pub offset: u64,
-    /// Delivered by a job, not for the first time.
+    /// Whether a job delivers it, again.
     pub is_replay: bool,
-    /// What it is.
+    /// The event.
     pub event: Event,
 }
 
-/// What is done to leased events.
+/// What to do with leased events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
-    /// Settled.
+    /// Settle them.
     Ack,
-    /// The attempt has failed; again by the schedule, or after `delay`.
+    /// The attempts failed; retry by the schedule, or after `delay`.
     Nack,
-    /// Given back; the attempt does not count.
+    /// Give them back; the attempts do not count.
     Release,
-    /// Never again: to the dead letters.
+    /// Never deliver them again: they become dead letters.
     Reject,
-    /// Kept for another `lease`.
+    /// Extend the leases to another `lease`.
     Extend,
 }
 
-/// One token, and what to know for the verb.
+/// A token, with the parameters of the verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenItem {
-    /// As it was received.
+    /// The token as it was received.
     pub token: String,
-    /// `nack`, `release`: not before so long.
+    /// For `nack` and `release`: not delivered again for this long.
     pub delay: Option<Duration>,
-    /// `nack`, `reject`: why, for the operator; cut to 1 KiB.
+    /// For `nack` and `reject`: the reason, for the operator; cut to 1 KiB.
     pub reason: Option<String>,
-    /// `extend`: for so long from now; `None` is what the subscription says.
+    /// For `extend`: the lease from now on; `None` for the subscription's.
     pub lease: Option<Duration>,
 }
 
-/// What became of a token.
+/// The result for a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenResult {
-    /// As it came.
+    /// The token as it was sent.
     pub token: String,
     /// What was done.
     pub status: TokenStatus,
 }
 
-/// What was done about a token.
+/// The result for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenStatus {
-    /// What was asked for.
+    /// It was done.
     Ok,
-    /// Nothing: the attempt is over, and the event is not settled.
+    /// Nothing was done: the attempt is over, and the event is not settled.
     LeaseExpired,
-    /// Nothing: nobody here gave this token out.
+    /// Nothing was done: the token was not issued here.
     Unknown,
-    /// Nothing: the event is settled.
+    /// Nothing was done: the event is settled.
     Settled,
 }
 
-/// Where a subscription is to go on.
+/// Where a subscription continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seek {
-    /// The first event that is kept.
+    /// The first event that is stored.
     Earliest,
-    /// After the last one.
+    /// After the last event.
     Latest,
-    /// The first event published then or later.
+    /// The first event published at this time or later.
     Time(u64),
-    /// In each of these partitions the first at or after this offset; the others stay.
+    /// The first event at or after this offset, in each of these partitions; others stay.
     Offsets(Vec<(u32, u64)>),
 }
 
-/// Frees what an event holds up.
+/// Unblocks what an event blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unblock {
-    /// Which.
+    /// What to unblock.
     pub what: Blocked,
-    /// What becomes of the event that blocks it.
+    /// What to do with the event that blocks it.
     pub action: Action,
 }
 
-/// What an event holds up.
+/// What an event blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blocked {
     /// A key.
     Key(Bytes),
-    /// Nothing but itself: every event without a key that waits for an operator.
+    /// Only itself: all events without a key that wait for an operator.
     Keyless,
     /// A partition, under `order: partition`.
     Partition(u32),
 }
 
-/// What becomes of an event that blocked its key.
+/// What to do with an event that blocked its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Delivered again, its attempts forgotten.
+    /// Deliver it again, with its attempts reset.
     Retry,
-    /// To the dead letters.
+    /// Make it a dead letter.
     DeadLetter,
-    /// Settled.
+    /// Settle it.
     Discard,
 }
 
-/// How a subscription stands.
+/// The status of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionStatus {
     /// Its name.
     pub name: Arc<str>,
-    /// What it is called on disk.
+    /// Its ID on disk.
     pub id: String,
     /// Its topic.
     pub topic: Arc<str>,
-    /// Who starts a delivery.
+    /// Who starts deliveries.
     pub mode: SubscriptionMode,
     /// Whether it delivers.
     pub state: SubscriptionState,
     /// Why the last push failed, if it did.
     pub failing: Option<Arc<str>>,
-    /// Events from the floor on that are not settled; an upper bound where `types` are given.
+    /// Unsettled events from the floor on; an upper bound if `types` are given.
     pub lag_events: u64,
-    /// Bytes on disk from the floor on, of all partitions.
+    /// Bytes on disk from the floor on, in all partitions.
     pub lag_bytes: u64,
-    /// Of the oldest event that is not settled.
+    /// Age of the oldest unsettled event.
     pub oldest_age: Option<Duration>,
-    /// Being delivered.
+    /// Events being delivered.
     pub in_flight: u64,
-    /// Held in memory and not being delivered: retrying or behind another of their key.
+    /// Events held in memory and not being delivered: retrying, or behind another of their key.
     pub parked: u64,
     /// Keys that wait for `unblock`.
     pub blocked_keys: u64,
-    /// Events that ended twice in a row without a word.
+    /// Events that ended twice in a row without a result.
     pub suspects: u64,
-    /// What nobody took.
+    /// Its dead letters.
     pub dead_letters: DeadLetterCount,
     /// When the next retry is due.
     pub next_retry: Option<u64>,
-    /// Each partition.
+    /// Its partitions.
     pub partitions: Vec<SubscriptionPartition>,
-    /// No longer configured.
+    /// Whether it is no longer configured.
     pub is_orphaned: bool,
 }
 
-/// Who starts a delivery.
+/// Who starts deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubscriptionMode {
     /// The consumer.
@@ -186,7 +186,7 @@ pub enum SubscriptionMode {
 pub enum SubscriptionState {
     /// It does.
     Active,
-    /// It does not, until this is over.
+    /// It does not, until this has ended.
     Paused(Hold),
 }
 
@@ -195,19 +195,19 @@ pub enum SubscriptionState {
 pub enum Hold {
     /// An operator.
     Operator,
-    /// The endpoint has answered 410.
+    /// The endpoint answered 410.
     Gone,
     /// The dead letters are full.
     DeadLettersFull,
-    /// No room on disk for what has to be written about a delivery.
+    /// No room on disk for the records of a delivery.
     Disk,
-    /// Bytes that are not what was written.
+    /// Damaged bytes.
     Damage {
-        /// Where.
+        /// The partition.
         partition: u32,
         /// The first offset.
         from: u64,
-        /// The first offset after them.
+        /// The first offset after the damage.
         to: u64,
     },
     /// A log it needs is offline.
@@ -222,14 +222,14 @@ pub enum Hold {
 /// One partition of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionPartition {
-    /// Which.
+    /// The partition.
     pub partition: u32,
     /// Everything before is settled.
     pub floor: u64,
-    /// Everything before has been looked at.
+    /// Everything before has been scanned.
     pub scan: u64,
-    /// Between the two and not settled.
+    /// Unsettled events between the two.
     pub unsettled: u64,
-    /// It holds as many parked events as it may, and reads no further.
+    /// It holds the maximum of parked events, and reads no further.
     pub is_full: bool,
 }

@@ -1,4 +1,4 @@
-//! What nobody took, and what can be done about it.
+//! Dead letters: events that nobody took, and operations on them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::jobs::JobId;
 /// A dead letter, without its event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its place among the subscription's dead letters.
+    /// Its offset among the subscription's dead letters.
     pub id: u64,
     /// Where it came from.
     pub origin: Origin,
@@ -19,64 +19,64 @@ pub struct DeadLetter {
     pub kind: String,
     /// The event's key.
     pub key: Option<Bytes>,
-    /// How many were counted.
+    /// Number of counted attempts.
     pub attempts: u32,
     /// When the first attempt began.
     pub first_attempt: Option<u64>,
     /// When it died.
     pub died: u64,
-    /// Why.
+    /// Why it died.
     pub reason: Reason,
     /// The endpoint's last status.
     pub last_status: Option<u16>,
-    /// What the consumer or the endpoint last said.
+    /// The last message of the consumer or the endpoint.
     pub last_error: Option<String>,
     /// How often it was redriven.
     pub redrives: u32,
-    /// A compensating event was published for it: redriving it needs `force`.
+    /// Whether a compensating event was published for it; redriving it then needs `force`.
     pub is_compensated: bool,
-    /// As it lies on disk.
+    /// Its size on disk.
     pub bytes: u64,
 }
 
-/// Where a dead letter came from.
+/// The origin of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// 0 is live, others are jobs.
+    /// The lane: 0 is live, others are jobs.
     pub lane: u32,
     /// The topic.
     pub topic: Arc<str>,
-    /// Where in it.
+    /// The partition of the topic.
     pub partition: u32,
-    /// Where in its log.
+    /// The offset in its log.
     pub offset: u64,
 }
 
 /// Why an event died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// It had all its attempts.
+    /// It used up its attempts.
     AttemptsExhausted,
-    /// Its own expiry, or `max_age` of the retries.
+    /// It passed its own expiry, or `max_age` of the retries.
     Expired,
-    /// The consumer said so, or the endpoint does not take it.
+    /// The consumer rejected it, or the endpoint does not accept it.
     Rejected,
-    /// Its last attempts ended without a word.
+    /// Its last attempts ended without a result.
     LeaseExpiredLimit,
-    /// A request that may have been seen; it is not sent twice.
+    /// A request that may have been seen and is not sent twice.
     MaybeSeen,
-    /// Over what the endpoint takes.
+    /// Larger than the endpoint accepts.
     TooLarge,
 }
 
-/// Which dead letters; what is `None` matches all.
+/// Selects dead letters; `None` matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// With this reason.
     pub reason: Option<Reason>,
-    /// That died then or later.
+    /// That died at this time or later.
     pub since: Option<u64>,
-    /// That died before.
+    /// That died before this time.
     pub until: Option<u64>,
     /// With this key.
     pub key: Option<Bytes>,
@@ -84,63 +84,63 @@ pub struct DeadLetterFilter {
     pub kind: Option<String>,
 }
 
-/// A part of the dead letters.
+/// A page of dead letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterPage {
-    /// By ID.
+    /// In order of ID.
     pub entries: Vec<DeadLetter>,
-    /// Where to go on: `after` of the next page; `None` after the last.
+    /// The `after` of the next page; `None` for the last page.
     pub next: Option<u64>,
 }
 
-/// How many dead letters there are.
+/// Numbers of dead letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterCount {
-    /// All.
+    /// How many there are.
     pub count: u64,
-    /// What they take on disk.
+    /// Their size on disk.
     pub bytes: u64,
-    /// By reason; a reason without any is left out.
+    /// Number by reason, without reasons that do not occur.
     pub reasons: Vec<(Reason, u64)>,
 }
 
-/// Delivers dead letters again.
+/// A request to deliver dead letters again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Redrive {
-    /// Which.
+    /// Which dead letters.
     pub which: Which,
-    /// At most so many a second.
+    /// Maximum deliveries per second.
     pub rate: Option<f64>,
-    /// Only count.
+    /// Whether to only count them.
     pub dry_run: bool,
-    /// Also those for which a compensating event was published.
+    /// Whether to include those that were compensated, and those that may have been done.
     pub force: bool,
 }
 
-/// Which dead letters are meant.
+/// Selects dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// These.
+    /// With these IDs.
     Ids(Vec<u64>),
-    /// Those that match now.
+    /// Matching this filter now.
     Filter(DeadLetterFilter),
 }
 
-/// What a redrive does.
+/// The result of a redrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redriven {
     /// The job; none in a dry run.
     pub job: Option<JobId>,
-    /// How many it delivers.
+    /// How many dead letters it delivers.
     pub matching: u64,
-    /// How many it leaves, for want of `force`.
+    /// How many it skips, for lack of `force`.
     pub skipped: u64,
 }
 
 // === impl Reason ===
 
 impl Reason {
-    /// Every one.
+    /// All reasons.
     pub const ALL: [Self; 6] = [
         Self::AttemptsExhausted,
         Self::Expired,
@@ -150,7 +150,7 @@ impl Reason {
         Self::TooLarge,
     ];
 
-    /// The word for it.
+    /// Its name.
     pub const fn word(self) -> &'static str {
         match self {
             Self::AttemptsExhausted => "attempts_exhausted",
@@ -162,7 +162,7 @@ impl Reason {
         }
     }
 
-    /// The reason with this word.
+    /// The reason with this name.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.word() == word)
     }

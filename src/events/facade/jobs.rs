@@ -1,4 +1,4 @@
-//! Deliveries that an operator asks for: replay and redrive.
+//! Jobs: deliveries requested by an operator, replay and redrive.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -7,42 +7,42 @@ use super::dead_letters::Reason;
 /// A job of a subscription: `<subscription>:<number>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId {
-    /// Whose.
+    /// The subscription.
     pub subscription: Arc<str>,
     /// Its lane, from 1.
     pub lane: u32,
 }
 
-/// Delivers a range of a topic to one subscription again.
+/// A request to deliver a range of a topic to one subscription again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Replay {
-    /// To whom.
+    /// The subscription.
     pub subscription: String,
-    /// From where.
+    /// Where to start.
     pub from: Start,
-    /// Up to where, not included; `None` is the end as it is now.
+    /// Where to end, exclusive; `None` for the current end.
     pub to: Option<Start>,
-    /// At most so many a second.
+    /// Maximum deliveries per second.
     pub rate: Option<f64>,
     /// Whether `on_success` and `on_exhausted` publish.
     pub publishes: bool,
 }
 
-/// A place in a topic.
+/// A position in a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// The first event that is kept.
+    /// The first event that is stored.
     Earliest,
-    /// The first event published then or later.
+    /// The first event published at this time or later.
     Time(u64),
     /// An offset.
     Offset(u64),
 }
 
-/// How a job stands.
+/// The status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStatus {
-    /// Which.
+    /// Its ID.
     pub id: JobId,
     /// What it delivers.
     pub kind: JobKind,
@@ -52,13 +52,13 @@ pub struct JobStatus {
     pub started: u64,
     /// When it ended.
     pub ended: Option<u64>,
-    /// How many offsets or dead letters it has to look at.
+    /// Number of offsets or dead letters to process.
     pub total: u64,
-    /// How many it has looked at.
+    /// How many of them are done.
     pub done: u64,
-    /// Settled by success.
+    /// Events settled by success.
     pub delivered: u64,
-    /// Failed for good.
+    /// Events failed for good.
     pub failed: u64,
     /// The first failures, at most 100.
     pub failures: Vec<JobFailure>,
@@ -78,18 +78,18 @@ pub enum JobKind {
 pub enum JobState {
     /// It does.
     Running,
-    /// All of it is settled.
+    /// Everything is settled.
     Done,
-    /// It was ended before that.
+    /// It was cancelled before that.
     Cancelled,
 }
 
 /// An event that a job could not deliver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobFailure {
-    /// Where in the topic.
+    /// The partition of the topic.
     pub partition: u32,
-    /// Where in the log.
+    /// The offset in the log.
     pub offset: u64,
     /// Why.
     pub reason: Reason,

@@ -36,40 +36,40 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 pub use crate::events::ingress::UncertainKey;
 use crate::events::{event::Event, queue::gauges::Gauges};
 
-/// What an operation ends in.
+/// The result of an operation, once it completes.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
 
 /// The event flow of one gateway.
 ///
-/// Every future may be dropped at any time: what was handed over is done nevertheless, and only its
-/// answer is lost. A lease of a receive that was dropped is given back.
+/// Every future may be dropped at any time: an operation that was handed over is still carried out,
+/// only its answer is lost. Leases of a dropped receive are given back.
 pub trait Events: fmt::Debug + Send + Sync {
-    /// Appends to one topic, all of `events` in one frame or none. Answered when they are as durable as
-    /// the topic is; one answer for each, in order.
+    /// Appends all of `events` to one topic in one frame, or none. Completes when they are as
+    /// durable as the topic's setting says; one answer for each, in order.
     fn publish<'a>(&'a self, topic: &'a str, events: Vec<Event>) -> Answer<'a, Vec<Published>>;
 
-    /// What the log of each topic counts of itself, by name.
+    /// Counters of each topic's log, by name.
     fn gauges(&self) -> Vec<(Arc<str>, Arc<Gauges>)> {
         Vec::new()
     }
 
-    /// What each subscription counts of itself, by name.
+    /// Counters of each subscription, by name.
     fn tallies(&self) -> Vec<(Arc<str>, Arc<Tally>)> {
         Vec::new()
     }
 
-    /// Room on the disk of the store, in bytes, where that is known.
+    /// Free bytes on the store's disk, if known.
     fn disk_free(&self) -> Option<u64> {
         None
     }
 
-    /// All topics, those no longer configured too, by name.
+    /// All topics, including those no longer configured, by name.
     fn topics(&self) -> Answer<'_, Vec<TopicStatus>>;
 
     /// One topic.
     fn topic<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus>;
 
-    /// The event at a place. `NameUnknown` if there is none (yet, or any more).
+    /// The event at this position. `NameUnknown` if there is none (yet, or any more).
     fn event_at<'a>(
         &'a self,
         topic: &'a str,
@@ -83,31 +83,30 @@ pub trait Events: fmt::Debug + Send + Sync {
     /// Every event of a saga, in order of publication.
     fn saga<'a>(&'a self, correlation: &'a str) -> Answer<'a, Trace>;
 
-    /// Durable events from a place on (`None`: from the end as it is now), and then as they come. `Busy` if
-    /// there are as many tails as there may be.
+    /// Durable events from this offset on (`None`: from the current end), then new ones as they
+    /// come. `Busy` if the maximum number of tails is open.
     fn tail<'a>(&'a self, topic: &'a str, from: Option<u64>) -> Answer<'a, Tail>;
 
     /// Recovers an offline topic. `Conflict` if it is not offline.
     fn reopen<'a>(&'a self, topic: &'a str) -> Answer<'a, TopicStatus>;
 
-    /// Idempotency keys of which nobody knows what became of their request; those first that are forgotten
-    /// first.
+    /// Idempotency keys whose request has an unknown outcome, the first to expire first.
     fn uncertain_keys(&self) -> Answer<'_, Vec<UncertainKey>> {
         async { Ok(Vec::new()) }.boxed()
     }
 
-    /// Says what became of the request of such a key. `NameUnknown` if it is not uncertain.
+    /// Decides the outcome for such a key. `NameUnknown` if it is not uncertain.
     fn resolve_key<'a>(&'a self, id: &'a str, _is_done: bool) -> Answer<'a, ()> {
         async move { Err(Refusal::unknown("uncertain key", id)) }.boxed()
     }
 
-    /// Takes the wall clock as right, after a jump that froze what goes by it.
+    /// Confirms that the wall clock is right after a jump, and thaws everything that depends on it.
     fn confirm_clock(&self) -> Answer<'_, ()>;
 
-    /// Leases events; none if none came in time. `Conflict` where events are pushed.
+    /// Leases events; none if none came in time. `Conflict` if the subscription is pushed.
     fn receive<'a>(&'a self, subscription: &'a str, receive: Receive) -> Answer<'a, Vec<Leased>>;
 
-    /// Does one thing to what tokens stand for; one answer for each, in order.
+    /// Applies one verb to the attempts of some tokens; one answer for each, in order.
     fn settle<'a>(
         &'a self,
         subscription: &'a str,
@@ -115,25 +114,25 @@ pub trait Events: fmt::Debug + Send + Sync {
         items: Vec<TokenItem>,
     ) -> Answer<'a, Vec<TokenResult>>;
 
-    /// All subscriptions, those no longer configured too, by name.
+    /// All subscriptions, including those no longer configured, by name.
     fn subscriptions(&self) -> Answer<'_, Vec<SubscriptionStatus>>;
 
     /// One subscription.
     fn subscription<'a>(&'a self, subscription: &'a str) -> Answer<'a, SubscriptionStatus>;
 
-    /// Moves a subscription; its open leases are over.
+    /// Moves a subscription; ends its open leases.
     fn seek<'a>(&'a self, subscription: &'a str, to: Seek) -> Answer<'a, ()>;
 
-    /// Stops giving out events. What is leased may still be settled.
+    /// Stops delivery. Leased events may still be settled.
     fn pause<'a>(&'a self, subscription: &'a str) -> Answer<'a, ()>;
 
-    /// Goes on after `pause`, and after whatever else stopped it, if that is over.
+    /// Resumes after `pause`, and after any other hold whose cause is gone.
     fn resume<'a>(&'a self, subscription: &'a str) -> Answer<'a, ()>;
 
-    /// Frees a key or partition that an event of it has blocked. `NameUnknown` if it is not blocked.
+    /// Unblocks a key or partition that an event of it blocks. `NameUnknown` if it is not blocked.
     fn unblock<'a>(&'a self, subscription: &'a str, unblock: Unblock) -> Answer<'a, ()>;
 
-    /// Dead letters by ID, after `after`, at most `limit`.
+    /// Up to `limit` dead letters after `after`, by ID.
     fn dead_letters<'a>(
         &'a self,
         subscription: &'a str,
@@ -149,7 +148,7 @@ pub trait Events: fmt::Debug + Send + Sync {
     /// Delivers dead letters again, as a job.
     fn redrive<'a>(&'a self, subscription: &'a str, redrive: Redrive) -> Answer<'a, Redriven>;
 
-    /// Removes the dead letters that match. `Conflict` unless exactly `confirm` do. Returns how many.
+    /// Removes matching dead letters, and returns how many. `Conflict` unless they are `confirm` many.
     fn purge<'a>(
         &'a self,
         subscription: &'a str,
@@ -157,15 +156,15 @@ pub trait Events: fmt::Debug + Send + Sync {
         confirm: u64,
     ) -> Answer<'a, u64>;
 
-    /// Delivers what is stored to a subscription again, as a job.
+    /// Delivers stored events to a subscription again, as a job.
     fn replay<'a>(&'a self, topic: &'a str, replay: Replay) -> Answer<'a, JobStatus>;
 
-    /// All jobs that run, and the last ones that ended.
+    /// All running jobs, and those that ended last.
     fn jobs(&self) -> Answer<'_, Vec<JobStatus>>;
 
-    /// How a job stands.
+    /// The status of a job.
     fn job<'a>(&'a self, id: &'a JobId) -> Answer<'a, JobStatus>;
 
-    /// Ends a job; what it has leased may still be settled.
+    /// Cancels a job; events it has leased may still be settled.
     fn cancel<'a>(&'a self, id: &'a JobId) -> Answer<'a, JobStatus>;
 }

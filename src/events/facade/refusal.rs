@@ -1,91 +1,91 @@
-//! Everything that an operation can be refused for.
+//! Every reason to refuse an operation.
 
 use std::{fmt, time::Duration};
 
 use thiserror::Error;
 
-/// Why an operation was not done. Nothing of it was, unless a variant says otherwise.
+/// Why an operation was refused. Nothing of it was done, unless a variant says otherwise.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     /// There is no room for it.
     #[error("{bound}")]
     Full {
-        /// Of what there is as much as may be.
+        /// The limit that was reached.
         bound: Bound,
-        /// When to come back.
+        /// When to retry.
         retry_after: Duration,
     },
     /// The disk is low.
     #[error("the disk is low on space")]
     Disk {
-        /// When to come back.
+        /// When to retry.
         retry_after: Duration,
     },
     /// The log is offline, or the store is not open (yet, or any more).
     #[error("unavailable: {detail}")]
     Unavailable {
-        /// What is known, for an operator.
+        /// Details for an operator.
         detail: String,
-        /// The events may be there after recovery: the disk failed while it took them.
+        /// Whether the events may exist after recovery, because the disk failed during the write.
         may_exist: bool,
     },
     /// The process is draining.
     #[error("draining")]
     Draining,
-    /// As many are served as may be at once.
+    /// The maximum of concurrent operations of this kind is reached.
     #[error("{detail}")]
     Busy {
-        /// Of what there are too many.
+        /// Which limit.
         detail: String,
-        /// When to come back.
+        /// When to retry.
         retry_after: Duration,
     },
-    /// There is no such topic, subscription, event, dead letter, key, partition or job.
+    /// No such topic, subscription, event, dead letter, key, partition or job exists.
     #[error("no {what} named `{name}`")]
     NameUnknown {
         /// `topic`, `subscription`, `event`, `dead letter`, `blocked key`, `blocked partition`, `job`.
         what: &'static str,
-        /// What was asked for.
+        /// The name.
         name: String,
     },
-    /// Over `max_event_bytes`, or the batch is over what one frame takes.
+    /// The event exceeds `max_event_bytes`, or the batch exceeds the size of a frame.
     #[error("event {index} is over {limit} bytes")]
     TooLarge {
-        /// Which of the batch.
+        /// The index in the batch.
         index: usize,
-        /// What it may have, in bytes.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// Something in it cannot be stored.
+    /// Something in the event cannot be stored.
     #[error("event {index}: {detail}")]
     Invalid {
-        /// Which of the batch.
+        /// The index in the batch.
         index: usize,
-        /// What, and what would do.
+        /// What is wrong, and what would be right.
         detail: String,
     },
-    /// It would wait for longer than the topic keeps anything.
+    /// It would wait longer than the topic keeps events.
     #[error("event {index} waits for longer than the topic keeps events")]
     DelayTooLong {
-        /// Which of the batch.
+        /// The index in the batch.
         index: usize,
     },
-    /// What is there does not allow it: a receive where events are pushed, another count to purge.
+    /// The current state forbids it: a receive where events are pushed, another count to purge.
     #[error("{detail}")]
     Conflict {
-        /// What stands in the way.
+        /// What prevents it.
         detail: String,
     },
-    /// The settings cannot be followed from where the store is.
+    /// The store cannot be changed to these settings.
     #[error("{detail}")]
     ConfigInvalid {
-        /// Which, and why.
+        /// Which settings, and why.
         detail: String,
     },
-    /// Only a restart can follow the settings.
+    /// The settings can only be changed by a restart.
     #[error("{detail}")]
     NeedsRestart {
-        /// Which.
+        /// Which settings.
         detail: String,
     },
     /// A bug.
@@ -96,23 +96,23 @@ pub enum Refusal {
     },
 }
 
-/// What is full.
+/// A limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// What the topic has, or what is on its way to it.
+    /// The bytes stored in the topic or in flight to it.
     Bytes,
     /// The age of the oldest event that a subscription has not settled.
     OldestAge,
-    /// What waits in the topic until it is due.
+    /// The events waiting in the topic until they are due.
     Delayed,
-    /// Consumers that wait for events of one subscription.
+    /// The consumers waiting for events of one subscription.
     Receives,
 }
 
 // === impl Bound ===
 
 impl Bound {
-    /// What lifts it.
+    /// How to raise or relieve it.
     pub const fn help(self) -> &'static str {
         match self {
             Self::Bytes => {
@@ -149,7 +149,7 @@ impl fmt::Display for Bound {
 // === impl Refusal ===
 
 impl Refusal {
-    /// The word for it in log, metric and problem.
+    /// The reason's name in logs, metrics and problem bodies.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Full { .. } => "queue-full",
@@ -168,7 +168,7 @@ impl Refusal {
         }
     }
 
-    /// When to come back, where that is known.
+    /// When to retry, if known.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Full { retry_after, .. }
@@ -186,17 +186,17 @@ impl Refusal {
         }
     }
 
-    /// There is no such thing.
+    /// No such thing exists.
     pub fn unknown(what: &'static str, name: impl Into<String>) -> Self {
         Self::NameUnknown { what, name: name.into() }
     }
 
-    /// Not open, or not any more; nothing was done.
+    /// The store or log is not open (yet, or any more); nothing was done.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::Unavailable { detail: detail.into(), may_exist: false }
     }
 
-    /// What is there does not allow it.
+    /// The current state does not allow it.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::Conflict { detail: detail.into() }
     }

@@ -1,6 +1,6 @@
-//! What a subscription counts of itself, for the gateway to read when it is scraped.
+//! Counters of a subscription, which the gateway reads when it is scraped.
 //!
-//! Counted since the process started, by whoever decides: reading it asks nobody and waits for nothing.
+//! Counted since the process started, where decisions are made; reading involves no other task.
 
 use std::sync::Arc;
 
@@ -9,45 +9,45 @@ use parking_lot::Mutex;
 use super::dead_letters::Reason;
 use crate::events::queue::gauges::{Counter, Flag, Histogram};
 
-/// Upper bounds of the buckets of spans, in milliseconds; a last bucket has what is longer.
+/// Upper bounds of the buckets for durations, in milliseconds; a last bucket has longer ones.
 static SPAN_BOUNDS_MILLIS: [u64; 16] =
     [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 30_000, 60_000, 600_000, 3_600_000];
 
-/// Upper bounds of the buckets of attempts; a last bucket has what is more.
+/// Upper bounds of the buckets for attempts; a last bucket has larger numbers.
 static ATTEMPT_BOUNDS: [u64; 12] = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 60];
 
-/// The numbers of one subscription.
+/// The counters of one subscription.
 #[derive(Debug)]
 pub struct Tally {
     deliveries: [Counter; DeliveryEnd::ALL.len()],
-    /// Attempts that counted, of events that were taken or that nobody took.
+    /// Counted attempts of events that ended, successfully or not.
     pub attempts: Histogram<12>,
-    /// From the beginning of a delivery to the word of its consumer or endpoint, in milliseconds.
+    /// From the start of a delivery to its result, in milliseconds.
     pub delivery_millis: Histogram<16>,
     /// From publication to success, in milliseconds. Replays and redrives are not counted.
     pub end_to_end_millis: Histogram<16>,
     dead_letters: [Counter; Reason::ALL.len()],
-    /// Events dropped unsettled because their bytes are gone.
+    /// Unsettled events dropped because their bytes were gone.
     pub lost: Counter,
     /// Events given up without a dead letter: by policy, or by an operator.
     pub discarded: Counter,
-    /// Events that nothing followed from, for their saga was too deep.
+    /// Events without a follower because their saga was too deep.
     pub stopped_sagas: Counter,
-    /// Nothing but probes is sent to the endpoint.
+    /// Whether only probes are sent to the endpoint.
     pub is_circuit_open: Flag,
     failing: Mutex<Option<Arc<str>>>,
 }
 
-/// How a delivery ends.
+/// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeliveryEnd {
     /// The event was taken.
     Succeeded,
-    /// It was not, and the event may come again.
+    /// It failed, and the event may be delivered again.
     Failed,
-    /// It was not, and never will be.
+    /// It failed, and the event is never delivered again.
     Rejected,
-    /// Nobody said anything in time.
+    /// It ended without a result.
     Lapsed,
     /// Given back: the attempt does not count.
     Released,
@@ -56,12 +56,12 @@ pub enum DeliveryEnd {
 // === impl Tally ===
 
 impl Tally {
-    /// Counts a delivery that has ended so.
+    /// Counts a delivery that ended this way.
     pub fn count_delivery(&self, end: DeliveryEnd) {
         self.deliveries[end as usize].add(1);
     }
 
-    /// How many deliveries have ended each way.
+    /// Number of deliveries by how they ended.
     pub fn deliveries(&self) -> impl Iterator<Item = (DeliveryEnd, u64)> {
         DeliveryEnd::ALL.into_iter().zip(self.deliveries.iter().map(Counter::get))
     }
@@ -71,17 +71,17 @@ impl Tally {
         self.dead_letters[reason as usize].add(1);
     }
 
-    /// How many dead letters there ever were, by reason.
+    /// Number of dead letters since start, by reason.
     pub fn dead_letters(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.into_iter().zip(self.dead_letters.iter().map(Counter::get))
     }
 
-    /// What the endpoint's last word was, if it was no good one.
+    /// Sets why the last push failed; `None` if it succeeded.
     pub fn set_failing(&self, why: Option<Arc<str>>) {
         *self.failing.lock() = why;
     }
 
-    /// Why the last push failed; `None` where it did not.
+    /// Why the last push failed; `None` if it succeeded.
     pub fn failing(&self) -> Option<Arc<str>> {
         self.failing.lock().clone()
     }
@@ -107,11 +107,11 @@ impl Default for Tally {
 // === impl DeliveryEnd ===
 
 impl DeliveryEnd {
-    /// Every one, in the order of their numbers.
+    /// All of them, in the order of their numbers.
     pub const ALL: [Self; 5] =
         [Self::Succeeded, Self::Failed, Self::Rejected, Self::Lapsed, Self::Released];
 
-    /// The word for it.
+    /// Its name.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",

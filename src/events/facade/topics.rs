@@ -1,4 +1,4 @@
-//! What is said of topics and of the events in them.
+//! The status of topics, and the events in them.
 
 use std::{
     fmt,
@@ -12,49 +12,49 @@ use futures_util::stream::BoxStream;
 use super::Refusal;
 use crate::events::event::Event;
 
-/// Where an event was put, or where it had been put before.
+/// The position of a published event, or of its original.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Its ID; the first one's, if it is a duplicate.
+    /// Its ID; that of the original if it is a duplicate.
     pub id: String,
-    /// Where in the topic.
+    /// The partition of the topic.
     pub partition: u32,
-    /// Where in the log.
+    /// The offset in the log.
     pub offset: u64,
-    /// It was there already.
+    /// Whether it is a duplicate.
     pub duplicate: bool,
-    /// It was there already under this key, and said something else.
+    /// Whether it is a duplicate by its key, but has another content.
     pub mismatch: bool,
-    /// It waits for its time, and will get its place in the topic then: partition and offset are where it
-    /// waits.
+    /// Whether it waits until it is due, and gets its place in the topic then: partition and offset are
+    /// those where it waits.
     pub is_delayed: bool,
 }
 
-/// An event that is stored.
+/// A stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
     /// Its topic.
     pub topic: Arc<str>,
-    /// Where in the topic.
+    /// The partition of the topic.
     pub partition: u32,
-    /// Where in the log.
+    /// The offset in the log.
     pub offset: u64,
     /// When it was published.
     pub published: u64,
-    /// What it is.
+    /// The event.
     pub event: Event,
 }
 
-/// Events that share an ID or a saga.
+/// Events with the same ID or saga.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     /// In order of publication.
     pub events: Vec<Found>,
-    /// The search was ended by its time: there may be more.
+    /// The search ran out of time: there may be more.
     pub partial: bool,
 }
 
-/// An event and how far it has come.
+/// An event and its delivery state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The event.
@@ -63,101 +63,101 @@ pub struct Found {
     pub states: Vec<(Arc<str>, EventState)>,
 }
 
-/// How far a subscription is with one event.
+/// The state of an event in a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventState {
-    /// Not yet its turn.
+    /// Not its turn yet.
     Queued,
     /// Being delivered.
     InFlight {
-        /// Which attempt.
+        /// The number of the attempt.
         attempt: u32,
     },
     /// Between two attempts.
     Retrying {
-        /// How many there were.
+        /// Number of attempts so far.
         attempts: u32,
         /// When the next one is due.
         next: u64,
     },
     /// An earlier event of its key has to be settled first.
     KeyBlocked,
-    /// Over: delivered, dead, discarded or not meant for it.
+    /// Delivered, dead, discarded or not meant for the subscription.
     Settled,
 }
 
 /// A live tail.
 pub struct Tail {
-    /// Where it begins: the first offset that it will tell of.
+    /// The first offset it will report.
     pub next: u64,
-    /// What it tells, as it comes; an error is the last. Who takes them slowly holds up nobody.
+    /// Its pages, as they come; an error is the last. A slow reader holds up nobody.
     pub pages: BoxStream<'static, Result<TailPage, Refusal>>,
 }
 
-/// An event that tails tell of. Those of one topic share it, so that it is written down once for all.
+/// An event as tails report it. Tails of one topic share it, so that it is encoded once for all.
 #[derive(Debug)]
 pub struct Told {
     stored: StoredEvent,
     wire: OnceLock<Bytes>,
 }
 
-/// A part of a live tail.
+/// A page of a live tail.
 #[derive(Clone, Debug, Default)]
 pub struct TailPage {
-    /// In order, behind what is missing.
+    /// In order; they come after the gap.
     pub events: Arc<[Told]>,
-    /// Where to go on.
+    /// The offset to continue at.
     pub next: u64,
-    /// So many offsets on the way are lost or gone.
+    /// Number of lost or deleted offsets in between.
     pub gap: u64,
-    /// So many are stored, and were passed over because whoever reads is too slow.
+    /// Number of stored events that were skipped because the reader is too slow.
     pub skipped: u64,
 }
 
-/// How a topic stands.
+/// The status of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicStatus {
     /// Its name.
     pub name: Arc<str>,
-    /// What it is called on disk.
+    /// Its ID on disk.
     pub id: String,
     /// Whether it serves.
     pub state: TopicState,
-    /// Of its last generation.
+    /// Number of partitions in its newest generation.
     pub partitions: u32,
-    /// The first offset that is kept.
+    /// The first offset stored.
     pub start: u64,
     /// The first offset that is not durable yet.
     pub end: u64,
-    /// Kept.
+    /// Number of events stored.
     pub events: u64,
-    /// Kept, as they lie on disk.
+    /// Their bytes on disk.
     pub bytes: u64,
     /// When the oldest event was published.
     pub oldest: Option<u64>,
     /// Segments on disk.
     pub segments: usize,
-    /// Events that wait for their time.
+    /// Events waiting until they are due.
     pub delayed: u64,
-    /// What is known of duplicates.
+    /// Its deduplication.
     pub dedup: DedupStatus,
-    /// Given up by policies that allow it, since start.
+    /// Events deleted unsettled by policies that allow it, since start.
     pub dropped: Dropped,
-    /// Offsets lost to damage, since the log exists as far as is known.
+    /// Offsets lost to damage since the log was created, as far as known.
     pub lost: u64,
     /// How long the last recovery took.
     pub recovery: Duration,
-    /// When all of it was last read back without a fault.
+    /// When all of it was last read without finding damage.
     pub scrubbed: Option<u64>,
-    /// What goes by the wall clock stands still until the clock is confirmed.
+    /// Whether everything that depends on the wall clock stands still until the clock is confirmed.
     pub is_clock_frozen: bool,
-    /// No longer configured.
+    /// Whether it is no longer configured.
     pub is_orphaned: bool,
-    /// Who reads it, by name.
+    /// Its subscriptions, by name.
     pub subscriptions: Vec<Arc<str>>,
 }
 
-/// Events that were given up before a subscription had settled them, by the policy that allowed it.
+/// Events deleted before a subscription had settled them, by the policy that allowed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
     /// `on_full: drop_oldest`
@@ -173,41 +173,41 @@ pub struct Dropped {
 pub enum TopicState {
     /// It does.
     Serving,
-    /// It delivers, and takes nothing more.
+    /// It delivers, but accepts nothing more.
     Full,
-    /// It takes nothing; what is durable can be read.
+    /// It accepts nothing; durable events can be read.
     Offline {
         /// What happened.
         reason: String,
-        /// What is damaged, if it is that.
+        /// The damage, if that is the reason.
         range: Option<OfflineRange>,
     },
 }
 
-/// Offsets, the end not included.
+/// A range of offsets, end excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfflineRange {
     /// The first.
     pub from: u64,
-    /// The first after them.
+    /// The first offset after it.
     pub to: u64,
 }
 
-/// What is known of duplicates.
+/// The state of deduplication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DedupStatus {
     /// Keys remembered.
     pub entries: u64,
     /// Duplicates found, since start.
     pub hits: u64,
-    /// For how long a key is remembered now: less than set, if there are too many.
+    /// How long keys are remembered now: less than configured if there are too many.
     pub window: Duration,
 }
 
 // === impl Told ===
 
 impl Told {
-    /// It is not written down yet.
+    /// Not encoded yet.
     pub fn new(stored: StoredEvent) -> Self {
         Self { stored, wire: OnceLock::new() }
     }
@@ -217,7 +217,7 @@ impl Told {
         &self.stored
     }
 
-    /// As it is sent; `write` is asked once, by whoever comes first.
+    /// The encoded event; `write` is called once, by whoever needs it first.
     pub fn wire(&self, write: impl FnOnce(&StoredEvent) -> Bytes) -> &Bytes {
         self.wire.get_or_init(|| write(&self.stored))
     }
