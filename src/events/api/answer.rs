@@ -1,4 +1,4 @@
-//! Does what a call asks for.
+//! Carries out calls.
 
 use std::sync::Arc;
 
@@ -17,31 +17,31 @@ use crate::{
     telemetry::clock,
 };
 
-/// Who calls.
+/// The caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// May do everything, and is told what goes on inside.
+    /// May do everything, and sees internal details.
     Operator,
-    /// May publish and consume. The name is kept with what is published.
+    /// May publish and consume. The name is stored with published events.
     Client(Option<Arc<str>>),
 }
 
-/// One call, its body read.
+/// A call with its body.
 #[derive(Debug)]
 pub struct Call {
-    /// What it is about.
+    /// Its endpoint.
     pub endpoint: Endpoint,
-    /// Its fields.
+    /// Its header fields.
     pub headers: HeaderMap,
-    /// What follows the `?`.
+    /// Its query, without the `?`.
     pub query: Option<String>,
-    /// All of its body.
+    /// The whole body.
     pub body: Bytes,
-    /// Who calls.
+    /// The caller.
     pub access: Access,
 }
 
-/// The answer to a call. Dropped, it leaves what the event flow has taken over to be done.
+/// The answer to a call. Dropping the future does not cancel what the event flow has accepted.
 pub async fn answer(events: Arc<dyn Events>, call: Call) -> Response<Payload> {
     let is_operator = call.access == Access::Operator;
     match done(events.clone(), call).await {
@@ -241,7 +241,7 @@ async fn redrive(
     Ok(if told["job"].is_null() { json_value(&told) } else { accepted(&told) })
 }
 
-/// What names there are, for somebody who mistyped one.
+/// The existing names, to help somebody who mistyped one.
 async fn known(events: &dyn Events, what: &str) -> Option<String> {
     let names: Vec<Arc<str>> = match what {
         "topic" => events.topics().await.ok()?.into_iter().map(|it| it.name).collect(),

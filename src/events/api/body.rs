@@ -1,4 +1,4 @@
-//! JSON bodies of calls, held to their ranges.
+//! JSON bodies of calls, with checks of their ranges.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
@@ -13,12 +13,12 @@ use crate::events::facade::{
     Verb, Which,
 };
 
-/// Events of one receive where nothing is said.
+/// Default number of events in a receive.
 const EVENTS: usize = 10;
-/// Bytes of one receive where nothing is said, and at most.
+/// Default and maximum number of bytes in a receive.
 const BYTES: u64 = 4 * 1024 * 1024;
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
-/// Tokens, or IDs of dead letters, of one call.
+/// Maximum number of tokens, or IDs of dead letters, in a call.
 const MAX_ITEMS: usize = 1000;
 /// Milliseconds.
 const HOUR: u64 = 3_600_000;
@@ -70,7 +70,7 @@ enum Outcome {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UnblockBody {
-    /// `null` is a key too: that of events without one.
+    /// `null` is a key too: it means events without one.
     #[serde(default, deserialize_with = "given")]
     key: Option<Value>,
     partition: Option<u32>,
@@ -119,7 +119,7 @@ struct ReplayBody {
 }
 
 pub(super) fn receive(headers: &HeaderMap, body: &Bytes) -> Result<Receive, Problem> {
-    // Everything has a default, so nothing is a body too.
+    // Everything has a default, so an empty body is valid.
     let body: ReceiveBody =
         if body.is_empty() { ReceiveBody::default() } else { parsed(headers, body)? };
     let max_events = ranged("max_events", body.max_events, 1..=500)?;
@@ -229,7 +229,7 @@ pub(super) fn replay(headers: &HeaderMap, body: &Bytes) -> Result<Replay, Proble
 // === impl Item ===
 
 impl Item {
-    /// With what the verb reads, and nothing else.
+    /// The fields that the verb uses; any other is refused.
     fn of(self, verb: Verb) -> Result<TokenItem, Problem> {
         let Self { token, delay_ms, reason, lease_ms } = self;
         for (name, is_given, is_read) in [
@@ -266,12 +266,12 @@ impl FilterBody {
     }
 }
 
-/// What is there, `null` included.
+/// A value that is present, `null` included.
 fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(from).map(Some)
 }
 
-/// The body as JSON. Asking for the content type keeps out forms of web pages.
+/// Parses a JSON body. Requires its content type, to keep out forms on web pages.
 fn parsed<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, Problem> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = media_type.and_then(|text| text.split(';').next()).unwrap_or_default();

@@ -7,7 +7,7 @@ use http::Method;
 use super::problem::Problem;
 use crate::events::facade::{JobId, Verb};
 
-/// What a call is about.
+/// The endpoint of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// POST `/v1/topics/{t}/events`
@@ -66,20 +66,20 @@ pub enum Endpoint {
     ConfirmClock,
 }
 
-/// What the first segments of a path may be that is about events.
+/// First path segments of the event endpoints.
 const ROOTS: [&str; 7] =
     ["events", "idempotency", "jobs", "queue", "sagas", "subscriptions", "topics"];
 
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Whether a path is about events at all.
+    /// Whether a path belongs to an event endpoint.
     pub fn is_about_events(path: &str) -> bool {
         let root = path.strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
         root.is_some_and(|root| ROOTS.contains(&root))
     }
 
-    /// What this method and path are about.
+    /// The endpoint of this method and path.
     pub fn at(method: &Method, path: &str) -> Result<Self, Problem> {
         let mut segments = Vec::with_capacity(5);
         for segment in path.strip_prefix("/v1/").unwrap_or_default().split('/').take(6) {
@@ -156,7 +156,7 @@ impl Endpoint {
         })
     }
 
-    /// The scope that a caller needs who is not the operator; `None`: only the operator may.
+    /// The scope that a caller needs; `None` if only the operator may call.
     pub fn scope(&self) -> Option<String> {
         match self {
             Self::Publish(topic) => Some(format!("topic:{topic}:publish")),
@@ -194,7 +194,7 @@ fn verb(word: &str) -> Option<Verb> {
     })
 }
 
-/// What a segment or a query's part stands for. `None`: a `%` without its two digits, or no UTF-8.
+/// Decodes a path segment or a part of a query. `None` if a `%` lacks its digits, or it is not UTF-8.
 pub(super) fn decoded(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains('%') {
         return Some(Cow::Borrowed(text));
@@ -205,7 +205,7 @@ pub(super) fn decoded(text: &str) -> Option<Cow<'_, str>> {
         if byte == b'%' {
             let (hex, after) = after.split_at_checked(2)?;
             let hex = std::str::from_utf8(hex).ok()?;
-            // `from_str_radix` takes a sign.
+            // `from_str_radix` accepts a sign.
             if !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
                 return None;
             }

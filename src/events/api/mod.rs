@@ -29,13 +29,13 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 /// The body of an answer.
 pub enum Payload {
-    /// All of it.
+    /// The whole body.
     Full(Bytes),
-    /// Piece by piece, as there is something to tell.
+    /// Piece by piece, as events come.
     Stream(BoxStream<'static, Bytes>),
 }
 
-/// An answer that is all there.
+/// A complete answer.
 fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Payload> {
     let mut response = Response::new(Payload::Full(body));
     *response.status_mut() = status;

@@ -12,23 +12,23 @@ use crate::events::{
     wire::Unreadable,
 };
 
-/// Why a call was not done.
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem(Box<Told>);
 
-/// What is told of it. Boxed, for it is rare and larger than what it takes the place of.
+/// The content of a problem. Boxed, because it is rare and large.
 #[derive(Clone, Debug, PartialEq)]
 struct Told {
     status: StatusCode,
-    /// The reason word.
+    /// The code, one word.
     code: &'static str,
     /// One fixed sentence.
     title: &'static str,
-    /// What it was this time.
+    /// What happened this time.
     detail: Option<String>,
     /// What would be right.
     help: Option<String>,
-    /// Each thing that is wrong, where there are several places.
+    /// Each single problem, if there are several places.
     problems: Vec<Value>,
     retry_after: Option<Duration>,
     allow: Option<String>,
@@ -55,26 +55,26 @@ impl Problem {
         self.0.status
     }
 
-    /// The reason word.
+    /// The code, one word.
     pub fn code(&self) -> &'static str {
         self.0.code
     }
 
-    /// Says what it was this time.
+    /// Adds what happened this time.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.0.detail = Some(detail.into());
         self
     }
 
-    /// Says what would be right.
+    /// Adds what would be right.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.0.help = Some(help.into());
         self
     }
 
-    /// As [`Problem::help`], if there is something to say.
+    /// As [`Problem::help`], if there is help.
     #[must_use]
     pub fn help_if(self, help: Option<String>) -> Self {
         match help {
@@ -83,7 +83,7 @@ impl Problem {
         }
     }
 
-    /// Nothing is under this path.
+    /// This path does not exist.
     pub fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "name-unknown", "There is nothing under this path.")
     }
@@ -94,7 +94,7 @@ impl Problem {
             .help("configure `topics`")
     }
 
-    /// The path takes other methods.
+    /// The path only takes other methods.
     pub fn method_not_allowed(allow: String) -> Self {
         let title = "This resource does not take this method.";
         let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title);
@@ -102,19 +102,19 @@ impl Problem {
         problem
     }
 
-    /// The credential does not reach here.
+    /// The credential lacks this scope.
     pub fn out_of_scope(scope: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, "scope-denied", "The credential is not good for this.")
             .help(format!("it needs the scope `{scope}`"))
     }
 
-    /// The body or the query is not what the endpoint takes.
+    /// The body or the query is not valid for the endpoint.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         let title = "The request is malformed.";
         Self::new(StatusCode::BAD_REQUEST, "bad-framing", title).detail(detail)
     }
 
-    /// The body is more than is read.
+    /// The body exceeds the limit.
     pub fn body_too_large(limit: u64) -> Self {
         let title = "The request body is too large.";
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", title)
@@ -122,20 +122,20 @@ impl Problem {
             .help("publish fewer events at once")
     }
 
-    /// The body did not come.
+    /// The body did not arrive in time.
     pub fn client_timeout() -> Self {
         let title = "The request did not arrive in time.";
         Self::new(StatusCode::REQUEST_TIMEOUT, "client-timeout", title)
     }
 
-    /// Not JSON by its own word.
+    /// The content type is not JSON.
     pub fn not_json() -> Self {
         let title = "The body is of a kind that is not taken here.";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad-framing", title)
             .help("send `Content-Type: application/json`")
     }
 
-    /// The message is no events.
+    /// The message contains no valid events.
     pub fn unreadable(unreadable: Unreadable) -> Self {
         match unreadable {
             Unreadable::MediaType(media_type) => {
@@ -178,7 +178,7 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "event-invalid", title)
     }
 
-    /// What the event flow said. A caller who is not the operator does not hear of disks and logs.
+    /// A refusal of the event flow. Only the operator sees details about disks and logs.
     pub fn refused(refusal: &Refusal, is_operator: bool) -> Self {
         let (status, title) = match refusal {
             Refusal::Full { bound: Bound::Receives, .. } => {

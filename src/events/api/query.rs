@@ -1,4 +1,4 @@
-//! What follows the `?`.
+//! Query parameters.
 
 use super::{endpoint::decoded, problem::Problem, view};
 use crate::events::{
@@ -6,11 +6,11 @@ use crate::events::{
     facade::{DeadLetterFilter, Reason},
 };
 
-/// Dead letters of one page where nothing is said, and at most.
+/// Default and maximum number of dead letters in a page.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 
-/// The dead letters that are asked for.
+/// The dead letters to list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) after: Option<u64>,
@@ -18,7 +18,7 @@ pub(super) struct Page {
     pub(super) filter: DeadLetterFilter,
 }
 
-/// The dead letters that are to go.
+/// The dead letters to remove.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Purge {
     pub(super) confirm: u64,
@@ -55,7 +55,7 @@ pub(super) fn purge(query: Option<&str>) -> Result<Purge, Problem> {
     Ok(Purge { confirm, filter: kept })
 }
 
-/// Where a live tail begins: `from=earliest`, `latest` or an offset.
+/// The start of a live tail: `from=earliest`, `latest` or an offset.
 pub(super) fn stream_from(query: Option<&str>) -> Result<Option<u64>, Problem> {
     let mut from = None;
     for (name, value) in pairs(query)? {
@@ -69,7 +69,7 @@ pub(super) fn stream_from(query: Option<&str>) -> Result<Option<u64>, Problem> {
     Ok(from)
 }
 
-/// `state=uncertain`, the one there is.
+/// `state=uncertain`, the only one there is.
 pub(super) fn state_uncertain(query: Option<&str>) -> Result<(), Problem> {
     for (name, value) in pairs(query)? {
         match (name.as_str(), value.as_str()) {
@@ -81,7 +81,7 @@ pub(super) fn state_uncertain(query: Option<&str>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuses a query where none is read.
+/// Refuses a query where none is expected.
 pub(super) fn none(query: Option<&str>) -> Result<(), Problem> {
     match pairs(query)?.first() {
         Some((name, _)) => Err(Problem::bad_request(format!("`{name}` is not a parameter here"))),
@@ -130,7 +130,7 @@ fn unknown(name: &str, known: &str) -> Problem {
         .help(format!("known: {known}"))
 }
 
-/// Names and values, decoded.
+/// Decoded names and values.
 fn pairs(query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
     let undecodable = || Problem::bad_request("the query is not percent-encoded UTF-8");
     let mut pairs = Vec::new();

@@ -1,9 +1,9 @@
 //! The live tail of a topic as server-sent events.
 //!
-//! Each event has its offset as ID, so `Last-Event-ID` resumes without a gap; a client that has seen none
-//! is told where it stands (`-1`: before the first). What is missing is told as a message `gap`, with the
-//! ID of the last that is. A stream ends by itself after a while and clients come back at once, as they do
-//! anyway: no connection is kept for good.
+//! Each event's ID is its offset, so `Last-Event-ID` resumes without a gap; a client that has seen
+//! no event gets an ID for its position (`-1` before the first). Missing offsets are reported as a
+//! message `gap` with the last of them as ID. A stream ends after a while and clients reconnect at
+//! once, as they do anyway, so no connection stays open for good.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,27 +16,27 @@ use tokio::time::{Instant, timeout_at};
 use super::{Payload, problem::Problem, query, view};
 use crate::events::facade::{Events, StoredEvent, Tail, TailPage, Told};
 
-/// How long a stream lasts.
+/// Duration of a stream.
 const LASTS: Duration = Duration::from_secs(45);
-/// How often something is said, whatever happens.
+/// Maximum silence on a stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Events are handed on together up to so many bytes, or one that is larger.
+/// Events are sent in pieces of up to this many bytes, or of one larger event.
 const PIECE: usize = 16 << 10;
-/// When clients come back: after a stream that broke off, ...
+/// Delay of a reconnect: after a stream that broke off, ...
 const RETRY: &str = "retry: 1000\n\n";
-/// ... and after one that has ended by itself.
+/// ... and after one that ended regularly.
 const RETRY_AT_ONCE: &str = "retry: 10\n\n";
 
 struct Tailing {
     tail: Tail,
     ends: Instant,
-    /// Of the last page, from that on. Written as they are asked for: who takes them slowly has one page.
+    /// The rest of the last page. Encoded on demand, so a slow client holds only one page.
     events: Arc<[Told]>,
     at: usize,
     is_over: bool,
 }
 
-/// Answers with a stream that begins at `Last-Event-ID`, or else where `query` says.
+/// Answers with a stream that starts at `Last-Event-ID`, or else as `query` says.
 pub(super) async fn answer(
     events: &dyn Events,
     topic: &str,
@@ -117,12 +117,12 @@ impl Tailing {
     }
 }
 
-/// The ID of whoever has seen everything below `next`.
+/// The ID for a client that has seen everything below `next`.
 fn last_before(next: u64) -> String {
     next.checked_sub(1).map_or_else(|| "-1".to_owned(), |last| last.to_string())
 }
 
-/// One message. JSON may have line ends between its tokens; each line is one of `data`.
+/// One message. JSON may have line breaks between its tokens; each line becomes a `data` line.
 fn frame(stored: &StoredEvent) -> Bytes {
     let mut json = Vec::with_capacity(stored.event.bytes() + 256);
     view::stored(stored, &mut json);

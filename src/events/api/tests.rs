@@ -1,4 +1,4 @@
-//! The endpoints over an event flow in memory.
+//! Tests of the endpoints over an event flow in memory.
 
 mod fake;
 

@@ -1,4 +1,4 @@
-//! How things are shown: statuses as JSON values, events as the JSON text that they are.
+//! Formats results: statuses as JSON values, events as their own JSON text.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,20 +17,20 @@ use crate::{
     telemetry::clock,
 };
 
-/// RFC 3339 of milliseconds since 1970.
+/// Formats milliseconds since 1970 as RFC 3339.
 pub(super) fn time(millis: u64) -> String {
     /// 9999-12-31T23:59:59.999Z
     const LAST: u64 = 253_402_300_799_999;
     clock::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis.min(LAST)))
 }
 
-/// What of a text a message repeats.
+/// The part of a text that messages repeat.
 pub(super) fn shortened(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect()
 }
 
-/// One answer for each of what was asked, in order. Not by way of `Value`, which costs sixty allocations:
-/// these are what publishers and consumers wait for.
+/// One answer for each published event or token, in order. Serialised directly: a `Value` would
+/// cost sixty allocations, and publishers and consumers wait for these.
 #[derive(Serialize)]
 pub(super) struct Results<T> {
     results: Vec<T>,
@@ -40,7 +40,7 @@ pub(super) struct Results<T> {
 pub(super) struct PublishedView<'a> {
     id: &'a str,
     topic: &'a str,
-    /// What waits gets its place in the topic when it is due.
+    /// Absent for a delayed event, which gets its place in the topic when it is due.
     partition: Option<u32>,
     offset: Option<u64>,
     duplicate: bool,
@@ -79,7 +79,7 @@ pub(super) fn published<'a>(
     Results { results: results.iter().map(result).collect() }
 }
 
-/// The body of a receive. Not by way of `Value`: the data of events is passed on as it is.
+/// The body of a receive. Written directly, because the data of events is passed on unchanged.
 pub(super) fn leased(events: &[Leased]) -> Bytes {
     let bytes = events.iter().map(|it| it.event.bytes() + 512);
     let mut out = Vec::with_capacity(bytes.sum());
@@ -109,13 +109,13 @@ pub(super) fn leased(events: &[Leased]) -> Bytes {
     out.into()
 }
 
-/// An event and where it is.
+/// An event and its position.
 pub(super) fn stored(stored: &StoredEvent, out: &mut Vec<u8>) {
     let place = place(stored);
     push_with_event(&place, &stored.event, out);
 }
 
-/// Events that share an ID or a saga.
+/// Events with the same ID or saga.
 pub(super) fn trace(trace: &Trace) -> Bytes {
     let mut out = b"{\"events\":[".to_vec();
     for (index, Found { stored, states }) in trace.events.iter().enumerate() {
@@ -139,7 +139,7 @@ fn place(stored: &StoredEvent) -> Map<String, Value> {
     map
 }
 
-/// The members of `map`, and `event` as its last one.
+/// Appends the members of `map`, and `event` as the last one.
 fn push_with_event(map: &Map<String, Value>, event: &Event, out: &mut Vec<u8>) {
     out.push(b'{');
     for (name, value) in map {
@@ -151,7 +151,7 @@ fn push_with_event(map: &Map<String, Value>, event: &Event, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// For a person who looks at it, with a line for each member.
+/// For people, one line per member.
 pub(super) fn pretty(value: &impl Serialize) -> Bytes {
     let mut out = Vec::with_capacity(256);
     written(serde_json::to_writer_pretty(&mut out, value));
@@ -159,7 +159,7 @@ pub(super) fn pretty(value: &impl Serialize) -> Bytes {
     out.into()
 }
 
-/// For a program, in one line.
+/// For programs, in one line.
 pub(super) fn line(value: &impl Serialize) -> Bytes {
     let mut out = Vec::with_capacity(256);
     push_json(value, &mut out);
@@ -171,7 +171,7 @@ fn push_json(value: &impl Serialize, out: &mut Vec<u8>) {
     written(serde_json::to_writer(out, value));
 }
 
-/// Texts, numbers and lists of them, to memory: nothing of it fails.
+/// Writing texts, numbers and lists of them to memory does not fail.
 fn written(result: serde_json::Result<()>) {
     if let Err(error) = result {
         tracing::error!(%error, "an answer of the event API could not be written as JSON and is incomplete");
