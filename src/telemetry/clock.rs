@@ -20,8 +20,7 @@ use tokio::time::{Instant, sleep};
 
 /// How often the clock is compared with the system's.
 const LOOK: Duration = Duration::from_secs(1);
-/// Smaller differences, in milliseconds, are ignored: a disciplined clock drifts, and nothing
-/// depends on that.
+/// Smaller differences, in milliseconds, are ignored: a disciplined clock drifts harmlessly.
 const TOLERANCE: i64 = 1_000;
 
 /// Instants from this long before the first use of the clock still differ.
@@ -34,8 +33,7 @@ struct Anchor {
 
 static ANCHOR: OnceLock<Anchor> = OnceLock::new();
 
-/// The system clock's offset from the anchor, in milliseconds. Relaxed: independent of other
-/// memory.
+/// The system clock's offset from the anchor, in milliseconds. Relaxed: it guards no memory.
 static MOVED: AtomicI64 = AtomicI64::new(0);
 
 /// Whoever asks to be [polled again](poll_again) will be within this time: a later deadline needs
@@ -85,8 +83,7 @@ pub fn at(instant: Instant) -> SystemTime {
     moved(unmoved(instant), MOVED.load(Ordering::Relaxed))
 }
 
-/// Keeps the clock in step with the system's for ever. For the control thread; useless in a paused
-/// test.
+/// Keeps the clock in step with the system's for ever. For the control thread, not paused tests.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub async fn follow() {
     loop {

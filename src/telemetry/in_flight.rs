@@ -28,8 +28,7 @@ impl Counter {
 
     /// Counts one more unless `limit` are in flight already.
     pub fn try_enter(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
-        // Checked and counted in one step: of two that compete for the last place exactly one gets
-        // it.
+        // Checked and counted in one step: of two that race for the last place one gets it.
         let room = |count| (count < limit).then_some(count + 1);
         let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
         entered.then(|| InFlight(self.clone()))

@@ -31,8 +31,7 @@ pub struct Settings {
 pub struct AccessLogSettings {
     /// Where lines are written.
     pub path: AccessLogPath,
-    /// The share of requests that is logged, 0 to 1; failures that are not the client's are added,
-    /// up to a number per second.
+    /// The share of requests that is logged, 0 to 1; our own failures are added, within a limit.
     pub sample: f64,
     /// Whether the query is logged too.
     pub query: bool,

@@ -41,7 +41,7 @@ struct Running {
 
 /// Work that its owner polls and that continues as a task of its [`Spawner`] once the owner drops
 /// it. It always completes, except for a panic or the end of its runtime, and costs a task only if
-/// needed.
+/// its owner leaves.
 ///
 /// It is counted from the beginning, without a gap between owner and task. When it continues,
 /// another task polls it: its content must register its waker on every poll, and promises to the

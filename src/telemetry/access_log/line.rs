@@ -51,7 +51,7 @@ pub struct Line<'a> {
 // === impl Line ===
 
 impl Line<'_> {
-    /// Whether it failed, but not through the client: then that was told of the log.
+    /// Whether it failed, but not because of the client.
     pub fn is_ours(&self) -> bool {
         self.reason.and_then(Side::of).is_some_and(|side| side != Side::Downstream)
     }

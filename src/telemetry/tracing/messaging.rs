@@ -39,8 +39,7 @@ const ATTEMPT: &str = "sluice.attempt";
 /// An event that a sampled request led to.
 #[derive(Clone, Debug)]
 pub struct Publishing {
-    /// The number of the event within its request: it determines its span's ID
-    /// ([`super::Trace::publishing`]).
+    /// Its number in the request: determines its span's ID ([`super::Trace::publishing`]).
     pub number: usize,
     /// The topic it was published to.
     pub topic: Arc<str>,

@@ -278,8 +278,7 @@ fn rejected(answer: &[u8]) -> u64 {
     u64::try_from(partial.rejected_spans).unwrap_or(0)
 }
 
-// Names the provider instead of using the process's default: nothing else may decide how we
-// encrypt.
+// Names the provider, never the default: nothing else may decide how we encrypt.
 fn tls(collector: &Collector) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
