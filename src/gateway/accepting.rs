@@ -1,4 +1,4 @@
-//! An accept loop of a worker: from a socket to a connection that is served by a stack.
+//! A worker's accept loop: from a socket to a connection that is served by a stack.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub(super) fn accept<H: Handle>(
     Accepting { terms, stop, stopped }
 }
 
-/// What an accept loop does with a connection.
+/// Sets up and serves accepted connections.
 struct Welcome<H> {
     terms: Arc<Mutex<Terms>>,
     outcomes: listener::Outcomes,
@@ -77,7 +77,7 @@ impl<H: Handle> Welcome<H> {
             let settings = &terms.listener;
             let tls = terms.tls.as_deref();
             let shaken = listener::handshake(accepted, permit, settings, tls, &outcomes).await;
-            // A refusal has been counted and logged where it was decided.
+            // A refusal was already counted and logged where it was decided.
             let (stream, peer) = shaken.ok()?;
             let protocol = connection::Protocol::of(&peer, settings.h1, settings.h2);
             let settings = terms.connection.clone();
@@ -88,9 +88,9 @@ impl<H: Handle> Welcome<H> {
     }
 }
 
-/// Does what `begun` gives when it is done, if anything. A task keeps its room as long as it lives, so
-/// `begun` is boxed; an async block would have room for what follows twice, where it comes from and where
-/// it is awaited.
+/// Runs the future that `begun` returns, if any. A task keeps its size as long as it lives, so
+/// `begun` is boxed; an async block would hold the second future twice, once returned and once
+/// awaited.
 fn in_turn<B, S>(begun: B) -> impl Future<Output = Option<()>> + Send
 where
     B: Future<Output = Option<S>> + Send,
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Something that lives for a while and takes room.
+    /// A large future that lives for a while.
     async fn large<const ROOM: usize>() {
         let room = [1_u8; ROOM];
         yield_now().await;

@@ -1,4 +1,4 @@
-//! What `auth` says to a request that somebody asks about: the real checks, on a context of their own.
+//! What `auth` says to a request that is being explained: the real checks, with their own context.
 
 use std::sync::Arc;
 
@@ -20,19 +20,19 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// What came of it.
+/// The result.
 pub(super) enum Admission {
-    /// The route asks for nothing.
+    /// The route has no `auth`.
     Open,
-    /// Let in, with a sentence.
+    /// Admitted; the text is a sentence.
     Admitted(Option<Arc<Principal>>, String),
-    /// Not let in, with a sentence.
+    /// Refused; the text is a sentence.
     Refused(String),
-    /// Somebody would have to be asked first.
+    /// Depends on an answer from somebody else.
     Depends(String),
 }
 
-/// Judges a request by the `auth` of `route`, with the keys that `issuers` have now.
+/// Judges a request by the `auth` of `route`, with the current keys of `issuers`.
 pub(super) fn admission(
     config: &Config,
     issuers: &Issuers,
@@ -83,7 +83,7 @@ fn question(settings: &Settings) -> String {
     told
 }
 
-/// As `edge` would leave it; the connection has no certificate.
+/// The request after `edge`; the connection has no certificate.
 fn request(asked: &Asked) -> (Parts, Context) {
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = asked.method.clone();

@@ -1,4 +1,4 @@
-//! The question behind `explain`: a request in somebody's words.
+//! The question behind `explain`: a request in an operator's words.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::http::{ClientIp, Target};
 
-/// A request somebody asks about.
+/// A request that somebody asks about.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub(super) method: Method,
@@ -20,10 +20,10 @@ pub struct Asked {
 // === impl Asked ===
 
 impl Asked {
-    /// A request of these words. The error is a sentence for whoever typed them.
+    /// Parses a request. The error is a sentence for whoever typed it.
     ///
-    /// `url` may be a path alone; `headers` are `name: value` lines, and `host` among them wins
-    /// over the URL's.
+    /// `url` may be just a path; `headers` are `name: value` lines, and a `host` among them
+    /// overrides the URL's.
     pub fn parse<'a>(
         method: &str,
         url: &str,
@@ -54,7 +54,7 @@ impl Asked {
         Ok(Self { method, host, target, headers, client: None, principal: None })
     }
 
-    /// Who asks: the address requests would be attributed to, and the principal `auth` would find.
+    /// Sets the client: its address, and the principal that `auth` would find.
     #[must_use]
     pub fn by(self, client: Option<IpAddr>, principal: Option<String>) -> Self {
         Self { client: client.map(|ip| ClientIp::Ip(ip.to_canonical())), principal, ..self }

@@ -1,7 +1,7 @@
-//! A configuration to what the workers run, read from the listener down to the upstream.
+//! Turns a configuration into what the workers run, from the listener down to the upstream.
 //!
-//! [`Plan`] is what all workers share and what lives on by identity across reloads; [`stacks`] makes
-//! one worker's stacks of it.
+//! [`Plan`] is what all workers share, and survives reloads by identity; [`stacks`] makes one
+//! worker's stacks from it.
 
 mod recording;
 
@@ -55,12 +55,12 @@ use crate::{
 /// The stack of a worker.
 pub(super) type Stack = EveryRequest<Router<EachRoute<Balance<Forward>>>>;
 
-/// What `events_api` is served with.
+/// The stack that serves `events_api`.
 pub(super) type EventStack = EveryRequest<BodyLimit<Auth<EventService>>>;
 
 /// Everything that a worker serves.
 pub(super) struct Stacks {
-    /// The listeners.
+    /// The stack of the listeners.
     pub(super) routes: Stack,
     /// `events_api`.
     pub(super) events: Option<EventStack>,
@@ -79,21 +79,21 @@ pub(super) struct Plan {
     pub(super) limits: Arc<[Arc<Policy>]>,
     /// In the order of [`Config::issuers`].
     pub(super) issuers: Issuers,
-    /// What bodies may be held, all routes together.
+    /// The limit for held bodies, over all routes.
     held: HeldBodies,
     counters: Counters,
 }
 
-/// What is in flight on each route, by its name: that is its identity across reloads.
+/// The requests in flight on each route, by its name, which identifies it across reloads.
 type Counters = HashMap<Arc<str>, Counter>;
 
 // === impl Plan ===
 
 impl Plan {
-    /// The plan of `config`; what `previous` had under the same identity lives on in it.
+    /// The plan of `config`; state of `previous` with the same identity is kept.
     ///
-    /// Called on the control runtime: names are resolved and endpoints checked there. What happens to
-    /// endpoints is counted in `cells`. Nothing of `previous` is another before [`Plan::take_effect`].
+    /// Call it on the control runtime: names are resolved and endpoints checked there. Events at
+    /// endpoints are counted in `cells`. `previous` is unchanged before [`Plan::take_effect`].
     pub(super) fn new(
         config: Config,
         previous: Option<&Self>,
@@ -119,7 +119,7 @@ impl Plan {
         })
     }
 
-    /// It is in force now: what it shares with the plan before has its bounds from here on.
+    /// Puts it in force: what it shares with the previous plan gets its bounds from here on.
     pub(super) fn take_effect(&self) {
         self.held.set_limit(held_bytes(&self.config));
         for group in &self.groups {
@@ -144,7 +144,7 @@ fn held_bytes(config: &Config) -> u64 {
     config.events.as_ref().map_or(0, |events| events.body_buffer)
 }
 
-/// The counts of `previous` for the routes that are still there, fresh ones for the others.
+/// The counts of `previous` for routes that still exist, new ones for the others.
 fn counters(config: &Config, previous: Option<&Counters>) -> Counters {
     let routes = config.routes.iter().map(|route| {
         let name = &route.rule.name;
@@ -154,7 +154,7 @@ fn counters(config: &Config, previous: Option<&Counters>) -> Counters {
     routes.collect()
 }
 
-/// The adaptive limits; those of `previous` go on under the same upstream's name.
+/// The adaptive limits; those of `previous` are kept by the upstream's name.
 fn adaptive(config: &Config, previous: Option<&Plan>) -> Arc<[Option<Arc<Limiter>>]> {
     let before = |name: &str| {
         let plan = previous?;
@@ -169,12 +169,12 @@ fn adaptive(config: &Config, previous: Option<&Plan>) -> Arc<[Option<Arc<Limiter
     config.adaptive.iter().enumerate().map(limiter).collect()
 }
 
-/// The rate limits, with the buckets that those of `previous` had.
+/// The rate limits, with the existing buckets of those in `previous`.
 fn limits(config: &Config, previous: &[Arc<Policy>]) -> Arc<[Arc<Policy>]> {
     config.rate_limits.iter().map(|limit| Policy::new(limit.clone(), previous)).collect()
 }
 
-/// One worker's stacks; `queue` is what its clients publish to and consume from.
+/// One worker's stacks; `queue` is where its clients publish to and consume from.
 pub(super) fn stacks(
     plan: &Plan,
     worker: &Resources,
@@ -215,7 +215,7 @@ pub(super) fn stacks(
     }
 }
 
-/// What the stacks of one worker's routes are made of.
+/// The inputs for one worker's stacks.
 struct Build<'a> {
     plan: &'a Plan,
     worker: &'a Resources,
@@ -229,7 +229,7 @@ type Stage = AfterAuth<ToUpstream<Balance<Forward>>>;
 // === impl Build ===
 
 impl Build<'_> {
-    /// The route of this index. The first of a claims group speaks for all its members.
+    /// The route with this index. The first of a claims group represents all its members.
     fn entry(&self, index: usize) -> RouteEntry<EachRoute<Balance<Forward>>> {
         let route = &self.plan.config.routes[index];
         let members = self.plan.table.members(index);
@@ -265,7 +265,7 @@ impl Build<'_> {
     fn member(&self, route: &Route, info: Option<Arc<RouteInfo>>) -> Member<Stage> {
         let own_groups: Arc<[GroupHandle]> =
             route.upstreams.iter().map(|&index| self.groups[index].clone()).collect();
-        // A Host that the route sets is kept like one that the client sent.
+        // A Host set by the route is kept like one sent by the client.
         let changes = &route.headers;
         let keeps_host = changes.preserve_host || changes.request.set.contains_key(header::HOST);
         let balance = Balance::new(own_groups, Forward::new(keeps_host));
@@ -293,7 +293,7 @@ impl Build<'_> {
         rate_limit::Limits::new(named, after_auth, &self.worker.cells)
     }
 
-    /// What the retries of a route count in and draw from.
+    /// The retry counters and budgets of a route.
     fn retried(&self, route: &Route) -> Box<[retry::Upstream]> {
         let Self { plan, worker, groups, .. } = self;
         let workers = worker_count(&plan.config);
@@ -327,14 +327,14 @@ impl Build<'_> {
         route.upstreams.iter().map(|&index| self.plan.adaptive[index].clone()).collect()
     }
 
-    /// Where copies of the route's requests go; they keep the client's `Host` where the requests do.
+    /// Where copies of the route's requests go; they keep the client's `Host` if the requests do.
     fn copier(&self, route: &Route) -> Option<mirror::Copier<Copies<Balance<Forward>>>> {
         let Mirror { upstream, settings } = route.mirror.as_ref()?;
         let group = self.groups[*upstream].clone();
         let name = group.name().clone();
         let balance = Balance::new([group], Forward::new(route.headers.preserve_host));
         let mut changes = own_headers(&route.headers);
-        // What the gateway shows to one upstream is not for another.
+        // Credentials that the gateway adds for one upstream are not for another.
         for fields in [&mut changes.request.set, &mut changes.request.add] {
             *fields = without_credentials(fields);
         }
@@ -349,8 +349,8 @@ fn without_credentials(fields: &HeaderMap) -> HeaderMap {
     shown.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// A copy that shares no memory with the configuration: a clone of a header value or of a body
-/// counts a reference, once per request, and that count would be every worker's.
+/// A copy that shares no memory with the configuration: cloning a shared header value or body would
+/// update, for every request, a reference count that all workers use.
 fn own_action(action: &action::Settings) -> action::Settings {
     match action {
         action::Settings::Respond { status, headers, body } => action::Settings::Respond {
@@ -367,7 +367,7 @@ fn own_action(action: &action::Settings) -> action::Settings {
     }
 }
 
-/// As [`own_action`].
+/// Like [`own_action`].
 fn own_headers(settings: &headers::Settings) -> headers::Settings {
     let own = |changes: &headers::Changes| headers::Changes {
         set: own_map(&changes.set),
@@ -395,5 +395,5 @@ fn own_map(map: &HeaderMap) -> HeaderMap {
     copy
 }
 
-/// A route's future is moved and kept per request: nobody may make it large by accident.
+/// A route's future is moved and kept per request: nobody may enlarge it by accident.
 const _: () = assert!(size_of::<<Stack as Service<Request>>::Future>() <= 4096);

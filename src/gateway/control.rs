@@ -1,7 +1,7 @@
 //! The control thread: keeps workers, configuration and the outside world in step.
 //!
-//! One loop takes orders one after another, so that two reloads never overlap and a drain sees the
-//! configuration it drains. It carries no client traffic and may take its time.
+//! One loop handles orders one after another, so that two reloads never overlap and a drain sees
+//! the configuration it drains. It carries no client traffic and may take its time.
 
 use std::{
     net::SocketAddr,
@@ -36,31 +36,31 @@ use crate::{
     telemetry::{access_log, clock, metrics::Metrics, task, tracing::Exporter},
 };
 
-/// How often certificate files are looked at.
+/// How often certificate files are checked.
 const CERTIFICATES: Duration = Duration::from_millis(250);
-/// How often the memory of rate limits that became idle is given back.
+/// How often the memory of idle rate limit keys is freed.
 const IDLE_KEYS: Duration = Duration::from_mins(1);
 /// How long the access log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
-/// How long the collector may take to take the last spans.
+/// How long the collector may take to accept the last spans.
 const LAST_SPANS: Duration = Duration::from_secs(3);
 
-/// What the control thread may be asked to do.
+/// An order to the control thread.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Read the file again and take it over.
+    /// Read the file again and apply it.
     Reload(oneshot::Sender<Result<Arc<str>, ReloadError>>),
-    /// Begin the end.
+    /// Begin the drain.
     Drain(Drain),
-    /// The time to leave the ports has come.
+    /// It is time to close the listeners.
     Close,
-    /// No client needs the queue any more; tunnels may go on without it.
+    /// No client needs the queue any more; tunnels may continue without it.
     CloseQueue,
     /// Everything has ended, or its time is over.
     Stop,
 }
 
-/// What the control thread holds.
+/// The state of the control thread.
 pub(super) struct Control {
     options: Options,
     orders: mpsc::Sender<Order>,
@@ -73,13 +73,13 @@ pub(super) struct Control {
     workers: Vec<Worker>,
     keeper: Keeper,
     operator: Arc<Operator>,
-    /// When tunnels have to end.
+    /// When tunnels must end.
     tunnels: channel::Sender<Option<Instant>>,
-    /// Once it drains: when requests have to end, those that clients sent and those that were stored.
+    /// During a drain: when requests must end, both those of clients and stored ones.
     ends_at: Option<Instant>,
 }
 
-/// The whole life of the control thread. Tells `report` when everything listens, or why not.
+/// Runs the control thread to its end. Tells `report` when everything listens, or why not.
 pub(super) fn run(
     config: Config,
     options: Options,
@@ -89,10 +89,10 @@ pub(super) fn run(
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        // Whoever started us waits for this.
+        // The starting thread waits for this.
         Err(error) => return drop(report.send(Err(StartError::Thread(error)))),
     };
-    // From now on: opening a store may take its time, and nothing that changes meanwhile is to be missed.
+    // From now on: opening a store may take a while, and no change in that time may be missed.
     let watched = options.source.iter().chain(&options.watched);
     let files = Files::new(watched.cloned().collect());
     runtime.block_on(async move {
@@ -174,7 +174,7 @@ impl Control {
         Ok((control, started))
     }
 
-    /// Sends the order to reload and waits for its outcome.
+    /// Sends the order to reload and waits for its result.
     pub(super) async fn reload(orders: &mpsc::Sender<Order>) -> Result<Arc<str>, ReloadError> {
         let (reply, outcome) = oneshot::channel();
         if orders.send(Order::Reload(reply)).await.is_err() {
@@ -190,7 +190,7 @@ impl Control {
             tokio::select! {
                 order = inbox.recv() => match order {
                     Some(Order::Reload(reply)) => {
-                        // Whoever asked may have left; the reload holds all the same.
+                        // The caller may have left; the reload remains valid.
                         drop(reply.send(self.reload_from_file(&mut files).await));
                     }
                     Some(Order::Drain(drain)) => self.drain(drain),
@@ -213,7 +213,7 @@ impl Control {
         }
     }
 
-    /// Takes the file over as a whole, or changes nothing. Logged and counted either way.
+    /// Applies the file as a whole, or changes nothing. Logged and counted either way.
     async fn reload_from_file(&mut self, files: &mut Files) -> Result<Arc<str>, ReloadError> {
         let outcome = match self.options.source.clone() {
             Some(path) => self.take_over(path, files).await,
@@ -242,8 +242,8 @@ impl Control {
         if !fixed.is_empty() {
             return Err(ReloadError::NeedsRestart(fixed));
         }
-        // Everything that can fail comes first: until the first `commit` nothing has changed but the
-        // queue, which comes last, and a commit fails only with its worker.
+        // Everything that can fail comes first, and the queue last of it: if it fails, nothing has
+        // changed. A commit fails only with its worker.
         let prepared = self.listeners.prepare(&config)?;
         let cells = self.operator.cells();
         let plan = Plan::new(config, Some(&self.plan), &self.resolver, cells, &self.keyring)?;
@@ -261,7 +261,7 @@ impl Control {
         self.operator.follow(&plan.config);
         self.exporter.follow(plan.config.telemetry.tracing.as_ref()).await;
         for worker in &self.workers {
-            // The old stacks end here, not on the worker's time.
+            // The old stacks are dropped here, not on the worker's time.
             drop(worker.commit(self.stacks(&plan, worker)).await.map_err(StartError::Thread)?);
         }
         self.listeners.keep(prepared, self.operator.cells());
@@ -272,19 +272,19 @@ impl Control {
         Ok(self.plan.config.hash.clone())
     }
 
-    /// What a worker serves.
+    /// The stacks of a worker.
     fn stacks(&self, plan: &Plan, worker: &Worker) -> Stacks {
         let (log, exporter, queue) = (&self.access_log, &self.exporter, self.keeper.queue());
         build::stacks(plan, worker.resources(), log, exporter, queue)
     }
 
-    /// The store that was waited for is there: routes and endpoints get it.
+    /// A store that was waited for is open: routes and endpoints get it.
     async fn queue_opened(&self) {
         self.swap_stacks().await;
         tracing::info!("the queue is open");
     }
 
-    /// Routes and endpoints get what there is of the queue now.
+    /// Gives routes and endpoints the current state of the queue.
     async fn swap_stacks(&self) {
         for worker in &self.workers {
             if let Err(error) = worker.swap(self.stacks(&self.plan, worker)).await {
@@ -293,7 +293,7 @@ impl Control {
         }
     }
 
-    /// Not ready any more from now on; what follows comes as orders from a task of its own.
+    /// Stops being ready; the next steps come as orders from a separate task.
     fn drain(&mut self, drain: Drain) {
         if !self.operator.begin_drain() {
             return;
@@ -323,11 +323,11 @@ impl Control {
         tracing::info!("listeners closed");
     }
 
-    /// Lets another process have the queue. One deadline for all: what clients have used of it is gone.
+    /// Frees the queue for another process. One deadline covers all: what clients used has ended.
     async fn close_queue(&mut self) {
         let ends_at = self.ends_at.unwrap_or_else(|| Instant::now() + self.options.drain.requests);
         if self.keeper.close(ends_at.saturating_duration_since(Instant::now())).await {
-            // Who still has the store keeps other processes from it.
+            // Stacks that still hold the store would keep other processes from it.
             self.swap_stacks().await;
             tracing::info!("the queue is closed");
         }
@@ -337,7 +337,7 @@ impl Control {
         for worker in std::mem::take(&mut self.workers) {
             worker.stop().await;
         }
-        // Nobody publishes or consumes any more. After a drain it is closed already.
+        // Nobody publishes or consumes any more. After a drain it is already closed.
         self.close_queue().await;
         self.exporter.finish(Instant::now() + LAST_SPANS).await;
         if !self.access_log.flush(LAST_LINES) {
@@ -346,7 +346,7 @@ impl Control {
     }
 }
 
-/// How many workers `config` asks for.
+/// The number of workers for `config`.
 pub(super) fn worker_count(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.workers.unwrap_or_else(cores)

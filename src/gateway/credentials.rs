@@ -1,9 +1,9 @@
-//! Who may come, from the configuration to what each worker checks with.
+//! Credentials, from the configuration to the checks of each worker.
 //!
-//! An issuer lives on over a reload that does not change it, and with its identity every token that
-//! workers have verified. One that asks something else of its tokens is another issuer; but the keys
-//! it had from the network stay as long as they come from the same place for the same algorithms:
-//! that place may be down just now.
+//! An issuer survives a reload that does not change it, with all its tokens that workers have
+//! verified. One with other requirements for its tokens is a new issuer, but its keys from the
+//! network are kept if they come from the same place for the same algorithms: that place may be
+//! down just now.
 
 use std::{
     future,
@@ -39,33 +39,33 @@ struct Signer {
     jwt: Arc<auth::jwt::Settings>,
     identity: u64,
     source: Arc<dyn KeySource>,
-    /// Where the keys come from the network.
+    /// Set if the keys come from the network.
     cache: Option<Arc<KeyCache>>,
 }
 
-/// Keys on the network, where a configuration is only looked at: nobody fetches them.
+/// Keys on the network while a configuration is only inspected: nobody fetches them.
 #[derive(Debug, Default)]
 struct Unfetched(Published);
 
-/// What one worker checks credentials with.
+/// The inputs for one worker's checks.
 pub(super) struct Credentials {
     issuers: Vec<Arc<Issuer>>,
     api_keys: Vec<Arc<ApiKeys>>,
     verified: Arc<VerifiedTokens>,
     outcomes: Outcomes,
-    /// The worker's way to each upstream, for services that decide are among them; empty where
-    /// nobody is asked.
+    /// The worker's view of each upstream, among them the services that decide; empty if nobody
+    /// will be asked.
     groups: Vec<GroupHandle>,
 }
 
-/// Identities given out so far. Relaxed: a number of its own is all that is asked of it.
+/// The number of identities given out. Relaxed: each only has to be unique.
 static IDENTITIES: AtomicU64 = AtomicU64::new(0);
 
 // === impl Issuers ===
 
 impl Issuers {
-    /// Those of `config`; one that `previous` has with the same settings is the same one. Keys from
-    /// the network are fetched with `keyring` from now on, or not at all.
+    /// The issuers of `config`; one with the same settings in `previous` is kept. Keys from the
+    /// network are fetched with `keyring` from now on, or not at all.
     pub(super) fn new(config: &Config, previous: Option<&Self>, keyring: Option<&Keyring>) -> Self {
         let before = previous.map_or(&[][..], |previous| &previous.0);
         let known = |settings: &settings::Issuer| {
@@ -81,7 +81,7 @@ impl Issuers {
         self.0.iter().filter_map(|signer| signer.cache.as_deref())
     }
 
-    /// Why readiness has to wait for first keys, one sentence for each issuer.
+    /// Why readiness must wait for first keys, one sentence per issuer.
     pub(super) fn lacks(&self) -> impl Iterator<Item = String> {
         let is_required = |signer: &&Signer| match &signer.settings.keys {
             KeysFrom::Network(keys) => keys.is_required,
@@ -133,7 +133,7 @@ impl KeySource for Unfetched {
 // === impl Credentials ===
 
 impl Credentials {
-    /// What a worker with these `cells` checks by `config`; `verified` are the tokens it knows.
+    /// The checks for a worker with these `cells`; `verified` are its verified tokens.
     pub(super) fn new(
         config: &Config,
         issuers: &Issuers,
@@ -181,7 +181,7 @@ impl Credentials {
             Scheme::Forward(settings) => {
                 let group: Vec<_> =
                     self.groups.get(settings.upstream).cloned().into_iter().collect();
-                // It is known by the host of its URL, whatever address that has.
+                // It is addressed by the host in its URL, whatever that resolves to.
                 let service = Balance::new(group, Forward::new(true));
                 Check::Forward(Arc::new(forward::Forward::new(settings.clone(), service)))
             }

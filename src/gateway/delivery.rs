@@ -1,10 +1,10 @@
-//! The thread that delivers: a runtime of its own, and the store whose tasks run on it.
+//! The delivery thread: its own runtime, and the store whose tasks run on it.
 //!
-//! Neither workers nor control run a delivery: a storm of them starves no request and no probe. They ask
-//! the store, which answers any thread.
+//! Neither workers nor control run deliveries, so a storm of them starves no request and no probe.
+//! They call the store, which answers any thread.
 //!
-//! Where another process has the data directory the thread waits for it, `queue.lock_wait` at most, while
-//! the gateway serves what needs no store.
+//! If another process has the data directory, the thread waits for it, at most `queue.lock_wait`,
+//! while the gateway serves everything that needs no store.
 
 use std::{future, io, sync::Arc, thread, time::Duration};
 
@@ -29,11 +29,11 @@ use crate::{
     telemetry::wakes,
 };
 
-/// Orders that may wait; control waits for each.
+/// The capacity for orders; control waits for each.
 const ORDERS: usize = 2;
-/// What the thread may tell: that it waits, and how that ended.
+/// The number of reports: that it waits, and how that ended.
 const REPORTS: usize = 2;
-/// Between two looks at a data directory that another process has.
+/// The time between two attempts at a data directory that another process has.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Control's side of the thread.
@@ -50,24 +50,24 @@ pub(super) struct Delivery {
 enum Report {
     /// Another process has the data directory.
     Waiting,
-    /// The last report: this is served, or the thread has ended.
+    /// The last report: the open store, or the end of the thread.
     Opened(Result<Store, StartError>),
 }
 
 enum Order {
-    /// Follow these, on this thread: what is new starts its tasks here.
+    /// Apply these settings, on this thread: new tasks start here.
     Reload(Box<Settings>, oneshot::Sender<Result<(), Refusal>>),
-    /// Begin no delivery any more.
+    /// Begin no more deliveries.
     WindDown,
-    /// Write everything down and end; what is on its way has so long.
+    /// Write everything down and end; deliveries in progress get this long.
     Stop(Duration),
 }
 
 // === impl Delivery ===
 
 impl Delivery {
-    /// Starts the thread and opens the store there; what is pushed goes out by `sink`, on that thread.
-    /// When this returns the store is open, or another process has it and there is time to wait.
+    /// Starts the thread and opens the store there; deliveries go out through `sink`, on that
+    /// thread. Returns when the store is open, or another process has it and there is time to wait.
     pub(super) async fn start(settings: Settings, sink: Arc<dyn Sink>) -> Result<Self, StartError> {
         let (report, mut reports) = mpsc::channel(REPORTS);
         let (orders, inbox) = mpsc::channel(ORDERS);
@@ -83,12 +83,12 @@ impl Delivery {
         Ok(Self { store, reports, orders, thread })
     }
 
-    /// What is served; `None`: the data directory is waited for, or could not be had.
+    /// The open store; `None`: it waits for the data directory, or could not be opened.
     pub(super) fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
 
-    /// Returns once, when the wait for the data directory is over. May be dropped.
+    /// Returns once, when the wait for the data directory is over. Cancel-safe.
     pub(super) async fn opened(&mut self) -> Result<Store, StartError> {
         if self.store.is_some() {
             return future::pending().await;
@@ -101,7 +101,7 @@ impl Delivery {
         Ok(store)
     }
 
-    /// Follows other settings. Refused: nothing has changed.
+    /// Applies other settings. On an error nothing has changed.
     pub(super) async fn reload(&self, settings: Settings) -> Result<(), StartError> {
         let (reply, answer) = oneshot::channel();
         let order = Order::Reload(Box::new(settings), reply);
@@ -110,17 +110,17 @@ impl Delivery {
         followed.map_err(|refusal| StartError::Queue(refusal.to_string()))
     }
 
-    /// Has no delivery begin any more; one that is waited for is not opened any more.
+    /// Begins no more deliveries; a store that is waited for will not be opened.
     pub(super) async fn wind_down(&self) {
         // A thread that died begins nothing.
         drop(self.orders.send(Order::WindDown).await);
     }
 
-    /// Closes the store and ends the thread: what was accepted is on disk then. Deliveries that are on their
-    /// way are waited for as long as this.
+    /// Closes the store and ends the thread: everything accepted is then on disk. Waits this long
+    /// for deliveries in progress.
     pub(super) async fn stop(self, patience: Duration) {
         let is_told = self.orders.send(Order::Stop(patience)).await.is_ok();
-        // Probes are answered meanwhile; to join it takes a moment then.
+        // Probes are answered meanwhile; joining takes only a moment after that.
         self.orders.closed().await;
         if !is_told || self.thread.join().is_err() {
             tracing::error!("the delivery thread died; please report this as a bug");
@@ -132,14 +132,14 @@ fn died() -> StartError {
     StartError::Queue("the delivery thread died".to_owned())
 }
 
-/// The whole life of the thread.
+/// Runs the thread to its end.
 fn run(
     (settings, sink): (Settings, Arc<dyn Sink>),
     mut inbox: mpsc::Receiver<Order>,
     report: &mpsc::Sender<Report>,
 ) {
     let tell = |what| {
-        // There is room for all there is to tell; whoever is gone needs none of it.
+        // There is room for all reports; if the receiver is gone, nobody needs them.
         drop(report.try_send(what));
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -157,7 +157,7 @@ fn run(
         tell(Report::Opened(Ok(store.clone())));
         let patience = loop {
             match inbox.recv().await {
-                // Control waits for it; if control is gone, so is the inbox.
+                // Control waits for the reply; if control is gone, so is the inbox.
                 Some(Order::Reload(settings, reply)) => {
                     drop(reply.send(store.reload(*settings).await));
                 }
@@ -190,13 +190,13 @@ async fn open(
             return Ok(None);
         }
     }
-    // The time to wait has been waited.
+    // The waiting time is used up.
     settings.lock_wait = Duration::ZERO;
     let store = Store::open(storage, settings, Arc::new(SystemClock), sink).await;
     store.map(Some).map_err(|error| failed(&error))
 }
 
-/// What the system says about the data directory, and what to do where that is known.
+/// The system's error about the data directory, and what to do if that is known.
 fn helped(error: &io::Error) -> String {
     let help = match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -210,8 +210,8 @@ fn helped(error: &io::Error) -> String {
     format!("{error}{help}")
 }
 
-/// Until the data directory is free, or the time to wait for it is over; `settings` are followed
-/// meanwhile. Whether to go on.
+/// Waits until the data directory is free or the time is over, applying `settings` meanwhile.
+/// Returns whether to continue.
 async fn wait_until_free(
     storage: &dyn Storage,
     settings: &mut Settings,
@@ -230,7 +230,7 @@ async fn wait_until_free(
                     drop(reply.send(Ok(())));
                 }
                 Some(Order::WindDown) => {
-                    // Nobody needs it any more; what is left is to end.
+                    // Nobody needs it any more; only the end is left.
                     while !matches!(inbox.recv().await, Some(Order::Stop(_)) | None) {}
                     return Ok(false);
                 }

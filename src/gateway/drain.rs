@@ -1,4 +1,4 @@
-//! The steps of a drain, each at its time (semantics 10): control is told when the next one has come.
+//! The steps of a drain (semantics 10): tells control when each of them is due.
 
 use std::future::Future;
 
@@ -12,7 +12,7 @@ use crate::{
     upstream::FAREWELL,
 };
 
-/// Leaves the ports, waits for what is under way, lets go of the queue, waits for tunnels, ends the process.
+/// Closes listeners, waits for requests, releases the queue, waits for tunnels, ends the process.
 pub(super) async fn wind_down(
     orders: mpsc::Sender<Order>,
     workers: Vec<Resources>,
@@ -20,7 +20,7 @@ pub(super) async fn wind_down(
     settings: DrainSettings,
 ) {
     sleep_until(close_at).await;
-    // Orders fail only when control has stopped, and then all of this is over.
+    // Sending fails only if control has stopped, and then the drain is over.
     drop(orders.send(Order::Close).await);
     let connections = all(&workers, |worker| worker.tasks.drained());
     if timeout_at(close_at + settings.requests, connections).await.is_err() {
@@ -31,7 +31,7 @@ pub(super) async fn wind_down(
             worker.connections.cut();
         }
     }
-    // Before tunnels have ended, which may take long: the next process delivers meanwhile.
+    // Before tunnels end, which may take long: the next process delivers meanwhile.
     drop(orders.send(Order::CloseQueue).await);
     let tunnels = all(&workers, |worker| worker.tunnels.drained());
     if timeout_at(close_at + settings.upgrades + FAREWELL, tunnels).await.is_err() {

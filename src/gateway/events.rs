@@ -1,8 +1,8 @@
 //! The event endpoints as a service of the workers and as a part of the admin listener.
 //!
-//! A client of `events_api` needs the scope of what it calls: `topic:<name>:publish` or
-//! `subscription:<name>:consume`. Whom the service of `auth.forward` lets in has no scopes, and may use
-//! every topic and subscription. Nothing else of the queue is there.
+//! A client of `events_api` needs the scope for its call: `topic:<name>:publish` or
+//! `subscription:<name>:consume`. A client admitted by the service of `auth.forward` has no scopes,
+//! and may use every topic and subscription. Nothing else of the queue is accessible.
 
 use std::{
     future::Future,
@@ -30,16 +30,16 @@ use crate::{
     middleware::auth::jwt,
 };
 
-/// What there is to be served.
+/// What there is to serve.
 #[derive(Clone, Debug)]
 pub(super) enum Served {
     /// Nothing: there are no topics.
     Nothing,
-    /// There is a store, and it is not open (yet).
+    /// The store is not open (yet).
     Closed,
-    /// The store was closed, as the gateway is about to stop.
+    /// The store was closed because the gateway is about to stop.
     Over,
-    /// This.
+    /// The open store.
     Open(Arc<dyn Events>),
 }
 
@@ -53,7 +53,7 @@ pub(super) struct EventService {
 // === impl Served ===
 
 impl Served {
-    /// What answers, or the answer itself.
+    /// The implementation, or the refusal.
     fn events(self, is_operator: bool) -> Result<Arc<dyn Events>, Problem> {
         match self {
             Self::Open(events) => Ok(events),
@@ -70,7 +70,7 @@ impl Served {
 // === impl EventService ===
 
 impl EventService {
-    /// Answers for what is `served`. Logged and counted as `info` says.
+    /// Answers from `served`. Logged and counted under `info`.
     pub(super) fn new(served: Served, info: Arc<RouteInfo>) -> Self {
         Self { served, info }
     }
@@ -101,7 +101,7 @@ impl Service<Request> for EventService {
     }
 }
 
-/// What is asked for, if the caller may.
+/// The requested endpoint, if the caller may use it.
 fn admitted(request: &Request) -> Result<(Endpoint, Access), Problem> {
     let target = request.cx.target();
     let path = target.map_or_else(|| request.parts.uri.path(), |target| target.path());

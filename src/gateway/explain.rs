@@ -1,5 +1,5 @@
-//! What the gateway would do with a request, told and not done: the matched route and why the
-//! others lost, then each policy in the order of the stack.
+//! Explains what the gateway would do with a request, without doing it: the matched route and why
+//! the others lost, then each policy in the order of the stack.
 
 mod enqueue;
 mod limits;
@@ -35,7 +35,7 @@ use crate::{
     telemetry::tracing::propagation::TraceParent,
 };
 
-/// What runs under the configuration that is explained.
+/// The running state under the explained configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningState<'a> {
     /// In the order of [`Config::upstreams`].
@@ -44,11 +44,11 @@ pub struct RunningState<'a> {
     pub adaptive: &'a [Option<Arc<Limiter>>],
     /// In the order of [`Config::rate_limits`].
     pub limits: &'a [Arc<RateLimit>],
-    /// Who signs tokens, with the keys they have now.
+    /// The issuers of tokens, with their current keys.
     pub issuers: &'a Issuers,
 }
 
-/// Explains `asked` under `config`, and under the `running` state where there is one.
+/// Explains `asked` under `config`, and with the `running` state if there is one.
 pub fn explain(
     config: &Config,
     table: &Table,
@@ -76,7 +76,7 @@ pub fn explain(
     explanation
 }
 
-/// A matched request about to be told policy by policy.
+/// A matched request that is being explained policy by policy.
 struct Told<'a> {
     config: &'a Config,
     running: Option<RunningState<'a>>,
@@ -137,7 +137,7 @@ impl Told<'_> {
         });
     }
 
-    /// What may refuse the request before anything is done with it.
+    /// The policies that may refuse the request first.
     fn filters(&self, steps: &mut Vec<Step>) {
         let route = self.route;
         if let Some(filter) = &route.ip_filter {
@@ -175,7 +175,7 @@ impl Told<'_> {
         }
     }
 
-    /// `false`: it comes no further.
+    /// `false`: it is refused here.
     fn auth(&mut self, steps: &mut Vec<Step>) -> bool {
         if let (Some(principal), true) = (&self.asked.principal, self.route.auth.is_some()) {
             steps.push(step("auth", "pass", format!("`{principal}`, as the question says")));
@@ -198,7 +198,7 @@ impl Told<'_> {
         may_go_on
     }
 
-    /// Goes on with the member of the claims group that takes it. `false`: none does.
+    /// Continues with the member of the claims group that takes it. `false`: none does.
     fn choose(&mut self, members: &[usize], steps: &mut Vec<Step>) -> bool {
         let routes = || members.iter().map(|&index| &self.config.routes[index]);
         if routes().all(|route| route.claims.claims.is_empty()) {
@@ -297,7 +297,7 @@ impl Told<'_> {
         step("retry", "limit", format!("{retries}, {after}{}", each.unwrap_or_default()))
     }
 
-    /// Who of a running upstream would get it.
+    /// The endpoint of a running upstream that would get it.
     fn endpoint(&self, group: &Group) -> Step {
         let told = group.preview(&self.input());
         let outcome = if told.is_refused { "refuse" } else { "choose" };

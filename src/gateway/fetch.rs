@@ -1,8 +1,9 @@
-//! Requests of the gateway's own, through `upstream`: the same connections, TLS and reading of
-//! responses as for everybody else's.
+//! The gateway's own requests, with the connections, TLS and parsing of `upstream`, like all
+//! others.
 //!
 //! Runs on the control thread, a few times an hour: it opens a connection for each request and
-//! keeps none, and reads the system's authorities anew, so that those replaced meanwhile are seen.
+//! keeps none, and loads the system's certificate authorities anew, so that replaced ones are
+//! noticed.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -29,22 +30,22 @@ use crate::{
     },
 };
 
-/// Addresses of one name that are tried, one after another, until one connects.
+/// How many addresses of a name are tried, one after another, until one connects.
 const MAX_ADDRESSES: usize = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Of each step of an exchange; the question's deadline is over all of it.
+/// The time limit of each step of an exchange; the question's deadline covers all of it.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// What it is called in logs and metrics.
+/// Its name in logs and metrics.
 const NAME: &str = "gateway";
 
-/// Fetches with connections of its own.
+/// Fetches with its own connections.
 pub(super) struct Client {
     resolver: Arc<dyn Resolve>,
     pools: Arc<Pools>,
     peer: Arc<Peer>,
 }
 
-/// Where a URL leads.
+/// The destination of a URL.
 struct Place {
     is_https: bool,
     /// Without brackets.
@@ -56,7 +57,7 @@ struct Place {
 // === impl Client ===
 
 impl Client {
-    /// A client whose connections are those of `pools`. Both belong to the runtime it is used on.
+    /// A client that uses the connections of `pools`. Both belong to the runtime it is used on.
     pub(super) fn new(resolver: Arc<dyn Resolve>, pools: Arc<Pools>) -> Self {
         let peer = Peer::new(NAME.into(), PeerAddress::Unix, PeerAddress::Unix);
         Self { resolver, pools, peer: Arc::new(peer) }
@@ -70,7 +71,7 @@ impl Client {
             let address = SocketAddr::new(ip, place.port);
             match self.send(question, &place, address, &transport).await {
                 Ok(response) => return read(response, question.max_bytes).await,
-                // Nothing was sent: the name's next address is as good.
+                // Nothing was sent, so the name's next address is just as good.
                 Err(error) if error.kind().retry_class() == RetryClass::NotSent => {
                     failed = explain(&error);
                 }
@@ -171,7 +172,7 @@ fn transport(is_https: bool) -> Result<Arc<Transport>, FetchError> {
     Transport::new(settings, None).map_err(|error| FetchError::Connect(error.message.into()))
 }
 
-/// The whole answer, of which not more than `max_bytes` are ever held.
+/// Reads the whole answer, never holding more than `max_bytes`.
 async fn read(response: Response, max_bytes: usize) -> Result<Answer, FetchError> {
     let (parts, mut body) = response.into_parts();
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
@@ -191,7 +192,7 @@ async fn read(response: Response, max_bytes: usize) -> Result<Answer, FetchError
 
 fn explain(error: &Error) -> FetchError {
     let text = error.to_string();
-    // Whoever is told knows that a fetch failed, and each layer begins with the same word.
+    // It is clear that a fetch failed, and each layer begins with the same word.
     let text = text.trim_start_matches(&format!("{}: ", error.kind().reason())).into();
     match error.kind() {
         Kind::UpstreamConnect | Kind::UpstreamTls => FetchError::Connect(text),

@@ -1,4 +1,4 @@
-//! The top of a worker's stack: what its connections hand their requests to.
+//! The top of a worker's stack, which gets the requests of its connections.
 
 use std::{
     convert::Infallible,
@@ -16,13 +16,13 @@ use crate::{
     http::{Request, Response},
 };
 
-/// The top of the stack. Locked while a request's future is made, which is synchronous; only this
-/// thread ever takes the lock, so it costs two uncontended atomic operations, less than cloning the
-/// layers would.
+/// The top of the stack. Locked while a request's future is made, which is synchronous. Only this
+/// thread takes the lock, so it costs two uncontended atomic operations, less than cloning the
+/// layers.
 pub(super) struct Handler<S>(Mutex<S>);
 
 pin_project! {
-    /// An answer: above `respond` nothing fails.
+    /// An answer: nothing fails above `respond`.
     pub(super) struct Answer<F> {
         #[pin]
         inner: F,
@@ -32,12 +32,12 @@ pin_project! {
 // === impl Handler ===
 
 impl<S> Handler<S> {
-    /// Requests go to `stack`.
+    /// Passes requests to `stack`.
     pub(super) fn new(stack: S) -> Self {
         Self(Mutex::new(stack))
     }
 
-    /// Requests go to `stack` from now on. Gives the old one back.
+    /// Passes requests to `stack` from now on. Returns the old one.
     pub(super) fn replace(&self, stack: S) -> S {
         std::mem::replace(&mut *self.0.lock(), stack)
     }

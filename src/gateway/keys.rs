@@ -1,4 +1,4 @@
-//! Who fetches the keys of issuers: one for the life of the control thread.
+//! Fetches the keys of issuers: one instance for the life of the control thread.
 
 use std::{fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     upstream::Pools,
 };
 
-/// Makes the caches of issuers whose keys are on the network.
+/// Makes the key caches of issuers whose keys are on the network.
 pub(super) struct Keyring {
     fetch: Arc<dyn Fetch>,
     cells: Cells,
@@ -22,7 +22,7 @@ pub(super) struct Keyring {
 // === impl Keyring ===
 
 impl Keyring {
-    /// Fetches with connections of its own on this runtime.
+    /// Fetches with its own connections on this runtime.
     pub(super) fn new(resolver: Arc<dyn Resolve>, cells: Cells) -> Self {
         // No tunnel is ever opened through these.
         let (_, deadline) = channel::channel(None);
@@ -30,7 +30,7 @@ impl Keyring {
         Self { fetch: Arc::new(Client::new(resolver, pools)), cells }
     }
 
-    /// A cache that fetches from now on.
+    /// A cache that begins to fetch now.
     pub(super) fn cache(&self, settings: &jwks::Settings) -> KeyCache {
         KeyCache::new(settings.clone(), self.fetch.clone(), &self.cells)
     }

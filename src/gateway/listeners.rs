@@ -1,4 +1,4 @@
-//! The listeners of the process: which ports are taken, and under which terms.
+//! The listeners of the process: which ports are open, and with which settings.
 
 use std::sync::Arc;
 
@@ -22,20 +22,20 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     open: Vec<Open>,
-    /// How many ports have been taken so far.
+    /// How many ports have been opened so far.
     taken: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Open {
     id: ListenerId,
-    /// What the file asks for: port 0 stays 0 here, so that asking again is no change.
+    /// The configured address: port 0 stays 0 here, so that asking again is no change.
     asked: BindAddress,
     bound: Arc<Bound>,
     terms: Terms,
 }
 
-/// Listeners of a configuration that is not in force yet. Dropping it leaves the new ports again.
+/// Listeners of a configuration that is not in force yet. Dropping it closes the new ports.
 #[derive(Debug)]
 pub(super) struct Prepared(Vec<(Open, IsNew)>);
 
@@ -44,10 +44,10 @@ type IsNew = bool;
 // === impl Listeners ===
 
 impl Listeners {
-    /// Takes the ports that `config` adds and loads its TLS files. Nothing that is open changes.
+    /// Opens the ports that `config` adds and loads its TLS files. Nothing that is open changes.
     ///
-    /// A port goes with its address, whatever the listener is called; what a listener remembers of
-    /// its TLS sessions goes with its name.
+    /// A port is identified by its address, whatever the listener's name; the TLS sessions of a
+    /// listener are kept by its name.
     pub(super) fn prepare(&mut self, config: &Config) -> Result<Prepared, StartError> {
         let mut prepared: Vec<(Open, IsNew)> = Vec::with_capacity(config.listeners.len());
         let routes = config.listeners.iter().map(|listener| (Serves::Routes, listener));
@@ -78,7 +78,7 @@ impl Listeners {
         Ok(Prepared(prepared))
     }
 
-    /// What is open already and serves `settings` on: rather under its own name than under another.
+    /// The open listener that continues with `settings`, preferably the one with the same name.
     fn kept(
         &self,
         serves: Serves,
@@ -103,7 +103,7 @@ impl Listeners {
             .map_err(|source| StartError::Tls { listener: settings.name.clone(), source })
     }
 
-    /// These are the listeners now.
+    /// Makes these the current listeners.
     pub(super) fn keep(&mut self, prepared: Prepared, cells: &Cells) {
         for open in &self.open {
             cells.forget_gauge(&CERTIFICATE_EXPIRY, &[&open.terms.listener.name]);
@@ -112,7 +112,7 @@ impl Listeners {
         self.open.iter().for_each(|open| open.tell_expiry(cells));
     }
 
-    /// Serves changed certificates to connections that come from now on.
+    /// Serves changed certificates to new connections.
     pub(super) fn refresh_certificates(&self, cells: &Cells) {
         let now = Instant::now();
         for open in &self.open {
@@ -139,7 +139,7 @@ impl Open {
 // === impl Prepared ===
 
 impl Prepared {
-    /// One worker's share. Connections arrive on a new socket from now on.
+    /// One worker's share. New sockets get connections from now on.
     pub(super) fn for_worker(&self) -> Result<Vec<Listening>, StartError> {
         let share = |(open, is_new): &(Open, IsNew)| {
             let socket =
@@ -151,7 +151,7 @@ impl Prepared {
         self.0.iter().map(share).collect()
     }
 
-    /// Where they listen, by name.
+    /// The listening addresses, by name.
     pub(super) fn addresses(&self) -> Vec<(Arc<str>, Address)> {
         let address = |open: &Open| match open.bound.address() {
             BindAddress::Inet(address) => Address::Inet(*address),

@@ -61,7 +61,7 @@ use crate::{
     upstream,
 };
 
-/// A running gateway. Dropping the handle lets it run on; [`Gateway::stop`] ends it.
+/// A running gateway. Dropping the handle leaves it running; [`Gateway::stop`] ends it.
 #[derive(Debug)]
 pub struct Gateway {
     orders: mpsc::Sender<Order>,
@@ -70,42 +70,41 @@ pub struct Gateway {
     stopped: channel::Receiver<bool>,
 }
 
-/// What a caller of [`Gateway::start`] may choose beside the configuration.
+/// What a caller of [`Gateway::start`] may choose besides the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The file to reload from: on order, and by itself when it changes.
+    /// The file to reload from: on order, and automatically when it changes.
     pub source: Option<PathBuf>,
-    /// Files that the configuration was made from beside it: when one changes, `source` is read
-    /// again.
+    /// Other files that the configuration was made from: when one changes, `source` is read again.
     pub watched: Vec<PathBuf>,
-    /// How long a drain takes.
+    /// The times of a drain.
     pub drain: DrainSettings,
     /// The process's log, whose level follows `telemetry.log_level`.
     pub log: Option<LogHandle>,
-    /// Called by a worker, at most once a second, when connections of it have given up their buffers:
-    /// the time to give memory back. Blocks the worker as long as it runs.
+    /// Called by a worker, at most once a second, after connections have freed their buffers: the
+    /// time to return memory. Blocks the worker while it runs.
     pub give_back: Option<fn()>,
 }
 
-/// How long a drain takes (semantics 10).
+/// The times of a drain (semantics 10).
 #[derive(Clone, Copy, Debug)]
 pub struct DrainSettings {
-    /// Not ready any more, still accepting: the time a load balancer needs to look elsewhere.
+    /// Not ready, but still accepting: the time a load balancer needs to notice.
     pub before_close: Duration,
-    /// How long requests have after that.
+    /// How long requests may continue after that.
     pub requests: Duration,
-    /// How long upgraded connections have after that.
+    /// How long upgraded connections may continue after that.
     pub upgrades: Duration,
 }
 
-/// Where it listens.
+/// The addresses of a started gateway.
 #[derive(Clone, Debug)]
 pub struct Started {
     /// The admin listener.
     pub admin: SocketAddr,
     /// The listeners of the first configuration, by name.
     pub listeners: Vec<(Arc<str>, Address)>,
-    /// How many worker threads serve them.
+    /// The number of worker threads.
     pub workers: usize,
 }
 
@@ -125,7 +124,7 @@ pub enum StartError {
     Admin {
         /// `admin.address`.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A listener's TLS files.
@@ -145,21 +144,21 @@ pub enum StartError {
     /// The event queue's store.
     #[error("queue: {0}")]
     Queue(String),
-    /// A thread or runtime could not be made.
+    /// A thread or runtime could not be created.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
 }
 
-/// Why a new configuration was not taken over; the old one runs on unchanged.
+/// Why a new configuration was not applied; the old one runs on unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The file has problems.
     #[error("{0}")]
     Invalid(Problems),
-    /// It differs where only a restart can follow.
+    /// It changes keys that need a restart.
     #[error("{} changed: restart sluice to apply", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
-    /// It is valid, but what it asks for cannot be had.
+    /// It is valid, but cannot be started.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The gateway was not started from a file.
@@ -173,13 +172,13 @@ pub enum ReloadError {
 /// How a gateway ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drain {
-    /// Not ready first, listeners close after `before_close`: SIGTERM, the admin API.
+    /// Stops being ready first, closes listeners after `before_close`: SIGTERM, the admin API.
     Announced,
-    /// Listeners close at once: SIGINT.
+    /// Closes listeners at once: SIGINT.
     Prompt,
 }
 
-/// What to do about an admin address that cannot be had.
+/// What to do if the admin address cannot be bound.
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => " (is sluice running already?)",
@@ -190,7 +189,7 @@ fn hint(error: &std::io::Error) -> &'static str {
 // === impl Gateway ===
 
 impl Gateway {
-    /// Starts `config` on threads of its own; when it returns, every listener accepts.
+    /// Starts `config` on its own threads; when it returns, every listener accepts.
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
         let (orders, inbox) = mpsc::channel(16);
         let (report, reported) = std_mpsc::sync_channel(1);
@@ -210,12 +209,12 @@ impl Gateway {
         }
     }
 
-    /// Where it listens.
+    /// The addresses.
     pub fn started(&self) -> &Started {
         &self.started
     }
 
-    /// The address of the TCP listener of this name.
+    /// The address of the TCP listener with this name.
     pub fn listener_address(&self, name: &str) -> Option<SocketAddr> {
         let (_, address) = self.started.listeners.iter().find(|(known, _)| **known == *name)?;
         match address {
@@ -229,13 +228,13 @@ impl Gateway {
         self.started.admin
     }
 
-    /// Reads the file again and takes it over as a whole, or changes nothing. The hash of what
-    /// runs then.
+    /// Reads the file again and applies it as a whole, or changes nothing. Returns the hash of the
+    /// running configuration.
     pub async fn reload(&self) -> Result<Arc<str>, ReloadError> {
         Control::reload(&self.orders).await
     }
 
-    /// As [`Gateway::reload`], for whoever does not wait for the outcome: it is logged and counted.
+    /// Like [`Gateway::reload`], without waiting for the result, which is logged and counted.
     pub fn reload_soon(&self) {
         let (reply, _unread) = oneshot::channel();
         if self.orders.try_send(Order::Reload(reply)).is_err() {
@@ -243,7 +242,7 @@ impl Gateway {
         }
     }
 
-    /// Begins the end; returns at once. A second call changes nothing.
+    /// Begins the drain; returns at once. A second call changes nothing.
     pub fn drain(&self, drain: Drain) {
         if self.orders.try_send(Order::Drain(drain)).is_err() {
             tracing::warn!("too many orders at once, or none are taken any more: not draining");
@@ -256,11 +255,11 @@ impl Gateway {
         drop(self.stopped.clone().wait_for(|stopped| *stopped).await);
     }
 
-    /// Ends it now, whatever is under way, and waits for its threads. `false`: the control thread
-    /// had died of a bug.
+    /// Ends the gateway now, whatever is in progress, and waits for its threads. `false`: the
+    /// control thread had died of a bug.
     pub fn stop(self) -> bool {
         let Self { orders, thread, .. } = self;
-        // A full inbox is emptied first; a closed one belongs to a gateway that has ended.
+        // Waits if the inbox is full; a closed one belongs to a gateway that has ended.
         drop(orders.blocking_send(Order::Stop));
         thread.join().is_ok()
     }

@@ -54,7 +54,7 @@ pub(super) struct Operator {
     queue: Queue,
 }
 
-/// What is in force now.
+/// What is in force.
 #[derive(Clone, Debug)]
 struct Live {
     config: Arc<Config>,
@@ -76,7 +76,7 @@ impl Operator {
         queue: Queue,
     ) -> Self {
         let cells = metrics.thread();
-        // There from the start: an increase is seen only of what was scraped before it.
+        // Created at the start: an increase is only visible after a first scrape.
         for desc in [&CONFIG_RELOADS, &CONFIG_RELOAD_FAILURES] {
             cells.counter(desc, &[]);
         }
@@ -92,7 +92,7 @@ impl Operator {
         operator
     }
 
-    /// `plan` is in force now.
+    /// `plan` is now in force.
     pub(super) fn took_over(&self, plan: &Plan) {
         let live = Live::of(plan);
         let loaded = clock::since_epoch(live.loaded_at).as_secs_f64();
@@ -100,7 +100,7 @@ impl Operator {
         *self.live.lock() = live;
     }
 
-    /// Labels metrics as `config` says from now on: before new stacks ask for their cells.
+    /// Labels metrics according to `config` from now on: before new stacks create their cells.
     pub(super) fn follow(&self, config: &Config) {
         self.metrics.set_route_labels(config.telemetry.route_labels);
     }
@@ -116,13 +116,13 @@ impl Operator {
         self.cells.counter(desc, &[]).add(1);
     }
 
-    /// Not ready from now on. `false`: that was so before.
+    /// Stops being ready. `false`: it was not ready before.
     pub(super) fn begin_drain(&self) -> bool {
-        // Relaxed: nothing else is published by it.
+        // Relaxed: it publishes nothing else.
         !self.is_draining.swap(true, Ordering::Relaxed)
     }
 
-    /// Sets what is looked up at a scrape.
+    /// Sets the gauges that are determined at a scrape.
     fn report(&self) {
         let live = self.live.lock().clone();
         for limit in &*live.limits {
@@ -137,7 +137,7 @@ impl Operator {
         }
     }
 
-    /// Whether the end has begun.
+    /// Whether the drain has begun.
     pub(super) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }
@@ -203,7 +203,7 @@ impl admin::Handles for Operator {
     }
 
     fn reload(&self) -> admin::Answer<'_, Result<String, admin::Problem>> {
-        // The order is the control thread's once it is sent: a caller that leaves changes nothing.
+        // Once sent, the order belongs to the control thread: a caller that leaves changes nothing.
         Box::pin(async {
             let reloaded = Control::reload(&self.orders).await;
             reloaded.map(|hash| hash.to_string()).map_err(problem)
@@ -258,9 +258,9 @@ struct Call {
     /// `name: value` lines.
     #[serde(default)]
     headers: Vec<String>,
-    /// Whose address it would come from.
+    /// The address it would come from.
     client_ip: Option<IpAddr>,
-    /// Who `auth` would find it to be.
+    /// The principal that `auth` would find.
     principal: Option<String>,
 }
 

@@ -1,9 +1,9 @@
-//! The way out of what is delivered: through the same balancers, breakers and connections' making as
-//! live traffic, over connections of the delivery thread's own. A stored request takes its place under its
-//! upstream's adaptive limit, too.
+//! Sends deliveries through the same balancers, breakers and connection setup as live traffic, over
+//! the delivery thread's own connections. A stored request also takes a place under its upstream's
+//! adaptive limit.
 //!
-//! Nothing is tried again here but what was handed back unsent, once and at once: a connection that
-//! was closed while it was idle is nobody's failure. Everything else the subscription decides.
+//! The only retry here is a single, immediate one of a request that was handed back unsent: a
+//! connection that was closed while idle is nobody's failure. The subscription decides the rest.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -38,10 +38,10 @@ use crate::{
     upstream::{Forward, Pools},
 };
 
-/// What the connection is called that deliveries seem to come on.
+/// The name of the connection that deliveries appear to come from.
 const NAME: &str = "delivery";
 
-/// Sends what is delivered. A clone is the same one.
+/// Sends deliveries. Clones share everything.
 #[derive(Clone)]
 pub(super) struct Outbox(Arc<Inner>);
 
@@ -49,19 +49,19 @@ struct Inner {
     pools: Arc<Pools>,
     peer: Arc<Peer>,
     ways: RwLock<Arc<Ways>>,
-    /// Its cells are those of the thread that delivers.
+    /// The cells of the delivery thread.
     cells: Cells,
     tracer: RwLock<Option<Arc<Tracer>>>,
 }
 
-/// The adaptive limit and the balancer of an upstream.
+/// The path to an upstream: its adaptive limit and its balancer.
 type Way = Adaptive<Balance<Forward>>;
 
-/// The ways to what subscriptions push to, by the upstream's name.
+/// The paths to the targets of subscriptions, by the upstream's name.
 #[derive(Clone, Default)]
 struct Ways(HashMap<Arc<str>, Way>);
 
-/// What is known of one delivery while it is under way.
+/// The state of one delivery in progress.
 struct Exchange {
     balance: Way,
     request: Request,
@@ -74,14 +74,14 @@ struct Exchange {
 struct Traced {
     tracer: Arc<Tracer>,
     delivery: Delivery,
-    /// What its endpoints' names begin with.
+    /// The prefix of its endpoints' names.
     upstream: Arc<str>,
 }
 
 // === impl Outbox ===
 
 impl Outbox {
-    /// It knows no way yet. Its connections belong to the runtime that what it sends is polled on.
+    /// Has no paths yet. Its connections belong to the runtime that polls what it sends.
     pub(super) fn new(cells: &Cells) -> Self {
         // No tunnel is ever opened through these.
         let (_, deadline) = channel::channel(None);
@@ -91,8 +91,8 @@ impl Outbox {
         Self(Arc::new(Inner { pools, peer, ways, cells: cells.clone(), tracer }))
     }
 
-    /// Knows the ways of `plan` as well, before subscriptions hear of it. Those it knows already stay what they
-    /// are: a new one in their place would take their connections over, and `plan` may yet be refused.
+    /// Adds the paths of `plan`, before subscriptions use it. Existing paths stay: a new one would
+    /// take over their connections, and `plan` may still be refused.
     pub(super) fn learn(&self, plan: &Plan) {
         let mut ways = Ways::clone(&self.0.ways.read());
         let new = self.ways(plan, |name| !ways.0.contains_key(name));
@@ -100,7 +100,7 @@ impl Outbox {
         *self.0.ways.write() = Arc::new(ways);
     }
 
-    /// Knows the ways of `plan` and no others, once subscriptions follow it, and traces as it says.
+    /// Uses only the paths and the tracing of `plan`, once subscriptions use it.
     pub(super) fn follow(&self, plan: &Plan, exporter: &Exporter) {
         let tracing = plan.config.telemetry.tracing.as_ref();
         *self.0.tracer.write() = exporter.tracer(tracing, &self.0.cells).map(Arc::new);
@@ -121,15 +121,15 @@ impl Outbox {
             }
             let index = plan.groups.iter().position(|group| *group.name() == name)?;
             let (group, limiter) = (&plan.groups[index], plan.adaptive[index].clone());
-            // A webhook is known by the name in its URL; a stored request has the host that its route keeps,
-            // and else the endpoint's.
+            // A webhook is addressed by the name in its URL; a stored request by the host that its
+            // route keeps, or else the endpoint's.
             let balance = Balance::new([group.worker(&self.0.pools)], Forward::new(true));
             Some((name, AdaptiveLayer::new([limiter]).layer(balance)))
         };
         Ways(pushed.filter_map(way).collect())
     }
 
-    /// What is sent, or why nothing is.
+    /// The exchange to run, or why there is none.
     fn pack(&self, parcel: Parcel) -> std::result::Result<Exchange, Box<str>> {
         let deadline = Instant::now() + parcel.timeout;
         let (name, host, target) = match &parcel.target {
@@ -196,7 +196,7 @@ impl Exchange {
     async fn run(self) -> Ending {
         let Self { balance, request, deadline, max_answer, traced } = self;
         let cx = request.cx.clone();
-        // In a box, so that it is known when it is dropped: after it was told why.
+        // Boxed, so that it can be dropped explicitly, after its context got the reason.
         let mut answer = Box::pin(call(balance, request));
         let result = timeout_at(deadline, &mut answer).await.unwrap_or_else(|_| {
             cx.give_up_attempt(Kind::UpstreamTimeoutTotal.reason());
@@ -227,20 +227,20 @@ impl Exchange {
 // === impl Traced ===
 
 impl Traced {
-    /// Of the endpoint that it came to.
+    /// The address of the endpoint that was used.
     fn address(&self, cx: &Context) -> Option<Box<str>> {
         let endpoint = cx.with_attempts(|all| Some(all.last()?.endpoint.clone()))?;
         Some(endpoint.strip_prefix(&*self.upstream)?.strip_prefix('/')?.into())
     }
 }
 
-/// One exchange; a second one if not one byte of the first left.
+/// One exchange, and a second one if not one byte of the first left.
 async fn call(mut balance: Way, request: Request) -> Result<Response> {
     let mut error: Error = match balance.call(request).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
-    // The balancer has refused for good what it gave to nobody.
+    // The balancer gave it to no endpoint, so its refusal is final.
     if error.kind().retry_class() != RetryClass::NotSent {
         return Err(error);
     }
@@ -250,7 +250,7 @@ async fn call(mut balance: Way, request: Request) -> Result<Response> {
     }
 }
 
-/// The answer, of which not more than `max_answer` bytes are waited for.
+/// The answer; waits for at most `max_answer` bytes.
 async fn read(response: Response, deadline: Instant, max_answer: usize) -> Ending {
     let (parts, body) = response.into_parts();
     match timeout_at(deadline, collect(body, max_answer)).await {

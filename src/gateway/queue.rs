@@ -1,5 +1,5 @@
-//! The life of the event queue in the process: opened with the gateway, kept over reloads, closed
-//! when nobody is served any more; and what of it the operator's metrics tell.
+//! The event queue in the process: opened with the gateway, kept over reloads, closed when nobody
+//! is served any more; and its metrics for the operator.
 
 use std::{future, sync::Arc, time::Duration};
 
@@ -33,12 +33,12 @@ use crate::{
     telemetry::tracing::Exporter,
 };
 
-/// Topics and subscriptions that have series of their own: those first by name.
+/// How many topics and subscriptions get their own series, in the order of their names.
 const MAX_LABELLED: usize = 1000;
-/// How long a scrape waits for what subscriptions say of themselves.
+/// How long a scrape waits for the state of subscriptions.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The store, if there are topics. Clones are the same one.
+/// The store, if there are topics. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue(Arc<Mutex<State>>);
 
@@ -46,28 +46,28 @@ pub(super) struct Queue(Arc<Mutex<State>>);
 struct State {
     /// `None`: there are no topics, or it is not open.
     store: Option<Store>,
-    /// There are topics, and their store is not open.
+    /// There are topics, but their store is not open.
     is_closed: bool,
-    /// And is not opened any more.
+    /// And it will not be opened any more.
     is_over: bool,
     /// `queue.required`
     is_required: bool,
 }
 
-/// The store's keeper: control has it.
+/// Control's side, which owns the store.
 #[derive(Debug)]
 pub(super) struct Keeper {
     queue: Queue,
     outbox: Outbox,
     delivery: Option<Delivery>,
-    /// As they were last followed.
+    /// The settings last applied.
     settings: Option<Settings>,
 }
 
 // === impl Keeper ===
 
 impl Keeper {
-    /// Opens the store that `plan` asks for; without topics there is none. Where another process has it
+    /// Opens the store that `plan` needs; without topics there is none. If another process has it
     /// and `queue.lock_wait` allows, it is opened later: [`Keeper::opened`].
     pub(super) async fn open(
         plan: &Plan,
@@ -81,19 +81,19 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// What others have of it.
+    /// The shared view of it.
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// Follows a plan in the place of another. Refused: nothing has changed.
+    /// Applies a plan in place of the previous one. On an error nothing has changed.
     pub(super) async fn follow(
         &mut self,
         plan: &Plan,
         previous: Option<&Plan>,
         exporter: &Exporter,
     ) -> Result<(), StartError> {
-        // Whoever hears of the new settings finds the way; the old ways last as long as the old ones.
+        // Subscriptions with new settings find their paths; old paths last as long as old settings.
         self.outbox.learn(plan);
         let followed = self.follow_settings(plan.config.events.as_ref()).await;
         match (&followed, previous) {
@@ -104,7 +104,7 @@ impl Keeper {
         followed
     }
 
-    /// Follows new settings. A store that is open stays open: without topics all it has are orphans.
+    /// Applies new settings. An open store stays open: without topics it contains only orphans.
     async fn follow_settings(&mut self, settings: Option<&Settings>) -> Result<(), StartError> {
         let none = || {
             let (topics, subscriptions) = (Vec::new(), Vec::new());
@@ -127,8 +127,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Returns when a store is open that was waited for: the stacks have to be told. Never where there is
-    /// nothing to wait for. May be dropped.
+    /// Returns when a store that was waited for is open, so that stacks can be updated. Never
+    /// returns if there is nothing to wait for. Cancel-safe.
     pub(super) async fn opened(&mut self) {
         let Some(delivery) = &mut self.delivery else { return future::pending().await };
         match delivery.opened().await {
@@ -141,15 +141,15 @@ impl Keeper {
         }
     }
 
-    /// Has no delivery begin any more. What is served goes on until [`Keeper::close`].
+    /// Begins no more deliveries. Serving continues until [`Keeper::close`].
     pub(super) async fn wind_down(&self) {
         if let Some(delivery) = &self.delivery {
             delivery.wind_down().await;
         }
     }
 
-    /// Closes the store: what was accepted is on disk then. Deliveries that are on their way are waited for
-    /// as long as this. `false`: there was none.
+    /// Closes the store: everything accepted is then on disk. Waits this long for deliveries in
+    /// progress. `false`: there was no store.
     pub(super) async fn close(&mut self, patience: Duration) -> bool {
         self.queue.close();
         let Some(delivery) = self.delivery.take() else { return false };
@@ -173,7 +173,7 @@ impl Queue {
         state.is_closed |= state.store.take().is_some();
     }
 
-    /// What is served of it.
+    /// What can be served.
     pub(super) fn served(&self) -> Served {
         let state = self.0.lock();
         match &state.store {
@@ -189,8 +189,8 @@ impl Queue {
         self.0.lock().store.clone()
     }
 
-    /// Why readiness has to wait, a sentence for each log that is offline while `queue.required`, or for all where
-    /// the store is not open.
+    /// Why readiness must wait: a sentence for each log that is offline while `queue.required`, or
+    /// one for all if the store is not open.
     pub(super) fn lacks(&self) -> Vec<String> {
         let events = {
             let state = self.0.lock();
@@ -203,7 +203,7 @@ impl Queue {
         events.offline()
     }
 
-    /// What is to be told at a scrape. A part that does not come in time is left out.
+    /// The series for a scrape. A part that is not ready in time is left out.
     pub(super) async fn told(&self) -> Exposition {
         let mut told = Exposition::new();
         let Some(events) = self.store() else { return told };
@@ -235,7 +235,7 @@ impl Queue {
     }
 }
 
-/// Of the records of requests.
+/// Adds the series for the records of requests.
 fn requests(told: &mut Exposition, status: ingress::Status) {
     told.number(&QUEUE_INGRESS_ENTRIES, &[], status.entries as f64);
     told.number(&QUEUE_INGRESS_KEYS, &[], status.keys as f64);

@@ -1,8 +1,8 @@
-//! What of a configuration may change while the gateway runs.
+//! What may change in a configuration while the gateway runs.
 
 use crate::config::Config;
 
-/// Which keys differ that only a restart can follow; empty when all can be taken over.
+/// The changed keys that need a restart; empty if all changes can be applied.
 pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut keys = Vec::new();
     if old.workers != new.workers {

@@ -1,4 +1,4 @@
-//! Which route answers for the status of a stored request: the one that took it.
+//! Finds the route that answers for the status of a stored request: the one that took it.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,10 +12,10 @@ use crate::{
     routing::OwnPaths,
 };
 
-/// The store is not open: come back after.
+/// When to retry while the store is not open.
 const UNAVAILABLE: Duration = Duration::from_secs(30);
 
-/// The routes with `enqueue` or `spill`, by what stands for them in an ID.
+/// The routes with `enqueue` or `spill`, by their code in an ID.
 #[derive(Clone, Debug)]
 pub(super) struct StatusPaths {
     /// `None`: the store is not open.
@@ -26,7 +26,7 @@ pub(super) struct StatusPaths {
 // === impl StatusPaths ===
 
 impl StatusPaths {
-    /// Of these routes, by name and index, whose store makes `ids`. `None`: there are none.
+    /// For these routes, by name and index; their store makes `ids`. `None`: there are none.
     pub(super) fn new<'a>(
         ids: Option<RequestIds>,
         routes: impl Iterator<Item = (&'a str, usize)>,

@@ -1,5 +1,5 @@
-//! Files that changed: looked at by polling, because what replaces configuration and certificate
-//! files (editors, symlinked volumes, renames) escapes every other way of watching now and then.
+//! Detects changed files by polling: the ways in which configuration and certificate files are
+//! replaced (editors, symlinked volumes, renames) sometimes escape every other kind of watching.
 
 use std::{
     fs,
@@ -9,12 +9,12 @@ use std::{
 
 use tokio::time::{Instant, interval};
 
-/// How often files are looked at.
+/// How often files are checked.
 const EVERY: Duration = Duration::from_millis(100);
-/// How long a file must have been still: a half-written one is not read.
+/// How long a file must be unchanged, so that a half-written one is not read.
 const STILL: Duration = Duration::from_millis(200);
 
-/// What tells one content of a file from another without reading it.
+/// Distinguishes contents of a file without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
@@ -23,7 +23,7 @@ struct Stamp {
     inode: u64,
 }
 
-/// Files whose change matters.
+/// The watched files.
 #[derive(Debug)]
 pub(super) struct Files {
     paths: Vec<PathBuf>,
@@ -34,13 +34,13 @@ pub(super) struct Files {
 // === impl Files ===
 
 impl Files {
-    /// Watches these from how they are now.
+    /// Watches these files for changes from now on.
     pub(super) fn new(paths: Vec<PathBuf>) -> Self {
         let taken = paths.iter().map(|path| Stamp::of(path)).collect();
         Self { paths, taken, changed: None }
     }
 
-    /// Watches `paths` instead; those that were watched before, from how they were taken last.
+    /// Watches `paths` instead; for files watched before, relative to the state last reported.
     pub(super) fn follow(&mut self, paths: Vec<PathBuf>) {
         let known = |path: &PathBuf| self.paths.iter().position(|known| known == path);
         let taken = |path: &PathBuf| match known(path) {
@@ -52,7 +52,7 @@ impl Files {
         self.changed = None;
     }
 
-    /// Completes when one of them differs from what was taken last and has been still for a
+    /// Completes when one of them differs from its last reported state and has been unchanged for a
     /// moment. Cancel-safe: what it has seen so far is kept.
     pub(super) async fn changed(&mut self) {
         let mut tick = interval(EVERY);

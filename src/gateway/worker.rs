@@ -1,8 +1,8 @@
 //! One worker: a thread, a runtime, its own sockets, pools and stack.
 //!
 //! A request is accepted, served and answered here; nothing whose reference count it changes is
-//! shared with another worker. Control sends complete snapshots, which the worker takes over
-//! between two polls: a request sees the old stack or the new one, never a mixture.
+//! shared with another worker. Control sends complete snapshots, which the worker applies between
+//! two polls: a request sees the old stack or the new one, never a mixture.
 
 use std::{
     collections::HashMap,
@@ -37,16 +37,16 @@ use crate::{
     upstream::{Pools, TunnelDeadline},
 };
 
-/// Orders a worker may have waiting; control waits for each.
+/// The capacity for orders; control waits for each.
 const ORDERS: usize = 4;
 
-/// Tasks polled in a row before sockets and timers are asked for more. With tokio's 61 a worker under load
-/// asks several times for each round of its connections: at 64 and 256 connections 256 saves an eighth of
-/// a request's CPU time. What arrives meanwhile waits for the rest of them, 2 ms longer where a poll takes
-/// 12 us; a worker that keeps up has nothing left after a few.
+/// How many tasks are polled before sockets and timers are checked again. With tokio's 61, a worker
+/// under load checks several times for each round of its connections: at 64 and 256 connections,
+/// 256 saves an eighth of a request's CPU time. New events wait for the rest of the tasks, 2 ms
+/// longer if a poll takes 12 us; a worker that keeps up has nothing left after a few.
 const EVENT_INTERVAL: u32 = 256;
 
-/// From the first buffers that were given up to when their memory is given back.
+/// The time from the first freed buffers until their memory is returned.
 const GATHER: Duration = Duration::from_secs(1);
 
 /// Control's side of a worker.
@@ -57,38 +57,38 @@ pub(super) struct Worker {
     resources: Resources,
 }
 
-/// What is the worker's own and lives as long as it does.
+/// The worker's own resources, which live as long as it does.
 #[derive(Clone, Debug)]
 pub(super) struct Resources {
     /// Its metric cells.
     pub(super) cells: Cells,
     /// Its upstream connections.
     pub(super) pools: Arc<Pools>,
-    /// What its retries draw from.
+    /// The budgets of its retries.
     pub(super) budgets: Arc<Budgets>,
-    /// Its downstream connections, handshakes included.
+    /// Its downstream connections, including handshakes.
     pub(super) tasks: Spawner,
     /// Its tunnels.
     pub(super) tunnels: Spawner,
     /// The tokens it has verified.
     pub(super) verified: Arc<VerifiedTokens>,
-    /// The connections that are past their handshake.
+    /// The connections that have completed their handshake.
     pub(super) connections: Connections,
 }
 
-/// One listener as a worker shall serve it.
+/// A listener for a worker to serve.
 pub(super) struct Listening {
     pub(super) id: ListenerId,
-    /// A socket where this listener is new; else the worker has one already.
+    /// A socket if this listener is new; otherwise the worker has one already.
     pub(super) socket: Option<Socket>,
     pub(super) terms: Terms,
 }
 
-/// A port that is taken, whatever the listener on it is called.
+/// Identifies an open port, whatever its listener's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ListenerId(pub(super) u64);
 
-/// How connections of a listener are treated that are accepted from now on.
+/// How connections accepted from now on are treated.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) serves: Serves,
@@ -98,7 +98,7 @@ pub(super) struct Terms {
     pub(super) tls: Option<Arc<Tls>>,
 }
 
-/// What connections of a listener are for.
+/// What connections of a listener get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Serves {
     /// The routes.
@@ -107,20 +107,20 @@ pub(super) enum Serves {
     Events,
 }
 
-/// A snapshot comes in two steps, so that it is taken over by all workers or by none: `Prepare` may
-/// fail and changes nothing, `Commit` cannot fail.
+/// A snapshot is sent in two steps, so that all workers apply it or none: `Prepare` may fail and
+/// changes nothing, `Commit` cannot fail.
 enum Order {
     Prepare(Vec<Listening>, oneshot::Sender<io::Result<()>>),
-    /// The old stacks come back: their end is not the worker's business.
+    /// The old stacks are returned, so that the worker does not spend time dropping them.
     Commit(Box<Stacks>, oneshot::Sender<Replaced>),
-    /// As `Commit`, and the listeners stay as they are.
+    /// Like `Commit`, without changing the listeners.
     Swap(Box<Stacks>, oneshot::Sender<Replaced>),
-    /// Leave all ports; the sender is dropped when that is done.
+    /// Close all ports; the sender is dropped when that is done.
     Close(oneshot::Sender<()>),
     Stop,
 }
 
-/// The stacks that were in force before.
+/// The previous stacks.
 #[derive(Default)]
 pub(super) struct Replaced {
     _routes: Option<Stack>,
@@ -132,13 +132,13 @@ struct Serving {
     resources: Resources,
     /// `None` until the first commit.
     handler: Option<Arc<Handler<Stack>>>,
-    /// `None` until there is `events_api`; then it stays, with the last stack there was.
+    /// `None` until there is an `events_api`; after that it stays, with the latest stack.
     events: Option<Arc<Handler<EventStack>>>,
     listeners: HashMap<ListenerId, Accepting>,
     prepared: Vec<Prepared>,
 }
 
-/// A listener that the next commit starts or goes on with.
+/// A listener that the next commit starts or continues.
 struct Prepared {
     id: ListenerId,
     acceptor: Option<Acceptor>,
@@ -180,37 +180,37 @@ impl Worker {
         Ok(Self { orders, thread, resources })
     }
 
-    /// What it builds its stacks with.
+    /// The resources for building its stacks.
     pub(super) fn resources(&self) -> &Resources {
         &self.resources
     }
 
-    /// Makes ready what `listeners` need. Nothing changes yet; an error leaves all as it was.
+    /// Prepares for `listeners`. Nothing changes yet; an error leaves everything as it was.
     pub(super) async fn prepare(&self, listeners: Vec<Listening>) -> io::Result<()> {
         let (done, is_done) = oneshot::channel();
         self.order(Order::Prepare(listeners, done)).await?;
         is_done.await.map_err(io::Error::other)?
     }
 
-    /// Puts `stacks` and the prepared listeners in force. Gives the old stacks back.
+    /// Puts `stacks` and the prepared listeners in force. Returns the old stacks.
     pub(super) async fn commit(&self, stacks: Stacks) -> io::Result<Replaced> {
         let (done, is_done) = oneshot::channel();
         self.order(Order::Commit(Box::new(stacks), done)).await?;
         is_done.await.map_err(io::Error::other)
     }
 
-    /// Puts `stacks` in force behind the listeners there are. Gives the old stacks back.
+    /// Puts `stacks` in force behind the current listeners. Returns the old stacks.
     pub(super) async fn swap(&self, stacks: Stacks) -> io::Result<Replaced> {
         let (done, is_done) = oneshot::channel();
         self.order(Order::Swap(Box::new(stacks), done)).await?;
         is_done.await.map_err(io::Error::other)
     }
 
-    /// Leaves all ports; returns once every connection that was queued has been taken.
+    /// Closes all ports; returns once every queued connection has been accepted.
     pub(super) async fn close(&self) {
         let (done, is_done) = oneshot::channel();
         if self.order(Order::Close(done)).await.is_ok() {
-            // A worker that died has left its ports too.
+            // A worker that died has closed its ports too.
             drop(is_done.await);
         }
     }
@@ -247,7 +247,7 @@ impl Resources {
     }
 }
 
-/// Gathers what is given up within a second.
+/// Collects what is freed within a second.
 async fn give_back_when_freed(connections: Connections, give_back: fn()) {
     loop {
         connections.freed().await;
@@ -265,7 +265,7 @@ async fn serve(resources: Resources, mut inbox: mpsc::Receiver<Order>) {
         prepared: Vec::new(),
     };
     while let Some(order) = inbox.recv().await {
-        // Control waits for every answer; when it is gone, so is the inbox.
+        // Control waits for every answer; if it is gone, so is the inbox.
         match order {
             Order::Prepare(listeners, done) => drop(done.send(serving.prepare(listeners))),
             Order::Commit(stacks, done) => {
@@ -305,8 +305,8 @@ impl Serving {
         }
     }
 
-    /// Makes the prepared listeners the listeners: new ones start, those that are known get their
-    /// new terms, those that are missing leave their port.
+    /// Makes the prepared listeners current: new ones start, known ones get their new terms,
+    /// missing ones close their port.
     fn listen(&mut self) {
         let mut before = std::mem::take(&mut self.listeners);
         for Prepared { id, acceptor, terms } in std::mem::take(&mut self.prepared) {
@@ -319,7 +319,7 @@ impl Serving {
                     *accepting.terms.lock() = terms;
                     accepting
                 }
-                // `prepare` has seen to it that there is one.
+                // `prepare` has ensured that there is one.
                 (None, None) => continue,
             };
             self.listeners.insert(id, accepting);
@@ -329,7 +329,7 @@ impl Serving {
         }
     }
 
-    /// Starts an accept loop. `None`: there is no stack for it, which the commit has seen to.
+    /// Starts an accept loop. `None`: there is no stack for it, which the commit rules out.
     fn accept(&self, acceptor: Acceptor, terms: Terms) -> Option<Accepting> {
         let resources = &self.resources;
         match terms.serves {
@@ -341,13 +341,13 @@ impl Serving {
     async fn close(&mut self) {
         for (_, accepting) in self.listeners.drain() {
             drop(accepting.stop);
-            // An error is the end of the loop as well.
+            // An error also means that the loop has ended.
             drop(accepting.stopped.await);
         }
     }
 }
 
-/// Puts a stack in force; gives the one before back.
+/// Puts a stack in force; returns the previous one.
 fn put<S>(handler: &mut Option<Arc<Handler<S>>>, stack: S) -> Option<S> {
     if let Some(handler) = handler {
         return Some(handler.replace(stack));

@@ -1,4 +1,4 @@
-//! What routes need whose requests leave a record.
+//! The parts of routes whose requests are recorded.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
 type Keys = (idempotency::Settings, Arc<str>, Arc<dyn IdempotencyStore>);
 
 impl Build<'_> {
-    /// Whether requests with a key are done once, and who remembers keys.
+    /// Whether requests with a key are done only once, and who remembers the keys.
     pub(super) fn idempotency(&self, route: &Route) -> Option<Keys> {
         let settings = route.idempotency.clone()?;
         let store: Arc<dyn IdempotencyStore> = match self.store {
@@ -26,7 +26,7 @@ impl Build<'_> {
         Some((settings, route.rule.name.clone(), store))
     }
 
-    /// What the route stores requests with. Its topic is configured, so it is in the store.
+    /// Stores the route's requests. Its topic is configured, so it is in the store.
     pub(super) fn enqueuer(&self, route: &Route) -> Option<Enqueuer> {
         let (settings, name) = (route.enqueue.as_ref()?, &route.rule.name);
         let Some(store) = self.store else { return Some(Enqueuer::unavailable(settings, name)) };
@@ -40,7 +40,7 @@ impl Build<'_> {
         ))
     }
 
-    /// Which routes answer for the requests they have stored.
+    /// Tells which routes answer for the requests they have stored.
     pub(super) fn status_paths(&self) -> Option<Box<dyn OwnPaths>> {
         let ids = self.store.map(|store| store.requests().ids().clone());
         let names = self.plan.config.routes.iter().enumerate();
@@ -49,13 +49,13 @@ impl Build<'_> {
         StatusPaths::new(ids, storing).map(|paths| Box::new(paths) as Box<dyn OwnPaths>)
     }
 
-    /// What the route publishes and records with. Its topics are configured, so they are in the store.
+    /// Publishes and records for the route. Its topics are configured, so they are in the store.
     pub(super) fn publisher(&self, route: &Route) -> Option<Publisher> {
         if route.publish.is_empty() && route.idempotency.is_none() {
             return None;
         }
         let Some(store) = self.store else {
-            // Who has only a key is refused by who would remember it.
+            // A route with only `idempotency` is refused by its store of keys.
             return (!route.publish.is_empty()).then(Publisher::unavailable);
         };
         let worker = self.worker;

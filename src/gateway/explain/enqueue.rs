@@ -1,4 +1,4 @@
-//! What would be stored of a request, in words.
+//! Explains what would be stored of a request.
 
 use super::{Told, step};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Told<'_> {
-    /// `true`: it is stored, and nothing more is done with it.
+    /// `true`: it is stored, and nothing else happens to it.
     pub(super) fn enqueue(&self, steps: &mut Vec<Step>) -> bool {
         let Some(settings) = &self.route.enqueue else { return false };
         let topic = &settings.topic;

@@ -1,4 +1,4 @@
-//! What rate limits, adaptive limits, `mirror` and `fault` would do with a request.
+//! Explains what rate limits, adaptive limits, `mirror` and `fault` would do with a request.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Told<'_> {
-    /// Asked, not charged. Without a gateway, and for a key that the question leaves open, only what
-    /// is configured is told.
+    /// Asks without charging. Without a running gateway, or if the question does not determine the
+    /// key, only the configuration is shown.
     pub(super) fn rate_limit(&self, index: usize) -> Step {
         let limit = &self.config.rate_limits[index];
         let (burst, key) = (limit.limit.burst(), limit.key.written());
@@ -41,7 +41,7 @@ impl Told<'_> {
         step("rate_limit", outcome, format!("{described}{shadow}; {state}"))
     }
 
-    /// What limits and balancers may look at.
+    /// The data that limits and balancers may use.
     pub(super) fn input(&self) -> Input<'_> {
         let principal = self.principal.as_ref();
         Input {

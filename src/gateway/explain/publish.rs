@@ -1,4 +1,4 @@
-//! What is known of a request's key, and what it would publish, in words.
+//! Explains a request's key, and what it would publish.
 
 use std::time::Duration;
 
