@@ -1,9 +1,9 @@
-//! Who may ask the admin API for what, and the answers.
+//! Authorises the calls of the admin API, and answers them.
 //!
-//! A browser on the operator's machine is the one stranger that reaches a loopback address. So
-//! without a token only calls to an IP address or `localhost` are answered (a name could be a
-//! stranger's that was pointed here: DNS rebinding), and a POST that carries `Origin` never is.
-//! What is about events is answered by the gateway's own handle, under the same rules.
+//! A browser on the operator's machine is the one stranger that can reach a loopback address. So
+//! without a token only calls to an IP address or `localhost` are answered (any other name could be
+//! a stranger's, pointed here: DNS rebinding), and never a POST with `Origin`. Calls about events
+//! are answered by the gateway's own handle, under the same rules.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -27,20 +27,20 @@ use crate::{
     telemetry::metrics::Format,
 };
 
-/// Bytes of a body at most.
+/// The maximum size of a body, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
-/// From the head to the end of the body.
+/// The time from the head to the end of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A future of a [`Handles`] method.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What the gateway lets its operator do. Called by the control thread, one call per connection.
+/// What an operator may do with the gateway. Called by the control thread, one call per connection.
 pub trait Handles: Send + Sync + 'static {
-    /// The bearer token asked for as the running configuration has it: a reload changes it.
+    /// The bearer token that is required by the running configuration: a reload may change it.
     fn token(&self) -> Option<Secret>;
 
-    /// Why it is not ready, a sentence each; empty when it is.
+    /// Why it is not ready, in sentences; empty if it is.
     fn readiness(&self) -> Vec<String>;
 
     /// All metrics in this format.
@@ -49,26 +49,26 @@ pub trait Handles: Send + Sync + 'static {
     /// The running configuration, secrets redacted, with its hash and time of load.
     fn config(&self) -> Value;
 
-    /// The routes in order of match.
+    /// The routes in the order of matching.
     fn routes(&self) -> Value;
 
-    /// The endpoints with their state, and why each one that is out is out.
+    /// The endpoints with their state, and the reason for each one that is out.
     fn upstreams(&self) -> Value;
 
-    /// Reloads; the new hash. The caller may leave while it runs: dropping the future must not
+    /// Reloads; returns the new hash. The caller may leave meanwhile: dropping the future must not
     /// leave a reload half done.
     fn reload(&self) -> Answer<'_, Result<String, Problem>>;
 
     /// Begins the drain. A second call changes nothing.
     fn drain(&self);
 
-    /// What would become of the request that `call` describes.
+    /// What would happen to the request that `call` describes.
     fn explain(&self, call: Value) -> Result<Value, Problem>;
 
-    /// Whether a path is about events, and how many bytes the body of such a call may have.
+    /// For a path about events, the maximum size of its body in bytes.
     fn takes_events(&self, path: &str) -> Option<usize>;
 
-    /// The answer to a call about events, all of its body read. The caller may leave at any time.
+    /// Answers a call about events, with its whole body. The caller may leave at any time.
     fn events<'a>(&'a self, parts: &'a Parts, body: Bytes) -> Answer<'a, http::Response>;
 }
 
@@ -83,7 +83,7 @@ enum Endpoint {
     Reload,
     Drain,
     Explain,
-    /// About events; how many bytes its body may have.
+    /// About events, with the maximum size of its body.
     Events(usize),
 }
 
@@ -101,7 +101,7 @@ where
     }
 }
 
-/// The endpoint, if this caller may use it in this way.
+/// The endpoint, if this caller may use it with this method.
 fn admit(handles: &dyn Handles, parts: &Parts) -> Result<Endpoint, Problem> {
     let path = parts.uri.path();
     let endpoint = Endpoint::at(path).or_else(|| handles.takes_events(path).map(Endpoint::Events));
@@ -117,7 +117,7 @@ fn admit(handles: &dyn Handles, parts: &Parts) -> Result<Endpoint, Problem> {
     })?;
     let is_safe = matches!(parts.method, Method::GET | Method::HEAD);
     let is_allowed = if matches!(endpoint, Endpoint::Events(_)) {
-        // It knows its methods itself.
+        // It checks its methods itself.
         true
     } else if endpoint.is_post() {
         parts.method == Method::POST
@@ -192,7 +192,7 @@ impl Endpoint {
         })
     }
 
-    /// Asked by machines that have no token and may use any name.
+    /// Used by machines that have no token and may use any name.
     fn is_probe(self) -> bool {
         matches!(self, Self::Livez | Self::Readyz)
     }
@@ -210,8 +210,7 @@ fn has_token(headers: &HeaderMap, token: &Secret) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") && is_same(given.trim_ascii(), token.expose())
 }
 
-/// Takes as long for a token that is wrong in its first byte as for one wrong in its last; only the
-/// length shows.
+/// Takes the same time wherever a wrong token differs; only its length shows.
 fn is_same(given: &[u8], wanted: &[u8]) -> bool {
     let difference =
         given.iter().zip(wanted).fold(0, |sum, (a, b)| std::hint::black_box(sum | (a ^ b)));
@@ -221,7 +220,7 @@ fn is_same(given: &[u8], wanted: &[u8]) -> bool {
 /// Whether the caller means this machine, not a name that somebody pointed at it.
 fn is_local_name(headers: &HeaderMap, uri: &Uri) -> bool {
     let named = headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    // Nobody is fooled by a call without a name: browsers always send one.
+    // A call without a name is harmless: browsers always send one.
     named.chain(uri.authority().map(::http::uri::Authority::as_str)).all(|authority| {
         let Ok(authority) = authority.parse::<::http::uri::Authority>() else { return false };
         let host = authority.host();
@@ -230,7 +229,7 @@ fn is_local_name(headers: &HeaderMap, uri: &Uri) -> bool {
     })
 }
 
-/// The whole body as JSON. Asking for the content type keeps out forms, which need no preflight.
+/// The whole body as JSON. Requiring the content type excludes forms, which need no preflight.
 async fn read_json<B>(headers: &HeaderMap, body: B) -> Result<Value, Problem>
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send,

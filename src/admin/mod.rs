@@ -24,7 +24,7 @@ use crate::http::Secret;
 pub struct Settings {
     /// Where it listens; port 0 picks a free one.
     pub address: SocketAddr,
-    /// The bearer token asked for; required when the address is not loopback.
+    /// The required bearer token; needed if the address is not loopback.
     pub token: Option<Secret>,
     /// Whether `fault` may be configured.
     pub allow_faults: bool,

@@ -12,9 +12,9 @@ pub struct Problem {
     pub code: &'static str,
     /// One fixed sentence.
     pub title: &'static str,
-    /// What it was this time.
+    /// The details of this occurrence.
     pub detail: Option<String>,
-    /// Several at once, as a reload finds them.
+    /// Several problems at once, as found by a reload.
     pub problems: Vec<Value>,
     /// The `Allow` field of a 405.
     pub(super) allow: Option<&'static str>,
@@ -23,7 +23,7 @@ pub struct Problem {
 // === impl Problem ===
 
 impl Problem {
-    /// A problem with nothing more to say.
+    /// A problem without details.
     pub fn new(status: StatusCode, code: &'static str, title: &'static str) -> Self {
         Self { status, code, title, detail: None, problems: Vec::new(), allow: None }
     }
@@ -35,19 +35,19 @@ impl Problem {
         Self { problems, ..Self::new(status, "config-invalid", title) }
     }
 
-    /// The new configuration changes what only a restart can.
+    /// The new configuration changes something that needs a restart.
     pub fn needs_restart(detail: impl Into<String>) -> Self {
         let title = "The change needs a restart; the old configuration still runs.";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "needs-restart", title).with_detail(detail)
     }
 
-    /// The body of the call is not what the endpoint takes.
+    /// The body of the call is not what the endpoint accepts.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         let title = "The request is malformed.";
         Self::new(StatusCode::BAD_REQUEST, "bad-framing", title).with_detail(detail)
     }
 
-    /// Says what it was this time.
+    /// Adds the details of this occurrence.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

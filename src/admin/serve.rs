@@ -1,9 +1,9 @@
 //! Sockets of the admin API: accept, limits, one exchange per connection.
 //!
 //! Connections are not kept alive: calls are rare, and an idle connection must not hold one of the
-//! few places. At most 64 are served at once, the next wait in the socket's backlog; each has 10 s
-//! to send its head and a minute for all of it, and another only for what it takes slowly, so a place
-//! always comes free.
+//! few places. At most 64 are served at once, further ones wait in the socket's backlog. Each has
+//! 10 s to send its head and a minute for the rest, and more only while its client keeps taking the
+//! answer, so a place always becomes free.
 
 mod taken;
 
@@ -22,28 +22,28 @@ use self::taken::{Counted, Taken};
 use super::{Handles, api};
 use crate::{http::io::Io, telemetry::task};
 
-/// Connections at once.
+/// The maximum number of connections at once.
 const MAX_CONNECTIONS: usize = 64;
-/// Bytes of a head, and of what is read ahead of a body.
+/// The maximum size of a head, and of what is read ahead of a body, in bytes.
 const MAX_BUFFER: usize = 32 * 1024;
-/// From the accept to the end of the head.
+/// The time from the accept to the end of the head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the head to the last byte of the answer, for who does not take at least [`MIN_TAKEN`] of it meanwhile:
-/// an event may be larger than a slow client gets in a minute, and it would get no further the next time.
+/// From the head to the end of the answer, for a client that takes less than [`MIN_TAKEN`] of it:
+/// an event may be too large for a slow client to get in a minute, now or the next time.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bytes.
 const MIN_TAKEN: u64 = 32 * 1024;
-/// After a failed accept, which most often means that there are no descriptors left.
+/// The pause after a failed accept, which most often means that no descriptors are left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Answers calls on `listener` for as long as it is polled.
 ///
-/// Dropping it closes the listener; connections that were accepted run on, for a little over a
-/// minute, or as long as they take what they are told.
+/// Dropping it closes the listener; accepted connections continue, for a little over a minute, or
+/// as long as their clients keep taking the answer.
 pub async fn serve(listener: TcpListener, handles: Arc<dyn Handles>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut is_failing = false;
-    // Never closed, so there is always a place to wait for.
+    // Never closed, so waiting for a place always succeeds.
     while let Ok(place) = places.clone().acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -57,13 +57,13 @@ pub async fn serve(listener: TcpListener, handles: Arc<dyn Handles>) {
             }
         };
         is_failing = false;
-        // What a stream tells piece by piece would wait for the acknowledgement of the piece before, 40 ms
-        // for each (benches/tail.rs). Without it the connection is slower, and nothing else.
+        // Otherwise each piece of a stream would wait for the acknowledgement of the one before, 40
+        // ms each (benches/tail.rs). If this fails, the connection is just slower.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "admin: a socket keeps its delay");
         }
         let handles = handles.clone();
-        // Its own task: a slow call must not hold up a probe.
+        // Its own task: a slow call must not delay a probe.
         task::spawn("admin connection", async move {
             connection(stream, handles).await;
             drop(place);
@@ -89,8 +89,8 @@ where
         .max_buf_size(MAX_BUFFER)
         .serve_connection(Io(Counted::new(stream, &taken)), service);
     tokio::pin!(exchange);
-    // Either the exchange is over, or its head is there and the longer time applies, or neither in
-    // time. Nothing is lost by any branch: `exchange` is polled on or given up.
+    // Either the exchange ends, or its head arrives and the longer time applies, or the time is up.
+    // Every branch is cancel-safe: `exchange` continues or is given up.
     let ended = tokio::select! {
         result = exchange.as_mut() => Some(result),
         () = has_head.notified() => tokio::select! {

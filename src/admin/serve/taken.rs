@@ -16,11 +16,11 @@ use tokio::{
     time::sleep,
 };
 
-/// Bytes that were taken so far. Clones are the same count.
+/// The bytes taken so far. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Taken(Arc<AtomicU64>);
 
-/// A stream that counts what is taken of what is written to it.
+/// A stream that counts how many of the bytes written to it were taken.
 pub(super) struct Counted<T> {
     stream: T,
     taken: Taken,
@@ -29,7 +29,7 @@ pub(super) struct Counted<T> {
 // === impl Taken ===
 
 impl Taken {
-    /// Completes at the end of a `span` in which fewer bytes than `min` were taken. Cancel-safe.
+    /// Completes at the end of a `span` in which fewer than `min` bytes were taken. Cancel-safe.
     pub(super) async fn falls_below(&self, min: u64, span: Duration) {
         let mut before = self.get();
         loop {
@@ -42,7 +42,7 @@ impl Taken {
         }
     }
 
-    // Relaxed: one task counts and looks.
+    // Relaxed: one task counts and reads.
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -51,7 +51,7 @@ impl Taken {
 // === impl Counted ===
 
 impl<T> Counted<T> {
-    /// `stream`, which counts in `taken`.
+    /// Wraps `stream` and counts in `taken`.
     pub(super) fn new(stream: T, taken: &Taken) -> Self {
         Self { stream, taken: taken.clone() }
     }

@@ -18,7 +18,7 @@ use crate::{
     telemetry::metrics::Format,
 };
 
-/// Bytes of an answer that a slow client does not get in a minute.
+/// A size in bytes that a slow client does not get in a minute.
 const LARGE: usize = 512 * 1024;
 
 #[derive(Default)]
@@ -83,7 +83,7 @@ impl Handles for Fake {
     }
 }
 
-/// A whole answer: its head as text, its body.
+/// A whole answer: its head as text, and its body.
 struct Told {
     status: u16,
     head: String,
