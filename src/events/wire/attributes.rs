@@ -1,4 +1,4 @@
-//! Which attributes of an event are written, in their order: the same in every form.
+//! The attributes of an event in the order in which every format writes them.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use crate::{
     telemetry::clock,
 };
 
-/// The value of an attribute that is written.
+/// The value of an attribute to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown<'a> {
     Text(&'a str),
@@ -17,7 +17,7 @@ pub(super) enum Shown<'a> {
     Integer(i32),
 }
 
-/// Tells each attribute but `specversion`. A key or a dedup key that is no text is left out.
+/// Visits each attribute but `specversion`. A key or dedup key that is not text is left out.
 pub(super) fn each<'a>(event: &'a Event, mut tell: impl FnMut(&'a str, Shown<'a>)) {
     let required = [("id", &event.id), ("source", &event.source), ("type", &event.kind)];
     let optional = [
@@ -54,7 +54,7 @@ pub(super) fn each<'a>(event: &'a Event, mut tell: impl FnMut(&'a str, Shown<'a>
     }
 }
 
-/// RFC 3339 of this moment, milliseconds since 1970; the year has four digits.
+/// Appends this time, in milliseconds since 1970, as RFC 3339 with a four-digit year.
 pub(super) fn push_time(millis: u64, out: &mut Vec<u8>) {
     /// 9999-12-31T23:59:59.999Z
     const LAST: u64 = 253_402_300_799_999;

@@ -1,4 +1,4 @@
-//! Binary mode: attributes in `ce-` fields, `Content-Type` is the data's, the body is the data.
+//! Binary mode: attributes in `ce-` header fields, `Content-Type` of the data, data as the body.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use super::attributes::{self, Shown};
 use crate::events::event::{Attribute, Builder, Event, Invalid};
 
-/// What the names of fields with attributes begin with.
+/// Prefix of header fields with attributes.
 pub const PREFIX: &str = "ce-";
 
-/// The event that these fields tell of, with this data.
+/// The event in these header fields, with this data.
 pub fn event(
     headers: &HeaderMap,
     data: Bytes,
@@ -39,7 +39,7 @@ pub fn event(
     builder.finish(data, new_id)
 }
 
-/// The fields that tell of an event; its data is the body.
+/// The header fields of an event; its data is the body.
 pub fn fields(event: &Event) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(16);
     fields.insert("ce-specversion", HeaderValue::from_static("1.0"));
@@ -64,8 +64,8 @@ pub fn fields(event: &Event) -> HeaderMap {
     fields
 }
 
-/// The field value that stands for a text (HTTP binding, 3.1.3.2): what is not visible ASCII, quotes
-/// and `%` are percent-encoded, byte for byte.
+/// Encodes text as a field value (HTTP binding, 3.1.3.2): quotes, `%` and every byte that is not
+/// visible ASCII are percent-encoded.
 pub fn encode(text: &[u8]) -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = Vec::with_capacity(text.len());
@@ -81,8 +81,8 @@ pub fn encode(text: &[u8]) -> HeaderValue {
     HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// The text that a field value stands for (HTTP binding, 3.1.3.2): quotes go, then one round of
-/// percent-decoding. A `%` that no two hexadecimal digits follow stands for itself.
+/// Decodes the text in a field value (HTTP binding, 3.1.3.2): removes quotes, then decodes
+/// percent-encoding once. A `%` without two hexadecimal digits stays as it is.
 fn decode(value: &HeaderValue) -> Option<String> {
     let bytes = value.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'"' | b'%')) {

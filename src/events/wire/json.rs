@@ -1,10 +1,10 @@
-//! JSON texts that are passed on as they are.
+//! Checks of JSON texts that are passed on unchanged.
 
-/// Levels of lists and maps in JSON data. Parsers of consumers have bounds too: an event that none
-/// of them takes would be delivered again and again.
+/// Maximum nesting of lists and maps in JSON data. Consumers' parsers have limits too: an event
+/// that all of them reject would be delivered again and again.
 pub const MAX_DEPTH: usize = 100;
 
-/// Whether a text that is JSON can be passed on: every parser reads it to its end.
+/// Checks that a JSON text can be passed on: every parser must be able to read all of it.
 pub fn check(json: &str) -> Result<(), &'static str> {
     let mut depth = 0_usize;
     let mut rest = json.as_bytes();
@@ -28,13 +28,13 @@ pub fn check(json: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether this is one JSON value that [`check`] passes.
+/// Whether this is one JSON value that passes [`check`].
 pub fn is_value(bytes: &[u8]) -> bool {
     serde_json::from_slice::<&serde_json::value::RawValue>(bytes)
         .is_ok_and(|raw| check(raw.get()).is_ok())
 }
 
-/// What follows a string whose opening quote is gone. Escaped surrogates come in pairs.
+/// The rest after a string whose opening quote was removed. Escaped surrogates must come in pairs.
 fn string(mut rest: &[u8]) -> Result<&[u8], &'static str> {
     let mut is_high = false;
     loop {

@@ -15,21 +15,21 @@ use http::{HeaderMap, header::CONTENT_TYPE};
 
 use crate::events::event::{Event, Invalid};
 
-/// Events of one batch at most.
+/// Maximum number of events in a batch.
 pub const MAX_BATCH: usize = 1000;
 /// The media type of an event as JSON.
 pub const STRUCTURED: &str = "application/cloudevents+json";
 /// The media type of a list of events as JSON.
 pub const BATCH: &str = "application/cloudevents-batch+json";
 
-/// Why a message is no events.
+/// Why a message contains no valid events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Neither of the three modes; what it says it is.
+    /// The content type is none of the three modes.
     MediaType(String),
     /// The body is not JSON of the right shape: what is wrong, and where.
     Malformed(String),
-    /// Events that are none: the place in the batch and what is wrong, for each.
+    /// Invalid events: the index in the batch and what is wrong, for each.
     Invalid(Vec<(usize, Invalid)>),
 }
 
@@ -39,7 +39,7 @@ enum Mode {
     Binary,
 }
 
-/// The events of a message. An event without `id` gets one of `new_id`.
+/// The events of a message. An event without `id` gets one from `new_id`.
 pub fn read(
     headers: &HeaderMap,
     body: &Bytes,

@@ -1,4 +1,4 @@
-//! Structured mode: an event as one JSON object, both ways.
+//! Structured mode: encodes and decodes an event as one JSON object.
 
 use std::fmt;
 
@@ -16,16 +16,16 @@ use super::{
 };
 use crate::events::event::{Attribute, Builder, Event, Invalid};
 
-/// The members of an object in their order, values as they were written.
+/// The members of an object in order, with their values as written.
 #[derive(Debug)]
 pub struct Members<'a>(Vec<(String, &'a RawValue)>);
 
-/// The members of the object that `body` is.
+/// The members of the object in `body`.
 pub fn members(body: &[u8]) -> Result<Members<'_>, String> {
     serde_json::from_slice(body).map_err(|error| told(&error))
 }
 
-/// The objects of the list that `body` is. An item that is no object is told in its place.
+/// The objects of the list in `body`. An item that is not an object is an error in its place.
 pub fn items(body: &[u8]) -> Result<Vec<Result<Members<'_>, String>>, String> {
     let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| told(&error))?;
     Ok(items
@@ -34,7 +34,7 @@ pub fn items(body: &[u8]) -> Result<Vec<Result<Members<'_>, String>>, String> {
         .collect())
 }
 
-/// The event that has these members. `body` is what they were read from; the data stays in it.
+/// The event with these members, which were read from `body`; its data is a part of `body`.
 pub fn event(
     members: Members<'_>,
     body: &Bytes,
@@ -81,8 +81,8 @@ pub fn event(
     builder.finish(data, new_id)
 }
 
-/// Appends the event as a JSON object. Data that is JSON, or of an unknown kind and reads as JSON,
-/// is put there as it is; text becomes a string, anything else base64.
+/// Appends the event as a JSON object. Data that is JSON, or of unknown type but valid JSON, is
+/// inserted unchanged; text becomes a string, anything else base64.
 pub fn write(event: &Event, out: &mut Vec<u8>) {
     out.reserve(event.bytes() + 256);
     out.extend_from_slice(b"{\"specversion\":\"1.0\"");
@@ -122,7 +122,7 @@ fn push_data(data: &[u8], content_type: Option<&str>, out: &mut Vec<u8>) {
             push_name("data_base64", out);
             out.push(b'"');
             let mut encoded = vec![0; data.len().div_ceil(3) * 4];
-            // It fits: four characters for every three bytes begun.
+            // It fits: four characters for each three bytes or part of them.
             let length = STANDARD.encode_slice(data, &mut encoded).unwrap_or_default();
             out.extend_from_slice(&encoded[..length]);
             out.push(b'"');
@@ -137,7 +137,7 @@ fn push_name(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\":");
 }
 
-/// A JSON string with this moment, milliseconds since 1970.
+/// A JSON string with this time, in milliseconds since 1970.
 pub(in crate::events) fn push_time(millis: u64, out: &mut Vec<u8>) {
     out.push(b'"');
     attributes::push_time(millis, out);
@@ -151,7 +151,7 @@ pub(in crate::events) fn push_string(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// How data of a content type stands in JSON.
+/// How data of a content type is represented in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Json,
@@ -185,7 +185,7 @@ impl Kind {
     }
 }
 
-/// The value of an attribute; `None` is null.
+/// The value of an attribute; `None` for null.
 fn attribute(name: &str, raw: &str) -> Result<Option<Attribute>, Invalid> {
     let wrong = |message: &'static str| Invalid::new(name, message);
     Ok(Some(match raw.as_bytes().first() {
@@ -205,7 +205,7 @@ fn attribute(name: &str, raw: &str) -> Result<Option<Attribute>, Invalid> {
     }))
 }
 
-/// The data that a `data` member stands for.
+/// The data in a `data` member.
 fn payload(raw: &RawValue, body: &Bytes, content_type: Option<&str>) -> Result<Bytes, Invalid> {
     let text = raw.get();
     if Kind::of(content_type) == Kind::Json {
@@ -228,7 +228,7 @@ fn from_base64(raw: &str) -> Result<Bytes, Invalid> {
     STANDARD.decode(text.as_bytes()).map(Bytes::from).map_err(|_| wrong())
 }
 
-/// What serde says, which names the line and the column.
+/// The error of serde, which names line and column.
 fn told(error: &serde_json::Error) -> String {
     format!("the body is not what it says it is: {error}")
 }

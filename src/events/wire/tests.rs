@@ -1,4 +1,4 @@
-//! Messages to events and back.
+//! Tests of decoding and encoding events.
 
 use proptest::prelude::*;
 
@@ -81,7 +81,7 @@ fn data_of_other_kinds_becomes_what_it_stands_for() {
     assert!(written(&data(latin)).ends_with(r#""data_base64":"YWJj"}"#));
     let json = r#""datacontenttype":"application/vnd.shop+json","data":{"a":1}"#;
     assert!(written(&data(json)).ends_with(&format!("{json}}}")));
-    // What only says that it is JSON must not break the reader's parser.
+    // Data that only claims to be JSON must not break the reader's parser.
     let broken = r#""datacontenttype":"application/json","data_base64":"ew==""#;
     assert!(written(&data(broken)).ends_with(&format!("{broken}}}")));
     for (members, expected) in [
@@ -260,7 +260,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     )
 }
 
-/// As [`any_event`], and with something to say to the queue.
+/// As [`any_event`], with extensions for the queue.
 fn any_demanding_event() -> impl Strategy<Value = Event> {
     let text = || prop::option::of("[!-~é]{1,20}");
     let moments = prop_oneof![
@@ -294,7 +294,7 @@ proptest! {
         let fields = binary::fields(&event);
         prop_assert!(fields.values().all(|value| value.to_str().is_ok()));
         let read = binary::event(&fields, event.data.clone(), String::new).unwrap();
-        // A field has no types: every attribute comes back as text.
+        // Header fields are untyped: every attribute comes back as text.
         let text = |value: Attribute| Attribute::Text(match value {
             Attribute::Boolean(is) => is.to_string(),
             Attribute::Integer(number) => number.to_string(),
