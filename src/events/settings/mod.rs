@@ -1,4 +1,4 @@
-//! What a user configures about the event flow: plain values, valid by construction.
+//! A user's configuration of the event flow: plain values, valid by construction.
 //!
 //! `config` makes them; the defaults here are those of `gateway.yaml`. Names match
 //! `[a-z0-9][a-z0-9._-]{0,99}` and are unique. Every topic that a subscription or a reaction names
@@ -21,30 +21,30 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const HOUR: Duration = Duration::from_hours(1);
 
-/// Everything about the store: `queue`, `topics`, `subscriptions`.
+/// The configuration of the store: `queue`, `topics`, `subscriptions`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The data directory. A change needs a restart.
     pub dir: PathBuf,
-    /// What `source` of the gateway's own events says; `None` is the store's ID.
+    /// The `source` of the gateway's own events; `None` for the store's ID.
     pub instance: Option<Arc<str>>,
-    /// Readiness fails while a log is offline.
+    /// Whether readiness fails while a log is offline.
     pub is_required: bool,
-    /// Bytes that may wait in front of each log.
+    /// Maximum bytes waiting in front of each log.
     pub publish_buffer: u64,
-    /// Bytes of bodies that may be held for keys, fingerprints and events, all routes together.
+    /// Maximum bytes of bodies held for keys, fingerprints and events, for all routes together.
     pub body_buffer: u64,
-    /// How long to wait for another process to let go of the directory.
+    /// How long to wait until another process releases the directory.
     pub lock_wait: Duration,
     /// Records of requests.
     pub ingress: Ingress,
-    /// Of every topic that says nothing else, and of the delivery state. A change needs a restart.
+    /// For the delivery state, and topics without their own setting. A change needs a restart.
     pub durability: Durability,
-    /// The sync of [`Durability::Os`].
+    /// The interval of syncs with [`Durability::Os`].
     pub os_interval: Duration,
-    /// Room that is left to others.
+    /// Disk space left to others.
     pub disk: Disk,
-    /// What is done about damage.
+    /// How damage is handled.
     pub recovery: Recovery,
     /// By name.
     pub topics: Vec<Topic>,
@@ -55,25 +55,25 @@ pub struct Settings {
 /// Records of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ingress {
-    /// Records remembered.
+    /// Maximum number of records remembered.
     pub max_entries: u64,
-    /// Bytes on disk.
+    /// Maximum bytes on disk.
     pub max_bytes: u64,
 }
 
-/// When an append is answered.
+/// When an append is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// Once it is synced: survives a power cut.
     #[default]
     Durable,
-    /// Once it is written, and synced every so often: survives a killed process.
+    /// Once it is written; synced periodically: survives a killed process.
     Os,
     /// Once it is in memory: survives nothing.
     Memory,
 }
 
-/// What is done about damage below the watermark.
+/// How damage below the watermark is handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
     /// The log goes offline and says where.
@@ -83,21 +83,21 @@ pub enum Recovery {
     Quarantine,
 }
 
-/// Room that is left to others.
+/// Disk space left to others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Disk {
-    /// No publish below this share of the disk, 0 to 1; the smaller of this and `min_free` holds.
+    /// No publish below this free share of the disk, 0 to 1, or `min_free`, whichever is smaller.
     pub low_water: f64,
-    /// No publish below so many bytes.
+    /// No publish below this many free bytes.
     pub min_free: u64,
-    /// Bytes kept for the delivery state.
+    /// Bytes reserved for the delivery state.
     pub reserve: u64,
 }
 
 // === impl Settings ===
 
 impl Settings {
-    /// The defaults, for a directory.
+    /// The defaults, with this directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),

@@ -12,69 +12,69 @@ use crate::http::webhook::SigningKey;
 pub struct Subscription {
     /// Its name.
     pub name: Arc<str>,
-    /// Its topic; a change is an error.
+    /// Its topic; cannot be changed.
     pub topic: Arc<str>,
-    /// Which types it takes; empty is all.
+    /// The types it receives; all if empty.
     pub types: Vec<TypePattern>,
-    /// Where it starts when it is new.
+    /// Where a new subscription starts.
     pub from: StartAt,
-    /// Where events are sent; `None`: they are fetched.
+    /// Where events are pushed to; `None` if consumers pull them.
     pub push: Option<Push>,
-    /// How long a consumer has, 1 s to 12 h.
+    /// Length of a consumer's lease, 1 s to 12 h.
     pub lease: Duration,
-    /// Its topic keeps what it has not settled.
+    /// Whether its topic keeps what it has not settled.
     pub is_pinning: bool,
-    /// In which order.
+    /// The delivery order.
     pub order: Order,
-    /// When a failed delivery is tried again.
+    /// When failed deliveries are retried.
     pub retry: Retry,
-    /// How much at once.
+    /// Limits of concurrency and rate.
     pub limits: Limits,
-    /// Where events go that nobody took; `None`: nowhere, `then` says what becomes of them.
+    /// The dead letters; `None` if there are none, and `then` decides.
     pub dead_letter: Option<DeadLetters>,
-    /// What becomes of an event at the end of its attempts.
+    /// What happens to an event whose attempts are used up.
     pub then: Then,
-    /// What follows a success.
+    /// The event that follows a success.
     pub on_success: Option<Reaction>,
-    /// What follows when nobody took it.
+    /// The event that follows if nobody took an event.
     pub on_exhausted: Option<Reaction>,
 }
 
-/// A type, or how types begin.
+/// A type, or a prefix of types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TypePattern {
-    /// This one.
+    /// This type.
     Exact(Box<str>),
-    /// All that begin so.
+    /// All types with this prefix.
     Prefix(Box<str>),
 }
 
 /// Where a new subscription starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartAt {
-    /// With the first event that is kept.
+    /// At the first event stored.
     Earliest,
-    /// After the last one.
+    /// After the last event.
     #[default]
     Latest,
-    /// With the first event published then or later, in milliseconds since 1970.
+    /// At the first event published at this time or later, in milliseconds since 1970.
     Time(u64),
 }
 
-/// Where events are sent.
+/// How events are pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
-    /// Where to.
+    /// The receiver.
     pub target: Target,
-    /// In which form.
+    /// The format.
     pub format: Format,
-    /// How long an endpoint has.
+    /// Time limit of a delivery.
     pub timeout: Duration,
-    /// What deliveries to a webhook are signed with; several while one takes the place of another.
+    /// Keys that sign deliveries to a webhook; several while one replaces another.
     pub secrets: Vec<SigningKey>,
 }
 
-/// Who gets pushed events.
+/// The receiver of pushed events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A webhook: an absolute `http` or `https` URL.
@@ -83,105 +83,105 @@ pub enum Target {
     Upstream(Arc<str>),
 }
 
-/// The form of a pushed event.
+/// The format of a pushed event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// CloudEvents, one JSON object.
+    /// CloudEvents as one JSON object.
     #[default]
     Structured,
-    /// CloudEvents, attributes as header fields.
+    /// CloudEvents with attributes as header fields.
     Binary,
     /// The data alone.
     Raw,
 }
 
-/// In which order events are delivered.
+/// The order in which events are delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// One event of a key after the other.
+    /// In order within each key.
     #[default]
     Key,
-    /// None.
+    /// No order.
     None,
-    /// One event of a partition after the other.
+    /// In order within each partition.
     Partition,
 }
 
-/// When a failed delivery is tried again.
+/// When failed deliveries are retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Before the first attempt, the second, and so on; the last one holds for all that follow. At least
-    /// one.
+    /// The waits before the first attempt, the second, and so on; the last one applies to all that
+    /// follow. At least one.
     pub schedule: Vec<Duration>,
-    /// So many attempts count, at least 1.
+    /// Maximum number of counted attempts, at least 1.
     pub max_attempts: u32,
-    /// None begins later than so long after the first one that counted.
+    /// No attempt begins later than this after the first counted one.
     pub max_age: Duration,
 }
 
-/// How much at once.
+/// Limits of concurrency and rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Deliveries to an endpoint.
+    /// Maximum concurrent deliveries to an endpoint.
     pub concurrency: u32,
-    /// Deliveries to an endpoint in a second.
+    /// Maximum deliveries to an endpoint per second.
     pub rate: Option<f64>,
-    /// Events being delivered.
+    /// Maximum number of events being delivered.
     pub in_flight: u32,
-    /// Events of one partition that wait in memory.
+    /// Maximum number of a partition's events waiting in memory.
     pub parked: u32,
 }
 
-/// Where events go that nobody took.
+/// The dead letters of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadLetters {
-    /// Kept for so long.
+    /// How long they are kept.
     pub max_age: Duration,
-    /// Kept up to so many bytes; then the subscription stops.
+    /// Maximum bytes; at this size the subscription stops.
     pub max_bytes: u64,
 }
 
-/// What becomes of an event at the end of its attempts.
+/// What happens to an event whose attempts are used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Then {
-    /// To the dead letters.
+    /// It becomes a dead letter.
     #[default]
     DeadLetter,
-    /// Nothing.
+    /// It is dropped.
     Discard,
-    /// It holds its key until an operator frees it.
+    /// It holds its key until an operator unblocks it.
     BlockKey,
 }
 
-/// An event that follows.
+/// An event that follows from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reaction {
     /// Its topic.
     pub topic: Arc<str>,
     /// Its type.
     pub kind: Arc<str>,
-    /// What its data is.
+    /// Its data.
     pub data: ReactionData,
 }
 
-/// What the data of an event that follows is.
+/// The data of an event that follows from another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReactionData {
-    /// That of the event.
+    /// The data of that event.
     #[default]
     Request,
-    /// What the endpoint answered.
+    /// The answer of the endpoint.
     Response,
-    /// Both.
+    /// Both of these.
     Both,
-    /// None.
+    /// No data.
     None,
 }
 
 // === impl Subscription ===
 
 impl Subscription {
-    /// The defaults, for a name and a topic.
+    /// The defaults, with this name and topic.
     pub fn new(name: impl Into<Arc<str>>, topic: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -205,14 +205,14 @@ impl Subscription {
 // === impl Retry ===
 
 impl Retry {
-    /// Between services of one owner: seconds at first, a day at most.
+    /// For services of one owner: seconds at first, a day in total.
     pub fn service() -> Self {
         let seconds = [0, 1, 2, 4, 8, 15, 30, 60, 300, 900, 1_800];
         let schedule = seconds.map(Duration::from_secs).to_vec();
         Self { schedule, max_attempts: 60, max_age: 24 * HOUR }
     }
 
-    /// To whom it may concern, as Standard Webhooks suggest: ten attempts in 76 hours.
+    /// For any receiver, as Standard Webhooks suggest: ten attempts in 76 hours.
     pub fn standard() -> Self {
         let seconds = [0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400]
             .map(Duration::from_secs);
@@ -239,7 +239,7 @@ impl Default for DeadLetters {
 // === impl TypePattern ===
 
 impl TypePattern {
-    /// A type; with a `*` at its end, how types begin.
+    /// A type, or with a `*` at the end a prefix of types.
     pub fn parse(text: &str) -> Self {
         match text.strip_suffix('*') {
             Some(prefix) => Self::Prefix(prefix.into()),
@@ -247,7 +247,7 @@ impl TypePattern {
         }
     }
 
-    /// Whether a type is meant.
+    /// Whether a type matches.
     pub fn matches(&self, kind: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *kind,

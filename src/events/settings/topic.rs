@@ -9,51 +9,51 @@ use super::{Durability, GIB, HOUR, MIB};
 pub struct Topic {
     /// Its name.
     pub name: Arc<str>,
-    /// Order domains, at least 1.
+    /// Number of partitions, at least 1; order holds within each.
     pub partitions: u32,
-    /// The largest event, at most 16 MiB.
+    /// Maximum size of an event, at most 16 MiB.
     pub max_event_bytes: u64,
-    /// Kept for so long, and longer if a subscription pins it.
+    /// How long events are kept; longer if a subscription pins them.
     pub max_age: Duration,
-    /// Kept up to so many bytes.
+    /// Maximum size on disk.
     pub max_bytes: u64,
     /// What happens at `max_bytes`.
     pub on_full: OnFull,
-    /// When a publish is answered. A change needs a restart.
+    /// When a publish is acknowledged. A change needs a restart.
     pub durability: Durability,
-    /// How duplicates are found.
+    /// Deduplication.
     pub dedup: Dedup,
-    /// Events that may wait for their time.
+    /// Maximum number of events waiting until they are due.
     pub max_delayed: u64,
-    /// No publish while a subscription's oldest unsettled event is older.
+    /// Publishes are refused while a subscription's oldest unsettled event is older.
     pub max_oldest_age: Option<Duration>,
-    /// The name it had.
+    /// Its former name.
     pub renamed_from: Option<Arc<str>>,
 }
 
-/// What happens when a topic is full of what its subscriptions pin.
+/// What happens when a topic is full of pinned segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFull {
-    /// No publish.
+    /// Publishes are refused.
     #[default]
     Reject,
-    /// The oldest segment goes, counted.
+    /// The oldest segment is deleted, and its unsettled events are counted.
     DropOldest,
 }
 
-/// How duplicates are found.
+/// Deduplication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dedup {
-    /// A key is remembered for so long.
+    /// How long a key is remembered.
     pub window: Duration,
-    /// And not more of them.
+    /// Maximum number of keys remembered.
     pub max_entries: u64,
 }
 
 // === impl Topic ===
 
 impl Topic {
-    /// The defaults, for a name.
+    /// The defaults, with this name.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
