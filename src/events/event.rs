@@ -1,7 +1,7 @@
-//! An event as a program sees it: the attributes of CloudEvents 1.0, and what the queue does by them.
+//! An event as programs see it: the attributes of CloudEvents 1.0, and those that the queue uses.
 //!
-//! Plain data. What is on the wire becomes one of these in `api` by way of a [`Builder`], which holds
-//! it to the rules of CloudEvents and to [`limits`]; what is on disk in the store.
+//! Plain data. `api` makes events from messages with a [`Builder`], which checks the rules of
+//! CloudEvents and the [`limits`]; the store makes them from records.
 
 mod builder;
 mod id;
@@ -14,10 +14,10 @@ pub use self::{
 
 use bytes::Bytes;
 
-/// One fact, before it is stored and after. Times are milliseconds since 1970.
+/// An event, before and after it is stored. Times are milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// `id`: constant over every delivery of it, and with `source` what tells two publishes apart.
+    /// `id`: the same in every delivery; with `source` it identifies a publish.
     pub id: String,
     /// `source`.
     pub source: String,
@@ -29,31 +29,31 @@ pub struct Event {
     pub time: Option<String>,
     /// `datacontenttype`.
     pub content_type: Option<String>,
-    /// The order domain: one key's events are in one partition, in order. Without one: no order.
+    /// The ordering key: events of one key are in one partition, in order. Without one: no order.
     pub key: Option<Bytes>,
-    /// What makes a second publish a duplicate, in place of `source` and `id`.
+    /// Identifies duplicates, in place of `source` and `id`.
     pub dedup_key: Option<Bytes>,
-    /// Not delivered before then.
+    /// Not delivered before this.
     pub not_before: Option<u64>,
-    /// Not delivered from then on.
+    /// Not delivered from this time on.
     pub expiry: Option<u64>,
-    /// `correlationid`: constant through a saga.
+    /// `correlationid`: the same in a whole saga.
     pub correlation: Option<String>,
     /// `causationid`: the event that caused this one.
     pub causation: Option<String>,
-    /// How many events deep in a saga.
+    /// Its depth in a saga.
     pub depth: u8,
     /// Who published it.
     pub principal: Option<String>,
     /// `traceparent`.
     pub trace_context: Option<String>,
-    /// The other attributes, in the order they came, no name twice.
+    /// The other attributes, in order of arrival, without duplicates.
     pub attributes: Vec<(String, Attribute)>,
-    /// The payload, as it came.
+    /// The payload, unchanged.
     pub data: Bytes,
 }
 
-/// An [`Event`] whose texts are somebody else's: what it takes to write one down, without a copy of each.
+/// An [`Event`] that borrows its texts, so that it can be encoded without copying them.
 #[derive(Clone, Debug, Default)]
 pub struct EventRef<'a> {
     /// `id`.
@@ -68,19 +68,19 @@ pub struct EventRef<'a> {
     pub time: Option<&'a str>,
     /// `datacontenttype`.
     pub content_type: Option<&'a str>,
-    /// The order domain.
+    /// The ordering key.
     pub key: Option<Bytes>,
-    /// What makes a second publish a duplicate.
+    /// Identifies duplicates.
     pub dedup_key: Option<Bytes>,
-    /// Not delivered before then.
+    /// Not delivered before this.
     pub not_before: Option<u64>,
-    /// Not delivered from then on.
+    /// Not delivered from this time on.
     pub expiry: Option<u64>,
     /// `correlationid`.
     pub correlation: Option<&'a str>,
     /// `causationid`.
     pub causation: Option<&'a str>,
-    /// How many events deep in a saga.
+    /// Its depth in a saga.
     pub depth: u8,
     /// Who published it.
     pub principal: Option<&'a str>,
@@ -92,21 +92,21 @@ pub struct EventRef<'a> {
     pub data: Bytes,
 }
 
-/// The value of an attribute, of the types that JSON can tell apart.
+/// The value of an attribute, in one of the types that JSON distinguishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attribute {
     /// `true` or `false`.
     Boolean(bool),
-    /// A whole number.
+    /// An integer.
     Integer(i32),
     /// Everything else.
     Text(String),
 }
 
-/// The extensions that an event says to the queue with, and the queue to consumers; one of them is
-/// not in [`Event::attributes`] but in its field.
+/// The extensions that the queue uses, on publishing or delivery; these are not in
+/// [`Event::attributes`] but have their own fields.
 pub mod names {
-    /// The order domain, where it is not the subject.
+    /// The ordering key, unless it is the subject.
     pub const KEY: &str = "partitionkey";
     /// [`super::Event::dedup_key`].
     pub const DEDUP: &str = "sluicededup";
@@ -125,12 +125,12 @@ pub mod names {
 // === impl Event ===
 
 impl Event {
-    /// Bytes of everything in it.
+    /// Total size in bytes.
     pub fn bytes(&self) -> usize {
         self.borrowed().bytes()
     }
 
-    /// Its texts as they are here.
+    /// This event with borrowed texts.
     pub fn borrowed(&self) -> EventRef<'_> {
         EventRef {
             id: &self.id,
@@ -157,7 +157,7 @@ impl Event {
 // === impl EventRef ===
 
 impl EventRef<'_> {
-    /// Bytes of everything in it.
+    /// Total size in bytes.
     pub fn bytes(&self) -> usize {
         let optional = [
             self.subject,

@@ -1,7 +1,7 @@
-//! Attributes as they come to an event: names, types, rules of CloudEvents 1.0, and limits.
+//! Checks attributes of an incoming event: names, types, rules of CloudEvents 1.0, and limits.
 //!
-//! Everything that is wrong is gathered, so that a publisher hears of it at once. What an event asks
-//! of the queue stands in extensions (see [`super::names`]) and becomes a field of its own.
+//! All problems are collected, so that a publisher sees them at once. Extensions for the queue (see
+//! [`super::names`]) become fields of their own.
 
 use std::{borrow::Cow, fmt};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Attribute, Event, names, timestamp};
 
-/// One thing that is wrong with an event.
+/// A problem with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     /// The attribute; empty for the event as a whole.
@@ -21,7 +21,7 @@ pub struct Invalid {
     pub help: Option<Cow<'static, str>>,
 }
 
-/// Makes an [`Event`] of attributes as they come.
+/// Makes an [`Event`] from incoming attributes.
 #[derive(Debug, Default)]
 pub struct Builder {
     version: Option<String>,
@@ -36,7 +36,7 @@ pub struct Builder {
     problems: Vec<Invalid>,
 }
 
-/// What an event may have at most.
+/// Limits of an event.
 pub mod limits {
     /// Bytes of `id`, `type` and `datacontenttype`.
     pub const NAME_BYTES: usize = 256;
@@ -48,27 +48,27 @@ pub mod limits {
     pub const EXTENSION_NAME_BYTES: usize = 64;
     /// Extensions of one event.
     pub const EXTENSIONS: usize = 64;
-    /// Bytes of all names and values together, data not counted.
+    /// Bytes of all names and values together, without data.
     pub const ATTRIBUTE_BYTES: usize = 48 * 1024;
-    /// Problems that are told of one event.
+    /// Maximum number of problems reported for an event.
     pub const PROBLEMS: usize = 20;
 }
 
-/// `sluice..` names that there are.
+/// The known `sluice..` names.
 const OWN_EXTENSIONS: [&str; 5] =
     [names::DEDUP, names::EXPIRY, names::NOT_BEFORE, "sluicereplay", "sluicetruncated"];
-/// Names that the JSON format has for the payload.
+/// Names of the payload in the JSON format.
 const DATA_NAMES: [&str; 2] = ["data", "data_base64"];
 
 // === impl Invalid ===
 
 impl Invalid {
-    /// This attribute is wrong in this way; an empty name is the event as a whole.
+    /// This problem with this attribute; an empty name is the event as a whole.
     pub fn new(attribute: impl Into<String>, message: impl Into<Cow<'static, str>>) -> Self {
         Self { attribute: attribute.into(), message: message.into(), help: None }
     }
 
-    /// And this would be right.
+    /// Adds what would be right.
     #[must_use]
     pub fn help(mut self, help: impl Into<Cow<'static, str>>) -> Self {
         self.help = Some(help.into());
@@ -89,12 +89,12 @@ impl fmt::Display for Invalid {
 // === impl Builder ===
 
 impl Builder {
-    /// An event with nothing yet.
+    /// An empty event.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// This attribute has this value; a second value for a name is a problem.
+    /// Sets an attribute; a second value for a name is a problem.
     pub fn set(&mut self, name: &str, value: Attribute) {
         let slot = match name {
             "specversion" => &mut self.version,
@@ -114,15 +114,14 @@ impl Builder {
         }
     }
 
-    /// This is wrong with it.
+    /// Adds a problem.
     pub fn reject(&mut self, invalid: Invalid) {
         if self.problems.len() < limits::PROBLEMS {
             self.problems.push(invalid);
         }
     }
 
-    /// The event with this data, or all that is wrong with it. `new_id` is called where it has no
-    /// `id`.
+    /// The event with this data, or all of its problems. `new_id` is called if it has no `id`.
     pub fn finish(
         mut self,
         data: Bytes,
@@ -184,7 +183,7 @@ impl Builder {
         }
     }
 
-    /// A value of the wrong kind has been reported already.
+    /// A value of the wrong type was already reported.
     fn missing(&mut self, name: &str, help: &'static str) {
         if self.problems.iter().all(|problem| problem.attribute != name) {
             self.reject(Invalid::new(name, "is missing").help(help));
@@ -254,7 +253,7 @@ impl Builder {
         self.extensions.push((name.to_owned(), value));
     }
 
-    /// Takes an extension out that has a field of its own.
+    /// Removes an extension that has its own field.
     fn text(&mut self, name: &str, most: usize) -> Option<String> {
         let index = self.extensions.iter().position(|(known, _)| known == name)?;
         let (_, value) = self.extensions.remove(index);
@@ -275,7 +274,7 @@ impl Builder {
         }
     }
 
-    /// As [`Builder::text`], as a moment. One before 1970 is long over, as 1970 is.
+    /// As [`Builder::text`], as a time. Times before 1970 count as 1970, which is long over.
     fn moment(&mut self, name: &str) -> Option<u64> {
         let text = self.text(name, limits::NAME_BYTES)?;
         let Some(millis) = timestamp::parse(&text) else {
@@ -285,7 +284,7 @@ impl Builder {
         Some(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// What has no field.
+    /// Attributes without their own field.
     fn attributes(&mut self) -> Vec<(String, Attribute)> {
         let schema = self.data_schema.take().map(|uri| ("dataschema".to_owned(), uri));
         let schema = schema.map(|(name, uri)| (name, Attribute::Text(uri)));
@@ -297,8 +296,8 @@ fn not_a_moment(name: &str) -> Invalid {
     Invalid::new(name, "is not a timestamp").help("such as `2027-01-31T12:00:00Z` (RFC 3339)")
 }
 
-/// A UUID of version 7 (RFC 9562, 5.7) for an event that came at `wall`, milliseconds since 1970.
-/// Unique, not secret.
+/// A UUID of version 7 (RFC 9562, 5.7) for an event that arrived at `wall`, milliseconds since
+/// 1970. Unique, not secret.
 pub fn new_id(wall: u64) -> Uuid {
     let random = fastrand::u128(..).to_le_bytes();
     let mut bytes = [0; 10];
@@ -306,7 +305,7 @@ pub fn new_id(wall: u64) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(wall, &bytes).into_uuid()
 }
 
-/// CloudEvents 3.1: lower-case letters and digits; `sluice..` names are the gateway's own.
+/// CloudEvents 3.1: lower-case letters and digits; `sluice..` names are reserved for the gateway.
 fn extension_name(name: &str) -> Result<(), Invalid> {
     let is_word = |name: &str| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
@@ -339,7 +338,7 @@ fn is_text(text: &str, most: usize) -> Result<(), Cow<'static, str>> {
     if text.len() > most {
         return Err(format!("has more than {most} bytes").into());
     }
-    // All of it at once, as nearly every text is plain.
+    // In one pass over all bytes, because nearly every text is plain.
     let is_plain = text.bytes().fold(true, |is, byte| is & matches!(byte, b' '..=b'~'));
     if !is_plain && text.chars().any(is_refused) {
         return Err("has a control character".into());
@@ -363,7 +362,7 @@ fn is_absolute(text: &str) -> bool {
         && is_uri_reference(text)
 }
 
-/// `type/subtype`, whatever parameters follow.
+/// `type/subtype`, with any parameters.
 fn is_media_type(text: &str) -> bool {
     let is_token = |text: &str| {
         !text.is_empty()

@@ -1,10 +1,10 @@
-//! IDs that follow from something: whoever makes one again makes the same.
+//! Derived IDs: the same input always gives the same ID.
 
 use aws_lc_rs::digest;
 use uuid::{Builder, Uuid};
 
 /// UUIDv5 (RFC 9562, 5.5) of `namespace` and the parts, each with its length, so that `a`, `bc` and
-/// `ab`, `c` are different names.
+/// `ab`, `c` give different IDs.
 pub fn derived_id(namespace: Uuid, parts: &[&str]) -> Uuid {
     let mut name = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     name.update(namespace.as_bytes());

@@ -1,7 +1,7 @@
-//! Points in time as CloudEvents writes them (RFC 3339), to milliseconds since 1970.
+//! Parses times in CloudEvents (RFC 3339) to milliseconds since 1970.
 
-/// The milliseconds between 1970-01-01T00:00:00Z and this moment; negative before it. `None`: the text
-/// is no RFC 3339 timestamp. Fractions beyond a millisecond are cut off.
+/// Milliseconds since 1970-01-01T00:00:00Z; negative before. `None` if the text is not an RFC 3339
+/// timestamp. Fractions of a millisecond are cut off.
 pub fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let (date, rest) = bytes.split_at_checked(10)?;
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Option<i64> {
     Some(seconds * 1_000 + millis)
 }
 
-/// The seconds that a zone is ahead of UTC.
+/// Offset of a zone from UTC, in seconds.
 fn offset(text: &[u8]) -> Option<i64> {
     let (sign, rest) = text.split_first()?;
     if matches!(sign, b'Z' | b'z') {
@@ -61,7 +61,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// So many fields of so many digits each.
+/// Parses this many fields with these numbers of digits.
 fn fields<const N: usize>(text: &[u8], separator: u8, widths: [usize; N]) -> Option<[i64; N]> {
     let mut parts = text.split(|byte| *byte == separator);
     let mut fields = [0; N];
