@@ -20,7 +20,7 @@ pub(super) struct Args {
     file: ConfigFile,
 }
 
-/// Prints what the configuration has, or all its problems. 0 when it is valid, 78 when not.
+/// Prints what the configuration contains, or all its problems. 0 if it is valid, 78 if not.
 pub(super) fn run(args: &Args) -> ExitCode {
     match config::load(&args.file.path) {
         Ok(loaded) => {

@@ -1,13 +1,13 @@
-//! How many files the process may open: as many as the system lets it.
+//! The maximum number of open files: raised as far as the system allows.
 //!
-//! A login shell says 1024, long before the 20,000 connections of a listener, and at the limit nobody
-//! can connect any more, whoever probes `/livez` neither.
+//! A login shell sets 1024, far below the 20,000 connections of a listener, and at the limit nobody
+//! can connect any more, not even to probe `/livez`.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Raises the soft limit to the hard one, and says so where that is less than `config` asks for.
+/// Raises the soft limit to the hard one, and warns if that is less than `config` needs.
 pub(super) fn raise(config: &Config) {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

@@ -1,4 +1,4 @@
-//! `sluice explain`: which route takes a request, and what then happens to it.
+//! `sluice explain`: which route takes a request, and what happens to it then.
 
 use std::process::ExitCode;
 
@@ -36,7 +36,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Explains one request. 0 when a route takes it, 1 when none does, 78 for a bad file.
+/// Explains one request. 0 if a route takes it, 1 if none does, 78 for a bad file.
 pub fn run(args: &Args) -> ExitCode {
     let config = match config::load(&args.file.path) {
         Ok(loaded) => loaded.config,

@@ -1,15 +1,15 @@
-//! The program's allocator: mimalloc, asked the short way, and what a burst left behind given back.
+//! The program's allocator: mimalloc, called on its fast path, and memory returned after a burst.
 //!
-//! Almost every allocation of a proxied request asks for no more than the 16 bytes of alignment that
-//! `mi_malloc` always gives, and it is found in a third of the instructions of `mi_malloc_aligned`,
-//! which the usual binding asks for all of them (buffers of 8 KiB even take its longest way).
+//! Almost every allocation of a proxied request needs no more than the 16 bytes of alignment that
+//! `mi_malloc` always gives, in a third of the instructions of `mi_malloc_aligned`, which the usual
+//! binding calls for all of them (buffers of 8 KiB even take its slowest path).
 //!
-//! By itself the allocator gives empty pages back a while after they became empty, when the thread frees
-//! something again. A worker whose connections have just gone idle frees nothing any more: 5,000 parked
-//! connections kept 17 KiB each resident, and keep 6 KiB when it is told to (benches/compare, row idle).
-//! Giving back at once is no answer: under load every third request then paid for a page fault, a
-//! microsecond of 23 (row h1). So pages are kept under load, and a worker gives them back when
-//! connections went idle.
+//! By itself the allocator returns empty pages some time after they became empty, when the thread
+//! frees something again. A worker whose connections have just gone idle frees nothing more: 5,000
+//! parked connections kept 17 KiB each resident, and keep 6 KiB if told to return memory
+//! (benches/compare, row idle). Returning it at once is no solution: under load every third request
+//! then paid for a page fault, a microsecond of 23 (row h1). So pages are kept under load, and a
+//! worker returns them after connections went idle.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -25,14 +25,14 @@ use libmimalloc_sys::{
 #[derive(Clone, Copy, Debug)]
 pub struct Allocator;
 
-/// `mi_option_purge_delay`, for which the binding has no name; milliseconds.
+/// `mi_option_purge_delay`, for which the binding has no name; in milliseconds.
 const PURGE_DELAY: mi_option_t = 15;
-/// What it is when nobody has set it, which also tells that 15 is still its number.
+/// Its default, which also confirms that 15 is still its number.
 const DEFAULT_DELAY: c_long = 1000;
-/// Longer than a worker under load leaves a page empty.
+/// Longer than a page stays empty in a worker under load.
 const DELAY_UNDER_LOAD: c_long = 10_000;
 
-/// Pages that are soon used again are kept from now on, unless `MIMALLOC_PURGE_DELAY` says otherwise.
+/// Keeps pages that will soon be used again, unless `MIMALLOC_PURGE_DELAY` says otherwise.
 #[expect(unsafe_code, reason = "the allocator's own switch; it takes no pointer")]
 pub(super) fn keep_under_load() {
     // SAFETY: both may be called at any time, from any thread; an unknown option is ignored.
@@ -43,14 +43,14 @@ pub(super) fn keep_under_load() {
     }
 }
 
-/// Gives empty pages back, this thread's and those of nobody.
+/// Returns empty pages to the system: this thread's, and those without a thread.
 #[expect(unsafe_code, reason = "the allocator's own call; it takes no pointer")]
 pub(super) fn give_back() {
     // SAFETY: may be called at any time, from any thread.
     unsafe { mi_collect(true) };
 }
 
-/// Whether every block of this size has this alignment without being asked: 8 for any, 16
+/// Whether every block of this size has this alignment anyway: 8 for any size, 16
 /// (`MI_MAX_ALIGN_SIZE`) from 16 bytes on.
 const fn is_natural(size: usize, align: usize) -> bool {
     align <= 8 || (align <= 16 && size >= 16)
@@ -59,13 +59,13 @@ const fn is_natural(size: usize, align: usize) -> bool {
 // === impl Allocator ===
 
 #[expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
-// SAFETY: mimalloc keeps the contract of `GlobalAlloc` in each of these functions; what it hands out
-// may be freed and reallocated by either way of asking, whichever it came from.
+// SAFETY: mimalloc keeps the contract of `GlobalAlloc` in each of these functions; its blocks may
+// be freed and reallocated by either kind of call, whichever they came from.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        // SAFETY: any size and any power of two may be asked for.
+        // SAFETY: any size and any power of two is allowed.
         let block = unsafe {
             if is_natural(size, align) { mi_malloc(size) } else { mi_malloc_aligned(size, align) }
         };
@@ -75,7 +75,7 @@ unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        // SAFETY: as for `alloc`.
+        // SAFETY: as in `alloc`.
         let block = unsafe {
             if is_natural(size, align) { mi_zalloc(size) } else { mi_zalloc_aligned(size, align) }
         };
@@ -84,13 +84,13 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
-        // SAFETY: the caller has it from one of the others.
+        // SAFETY: the caller got it from one of the other functions.
         unsafe { mi_free(block.cast()) };
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as for `dealloc` and `alloc`.
+        // SAFETY: as in `dealloc` and `alloc`.
         let block = unsafe {
             if is_natural(size, layout.align()) {
                 mi_realloc(block.cast(), size)

@@ -83,7 +83,7 @@ fn bad_configuration(problems: &Problems) -> ExitCode {
     ExitCode::from(BAD_CONFIGURATION)
 }
 
-/// Prints what is legal and yet probably not meant.
+/// Prints what is valid but probably not intended.
 #[expect(clippy::print_stderr, reason = "a command tells its user what looks wrong")]
 fn warn(warnings: &[Problem]) {
     for warning in warnings {
@@ -91,14 +91,14 @@ fn warn(warnings: &[Problem]) {
     }
 }
 
-/// Prints why a command could not do its work.
+/// Prints why a command failed.
 #[expect(clippy::print_stderr, reason = "a command tells its user why it failed")]
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::FAILURE
 }
 
-/// Prints what was asked for. A reader that went away (`| head`) is no failure.
+/// Prints the output. A reader that has closed its end (`| head`) is no failure.
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

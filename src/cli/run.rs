@@ -46,13 +46,13 @@ enum Order {
 }
 
 enum Ended {
-    /// Everything that was under way has ended, or its time was over.
+    /// Everything in progress has ended, or its time was over.
     Drained,
-    /// By a second signal.
+    /// A second signal came.
     AtOnce,
 }
 
-/// Serves until it has drained. 0, 1 when it could not start or was made to leave, 78 when the file has problems.
+/// Serves until it has drained. 0, 1 if it could not start or was forced to end, 78 for a bad file.
 pub fn run(args: &Args) -> ExitCode {
     let loaded = match config::load(&args.file.path) {
         Ok(loaded) => loaded,
@@ -62,16 +62,16 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(log) => Some(log),
         Err(error) => return cli::failed(&error),
     };
-    // From here on everything is told by the log: what reads it in a pipe reads one object a line.
+    // From here on everything goes to the log: a reader of the pipe gets one object per line.
     loaded.log_warnings();
     memory::keep_under_load();
     descriptors::raise(&loaded.config);
     let source = Some(args.file.path.clone());
-    // The first of them is the file itself.
+    // The first is the file itself.
     let watched = loaded.watched.into_iter().skip(1).collect();
     let options =
         Options { source, watched, log, give_back: Some(memory::give_back), ..Options::default() };
-    // Before anybody can know that it runs: until then a signal would end the process.
+    // Before anybody can know that it runs: until then a signal would just end the process.
     let (runtime, signals) = match listen_to_signals() {
         Ok(listening) => listening,
         Err(error) => return failed(&error),
@@ -92,13 +92,13 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Says why the gateway could not do its work.
+/// Logs why the gateway failed.
 fn failed(error: &dyn Display) -> ExitCode {
     tracing::error!("{error}");
     ExitCode::FAILURE
 }
 
-/// What signals come in on, and who hears them.
+/// Starts listening for signals, with the runtime that does so.
 fn listen_to_signals() -> io::Result<(Runtime, Signals)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let signals = {
@@ -141,7 +141,7 @@ impl Signals {
         })
     }
 
-    /// What the next signal asks for. Cancel-safe.
+    /// The order for the next signal. Cancel-safe.
     async fn next(&mut self) -> Order {
         tokio::select! {
             _ = self.hangup.recv() => Order::Reload,

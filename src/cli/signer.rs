@@ -1,6 +1,7 @@
-//! A key that can sign tokens, from whatever it is kept in: a secret, a private JWK, a PEM file.
+//! A key that can sign tokens, from any form: a secret, a private JWK, a PEM file.
 //!
-//! Only `sluice token` signs. The gateway verifies, by keys it is given, and has no way to here.
+//! Only `sluice token` signs. The gateway only verifies, with keys it is given, and never comes
+//! here.
 
 use aws_lc_rs::{
     hmac,
@@ -30,7 +31,7 @@ enum Key {
     Ed(Ed25519KeyPair),
 }
 
-/// The algorithms of one kind of key, each with what it is for the provider.
+/// The algorithms of one kind of key, each with its form for the provider.
 type Hmacs = [(&'static str, hmac::Algorithm); 3];
 type Rsas = [(&'static str, &'static dyn RsaEncoding); 6];
 type Ecs = [(&'static str, &'static str, &'static EcdsaSigningAlgorithm); 2];
@@ -67,7 +68,7 @@ impl Signer {
         Ok(Self { algorithm, kid: None, key: Key::Hmac(Box::new(hmac::Key::new(*hmac, secret))) })
     }
 
-    /// The first private key of a key set that fits one of `allowed`; with `kid` only that one.
+    /// The first private key of a key set that fits one of `allowed`; with `kid`, only that one.
     pub(super) fn from_jwks(
         document: &[u8],
         allowed: &[&str],
@@ -103,7 +104,7 @@ impl Signer {
                 .decode(text(name))
                 .map_err(|_| format!("a private key's `{name}` is not base64url"))
         };
-        // Of the algorithms the key may sign with those that the issuer may.
+        // Those of the key's algorithms that the issuer allows.
         let own = text("alg");
         let allowed: Vec<&str> =
             allowed.iter().copied().filter(|name| own.is_empty() || *name == own).collect();
@@ -184,7 +185,7 @@ impl Signer {
         Err(format!("this key signs with none of the issuer's algorithms: {}", allowed.join(", ")))
     }
 
-    /// The header names this key from now on.
+    /// Names this key in the header.
     pub(super) fn set_kid(&mut self, kid: String) {
         self.kid = Some(kid);
     }
@@ -219,7 +220,7 @@ impl Signer {
     }
 }
 
-/// The first of `allowed` that is among `known`.
+/// The first of `allowed` that is in `known`.
 fn pick<'a, T>(
     allowed: &[&str],
     known: &'a [T],
@@ -242,7 +243,7 @@ mod tests {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// What the gateway makes of a token: whether the public key of this JWK has signed it.
+    /// The gateway's judgement: whether the public key of this JWK signed the token.
     fn is_verified(jwk: &Value, token: &str) -> bool {
         let (message, signature) = token.rsplit_once('.').unwrap();
         let header: Value = serde_json::from_slice(

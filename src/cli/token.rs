@@ -1,4 +1,4 @@
-//! `sluice token`: a token of an issuer whose key is at hand, for tests and load tests.
+//! `sluice token`: a token of an issuer whose key is available, for tests and load tests.
 
 use std::{
     path::{Path, PathBuf},
@@ -58,7 +58,7 @@ pub(super) struct Args {
     kid: Option<String>,
 }
 
-/// Prints one token. 0, 1 when there is no key, 78 for a bad file.
+/// Prints one token. 0, 1 if there is no key, 78 for a bad file.
 pub(super) fn run(args: &Args) -> ExitCode {
     let config = match config::load(&args.file.path) {
         Ok(loaded) => loaded.config,
@@ -77,7 +77,7 @@ fn ttl(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1))
 }
 
-/// A duration as the configuration writes it, at least so long.
+/// A duration in the configuration's format, of at least `least`.
 pub(super) fn duration(text: &str, least: Duration) -> Result<Duration, String> {
     let told = |fault: config::value::Fault| match fault.help {
         Some(help) => format!("{}: {help}", fault.message),

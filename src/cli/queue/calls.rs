@@ -1,4 +1,4 @@
-//! The commands of consumers, and what stands where.
+//! The commands of consumers, and the status of topics and subscriptions.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ pub(super) struct Event {
     id: String,
 }
 
-/// Topics and subscriptions, or one of them.
+/// Prints all topics and subscriptions, or one of them.
 pub(super) async fn status(client: &Client, status: &Status, json: bool) -> Result<(), String> {
     let call = async |target: String| {
         let body = client.call(Method::GET, &target, Sent::nothing()).await?;
@@ -126,7 +126,7 @@ pub(super) async fn status(client: &Client, status: &Status, json: bool) -> Resu
     print(format!("{all:#}\n").as_bytes(), json, |all| show::status(all, is_full))
 }
 
-/// Leases events, prints them, and settles them if that is asked for.
+/// Leases events, prints them, and acknowledges them if requested.
 pub(super) async fn receive(client: &Client, args: &Receive, json: bool) -> Result<(), String> {
     let body = object([
         ("max_events", Some(json!(args.max))),

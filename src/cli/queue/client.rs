@@ -1,4 +1,4 @@
-//! One call of the admin API: a connection, a request, an answer.
+//! One call to the admin API: a connection, a request, an answer.
 
 use std::{
     fmt::{Display, Write as _},
@@ -15,27 +15,27 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{http::io::Io, telemetry::task};
 
-/// From the first packet to the connection.
+/// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
-/// From the request to the head of its answer; a receive may wait for 20 s.
+/// The time limit from the request to the head of its answer; a receive may wait for 20 s.
 const HEAD: Duration = Duration::from_secs(55);
 
-/// Whom to call.
+/// The admin API to call.
 #[derive(Debug)]
 pub(super) struct Client {
     address: String,
     token: Option<String>,
 }
 
-/// Why there is no answer to go on with.
+/// Why a call failed.
 #[derive(Debug)]
 pub(super) struct Failure {
     told: String,
-    /// Another try may succeed: nobody answered, or somebody who says that he cannot just now.
+    /// Whether another attempt may succeed: nobody answered, or the answer was a temporary refusal.
     pub(super) is_passing: bool,
 }
 
-/// What to send.
+/// The fields and the body to send.
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) content_type: &'static str,
@@ -50,7 +50,7 @@ impl Client {
         Self { address, token }
     }
 
-    /// The body of the answer; a refusal is told as an error.
+    /// Returns the body of the answer; a refusal becomes an error.
     pub(super) async fn call(
         &self,
         method: Method,
@@ -62,7 +62,7 @@ impl Client {
         body.map(http_body_util::Collected::to_bytes).map_err(|error| self.broken(&error))
     }
 
-    /// As [`Client::call`], with the body still to come.
+    /// Like [`Client::call`], but the body is still to be read.
     pub(super) async fn open(
         &self,
         method: Method,
@@ -87,7 +87,7 @@ impl Client {
             .await
             .map_err(|error| Failure::passing(self.broken(&error)))?;
         task::spawn("admin client", async move {
-            // Whoever waits for the answer hears of it.
+            // Whoever waits for the answer learns of it.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the admin connection ended");
             }
@@ -154,12 +154,12 @@ impl From<Failure> for String {
 // === impl Sent ===
 
 impl Sent {
-    /// Nothing.
+    /// No body.
     pub(super) fn nothing() -> Self {
         Self { content_type: "", body: Bytes::new(), fields: Vec::new() }
     }
 
-    /// A JSON value.
+    /// A JSON body.
     pub(super) fn json(value: &Value) -> Self {
         Self {
             content_type: "application/json",
@@ -169,14 +169,14 @@ impl Sent {
     }
 }
 
-/// A refusal, as a person reads it.
+/// A refusal in readable form.
 fn told(status: StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| problem.get(name).and_then(Value::as_str);
     let Some(title) = text("title") else { return format!("the admin API answered {status}") };
     let mut told = title.to_owned();
     let problems = problem.get("problems").and_then(Value::as_array);
-    // The detail is the first of several.
+    // Of several problems, the detail repeats the first.
     let detail = text("detail").filter(|_| problems.is_none());
     for text in detail.into_iter().chain(text("help")) {
         told.push_str("\n  ");
@@ -198,7 +198,7 @@ fn told(status: StatusCode, body: &[u8]) -> String {
     told
 }
 
-/// A part of a path: everything but unreserved characters is escaped.
+/// Escapes a path segment: everything but unreserved characters.
 pub(super) fn segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

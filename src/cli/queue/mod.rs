@@ -28,11 +28,11 @@ use crate::{
     config::{self, Problems},
 };
 
-/// Where the admin API is where nothing is said.
+/// The default address of the admin API.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9901";
-/// Set apart from what a command takes itself: a flag of every command is among those by its letter otherwise.
+/// A heading of its own: otherwise clap sorts these flags among those of each command.
 const ANYWHERE: &str = "Common options";
-/// As everywhere.
+/// The same default as in other commands.
 const DEFAULT_FILE: &str = "gateway.yaml";
 
 /// Arguments of `sluice queue`.
@@ -133,7 +133,7 @@ struct Asked {
     show: fn(&Value) -> String,
 }
 
-/// Does one thing. 0, 1 when the admin API refuses or is not there, 78 for a bad file.
+/// Runs one command. 0, 1 if the admin API refuses or does not answer, 78 for a bad file.
 pub(super) fn run(args: &Args) -> ExitCode {
     match &args.command {
         Command::Verify(verify) => return verify::run(verify, &args.config, args.json),
@@ -166,7 +166,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// What a command asks for that is one call.
+/// The call for a command that is a single call.
 fn asked(command: &Command) -> Result<Asked, String> {
     Ok(match command {
         Command::Publish(args) => args.asked()?,
@@ -203,13 +203,13 @@ fn asked(command: &Command) -> Result<Asked, String> {
     })
 }
 
-/// Whom to call. Only a file that was named and is not there is a problem.
+/// The admin API to call. A missing file is a problem only if it was named explicitly.
 fn client(args: &Args) -> Result<Client, Problems> {
     let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     let mut address = args.admin.clone().or_else(|| variable("SLUICE_ADMIN"));
     let mut token = args.token.clone().or_else(|| variable("SLUICE_ADMIN_TOKEN"));
     let loaded = (address.is_none() || token.is_none()).then(|| config::load(&args.config));
-    // The file may need variables that only the gateway has: then it says nothing here.
+    // The file may need variables that only the gateway has: then it is ignored.
     if let Some(Ok(loaded)) = loaded {
         let admin = loaded.config.admin;
         token = token.or_else(|| String::from_utf8(admin.token?.expose().to_vec()).ok());
@@ -249,13 +249,13 @@ fn subscription(name: &str, rest: &str) -> String {
     format!("/v1/subscriptions/{}{rest}", segment(name))
 }
 
-/// A JSON object of what is there.
+/// A JSON object of the members that have a value.
 fn object<const N: usize>(members: [(&str, Option<Value>); N]) -> Value {
     let there = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Value::Object(there.collect::<Map<_, _>>())
 }
 
-/// Prints an answer as it came, or as people read it.
+/// Prints an answer unchanged, or in readable form.
 fn print(body: &[u8], json: bool, show: impl FnOnce(&Value) -> String) -> Result<(), String> {
     let text = if json {
         String::from_utf8_lossy(body).into_owned()

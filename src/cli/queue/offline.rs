@@ -1,4 +1,4 @@
-//! What is done to a store that no gateway has open.
+//! Commands on a store that no gateway has open.
 
 use std::{
     path::{Path, PathBuf},
@@ -51,7 +51,7 @@ pub(super) struct Upgrade {
     store: StoreAt,
 }
 
-/// A store that is locked as long as this lives.
+/// A store that is locked while this lives.
 pub(super) struct Stopped {
     pub(super) storage: Arc<dyn Storage>,
     disk: Arc<DiskWatch>,
@@ -74,7 +74,7 @@ pub(super) fn drop(args: &Drop, file: &Path, json: bool) -> ExitCode {
     if topic.is_none() && subscription.is_none() {
         return cli::failed(&format!("the store has no topic or subscription named `{name}`"));
     }
-    // They may share a name: what is still configured is not meant.
+    // They may share a name: then the one that is still configured is not meant.
     let is_topic = topic.is_some_and(|topic| topic.is_orphaned || subscription.is_none());
     let (what, dropped) = if is_topic {
         ("topic", drop_topic(&mut stopped, name))
@@ -103,11 +103,11 @@ fn drop_subscription(stopped: &mut Stopped, name: &str) -> Result<(), String> {
     stopped.registry.drop_subscription(name).map_err(|error| error.to_string())
 }
 
-/// Writes a store in the newest format.
+/// Rewrites a store in the newest format.
 pub(super) fn upgrade(args: &Upgrade, file: &Path, json: bool) -> ExitCode {
     match Stopped::open(&args.store, file) {
         Ok(stopped) => {
-            // The first format there was: none that is older has to be written anew.
+            // There is only one format so far: nothing older can need rewriting.
             let format = stopped.registry.format();
             let told = json!({ "format": format, "changed": false });
             let text = format!("the store has format {format}, the newest: nothing to do\n");
@@ -132,7 +132,7 @@ impl Stopped {
             },
         };
         let shown = dir.display().to_string();
-        // A registry would be made where there is none.
+        // Opening a registry would create one.
         if !dir.join("META").is_file() {
             return Err(cli::failed(&format!("{shown} is no store: it has no META")));
         }
@@ -140,7 +140,7 @@ impl Stopped {
         let storage = storage::open(&dir).map_err(|error| told(&error))?;
         let registry =
             Registry::open(storage.clone(), Duration::ZERO).map_err(|error| match error {
-                // Nothing else that the error offers would do here.
+                // The other advice in the error does not apply here.
                 RegistryError::Locked => told(&"a gateway that runs has it open: stop it first"),
                 error => told(&error),
             })?;
@@ -149,8 +149,8 @@ impl Stopped {
         Ok(Self { storage, disk, registry, dir })
     }
 
-    /// What the file of this store's gateway still calls by this name: the store itself knows only what
-    /// the gateway last ran with. `None` also where there is no such file.
+    /// What the file of this store's gateway still configures with this name: the store itself only
+    /// knows the last run of the gateway. Also `None` if there is no such file.
     fn configured(&self, name: &str, file: &Path) -> Option<&'static str> {
         let events = config::load(file).ok()?.config.events?;
         if std::fs::canonicalize(&events.dir).ok()? != std::fs::canonicalize(&self.dir).ok()? {
@@ -158,7 +158,7 @@ impl Stopped {
         }
         let is_topic = events.topics.iter().any(|it| *it.name == *name);
         let is_subscription = events.subscriptions.iter().any(|it| *it.name == *name);
-        // One of the same name may be dropped though the other may not.
+        // One of two with the same name may be dropped even if the other may not.
         let topic = self.registry.topic(name).map(|_| is_topic);
         let subscription = self.registry.subscription(name).map(|_| is_subscription);
         match (topic, subscription) {
@@ -168,8 +168,8 @@ impl Stopped {
         }
     }
 
-    /// Removes a directory with all that is in it; lasting when this returns. While the registry still has its
-    /// name, whoever is cut off here can do it again.
+    /// Removes a directory with its content, durably. The registry still has its name, so the
+    /// command can be repeated if it is interrupted here.
     fn remove(&self, dir: &Path) -> Result<(), String> {
         let folder = self.dir.join(dir);
         let removed = std::fs::remove_dir_all(&folder)
@@ -182,7 +182,7 @@ impl Stopped {
         }
     }
 
-    /// Whether there is anything in a directory of it.
+    /// Whether one of its directories contains anything.
     pub(super) fn has(&self, dir: &Path) -> bool {
         self.storage.list(dir).is_ok_and(|names| !names.is_empty())
     }

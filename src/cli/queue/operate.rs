@@ -1,4 +1,4 @@
-//! The commands of operators: dead letters, replay, jobs, and what stops or moves a subscription.
+//! The commands of operators: dead letters, replay, jobs, and stopping or moving a subscription.
 
 use clap::Args;
 use serde_json::{Value, json};

@@ -117,7 +117,7 @@ impl Args {
     }
 }
 
-/// One event or a list of them, by the first character.
+/// Whether it is one event or a list, determined by the first character.
 fn whole(bytes: &[u8]) -> (&'static str, Bytes) {
     let is_list = bytes.trim_ascii_start().first() == Some(&b'[');
     let content_type = if is_list { wire::BATCH } else { wire::STRUCTURED };

@@ -1,4 +1,4 @@
-//! Answers as people read them.
+//! Formats answers for people.
 
 use std::fmt::{self, Write as _};
 
@@ -271,7 +271,7 @@ fn list<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
     value[name].as_array().into_iter().flatten().collect()
 }
 
-/// A scalar without quotes; `-` for nothing.
+/// A scalar without quotes; `-` if there is none.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

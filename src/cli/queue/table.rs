@@ -1,10 +1,10 @@
-//! Columns for people.
+//! Formats columns for people.
 
 use std::time::Duration;
 
-/// Rows under a head, columns as wide as they need; numbers to the right.
+/// Rows below a header, columns as wide as needed; numbers are right-aligned.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    // A size or an age is one too; a UUID or a time is none.
+    // Sizes and ages count as numbers; a UUID or a time does not.
     let is_number = |text: &str| {
         let starts = text.starts_with(|c: char| c.is_ascii_digit());
         text == "-" || (starts && !text.contains(['-', ':']))

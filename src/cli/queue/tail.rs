@@ -13,15 +13,15 @@ use super::{
 };
 use crate::cli;
 
-/// Before the next connection, unless the stream says another.
+/// The pause before reconnecting, unless the stream sets another.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Before the first try to reach a gateway that is away, doubled with each, ...
+/// The first pause while a gateway is away, doubled with each attempt, ...
 const FIRST: Duration = Duration::from_millis(250);
 /// ... up to this.
 const LONGEST: Duration = Duration::from_secs(10);
-/// A stream is given up that says nothing for so long: it ends by itself before.
+/// A stream that is silent this long is given up: it would have ended by itself before.
 const SILENCE: Duration = Duration::from_secs(90);
-/// Bytes of one message at most.
+/// The maximum size of one message, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// Arguments of `sluice queue tail`.
@@ -41,21 +41,21 @@ pub(super) struct Args {
     count: Option<u64>,
 }
 
-/// What has come of streams.
+/// The data received from streams.
 #[derive(Default)]
 struct Messages {
-    /// Not a whole message yet.
+    /// The beginning of an incomplete message.
     rest: Vec<u8>,
-    /// The last ID, and when to come back.
+    /// The last ID, and when to reconnect.
     last: Option<String>,
     retry: Option<Duration>,
 }
 
-/// A gateway that does not answer.
+/// The state while a gateway does not answer.
 #[derive(Debug, Default)]
 struct Away {
     tries: u32,
-    /// It has just gone.
+    /// Whether it has just gone away.
     is_news: bool,
 }
 
@@ -67,14 +67,14 @@ struct Message {
     data: String,
 }
 
-/// Prints events until somebody ends it, or somebody says that it makes no sense. A stream that ends or
-/// breaks off is resumed where it was, however long the gateway is away.
+/// Prints events until it is interrupted, or the gateway answers that it is no use. A stream that
+/// ends or breaks is resumed at its position, however long the gateway is away.
 pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), String> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut messages = Messages::default();
     let mut away = Away::default();
     let base = format!("/v1/topics/{}/stream", segment(&args.topic));
-    // What there was once is waited for; who has mistyped the address is told at once.
+    // Only a gateway that has answered once is waited for; a mistyped address is reported at once.
     let mut was_there = false;
     loop {
         let mut sent = Sent::nothing();
@@ -102,7 +102,7 @@ pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<(), 
             say("connected again");
         }
         messages.rest.clear();
-        // One that says nothing for so long is as good as broken off.
+        // A stream that is silent for this long counts as broken.
         while let Ok(Some(frame)) = timeout(SILENCE, body.frame()).await {
             let Some(data) = frame.ok().and_then(|frame| frame.into_data().ok()) else { break };
             messages.rest.extend_from_slice(&data);
@@ -142,7 +142,7 @@ fn show(message: &Message, json: bool) {
             say(&format!("{skipped} events were left out: too slow"));
         }
     } else if json {
-        // As it came, numbers too; a line end between its parts is as good as a blank.
+        // Unchanged, including numbers; a line break between its parts is equal to a blank.
         cli::print(&format!("{}\n", message.data.replace('\n', " ")));
     } else if message.id.is_some() {
         let event = &value["event"];
@@ -163,16 +163,16 @@ fn show(message: &Message, json: bool) {
 // === impl Away ===
 
 impl Away {
-    /// Another try has failed. How long until the next; `random` is from 0 to 1.
+    /// Records a failed attempt; returns the pause before the next. `random` is from 0 to 1.
     fn again(&mut self, random: f64) -> Duration {
         self.is_news = self.tries == 0;
         let pause = FIRST.saturating_mul(1 << self.tries.min(16)).min(LONGEST);
         self.tries = self.tries.saturating_add(1);
-        // Not all who wait come back at once.
+        // Spreads clients out, so that they do not all come back at once.
         pause.mul_f64(0.5 + 0.5 * random)
     }
 
-    /// It answers. Whether it was away.
+    /// Records an answer; returns whether it was away.
     fn is_over(&mut self) -> bool {
         std::mem::take(&mut self.tries) > 0
     }
@@ -181,7 +181,7 @@ impl Away {
 // === impl Messages ===
 
 impl Messages {
-    /// The next message that is all there. Comments are no messages.
+    /// The next complete message. Comments are skipped.
     fn next(&mut self) -> Option<Message> {
         loop {
             let end = self.rest.windows(2).position(|pair| pair == b"\n\n")?;
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::telemetry::task;
 
-    /// Answers one connection after another with these, and gives the heads of what was asked.
+    /// Answers one connection after another with these, and returns the heads of the requests.
     async fn answering(
         answers: &'static [&'static str],
     ) -> (String, tokio::task::JoinHandle<Vec<String>>) {
@@ -273,7 +273,7 @@ mod tests {
         let (address, asked) = answering(Box::leak(Box::new([FIRST_EVENT, none]))).await;
         assert!(run(&Client::new(address, None), &args(), true).await.is_err());
         assert_eq!(asked.await.unwrap().len(), 2);
-        // Nor who was never there.
+        // Nor a gateway that never answered.
         let (address, _asked) = answering(&[BUSY]).await;
         assert!(run(&Client::new(address, None), &args(), true).await.is_err());
     }

@@ -1,4 +1,4 @@
-//! `sluice queue verify`: every byte of a stopped store, and what can be mended of it.
+//! `sluice queue verify`: checks every byte of a stopped store, and repairs what it can.
 
 mod looking;
 mod part;
@@ -45,29 +45,29 @@ pub(super) struct Args {
     repair: bool,
 }
 
-/// What was found in a store.
+/// The findings in a store.
 struct Found {
     topics: Vec<Part>,
     /// Journal, delayed events, records of requests, dead letters, parked events.
     logs: Vec<Part>,
     snapshots: Vec<Examined>,
-    /// Delivery state, as snapshot and journal have it; `None`: nothing can be said of it.
+    /// Delivery state according to snapshot and journal; `None`: unknown.
     state: Option<Known>,
-    /// What the clock is judged by at the next start; `None`: by the newest record.
+    /// What the clock is compared with at the next start; `None`: the newest record.
     clock: Option<NotedClock>,
-    /// Why snapshots or the clock could not be looked at or mended.
+    /// Why snapshots or the clock could not be checked or repaired.
     error: Option<String>,
 }
 
-/// What is known of delivery state.
+/// The known delivery state.
 struct Known {
     subscriptions: usize,
     forgotten: Forgotten,
-    /// By a repair, just now.
+    /// What this repair began anew.
     begun: Begun,
 }
 
-/// Reads a whole store, and repairs it if that is asked for. 1 if anything is not what was written.
+/// Reads a whole store, and repairs it if requested. 1 if anything differs from what was written.
 pub(super) fn run(args: &Args, file: &Path, json: bool) -> ExitCode {
     let stopped = match Stopped::open(&args.store, file) {
         Ok(stopped) => stopped,
@@ -174,7 +174,7 @@ impl Known {
         vec!["subscriptions".to_owned(), none(), count, none(), state.to_owned()]
     }
 
-    /// What to do.
+    /// The advice for the operator.
     fn help(&self) -> Option<String> {
         let is_known = self.forgotten.is_nothing();
         (!is_known).then(|| {
@@ -193,7 +193,7 @@ impl Known {
     }
 }
 
-/// What that means, and what to do.
+/// What that means, and what to do about it.
 fn help(clock: NotedClock) -> String {
     match clock.trusted {
         Some(at) => format!(

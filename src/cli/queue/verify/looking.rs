@@ -1,8 +1,8 @@
-//! Looking through a stopped store, and repairing it: what depends on what.
+//! Checks a stopped store and repairs it, in the order of dependencies.
 //!
-//! First the journal, then the state that is in it: that says what the others are known to have had. A repair
-//! that is cut off leaves a store that the next one goes on with: nothing is accepted for good before it is
-//! copied aside, and nothing is begun anew before all that it is made of is repaired.
+//! First the journal, then the state in it, which tells what the other logs must have contained. An
+//! interrupted repair can be continued by the next: nothing is accepted for good before it is
+//! copied aside, and nothing begun anew before everything it is made from is repaired.
 
 use std::{ffi::OsStr, io, path::Path};
 
@@ -25,11 +25,11 @@ use crate::{
     },
 };
 
-/// A store that is looked through.
+/// A store that is being checked.
 struct Look<'a> {
     stopped: &'a Stopped,
     is_repair: bool,
-    /// What is known to be in logs, if it is known.
+    /// What the logs must contain, if known.
     known: Option<KnownState>,
 }
 
@@ -72,7 +72,7 @@ impl Found {
 // === impl Look ===
 
 impl Look<'_> {
-    /// The journal, and what is known by it.
+    /// The journal, and the state known from it.
     fn journal(&mut self) -> Result<Option<Part>, StoreError> {
         let registry = &self.stopped.registry;
         let snapshot = self.snapshot()?;
@@ -80,7 +80,7 @@ impl Look<'_> {
         let place = self.stopped.place(dir, id);
         let floor = floor_of_journal(&place, &snapshot, registry)?;
         if floor == Offset::ZERO && !self.stopped.has(&place.dir) {
-            // It was never open.
+            // The store was never open.
             return Ok(None);
         }
         if self.is_repair {
@@ -129,7 +129,7 @@ impl Look<'_> {
         Ok(known.map_or(Offset::ZERO, |known| known.floor_of_letters(place.id)))
     }
 
-    /// Damaged snapshots are set aside, and what is lost is begun anew, if that is asked for.
+    /// If requested, sets damaged snapshots aside, and begins anew what is lost.
     fn state(&mut self) -> Result<Option<Known>, StoreError> {
         let Some(known) = self.known.take() else { return Ok(None) };
         let (subscriptions, forgotten) = (known.count(), known.forgotten().clone());
@@ -152,8 +152,8 @@ impl Look<'_> {
         Ok(Some(Known { subscriptions: known.count(), forgotten, begun }))
     }
 
-    /// What the clock is judged by. Damage is set aside if that is asked for: the next start would go by the
-    /// newest record with it, too.
+    /// What the clock is compared with. If requested, sets a damaged note aside: the next start
+    /// would use the newest record with it, too.
     fn clock(&self) -> io::Result<Option<NotedClock>> {
         let storage = &*self.stopped.storage;
         let found = examine_clock(storage)?;

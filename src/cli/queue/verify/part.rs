@@ -1,4 +1,4 @@
-//! What was found in one log, and how it is shown.
+//! The findings in one log, and how they are shown.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// What was found in a log.
+/// The findings in a log.
 pub(super) struct Part {
     name: String,
     pub(super) report: Result<Report, String>,
@@ -19,7 +19,7 @@ pub(super) struct Part {
 // === impl Part ===
 
 impl Part {
-    /// Looks through a log, and repairs it if that is asked for. `floor`: what its readers have seen.
+    /// Checks a log, and repairs it if requested. `floor`: what its readers have seen.
     pub(super) fn of(
         name: &str,
         place: &Place,
@@ -85,7 +85,7 @@ impl Part {
         vec![self.name.clone(), files, records, size, state]
     }
 
-    /// A line for each damage.
+    /// One line per damage.
     pub(super) fn findings(&self) -> String {
         let line = |finding: &log::Finding| {
             let (from, to) = (finding.range.start, finding.range.end);
