@@ -1,4 +1,4 @@
-//! What the tests of the layers share: requests as `edge` leaves them, and bodies that a test feeds.
+//! Shared by the tests of the layers: requests as `edge` leaves them, and bodies fed by a test.
 
 use std::sync::Arc;
 

@@ -1,12 +1,12 @@
-//! What all workers share of one upstream's adaptive limit: the count, the window, those who wait.
+//! What all workers share of an upstream's adaptive limit: the count, the window, the waiters.
 //!
-//! A place is taken and given back by one atomic step each while there is room. Without room an
-//! attempt waits a short while, the newest first: under overload the oldest would time out anyway, and
-//! a queue served in order makes everybody late. The line is as long as the limit; one too many ends
-//! the wait of the oldest. A place that comes free goes to a waiter of whatever worker.
+//! While there is room, taking a place and freeing it cost one atomic operation each. Without room
+//! an attempt waits a short while, newest first: under overload the oldest would time out anyway,
+//! and a queue served in order makes everybody late. The line is as long as the limit; one attempt
+//! too many ends the wait of the oldest. A freed place goes to a waiter of any worker.
 //!
-//! Invariant: a place is counted from the moment it is taken to the moment it is given back, and a
-//! place that was handed to somebody who had just left is given back as well.
+//! Invariant: a place is counted from the moment it is taken until it is freed, and a place given
+//! to a waiter that has just left is freed as well.
 
 use std::{
     collections::VecDeque,

@@ -1,8 +1,8 @@
-//! API keys: what a client shows is hashed and compared with what the file lists. Pure.
+//! API keys: the presented key is hashed and compared with those in the file. Pure.
 //!
-//! Nothing here can be turned back into a key: files hold SHA-256 digests. That is enough for keys
-//! that are random (a slow hash is for what people choose). Candidates are found by the first bytes
-//! of the digest, which nobody can steer, and compared in constant time.
+//! Nothing here can be turned back into a key: files hold SHA-256 digests. That is enough for
+//! random keys (slow hashes are for passwords that people choose). Candidates are found by the
+//! first bytes of the digest, which nobody can steer, and compared in constant time.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,9 +1,9 @@
 //! A compact JWS (RFC 7515) that is a JWT (RFC 7519): decoding, and every check. Pure.
 //!
-//! [`Token::decode`] takes apart what a stranger sent and believes none of it. [`Token::check`] lets
-//! an issuer's key and settings judge it, at a time that is an argument: first the signature, so that
-//! no reason is given for what nobody signed, then the claims. What a header says about where keys
-//! are (`jku`, `x5u`, `jwk`, `x5c`) is never looked at.
+//! [`Token::decode`] parses what a stranger sent and trusts none of it. [`Token::check`] judges it
+//! by an issuer's key and settings, at a time that is an argument: first the signature, so that an
+//! unsigned token gets no other reason, then the claims. A header's statements about where keys are
+//! (`jku`, `x5u`, `jwk`, `x5c`) are ignored.
 //!
 //! Allocates what it decodes; bounded by [`MAX_BYTES`].
 

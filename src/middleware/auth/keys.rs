@@ -1,11 +1,11 @@
-//! A JWK set (RFC 7517) to the keys that signatures are verified with. Pure.
+//! Turns a JWK set (RFC 7517) into the keys that verify signatures. Pure.
 //!
-//! What a key may be used for is settled here, when it is loaded, and never by a token: a [`Key`]
-//! carries the algorithms that its type and curve allow, its own `alg` names, and its issuer lists.
-//! So `RS256` bytes cannot become an `HS256` secret, whatever a header says.
+//! What a key may be used for is decided here, when it is loaded, and never by a token: a [`Key`]
+//! has the algorithms that its type and curve allow, its own `alg` names, and its issuer lists. So
+//! `RS256` bytes cannot become an `HS256` secret, whatever a header says.
 //!
-//! A key that cannot be used (another type, `use: enc`, too short) does not spoil its set (RFC 7517,
-//! 5): it is left out, and [`KeySet::skipped`] says why.
+//! An unusable key (another type, `use: enc`, too short) does not invalidate its set (RFC 7517, 5):
+//! it is skipped, and [`KeySet::skipped`] says why.
 
 use serde_json::{Map, Value};
 

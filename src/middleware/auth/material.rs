@@ -1,4 +1,4 @@
-//! The bytes of a JWK (RFC 7518, 6 and RFC 8037, 2): checked when they are loaded, then verified with.
+//! The bytes of a JWK (RFC 7518, 6 and RFC 8037, 2): checked when loaded, then used to verify.
 //! Pure.
 
 use std::fmt;

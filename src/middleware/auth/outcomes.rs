@@ -1,4 +1,4 @@
-//! What became of credentials, counted: a closed set of words.
+//! Counts the outcomes of credential checks, in a closed set of words.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,4 +1,4 @@
-//! What the tests of this folder share: somebody who signs tokens, good ones and bad ones.
+//! Shared by the tests of this folder: a signer of tokens, valid and invalid.
 
 use aws_lc_rs::{
     hmac,

@@ -1,23 +1,23 @@
 //! The buckets of one policy: bounded, sharded, in slots of 16 bytes.
 //!
-//! Invariants, each tested under the same words:
-//! - A key that is idle (its bucket is full again) and a key that was never seen are the same to
-//!   GCRA, so idle keys are forgotten without a trace: their slots are taken over in passing, and
-//!   when a shard has no room it is swept.
+//! Invariants, each with a test:
+//! - An idle key (its bucket is full again) and an unknown key are the same to GCRA, so idle keys
+//!   are forgotten without a trace: their slots are reused in passing, and a shard without room is
+//!   swept.
 //! - At most `max_keys` are remembered (one more for each thread that races for the last place).
-//!   Those beyond share one overflow bucket. That is stricter for them, until one gets a slot of its
-//!   own: that is a full bucket whatever it spent of the other, so at most one burst more each time.
-//!   To start it as the overflow bucket stands would let whoever floods that one deny those who find
-//!   room.
-//! - Memory never exceeds [`Store::max_bytes`], is taken shard by shard as keys come, at most
-//!   doubling one shard at a time, and given back by [`Store::sweep`].
-//! - Whoever locks several shards does so by store, then by shard, the overflow bucket last; so
-//!   nobody waits in a circle.
+//!   Further keys share one overflow bucket. That is stricter for them, until one gets its own
+//!   slot: with a full bucket, whatever it spent of the other, so at most one more burst each time.
+//!   Starting with the state of the overflow bucket would let whoever floods that one deny keys
+//!   that find room.
+//! - Memory never exceeds [`Store::max_bytes`], is allocated shard by shard as keys come, at most
+//!   doubling one shard at a time, and freed by [`Store::sweep`].
+//! - Whoever locks several shards does so by store, then by shard, the overflow bucket last, so
+//!   there is no deadlock.
 //!
 //! A shard is an open-addressed table with linear probing, at most 4/5 full. A lookup is a lock and
-//! on average a few neighbouring slots; nothing is allocated. A sweep looks at one shard's slots (at
-//! the default a few thousand, some ten microseconds), and a full shard is swept so seldom that
-//! sweeping takes at most about one part in a hundred of the time.
+//! on average a few neighbouring slots; nothing is allocated. A sweep looks at one shard's slots
+//! (by default a few thousand, in about ten microseconds), and a full shard is swept so rarely that
+//! sweeping takes at most about one percent of the time.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Example vectors of the RFCs, and what is thrown at verifiers of tokens, with the answer to each.
+//! Example vectors of the RFCs, and known attacks on token verifiers, each with its result.
 
 use proptest::prelude::*;
 use serde_json::json;

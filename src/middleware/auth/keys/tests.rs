@@ -1,4 +1,4 @@
-//! What of a JWK set may verify what.
+//! Which keys of a JWK set may verify what.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use proptest::prelude::*;

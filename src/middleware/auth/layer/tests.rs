@@ -1,4 +1,4 @@
-//! Credentials at the door of a route.
+//! Requests with credentials of each kind, through the layer.
 
 use std::time::Duration;
 
