@@ -1,4 +1,4 @@
-//! Why a credential was not enough.
+//! Why a credential was not accepted.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a failure carries, and what follows from it: the nouns of [`Kind`].
+//! The data of a failure, and what follows from it: the nouns of [`Kind`].
 
 use std::{collections::HashMap, sync::LazyLock, time::Duration};
 

@@ -1,4 +1,4 @@
-//! How a key keeps a request from being done again.
+//! Why a request with an idempotency key is not done again.
 
 use std::time::Duration;
 

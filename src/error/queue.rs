@@ -1,5 +1,4 @@
-//! How the event queue keeps a request from being done: before anything of it was sent, unless it says
-//! otherwise.
+//! Why the event queue prevents a request: nothing of it was sent, unless the fault says otherwise.
 
 use std::time::Duration;
 

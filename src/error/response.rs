@@ -1,9 +1,9 @@
 //! The only maker of error responses: problem bodies (RFC 9457) with `Proxy-Status` (RFC 9209).
 //!
-//! What a client learns is the kind, the reason word, one fixed sentence and its request's ID, under which the
-//! access log says more of a failure that is not the client's; never an upstream's address or a message of
-//! ours. A gRPC client gets what it can read instead: status 200 without a body, `grpc-status` and
-//! `grpc-message` (gRPC over HTTP/2, "Trailers-Only").
+//! A client is told the kind, the reason word, one fixed sentence and its request's ID, under which
+//! the access log has more about failures that are not the client's; never an upstream's address or
+//! an internal message. A gRPC client gets what it can read: status 200 without a body,
+//! `grpc-status` and `grpc-message` (gRPC over HTTP/2, "Trailers-Only").
 
 use std::{fmt::Write as _, time::Duration};
 
