@@ -1,5 +1,5 @@
-//! Groups with a scripted resolver, and the layer over a transport that only notes where it was
-//! sent.
+//! Groups with a scripted resolver, and the layer over a transport that only records where requests
+//! were sent.
 
 use std::{
     collections::HashMap,

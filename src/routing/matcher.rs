@@ -184,7 +184,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The method a preflight announces (Fetch, "CORS-preflight request"); `None` for any other request.
+/// The method that a preflight announces (Fetch, "CORS-preflight request"); `None` if it is none.
 fn announced(head: &Head<'_>) -> Option<Method> {
     if *head.method != Method::OPTIONS || !head.headers.contains_key(ORIGIN) {
         return None;
