@@ -1,4 +1,4 @@
-//! An event as a record of a log, and back: every attribute comes back as it went in.
+//! Converts events to records of a log and back; every attribute survives unchanged.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::events::{
     queue::codec::{Draft, Fields, FieldsBuilder, Flags, Kind, Record, Tag, Value},
 };
 
-/// The record of an event that is to be appended.
+/// The record of an event, to be appended.
 pub fn draft(event: EventRef<'_>) -> Draft {
     let texts = [
         (Tag::ID, Some(event.id)),
@@ -25,7 +25,7 @@ pub fn draft(event: EventRef<'_>) -> Draft {
     let depth = (event.depth > 0).then_some(u32::from(event.depth));
     let numbers = [event.expiry.map(|_| size_of::<u64>()), depth.map(|_| size_of::<u32>())];
     let lengths = texts.clone().map(|(_, text)| text.len()).chain(numbers.into_iter().flatten());
-    // Exactly, where there are no attributes: what has room left over is allocated again.
+    // Exact if there are no attributes: spare capacity would cost another allocation.
     let mut fields = Fields::with_room(lengths.map(Fields::bytes_of).sum());
     for (tag, text) in texts {
         fields = fields.field(tag, text.as_bytes());
@@ -49,11 +49,11 @@ pub fn draft(event: EventRef<'_>) -> Draft {
     }
 }
 
-/// The event in a record that is to be appended.
+/// The event in a record to be appended.
 pub fn event_of(draft: &Draft) -> Event {
     let mut fields = Vec::new();
     let read = event(&draft.as_record(&mut fields), |_| Bytes::new());
-    // What may be large is shared.
+    // The large parts are shared.
     Event {
         key: draft.key.clone(),
         dedup_key: draft.dedup.clone(),
@@ -62,7 +62,7 @@ pub fn event_of(draft: &Draft) -> Event {
     }
 }
 
-/// The event in a record. `own` makes its bytes last, with or without a copy.
+/// The event in a record. `own` makes its bytes outlive the record, with or without a copy.
 pub fn event(record: &Record<'_>, own: impl Fn(&[u8]) -> Bytes) -> Event {
     let text = |text: Option<&str>| text.map(str::to_owned);
     let attributes = record.attributes().map(|attribute| {

@@ -1,33 +1,33 @@
-//! What a log counts of itself, for the gateway to read when it is scraped.
+//! Counters of a log, which the gateway reads when it is scraped.
 //!
-//! All cells are relaxed: each is a word for itself, and nothing is decided by them.
+//! All cells are relaxed: each is independent, and no decision depends on them.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// Upper bounds of the buckets of spans, in microseconds; a last bucket has what is longer.
+/// Upper bounds of the buckets for durations, in microseconds; a last bucket has longer ones.
 pub const SPAN_BOUNDS_MICROS: [u64; 16] = [
     50, 100, 250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 20_000, 50_000, 100_000, 250_000,
     500_000, 1_000_000, 5_000_000,
 ];
 
-/// Upper bounds of the buckets of events in a commit; a last bucket has what is more.
+/// Upper bounds of the buckets for events per commit; a last bucket has larger numbers.
 pub const COMMIT_BOUNDS: [u64; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 4_096];
 
-/// The numbers of one log.
+/// The counters of one log.
 #[derive(Debug, Default)]
 pub struct Gauges {
     /// Events appended since start.
     pub appended: Counter,
     /// Bytes of their frames.
     pub appended_bytes: Counter,
-    /// From the hand-over of a waited append to its completion, in microseconds.
+    /// From submission of a waited append to its completion, in microseconds.
     pub append_micros: Histogram<16>,
     /// Duration of a sync, in microseconds.
     pub sync_micros: Histogram<16>,
-    /// Events of a commit.
+    /// Events per commit.
     pub commit_events: Histogram<12>,
     /// Appends that were refused, by reason.
     pub rejected: Rejected,
@@ -37,28 +37,28 @@ pub struct Gauges {
     pub lost: Counter,
     /// Milliseconds that the last recovery took.
     pub recovery_millis: Gauge,
-    /// Wall time, in milliseconds, at which the last complete scrub ended without a finding; 0: none.
+    /// Wall time, in milliseconds, at which the last clean and complete scrub ended; 0 if none did.
     pub scrubbed_at: Gauge,
-    /// Events kept, an upper bound: gaps are counted as well.
+    /// Events stored; an upper bound, because gaps are counted as well.
     pub events: Gauge,
-    /// Bytes kept.
+    /// Bytes stored.
     pub bytes: Gauge,
     /// Whether the log takes no appends until it is reopened.
     pub is_offline: Flag,
-    /// Whether the disk did not take what was last written: nothing new is accepted until it does.
+    /// Whether the disk rejected the last write: nothing new is accepted until a write succeeds.
     pub is_full: Flag,
 }
 
 /// Refused appends, by reason.
 #[derive(Debug, Default)]
 pub struct Rejected {
-    /// The byte budget or the log's own bound.
+    /// The byte budget or the log's size limit.
     pub full: Counter,
     /// Too little room on the disk.
     pub disk_low: Counter,
-    /// Bad bytes or a failed sync.
+    /// Damage or a failed sync.
     pub offline: Counter,
-    /// More than a frame or the budget takes.
+    /// More than a frame or the budget can take.
     pub too_large: Counter,
 }
 
@@ -70,11 +70,11 @@ pub struct Counter(AtomicU64);
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
-/// A yes or no that is set.
+/// A flag that is set.
 #[derive(Debug, Default)]
 pub struct Flag(AtomicBool);
 
-/// How many values fell under each bound, and their sum.
+/// Number of values in each bucket, and their sum.
 #[derive(Debug)]
 pub struct Histogram<const BOUNDS: usize> {
     bounds: &'static [u64; BOUNDS],
@@ -128,7 +128,7 @@ impl Flag {
 // === impl Histogram ===
 
 impl<const BOUNDS: usize> Histogram<BOUNDS> {
-    /// None yet, with these bounds, ascending.
+    /// Without values, with these bounds in ascending order.
     pub const fn new(bounds: &'static [u64; BOUNDS]) -> Self {
         Self {
             bounds,
@@ -145,13 +145,13 @@ impl<const BOUNDS: usize> Histogram<BOUNDS> {
         self.sum.fetch_add(value, Relaxed);
     }
 
-    /// Counts a span in microseconds.
+    /// Counts a duration in microseconds.
     pub fn record_span(&self, span: Duration) {
         self.record(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Each bound with how many values were at most it and above the one before; the last, without a
-    /// bound, has those above all.
+    /// Each bound with the number of values up to it and above the previous bound; the last,
+    /// without a bound, has those above all.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
         let bounded = self.bounds.iter().zip(&self.counts);
         let bounded = bounded.map(|(bound, count)| (Some(*bound), count.load(Relaxed)));
@@ -163,7 +163,7 @@ impl<const BOUNDS: usize> Histogram<BOUNDS> {
         self.sum.load(Relaxed)
     }
 
-    /// How many values were counted.
+    /// Number of values.
     pub fn count(&self) -> u64 {
         self.buckets().map(|(_, count)| count).sum()
     }

@@ -1,35 +1,35 @@
-//! The names of things on disk: a position in a log, a log, a store.
+//! Identifiers on disk: positions in a log, logs, stores.
 
 use std::fmt;
 
 use uuid::Uuid;
 
-/// The position of a record in its log, counted from 0. Never given out twice, not even when what
-/// stood there was lost.
+/// The position of a record in its log, counted from 0. Never assigned twice, even if its record
+/// was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(pub u64);
 
-/// One log, whatever it is called by its users: it keeps its ID when it is renamed.
+/// The ID of a log, which it keeps when its owner is renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(pub Uuid);
 
-/// One data directory.
+/// The ID of a data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StoreId(pub Uuid);
 
 // === impl Offset ===
 
 impl Offset {
-    /// Where every log begins.
+    /// The first position.
     pub const ZERO: Self = Self(0);
 
-    /// The position `count` records on.
+    /// The position `count` records later.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
         Self(self.0.saturating_add(count))
     }
 
-    /// How many records lie from `earlier` up to here; none if it is not earlier.
+    /// The number of records from `earlier` up to here; 0 if it is not earlier.
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

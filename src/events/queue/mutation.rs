@@ -1,7 +1,7 @@
-//! Mistakes that the queue can be told to make, so that it is seen that a test catches each.
+//! Mistakes that the queue can be told to make, to verify that a test catches each.
 //!
-//! `SLUICE_TEST_MUTATION=drop-the-sync cargo test` must fail. The variable is read once, in test and
-//! debug builds only; in a release build there is nothing to switch.
+//! `SLUICE_TEST_MUTATION=drop-the-sync cargo test` must fail. The variable is read once, in test
+//! and debug builds only; release builds have no such switch.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,19 +12,19 @@ pub enum Mutation {
     DropTheDirectorySync,
     /// A publish succeeds before its bytes are synced.
     AcknowledgeBeforeTheSync,
-    /// A checksum that does not match is taken as if it did.
+    /// A wrong checksum is accepted.
     AcceptABadCrc,
-    /// A duplicate is answered while what it repeats is unsynced.
+    /// A duplicate is answered while its original is unsynced.
     AnswerADuplicateBeforeTheOriginalsSync,
     /// An event is settled before its copy among the dead letters is synced.
     SettleBeforeTheDeadLettersSync,
-    /// An attempt is written down after the delivery it counts.
+    /// An attempt is recorded after the delivery it counts.
     AttemptAfterDelivery,
     /// CHECKPOINT names an offset that is not synced.
     CheckpointAheadOfTheSync,
-    /// What recovery finds past the proven-durable point is served from where it lies.
+    /// Recovery serves what is past the proven-durable point from where it is, without copying it.
     NoCopyForward,
-    /// A frame of another epoch is taken for one of this segment.
+    /// A frame of another epoch is accepted.
     EpochIgnored,
     /// A request is forwarded before its intent is synced.
     IntentAfterForwarding,
@@ -37,11 +37,11 @@ pub enum Mutation {
 #[cfg(any(test, debug_assertions))]
 static CHOSEN: std::sync::OnceLock<Option<Mutation>> = std::sync::OnceLock::new();
 
-/// Whether the queue is to make this mistake.
+/// Whether the queue makes this mistake.
 ///
 /// # Panics
 ///
-/// The variable names no mutation.
+/// If the variable names no mutation.
 #[cfg(any(test, debug_assertions))]
 pub fn is(mutation: Mutation) -> bool {
     #[cfg(test)]
@@ -68,7 +68,7 @@ thread_local! {
     static APPLIED: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
 }
 
-/// Makes the mistake on this thread, in place of what the variable says, while `work` runs.
+/// Makes the mistake on this thread while `work` runs, instead of the variable's.
 #[cfg(test)]
 pub(crate) fn with<T>(mutation: Mutation, work: impl FnOnce() -> T) -> T {
     struct Reset;
@@ -103,7 +103,7 @@ impl Mutation {
         Self::ResultAfterSettlement,
     ];
 
-    /// What the variable calls it.
+    /// Its name in the variable.
     pub const fn name(self) -> &'static str {
         match self {
             Self::DropTheSync => "drop-the-sync",

@@ -1,7 +1,7 @@
-//! A few threads for what blocks: reading segments, opening logs, writing snapshots.
+//! A few threads for blocking work: reading segments, opening logs, writing snapshots.
 //!
-//! Bounded on both sides: who asks while all threads are busy and the row is full waits, and what is
-//! asked for is done one after the other. Work that panics takes no thread with it.
+//! Bounded on both sides: callers wait while all threads are busy and the queue is full, and work
+//! is done in order. A panic in the work does not end its thread.
 
 use std::{
     any::Any,
@@ -14,18 +14,18 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-/// So much work may wait for each thread.
+/// Length of the queue for each thread.
 const ROW: usize = 16;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Threads for what blocks. Clones share them; they end when the last clone is gone and all work is done.
+/// Threads for blocking work. Clones share them; they end with the last clone, once all work is done.
 #[derive(Clone)]
 pub struct Pool {
     row: mpsc::Sender<Work>,
 }
 
-/// The work has panicked, or the threads are gone.
+/// The work panicked, or the threads are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the work was not done")]
 pub struct Undone;
@@ -33,12 +33,12 @@ pub struct Undone;
 // === impl Pool ===
 
 impl Pool {
-    /// So many threads that read, at least one.
+    /// A pool with this many reading threads, at least one.
     pub fn new(threads: usize) -> io::Result<Self> {
         Self::named("queue-read", threads)
     }
 
-    /// So many threads with names that begin so, at least one.
+    /// A pool with this many threads, at least one, and this prefix of their names.
     pub fn named(name: &str, threads: usize) -> io::Result<Self> {
         let threads = threads.max(1);
         let (row, waiting) = mpsc::channel::<Work>(threads * ROW);
@@ -51,15 +51,15 @@ impl Pool {
         Ok(Self { row })
     }
 
-    /// Does `work` on one of the threads. Once this has been polled to the point where the work is
-    /// handed over, it is done even if nobody waits for it any more.
+    /// Does `work` on one of the threads. Once this was polled far enough to submit the work, it is
+    /// done even if the future is dropped.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Undone> {
         let (done, result) = oneshot::channel();
         let work = Box::new(move || {
-            // Nobody may wait any more.
+            // The caller may have left.
             drop(done.send(work()));
         });
         self.row.send(work).await.map_err(|_| Undone)?;
@@ -75,7 +75,7 @@ impl fmt::Debug for Pool {
 
 fn serve(waiting: &Mutex<mpsc::Receiver<Work>>) {
     loop {
-        // One thread waits in the channel, the others for it: whoever takes work lets the next one in.
+        // One thread waits in the channel, the others for the lock: taking work lets the next one in.
         let work = waiting.lock().blocking_recv();
         let Some(work) = work else { return };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {

@@ -1,9 +1,9 @@
-//! RESERVE: room on the disk that is kept for the journal of delivery state.
+//! RESERVE: disk space kept for the journal of delivery state.
 //!
-//! On a full disk nothing is drained that cannot be noted as drained. So the store holds a file that says
-//! nothing, and gives it up when the journal has no room. From then on nothing else is written: publishes,
-//! dead letters and what follows an event wait. Once enough was freed the file is made again, and only
-//! then is anything new accepted.
+//! On a full disk nothing can be drained unless that can be recorded. So the store keeps a file
+//! without content, and removes it when the journal has no room. From then on nothing else is
+//! written: publishes, dead letters and following events wait. Once enough space is free the file
+//! is created again, and only then is anything new accepted.
 
 use std::{
     io::{self, ErrorKind},
@@ -18,7 +18,7 @@ use crate::events::queue::{
     storage::{self, Storage},
 };
 
-/// The room of one store. All calls block.
+/// The reserve of one store. All calls block.
 #[derive(Debug)]
 pub struct Reserve {
     storage: Arc<dyn Storage>,
@@ -31,8 +31,8 @@ pub struct Reserve {
 // === impl Reserve ===
 
 impl Reserve {
-    /// Takes the room, `bytes` in the file at `path`, whose directory is there. With too little on the
-    /// disk it is out, and taken when there is enough. 0 bytes: there is none, and none is missed.
+    /// Allocates the reserve, `bytes` in the file at `path`, whose directory exists. With too little
+    /// space it counts as given up, and is taken once there is enough. 0 bytes: none is wanted.
     pub fn open(
         storage: Arc<dyn Storage>,
         disk: Arc<DiskWatch>,
@@ -43,7 +43,7 @@ impl Reserve {
         let mut is_held = reserve.is_held.lock();
         *is_held = bytes == 0 || reserve.is_there()?;
         if !*is_held {
-            // Of another size, or not made to its end.
+            // It has another size, or is incomplete.
             reserve.remove()?;
             let is_enough = reserve.disk.refresh()?.free >= bytes.saturating_mul(2);
             *is_held = is_enough && reserve.make()?;
@@ -53,13 +53,13 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Gives the room to the journal, which had none. Whether there was something to give.
+    /// Gives the space to the journal, which had none. Returns whether there was any.
     pub fn give_up(&self) -> io::Result<bool> {
         let mut is_held = self.is_held.lock();
         if !*is_held || self.bytes == 0 {
             return Ok(false);
         }
-        // First of all nobody else may have it.
+        // First, so that nobody else takes the space.
         self.disk.set_reserve_out(true);
         if let Err(error) = self.remove() {
             self.disk.set_reserve_out(false);
@@ -72,8 +72,8 @@ impl Reserve {
         Ok(true)
     }
 
-    /// Looks at the disk, and takes the room back if there is enough beside it that publishes may go on.
-    /// To be called about once a second, in place of [`DiskWatch::refresh`]. Whether the room is held.
+    /// Checks the disk, and takes the reserve back if that leaves enough space for publishes. Call it
+    /// about once a second, instead of [`DiskWatch::refresh`]. Returns whether the reserve is held.
     pub fn tend(&self) -> io::Result<bool> {
         let space = self.disk.refresh()?;
         let mut is_held = self.is_held.lock();
@@ -87,7 +87,7 @@ impl Reserve {
         Ok(*is_held)
     }
 
-    /// Whether the room is there for the journal.
+    /// Whether the reserve is held for the journal.
     pub fn is_held(&self) -> bool {
         *self.is_held.lock()
     }
@@ -100,7 +100,7 @@ impl Reserve {
         }
     }
 
-    /// Whole, or not at all. `false`: others were faster, and there is too little room.
+    /// Creates the whole file, or none; `false` if others have taken the space.
     fn make(&self) -> io::Result<bool> {
         let unfinished = self.path.with_extension("new");
         remove_if_there(&*self.storage, &unfinished)?;
@@ -119,7 +119,7 @@ impl Reserve {
     }
 
     fn remove(&self) -> io::Result<()> {
-        // Its end needs no sync: a crash that brings the file back brings a full disk and a reserve.
+        // Needs no sync: a crash that undoes it brings back a full disk with its reserve.
         remove_if_there(&*self.storage, &self.path)
     }
 
@@ -266,14 +266,14 @@ mod tests {
         assert!(World::is_low(&world.topic, Purpose::Accepted), "nobody else has it");
         assert!(!world.reserve.give_up().unwrap(), "there is no more to give");
 
-        // The bound is twice the reserve: publishes go on when there is that beside it.
+        // The bound is twice the reserve: publishes resume with that much besides it.
         model.set_free(3 * RESERVE - 4 * KIB);
         assert!(!world.reserve.tend().unwrap());
         assert!(World::is_low(&world.topic, Purpose::Publish), "there is room, and no reserve");
         world.note().unwrap();
         model.set_free(3 * RESERVE);
         assert!(world.reserve.tend().unwrap());
-        // What is accepted takes the room at once, and shows that it is there.
+        // Accepted events use the space at once, which shows that it is there.
         World::append(&world.topic, Purpose::Accepted).unwrap();
         World::append(&world.topic, Purpose::Publish).unwrap();
         world.note().unwrap();

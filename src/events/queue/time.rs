@@ -1,4 +1,4 @@
-//! The time that the queue goes by: an argument everywhere, read in one place.
+//! The time of the queue: passed as an argument everywhere, read in one place.
 
 use std::{fmt, sync::Arc};
 
@@ -7,19 +7,18 @@ use tokio::time::Instant;
 
 use crate::telemetry::clock;
 
-/// One moment, as two clocks show it.
+/// One moment on two clocks.
 ///
-/// What was stored is judged by `wall`. A span within this process's life is measured by `mono`,
-/// which nobody sets.
+/// `wall` judges what is stored. `mono`, which nobody sets, measures durations within this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub wall: u64,
-    /// Milliseconds since some moment before this process began to count.
+    /// Milliseconds since some moment before the process started.
     pub mono: u64,
 }
 
-/// Tells the time.
+/// Reads the time.
 pub trait Clock: fmt::Debug + Send + Sync {
     /// This moment.
     fn now(&self) -> Now;
@@ -29,7 +28,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-/// A clock that stands still until it is moved. Clones show the same time.
+/// A clock that stands still until it is moved. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock(Arc<Mutex<Now>>);
 
@@ -55,14 +54,14 @@ impl ManualClock {
         Self(Arc::new(Mutex::new(now)))
     }
 
-    /// Both clocks go on by so many milliseconds.
+    /// Advances both clocks.
     pub fn advance(&self, millis: u64) {
         let mut now = self.0.lock();
         now.wall = now.wall.saturating_add(millis);
         now.mono = now.mono.saturating_add(millis);
     }
 
-    /// Someone sets the wall clock; the monotonic one knows nothing of it.
+    /// Sets the wall clock; the monotonic one is unaffected.
     pub fn set_wall(&self, wall: u64) {
         self.0.lock().wall = wall;
     }

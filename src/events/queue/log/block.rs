@@ -35,8 +35,8 @@ pub struct OwnedRecord {
 // === impl Block ===
 
 impl Block {
-    /// The records from [`Block::from`] on, in order. Damaged ones are left out; their offsets are
-    /// in [`Block::gaps`].
+    /// The records from the offset that was asked for, in order. Damaged ones are left out; their
+    /// offsets are in [`Block::gaps`].
     pub fn records(&self) -> impl Iterator<Item = (Offset, Record<'_>)> {
         let frames = self.frames.iter().filter_map(|(at, base)| {
             codec::parse_frame(self.bytes.get(*at..)?, self.epoch, *base).ok()
