@@ -1,4 +1,4 @@
-//! Attempts at stored requests: what was sent is not sent again, whatever is cut off.
+//! Attempts at stored requests: what was sent is not sent again, wherever the machine dies.
 
 use std::time::Duration;
 
@@ -40,16 +40,16 @@ fn begun(world: &World, due: Due) -> Attempt {
     }
 }
 
-/// What the outside saw of a request.
+/// What an outside observer saw of a request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Saw {
-    /// It may be seen by an upstream, and nobody has said that nothing came of it.
+    /// An upstream may have seen it, and no "nothing was done" was reported.
     is_out: bool,
     /// Its end is on disk.
     end: Option<State>,
 }
 
-/// One is done; one is given back once, and done; of one nobody knows; one is dropped on the way.
+/// One is done; one is given back, then done; one has an unknown result; one is dropped in flight.
 async fn live(world: &World, saw: &mut [Saw; 4]) {
     for (number, end) in [Some(State::Succeeded), Some(State::Failed), Some(State::Uncertain), None]
         .iter()
@@ -89,7 +89,7 @@ fn whatever_a_crash_cuts_off_what_was_sent_is_not_sent_again() {
         }
         stopped += 1;
         let model = model.crash(Crash::new(survivors, stop));
-        // Who resolves first makes no difference.
+        // It must not matter who resolves first.
         for resolves in [true, false] {
             let world = World::open(&model, 100).expect("it opens after any crash");
             if resolves {
@@ -132,7 +132,7 @@ fn a_result_is_there_with_its_answer_after_a_restart_until_its_time_is_over() {
     let status = block_on(Results::status(&world.ingress, due(1).place));
     assert_eq!((status.state, status.attempts, status.answer), (State::Succeeded, 1, Some(large)));
     assert!(world.ingress.is_over(due(1).place));
-    // Other segments are sealed behind it, and nothing of it goes before its time.
+    // Other segments are sealed after it, and no record of it is deleted too early.
     for number in 2..60 {
         let mut next = begun(&world, due(number));
         block_on(next.end(State::Failed, Some(&answer(9_000)))).unwrap();
@@ -179,7 +179,7 @@ fn what_is_dropped_on_the_way_is_uncertain_unless_it_does_no_harm() {
     let again = begun(&world, harmless);
     assert_eq!(again.number(), 2);
     assert!(matches!(attempt(&world, harmless), Begun::Busy));
-    // An operator sends it again, and only he.
+    // Only an operator can have it sent again.
     assert!(matches!(attempt(&world, due(1)), Begun::Over(State::Uncertain)));
     assert!(matches!(attempt(&world, Due { lane: 3, ..due(1) }), Begun::Over(_)), "he says so");
     let job = Due { lane: 3, is_forced: true, ..due(1) };

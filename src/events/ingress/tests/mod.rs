@@ -1,4 +1,4 @@
-//! Exchanges on a modelled disk that dies at every operation.
+//! Exchanges on a modelled disk, with a crash at every operation.
 
 mod attempts;
 mod waiting;
@@ -33,7 +33,7 @@ const KIB: u64 = 1 << 10;
 const TOPIC: LogId = LogId(Uuid::from_u128(2));
 const ABOUT: About<'static> = About { method: "POST", target: "/orders", digest: None };
 
-/// A topic that is a log and nothing else.
+/// A topic that is only a log.
 #[derive(Clone, Debug)]
 struct Simple(Log);
 
@@ -76,7 +76,7 @@ struct World {
     writer: Writer,
 }
 
-/// What an exchange is to come to.
+/// The intended result of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Event,
@@ -85,7 +85,7 @@ enum Ending {
 }
 
 impl World {
-    /// `None`: the disk is dead.
+    /// `None` if the disk is dead.
     fn open(model: &Model, max_entries: u64) -> Option<Self> {
         Self::open_at(model, max_entries, &ManualClock::at(Now { wall: 1_000, mono: 1_000 }))
     }
@@ -135,7 +135,7 @@ impl World {
         self.ingress.reserve(bytes, 2 * bytes, None)
     }
 
-    /// What there is in the topic, by type, for an event of this ID.
+    /// How many events with this ID are in the topic, by type.
     fn found(&self, id: Uuid) -> (usize, usize) {
         let maybe = uncertain(self.owed(id).event()).id;
         let (mut certain, mut uncertain) = (0, 0);
@@ -154,7 +154,7 @@ impl World {
     }
 }
 
-/// An exchange with all that belongs to it. What the outside saw of it: that it was sent, and answered.
+/// Runs an exchange, and returns what an observer saw: whether it was sent, and whether answered.
 async fn run(world: &World, id: Uuid, ending: Ending) -> (bool, bool) {
     let mut owed = world.owed(id);
     let Ok(room) = world.reserve(&owed) else { return (false, false) };
@@ -182,7 +182,7 @@ async fn run(world: &World, id: Uuid, ending: Ending) -> (bool, bool) {
     (true, true)
 }
 
-/// Appends what is owed, and waits until nobody goes on with it.
+/// Appends what is owed, and waits until that has ended.
 fn settle(
     world: &World,
     exchange: Exchange,
@@ -190,7 +190,7 @@ fn settle(
 ) {
     let log = target.log().unwrap();
     exchange.settle(vec![(target, permit, owed.into_record())]);
-    // Not for it to be synced sometime, but now.
+    // Forces a sync now, without waiting for the next one.
     if let Ok(room) = log.permit(0) {
         log.append(room, Vec::new()).wait().ok();
     }
@@ -248,12 +248,12 @@ fn whatever_a_crash_cuts_off_each_intent_ends_as_exactly_one_thing() {
                 Ending::Event | Ending::Uncertain if *was_sent => {
                     assert_eq!(found.0 + found.1, 1, "{case}");
                 }
-                // Not waited for: lost with the power it is uncertain.
+                // Not awaited: if lost in a power failure it is uncertain.
                 Ending::Nothing => assert_eq!(found.0, 0, "{case}"),
                 _ => {}
             }
         }
-        // A second life finds nothing more to do.
+        // The second run finds nothing more to do.
         world.ingress.resolve(&world.topic).unwrap();
         assert_eq!(world.ingress.status().entries, 0);
     }
@@ -288,7 +288,7 @@ fn room_that_is_not_used_leaves_nothing_and_a_full_table_refuses() {
     drop(room);
     assert_eq!(world.ingress.status().entries, 0);
     let room = world.reserve(&owed).unwrap();
-    // More than was reserved: refused, and nothing is left of it.
+    // More than was reserved: refused without a trace.
     let many = vec![owed.clone(), owed.clone()];
     let error = block_on(room.begin(&many, ABOUT)).unwrap_err();
     assert!(matches!(error, AppendError::Refused(Refused { reason: Reason::TooLarge, .. })));

@@ -1,4 +1,4 @@
-//! Events of requests that have to wait: each comes to its topic once, whenever the machine dies.
+//! Delayed events of requests: each reaches its topic once, wherever the machine dies.
 
 use super::*;
 use crate::events::queue::topic::{
@@ -16,7 +16,7 @@ struct Timed {
     mover: Mover,
 }
 
-/// A topic and where its events wait.
+/// A topic with its log of delayed events.
 #[derive(Debug)]
 struct Both {
     topic: Simple,
@@ -48,7 +48,7 @@ impl delayed::Target for Simple {
 }
 
 impl Timed {
-    /// `None`: the disk is dead.
+    /// `None` if the disk is dead.
     fn open(model: &Model) -> Option<Self> {
         let world = World::open(model, 100)?;
         let settings = Settings { segment_bytes: 64 * KIB, ..Settings::default() };
@@ -68,13 +68,13 @@ impl Timed {
         owed
     }
 
-    /// Moves what is due then.
+    /// Moves what is due at this time.
     fn run_at(&mut self, wall: u64) {
         let judged = Judged { wall, is_frozen: false, thaws: 0, change: None };
         self.mover.run(&self.world.topic, &judged, 0);
     }
 
-    /// What the outside saw: that it was sent, and answered.
+    /// What an observer saw: whether it was sent, and whether answered.
     fn exchange(&self, id: Uuid) -> (bool, bool) {
         let (owed, waiting) = (self.owed(id), self.both().waiting);
         let Ok(room) = self.world.reserve(&owed) else { return (false, false) };
@@ -90,14 +90,14 @@ impl Timed {
         (true, true)
     }
 
-    /// What holds each other lets go.
+    /// Breaks the reference cycle.
     fn close(self) {
         for log in [&self.world.topic.0, self.world.ingress.log(), self.delayed.log()] {
             log.close();
         }
     }
 
-    /// Brings everything to its end: what is owed, what is due, and again.
+    /// Completes everything: what is owed, what is due, and both again.
     fn end(&mut self) {
         for _ in 0..3 {
             self.world.ingress.resolve(&self.both()).unwrap();
@@ -110,7 +110,7 @@ impl Timed {
 fn whatever_a_crash_cuts_off_an_event_that_waits_comes_once() {
     let ids = [10, 11].map(Uuid::from_u128);
     let mut stopped = 0;
-    // Two of the ways in which a disk survives for each stop, all of them in turn.
+    // Two kinds of survivors for each stop, cycling through all of them.
     let all = Survivors::ALL.iter().cycle();
     for (stop, survivors) in (0..400).flat_map(|stop| [stop; 2]).zip(all) {
         let model = Model::new();
@@ -119,7 +119,7 @@ fn whatever_a_crash_cuts_off_an_event_that_waits_comes_once() {
         if let Some(mut timed) = Timed::open(&model) {
             for (id, saw) in ids.iter().zip(&mut saw) {
                 *saw = timed.exchange(*id);
-                // The last of them still waits when all is over.
+                // The last of them still waits at the end.
                 timed.run_at(if *id == ids[1] { DUE - 1 } else { LATER });
             }
             timed.close();

@@ -1,4 +1,4 @@
-//! The machine dies anywhere on the way of an event to its end.
+//! The machine dies at any point of an event's life.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use crate::events::queue::{
 #[derive(Debug, Default)]
 struct Known {
     published: BTreeSet<String>,
-    /// Told `ok`; a power loss may forget it.
+    /// Acks that were answered `ok`; a power failure may forget them.
     acked: BTreeSet<String>,
 }
 
-/// Events are published, taken, refused; one ends among the dead letters.
+/// Events are published, acked and rejected; one becomes a dead letter.
 async fn live(home: &Home, known: &mut Known) {
     let Some(running) = home.try_open() else { return };
     for batch in [&["a1", "b1", "c1"][..], &["a2", "d1"]] {
@@ -45,12 +45,12 @@ async fn live(home: &Home, known: &mut Known) {
     running.close().await;
 }
 
-/// Nothing is lost, and nobody is buried twice.
+/// Nothing is lost, and no event has two dead letters.
 async fn check(home: &Home, known: &Known) {
     let running = home.open();
     home.clock.advance(3_600_000);
     let mut left = BTreeSet::new();
-    // Until all is settled: what waits for a dead letter has others behind it.
+    // Until everything is settled: events that wait for a dead letter hold others back.
     for round in 0.. {
         assert!(round < 5_000, "it does not come to an end");
         let batch = running.receive_now(100).await;
@@ -88,7 +88,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Runs a life that ends in the operation `stop`, then another one on what the disk has.
+/// Runs until operation `stop`, then again on what the disk has.
 fn crash_at(stop: u64, seed: u64) {
     let model = Model::new();
     model.stop_at(stop);
@@ -104,7 +104,7 @@ fn operations() -> u64 {
     model.operations()
 }
 
-/// At each `step`th operation, from another one on for each seed.
+/// Crashes at each `step`th operation, starting at a different one for each seed.
 fn crash_everywhere(seeds: u64, step: u64) {
     for seed in 0..seeds {
         for stop in (seed % step..operations()).step_by(usize::try_from(step).unwrap()) {
@@ -128,7 +128,7 @@ fn an_event_is_not_settled_before_its_dead_letter_is_on_disk() {
     assert!(caught, "settling before the dead letter's sync goes unnoticed");
 }
 
-/// Every write of the journal fails from some point on: what is delivered has its attempt written.
+/// The journal's writes fail from some point on: only events with a recorded attempt are delivered.
 async fn deliver_without_a_journal() -> usize {
     let model = Model::new();
     let home = Home::on(Arc::new(model.clone()));

@@ -1,15 +1,15 @@
-//! Consumers that die, gateways that die, disks that forget: what a subscription promises holds over any
-//! number of lives.
+//! Consumers that die, gateways that die, disks that forget: the guarantees of a subscription hold
+//! over any number of restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::events::queue::storage::model::{Crash, Model, campaign};
 
-/// How a life ends.
+/// How a run ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// As a gateway does that is told to.
+    /// By a regular stop.
     Stop,
     /// The process is killed.
     Kill,
@@ -17,12 +17,12 @@ enum End {
     Power,
 }
 
-/// What is known of all lives.
+/// What is known from all runs.
 #[derive(Debug, Default)]
 struct Ledger {
     /// By key, in order.
     published: BTreeMap<String, Vec<String>>,
-    /// Published, and nobody knows whether.
+    /// Published with an unknown outcome.
     doubtful: BTreeSet<String>,
     acked: BTreeSet<String>,
     next: usize,
@@ -43,7 +43,7 @@ impl Ledger {
         }
     }
 
-    /// Before an event of a key everything of that key was taken, or is handed over with it.
+    /// Before an event, all earlier ones of its key were acked or are in the same batch.
     fn check(&self, batch: &[Leased]) {
         let mut seen: BTreeSet<&str> = BTreeSet::new();
         for leased in batch {
@@ -59,7 +59,7 @@ impl Ledger {
     }
 }
 
-/// One life: so many steps, each by lot.
+/// One run of this many random steps.
 async fn live(home: &Home, ledger: &mut Ledger, luck: &mut fastrand::Rng, steps: usize) -> bool {
     let Some(running) = home.try_open() else { return false };
     for _ in 0..steps {
@@ -174,7 +174,7 @@ pub(super) fn damage(model: &Model, said: &str) {
     model.flip(&path, at, 1);
 }
 
-/// Takes what is there until so many events are counted as lost and nothing is left.
+/// Takes everything until `count` events are counted as lost and nothing is left.
 async fn lost(running: &Running, count: std::ops::RangeInclusive<u64>) {
     for _ in 0..2_000 {
         for leased in running.try_receive(500).await.unwrap() {
@@ -196,7 +196,7 @@ async fn an_event_whose_bytes_are_gone_before_its_dead_letter_is_written_is_lost
     let running = home.open();
     assert!(running.publish(&["a1", "a2"]).await);
     let leased = running.receive_now(10).await;
-    // Its segment is filled, sealed and let go of while a consumer has it.
+    // Its segment is filled, sealed and deleted while a consumer holds it.
     while running.topic.segments().len() < 2 {
         let names: Vec<String> = (0..500).map(|n| format!("b{n}")).collect();
         assert!(running.publish(&names.iter().map(String::as_str).collect::<Vec<_>>()).await);
@@ -205,12 +205,12 @@ async fn an_event_whose_bytes_are_gone_before_its_dead_letter_is_written_is_lost
     let end = topic.durable();
     let start = tokio::task::spawn_blocking(move || topic.retire(end)).await.unwrap().unwrap();
     assert!(start > Offset(1));
-    // Both are lost as soon as somebody looks, which may be before this is said of either.
+    // Both are lost as soon as somebody reads them, possibly before either is rejected.
     for event in &leased {
         let said = running.say(Verb::Reject, event).await;
         assert!(matches!(said, TokenStatus::Ok | TokenStatus::Settled), "{said:?}");
     }
-    // And those that wait here to be asked for. What was not looked at yet is counted by the topic.
+    // Those that are ready are lost too. The topic counts what was not scanned yet.
     lost(&running, 3..=start.0).await;
     assert!(running.letters_now().await.is_empty());
     running.close().await;
@@ -286,13 +286,13 @@ async fn a_consumer_that_dies_on_one_of_500_loses_that_one_over_restarts() {
         assert!(round < 2_000, "stuck with {} taken", taken.len());
         let batch = running.receive_now(500).await;
         if batch.is_empty() {
-            // For its turn, its time, or its dead letter.
+            // Waits for a turn, a due time, or a dead letter.
             tokio::time::sleep(Duration::from_millis(2)).await;
             home.pass(&running, 60).await;
             continue;
         }
         if batch.iter().any(|leased| leased.event.id == poison) {
-            // It dies, and sometimes the gateway with it.
+            // The consumer dies, and sometimes the gateway too.
             if round % 3 == 0 {
                 running.close().await;
                 running = home.open();

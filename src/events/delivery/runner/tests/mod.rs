@@ -44,21 +44,21 @@ use crate::events::{
 
 const START: Now = Now { wall: 1_700_000_000_000, mono: 5_000 };
 
-/// Where everything is, running or not.
+/// Everything a subscription needs, whether it runs or not.
 pub(super) struct Home {
     pub(super) storage: Arc<dyn Storage>,
-    /// Where the records of requests are.
+    /// The storage of the ingress log.
     pub(super) records: Arc<dyn Storage>,
     pub(super) clock: ManualClock,
     pub(super) settings: Settings,
     pub(super) recovery: Recovery,
     pub(super) sink: Arc<dyn Sink>,
-    /// What follows from an event finds no topic.
+    /// Followers find no topic.
     pub(super) is_shut: Arc<AtomicBool>,
     _dir: Option<TempDir>,
 }
 
-/// Everything, running.
+/// A running subscription with everything around it.
 pub(super) struct Running {
     pub(super) subscription: Subscription,
     pub(super) topic: Log,
@@ -130,7 +130,7 @@ impl Home {
         }
     }
 
-    /// Opens the logs, reads the journal, and starts the subscription. `None`: the machine has died.
+    /// Opens the logs, reads the journal, and starts the subscription. `None` if the machine died.
     pub(super) fn try_open(&self) -> Option<Running> {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let writer = Writer::spawn("test", clock.clone()).unwrap();
@@ -180,7 +180,7 @@ impl Home {
         self.try_open().expect("it opens")
     }
 
-    /// Time passes, and the subscription sees it.
+    /// Lets time pass until the subscription has seen it.
     pub(super) async fn pass(&self, running: &Running, seconds: u64) {
         self.clock.advance(seconds * 1_000);
         running.subscription.status(false).await.unwrap();
@@ -205,7 +205,7 @@ fn entries(journal: &Log) -> Option<Vec<Entry>> {
 }
 
 impl Running {
-    /// Publishes events with these IDs; the key is the letter an ID begins with.
+    /// Publishes events with these IDs; the first letter of an ID is its key.
     pub(super) async fn publish(&self, ids: &[&str]) -> bool {
         let drafts: Vec<_> = ids
             .iter()
@@ -234,20 +234,20 @@ impl Running {
         self.subscription.receive(receive, Duration::from_secs(30)).await
     }
 
-    /// What can be had within two seconds.
+    /// Receives what comes within two seconds.
     pub(super) async fn receive(&self, most: usize) -> Vec<Leased> {
         let wait = Duration::from_secs(2);
         let receive = Receive { max_events: most, max_bytes: 1 << 20, wait, lease: None };
         self.subscription.receive(receive, Duration::from_secs(30)).await.unwrap()
     }
 
-    /// What is to be had, once all that is published was looked at.
+    /// Receives what is ready, once everything published was scanned.
     pub(super) async fn receive_now(&self, most: usize) -> Vec<Leased> {
         self.settled_down().await;
         self.try_receive(most).await.unwrap()
     }
 
-    /// Everything that is published was looked at.
+    /// Waits until everything published was scanned.
     pub(super) async fn settled_down(&self) {
         for _ in 0..2_000 {
             let status = self.subscription.status(false).await.unwrap().status;
@@ -289,7 +289,7 @@ impl Running {
         records.into_iter().map(id).collect()
     }
 
-    /// Ends as a gateway does that is told to.
+    /// Stops regularly.
     pub(super) async fn close(self) {
         self.subscription.stop(Duration::from_secs(30)).await;
         self.writer.stop();

@@ -60,7 +60,7 @@ async fn a_consumer_waits_for_what_is_published_meanwhile_and_one_that_left_gets
     let receive =
         Receive { max_events: 5, max_bytes: 1, wait: Duration::from_secs(20), lease: None };
     let lease = Duration::from_secs(30);
-    // It asks, and is gone before there is anything.
+    // It asks, and leaves before there is anything.
     let left =
         tokio::time::timeout(Duration::from_millis(20), subscription.receive(receive, lease));
     assert!(left.await.is_err());
@@ -83,7 +83,7 @@ async fn the_events_of_a_poisoned_batch_stay_innocent() {
     let names: Vec<String> = (0..50).map(|n| format!("e{n}")).collect();
     running.publish(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut done = 0;
-    // A consumer that dies on e7 with all that it has.
+    // A consumer that dies on e7 with everything it holds.
     for _ in 0..200 {
         let leased = running.receive_now(50).await;
         if leased.iter().any(|leased| leased.event.id == "e7") {
@@ -143,7 +143,7 @@ async fn a_replay_delivers_a_stretch_again_beside_what_is_live() {
     running.publish(&["d1"]).await;
     running.close().await;
 
-    // It goes on where it was.
+    // It continues where it was.
     let running = home.open();
     running.settled_down().await;
     assert_eq!(running.say(Verb::Ack, &first[0]).await, TokenStatus::Ok);

@@ -1,4 +1,4 @@
-//! Pushes, by a scripted sink.
+//! Pushes through a scripted sink.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ use crate::{
     http::sink::{Ending, Parcel, Reply, Sending, Sink},
 };
 
-/// Answers by script, and keeps what it was sent.
+/// Answers by a script, and records what was sent.
 #[derive(Debug, Default)]
 pub(in crate::events::delivery::runner) struct Script {
     state: Mutex<Told>,
@@ -28,9 +28,9 @@ pub(in crate::events::delivery::runner) struct Script {
 #[derive(Debug, Default)]
 struct Told {
     sent: Vec<Parcel>,
-    /// What comes next; 200 when there is nothing.
+    /// The next answers; 200 when there are none.
     answers: VecDeque<u16>,
-    /// As many answers are given, the others are kept waiting.
+    /// Only this many answers are given; the others are held back.
     free: Option<usize>,
 }
 
@@ -67,7 +67,7 @@ impl Sink for Arc<Script> {
 }
 
 impl Script {
-    /// Data and attempt of what was sent, once it is so many.
+    /// Data and attempt of what was sent, once there are `count`.
     async fn sent(&self, count: usize) -> Vec<(String, String)> {
         let wait = async {
             loop {
@@ -92,7 +92,7 @@ impl Script {
         self.state.lock().answers.extend(answers);
     }
 
-    /// Gives the first so many answers; `None`: every one.
+    /// Gives only the first `free` answers; `None` for all.
     fn free(&self, free: Option<usize>) {
         self.state.lock().free = free;
         self.changed.notify_waiters();
@@ -151,7 +151,7 @@ async fn a_stop_gives_back_what_is_on_its_way_and_a_death_counts_it() {
 
     let running = home.open();
     assert_eq!(script.sent(2).await[1].1, "2", "it may have been seen");
-    // Killed: nothing is released.
+    // As a killed process: nothing is released.
     running.writer.stop();
     drop(running);
 
@@ -181,7 +181,7 @@ async fn what_fails_comes_again_by_the_schedule_and_what_is_refused_twice_is_dea
     running.close().await;
 }
 
-/// Every write of the journal fails before the second attempt: how many there were.
+/// Every write to the journal fails before the second attempt; returns how many there were.
 async fn push_without_a_journal(expected: usize) -> usize {
     let model = Model::new();
     let (home, script) = pushing(Home::on(Arc::new(model.clone())));
@@ -196,7 +196,7 @@ async fn push_without_a_journal(expected: usize) -> usize {
     model.fail_nth(Op::Sync, 0, Fault::Io);
     model.fail_nth(Op::Create, 0, Fault::Io);
     home.clock.advance(13_000);
-    // The first to ask has the time looked at, and the push begun.
+    // The first request checks the time, and starts the push.
     while !running.subscription.has_hole().await.unwrap() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

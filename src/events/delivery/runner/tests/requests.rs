@@ -1,4 +1,4 @@
-//! Stored requests: one effect each, whatever happens on the way.
+//! Stored requests: one effect each, whatever happens.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,19 +28,19 @@ use crate::{
 /// What an upstream does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
-    /// It acts, and answers so.
+    /// It acts, and answers with this status.
     Answer(u16),
-    /// It does nothing, and answers so with a Retry-After.
+    /// It does nothing, and answers with this status and a Retry-After.
     Later(u16),
     /// Nothing reaches it.
     Nothing,
-    /// It acts, and is not heard of.
+    /// It acts, but its answer never arrives.
     Silence,
-    /// It acts, and takes its time.
+    /// It acts, but answers late.
     Hang,
 }
 
-/// An upstream that counts.
+/// An upstream that counts effects.
 #[derive(Debug, Default)]
 struct Upstream {
     state: Mutex<Seen>,
@@ -132,7 +132,7 @@ impl Upstream {
         self.state.lock().sent.clone()
     }
 
-    /// What was heard of ends, sorted.
+    /// The reported ends, sorted.
     fn ends(&self) -> Vec<&'static str> {
         let mut ends = self.state.lock().ends.clone();
         ends.sort_unstable();
@@ -207,7 +207,7 @@ impl super::Running {
         Results::status(&self.ingress, place).await
     }
 
-    /// How a request has ended, once it has.
+    /// The status of a request, once it has ended.
     async fn ended(&self, home: &Home, offset: u64) -> Status {
         for _ in 0..5_000 {
             let status = self.stands(offset).await;
@@ -226,7 +226,7 @@ impl super::Running {
         self.subscription.letters(None, filter, 10).await.unwrap()
     }
 
-    /// Dead letters are sent again; what came of the job, once it is over.
+    /// Redrives dead letters; returns the job's result once it has ended.
     async fn redriven(&self, letters: Vec<Offset>, is_forced: bool) -> (u64, u64) {
         let lane = self.subscription.redrive(letters, None, is_forced).await.unwrap();
         for _ in 0..5_000 {
@@ -400,7 +400,7 @@ async fn a_death_in_mid_delivery_leaves_it_uncertain() {
     let running = home.open();
     running.store(&[request("/a"), StoredRequest { method: Method::GET, ..request("/b") }]).await;
     upstream.sent(2).await;
-    // Killed: nothing is released.
+    // As a killed process: nothing is released.
     running.writer.stop();
     drop(running);
 
@@ -418,7 +418,7 @@ async fn a_death_in_mid_delivery_leaves_it_uncertain() {
 async fn what_may_have_been_seen_by_a_probe_takes_force_to_be_sent_again() {
     let (mut home, upstream) = delivering(Home::real());
     home.settings.retry.max_attempts = 1;
-    // One after the other: what is sent beside the seventh is no probe.
+    // One at a time: a request sent besides the seventh is not a probe.
     home.settings.limits.concurrency = 1;
     upstream.does(&[Does::Nothing; 7]);
     upstream.does(&[Does::Hang]);
@@ -437,7 +437,7 @@ async fn what_may_have_been_seen_by_a_probe_takes_force_to_be_sent_again() {
     let letters = running.all_letters().await;
     assert_eq!((letters.len(), letters.iter().filter(|it| needs_force(it)).count()), (1, 1));
     let sent = upstream.sent(10).await.len();
-    // Even who asks past that check does not send it.
+    // Even a caller that bypasses this check cannot have it sent.
     assert_eq!(running.redriven(vec![letters[0].id], false).await, (0, 1));
     assert_eq!(upstream.sent(sent).await.len(), sent);
     assert_eq!(running.redriven(vec![letters[0].id], true).await, (1, 0));
@@ -561,7 +561,7 @@ async fn what_a_death_has_left_uncertain_is_no_outage() {
     let running = home.open();
     running.settled_down().await;
     home.pass(&running, 2).await;
-    // No time goes by: none of them waits behind a circuit.
+    // No time passes, so none of them waits for a circuit.
     assert_eq!(running.letters(9).await.len(), 9);
     assert!(!running.subscription.tally().is_circuit_open.get(), "it was never asked");
     assert_eq!(upstream.sent(9).await.len(), 9);
@@ -618,7 +618,7 @@ async fn an_operator_sends_a_dead_letter_again_under_its_old_name() {
     running.close().await;
 }
 
-/// The records of requests cannot be synced when the answer is there: how many events are settled.
+/// The ingress log cannot be synced when the answer arrives; returns how many events are settled.
 async fn settle_without_a_result() -> u64 {
     let records = Model::new();
     let (home, upstream) = delivering(Home::real());
@@ -654,7 +654,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 const TARGETS: [&str; 5] = ["/a1", "/b1", "/a2", "/c1", "/d1"];
 
-/// Requests come to each of their ends. How many were stored for certain.
+/// Requests reach each possible end. Returns how many were certainly stored.
 async fn live(home: &Home, upstream: &Upstream) -> usize {
     let Some(running) = home.try_open() else { return 0 };
     upstream.does(&[Does::Later(429), Does::Silence, Does::Answer(404)]);
@@ -672,7 +672,7 @@ async fn live(home: &Home, upstream: &Upstream) -> usize {
     TARGETS.len()
 }
 
-/// Runs a life that ends in the operation `stop`, then another one on what the disk has.
+/// Runs until operation `stop`, then again on what the disk has.
 fn crash_at(stop: u64, seed: u64) {
     let model = Model::new();
     model.stop_at(stop);

@@ -1,4 +1,4 @@
-//! What follows from an event is published exactly once for each outcome, wherever the machine dies.
+//! Followers of an event are published exactly once for each outcome, wherever the machine dies.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::events::{
     settings::{Reaction, ReactionData, TypePattern},
 };
 
-/// One whose events are followed by others in the same topic, which it does not take itself.
+/// A subscription whose followers go to its own topic, but which does not receive them.
 fn home(storage: Arc<dyn Storage>) -> Home {
     let mut home = Home::on(storage);
     let reaction = |kind: &str| Reaction {
@@ -38,7 +38,7 @@ fn stored(topic: &Log) -> Vec<Event> {
     }
 }
 
-/// Kinds of what has followed, by cause.
+/// Types of the followers, by cause.
 fn followers(topic: &Log) -> BTreeMap<String, Vec<String>> {
     let mut followers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in stored(topic) {
@@ -51,7 +51,7 @@ fn followers(topic: &Log) -> BTreeMap<String, Vec<String>> {
 }
 
 impl Running {
-    /// Settles everything with `verb` until nothing is left and all that follows is published.
+    /// Settles everything with `verb` until nothing is left and all followers are published.
     async fn finish(&self, home: &Home, verb: Verb) {
         for round in 0.. {
             assert!(round < 5_000, "it does not come to an end");
@@ -70,7 +70,7 @@ impl Running {
     }
 }
 
-/// Events are taken and refused, one is left alone; what follows is on its way.
+/// Events are acked and rejected, one is left alone; followers are in flight.
 async fn live(home: &Home) {
     let Some(running) = home.try_open() else { return };
     for batch in [&["a1", "b1", "c1"][..], &["a2", "d1"]] {
@@ -86,7 +86,7 @@ async fn live(home: &Home) {
                 _ => Verb::Ack,
             };
             let item = TokenItem { token: leased.token.clone(), ..TokenItem::default() };
-            // One that the disk has failed is not answered.
+            // Without an answer if the disk failed.
             running.subscription.settle(verb, vec![item]).await.ok();
         }
         for _ in 0..20 {
@@ -147,7 +147,7 @@ async fn a_success_and_a_failure_are_followed_by_their_own_and_jobs_by_nothing()
     assert_eq!((done.correlation.as_deref(), done.depth), (Some("a1"), 1));
     assert_eq!(done.data, "data of a1");
 
-    // A redrive and a replay deliver again, and publish nothing.
+    // A redrive and a replay deliver again without publishing.
     let letters =
         running.subscription.letters(None, facade::DeadLetterFilter::default(), 10).await.unwrap();
     assert!(letters[0].is_compensated, "a redrive of it needs `force`");
@@ -156,7 +156,7 @@ async fn a_success_and_a_failure_are_followed_by_their_own_and_jobs_by_nothing()
     running.subscription.replay((Offset(0), Offset(2)), None, false).await.unwrap();
     running.finish_jobs(&home).await;
     assert_eq!(followers(&running.topic), expected);
-    // Asked to publish, a job publishes under the same ID: a topic that knows it keeps one.
+    // If it should publish, a job uses the same ID: a topic that deduplicates keeps one.
     running.subscription.replay((Offset(0), Offset(1)), None, true).await.unwrap();
     running.finish_jobs(&home).await;
     let again: Vec<_> =
@@ -166,7 +166,7 @@ async fn a_success_and_a_failure_are_followed_by_their_own_and_jobs_by_nothing()
 }
 
 impl Running {
-    /// Takes what jobs deliver until they are over.
+    /// Takes what jobs deliver until they have ended.
     async fn finish_jobs(&self, home: &Home) {
         for _ in 0..2_000 {
             for leased in self.receive_now(10).await {
@@ -185,7 +185,7 @@ impl Running {
 }
 
 impl Running {
-    /// What retention does to the oldest events: they go, and the subscription is told.
+    /// Deletes the oldest events and tells the subscription, as retention does.
     async fn let_go(&self) {
         for _ in 0..4 {
             let event = Event {
@@ -219,7 +219,7 @@ async fn a_compensation_follows_where_only_the_dead_letter_is_left_of_its_cause(
             running.let_go().await;
             running
         } else {
-            // The gateway dies with it unsaid.
+            // The gateway dies before that is recorded.
             running.close().await;
             let running = home.open();
             running.let_go().await;
@@ -243,7 +243,7 @@ async fn a_compensation_follows_where_only_the_dead_letter_is_left_of_its_cause(
 #[tokio::test]
 async fn a_saga_that_is_too_deep_ends() {
     let mut home = home(Arc::new(Model::new()));
-    // It takes what follows from its own.
+    // It receives its own followers.
     home.settings.types.clear();
     let running = home.open();
     running.publish(&["a1"]).await;

@@ -1,9 +1,9 @@
-//! Memory does not grow with the backlog, and an event costs little.
+//! Memory does not grow with the backlog, and the cost of an event is small.
 
 use super::super::*;
 use crate::events::queue::Offset;
 
-/// A log of any length, kept nowhere.
+/// A log of any length that is not stored.
 fn found(at: u64, keys: u64) -> Found {
     let number = u16::try_from(at % 16).unwrap();
     Found {
@@ -35,7 +35,7 @@ fn moment(now: u64) -> Moment {
     Moment { now, judged: now, random: now, targets }
 }
 
-/// What the machine holds, in pieces.
+/// The size of the machine, in entries.
 fn size(machine: &Machine) -> usize {
     machine.slab.capacity()
         + machine.timers.len()
@@ -78,7 +78,7 @@ fn millions_that_pass_through_leave_nothing_behind() {
     let mut out = Output::default();
     let ask = Ask { events: 500, bytes: u64::MAX, lease: 30_000 };
     let mut now = 1_000;
-    // One event is never settled: what comes after it must not pile up behind it.
+    // One event is never settled: those after it must not pile up.
     let mut held = None;
     let mut sizes = Vec::new();
     while machine.position(LaneId::LIVE).unwrap().0 < events {
@@ -140,7 +140,7 @@ fn what_an_event_costs() {
     }
 }
 
-/// Nanoseconds that this thread was on a processor.
+/// Nanoseconds of CPU time of this thread.
 fn nanos() -> u128 {
     let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     statistics.split(' ').next().unwrap().parse().unwrap()

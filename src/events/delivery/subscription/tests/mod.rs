@@ -1,4 +1,4 @@
-//! Tests of the machine: scenes, and a reference model under random operations.
+//! Tests of the machine: scenarios, and a reference model under random operations.
 
 mod bounds;
 mod model;

@@ -1,7 +1,7 @@
-//! The reference: every event a row, every rule a loop. Slow, and plain to see through.
+//! The reference model: every event a row, every rule a loop. Slow but obvious.
 //!
-//! It follows what was asked and answered, and predicts statuses, counts and what is on its way; what the
-//! machine delivers and how it ends events is judged by what is known, never predicted.
+//! It follows requests and answers, and predicts statuses, counts and events in flight. What the
+//! machine delivers and how it ends events is checked against what is known, not predicted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::events::queue::Offset;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     rows: BTreeMap<Place, Row>,
-    /// Events that are settled since the last seek.
+    /// Events settled since the last seek.
     done: BTreeSet<Place>,
-    /// Where live partitions were last sent.
+    /// Where live partitions were last moved.
     base: BTreeMap<Partition, u64>,
     all_base: u64,
     pub(super) leases: Vec<Lease>,
     pub(super) is_paused: bool,
-    /// Jobs: whether their places are dead letters, and which offsets they are for.
+    /// The offsets of each job.
     pub(super) jobs: BTreeMap<LaneId, Vec<u64>>,
     over: BTreeMap<LaneId, JobEnd>,
     starts: BTreeMap<LaneId, u32>,
@@ -58,7 +58,7 @@ impl Model {
         world.log[usize::try_from(world.origin(place).0).unwrap()].key
     }
 
-    /// Every offset that a lane is for.
+    /// Every offset of a lane.
     fn offsets(&self, world: &World, lane: LaneId) -> Vec<Place> {
         let live = || {
             let all = 0..world.log.len() as u64;
@@ -87,7 +87,7 @@ impl Model {
         self.offsets(world, lane).into_iter().filter(is_wanted).collect()
     }
 
-    /// An event of the same key before this one that is not settled.
+    /// Whether an earlier event of the same key is unsettled.
     fn is_behind(&self, world: &World, place: Place, but: &[Place]) -> bool {
         let Some(key) = Self::key(world, place) else { return false };
         self.wanted(world, place.lane).into_iter().any(|other| {
@@ -98,7 +98,7 @@ impl Model {
         })
     }
 
-    /// What was delivered is what may be.
+    /// Checks that what was delivered may be delivered.
     pub(super) fn deliver(&mut self, world: &World, deliveries: &[Delivery], deadline: u64) {
         if deliveries.is_empty() {
             return;
@@ -141,7 +141,7 @@ impl Model {
         self.all_epoch + self.epochs.get(&partition).copied().unwrap_or(0)
     }
 
-    /// What must be answered to a verb for this token.
+    /// The expected answer to a verb for this token.
     pub(super) fn expect(&self, world: &World, token: Token, is_ack: bool) -> TokenStatus {
         let place = token.place;
         if let Some(end) = self.over.get(&place.lane) {
@@ -151,7 +151,7 @@ impl Model {
             };
         }
         if !place.lane.is_live() && !self.jobs.contains_key(&place.lane) {
-            // Its start was lost with the power.
+            // The start of its job was lost in a power failure.
             return TokenStatus::Unknown;
         }
         let live = self.epoch(place.partition);
@@ -184,7 +184,7 @@ impl Model {
         self.leases.retain(|lease| lease.token.place != place);
     }
 
-    /// Those of a run behind this one go back and do not count.
+    /// Later events of a run go back and do not count.
     fn release_behind(&mut self, world: &World, place: Place) {
         let Some(key) = Self::key(world, place) else { return };
         let behind: Vec<Place> = self
@@ -237,7 +237,7 @@ impl Model {
         }
     }
 
-    /// Leases run out.
+    /// Expires leases.
     pub(super) fn expire(&mut self, world: &World) {
         let over: Vec<Place> = self
             .leases
@@ -254,7 +254,7 @@ impl Model {
         }
     }
 
-    /// What the machine says is over must be over for a reason.
+    /// Checks that every event which the machine ended has a reason to end.
     pub(super) fn observe(&mut self, world: &World, old: &Settings) {
         for entry in &world.last {
             match entry {
@@ -281,8 +281,8 @@ impl Model {
                         }
                         self.unlease(place);
                         self.rows.remove(&place);
-                        // Its copy goes with it, also if it was sent back before its end was certain
-                        // and will be looked at again.
+                        // Its copy goes too, even if it was moved back before its end was certain
+                        // and will be scanned again.
                         self.parked.remove(&place);
                         if world.machine.event(place) != EventView::Ahead {
                             self.done.insert(place);
@@ -305,7 +305,7 @@ impl Model {
         let is_expired = stored.expires.is_some_and(|expires| expires <= world.now);
         match ending {
             Ending::Succeeded => assert!(row.is_acked, "nobody took {place:?}"),
-            // It was judged when it was blocked; now an operator has.
+            // It was judged when it was blocked, and now by an operator.
             _ if row.is_blocked => {}
             Ending::DeadLettered(reason) | Ending::Discarded(reason) | Ending::Failed(reason) => {
                 let is_right = match reason {

@@ -1,4 +1,4 @@
-//! Pushes to endpoints that are away, slow, or of their own mind.
+//! Pushes to endpoints that are down, slow or moody.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ use crate::events::queue::{LogId, Offset};
 /// An endpoint that answers after a while.
 struct Endpoint {
     world: World,
-    /// On their way, by the time of their answer.
+    /// Pushes in flight, by the time of their answer.
     sent: VecDeque<(u64, Delivery)>,
     latency: u64,
     /// When each attempt at each event began.
@@ -42,7 +42,7 @@ fn push(concurrency: u32, change: impl FnOnce(&mut Settings)) -> Endpoint {
 }
 
 impl Endpoint {
-    /// Sends what may go.
+    /// Sends what may be sent.
     fn send(&mut self) {
         while let Some(delivery) = self.world.decide(Machine::next_push) {
             let starts = self.attempts.entry(delivery.token.place.offset.0).or_default();
@@ -58,7 +58,7 @@ impl Endpoint {
         })
     }
 
-    /// Runs until `until` or until nothing happens any more.
+    /// Runs until `until`, or until nothing more happens.
     fn run(&mut self, until: u64, mut answers: impl FnMut(u64, &Delivery) -> Answer) {
         loop {
             self.send();
@@ -87,7 +87,7 @@ impl Endpoint {
         self.world.crash(usize::MAX);
     }
 
-    /// The next push, when one may go.
+    /// The next push, once one may start.
     fn probe(&mut self) -> Delivery {
         for _ in 0..100 {
             if let Some(delivery) = self.world.decide(Machine::next_push) {
@@ -210,7 +210,7 @@ fn poison_among_good_events_dies_of_its_own_attempts() {
     for max_attempts in [1, 3, 10] {
         let mut endpoint = push(8, |settings| {
             settings.max_attempts = max_attempts;
-            // In order by key, with every key behind a poison event, it would look like an outage.
+            // In key order, with every key behind a poison event, it would look like an outage.
             settings.order = Order::None;
         });
         endpoint.world.is_checked = false;
@@ -314,7 +314,7 @@ fn a_refused_probe_closes_the_circuit_and_the_event_has_its_verdict() {
     let mut endpoint = push(10, |settings| settings.schedule = vec![0]);
     endpoint.world.publish_keys([0; 10]);
     let start = endpoint.world.now;
-    // One was refused already when the outage began; that is not forgotten.
+    // One was already refused when the outage began; that is remembered.
     endpoint.send();
     let (_, first) = endpoint.sent.pop_front().unwrap();
     endpoint.answer(first, status(422));
@@ -328,7 +328,7 @@ fn a_refused_probe_closes_the_circuit_and_the_event_has_its_verdict() {
     }
     let letter = &endpoint.world.letters[0];
     assert_eq!((letter.place, letter.reason), (first.token.place, Reason::Rejected));
-    // The other nine: each has one more try when it is refused, by a probe or not, and then its end.
+    // The other nine each have one more attempt after a refusal, by a probe or not, and then end.
     endpoint.run(start + 2 * HOUR, |_, _| status(422));
     assert!(!endpoint.is_open());
     assert_eq!(endpoint.world.floor(), 10);

@@ -1,5 +1,5 @@
 //! Random pushes against the reference: whatever an endpoint answers and whenever the gateway dies, an
-//! event is in order, counted by the rules of outages, and dead only of its own attempts.
+//! event is in order, counted by the rules for outages, and dead only by its own attempts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,7 +53,7 @@ struct Row {
     is_refused: bool,
 }
 
-/// What must be known to judge.
+/// What the checks need to know.
 #[derive(Debug, Default)]
 struct Model {
     rows: BTreeMap<u64, Row>,
@@ -215,7 +215,7 @@ proptest! {
         for op in &ops {
             step(&mut world, &mut model, op);
         }
-        // The endpoint is well from now on: everything is taken.
+        // From now on the endpoint is healthy, and takes everything.
         for _ in 0..10_000 {
             world.decide(|machine, _, out| machine.resume(out));
             let pushed = world.decide(Machine::next_push);

@@ -1,5 +1,5 @@
-//! Random operations against the reference: P4, P5 and P6 whatever happens, in any order, with restarts
-//! and lost ends of the journal in between.
+//! Random operations against the reference: P4, P5 and P6 hold in any order of operations, with
+//! restarts and lost ends of the journal in between.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -79,11 +79,11 @@ fn op() -> impl Strategy<Value = Op> {
 struct Run {
     world: World,
     model: Model,
-    /// Every token ever handed out.
+    /// Every token ever issued.
     tokens: Vec<Token>,
     /// The model at each length of the journal.
     past: Vec<(usize, Model)>,
-    /// Of the topic's partitions.
+    /// The newest generation of the topic.
     generation: u16,
 }
 
@@ -105,7 +105,7 @@ impl Run {
     }
 
     fn pick(&self, at: Index) -> Option<Token> {
-        // The latest ones are the interesting ones.
+        // Mostly the latest ones, which are the interesting ones.
         let latest = self.tokens.len().min(12);
         (latest > 0).then(|| self.tokens[self.tokens.len() - 1 - at.index(latest)])
     }
@@ -145,9 +145,9 @@ impl Run {
         match op.clone() {
             Op::Publish { key, number, expires, is_wanted } => {
                 let key = Some(key).filter(|&key| key != 0);
-                // One partition for a key.
+                // Each key has one partition.
                 let number = key.map_or(number, |key| u16::from(key.is_multiple_of(2)));
-                // After a split keys are elsewhere.
+                // After a split keys are in other partitions.
                 let number = if self.generation == 1 { 1 - number } else { number };
                 let partition = Partition { generation: self.generation, number };
                 let expires = expires.map(|after| self.world.now + after);
@@ -157,7 +157,7 @@ impl Run {
                 let deliveries = self.world.receive(events, lease);
                 let deadline = self.world.now + lease;
                 self.model.expire(&self.world);
-                // What ended in passing ended before what was delivered began.
+                // What ended as a side effect ended before the deliveries began.
                 self.model.observe(&self.world, &self.world.settings);
                 self.world.last.clear();
                 self.model.deliver(&self.world, &deliveries, deadline);
@@ -225,7 +225,7 @@ impl Run {
             }
             Op::SeekPart(number, to, force) => {
                 if self.generation > 0 {
-                    // Keys would come back behind what they are in now.
+                    // Keys would return to a partition behind their current one.
                     return;
                 }
                 let partition = Partition { generation: 0, number };
@@ -310,7 +310,7 @@ impl Run {
         }
     }
 
-    /// Starts a job without reading, so that the model knows it before anything is found.
+    /// Starts a job without reading, so that the model knows it before events are found.
     fn job(
         &mut self,
         start: impl FnOnce(&mut Machine, &mut Output) -> Result<LaneId, Refused>,
@@ -333,12 +333,12 @@ impl Run {
         self.world.read();
     }
 
-    /// Loses the journal's end at one of the places where it is whole.
+    /// Loses the journal's end at a point where the rest is complete.
     fn crash(&mut self, at: Index) {
         let synced = self.world.synced;
         let whole: Vec<usize> =
             (0..self.past.len()).filter(|&at| self.past[at].0 >= synced).collect();
-        // Often nothing is lost at all.
+        // Often nothing is lost.
         let keep = match whole[..] {
             [] => None,
             _ if at.index(3) == 0 => None,
@@ -354,7 +354,7 @@ impl Run {
         }
     }
 
-    /// Everything comes to its end.
+    /// Brings everything to its end.
     fn finish(&mut self) {
         let world = &mut self.world;
         world.acts_at_once = true;
@@ -404,7 +404,7 @@ proptest! {
         run.finish();
     }
 
-    /// The journal's end may tear between any two entries of one decision, too.
+    /// The journal's end may also tear between two entries of one decision.
     #[test]
     fn wherever_the_journal_is_torn_nothing_is_settled_that_was_not_and_nothing_is_stranded(
         ops in vec(op(), 1..80),

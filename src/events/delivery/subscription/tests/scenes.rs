@@ -1,4 +1,4 @@
-//! Scenes, each one promise.
+//! Scenarios, one for each guarantee.
 
 use super::{
     super::*,
@@ -190,7 +190,7 @@ fn nothing_is_settled_before_its_dead_letter_and_a_crash_between_makes_no_second
     assert_eq!(world.ack(leased), TokenStatus::Settled, "its end is certain");
     assert!(world.receive(10, 1_000).is_empty(), "the next waits for the settlement");
     assert!(matches!(world.effects[..], [Effect::DeadLetter(_)]));
-    // The letter is written, the process dies before it says so.
+    // The letter is written, and the process dies before reporting it.
     let Effect::DeadLetter(letter) = world.effects.remove(0) else { unreachable!() };
     world.synced = world.journal.len();
     world.letters.push(letter);

@@ -1,7 +1,7 @@
 //! A world around a machine: a log, dead letters, a journal that can lose its unsynced end, a clock.
 //!
-//! After each decision it holds the machine to what must always hold: entries alone make the same state,
-//! and a dead letter is there before its event is settled.
+//! After each decision it checks what must always hold: the entries alone give the same state, and
+//! a dead letter exists before its event is settled.
 
 use std::collections::BTreeMap;
 
@@ -27,18 +27,18 @@ pub(super) struct World {
     pub(super) now: u64,
     random: u64,
     pub(super) log: Vec<Stored>,
-    /// Dead letters: where each came from.
+    /// Dead letters, with their origins.
     pub(super) letters: Vec<Letter>,
-    /// Events that followed.
+    /// Published followers.
     pub(super) published: Vec<(Place, Ending)>,
     /// Effects to carry out.
     pub(super) effects: Vec<Effect>,
-    /// What the journal has since the snapshot.
+    /// The journal since the snapshot.
     pub(super) journal: Vec<Entry>,
     pub(super) base: State,
-    /// So many of `journal` are synced.
+    /// How many entries of `journal` are synced.
     pub(super) synced: usize,
-    /// Follows by entries alone.
+    /// A machine that only applies the entries.
     shadow: Machine,
     /// Entries of the last decision.
     pub(super) last: Vec<Entry>,
@@ -88,7 +88,7 @@ impl World {
         }
     }
 
-    /// Makes a decision, takes its output, reads ahead, carries effects out.
+    /// Runs a decision, takes its output, reads ahead, and carries out effects.
     pub(super) fn decide<T>(
         &mut self,
         decision: impl FnOnce(&mut Machine, &Moment, &mut Output) -> T,
@@ -123,7 +123,7 @@ impl World {
         self.effects.extend(out.effects);
     }
 
-    /// Reads as long as the machine wants and there is something.
+    /// Reads while the machine wants more and there is some.
     pub(super) fn read(&mut self) {
         for _ in 0..100_000 {
             let scans = self.machine.scans().map(|scan| (self.end(&scan), scan));
@@ -139,7 +139,7 @@ impl World {
         panic!("reading without end");
     }
 
-    /// Up to where there is something to read.
+    /// The end of what can be read.
     fn end(&self, scan: &Scan) -> u64 {
         let end = match self.machine.jobs().find(|(lane, _)| *lane == scan.lane) {
             Some((_, Job { kind: JobKind::Redrive { .. }, .. })) => self.letters.len(),
@@ -187,11 +187,11 @@ impl World {
         }
     }
 
-    /// Carries effects out.
+    /// Carries out effects.
     pub(super) fn act(&mut self) {
         while !self.effects.is_empty() {
             let effect = self.effects.remove(0);
-            // The journal is synced before.
+            // The journal is synced first.
             self.synced = self.journal.len();
             let moment = self.moment();
             let mut out = Output::default();
@@ -265,7 +265,7 @@ impl World {
         self.decide(Machine::tick);
     }
 
-    /// The process is gone, and so are the journal's entries from `keep` on, which are not synced.
+    /// The process dies, and the journal loses its unsynced entries from `keep` on.
     pub(super) fn crash(&mut self, keep: usize) {
         let keep = keep.clamp(self.synced, self.journal.len());
         self.journal.truncate(keep);
@@ -287,7 +287,7 @@ impl World {
         self.decide(Machine::recover);
     }
 
-    /// Time passes until the next thing happens.
+    /// Lets time pass until something happens.
     pub(super) fn wait(&mut self) -> bool {
         let now = self.now;
         let Some(at) = self.machine.wake_at(now) else { return false };
@@ -313,7 +313,7 @@ impl World {
         panic!("it does not come to an end: {:?}", self.machine.numbers());
     }
 
-    /// Letters by the event they are of.
+    /// Reasons of dead letters by their event.
     pub(super) fn dead(&self) -> BTreeMap<u64, Vec<Reason>> {
         let mut dead: BTreeMap<u64, Vec<Reason>> = BTreeMap::new();
         for letter in &self.letters {
