@@ -1,5 +1,5 @@
-//! A clock that is not to be trusted: what goes by age stands still, what is timed goes on, and somebody is
-//! told and can say that it is right.
+//! An untrusted clock: everything that depends on age stands still, timers run on, and an operator
+//! is told and can confirm the clock.
 
 use super::*;
 use crate::events::queue::time::Clock as _;
@@ -53,14 +53,14 @@ async fn after_a_jump_leases_and_retries_go_on_as_before_and_the_rest_stands_sti
 
         home.set(by);
         assert!(is_frozen(&store).await);
-        // It would have expired, were the clock right.
+        // With a correct clock it would have expired.
         let third = take(&store).await;
         assert_eq!((third.len(), &*third[0].event.id), (1, "c1"), "by {by}");
         assert_eq!(say(&store, Verb::Ack, &third[0]).await, TokenStatus::Ok);
         home.clock.advance(25_000);
         assert_eq!(say(&store, Verb::Ack, held).await, TokenStatus::Ok, "leased for 30 s");
         assert!(receive(&store, Duration::ZERO).await.is_empty(), "not its time yet, by {by}");
-        // The 2 minutes are over, and what a jump adds so that not all come at once.
+        // The 2 minutes are over, and so is the spread after a jump.
         home.clock.advance(2 * MINUTE - 25_000 + 1_000);
         let again = take(&store).await;
         assert_eq!((again.len(), &again[0].event.id), (1, &failed.event.id), "by {by}");
@@ -70,7 +70,7 @@ async fn after_a_jump_leases_and_retries_go_on_as_before_and_the_rest_stands_sti
         home.set(-by);
         assert!(!is_frozen(&store).await, "it is back");
         let late = until(|| async {
-            // What became due meanwhile comes within a minute and a few seconds.
+            // What became due meanwhile is released within a minute and a few seconds.
             home.clock.advance(1_000);
             receive(&store, Duration::ZERO).await.into_iter().next()
         });
@@ -97,7 +97,7 @@ async fn a_store_that_was_idle_for_a_day_stands_still_until_the_clock_is_confirm
     home.clock.advance(24 * HOUR + MINUTE);
     let mut store = home.open().await;
     assert!(is_frozen(&store).await);
-    // Nobody knows whether a day went by: what is leased is leased, and nothing has expired.
+    // Nobody knows whether a day passed: leases hold, and nothing has expired.
     assert_eq!(say(&store, Verb::Ack, second).await, TokenStatus::Ok);
     home.clock.advance(1_000);
     let again = take(&store).await;
@@ -105,7 +105,7 @@ async fn a_store_that_was_idle_for_a_day_stands_still_until_the_clock_is_confirm
     nack(&store, &again[0], Duration::ZERO).await;
     assert_eq!(store.topic("orders").await.unwrap().delayed, 1);
 
-    // What was written since says when by a clock that nobody has confirmed.
+    // What was written since carries a time that nobody has confirmed.
     for id in ["x1", "x2"] {
         store.shutdown(Duration::ZERO).await.unwrap();
         drop(store);

@@ -1,4 +1,4 @@
-//! Events that wait for their time: not before it, once, over a restart, and not more of them than may.
+//! Delayed events: not before they are due, once, across restarts, and within the limit.
 
 use super::*;
 use crate::events::{
@@ -17,7 +17,7 @@ impl Home {
         self.clock.now().wall
     }
 
-    /// An event that is due in so many milliseconds.
+    /// An event that is due in this many milliseconds.
     fn due_in(&self, id: &str, millis: u64) -> Event {
         Event { not_before: Some(self.wall() + millis), ..event(id) }
     }
@@ -28,7 +28,7 @@ async fn delay(store: &Store, event: Event) -> Published {
     published.into_iter().next().unwrap()
 }
 
-/// Everything that comes until there are so many, settled.
+/// Receives and settles events until there are `count`.
 async fn drained(store: &Store, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     while ids.len() < count {
@@ -93,13 +93,13 @@ async fn what_waits_holds_no_window_of_duplicates_and_is_one_when_it_is_due() {
         ..event(id)
     };
     let later = |event: Event| Event { not_before: Some(home.wall() + MINUTE), ..event };
-    // Published while another of its key waits: it is the first to be in the topic.
+    // Published while another of its key is delayed: it reaches the topic first.
     assert!(delay(&store, later(keyed("a-late", "a"))).await.is_delayed);
     assert!(!delay(&store, keyed("a-now", "a")).await.duplicate);
-    // And the other way round.
+    // The other way round.
     assert!(!delay(&store, keyed("b-now", "b")).await.duplicate);
     assert!(!delay(&store, later(keyed("b-late", "b"))).await.duplicate);
-    // Of two that wait, the first that is due is.
+    // Of two delayed ones, the first to be due wins.
     assert!(!delay(&store, later(keyed("c-first", "c"))).await.duplicate);
     assert!(!delay(&store, later(keyed("c-second", "c"))).await.duplicate);
     let mut now = drained(&store, 2).await;
@@ -123,7 +123,7 @@ async fn no_more_wait_than_may_and_none_for_longer_than_events_are_kept() {
     let week = 7 * 24 * 60 * MINUTE;
     let refused = store.publish("orders", vec![event("a"), home.due_in("b", week + 1)]).await;
     assert_eq!(refused, Err(Refusal::DelayTooLong { index: 1 }));
-    // One frame, all or none: what is due goes by way of what waits.
+    // One frame, all or none: events that are due go through the delayed log too.
     let batch = vec![home.due_in("c", week), event("d"), home.due_in("e", 2 * MINUTE)];
     let published = store.publish("orders", batch).await.unwrap();
     assert!(published.iter().all(|it| it.is_delayed));
@@ -147,7 +147,7 @@ async fn a_topic_whose_waiting_events_cannot_be_read_says_so_and_takes_others() 
     delay(&store, home.due_in("late", MINUTE)).await;
     store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
-    // A page of the only file's header is gone.
+    // Zeroes a page with the header of the only file.
     let topic = home.dir.path().join("topics").read_dir().unwrap().next().unwrap().unwrap().path();
     let of_log = |name: &std::path::Path| name.extension().is_some_and(|it| it == "log");
     let files = topic.join("delayed").read_dir().unwrap().map(|file| file.unwrap().path());

@@ -1,11 +1,11 @@
-//! A disk that has no room: publishes are refused, what is stored is delivered and settled, and with room
-//! again everything goes on without a restart.
+//! A full disk: publishes are refused, stored events are delivered and settled, and with space
+//! again everything resumes without a restart.
 
 use super::*;
 use crate::events::queue::storage::model::Model;
 
 const MIB: u64 = 1 << 20;
-/// Of events, in so many rounds.
+/// Number of events published.
 const EVENTS: usize = 100;
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn a_full_disk_drains_by_the_reserve_and_takes_publishes_once_there_is_roo
     model.set_free(0);
     let refused = || async { store.publish("orders", vec![event("x")]).await.err() };
     assert_eq!(until(refused).await.reason(), "queue-disk");
-    // Failures with a reason each, until the journal has used what it had and the reserve is given to it.
+    // Failures with long reasons, until the journal has used up its space and gets the reserve.
     let mut rounds = 0;
     until(|| async {
         fail_all(&store).await;
@@ -60,7 +60,7 @@ async fn a_full_disk_drains_by_the_reserve_and_takes_publishes_once_there_is_roo
 
 #[tokio::test]
 async fn a_store_that_was_killed_opens_on_a_full_disk_and_goes_on_once_there_is_room() {
-    // The reserve is room enough for the logs of the store's own, and for the topic's or not.
+    // The reserve has room for the store's own logs, and in one case for the topic's.
     for (reserve, is_topic_open) in [(32 * MIB, true), (MIB, false)] {
         opens_on_a_full_disk(reserve, is_topic_open).await;
     }
@@ -83,7 +83,7 @@ async fn opens_on_a_full_disk(reserve: u64, is_topic_open: bool) {
     store.settle("billing", Verb::Ack, vec![item]).await.unwrap();
     let large = |id| Event { data: Bytes::from(vec![b'x'; 900 << 10]), ..event(id) };
     store.publish("orders", ["2", "3", "4"].map(large).to_vec()).await.unwrap();
-    // Not all of it is proven to be on disk: it has to be copied, and nothing is free.
+    // Not all of it is proven to be on disk: it must be copied, but no space is free.
     let model = model.restart();
     model.set_free(0);
     let store = open(&model).await.unwrap();
@@ -100,7 +100,7 @@ async fn opens_on_a_full_disk(reserve: u64, is_topic_open: bool) {
     store.shutdown(Duration::ZERO).await.unwrap();
 }
 
-/// Nothing, for a moment, when the journal has no room and the reserve is not out yet.
+/// Empty for a moment while the journal has no room and the reserve is not given up yet.
 async fn leased(store: &Store, wait: Duration) -> Vec<Leased> {
     let receive = Receive { max_events: EVENTS, max_bytes: 1 << 20, wait, lease: None };
     store.receive("billing", receive).await.unwrap_or_default()
@@ -116,6 +116,6 @@ async fn fail_all(store: &Store) {
         ..TokenItem::default()
     };
     let items = leased.iter().map(failed).collect();
-    // Refused for a moment: it is tried again.
+    // Refused for a moment, and then retried.
     drop(store.settle("billing", Verb::Nack, items).await);
 }

@@ -1,4 +1,4 @@
-//! A journal of which something is lost: what it had not settled is delivered, whatever is lost of it.
+//! A journal with a gap: whatever is lost, what it had not settled is delivered.
 
 use std::{fs, path::Path};
 
@@ -13,7 +13,7 @@ use crate::events::{
     settings::Recovery,
 };
 
-/// Settled, leased, and neither, each by a journal record of its own; all of them behind the last snapshot.
+/// Events settled, leased, or neither, in separate journal records, all after the last snapshot.
 async fn worked(home: &Home) {
     let store = home.open().await;
     for id in ["a", "b", "c", "d", "e", "f"] {
@@ -40,7 +40,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What `sluice queue verify --repair` does to the journal and the state.
+/// Does what `sluice queue verify --repair` does to the journal and the state.
 fn mended(dir: &Path) {
     let storage = storage::open(dir).unwrap();
     let registry = Registry::open(storage.clone(), Duration::from_secs(9)).unwrap();

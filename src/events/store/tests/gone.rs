@@ -1,4 +1,4 @@
-//! A data directory that is removed under a store that is open.
+//! A data directory that is removed while its store is open.
 
 use std::fs;
 
@@ -27,7 +27,7 @@ async fn what_cannot_last_is_not_taken_any_more() {
     fs::remove_dir_all(home.dir.path()).unwrap();
     notice(&store).await;
     unavailable(store.publish("orders", vec![event("c1")]).await);
-    // What would be leased from here on nobody would know of, with room that was taken before neither.
+    // Leases from here on would be forgotten, even with room that was taken before.
     for _ in 0..3 {
         unavailable(store.receive("billing", one).await);
     }
@@ -65,7 +65,7 @@ async fn a_backup_that_is_put_in_its_place_is_left_as_it_is() {
     copy(&backup, &path);
     notice(&store).await;
     unavailable(store.publish("orders", vec![event("c1")]).await);
-    // Neither does the last of the old ones say in the backup how far it has been.
+    // Nor does the old store's last write tell the backup how far it was.
     store.shutdown(Duration::ZERO).await.ok();
     drop(store);
     assert_eq!(listed(&path), listed(&backup));
@@ -77,7 +77,7 @@ async fn a_backup_that_is_put_in_its_place_is_left_as_it_is() {
     store.shutdown(Duration::ZERO).await.unwrap();
 }
 
-/// Every file below `dir`, with what is in it.
+/// Every file below `dir`, with its content.
 fn listed(dir: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {

@@ -1,4 +1,4 @@
-//! Places of stored requests over a restart: what waits keeps its own, and what is over has none.
+//! Places of stored requests across a restart: waiting requests keep theirs, ended ones have none.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +19,7 @@ use crate::{
 
 const HOUR: u64 = 3_600_000;
 
-/// The first request cannot be sent; the others are done at once.
+/// Cannot send the first request; the others are done at once.
 #[derive(Debug, Default)]
 struct Fussy(AtomicUsize);
 
@@ -53,7 +53,7 @@ async fn ended(store: &Store, place: crate::events::request::Place) {
     .await;
 }
 
-/// How many newcomers get a place now; they keep none.
+/// How many newcomers get a place now; they give it back.
 fn free(store: &Store) -> usize {
     let taken = (0..100).take_while(|_| Results::reserve(store.ingress())).count();
     (0..taken).for_each(|_| Results::give_back(store.ingress()));
@@ -73,12 +73,12 @@ async fn what_waits_keeps_its_place_over_a_restart_and_is_sent() {
     assert!(free(&store) <= 3, "from the first moment on");
     until(|| async { (store.ingress().status().results == 2).then_some(()) }).await;
     assert_eq!(free(&store), 3);
-    // Newcomers take all that is left.
+    // Newcomers take all remaining places.
     (0..3).for_each(|_| assert!(Results::reserve(store.ingress())));
     store.resume("a").await.unwrap();
     for place in first {
         until(|| async {
-            // The first is not sent at once.
+            // The first is not sent immediately.
             home.clock.advance(1_000);
             let status = Results::status(store.ingress(), place).await;
             (status.state == State::Succeeded).then_some(())
@@ -92,7 +92,7 @@ async fn what_waits_keeps_its_place_over_a_restart_and_is_sent() {
 async fn what_is_settled_gets_no_place_after_a_restart() {
     let mut home = home();
     home.settings.ingress.max_entries = 100;
-    // The first waits for long, and all that comes after it is read again.
+    // The first waits for long, and everything after it is read again.
     for sending in &mut home.settings.subscriptions {
         sending.retry.schedule = vec![Duration::ZERO, Duration::from_hours(100)];
     }
@@ -108,7 +108,7 @@ async fn what_is_settled_gets_no_place_after_a_restart() {
         ended(&store, stored_until(&store, "a", soon).await).await;
     }
     let subscription = store.find_subscription("a").unwrap().subscription;
-    // What is settled does not wait.
+    // Settled requests do not wait.
     let first_waits = Backlog { records: 0..11, waiting: 1 };
     until(|| async {
         (subscription.backlog(Offset(11)).await.unwrap() == first_waits).then_some(())
@@ -118,7 +118,7 @@ async fn what_is_settled_gets_no_place_after_a_restart() {
     assert_eq!(backlog.waiting, 4, "what it did not look at may wait");
     store.shutdown(Duration::ZERO).await.unwrap();
     drop(store);
-    // What became of them is forgotten meanwhile.
+    // Their results are forgotten meanwhile.
     home.clock.advance(2 * HOUR);
     home.settings.ingress.max_entries = 5;
     let store = open(&home).await;

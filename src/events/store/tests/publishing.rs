@@ -1,4 +1,4 @@
-//! Room before events, what a full topic and a slow reader do to publishes, and how events are found.
+//! Limits on publishes, the effects of a full topic and a slow reader, and searches for events.
 
 use super::*;
 use crate::events::{
@@ -6,7 +6,7 @@ use crate::events::{
     store::topics::millis,
 };
 
-/// With a payload of so many bytes.
+/// An event with a payload of this many bytes.
 fn large(id: &str, bytes: usize) -> Event {
     Event { data: Bytes::from(vec![b'x'; bytes]), ..event(id) }
 }
@@ -65,7 +65,7 @@ async fn a_saga_is_found_in_sealed_segments_of_all_topics() {
     }
     store.publish("audit", vec![of_saga("t1")]).await.unwrap();
     assert!(store.topic("orders").await.unwrap().segments > 1);
-    // The keys of a segment are written once it is sealed.
+    // The keys of a segment are written when it is sealed.
     let trace = until(|| async {
         let trace = store.saga("s0").await.unwrap();
         (!trace.partial).then_some(trace)

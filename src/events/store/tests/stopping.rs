@@ -1,4 +1,4 @@
-//! A stop: nothing begins any more anywhere, and what is on its way has its time.
+//! Stopping: nothing starts any more, and what is in flight has its time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use crate::{
     http::sink::{Ending, Parcel, Reply, Sending, Sink},
 };
 
-/// Answers once it is told to.
+/// Answers when told to.
 #[derive(Debug, Default)]
 struct Slow {
     sent: AtomicUsize,
@@ -34,7 +34,7 @@ impl Sink for Arc<Slow> {
     }
 }
 
-/// Two subscriptions that send requests, each of a topic of its own.
+/// Two subscriptions that send requests, each from its own topic.
 pub(super) fn home() -> Home {
     let mut home = Home::new();
     for name in ["a", "b"] {
@@ -171,7 +171,7 @@ async fn nothing_begins_once_the_end_is_near_and_the_next_life_sends_it() {
         (status.state == State::Succeeded).then_some(())
     })
     .await;
-    // It was looked at, and would be on its way.
+    // It was scanned, and otherwise would be in flight.
     until(|| async {
         let status = store.subscription("b").await.unwrap();
         (status.partitions.iter().any(|it| it.unsettled > 0)).then_some(())

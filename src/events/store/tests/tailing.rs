@@ -1,4 +1,4 @@
-//! Live tails: in order and without a gap for who keeps up, a gap and no wait for who does not.
+//! Live tails: in order without a gap for readers that keep up, a gap without a wait for others.
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, timeout};
@@ -9,7 +9,7 @@ use crate::events::{
     store::tailing::MAX_TAILS,
 };
 
-/// With a payload that makes four of them more than is kept in memory.
+/// An event with a payload such that four exceed what is kept in memory.
 fn large(id: &str) -> Event {
     Event { data: Bytes::from(vec![b'x'; 1000 << 10]), ..event(id) }
 }
@@ -23,7 +23,7 @@ fn offsets(page: &TailPage) -> Vec<u64> {
     page.events.iter().map(|event| event.stored().offset).collect()
 }
 
-/// So many events, from `next` on and without a gap.
+/// Reads this many events, from `next` on and without a gap.
 async fn read(tail: &mut Tail, mut next: u64, count: u64) -> u64 {
     let end = next + count;
     while next < end {
@@ -100,11 +100,11 @@ async fn who_is_slow_is_told_of_a_gap_and_publishers_do_not_wait() {
     let mut tail = store.tail("orders", None).await.unwrap();
     // It has caught up.
     assert!(tail.pages.next().now_or_never().is_none());
-    // Twice as much as is kept, while it is not asked for anything: all of it is taken.
+    // Twice as much as is kept, while the tail is not polled: publishes do not wait for it.
     for number in 0..8 {
         store.publish("orders", vec![large(&format!("a{number}"))]).await.unwrap();
     }
-    // A moment behind: no reason for a gap.
+    // Only a moment behind: no reason for a gap.
     let first = page(&mut tail).await;
     assert_eq!((first.skipped, offsets(&first).first()), (0, Some(&0)));
     let since = Instant::now();
@@ -118,7 +118,7 @@ async fn who_is_slow_is_told_of_a_gap_and_publishers_do_not_wait() {
     assert!(skipped.events.is_empty());
     publish(&store, &["b1"]).await;
     assert_eq!(read(&mut tail, 8, 1).await, 9, "it goes on from there");
-    // Another asks for all of it, and is given all of it: it reads the log.
+    // Another tail asks for everything, and gets it from the log.
     let mut all = store.tail("orders", Some(0)).await.unwrap();
     assert_eq!(read(&mut all, 0, 9).await, 9);
     store.shutdown(Duration::ZERO).await.unwrap();
