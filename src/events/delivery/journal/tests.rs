@@ -1,4 +1,4 @@
-//! Steps come back as they went in, whatever the bytes are nothing panics, and the bytes are those of before.
+//! Steps round-trip, no bytes cause a panic, and the encoding has not changed.
 
 use std::fmt::Debug;
 
@@ -232,7 +232,7 @@ fn a_newer_version_is_told_from_damage() {
     assert_eq!(decode(&body), Err(Malformed::Bytes));
 }
 
-/// One of each, with every optional part there and not there.
+/// One of each variant, with and without its optional parts.
 fn samples() -> Vec<Entry> {
     [samples_about_events(), samples_about_the_subscription()].concat()
 }

@@ -1,4 +1,4 @@
-//! What is damaged is noticed, and the generation before it steps in.
+//! Damage is detected, and the previous generation is used instead.
 
 use proptest::prelude::*;
 
@@ -57,7 +57,7 @@ proptest! {
         named.extend_from_slice(&VERSION.to_le_bytes());
         named.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         named.extend_from_slice(&bytes);
-        // Behind a checksum that is right.
+        // With a right checksum.
         drop(Snapshot::decode(&named));
     }
 }
@@ -80,7 +80,7 @@ fn two_generations_are_kept_and_the_older_one_steps_in() {
     let loaded = Snapshot::load(&storage, root, store()).unwrap();
     assert_eq!(loaded.damaged.len(), 1);
     assert_eq!(loaded.settle(&storage, root).unwrap(), at(20));
-    // It is no generation any more: the one that was good stays.
+    // It no longer counts as a generation: the good one stays.
     assert_eq!(at(40).write(&storage, root, store()).unwrap(), Offset(20));
 
     let other = StoreId(Uuid::from_u128(8));

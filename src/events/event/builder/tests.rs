@@ -1,4 +1,4 @@
-//! What events are held to.
+//! The rules for events.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The three storages are one to a program that does not die, and lossy is what it says when it does.
+//! The three storages are equivalent to a program that does not die; the lossy one loses what it should.
 
 use std::{
     collections::HashMap,
@@ -168,7 +168,7 @@ fn lossy_keeps_what_was_synced_and_only_leaks_the_rest() {
         unnamed.write_at(b"x", 0).unwrap();
         unnamed.sync().unwrap();
         storage.rename(Path::new("d/new"), Path::new("d/moved")).unwrap();
-        // The process is killed: what it had in memory is gone.
+        // The process is killed: its memory is lost.
         let storage = Lossy::open(dir.path()).unwrap();
         let a = content(&storage, "a").unwrap();
         assert!(a == b"one" || a == b"TWO");

@@ -1,9 +1,8 @@
-//! Test 15 of the specification: whatever the bytes are, decoding them does not panic, and takes no
-//! memory that their length does not bound.
+//! Test 15 of the specification: decoding any bytes does not panic, and takes no more memory than
+//! their length bounds.
 //!
-//! A checksum keeps nearly all wrong bytes from what is behind it, and a test of random bytes never gets
-//! there. So here checksums are taken as right: what is decoded is what was written, with a few bytes
-//! changed.
+//! Checksums stop nearly all wrong bytes, so random bytes would not test the code behind them. Here
+//! checksums are taken as right, and valid encodings are decoded with a few bytes changed.
 
 use fastrand::Rng;
 
@@ -59,10 +58,10 @@ fn keys() -> Vec<u8> {
     builder.encode(EPOCH, Offset(305))
 }
 
-/// A few bytes are other ones, or gone, or more.
+/// Changes, removes or inserts a few bytes.
 fn change(bytes: &mut Vec<u8>, rng: &mut Rng) {
     for _ in 0..rng.usize(0..5) {
-        // Lengths and counts are in the first bytes of things.
+        // Lengths and counts are mostly in the first bytes.
         let most = if rng.bool() { bytes.len().min(96) } else { bytes.len() };
         if most == 0 {
             return;
@@ -77,7 +76,7 @@ fn change(bytes: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
-/// Everything that can be asked of a record.
+/// Reads everything of a record.
 fn ask(record: &Record<'_>) -> usize {
     let texts = [record.id(), record.source(), record.event_type(), record.subject()];
     let more = [record.correlation(), record.causation(), record.principal(), record.trace_state()];

@@ -1,9 +1,9 @@
-//! Test 4 of the specification: a bit flip, a zeroed sector, a cut, at every class of byte at or below
-//! the watermark, in every file of a log.
+//! Test 4 of the specification: a bit flip, a zeroed sector or a cut in every class of byte at or
+//! below the watermark, in every file of a log.
 //!
-//! Whatever is damaged: no record is read that differs from what was appended, none is missing without
-//! being told. `strict` names the range. `quarantine` loses exactly the record or the frame that the
-//! byte belongs to, and goes on.
+//! Whatever is damaged: no record is read that differs from what was appended, and none is missing
+//! silently. `strict` names the range. `quarantine` loses exactly the record or frame that the byte
+//! belongs to, and continues.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,7 @@ struct Placed {
     records: Vec<Range<u64>>,
 }
 
-/// What is done to a file.
+/// Damage to a file.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     Flip(u64, u8),
@@ -46,7 +46,7 @@ enum Harm {
     Remove,
 }
 
-/// What a program saw of the log after that.
+/// What a program sees of the log after that.
 #[derive(Debug, Default)]
 struct Seen {
     offline: Option<Range<u64>>,
@@ -66,7 +66,7 @@ fn settings(recovery: Recovery) -> Settings {
 }
 
 impl Fixture {
-    /// A model in which `close` says whether the log was closed or its machine died.
+    /// A model of a log that was closed if `is_closed`; otherwise its machine died.
     fn new(writer: &Writer, is_closed: bool) -> Self {
         let model = Model::new();
         let (log, _) = open(writer, &model, &settings(Recovery::Strict)).unwrap();
@@ -87,13 +87,13 @@ impl Fixture {
         Self { model, end, frames, files }
     }
 
-    /// The first offset of the frame that has this one.
+    /// The base of the frame with this offset.
     fn frame_of(&self, offset: u64) -> u64 {
         let after = self.frames.partition_point(|frame| frame.base <= offset);
         after.checked_sub(1).map_or(0, |last| self.frames[last].base)
     }
 
-    /// What is left of the newest file says of everything below this that it was on disk.
+    /// What remains of the newest file proves that everything below this was on disk.
     fn known_after(&self, file: &Path, harm: Harm) -> u64 {
         let Some(newest) = self.frames.last().map(|it| &it.file) else { return 0 };
         let touched = self.touched(file, harm);
@@ -116,7 +116,7 @@ impl Fixture {
         }
     }
 
-    /// What the harm may cost: each offset of which a byte is touched.
+    /// What the damage may cost: each offset with an affected byte.
     fn costs(&self, file: &Path, harm: Harm) -> BTreeSet<u64> {
         let touched = self.touched(file, harm);
         let hit = |bytes: &Range<u64>| bytes.start < touched.end && touched.start < bytes.end;
@@ -189,7 +189,7 @@ impl Harm {
     }
 }
 
-/// Reads all there is, and holds each record to what was appended.
+/// Reads everything, and compares each record with what was appended.
 fn look(writer: &Writer, model: &Model, recovery: Recovery, case: &dyn fmt::Display) -> Seen {
     let (log, opened) = match open(writer, model, &settings(recovery)) {
         Ok(opened) => opened,
@@ -248,7 +248,7 @@ fn check_strict(fixture: &Fixture, writer: &Writer, file: &Path, harm: Harm) {
         assert!(seen.corruption > 0, "{case}: not counted");
         assert!(!range.is_empty(), "{case}: no range is named");
         assert!(range.start < fixture.end, "{case}: {range:?} is not in the log");
-        // What is whole frames before it can be read.
+        // Whole frames before it can be read.
         let frame = fixture.frame_of(range.start);
         let untold = missing.iter().find(|it| **it < frame && !told(&seen, **it));
         assert_eq!(untold, None, "{case}: missing before {range:?}");
@@ -282,7 +282,7 @@ fn check_quarantine(fixture: &Fixture, writer: &Writer, file: &Path, harm: Harm)
     assert_eq!(gone, gaps, "{case}: gaps");
     assert!(seen.lost >= missing.len() as u64, "{case}: {} are counted as lost", seen.lost);
     assert!(missing.is_empty() || seen.corruption > 0, "{case}: not counted");
-    // It goes on, gives no offset twice, and the same is lost when it is opened again.
+    // It continues without reusing an offset, and loses the same when it is reopened.
     let (log, _) = open(writer, &model, &settings(Recovery::Quarantine)).unwrap();
     let next = log.durable().0;
     assert!(next >= fixture.end, "{case}: offsets from {next} are given again");
@@ -294,13 +294,13 @@ fn check_quarantine(fixture: &Fixture, writer: &Writer, file: &Path, harm: Harm)
     assert_eq!(again.read, expected, "{case}: after it was opened again");
 }
 
-/// Every class of byte, and with a campaign every byte.
+/// Every class of byte; every byte in a campaign.
 fn harms(fixture: &Fixture, file: &Path, share: usize) -> Vec<Harm> {
     let length = fixture.model.bytes(file).len() as u64;
     let mut places = BTreeSet::new();
     let every = if campaign(0) > 0 { 1 } else { 509 };
     places.extend((0..length).step_by(every));
-    // The headers, field by field, of the file and of its first frames; around each edge.
+    // The fields of the file's header and of the first frames, and around each edge.
     places.extend((0..120.min(length)).step_by(if every == 1 { 1 } else { 7 }));
     let of_file: Vec<_> = fixture.frames.iter().filter(|frame| frame.file == file).collect();
     let shown = [of_file.first(), of_file.last()];
@@ -329,7 +329,7 @@ fn harms(fixture: &Fixture, file: &Path, share: usize) -> Vec<Harm> {
     if every == 1 {
         return harms;
     }
-    // Each test takes its share of them.
+    // Each test takes its share.
     harms.into_iter().skip(share).step_by(3).collect()
 }
 
@@ -359,8 +359,8 @@ fn t4_quarantine_loses_what_is_damaged_and_nothing_else() {
     each(&fixture, 1, |file, harm| check_quarantine(&fixture, &writer, file, harm));
 }
 
-/// A machine died: the last commit is in no watermark, and its bytes may be cut. What is before it may
-/// not.
+/// After a crash the last commit is in no watermark, so its bytes may be cut, but not those before
+/// it.
 #[test]
 fn t4_damage_below_the_last_commit_is_found_after_a_crash_too() {
     let writer = writer();
@@ -390,7 +390,7 @@ fn t4_damage_below_the_last_commit_is_found_after_a_crash_too() {
     }
 }
 
-/// What the readers have seen stays a floor, however often a damaged log is opened again.
+/// The floor of what readers have seen stays, however often a damaged log is reopened.
 #[test]
 fn t4_damage_stays_damage_when_the_log_is_reopened_twice() {
     let writer = writer();
@@ -410,7 +410,7 @@ fn t4_damage_stays_damage_when_the_log_is_reopened_twice() {
     }
 }
 
-/// A file of another life of the log, whole in itself, is not the one that belongs there.
+/// A file from another history of the log, valid in itself, does not belong there.
 #[test]
 fn t4_a_file_of_another_epoch_is_not_taken_for_its_own() {
     let writer = writer();
@@ -425,7 +425,7 @@ fn t4_a_file_of_another_epoch_is_not_taken_for_its_own() {
         let seen = look(&writer, &model, Recovery::Strict, &case);
         assert!(seen.offline.is_some(), "{case} is taken");
     }
-    // A single frame, too.
+    // The same for a single frame.
     let (own, foreign) = (&fixture.frames[3], &other.frames[3]);
     assert_eq!(own.bytes, foreign.bytes);
     let (start, end) = (own.bytes.start, own.bytes.end);

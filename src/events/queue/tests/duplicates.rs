@@ -1,5 +1,5 @@
-//! A publish that repeats another says that it is stored only when the other one is (P7), and what is
-//! said to be stored twice is there once, after any crash.
+//! A duplicate is acknowledged only once its original is stored (P7), and after any crash an
+//! acknowledged duplicate exists exactly once.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -17,11 +17,11 @@ use crate::events::queue::{
     time::Now,
 };
 
-/// Knows every body that was ever placed.
+/// Remembers every body that was ever placed.
 #[derive(Debug, Default)]
 struct EveryBody {
     known: HashMap<Bytes, Offset>,
-    /// Of the frame that is being made.
+    /// Of the frame being built.
     pending: Vec<Bytes>,
 }
 
@@ -98,7 +98,7 @@ fn a_duplicate_fails_with_its_original() {
     let (log, _) = open(&writer, &model).unwrap();
     model.fail_nth(Op::Sync, 0, Fault::Io);
     publish(&log, 1, false).unwrap().wait().unwrap();
-    // Whether that was synced by now or is by this: the sync fails, so neither is known to be stored.
+    // The sync fails, so neither the original nor the duplicate is known to be stored.
     let repeated = publish(&log, 1, true).map(Commit::wait);
     assert!(!matches!(repeated, Some(Ok(_))), "{repeated:?}");
 }

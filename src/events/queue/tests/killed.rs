@@ -1,9 +1,8 @@
-//! Test 7 of the specification, for one log: a real process under load is killed, on real files and on
-//! those that lose what was not synced, and a ledger outside of it knows what it was told.
+//! Test 7 of the specification, for one log: a real process under load is killed, on real files and
+//! on lossy ones, while a ledger outside records what it reported.
 //!
-//! The process is this test's own program, started again. Each of its publishers counts up, and tells
-//! the ledger what was acknowledged; a reader tells it what was served. `SLUICE_CAMPAIGN` says how often
-//! it is killed.
+//! The process is this test program, started again. Its publishers count up and report what was
+//! acknowledged; a reader reports what was served. `SLUICE_CAMPAIGN` says how often it is killed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,14 +27,14 @@ use crate::events::queue::{
     time::SystemClock,
 };
 
-/// Where the process works; only it has this.
+/// Where the process works; set for it only.
 const DIR: &str = "SLUICE_TEST_KILLED_DIR";
 const IS_LOSSY: &str = "SLUICE_TEST_KILLED_LOSSY";
 const PUBLISHERS: u64 = 8;
-/// The name by which the process finds its work.
+/// The name of the process's work.
 const NAME: &str = "events::queue::tests::killed::t7_the_process_that_is_killed";
 
-/// What the outside knows.
+/// What the ledger knows.
 #[derive(Debug, Default)]
 struct Ledger {
     /// By offset: publisher and number, acknowledged or served.
@@ -44,7 +43,7 @@ struct Ledger {
     served: u64,
 }
 
-/// What a campaign came to.
+/// The result of a campaign.
 #[derive(Debug, Default)]
 struct Score {
     cycles: u64,
@@ -62,7 +61,7 @@ fn storage(dir: &Path, is_lossy: bool) -> Arc<dyn Storage> {
     } else {
         Arc::new(Real::open(dir).unwrap())
     };
-    // Held until the process ends; whoever was here before is gone.
+    // Held until the process ends; the previous one is gone.
     std::mem::forget(storage.lock(Path::new("LOCK")).unwrap().expect("nobody else is here"));
     storage
 }
@@ -193,10 +192,10 @@ fn start(dir: &Path, is_lossy: bool) -> Child {
     command.spawn().unwrap()
 }
 
-/// What the process tells until it is dead.
+/// Collects what the process reports until it is dead.
 fn listen(child: &mut Child) -> thread::JoinHandle<Vec<String>> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // The last line may be torn, the one before it not.
+    // Only the last line may be torn.
     thread::spawn(move || lines.map_while(Result::ok).collect())
 }
 
@@ -227,7 +226,7 @@ impl Score {
             ledger.told.range(start..).filter(|(at, it)| found.get(at) != Some(it)).count() as u64;
         let events: BTreeSet<_> = found.values().collect();
         self.twice += (found.len() - events.len()) as u64;
-        // Each publisher waited for each of its events: what is there of it has no hole.
+        // Each publisher waited for each of its events, so its events have no hole.
         let mut last: BTreeMap<u64, u64> = BTreeMap::new();
         for (publisher, number) in found.values() {
             let before = last.insert(*publisher, *number);
@@ -238,7 +237,7 @@ impl Score {
     }
 }
 
-/// What was told last may be cut short by the kill, and is then no line.
+/// The kill may cut the last line short; it is then dropped.
 fn whole(mut lines: Vec<String>) -> Vec<String> {
     lines.pop();
     lines
@@ -282,7 +281,7 @@ fn kill_and_look(is_lossy: bool, cycles: u64) {
     assert_eq!((score.lost, score.twice, score.out_of_order), (0, 0, 0));
 }
 
-/// As [`storage`], for a process that goes on: the lock is let go.
+/// As [`storage`], for a process that continues: releases the lock.
 fn unlocked(dir: &Path, is_lossy: bool) -> Arc<dyn Storage> {
     let storage: Arc<dyn Storage> = if is_lossy {
         Arc::new(Lossy::open(dir).unwrap())

@@ -1,4 +1,4 @@
-//! What a queue is worth when its disk is not: tests over several of its parts at once.
+//! Tests of several parts of the queue together, on faulty disks.
 
 mod bytes;
 mod damage;

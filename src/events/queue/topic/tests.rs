@@ -1,4 +1,4 @@
-//! A topic's sequencer under a log, on a modelled machine: what is there already is told, in every life.
+//! A topic's sequencer in a log, on a modelled machine: duplicates are detected across restarts.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ const LIVE: Live = Live {
     dedup: DedupSettings { window: Duration::from_mins(1), max_entries: 10_000 },
 };
 
-/// A topic's log with its sequencer, in one life of its machine.
+/// A topic's log with its sequencer, in one run of its machine.
 struct Topic {
     model: Model,
     clock: ManualClock,
@@ -71,7 +71,7 @@ impl Topic {
         Self::open(&Model::new(), START, LIVE)
     }
 
-    /// The power is cut, and the machine comes up again after so many milliseconds.
+    /// Cuts the power, and restarts the machine after this many milliseconds.
     fn again(self, crash: Crash, after: u64) -> Self {
         let at = crate::events::queue::time::Clock::now(&self.clock);
         let model = self.model.crash(crash);
@@ -84,7 +84,7 @@ impl Topic {
         self.log.append(self.log.permit(bytes)?, drafts).wait()
     }
 
-    /// Waits until the log, which was full, has found that there is room again.
+    /// Waits until the full log has found that there is space again.
     fn regain_room(&self) {
         let since = Instant::now();
         while let Err(refused) = self.log.permit(1) {
@@ -128,7 +128,7 @@ fn an_event_that_is_there_is_told_with_its_place() {
     assert!(topic.publish(other).duplicate.unwrap().mismatch);
     let fields = Fields::builder().id("1").source("/shop").event_type("other").build();
     assert!(topic.publish(Draft { fields, ..event(1) }).duplicate.unwrap().mismatch);
-    // Within one frame, too.
+    // Within one frame too.
     let both = topic.try_publish(vec![event(2), event(2), event(3)]).unwrap();
     assert_eq!(both.iter().map(is_duplicate).collect::<Vec<_>>(), [false, true, false]);
     assert_eq!(both[0].offset, both[1].offset);
@@ -179,7 +179,7 @@ fn growth_takes_new_events_to_the_new_generation() {
     assert_eq!([Offset(0), Offset(1)].map(generation), [Some(0), Some(1)]);
 }
 
-/// P7: one key, one event, across any number of lives, whatever became of the derived files.
+/// P7: one key, one event, across any number of restarts and whatever happens to the derived files.
 #[test]
 fn keys_are_known_across_restarts() {
     for (seed, harm) in ["none", "lost", "damaged", "foreign"].into_iter().enumerate() {
@@ -209,7 +209,7 @@ fn keys_are_known_across_restarts() {
             assert_eq!((again.offset, again.partition), (place.offset, place.partition));
         }
         assert!(!is_duplicate(&topic.publish(event(600))));
-        // Those that are derived anew serve as well.
+        // Derived files that were rebuilt work as well.
         let topic = topic.again(Crash::any(seed as u64 + 10), 5_000);
         assert!((0..=600).all(|id| is_duplicate(&topic.publish(event(id)))), "{harm}");
     }
@@ -227,7 +227,7 @@ fn a_key_is_forgotten_after_the_window() {
     assert!(!is_duplicate(&topic.publish(event(1))));
 }
 
-/// Queue 7.17: a clock that jumps ages nothing.
+/// Queue 7.17: nothing ages by a clock jump.
 #[test]
 fn a_jump_of_the_clock_forgets_no_key() {
     let topic = Topic::first();
@@ -242,8 +242,8 @@ fn a_jump_of_the_clock_forgets_no_key() {
     assert!(is_duplicate(&topic.publish(event(2))));
 }
 
-/// P7: whoever is told of a duplicate can rely on the original. `SLUICE_TEST_MUTATION=
-/// answer-a-duplicate-before-the-originals-sync` makes this fail.
+/// P7: an acknowledged duplicate guarantees its original.
+/// `SLUICE_TEST_MUTATION=answer-a-duplicate-before-the-originals-sync` makes this fail.
 #[test]
 fn a_duplicate_fails_with_its_original() {
     for seed in 0..campaign(20) {
@@ -259,7 +259,7 @@ fn a_duplicate_fails_with_its_original() {
         assert!(original.and_then(Commit::wait).is_err());
         let duplicate = duplicate.and_then(Commit::wait);
         assert!(duplicate.is_err(), "told of an event that may never have been");
-        // In one frame it is the same.
+        // The same in one frame.
         let topic = topic.again(Crash::any(seed), 0);
         topic.model.fail_nth(Op::Sync, 0, Fault::Io);
         let both = topic.try_publish(vec![event(2), event(2)]);
@@ -287,7 +287,7 @@ fn a_duplicate_of_what_is_not_synced_waits_for_it() {
     assert!(duplicate.is_err(), "{written:?}, {duplicate:?}");
 }
 
-/// What could not be written is not known either.
+/// What could not be written is not remembered either.
 #[test]
 fn a_write_that_failed_leaves_no_key_behind() {
     let topic = Topic::first();
@@ -305,7 +305,7 @@ fn a_write_that_failed_leaves_no_key_behind() {
     assert_eq!(topic.shared.find(Lookup::Id, hash, 10), [both[0].offset]);
 }
 
-/// Random lives: after each crash every acknowledged key is known, and no key has two events.
+/// Random runs: after each crash every acknowledged key is known, and no key has two events.
 #[test]
 fn no_key_ever_has_two_events() {
     for seed in 0..campaign(12) {
@@ -385,7 +385,7 @@ fn placing_is_cheap() {
     for round in 0..millions * 2_000 {
         writer.begin(7, Offset(next));
         for draft in &drafts {
-            // Each event has a key of its own.
+            // Each event has its own key.
             let key = Bytes::copy_from_slice(&next.to_le_bytes());
             let draft = Draft { dedup: Some(key), ..draft.clone() };
             let now = Now { wall: START.wall + round, mono: round };

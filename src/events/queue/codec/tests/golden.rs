@@ -1,6 +1,6 @@
-//! Golden files: what is on disk today is read and written the same for ever.
+//! Golden files: the format on disk never changes.
 //!
-//! `SLUICE_GOLDEN=write` writes them: only ever for a format that has not been released.
+//! `SLUICE_GOLDEN=write` rewrites them: only for a format that was never released.
 
 use std::{fs, path::Path};
 
@@ -76,7 +76,7 @@ fn drafts() -> [Draft; 3] {
             ..Draft::new(Kind::Event, event, body)
         },
         Draft { flags: Flags::NO_DATA, ..Draft::new(Kind::Event, Fields::default(), Bytes::new()) },
-        // As a later version may write it: a field and a flag that this one does not know.
+        // As a later version may write it: with an unknown field and flag.
         Draft {
             flags: Flags(0x0080),
             ..Draft::new(
@@ -176,7 +176,7 @@ fn a_frame_is_golden() {
     assert!(records[1].flags().has(Flags::NO_DATA));
 }
 
-/// Written by a later version that keeps to this format, copied by this one, read by the later one.
+/// Written by a later version that keeps the format, copied by this one, read by the later one.
 #[test]
 fn what_a_later_version_adds_survives_a_copy() {
     let bytes = frame();
@@ -278,7 +278,7 @@ fn keys_are_golden() {
     assert_eq!(head.find(Lookup::Correlation, saga, 5, read).unwrap(), found[..5]);
 }
 
-/// A changed file is told from a later version's: the first is damage, the second is refused by name.
+/// Damage is distinguished from a later version, which is refused by name.
 #[test]
 fn every_flipped_bit_of_a_small_file_is_seen() {
     fn flips(bytes: &[u8], is_seen: impl Fn(&[u8]) -> bool) {
@@ -300,7 +300,7 @@ fn every_flipped_bit_of_a_small_file_is_seen() {
     flips(&header().encode()[..128], |bytes| {
         let mut page = bytes.to_vec();
         page.resize(SEGMENT_HEADER_BYTES, 0);
-        // Cut in front of zeros, it is the same.
+        // The same if it is cut before zeros.
         page == header().encode()
             || SegmentHeader::decode(&page)
                 .is_err_and(|why| !matches!(why, SegmentError::Newer { .. }))
@@ -350,7 +350,7 @@ fn what_is_newer_is_refused_by_name() {
     assert_eq!(Checkpoint::decode(&bytes), Err(FileError::Newer { found: 2, known: 1 }));
 }
 
-/// A critical flag, a version, a kind or a packing that is not known refuses that record and no other.
+/// An unknown critical flag, version, kind or body encoding refuses that record and no other.
 #[test]
 fn a_record_that_is_not_understood_is_refused_by_name() {
     let changes: [(usize, u8, RecordError); 5] = [
@@ -365,7 +365,7 @@ fn a_record_that_is_not_understood_is_refused_by_name() {
         let record = FRAME_HEADER_BYTES;
         bytes[record + at] = value;
         let length = u32::from_le_bytes(*bytes[record..].first_chunk().unwrap()) as usize;
-        // Its checksum, by another way: epoch, offset, length, rest.
+        // Its checksum, computed separately: epoch, offset, length, rest.
         let mut covered = EPOCH.to_le_bytes().to_vec();
         covered.extend_from_slice(&1_000_u64.to_le_bytes());
         covered.extend_from_slice(&bytes[record..record + 4]);

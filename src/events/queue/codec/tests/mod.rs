@@ -1,4 +1,4 @@
-//! What is encoded comes back, what is damaged does not.
+//! Encoding round-trips, and damage is detected.
 
 mod golden;
 
@@ -72,7 +72,7 @@ proptest! {
         }
     }
 
-    /// Copied forward record by record, a frame is the same to the byte.
+    /// A frame copied record by record is identical.
     #[test]
     fn a_copied_record_is_the_same(drafts in drafts()) {
         let bytes = frame(&drafts);
@@ -84,7 +84,7 @@ proptest! {
         prop_assert_eq!(writer.finish(&CLOSING).bytes, bytes);
     }
 
-    /// One flipped bit costs one record, or it is in what belongs to the whole frame.
+    /// One flipped bit costs one record, unless it is in the frame's own bytes.
     #[test]
     fn one_flipped_bit_costs_one_record(
         drafts in prop::collection::vec(draft(), 1..8),
@@ -117,7 +117,7 @@ proptest! {
                         }
                     }
                 }
-                // None: the bit was in the padding.
+                // None if the bit was in the padding.
                 prop_assert!(lost <= 1, "{} records lost", lost);
             }
         }
@@ -133,7 +133,7 @@ proptest! {
         prop_assert!(fields.iter().flatten().map(length).sum::<usize>() <= bytes.len());
     }
 
-    /// Bytes that nobody wrote, behind checksums that are right: as from a faulty or a foreign program.
+    /// Invalid bytes with right checksums, as from a faulty or foreign program.
     #[test]
     fn any_bytes_behind_right_checksums_never_panic(
         payload in prop::collection::vec(any::<u8>(), 0..300),
@@ -205,7 +205,7 @@ proptest! {
         }
         prop_assert_eq!((index.end, index.end_position), (Offset(offset), position));
         prop_assert_eq!(Index::decode(&index.encode()), Ok(index.clone()));
-        // Reading from the block on meets the frame of the offset.
+        // Reading from the block on finds the frame of the offset.
         let frame = all.iter().rfind(|(_, base, ..)| *base <= wanted);
         let block = index.block_of(Offset(wanted));
         prop_assert_eq!(frame.is_some(), block.is_some());
@@ -213,7 +213,7 @@ proptest! {
             prop_assert!(block.position <= frame.0);
             prop_assert!(frame.0 < block.position + BLOCK_BYTES);
         }
-        // No frame that is new enough lies before the block.
+        // No frame of this time or later is before the block.
         let first = all.iter().find(|(_, _, at, _)| *at >= time);
         let block = index.block_at(time);
         prop_assert_eq!(first.is_some(), block.is_some());
@@ -232,8 +232,8 @@ proptest! {
     }
 }
 
-/// A body full of what looks like records, in front of which one is damaged, costs no more than a few
-/// times the frame.
+/// After damage, a body full of bytes that look like records costs no more than a few times the
+/// frame.
 #[test]
 fn getting_over_damage_is_bounded() {
     let mut fake = Vec::new();
@@ -246,7 +246,7 @@ fn getting_over_damage_is_bounded() {
     let drafts: Vec<_> =
         (0..4).map(|_| Draft::new(Kind::Event, Fields::default(), fake.clone().into())).collect();
     let mut bytes = frame(&drafts);
-    // The length of the first: there is nothing to go by.
+    // The length of the first: nothing says where the next begins.
     bytes[FRAME_HEADER_BYTES] ^= 0xff;
     bytes[FRAME_HEADER_BYTES + 1] ^= 0xff;
     let frame = parse_frame(&bytes, EPOCH, BASE).unwrap();

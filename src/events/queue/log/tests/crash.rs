@@ -1,4 +1,4 @@
-//! The machine dies, at every operation and in every way: what was acknowledged is there afterwards.
+//! Crashes at every operation and of every kind: what was acknowledged exists afterwards.
 //!
 //! Tests 1 to 3 and 5 to 6 of the specification.
 
@@ -12,12 +12,12 @@ use crate::events::queue::{
     storage::model::{Crash, Fault, Model, Op, Survivors},
 };
 
-/// More for who has time.
+/// More runs in a campaign.
 fn campaign() -> u64 {
     std::env::var("SLUICE_CAMPAIGN").ok().and_then(|it| it.parse().ok()).unwrap_or(1)
 }
 
-/// A life of a log: appends of all sizes, a few files, one of them retired, a reopening.
+/// A run of a log: appends of all sizes, a few files, one of them retired, a reopening.
 fn live(model: &Model, ledger: &mut Ledger, appends: u64) {
     let Ok(driven) = Driven::open(model, &settings()) else { return };
     if model.is_stopped() {
@@ -41,7 +41,7 @@ fn live(model: &Model, ledger: &mut Ledger, appends: u64) {
     }
 }
 
-/// Runs a life to its end, to see how many operations it has.
+/// Runs to the end, to count the operations.
 fn operations(appends: u64) -> u64 {
     let model = Model::new();
     live(&model, &mut Ledger::default(), appends);
@@ -79,7 +79,7 @@ fn t1_what_is_acknowledged_survives_a_crash_at_every_operation() {
     crash_everywhere(campaign());
 }
 
-/// Test 2: crash again and again, in recovery too.
+/// Test 2: repeated crashes, in recovery too.
 #[test]
 fn t2_what_is_acknowledged_survives_crash_after_crash() {
     for seed in 0..60 * campaign() {
@@ -99,7 +99,7 @@ fn t2_what_is_acknowledged_survives_crash_after_crash() {
     }
 }
 
-/// Test 3: nothing above the watermark keeps a log from opening, whatever a crash made of it.
+/// Test 3: nothing above the watermark keeps a log from opening, whatever a crash left there.
 #[test]
 fn t3_a_torn_tail_is_cut_and_never_refused() {
     for seed in 0..150 * campaign() {
@@ -117,7 +117,7 @@ fn t3_a_torn_tail_is_cut_and_never_refused() {
     }
 }
 
-/// Test 5: a sync fails, and would succeed if it were tried again.
+/// Test 5: a sync fails, and would succeed if it were retried.
 #[test]
 fn t5_after_a_failed_sync_nothing_is_acknowledged_before_the_log_is_reopened() {
     for nth in 0..12 {
@@ -152,7 +152,7 @@ fn t5_after_a_failed_sync_nothing_is_acknowledged_before_the_log_is_reopened() {
     }
 }
 
-/// Test 6: no room, at every operation that takes some.
+/// Test 6: no space, at every operation that needs some.
 #[test]
 fn t6_a_full_disk_refuses_and_goes_on_when_there_is_room() {
     let appends = 24;
@@ -174,7 +174,7 @@ fn t6_a_full_disk_refuses_and_goes_on_when_there_is_room() {
     }
 }
 
-/// Test 6: room runs out for good, and comes back.
+/// Test 6: space runs out for good, and comes back.
 #[test]
 fn t6_a_log_goes_on_without_a_restart_when_there_is_room_again() {
     let model = Model::new();
@@ -221,7 +221,7 @@ fn t3_what_another_life_of_a_file_has_left_is_not_served() {
     let driven = Driven::open(&old, &settings()).unwrap();
     driven.append(&mut Ledger::default(), &[3], true);
     drop(Driven::open(&new, &settings()).unwrap());
-    // The blocks of the old file are in the new one, behind its header.
+    // The blocks of the old file are in the new one, after its header.
     let mut bytes = new.bytes(path);
     bytes[4096..].copy_from_slice(&old.bytes(path)[4096..]);
     new.overwrite(path, &bytes);
@@ -230,7 +230,7 @@ fn t3_what_another_life_of_a_file_has_left_is_not_served() {
     assert_eq!(driven.read(), [], "records of another life");
 }
 
-/// Damage that a mutation does is seen by one of the tests above.
+/// A mutation's damage is detected by one of the tests above.
 fn is_caught(mutation: Mutation, test: impl Fn() + std::panic::UnwindSafe) {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));

@@ -1,4 +1,4 @@
-//! Bytes that were on disk change: it is seen, and costs what it must and no more.
+//! Bytes on disk change: it is detected, and costs no more than it must.
 //!
 //! Test 4 of the specification.
 
@@ -22,14 +22,14 @@ use crate::events::queue::{
     storage::{Storage, model::Model},
 };
 
-/// A log with a few files, all of it on disk and noted in CHECKPOINT.
+/// A log with a few files, all on disk and noted in CHECKPOINT.
 struct Fixture {
     model: Model,
     stored: BTreeMap<u64, u64>,
     files: Vec<File>,
 }
 
-/// Where everything is in a log file.
+/// The layout of a log file.
 struct File {
     path: PathBuf,
     frames: Vec<FrameAt>,
@@ -37,11 +37,11 @@ struct File {
 
 struct FrameAt {
     bytes: Range<u64>,
-    /// Offset and the bytes that its checksum covers, or that are its checksum.
+    /// Offset, and the bytes of the checksum and those it covers.
     records: Vec<(u64, Range<u64>)>,
 }
 
-/// What is done to a file.
+/// Damage to a file.
 #[derive(Clone, Debug)]
 enum Harm {
     Flip(u64, u8),
@@ -87,7 +87,7 @@ fn layout(model: &Model, segment: &segment::Segment) -> File {
     File { path, frames }
 }
 
-/// As a program sees it: a sealed file's end may not have been synced.
+/// As a program sees it: the end of a sealed file may not have been synced.
 fn contents(model: &Model, path: &Path) -> Vec<u8> {
     let file = model.open_read(path).unwrap();
     let mut bytes = vec![0; usize::try_from(file.length().unwrap()).unwrap()];
@@ -104,7 +104,7 @@ impl Harm {
         }
     }
 
-    /// The bytes that are different for it.
+    /// The bytes that it changes.
     fn changed(&self, before: &[u8]) -> BTreeSet<u64> {
         match self {
             Self::Flip(at, _) => BTreeSet::from([*at]),
@@ -117,7 +117,7 @@ impl Harm {
 }
 
 impl File {
-    /// The offsets that are lost if these bytes have changed.
+    /// The offsets that are lost if these bytes change.
     fn lost(&self, changed: &BTreeSet<u64>) -> BTreeSet<u64> {
         let is_hit = |range: Range<u64>| changed.range(range).next().is_some();
         let mut lost = BTreeSet::new();
@@ -134,7 +134,7 @@ impl File {
         lost
     }
 
-    /// Harm to each kind of byte, in the first, a middle and the last frame.
+    /// Damage to each kind of byte, in the first, a middle and the last frame.
     fn harms(&self, length: u64, rng: &mut fastrand::Rng) -> Vec<Harm> {
         let mut positions: Vec<u64> = (0..128).step_by(5).collect();
         let chosen = [0, self.frames.len() / 2, self.frames.len().saturating_sub(1)];
@@ -159,7 +159,7 @@ impl File {
     }
 }
 
-/// Everything that is read, and the offsets that are not, going on behind each damage.
+/// Reads everything past each damage: what was read, and the offsets that could not be.
 fn read_over_damage(log: &Log) -> (BTreeMap<u64, u64>, BTreeSet<u64>) {
     let (mut found, mut lost) = (BTreeMap::new(), BTreeSet::new());
     let mut reader = log.reader();
@@ -295,7 +295,7 @@ fn t4_a_damaged_checkpoint_is_seen_and_costs_nothing() {
 fn t4_a_later_frame_tells_damage_from_a_torn_tail_where_checkpoint_is_gone() {
     let fixture = fixture();
     let newest = fixture.files.last().unwrap();
-    // The last frame is known to nobody, and the one before it to the last.
+    // Nothing knows of the last frame, and only the last knows of the one before it.
     for (index, frame) in newest.frames.iter().enumerate() {
         let model = fixture.model.fork();
         model.remove(Path::new("log/CHECKPOINT")).unwrap();

@@ -1,4 +1,4 @@
-//! What a log keeps in memory for those who follow it.
+//! What a log keeps in memory for its followers.
 
 use super::{
     machine::{Driven, Ledger, settings},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::events::queue::storage::model::{Fault, Model, Op};
 
-/// What memory has from `from` on: offset and number.
+/// What is in memory from `from` on: offset and number.
 fn kept(following: &Following, from: u64) -> Option<Vec<(u64, u64)>> {
     let block = following.read(Offset(from))?;
     Some(block.records().map(|(offset, record)| (offset.0, number(record.body()))).collect())
@@ -43,7 +43,7 @@ fn what_a_failed_sync_leaves_in_doubt_is_not_shown() {
     assert!(driven.log.is_offline());
     assert_eq!(kept(&following, 0), Some(vec![(0, 0)]));
     assert_eq!(kept(&following, 1), None);
-    // What recovery finds of it has another place in the file, and is read there.
+    // Recovered records have another place in the file, and are read there.
     driven.log.reopen().unwrap();
     driven.append(&mut ledger, &[1], true);
     let last = driven.log.durable().0 - 1;

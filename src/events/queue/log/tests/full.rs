@@ -1,18 +1,18 @@
-//! A disk that takes nothing although it says that it has room, as with a quota.
+//! A disk that rejects writes although it reports space, as with a quota.
 
 use std::time::Duration;
 
 use super::*;
 use crate::events::queue::storage::model::{Fault, Model, Op};
 
-/// Operations that would take room.
+/// Operations that need space.
 const TAKE: [Op; 2] = [Op::Write, Op::Allocate];
 
 fn is_refused<T: std::fmt::Debug>(outcome: &Result<T, Refused>) -> bool {
     matches!(outcome, Err(Refused { reason: Reason::DiskLow, retry_after: Some(_) }))
 }
 
-/// Appends on behalf of something that was accepted.
+/// Appends on behalf of something accepted.
 fn accept(log: &Log, number: u64) -> Result<(), AppendError> {
     let draft = draft(number);
     let permit = log.permit_for(Purpose::Accepted, draft.encoded_bytes() as u64)?;
@@ -73,7 +73,7 @@ fn what_is_refused_tries_the_disk_seldom() {
     for _ in 0..1_000 {
         assert!(log.permit(100).is_err());
     }
-    // Whatever was asked of the writer is done.
+    // Everything the writer was asked for is done.
     assert!(accept(&log, 2).is_err());
     let (tries, made) = (2 + since.elapsed().as_secs(), model.operations() - before);
     assert!(made <= tries * 8, "{made} operations");
@@ -85,7 +85,7 @@ fn a_second_write_that_fails_leaves_the_log_full() {
     let home = Home::on(Arc::new(model.clone()));
     let (log, _) = home.open();
     append(&log, [0]).wait().unwrap();
-    // The frame, and in the new file, behind its header and the old one's index, again.
+    // The frame, and again in the new file, after its header and the old file's index.
     model.fail_nth(Op::Write, 0, Fault::NoSpace);
     model.fail_nth(Op::Write, 3, Fault::NoSpace);
     assert!(append(&log, [1]).wait().is_err());

@@ -1,8 +1,8 @@
-//! Publishers and the writer in every order there is.
+//! Publishers and the writer in every possible order.
 //!
-//! Test 16 of the specification: no acknowledgement before its sync, no wake-up that is lost, and who
-//! stops waiting stops nothing. The first test explores all orders of the steps that the queue's lock
-//! makes whole; the second holds the real thread at its sync.
+//! Test 16 of the specification: no acknowledgement before its sync, no lost wake-up, and a
+//! publisher that stops waiting stops nothing. The first test explores all orders of the steps that
+//! the queue's lock makes atomic; the second holds the real thread at its sync.
 
 use std::{collections::HashSet, io, path::Path, sync::Arc, time::Duration};
 
@@ -21,25 +21,25 @@ use crate::events::queue::{
     storage::{File, Lock, Real, Space, Storage},
 };
 
-/// What each publisher publishes, one after the other, waiting for each; the last waits for none.
+/// The publishers, and how many events each publishes in turn, awaiting each; the last awaits none.
 const PUBLISHERS: usize = 3;
 const ROUNDS: [u8; PUBLISHERS] = [2, 1, 2];
-/// Who waits for nothing.
+/// The publisher that does not wait.
 const UNHURRIED: usize = 2;
-/// Ticks until what nobody waits for is due, and until the world ends.
+/// Ticks until unwaited appends are due, and until the world ends.
 const COLLECT: u64 = 2;
 const TICKS: u64 = 3;
 
-/// All there is to know between two steps.
+/// The whole state between two steps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     waiting: Waiting<(usize, u8)>,
     publishers: [Publisher; PUBLISHERS],
     writer: Thread,
     tick: u64,
-    /// Something else that the thread is to see to, once.
+    /// Other work for the thread, once.
     also: Option<u64>,
-    /// When what nobody waits for is due, of what is handed over and not written.
+    /// When unwaited appends are due that are submitted but not written.
     due: Vec<((usize, u8), u64)>,
     synced: Vec<(usize, u8)>,
     acknowledged: Vec<(usize, u8)>,
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// Every world that is one step away.
+    /// Every state that is one step away.
     fn steps(&self, base: Instant) -> Vec<Self> {
         let mut next: Vec<Self> =
             (0..PUBLISHERS).filter_map(|who| self.publish(who, base)).collect();
@@ -91,12 +91,12 @@ impl World {
         if let Thread::Asleep(until) = self.writer {
             let is_over = until.is_some_and(|until| until <= self.tick);
             if is_over || self.may_wake {
-                // It wakes in time; or for nothing, once: nobody may depend on it.
+                // It wakes in time, or once spuriously: nothing may depend on that.
                 let (writer, may_wake) = (Thread::Looking, self.may_wake && is_over);
                 next.push(Self { writer, may_wake, ..self.clone() });
             }
         }
-        // Time goes on; not while the thread oversleeps: that is a matter of the machine.
+        // Time advances, but not while the thread oversleeps: that depends on the machine.
         let is_overdue = matches!(self.writer, Thread::Asleep(Some(until)) if until <= self.tick);
         if self.tick < TICKS && !is_overdue {
             next.push(Self { tick: self.tick + 1, ..self.clone() });
@@ -164,7 +164,7 @@ impl World {
             }
             Thread::Written(batch) => {
                 world.synced.extend(batch);
-                // Worlds that differ only in an order that is over are one.
+                // States that differ only in a past order are the same.
                 world.synced.sort_unstable();
                 Thread::Synced(batch.clone())
             }
@@ -234,7 +234,7 @@ fn t16_in_no_order_is_a_wake_up_lost_or_an_acknowledgement_early() {
     }
 }
 
-/// Files whose syncs wait until they are let through.
+/// Files whose syncs wait until they are released.
 #[derive(Clone, Debug)]
 struct Gate {
     real: Arc<Real>,
@@ -357,7 +357,7 @@ fn t16_nobody_is_told_before_the_sync_and_who_leaves_cancels_nothing() {
         for (n, commit) in (0..).zip(commits) {
             assert_eq!(commit.await.unwrap()[0].offset, Offset(n));
         }
-        // Those whose publishers have left are there as well.
+        // Events of publishers that have left are stored as well.
         append(&log, [50]).await.unwrap();
     });
     assert_eq!(super::all(&log), (0..51).map(|n| (n, n)).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! A log on a modelled machine, driven step by step by the test's own thread, with a ledger beside it
-//! that remembers what was promised.
+//! A log on a modelled machine, driven step by step by the test's own thread, with a ledger of what
+//! was promised.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,18 +9,18 @@ use super::{
 };
 use crate::events::queue::{Offset, storage::model::Model, time::Now};
 
-/// What was promised and seen, of one log, over all lives of its machine.
+/// What was promised and seen of one log, over all runs of its machine.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
-    /// By offset: what was acknowledged, or read, which promises the same.
+    /// By offset: what was acknowledged or read, which promises the same.
     pub(super) promised: BTreeMap<u64, u64>,
-    /// By offset: all that may be there.
+    /// By offset: everything that may be there.
     pub(super) possible: BTreeMap<u64, Vec<u64>>,
     /// The next number.
     pub(super) next: u64,
-    /// Numbers of which nothing is known.
+    /// Numbers with an unknown outcome.
     pub(super) unknown: Vec<u64>,
-    /// Numbers that were refused: they must never be there.
+    /// Numbers that were refused, and must never be there.
     pub(super) refused: Vec<u64>,
 }
 
@@ -47,7 +47,7 @@ impl Driven {
         floor: Offset,
     ) -> Result<Self, OpenError> {
         thread_local! {
-            // Never asked for anything: the test's own thread writes.
+            // Never used: the test's own thread writes.
             static WRITER: Writer = super::writer();
         }
         let place = place(Arc::new(model.clone()));
@@ -57,7 +57,7 @@ impl Driven {
         Ok(Self { log: Log::of(shared.clone()), shared })
     }
 
-    /// Writes a frame, and syncs it if it is awaited. What is acknowledged goes into the ledger.
+    /// Writes a frame, and syncs it if it is awaited. Acknowledged events go into the ledger.
     pub(super) fn append(&self, ledger: &mut Ledger, counts: &[u64], is_awaited: bool) {
         let mut items: Vec<Item> = Vec::new();
         let mut numbers: Vec<Vec<u64>> = Vec::new();
@@ -88,7 +88,7 @@ impl Driven {
         }
     }
 
-    /// Reads everything: it is what was promised, and from now on it is promised too.
+    /// Reads everything and compares it with the promises; it is then promised too.
     pub(super) fn check(&self, ledger: &mut Ledger) {
         let found: BTreeMap<u64, u64> = self.read().into_iter().collect();
         let start = self.log.start().0;

@@ -1,4 +1,4 @@
-//! The log, on the real file system and on the modelled one.
+//! Tests of the log, on the real file system and on the modelled one.
 
 mod crash;
 mod damage;
@@ -24,7 +24,7 @@ use crate::events::queue::{
     time::{ManualClock, Now},
 };
 
-/// A log in a directory of its own.
+/// A log in its own directory.
 pub(super) struct Home {
     pub(super) place: Place,
     pub(super) writer: Writer,
@@ -70,7 +70,7 @@ pub(super) fn place(storage: Arc<dyn Storage>) -> Place {
     }
 }
 
-/// The event with this number: its body says so, and is a little longer than that.
+/// The event with this number, which its body contains with some padding.
 pub(super) fn draft(n: u64) -> Draft {
     let mut body = n.to_le_bytes().to_vec();
     body.resize(8 + usize::try_from(n % 97).unwrap(), b'x');
@@ -88,7 +88,7 @@ pub(super) fn append(log: &Log, numbers: impl IntoIterator<Item = u64>) -> Commi
     log.append(log.permit(bytes).unwrap(), drafts)
 }
 
-/// All that can be read: offset and number.
+/// Everything that can be read: offset and number.
 pub(super) fn all(log: &Log) -> Vec<(u64, u64)> {
     let mut reader = log.reader();
     let mut from = log.start();

@@ -1,4 +1,4 @@
-//! Room, modes, and who is refused.
+//! Room, durability modes, and refusals.
 
 use std::time::Duration;
 

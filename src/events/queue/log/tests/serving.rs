@@ -1,4 +1,4 @@
-//! A log on the real file system in which nothing goes wrong.
+//! A log on the real file system without faults.
 
 use super::*;
 use crate::events::queue::storage::model::Model;
@@ -38,7 +38,7 @@ fn a_log_that_was_not_closed_is_copied_forward_as_far_as_nothing_proves_it() {
     for n in 0..10 {
         append(&log, [n]).wait().unwrap();
     }
-    // Dropped as a killed process drops it: the last commit is in no watermark but perhaps CHECKPOINT.
+    // Dropped as if killed: the last commit is in no watermark, except perhaps CHECKPOINT.
     let (again, opened) = home.open();
     assert_eq!(opened.end, Offset(10));
     assert_eq!(all(&again), (0..10).map(|n| (n, n)).collect::<Vec<_>>());
@@ -99,7 +99,7 @@ fn a_reader_skips_what_has_no_record_of_its_partitions() {
     let mut home = Home::real();
     home.settings.segment_bytes = 400 << 10;
     let (log, _) = home.open();
-    // Partition 7 only now and then, some 200 KiB apart.
+    // Partition 7 rarely, about 200 KiB apart.
     let mut expected = Vec::new();
     for n in 0..600_u64 {
         let mut large = draft(n);

@@ -1,4 +1,4 @@
-//! A log that nobody has open: looked through, and repaired.
+//! Verifying and repairing a log that nobody has open.
 
 use std::path::Path;
 

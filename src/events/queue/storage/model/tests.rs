@@ -1,4 +1,4 @@
-//! The model does to a program what its head says, and nothing else.
+//! The model does to a program what its header says, and nothing else.
 
 use std::{collections::HashSet, io::ErrorKind, path::Path};
 
@@ -17,7 +17,7 @@ fn read(file: &dyn File) -> Vec<u8> {
     bytes
 }
 
-/// A file of that name with synced bytes and a synced name.
+/// A file with synced bytes and a synced name.
 fn lasting(model: &Model, name: &str, bytes: &[u8]) -> Box<dyn File> {
     let file = model.create(path(name)).unwrap();
     file.write_at(bytes, 0).unwrap();
@@ -221,7 +221,7 @@ fn a_cut_is_torn_from_what_is_written_after_it() {
             bytes.chunks(512).map(|sector| sector[0]).collect::<Vec<_>>()
         })
         .collect();
-    // Without the cut the new block does not show; with it the old one does not.
+    // Without the cut the new block is not visible; with it the old one is not.
     assert_eq!(seen, HashSet::from([vec![1], vec![1, 1], vec![1, 0], vec![1, 2]]));
 }
 

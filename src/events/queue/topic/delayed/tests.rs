@@ -1,4 +1,4 @@
-//! Nothing that waits is lost, and nothing comes twice: not even where the topic knows no duplicates.
+//! No delayed event is lost or moved twice, even if the topic does not deduplicate.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +32,7 @@ struct World {
     _writer: Writer,
 }
 
-/// What was promised, and what may be there.
+/// What was promised, and what may exist.
 #[derive(Default)]
 struct Ledger {
     promised: BTreeSet<u64>,
@@ -140,7 +140,7 @@ impl World {
     }
 }
 
-/// A life with moves, events that come while others wait, and files that are given up.
+/// A run with moves, events that arrive while others wait, and files that are given up.
 fn live(model: &Model, ledger: &mut Ledger, base: u64) {
     let Some(mut world) = World::open(model, Recovery::Strict) else { return };
     world.append(ledger, vec![(base, 300, 10), (base + 1, 100, 30_000), (base + 2, 200, 10)]);
@@ -341,7 +341,7 @@ fn notes_that_are_lost_to_damage_move_nothing_twice() {
     world.run(10);
     world.delayed.log().close();
     drop(world);
-    // Both say of the first two where they are: one byte, the end of the topic, their offsets.
+    // Both marks of the first two: one byte, the end of the topic, their offsets.
     let path = Path::new("topic/delayed/00000000000000000000.log");
     let bytes = model.bytes(path);
     for kind in [1, 2] {

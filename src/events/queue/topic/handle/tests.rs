@@ -1,4 +1,4 @@
-//! A topic on a modelled machine: what it refuses, what it lets go, what it finds.
+//! A topic on a modelled machine: what it refuses, deletes and finds.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -80,7 +80,7 @@ impl Test {
         self.publish_for(Purpose::Publish, id, 100 << 10)
     }
 
-    /// Events of 100 KiB until it is refused; how many.
+    /// Publishes events of 100 KiB until one is refused; returns how many.
     fn fill(&self, from: u64) -> u64 {
         (from..from + 1_000).take_while(|id| self.publish(*id).is_ok()).count() as u64
     }
@@ -105,14 +105,14 @@ fn a_topic_that_is_full_of_pins_refuses_and_drains() {
     let decision = test.look(&[pin(0)]);
     assert_eq!((decision.retire, decision.lost), (None, 0));
     assert_eq!(test.publish(count), Err(FULL), "what is pinned stays");
-    // On behalf of what was accepted there is a tenth more, and no more than that.
+    // On behalf of accepted events there is a tenth more, but no more.
     let more = (0..1_000)
         .take_while(|id| test.publish_for(Purpose::Accepted, 5_000 + id, 100 << 10).is_ok())
         .count();
     assert!((2..=4).contains(&more), "{more} of 100 KiB in a tenth of 4 MiB");
     let read = test.topic.log().reader().read(Offset::ZERO, 1 << 20).unwrap();
     assert!(read.records().next().is_some(), "it drains");
-    // The reader is through: there is room without a restart.
+    // The reader has caught up: there is room without a restart.
     let decision = test.look(&[pin(count)]);
     assert!(decision.retire.is_some());
     assert_eq!(decision.lost, 0);
@@ -156,7 +156,7 @@ fn what_was_refused_has_room_after_a_look_if_anything_may_go() {
     }
 }
 
-/// Queue 7.17, for retention: with a clock that jumped nothing is old.
+/// Queue 7.17, for retention: after a clock jump nothing is old.
 #[test]
 fn age_lets_go_unless_the_clock_jumped() {
     let test = Test::first(&settings());
@@ -185,7 +185,7 @@ fn a_reader_too_far_behind_stops_publishes_until_it_is_not() {
     assert!(test.publish_for(Purpose::Accepted, 3, 10).is_ok(), "a saga goes on");
     look(None);
     assert!(test.publish(2).is_ok());
-    // A reload takes the limit away.
+    // A reload removes the limit.
     look(Some(START.wall));
     assert!(test.publish(4).is_err());
     test.topic.set(&test.meta, &settings());

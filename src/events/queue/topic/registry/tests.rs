@@ -1,4 +1,4 @@
-//! What is told is on disk, what cannot be followed changes nothing.
+//! What was reported is on disk, and an invalid configuration changes nothing.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ fn what_is_configured_keeps_its_id() {
     assert_ne!(open(&Model::new()).unwrap().hash_key(), key, "each store has a secret of its own");
 }
 
-/// Queue 7.13, as far as it is the registry's.
+/// Queue 7.13, for the registry.
 #[test]
 fn a_second_process_is_kept_out() {
     let model = Model::new();
@@ -90,7 +90,7 @@ fn a_topic_is_adopted_under_another_name() {
     registry.configure(&[renamed], &[reads("billing", "purchases")]).unwrap();
     assert_eq!(registry.topics().len(), 1);
     assert_eq!(registry.topic("purchases").unwrap().id, id);
-    // The line stays in the file for good.
+    // The line stays in the configuration for good.
     registry.configure(&[renamed], &[reads("billing", "purchases")]).unwrap();
     let message = refused(registry.configure(&[renamed, topic("orders", 4)], &[]));
     assert_eq!(message, "topic `purchases` is renamed from `orders`, which is configured too");
@@ -169,8 +169,8 @@ fn a_newer_store_and_a_damaged_one_are_refused_and_left_alone() {
     assert!(matches!(open(&model), Err(RegistryError::Missing)));
 }
 
-/// Queue 7.1 for the registry: whatever was told is there after a crash in any operation, and nothing
-/// but that or what was about to be told.
+/// Queue 7.1 for the registry: after a crash in any operation it has what was reported, or what was
+/// about to be.
 #[test]
 fn what_was_told_survives_a_crash_at_every_operation() {
     let work = |model: &Model| -> Vec<Meta> {
