@@ -1,7 +1,7 @@
 //! Bounds the bytes in flight into a log: room is taken before they exist, and given back when they
 //! are written or not needed.
 //!
-//! One atomic word. Nobody waits for it: without room a caller is refused at once: back-pressure.
+//! One atomic word. Nobody waits for it: a caller without room is refused at once, which is the
 //! back-pressure.
 
 use std::sync::{
