@@ -4,6 +4,7 @@
 //! own way ([`deliver`]): its attempt is recorded in the ingress log, it is sent, and its result is on
 //! disk there before the machine learns it, and so before the request is settled. Writing the result
 //! is retried as long as the process lives; after that the request is uncertain.
+//!
 //! No attempt in flight is given up: a stop waits for them as long as it was told to, and what
 //! remains then is uncertain.
 
