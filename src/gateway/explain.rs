@@ -323,7 +323,8 @@ impl Told<'_> {
     fn values(&self) -> Values<'_> {
         let target = &self.asked.target;
         let path = if self.route.merge_slashes { target.merged() } else { target.path() };
-        Values { path, query: target.query(), params: self.params }
+        let host = &self.asked.host;
+        Values { host, path, query: target.query(), params: self.params }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Touches every request. `respond` and `redirect` end here and drop the request; their answers are
 //! not refusals. `upstream` and `split` continue; the choice among several upstreams is written to
 //! the context, once for all attempts. Refuses with 400 `bad-target` a redirect whose location is
-//! too long for a header field.
+//! too long for a header field, or needs a host where the request names none.
 //!
 //! Costs a random number with `split`, a string with `redirect`; no lock, no box. Behind everything
 //! that may refuse, and before everything that concerns an upstream.
@@ -165,6 +165,10 @@ fn redirect(
     values: &Values<'_>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
+    if values.host.is_empty() && to.has_host() {
+        // `https:///a/b` is `https://a/b` to browsers: the client's path would name the host.
+        return Err(Error::new(Kind::BadTarget).with_detail("a redirect to no host"));
+    }
     let location = HeaderValue::from_maybe_shared(Bytes::from(to.render_location(values)))
         .map_err(|error| Error::new(Kind::BadTarget).with_source(error))?;
     let mut response = Response::new(Body::empty());
@@ -249,6 +253,20 @@ mod tests {
         assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT);
         let location = response.headers()[header::LOCATION].to_str().unwrap();
         assert!(location.eq_ignore_ascii_case("https://shop.example/a/b%0d%0ax"), "{location}");
+    }
+
+    #[tokio::test]
+    async fn redirect_to_the_host_asked_for_needs_one() {
+        let redirected = async |host: &str| {
+            let location = Template(vec![Part::Text("https://".into()), Part::Host, Part::Path]);
+            let (status, headers) = (StatusCode::FOUND, HeaderMap::new());
+            let asked = get("/evil.example/a");
+            asked.cx.set_host(host.into());
+            ended(Settings::Redirect { status, location, headers }, asked).await
+        };
+        let response = redirected("shop.example").await.unwrap();
+        assert_eq!(response.headers()[header::LOCATION], "https://shop.example/evil.example/a");
+        assert_eq!(redirected("").await.unwrap_err().kind().reason(), "bad-target");
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::http::{Context, context::Params};
 
-/// Text with placeholders: `{path}`, `{query}` and the names of the route's path template.
+/// Text with placeholders: `{host}`, `{path}`, `{query}` and the names of the route's path template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(pub Vec<Part>);
 
@@ -18,6 +18,8 @@ pub struct Template(pub Vec<Part>);
 pub enum Part {
     /// Literal text.
     Text(Box<str>),
+    /// `{host}`: the host asked for, in lower case and without its port.
+    Host,
     /// `{path}`: the normalised path, with its leading slash.
     Path,
     /// `{query}`: the query without its `?`; empty if there is none.
@@ -29,6 +31,8 @@ pub enum Part {
 /// The values of the placeholders in one request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Values<'a> {
+    /// `{host}`; empty if there is none.
+    pub host: &'a str,
     /// `{path}`.
     pub path: &'a str,
     /// `{query}`.
@@ -40,6 +44,7 @@ pub struct Values<'a> {
 /// The part of a URI reference that a value is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
+    Authority,
     Path,
     // A value within the query, not the query as a whole.
     QueryValue,
@@ -55,7 +60,7 @@ impl Template {
     /// A `?` or `&` in front of an empty `{query}` at the end is dropped too.
     pub fn render(&self, values: &Values<'_>) -> String {
         let mut out =
-            String::with_capacity(values.path.len() + values.query.map_or(0, str::len) + 32);
+            String::with_capacity(values.path.len() + values.query.map_or(0, str::len) + 64);
         let mut place = Place::Path;
         for part in &self.0 {
             match part {
@@ -64,6 +69,10 @@ impl Template {
                     if text.contains('?') {
                         place = Place::QueryValue;
                     }
+                }
+                Part::Host => {
+                    let place = if out.ends_with("//") { Place::Authority } else { place };
+                    encode(&mut out, values.host, place);
                 }
                 Part::Path => encode(&mut out, values.path, place),
                 Part::Query => encode(&mut out, values.query.unwrap_or(""), Place::Query),
@@ -101,18 +110,23 @@ impl Template {
     pub fn render_location(&self, values: &Values<'_>) -> String {
         let out = self.render(values);
         match self.0.first() {
-            Some(Part::Path | Part::Query | Part::Param(_)) => {
+            Some(Part::Host | Part::Path | Part::Query | Part::Param(_)) => {
                 format!("/{}", out.trim_start_matches('/'))
             }
             Some(Part::Text(_)) | None => out,
         }
     }
 
+    /// Whether `{host}` is in it.
+    pub fn has_host(&self) -> bool {
+        self.0.contains(&Part::Host)
+    }
+
     fn has_query(&self) -> bool {
         self.0.iter().any(|part| match part {
             Part::Text(text) => text.contains('?'),
             Part::Query => true,
-            Part::Path | Part::Param(_) => false,
+            Part::Host | Part::Path | Part::Param(_) => false,
         })
     }
 }
@@ -123,8 +137,9 @@ impl<'a> Values<'a> {
     /// The values for the request of `cx`; `merge`: runs of `/` in the path are merged. The path is
     /// empty until `edge` has made the target.
     pub fn of(cx: &'a Context, merge: bool) -> Self {
-        let params = cx.params();
-        cx.target().map_or(Self { params, ..Self::default() }, |target| Self {
+        let (host, params) = (cx.host().unwrap_or_default(), cx.params());
+        cx.target().map_or(Self { host, params, ..Self::default() }, |target| Self {
+            host,
             path: if merge { target.merged() } else { target.path() },
             query: target.query(),
             params,
@@ -136,7 +151,11 @@ impl<'a> Values<'a> {
 
 impl Place {
     /// RFC 3986: `pchar`, `/`, and in a query `?`; within a value, no separators of parameters.
+    /// In an authority: what a valid host contains, the brackets of IPv6 included.
     fn takes(self, byte: u8) -> bool {
+        if self == Self::Authority {
+            return byte.is_ascii_alphanumeric() || b"-._[:]".contains(&byte);
+        }
         match byte {
             b'&' | b'+' | b';' | b'=' => self != Self::QueryValue,
             b'?' => self == Self::Query,
@@ -181,8 +200,12 @@ mod tests {
     #[test]
     fn placeholders_stand_for_the_request() {
         let (bound, values_text) = Bound::joined([("id", "7")]);
-        let values =
-            Values { path: "/orders/7", query: Some("page=2"), params: bound.of(&values_text) };
+        let values = Values {
+            host: "",
+            path: "/orders/7",
+            query: Some("page=2"),
+            params: bound.of(&values_text),
+        };
         let template = Template(vec![
             text("/v2"),
             Part::Path,
@@ -215,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_rewrite_that_says_nothing_of_the_query_keeps_it() {
-        let with_query = Values { path: "/a", query: Some("x=1&y=2"), params: Params::default() };
+        let with_query = Values { path: "/a", query: Some("x=1&y=2"), ..Values::default() };
         let without = Values { query: None, ..with_query };
         for (template, kept, bare) in [
             (vec![text("/v2"), Part::Path], "/v2/a?x=1&y=2", "/v2/a"),
@@ -244,10 +267,29 @@ mod tests {
         assert_eq!(absolute.render_location(&values), "https://shop.example//a");
     }
 
+    #[test]
+    fn a_host_is_an_authority_only_where_one_stands() {
+        let secure =
+            Template(vec![text("https://"), Part::Host, Part::Path, text("?"), Part::Query]);
+        let values = |host| Values { host, path: "/a", query: Some("b=//c"), ..Values::default() };
+        let location = |template: &Template, host| template.render_location(&values(host));
+        assert_eq!(location(&secure, "shop.example"), "https://shop.example/a?b=//c");
+        assert_eq!(location(&secure, "[2001:db8::1]"), "https://[2001:db8::1]/a?b=//c");
+        assert_eq!(location(&secure, "a@b/c?d#e"), "https://a%40b%2Fc%3Fd%23e/a?b=//c");
+        let port = Template(vec![text("https://"), Part::Host, text(":8443"), Part::Path]);
+        assert_eq!(location(&port, "shop.example"), "https://shop.example:8443/a");
+        let named = Template(vec![text("/moved?from="), Part::Host]);
+        assert_eq!(location(&named, "[::1]"), "/moved?from=%5B::1%5D");
+        assert_eq!(location(&Template(vec![Part::Host]), "shop.example"), "/shop.example");
+        assert!(secure.has_host() && !Template(vec![Part::Path]).has_host());
+    }
+
     fn parts() -> impl Strategy<Value = Vec<Part>> {
         let part = prop_oneof![
             "[a-z/]{0,8}".prop_map(|literal| text(&literal)),
             Just(text("?a=")),
+            Just(text("https://")),
+            Just(Part::Host),
             Just(Part::Path),
             Just(Part::Query),
             Just(param("id")),
@@ -259,11 +301,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_request_renders_to_a_target_and_a_field(
-            parts in parts(), path in ".*", query in prop::option::of(".*"), id in ".*"
+            parts in parts(), host in ".*", path in ".*", query in prop::option::of(".*"), id in ".*"
         ) {
             let (bound, values_text) = Bound::joined([("id", &*id)]);
             let (query, params) = (query.as_deref(), bound.of(&values_text));
-            let values = Values { path: &path, query, params };
+            let values = Values { host: &host, path: &path, query, params };
             let template = Template(parts);
 
             let target = template.render_target(&values);

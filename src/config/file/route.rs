@@ -177,8 +177,8 @@ pub struct Respond {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
-    /// Where the client is sent. `{path}`, `{query}` and the placeholders of `match.path` are
-    /// replaced.
+    /// Where the client is sent. `{host}` (without its port), `{path}`, `{query}` and the placeholders
+    /// of `match.path` are replaced.
     pub location: Written<Text>,
     /// The status: 301, 302, 303, 307 or 308. Default: 308.
     pub status: Option<Written<StatusCode>>,

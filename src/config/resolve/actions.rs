@@ -13,7 +13,7 @@ use crate::{
             self,
             route::{Redirect, Respond, Share},
         },
-        value::{Fault, ParamName, template},
+        value::{self, Fault, ParamName},
         written::{Place, Placed},
     },
     middleware::action::Settings,
@@ -163,7 +163,7 @@ impl Resolver<'_> {
             self.error(location.place, Fault::new("this is not a location"));
         }
         let location = self
-            .checked(location.place, template(&location.text, params))
+            .checked(location.place, value::location(&location.text, params))
             .unwrap_or_else(|| crate::middleware::headers::Template(Vec::new()));
         Settings::Redirect { status: code, location, headers: HeaderMap::new() }
     }

@@ -142,11 +142,11 @@ impl Resolver<'_> {
         let starts_well = match template.0.first() {
             Some(Part::Text(text)) => text.starts_with('/'),
             Some(Part::Path) => true,
-            Some(Part::Query | Part::Param(_)) | None => false,
+            Some(Part::Host | Part::Query | Part::Param(_)) | None => false,
         };
         let is_plain = |part: &Part| match part {
             Part::Text(text) => text.bytes().all(|b| b.is_ascii_graphic() && b != b'#'),
-            Part::Path | Part::Query | Part::Param(_) => true,
+            Part::Host | Part::Path | Part::Query | Part::Param(_) => true,
         };
         if !starts_well {
             let fault = Fault::new("a target starts with `/`").help("or with `{path}`");

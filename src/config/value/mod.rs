@@ -18,7 +18,7 @@ pub use self::{
     address::{AdminAddress, Origin},
     collector::GRPC_PORT,
     http::StatusRange,
-    pattern::{LogName, Name, ParamName, path_template, selector_part, template},
+    pattern::{LogName, Name, ParamName, location, path_template, selector_part, template},
     reference::{Reference, SecretReference},
     retry::RetryOn,
     time::Timestamp,

@@ -184,8 +184,18 @@ fn is_param(name: &str) -> bool {
     starts_well && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A text with `{path}`, `{query}` and the names of the route's path template.
+/// A text with `{path}`, `{query}` and the names of the route's path template. Not with the host: a
+/// client may name a host `..`, which in a path is another one.
 pub fn template(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
+    filled(text, params, false)
+}
+
+/// The same with `{host}` as well, unless the path template has a name `host` of its own.
+pub fn location(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
+    filled(text, params, true)
+}
+
+fn filled(text: &str, params: &[ParamName], with_host: bool) -> Result<Template, Fault> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(open) = rest.find(['{', '}']) {
@@ -202,7 +212,8 @@ pub fn template(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
             "query" => Part::Query,
             name => match params.iter().find(|param| ***param == *name) {
                 Some(param) => Part::Param(Arc::clone(param)),
-                None => return Err(unknown_placeholder(name, params)),
+                None if with_host && name == "host" => Part::Host,
+                None => return Err(unknown_placeholder(name, params, with_host)),
             },
         });
         rest = after;
@@ -213,9 +224,9 @@ pub fn template(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
     Ok(Template(parts))
 }
 
-fn unknown_placeholder(name: &str, params: &[ParamName]) -> Fault {
-    let known: Vec<&str> =
-        ["path", "query"].into_iter().chain(params.iter().map(|param| &**param)).collect();
+fn unknown_placeholder(name: &str, params: &[ParamName], with_host: bool) -> Fault {
+    let own = ["path", "query"].into_iter().chain(with_host.then_some("host"));
+    let known: Vec<&str> = own.chain(params.iter().map(|param| &**param)).collect();
     let all = known.iter().map(|name| format!("`{{{name}}}`")).collect::<Vec<_>>().join(", ");
     Fault::new(format!("nothing fills `{{{name}}}`"))
         .help(did_you_mean(name, known).unwrap_or_else(|| format!("this route has {all}")))

@@ -136,6 +136,10 @@ fn templates_use_what_the_path_names() {
         template("/{ids}", &params).unwrap_err().help.as_deref(),
         Some("did you mean `id`?")
     );
+    assert_eq!(location("{host}", &params), Ok(Template(vec![Part::Host])));
+    assert!(template("{host}", &params).is_err(), "only a location has it");
+    let named: [ParamName; 1] = [Arc::from("host")];
+    assert_eq!(location("{host}", &named), Ok(Template(vec![Part::Param("host".into())])));
     for text in ["{", "}", "a}b", "{a", "{}", "{path}}"] {
         assert!(template(text, &params).is_err(), "{text}");
     }
