@@ -6,10 +6,13 @@ use std::{hint::black_box, sync::Arc};
 
 use criterion::{BenchmarkId, Criterion};
 use http::{HeaderMap, Method};
-use sluicegate::routing::{
-    Rule, Table,
-    matcher::{self, Head, Match},
-    route::{Host, Path, Segment},
+use sluicegate::{
+    http::Scheme,
+    routing::{
+        Rule, Table,
+        matcher::{self, Head, Match},
+        route::{Host, Path, Segment},
+    },
 };
 
 /// Few, and many: what the first answers in, the second must too.
@@ -67,6 +70,7 @@ fn rules(size: usize) -> Vec<Rule> {
                 priority: 0,
                 hosts: vec![Host::Exact(host(index).into())],
                 path,
+                scheme: None,
                 methods: Some(vec![Method::GET, Method::POST]),
                 headers: Vec::new(),
                 query: Vec::new(),
@@ -108,6 +112,7 @@ impl Case {
         Head {
             host: black_box(&self.host),
             path: black_box(&self.path),
+            scheme: Scheme::Http,
             method: &Method::GET,
             query: None,
             headers,

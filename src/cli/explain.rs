@@ -26,7 +26,7 @@ pub struct Args {
     file: ConfigFile,
     /// The request's method
     method: String,
-    /// The request's URL, or only its path
+    /// The request's URL, or only its path (over http)
     url: String,
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]

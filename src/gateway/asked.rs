@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::http::{ClientIp, Target};
+use crate::http::{ClientIp, Scheme, Target};
 
 /// A request that somebody asks about.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub(super) method: Method,
+    pub(super) scheme: Scheme,
     pub(super) host: String,
     pub(super) target: Target,
     pub(super) headers: HeaderMap,
@@ -22,8 +23,8 @@ pub struct Asked {
 impl Asked {
     /// Parses a request. The error is a sentence for whoever typed it.
     ///
-    /// `url` may be just a path; `headers` are `name: value` lines, and a `host` among them
-    /// overrides the URL's.
+    /// `url` may be just a path, which is then asked for over plain HTTP; `headers` are
+    /// `name: value` lines, and a `host` among them overrides the URL's.
     pub fn parse<'a>(
         method: &str,
         url: &str,
@@ -37,6 +38,11 @@ impl Asked {
         if method == Method::CONNECT {
             return Err("405 method-not-allowed: there are no tunnels for CONNECT".to_owned());
         }
+        let scheme = match uri.scheme_str() {
+            None => Scheme::Http,
+            Some(scheme) => Scheme::parse(scheme)
+                .ok_or_else(|| format!("`{scheme}` is not a scheme of requests; http or https"))?,
+        };
         let headers = parse_headers(headers)?;
         let host = match headers.get(http::header::HOST) {
             Some(host) => host.to_str().map_err(|_| "Host is not text".to_owned())?.to_owned(),
@@ -51,7 +57,7 @@ impl Asked {
             return Err("400 bad-target: `*` is for OPTIONS only".to_owned());
         }
         let host = host.host().trim_end_matches('.').to_ascii_lowercase();
-        Ok(Self { method, host, target, headers, client: None, principal: None })
+        Ok(Self { method, scheme, host, target, headers, client: None, principal: None })
     }
 
     /// Sets the client: its address, and the principal that `auth` would find.
@@ -86,6 +92,19 @@ mod tests {
         assert!(told("CONNECT", "http://a/").starts_with("405 method-not-allowed"));
         assert!(told("GET", "*").starts_with("400 bad-target"));
         assert!(told("GET", "/%00").starts_with("400 bad-target"));
+        assert!(told("GET", "ftp://a/").contains("http or https"));
         assert!(Asked::parse("OPTIONS", "*", []).is_ok());
+    }
+
+    #[test]
+    fn the_scheme_is_the_urls() {
+        for (url, scheme) in [
+            ("/orders", Scheme::Http),
+            ("http://a/", Scheme::Http),
+            ("HTTPS://a/", Scheme::Https),
+            ("wss://a/", Scheme::Https),
+        ] {
+            assert_eq!(Asked::parse("GET", url, []).unwrap().scheme, scheme, "{url}");
+        }
     }
 }

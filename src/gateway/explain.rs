@@ -58,6 +58,7 @@ pub fn explain(
     let head = Head {
         host: &asked.host,
         path: asked.target.merged(),
+        scheme: asked.scheme,
         method: &asked.method,
         query: asked.target.query(),
         headers: &asked.headers,

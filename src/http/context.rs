@@ -34,7 +34,7 @@ use self::recorded::{GoingOn, Overtime};
 use crate::{
     error::response::Dialect,
     http::{
-        ClientIp, Peer, Principal, Target,
+        ClientIp, Peer, Principal, Scheme, Target,
         held::Held,
         idempotency::{KeyHonoured, Rider},
     },
@@ -78,6 +78,7 @@ struct Cells {
     held: OnceLock<Held>,
     going_on: OnceLock<Box<Mutex<GoingOn>>>,
     received: AtomicU64,
+    is_https: AtomicBool,
     is_connecting: AtomicBool,
     was_repeated: AtomicBool,
     is_deferred: AtomicBool,
@@ -149,6 +150,7 @@ impl Context {
             held: OnceLock::new(),
             going_on: OnceLock::new(),
             received: AtomicU64::new(0),
+            is_https: AtomicBool::new(false),
             is_connecting: AtomicBool::new(false),
             was_repeated: AtomicBool::new(false),
             is_deferred: AtomicBool::new(false),
@@ -235,6 +237,17 @@ impl Context {
     /// Written by `edge`.
     pub fn set_host(&self, host: Arc<str>) {
         set(&self.0.host, host);
+    }
+
+    /// The scheme that the client used, once `edge` has found it.
+    pub fn scheme(&self) -> Scheme {
+        // Relaxed, as the write: both happen in the polls of one future.
+        if self.0.is_https.load(Ordering::Relaxed) { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// Written by `edge`.
+    pub fn set_scheme(&self, scheme: Scheme) {
+        self.0.is_https.store(scheme == Scheme::Https, Ordering::Relaxed);
     }
 
     /// The normalised target, once `edge` has made it.

@@ -28,6 +28,7 @@ pub mod principal;
 pub mod query;
 pub mod replay;
 pub mod retry_after;
+pub mod scheme;
 pub mod secret;
 pub mod selector;
 pub mod sink;
@@ -46,6 +47,7 @@ pub use self::{
     peer::Peer,
     principal::Principal,
     retry_after::retry_after,
+    scheme::Scheme,
     secret::Secret,
     target::Target,
 };

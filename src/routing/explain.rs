@@ -11,6 +11,7 @@ use super::{
     matcher::{self, Asked, Condition, Head, Match},
     table::Entry,
 };
+use crate::http::Scheme;
 
 /// Which route takes a request, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,8 +61,8 @@ pub enum Outcome {
 pub struct Loser {
     /// `routes[].name`.
     pub route: String,
-    /// The first predicate that failed: `host`, `path`, `method`, `header`, `query`; or `order`, if
-    /// another route that also matches comes first.
+    /// The first predicate that failed: `host`, `path`, `scheme`, `method`, `header`, `query`; or
+    /// `order`, if another route that also matches comes first.
     pub failed_on: &'static str,
     /// A sentence that includes the values.
     pub why: String,
@@ -176,19 +177,23 @@ fn progress<'t>(
         return (1, "path", format!("path is `{}`, not `{}`", head.path, rule.path), None);
     }
     match asked.failed(rule) {
+        Some(Condition::Scheme) => {
+            let wanted = rule.scheme.map_or("either", Scheme::as_str);
+            (2, "scheme", format!("scheme is {}, not {wanted}", head.scheme), None)
+        }
         Some(Condition::Method) => {
             let methods: Vec<&str> =
                 rule.methods.iter().flatten().map(http::Method::as_str).collect();
             let why = format!("method is {}, not {}", asked.method, methods.join(" or "));
-            (2, "method", why, None)
+            (3, "method", why, None)
         }
         Some(Condition::Header(name)) => {
-            (3, "header", format!("header `{name}` is not what it asks for"), None)
+            (4, "header", format!("header `{name}` is not what it asks for"), None)
         }
         Some(Condition::Query(name)) => {
-            (4, "query", format!("query parameter `{name}` is not what it asks for"), None)
+            (5, "query", format!("query parameter `{name}` is not what it asks for"), None)
         }
-        None => (5, "order", String::new(), Some(entry)),
+        None => (6, "order", String::new(), Some(entry)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The search for the first entry, in order of precedence, that matches a request. Pure.
 //!
-//! The index yields the entries whose host and path match; method, headers and query decide among
-//! them. Only if none is left are they visited again, for the methods that a 405 has to name.
+//! The index yields the entries whose host and path match; scheme, method, headers and query
+//! decide among them. Only if none is left are they visited again, for the methods that a 405 has to name.
 //!
 //! Costs a hash lookup per matching host pattern and per path segment that some template has.
 //! Allocates only for more than two bound names, a decoded query parameter, or a 405.
@@ -18,7 +18,7 @@ use super::{
     index::Place,
     route::{HeaderPredicate, Values},
 };
-use crate::http::query;
+use crate::http::{Scheme, query};
 
 /// The parts of a request that routes are matched on.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,8 @@ pub struct Head<'a> {
     pub host: &'a str,
     /// The normalised path with runs of `/` merged.
     pub path: &'a str,
+    /// The scheme of the request, see [`Context::scheme`](crate::http::Context::scheme).
+    pub scheme: Scheme,
     /// The method as it was sent.
     pub method: &'a Method,
     /// The query without its `?`.
@@ -64,6 +66,7 @@ pub(super) struct Asked<'a> {
 /// A condition of a rule beyond host and path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition<'a> {
+    Scheme,
     Method,
     Header(&'a http::HeaderName),
     Query(&'a str),
@@ -154,13 +157,17 @@ impl<'a> Asked<'a> {
     }
 
     fn fits_but_method(&self, rule: &Rule) -> bool {
-        rule.path.takes_indexed(self.head.path)
+        rule.takes_scheme(self.head.scheme)
+            && rule.path.takes_indexed(self.head.path)
             && rule.headers.iter().all(|(name, predicate)| self.fits_header(name, predicate))
             && rule.query.iter().all(|(name, value)| self.fits_query(name, value))
     }
 
     /// The first condition that the request fails, in the order of checking.
     pub(super) fn failed<'r>(&self, rule: &'r Rule) -> Option<Condition<'r>> {
+        if !rule.takes_scheme(self.head.scheme) {
+            return Some(Condition::Scheme);
+        }
         if !self.fits_method(rule) {
             return Some(Condition::Method);
         }

@@ -2,8 +2,9 @@
 //!
 //! Compared in this order: `priority`, higher first; the host, exact before wildcard (longer first)
 //! before any; the path, exact before template (more literal segments first) before catch-all
-//! (longer first) before regular expression before no path; the number of predicates (methods count
-//! as one, each header and each query parameter), more first; the order in the file.
+//! (longer first) before regular expression before no path; the number of predicates (the scheme
+//! counts as one, so do methods, each header and each query parameter), more first; the order in the
+//! file.
 //!
 //! Claims do not count: they are checked after authentication, inside a group.
 
@@ -70,7 +71,10 @@ impl Precedence {
             },
             path: PathRank::new(&rule.path),
             predicates: Reverse(
-                usize::from(rule.methods.is_some()) + rule.headers.len() + rule.query.len(),
+                usize::from(rule.scheme.is_some())
+                    + usize::from(rule.methods.is_some())
+                    + rule.headers.len()
+                    + rule.query.len(),
             ),
             order,
         }

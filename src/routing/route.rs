@@ -6,6 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use regex::Regex;
 use smallvec::SmallVec;
 
+use crate::http::Scheme;
+
 /// One rule: `routes[].match`, and what decides between rules.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -17,6 +19,8 @@ pub struct Rule {
     pub hosts: Vec<Host>,
     /// The pattern for the path.
     pub path: Path,
+    /// The scheme of the request; `None` means either.
+    pub scheme: Option<Scheme>,
     /// Any of these must match; `None` means every method.
     pub methods: Option<Vec<Method>>,
     /// All of these must match.
@@ -80,6 +84,11 @@ pub type Values<'a> = SmallVec<[&'a str; 2]>;
 // === impl Rule ===
 
 impl Rule {
+    /// Whether the rule allows `scheme`.
+    pub(super) fn takes_scheme(&self, scheme: Scheme) -> bool {
+        self.scheme.is_none_or(|wanted| wanted == scheme)
+    }
+
     /// Whether `methods` allows `method`. A rule for GET also takes HEAD (RFC 9110, 9.3.2: HEAD is
     /// GET without the content), as Go's and Rust's routers do.
     pub(super) fn takes_method(&self, method: &Method) -> bool {
@@ -216,6 +225,10 @@ impl fmt::Display for Rule {
         if let Some(methods) = &self.methods {
             let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
             write!(f, "{} ", methods.join(","))?;
+        }
+        if let Some(scheme) = self.scheme {
+            // A URL has a host.
+            write!(f, "{scheme}://{}", if self.hosts.is_empty() { "*" } else { "" })?;
         }
         let hosts: Vec<_> = self.hosts.iter().map(ToString::to_string).collect();
         f.write_str(&hosts.join(","))?;

@@ -1,6 +1,6 @@
 //! The step from the layers of every request to a route's own stack.
 //!
-//! Touches every request. Reads host, target and fields; writes the route and the values bound by
+//! Touches every request. Reads scheme, host, target and fields; writes the route and the values bound by
 //! its template into the context. Refuses with `route-none`, `method-not-allowed`, and `bad-target`
 //! if the path contains an encoded separator that the route does not allow. Costs the search (see
 //! `matcher`) and a reference of the bound names: no lock, no box, no clone of a stack. Each worker
@@ -118,6 +118,7 @@ impl<S> Router<S> {
         let head = Head {
             host: cx.host().unwrap_or_default(),
             path: target.merged(),
+            scheme: cx.scheme(),
             method: &request.parts.method,
             query: target.query(),
             headers: &request.parts.headers,
@@ -209,6 +210,7 @@ mod tests {
             priority: 0,
             hosts: Vec::new(),
             path,
+            scheme: None,
             methods,
             headers: Vec::new(),
             query: Vec::new(),

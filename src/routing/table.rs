@@ -154,7 +154,8 @@ fn group(rules: &[Rule]) -> Vec<Group> {
 /// The same text for rules that differ only in name and claims. Compiled patterns cannot be
 /// compared, but their source can.
 fn identity(rule: &Rule) -> String {
-    let Rule { name: _, claims: _, priority, hosts, path, methods, headers, query, .. } = rule;
+    let Rule { name: _, claims: _, priority, hosts, path, scheme, methods, headers, query, .. } =
+        rule;
     let pass = rule.pass_encoded_separators;
-    format!("{:?}", (priority, hosts, path, methods, headers, query, pass))
+    format!("{:?}", (priority, hosts, path, scheme, methods, headers, query, pass))
 }

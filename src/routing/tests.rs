@@ -13,6 +13,7 @@ use super::{
     matcher,
     route::{HeaderPredicate, Host, Path, Segment},
 };
+use crate::http::Scheme;
 
 /// A rule, written as `[priority] host path`.
 fn rule(name: &str, host: &str, path: &str) -> Rule {
@@ -21,6 +22,7 @@ fn rule(name: &str, host: &str, path: &str) -> Rule {
         priority: 0,
         hosts: host.split_whitespace().map(parse_host).collect(),
         path: parse_path(path),
+        scheme: None,
         methods: None,
         headers: Vec::new(),
         query: Vec::new(),
@@ -57,6 +59,11 @@ fn parse_path(text: &str) -> Path {
     Path::Template(text[1..].split('/').map(segment).collect())
 }
 
+fn over(mut rule: Rule, scheme: Scheme) -> Rule {
+    rule.scheme = Some(scheme);
+    rule
+}
+
 fn methods(mut rule: Rule, methods: &[Method]) -> Rule {
     rule.methods = Some(methods.to_vec());
     rule
@@ -71,13 +78,18 @@ fn exact(value: &'static str) -> HeaderPredicate {
     HeaderPredicate::Exact(HeaderValue::from_static(value))
 }
 
-/// The name of the route taken, the `Allow` of a 405, or `-`.
+/// The name of the route taken, the `Allow` of a 405, or `-`. A URL without a scheme is plain HTTP.
 fn find(table: &Table, method: &Method, url: &str, headers: &[(&'static str, &str)]) -> String {
     let headers: HeaderMap =
         headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
+    let (scheme, url) = match url.strip_prefix("https://") {
+        Some(url) => (Scheme::Https, url),
+        None => (Scheme::Http, url),
+    };
     let (host, path) = url.split_at(url.find('/').unwrap_or(url.len()));
     let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
-    match matcher::find(table, Head { host, path, method, query, headers: &headers }) {
+    let head = Head { host, path, scheme, method, query, headers: &headers };
+    match matcher::find(table, head) {
         Match::Route { index, values } => {
             let name: &str = &table.rules()[index].name;
             [&[name], values.as_slice()].concat().join(" ")
@@ -134,6 +146,10 @@ fn the_order_of_match_is_the_documented_one() {
         rule("short-wildcard", "*.c", "/x/y"),
         rule("exact", "", "/x/y"),
         rule("two-literals", "", "/x/y/{c}"),
+        over(
+            methods(rule("one-literal-method-https", "", "/{a}/y"), &[Method::GET]),
+            Scheme::Https,
+        ),
         methods(rule("one-literal-method", "", "/{a}/y"), &[Method::GET]),
         rule("one-literal", "", "/x/{b}"),
         rule("one-literal-later", "", "/{a}/y"),
@@ -163,6 +179,7 @@ fn the_order_of_match_is_the_documented_one() {
     assert_eq!(get(&table, "b.c/x/z"), "one-literal z");
     assert_eq!(get(&table, "c/x/y"), "exact");
     assert_eq!(get(&table, ".c/q/y"), "one-literal-method q");
+    assert_eq!(get(&table, "https://.c/q/y"), "one-literal-method-https q");
     assert_eq!(find(&table, &Method::PUT, "c/q/y", &[]), "one-literal-later q");
 }
 
@@ -199,6 +216,35 @@ fn a_405_only_when_no_other_route_takes_the_request() {
     assert_eq!(send(&Method::PUT, &[]), "GET, HEAD, POST");
     assert_eq!(send(&Method::DELETE, &[("x-key", "k")]), "GET, HEAD, PATCH, POST, PUT");
     assert_eq!(find(&table, &Method::DELETE, "/y", &[]), "-");
+}
+
+#[test]
+fn a_scheme_leaves_the_other_to_other_routes() {
+    let redirect = over(rule("redirect", "", "/{*rest}"), Scheme::Http);
+    let get_only = over(methods(rule("get", "", "/a"), &[Method::GET]), Scheme::Https);
+    let table = Table::new(vec![rule("any", "", "/{*rest}"), redirect, get_only]);
+    assert_eq!(get(&table, "/a"), "redirect a");
+    assert_eq!(get(&table, "https:///a"), "get");
+    assert_eq!(get(&table, "https:///b"), "any b");
+    assert_eq!(find(&table, &Method::PUT, "https:///a", &[]), "any a");
+    // Routes of the other scheme have no part in what is allowed.
+    let secure = over(methods(rule("secure", "", "/a"), &[Method::GET]), Scheme::Https);
+    let plain = over(methods(rule("plain", "", "/a"), &[Method::POST]), Scheme::Http);
+    let table = Table::new(vec![secure, plain]);
+    assert_eq!(find(&table, &Method::PUT, "https:///a", &[]), "GET, HEAD");
+    assert_eq!(find(&table, &Method::PUT, "/a", &[]), "POST");
+    let only = Table::new(vec![over(rule("only", "", "/a"), Scheme::Https)]);
+    assert_eq!(get(&only, "/a"), "-");
+}
+
+#[test]
+fn rules_of_two_schemes_are_two_groups() {
+    let both = [Scheme::Http, Scheme::Https].map(|it| over(rule(it.as_str(), "", "/a"), it));
+    assert_eq!(both[0].to_string(), "http://*/a");
+    let named = over(rule("named", "shop.example", "/a"), Scheme::Https);
+    assert_eq!(named.to_string(), "https://shop.example/a");
+    let table = Table::new(both.to_vec());
+    assert_eq!([table.members(0), table.members(1)], [[0], [1]]);
 }
 
 #[test]
@@ -247,6 +293,7 @@ fn explains_why_the_others_lost() {
         rule("host", "other.example", "/x"),
         rule("path", "", "/y"),
         methods(rule("method", "", "/x"), &[Method::PUT, Method::POST]),
+        over(methods(rule("scheme", "", "/x"), &[Method::PUT]), Scheme::Https),
         header(rule("header", "", "/x"), "x-a", exact("1")),
         rule("taken", "*.example shop.example", "/{name}"),
         rule("lesser", "", "/x"),
@@ -255,11 +302,11 @@ fn explains_why_the_others_lost() {
     ]);
     let headers = HeaderMap::new();
     let method = Method::GET;
-    let head =
-        Head { host: "shop.example", path: "/x", method: &method, query: None, headers: &headers };
+    let (host, scheme) = ("shop.example", Scheme::Http);
+    let head = Head { host, path: "/x", scheme, method: &method, query: None, headers: &headers };
     let explanation = explain(&table, head);
     let params = vec![("name".to_owned(), "x".to_owned())];
-    assert_eq!(explanation.outcome, Outcome::Route { route: "taken".into(), index: 4, params });
+    assert_eq!(explanation.outcome, Outcome::Route { route: "taken".into(), index: 5, params });
     let told: Vec<_> = explanation
         .losers
         .iter()
@@ -271,6 +318,7 @@ fn explains_why_the_others_lost() {
             ("urgent", "host", "host is `shop.example`, not `other.example`"),
             ("host", "host", "host is `shop.example`, not `other.example`"),
             ("last", "order", "fits too, but `taken` has a more specific host"),
+            ("scheme", "scheme", "scheme is http, not https"),
             ("method", "method", "method is GET, not PUT or POST"),
             ("header", "header", "header `x-a` is not what it asks for"),
             ("path", "path", "path is `/x`, not `/y`"),
@@ -310,7 +358,7 @@ fn reference(rules: &[Rule], head: Head<'_>) -> Result<usize, Vec<String>> {
             HeaderPredicate::Regex(_) => false,
             HeaderPredicate::Present(wanted) => head.headers.contains_key(name) == *wanted,
         });
-        if !headers {
+        if !headers || rule.scheme.is_some_and(|wanted| wanted != head.scheme) {
             continue;
         }
         let listed = rule.methods.as_deref();
@@ -318,7 +366,8 @@ fn reference(rules: &[Rule], head: Head<'_>) -> Result<usize, Vec<String>> {
             allow.extend(listed.unwrap_or_default().iter().map(ToString::to_string));
             continue;
         }
-        let predicates = usize::from(listed.is_some()) + rule.headers.len();
+        let predicates = [listed.is_some(), rule.scheme.is_some()].map(usize::from);
+        let predicates = predicates.into_iter().sum::<usize>() + rule.headers.len();
         let rank = (Reverse(rule.priority), host, path, Reverse(predicates), order);
         if best.as_ref().is_none_or(|(best, _)| rank < *best) {
             best = Some((rank, order));
@@ -375,8 +424,11 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         vec![(HeaderName::from_static("x-a"), exact("1"))],
         vec![(HeaderName::from_static("x-b"), HeaderPredicate::Present(false))],
     ]);
-    (host, path, listed, headers, -1..2).prop_map(|(host, path, methods, headers, priority)| Rule {
+    let scheme = proptest::sample::select(vec![None, Some(Scheme::Http), Some(Scheme::Https)]);
+    let parts = (host, path, scheme, listed, headers, -1..2);
+    parts.prop_map(|(host, path, scheme, methods, headers, priority)| Rule {
         priority,
+        scheme,
         methods,
         headers,
         ..rule("r", host, &path)
@@ -391,6 +443,7 @@ proptest! {
         rules in proptest::collection::vec(any_rule(), 1..12),
         host in proptest::sample::select(vec!["", "b", "a.b", "c.a.b", ".b"]),
         path in "(/(a|b|c)){0,3}/?|\\*",
+        scheme in proptest::sample::select(vec![Scheme::Http, Scheme::Https]),
         method in proptest::sample::select(vec![Method::POST, Method::PUT, Method::DELETE]),
         fields in proptest::sample::subsequence(vec![("x-a", "1"), ("x-b", "1")], 0..=2),
     ) {
@@ -398,7 +451,8 @@ proptest! {
             .into_iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
-        let head = Head { host, path: &path, method: &method, query: None, headers: &headers };
+        let (path, method, headers) = (&*path, &method, &headers);
+        let head = Head { host, path, scheme, method, query: None, headers };
         let table = Table::new(rules.clone());
         let found = match matcher::find(&table, head) {
             Match::Route { index, .. } => Ok(index),
@@ -419,8 +473,8 @@ proptest! {
     fn any_host_and_path_never_panic(host: String, path: String) {
         let table = Table::new(vec![rule("a", "*.b", "/{x}/{*r}"), rule("b", "", "/é/{x}")]);
         let headers = HeaderMap::new();
-        let head =
-            Head { host: &host, path: &path, method: &Method::GET, query: None, headers: &headers };
+        let (host, path, scheme, method) = (&*host, &*path, Scheme::Http, &Method::GET);
+        let head = Head { host, path, scheme, method, query: None, headers: &headers };
         let _found = matcher::find(&table, head);
     }
 }

@@ -234,6 +234,95 @@ async fn when_certificates_end_is_told_of_those_that_serve() {
     within("the new ones to be told of", async { while until().await != "2840140800" {} }).await;
 }
 
+/// A gateway with the listeners `web`, plain, and `secure`, with TLS, that redirects from the first to
+/// the other.
+fn redirecting(folder: &Path, more: &str) -> Running {
+    let folder = folder.display();
+    let text = format!(
+        "listeners:\n\
+         \x20 - {{ name: web, address: 127.0.0.1:0 }}\n\
+         \x20 - {{ name: secure, address: 127.0.0.1:0, protocols: [h1, h2],\n\
+         \x20     tls: {{ certificates: [{{ cert: {folder}/shop.pem, key: {folder}/shop.key }}] }} }}\n\
+         admin: {{ address: 127.0.0.1:0 }}\n\
+         telemetry: {{ access_log: {{ path: off }} }}\n\
+         routes:\n\
+         \x20 - name: to-https\n\
+         \x20   priority: 1\n\
+         \x20   match: {{ scheme: http, path: \"/{{*rest}}\" }}\n\
+         \x20   redirect: {{ location: \"https://{{host}}{{path}}?{{query}}\" }}\n\
+         \x20 - {{ name: a, match: {{ path: /a }}, respond: {{ body: a }} }}\n{more}"
+    );
+    Running::start_with(parse(&text), Options::default())
+}
+
+#[tokio::test]
+async fn one_process_redirects_http_to_https() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = certificate(folder.path(), "shop", "shop.example.com");
+    let gateway = redirecting(folder.path(), "");
+    let mut plain = gateway.client().await;
+    for (target, host, location) in [
+        ("/a?b=1&c=%20", "shop.example.com", "https://shop.example.com/a?b=1&c=%20"),
+        ("/a", "Shop.Example.com.:8080", "https://shop.example.com/a"),
+        ("//evil.example/a", "shop.example.com", "https://shop.example.com/evil.example/a"),
+        ("/", "[::1]:8080", "https://[::1]/"),
+    ] {
+        let head = format!("POST {target} HTTP/1.1\nHost: {host}\nX-Forwarded-Proto: https");
+        let answer = plain.request(&format!("{head}\nContent-Length: 0"), "").await;
+        assert_eq!(answer.status(), 308, "{target}");
+        assert_eq!(answer.field("location"), Some(location), "{target}");
+    }
+    // A stranger's word, also that of HTTP/1.0 on no host at all, moves nothing.
+    for (version, host, reason) in [
+        ("1.1", "Host: a@b\r\n", "bad-framing"),
+        ("1.0", "", "bad-target"),
+        ("1.1", "Host: .\r\n", "bad-target"),
+    ] {
+        let mut plain = gateway.client().await;
+        plain.send(format!("GET /evil.example/a HTTP/{version}\r\n{host}\r\n")).await;
+        let answer = plain.response("GET").await;
+        assert_eq!(answer.status(), 400, "{version} {host}");
+        assert!(answer.text().contains(reason), "{}", answer.text());
+    }
+    let secure = gateway.gateway().listener_address("secure").unwrap();
+    let trusted = std::slice::from_ref(&shop);
+    let mut h1 = connect(secure, "shop.example.com", trusted, None, &["http/1.1"]).await.unwrap();
+    assert_eq!(get(&mut h1).await.unwrap().text(), "a");
+    let stream = connect(secure, "shop.example.com", trusted, None, &["h2"]).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    // What the client says of the scheme does not count.
+    let request = http::Request::get("http://shop.example.com/a").body(()).unwrap();
+    let (response, _) = client.send_request(request, true).unwrap();
+    assert_eq!(within("an h2 answer", response).await.unwrap().status(), 200);
+    driver.abort();
+
+    let routes = gateway.admin("GET", "/v1/routes").await.text();
+    assert!(routes.contains("http://*/{*rest}"), "{routes}");
+    let explained = async |url: &str| {
+        let asked = format!("{{ \"method\": \"GET\", \"url\": \"{url}\" }}");
+        gateway.admin_with("POST", "/v1/explain", &asked).await.text()
+    };
+    let told = explained("https://shop.example.com/a").await;
+    assert!(told.contains("scheme is https, not http"), "{told}");
+    let told = explained("http://shop.example.com:8080/a?b").await;
+    assert!(told.contains("308 Permanent Redirect to https://shop.example.com/a?b"), "{told}");
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_the_scheme_is_what_the_proxy_says() {
+    let folder = tempfile::tempdir().unwrap();
+    certificate(folder.path(), "shop", "shop.example.com");
+    let gateway = redirecting(folder.path(), "trusted_proxies: [127.0.0.1]\n");
+    let mut client = gateway.client().await;
+    for (field, status) in
+        [("X-Forwarded-Proto: https", 200), ("X-Forwarded-Proto: http", 308), ("X-Other: a", 308)]
+    {
+        let answer = client.request(&format!("GET /a HTTP/1.1\nHost: shop\n{field}"), "").await;
+        assert_eq!(answer.status(), status, "{field}");
+    }
+}
+
 #[tokio::test]
 async fn tls_to_the_upstream_is_checked() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,6 +14,7 @@ use crate::{
         value::{ByteSize, Name, Origin, Text, Value, words},
         written::{Entries, Nothing, OneOrMany, Placed, Shape, Written, expected},
     },
+    http::Scheme,
     routing::route::Host,
 };
 
@@ -115,6 +116,9 @@ pub struct Match {
     pub path: Option<Written<Text>>,
     /// A regular expression for the whole path, instead of `path`.
     pub path_regex: Option<Written<Regex>>,
+    /// `https` for connections to a listener with `tls`, else `http`. From `trusted_proxies` it is
+    /// what `X-Forwarded-Proto` says. Default: both.
+    pub scheme: Option<Written<Scheme>>,
     /// Methods, one or a list. If only the method of a request does not match, it gets 405.
     /// Default: every method.
     pub methods: Option<OneOrMany<Written<Method>>>,

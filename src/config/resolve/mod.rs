@@ -24,6 +24,7 @@ mod remote;
 mod requests;
 mod retry;
 mod routes;
+mod schemes;
 mod subscriptions;
 mod topics;
 mod tracing;
@@ -155,14 +156,16 @@ impl Resolver<'_> {
             allow_faults: self.or(allow_faults, false),
             credentials: &known,
         };
-        let routes = self.routes(file.routes.as_deref().unwrap_or_default(), &limits, &mut named);
+        let written_routes = file.routes.as_deref().unwrap_or_default();
+        let routes = self.routes(written_routes, &limits, &mut named);
+        self.warn_of_schemes(written_routes, &routes, &listeners, &trusted_proxies);
         let events_api = self.events_api(file, events.as_ref(), &limits, (&known, &mut upstreams));
         let retry_budgets = upstreams.retry_budgets();
         let auths = routes.iter().map(|route| route.auth.as_ref());
         let auths = auths.chain(events_api.iter().map(|api| api.auth.as_ref()));
         let auths: Vec<_> = auths.flatten().collect();
         self.warn_unused_credentials(file, &auths);
-        self.warn_unasked_certificates(file.routes.as_deref().unwrap_or_default(), &listeners);
+        self.warn_unasked_certificates(written_routes, &listeners);
         let upstreams = self.warn_unused(upstreams);
         let telemetry = self.telemetry(file.telemetry.as_ref(), &auths);
         Config {

@@ -110,6 +110,7 @@ impl Resolver<'_> {
             priority: self.or(route.priority.as_ref(), 0),
             hosts: self.all(matches.host.as_ref()).unwrap_or_default(),
             path: self.path(matches),
+            scheme: matches.scheme.as_ref().and_then(|scheme| self.value(scheme)),
             methods: self.methods(matches.methods.as_ref()),
             headers: matches
                 .headers
@@ -217,11 +218,11 @@ impl Resolver<'_> {
     fn warn_shadowed(&mut self, written: &[Placed<file::Route>], routes: &[Route]) {
         let mut seen: HashMap<String, &Arc<str>> = HashMap::new();
         for (route, written) in routes.iter().zip(written) {
-            let Rule { name, priority, hosts, path, methods, headers, query, claims, .. } =
-                &route.rule;
-            let asks = format!(
-                "{priority} {hosts:?} {path:?} {methods:?} {headers:?} {query:?} {claims:?}"
-            );
+            let Rule {
+                name, priority, hosts, path, scheme, methods, headers, query, claims, ..
+            } = &route.rule;
+            let asks = (priority, hosts, path, scheme, methods, headers, query, claims);
+            let asks = format!("{asks:?}");
             if let Some(first) = seen.get(&asks) {
                 let fault = Fault::new(format!(
                     "this route never matches: `{first}` takes the same requests"

@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::{Regex, RegexBuilder};
 use schemars::{Schema, json_schema};
 
-use super::{Fault, Value, number};
+use super::{Fault, Value, Words, number};
+use crate::http::Scheme;
 
 /// A compiled expression may take so much memory; a pattern of a gateway needs a few KiB.
 const REGEX_BYTES: usize = 1 << 20;
@@ -70,6 +71,10 @@ impl Value for Method {
         }
         text.parse().map_err(|_| fault())
     }
+}
+
+impl Words for Scheme {
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("https", Self::Https)];
 }
 
 impl Value for StatusCode {

@@ -6,12 +6,12 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{FORWARDED, VIA},
+    header::{Entry, FORWARDED, VIA},
 };
 use smallvec::SmallVec;
 
 use crate::http::{
-    identity,
+    Scheme, identity,
     names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO},
     peer::Peer,
 };
@@ -30,14 +30,16 @@ struct Line(SmallVec<[u8; 128]>);
 /// Sets the fields that describe the client of `peer`. `host` is the request's own, `element` our
 /// element for both ([`element`]), and `version` the client's protocol version. If the peer is
 /// trusted, existing values are kept and appended to.
+///
+/// Returns the scheme of the request, the same that upstreams are told.
 pub fn set(
     headers: &mut HeaderMap,
     peer: &Peer,
     host: Option<&HeaderValue>,
     element: HeaderValue,
     version: Version,
-) {
-    let is_secure = peer.tls.is_some();
+) -> Scheme {
+    let scheme = Scheme::of(peer);
     let words = peer.words();
     let via = match version {
         Version::HTTP_10 => VIA_10,
@@ -50,11 +52,18 @@ pub fn set(
             append(headers, X_FORWARDED_FOR, address.clone());
         }
         append(headers, FORWARDED, element);
-        headers.entry(X_FORWARDED_PROTO).or_insert(if is_secure { HTTPS } else { HTTP });
         if let Some(host) = host {
             headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
         }
-        return;
+        return match headers.entry(X_FORWARDED_PROTO) {
+            Entry::Occupied(lines) => {
+                lines.iter().next_back().and_then(Scheme::told).unwrap_or(scheme)
+            }
+            Entry::Vacant(free) => {
+                free.insert(proto(scheme));
+                scheme
+            }
+        };
     }
     remove_claims(headers);
     headers.insert(VIA, via);
@@ -62,9 +71,17 @@ pub fn set(
         headers.insert(X_FORWARDED_FOR, address.clone());
     }
     headers.insert(FORWARDED, element);
-    headers.insert(X_FORWARDED_PROTO, if is_secure { HTTPS } else { HTTP });
+    headers.insert(X_FORWARDED_PROTO, proto(scheme));
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+    scheme
+}
+
+fn proto(scheme: Scheme) -> HeaderValue {
+    match scheme {
+        Scheme::Http => HTTP,
+        Scheme::Https => HTTPS,
     }
 }
 
@@ -95,7 +112,6 @@ fn append(headers: &mut HeaderMap, name: HeaderName, ours: HeaderValue) {
 /// Our element of `Forwarded` for a request from `peer` to `host`. A host with a port is not a
 /// token, so it is quoted.
 pub fn element(peer: &Peer, host: Option<&HeaderValue>) -> HeaderValue {
-    let is_secure = peer.tls.is_some();
     let mut line = Line::default();
     line.push(peer.words().forwarded_for());
     if let Some(host) = host {
@@ -105,7 +121,8 @@ pub fn element(peer: &Peer, host: Option<&HeaderValue>) -> HeaderValue {
             line.push(part);
         }
     }
-    line.push(if is_secure { b";proto=https" } else { b";proto=http" });
+    line.push(b";proto=");
+    line.push(Scheme::of(peer).as_str().as_bytes());
     line.into_value()
 }
 
@@ -148,8 +165,13 @@ mod tests {
 
     const HOST: HeaderValue = HeaderValue::from_static("shop.example");
 
-    fn tell(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, version: Version) {
-        set(headers, peer, host, element(peer, host), version);
+    fn tell(
+        headers: &mut HeaderMap,
+        peer: &Peer,
+        host: Option<&HeaderValue>,
+        version: Version,
+    ) -> Scheme {
+        set(headers, peer, host, element(peer, host), version)
     }
 
     const CLAIMS: [(&str, &str); 9] = [
@@ -204,6 +226,27 @@ mod tests {
         assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.7", "IPv4-mapped is given as IPv4");
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
         assert_eq!(headers[VIA], "1.0 sluice");
+    }
+
+    #[test]
+    fn the_scheme_is_the_connections_unless_a_trusted_peer_says_another() {
+        let found = |fields: &[(&'static str, &'static str)], is_tls: bool, trusted: bool| {
+            let tls = is_tls.then(Tls::default);
+            let peer = Peer { tls, ..peer("192.0.2.7", trusted) };
+            tell(&mut map(fields), &peer, Some(&HOST), Version::HTTP_11)
+        };
+        let (http, https) = (Scheme::Http, Scheme::Https);
+        let said = |value| [("x-forwarded-proto", value)];
+        assert_eq!([found(&[], false, false), found(&[], true, false)], [http, https]);
+        assert_eq!([found(&[], false, true), found(&[], true, true)], [http, https]);
+        assert_eq!(found(&said("https"), false, false), http, "a stranger's word");
+        assert_eq!(found(&said("http"), true, false), https, "a stranger's word");
+        assert_eq!(found(&said("https"), false, true), https);
+        assert_eq!(found(&said("http"), true, true), http);
+        assert_eq!(found(&said("rubbish"), true, true), https);
+        let lines = [("x-forwarded-proto", "http"), ("x-forwarded-proto", "https")];
+        assert_eq!(found(&lines, false, true), https, "the last line");
+        assert_eq!(found(&[("forwarded", "proto=https")], false, true), http, "not read");
     }
 
     #[test]

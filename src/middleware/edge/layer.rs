@@ -1,7 +1,7 @@
 //! Refuses ambiguous requests, and removes from the others everything that must not be believed.
 //!
 //! Touches every request. Refuses with 400 `bad-framing` or `bad-target`, 405 for CONNECT, 431
-//! `header-count`. Writes client IP, host and target to the context. Afterwards the head has no
+//! `header-count`. Writes client IP, host, scheme and target to the context. Afterwards the head has no
 //! hop-by-hop field, no field with an underscore and none reserved for the gateway; it has one
 //! `Host`, one `Cookie`, a target in origin form, and our word on the client. `Upgrade` stays only
 //! if a tunnel is asked for. Counts `sluice_fields_dropped_total`.
@@ -129,7 +129,8 @@ impl Shared {
         if head.version == Version::HTTP_2 {
             join_cookies(&mut head.headers);
         }
-        forwarded::set(&mut head.headers, peer, host.as_ref(), forwarded, head.version);
+        let headers = &mut head.headers;
+        cx.set_scheme(forwarded::set(headers, peer, host.as_ref(), forwarded, head.version));
         Ok(())
     }
 
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
     use crate::{
         http::{
-            Body, Cidrs, Context,
+            Body, Cidrs, Context, Scheme,
             peer::{Address, Peer},
         },
         telemetry::metrics::Metrics,
@@ -455,13 +456,16 @@ mod tests {
         let mut edged = Edged::new();
         let (head, cx) = edged.send(request()).await.unwrap();
         assert_eq!(head.headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(cx.scheme(), Scheme::Http);
         assert_eq!(cx.client_ip(), Some(ClientIp::Ip(IpAddr::from([192, 0, 2, 7]))));
 
         edged.trusted = true;
         edged.settings.trusted_proxies = Cidrs::new(["192.0.2.0/24".parse().unwrap()]);
-        let (head, cx) = edged.send(request()).await.unwrap();
+        let told = request().header("x-forwarded-proto", "https");
+        let (head, cx) = edged.send(told).await.unwrap();
         assert_eq!(head.headers["x-forwarded-for"], "203.0.113.9, 192.0.2.7");
         assert_eq!(cx.client_ip(), Some(ClientIp::Ip(IpAddr::from([203, 0, 113, 9]))));
+        assert_eq!(cx.scheme(), Scheme::Https);
     }
 
     #[test]
