@@ -12,7 +12,7 @@ pub const STATE: &str = "state";
 /// The journal of the delivery state.
 pub(super) const JOURNAL: &str = "state/journal";
 /// The file that reserves disk space for the journal.
-pub(super) const RESERVE: &str = "state/RESERVE";
+pub const RESERVE: &str = "state/RESERVE";
 /// The time to judge the clock by at the next start, while it is not trusted.
 pub const CLOCK: &str = "state/CLOCK";
 /// Records of requests.

@@ -61,6 +61,9 @@ impl Found {
             Ok(examined) => found.snapshots = examined,
             Err(error) => found.error = found.error.or_else(|| Some(error.to_string())),
         }
+        if let Err(error) = look.reserve() {
+            found.error = found.error.or_else(|| Some(error.to_string()));
+        }
         match look.clock() {
             Ok(clock) => found.clock = clock,
             Err(error) => found.error = found.error.or_else(|| Some(error.to_string())),
@@ -150,6 +153,14 @@ impl Look<'_> {
         let known = examine_state(&place, &self.snapshot()?, &self.stopped.registry)?;
         let forgotten = known.forgotten().clone();
         Ok(Some(Known { subscriptions: known.count(), forgotten, begun }))
+    }
+
+    /// Nothing is read from it, but a start has to open it.
+    fn reserve(&self) -> io::Result<()> {
+        match self.stopped.storage.open_read(Path::new(layout::RESERVE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// What the clock is compared with. If requested, sets a damaged note aside: the next start

@@ -60,6 +60,7 @@ impl OpenLog {
             let extent = segment.extent();
             let summary = segment.summary().unwrap_or_else(|| self.summary(segment));
             SegmentInfo {
+                epoch: segment.header.epoch,
                 base: segment.base(),
                 end: extent.end,
                 bytes: extent.position,

@@ -61,6 +61,8 @@ pub struct Opened {
 /// One file of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
+    /// Identifies the file: the files kept beside it repeat it.
+    pub epoch: u64,
     /// Its first offset.
     pub base: Offset,
     /// The offset after its last.

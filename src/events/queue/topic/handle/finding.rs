@@ -88,7 +88,7 @@ impl Inner {
         let mut page = [0; PAGE_BYTES];
         file.read_at(&mut page, 0)?;
         let head = KeysHead::decode(&page)?;
-        if head.end != segment.end {
+        if (head.epoch, head.end) != (segment.epoch, segment.end) {
             return Err(FileError::Contradiction.into());
         }
         let read = |buffer: &mut [u8], at: u64| -> io::Result<usize> { file.read_at(buffer, at) };

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::events::queue::{
-    codec::{Fields, Generation, Kind, Lookup, Tag},
+    codec::{Fields, Generation, KeysBuilder, Kind, Lookup, Tag},
     log::{AppendError, Appended, DiskSettings, DiskWatch, OwnedRecord},
     storage::model::{Crash, Model, Survivors},
     time::{Clock, ManualClock, Now},
@@ -233,4 +233,11 @@ fn an_event_is_found_by_its_id_wherever_it_is() {
     let now = Clock::now(&test.clock);
     let test = Test::open(&model, now, &settings());
     check(&test, false);
+    // Those of another log that ends there, too, say nothing of this one.
+    let sealed = test.topic.log().segments().into_iter().find(|it| it.is_sealed).unwrap();
+    let others = KeysBuilder::new(sealed.base, 0).encode(sealed.epoch ^ 1, sealed.end);
+    let path = format!("topic/{:020}.keys", sealed.base.0);
+    test.model.overwrite(std::path::Path::new(&path), &others);
+    let later = Instant::now() + Duration::from_mins(1);
+    assert!(test.topic.find(Lookup::Id, &sealed.base.0.to_string(), 10, later).is_partial);
 }
