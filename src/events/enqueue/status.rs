@@ -33,7 +33,6 @@ use crate::{
         request::{Fingerprint, NotAnId, Place, RequestId, StoredRequest},
     },
     http::{Context, Next, Request, Response, names::STATUS_PATH, query},
-    telemetry::clock,
 };
 
 /// The longest `wait`.
@@ -153,8 +152,7 @@ async fn found(
     if !is_own {
         return Err(unknown());
     }
-    let now = clock::since_epoch(clock::now()).as_millis();
-    if now >= u128::from(stored.status_until) {
+    if parts.requests.results().is_past(stored.status_until) {
         return Err(Kind::Queue(QueueFault::StatusGone).into());
     }
     Ok((stored, place))

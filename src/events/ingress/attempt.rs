@@ -284,6 +284,10 @@ impl Results for Ingress {
         self.0.log.is_offline()
     }
 
+    fn is_past(&self, at: u64) -> bool {
+        self.clock().1 >= at
+    }
+
     fn reserve(&self) -> bool {
         self.reserve_place()
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 
 use super::Place;
-use crate::http::idempotency::StoredAnswer;
+use crate::{http::idempotency::StoredAnswer, telemetry::clock};
 
 /// The most bytes of an answer that are kept, beside its fields.
 pub const MAX_ANSWER_BYTES: u64 = 256 << 10;
@@ -53,6 +53,12 @@ pub trait Results: fmt::Debug + Send + Sync {
     /// who wait for a change.
     fn is_winding_down(&self) -> bool {
         false
+    }
+
+    /// Whether it is later than `at` (milliseconds since 1970), or just then: never, while the clock is not to be
+    /// trusted.
+    fn is_past(&self, at: u64) -> bool {
+        clock::since_epoch(clock::now()).as_millis() >= u128::from(at)
     }
 
     /// While true, nothing is sent and unfinished requests have no status, until the records are

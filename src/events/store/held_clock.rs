@@ -49,15 +49,16 @@ pub fn examine_clock(storage: &dyn Storage) -> io::Result<Option<NotedClock>> {
 // === impl HeldClock ===
 
 impl HeldClock {
-    /// Starts `clock` with the time in the file, or else with when anything was last written, and
-    /// updates the file before anything else is written. Blocks.
+    /// Starts `clock` with the time in the file, or else with when anything was last written, the
+    /// delivery state included, and updates the file before anything else is written. Blocks.
     pub(super) fn begin(
         storage: Arc<dyn Storage>,
         clock: &GuardedClock,
         last: Option<u64>,
+        state: Option<u64>,
     ) -> io::Result<Self> {
         let held = Self::read(storage)?;
-        clock.begin(last, held.held());
+        clock.begin(last, state, held.held());
         held.follow(clock)?;
         Ok(held)
     }

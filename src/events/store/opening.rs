@@ -266,7 +266,7 @@ fn prepare(
     for topic in topics.values() {
         last = last.max(open_topic(topic, floor(&registry, topic, &machines)));
     }
-    let held_clock = HeldClock::begin(storage.clone(), &guard, last)?;
+    let held_clock = HeldClock::begin(storage.clone(), &guard, last, state.last)?;
     if let Err(error) = ingress.resolve_attempts() {
         tracing::warn!(%error, "cannot record how earlier attempts at stored requests ended; it is tried again");
     }

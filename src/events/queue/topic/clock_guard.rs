@@ -33,7 +33,8 @@ pub struct ClockGuard {
     frozen: Option<Frozen>,
     /// The last trusted wall time, or its substitute while the clock is not trusted.
     trusted: u64,
-    /// At start, how far the clock was from when the stored state was written.
+    /// At start, how far the clock was off from when the delivery state in use was last written,
+    /// whether the clock was trusted then or not.
     moved: Option<i64>,
     thaws: u64,
 }
@@ -96,11 +97,13 @@ impl ClockGuard {
     }
 
     /// As [`ClockGuard::new`], for a store whose clock was not trusted when it was closed: `held`
-    /// is what [`ClockGuard::held`] was then.
-    pub fn resumed(now: Now, last: Option<u64>, held: Option<u64>) -> Self {
+    /// is what [`ClockGuard::held`] was then. `state`: when the delivery state was last written.
+    pub fn resumed(now: Now, last: Option<u64>, state: Option<u64>, held: Option<u64>) -> Self {
         let mut guard = Self::new(now, held.or(last));
-        // Timed state was already moved to the clock under which it was last written.
-        guard.moved = guard.frozen.and(Self::new(now, last).moved);
+        // Timed state was already moved to the clock under which it was last written, and the clock
+        // may have been set right since.
+        let ahead = guard.frozen.and(Self::new(now, last).moved).filter(|by| *by > 0);
+        guard.moved = state.and_then(|state| moved_back(state, now.wall)).or(ahead);
         guard
     }
 
@@ -208,10 +211,10 @@ impl GuardedClock {
     }
 
     /// Restarts the guard once everything stored was looked at, and logs it if the clock is not
-    /// trusted. `last`: when the newest of it was written.
-    pub fn begin(&self, last: Option<u64>, held: Option<u64>) {
+    /// trusted. `last`: when the newest of it was written; `state`: when the delivery state was.
+    pub fn begin(&self, last: Option<u64>, state: Option<u64>, held: Option<u64>) {
         let mut guard = self.guard.lock();
-        *guard = ClockGuard::resumed(self.clock.now(), last, held);
+        *guard = ClockGuard::resumed(self.clock.now(), last, state, held);
         if let Some(frozen) = guard.frozen() {
             tell(&frozen);
         }
@@ -244,8 +247,8 @@ impl GuardedClock {
         was_frozen
     }
 
-    /// How far the clock was off at start from when anything was last written, as long as it has
-    /// been frozen since: timed state that should go on as before moves by this much.
+    /// How far the clock was off at start from when anything was last written, until the clock
+    /// changes: timed state that should go on as before moves by this much.
     pub fn moved_at_start(&self) -> Option<i64> {
         self.judge();
         self.guard.lock().moved
@@ -277,6 +280,13 @@ pub fn jump(before: Now, now: Now) -> Option<i64> {
         Some(Change::Frozen(frozen)) => Some(frozen.by),
         _ => None,
     }
+}
+
+/// By how much a clock was set back that showed `state` when the state was written, and `now` at start. How much
+/// time went by nobody knows, only that it was not less than none.
+fn moved_back(state: u64, now: u64) -> Option<i64> {
+    let by = state.saturating_sub(now);
+    (by > JUMP).then(|| i64::try_from(by).map_or(-i64::MAX, |by| -by))
 }
 
 fn tell(frozen: &Frozen) {
@@ -377,12 +387,17 @@ mod tests {
         assert_eq!((guard.held(), guard.moved), (Some(START.wall), Some(by)));
         // Written since, by the clock as it is.
         let written = Some(START.wall + 3 * DAY + HOUR);
-        let again = ClockGuard::resumed(after(3 * DAY + 2 * HOUR, 0), written, guard.held());
+        let again =
+            ClockGuard::resumed(after(3 * DAY + 2 * HOUR, 0), written, written, guard.held());
         assert_eq!((again.held(), again.moved), (Some(START.wall), None));
         assert!(again.frozen().is_some_and(|frozen| frozen.is_at_start));
         // It was set right while the store was closed.
-        let right = ClockGuard::resumed(after(HOUR, 0), written, guard.held());
-        assert_eq!((right.frozen(), right.held()), (None, None));
+        let right = ClockGuard::resumed(after(HOUR, 0), written, written, guard.held());
+        assert_eq!((right.frozen(), right.held(), right.moved), (None, None, Some(-by)));
+        // The state was written since, and nothing else.
+        let state = Some(START.wall + HOUR);
+        let again_right = ClockGuard::resumed(after(2 * HOUR, 0), written, state, None);
+        assert_eq!(again_right.moved, None, "not by what others have written");
         let mut confirmed = again;
         confirmed.confirm(after(3 * DAY + 3 * HOUR, 0));
         assert_eq!(confirmed.held(), None);
