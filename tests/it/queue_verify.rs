@@ -257,3 +257,35 @@ async fn what_is_still_configured_is_not_dropped() {
     assert_eq!((code, told.as_str()), (0, "subscription `billing` is gone\n"));
     assert!(files(&letters, &|_| true).is_empty());
 }
+
+#[tokio::test]
+async fn what_is_no_file_where_one_belongs_is_named_and_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped(folder.path()).await;
+    let data = folder.path().join("data");
+    let named = |name: &'static str| {
+        files(&data, &move |it| it == name).first().cloned().unwrap_or_else(|| data.join(name))
+    };
+    for path in [named("CHECKPOINT"), named("RESERVE"), data.join("ingress/GAPS")] {
+        let kept = fs::read(&path).ok();
+        if kept.is_some() {
+            fs::remove_file(&path).unwrap();
+        }
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+            .args(["queue", "verify", "--dir"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let is_named = told.contains(&format!("{name}: it is not a file"));
+        assert!(output.status.code() == Some(1) && is_named, "{}: {told}", path.display());
+        fs::remove_file(&path).unwrap();
+        if let Some(bytes) = kept {
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    assert_eq!(verify(folder.path(), &[]).0, 0);
+}

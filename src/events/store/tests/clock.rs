@@ -2,7 +2,7 @@
 //! is told and can confirm the clock.
 
 use super::*;
-use crate::events::queue::time::Clock as _;
+use crate::events::{queue::time::Clock as _, request::Results as _};
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -128,4 +128,31 @@ async fn a_store_that_was_idle_for_a_day_stands_still_until_the_clock_is_confirm
     let store = home.open().await;
     assert!(!is_frozen(&store).await, "it is not asked again");
     store.shutdown(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_leased_by_a_clock_that_is_set_right_between_two_runs_is_not_held_for_longer() {
+    for wrong in [HOUR, 7 * 24 * HOUR] {
+        let home = Home::new();
+        let store = home.open().await;
+        publish(&store, &["a1"]).await;
+        home.set(wrong.cast_signed());
+        assert!(is_frozen(&store).await);
+        let leased = take(&store).await;
+        assert_eq!(leased.len(), 1);
+        assert!(!store.0.ingress.is_past(home.now()), "nothing is over");
+        store.shutdown(Duration::ZERO).await.unwrap();
+        drop(store);
+
+        home.set(-wrong.cast_signed());
+        for _ in 0..2 {
+            let store = home.open().await;
+            assert!(receive(&store, Duration::ZERO).await.is_empty(), "it is leased");
+            store.shutdown(Duration::ZERO).await.unwrap();
+        }
+        let store = home.open().await;
+        home.clock.advance(31_000);
+        assert_eq!(take(&store).await.len(), 1, "off by {wrong}");
+        store.shutdown(Duration::ZERO).await.unwrap();
+    }
 }
