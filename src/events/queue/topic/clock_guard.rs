@@ -282,8 +282,8 @@ pub fn jump(before: Now, now: Now) -> Option<i64> {
     }
 }
 
-/// By how much a clock was set back that showed `state` when the state was written, and `now` at start. How much
-/// time went by nobody knows, only that it was not less than none.
+/// How far the clock was set back between `state`, when the delivery state was written, and `now`, the
+/// start. A lower bound: nobody knows how much time passed between them.
 fn moved_back(state: u64, now: u64) -> Option<i64> {
     let by = state.saturating_sub(now);
     (by > JUMP).then(|| i64::try_from(by).map_or(-i64::MAX, |by| -by))
