@@ -175,10 +175,8 @@ impl Ingress {
     }
 
     /// Ends orphaned attempts: a request that may have been seen is uncertain, the rest wait for
-    /// another attempt. Blocks.
-    ///
-    /// Also call it before anything is delivered: what it records about an attempt must precede the
-    /// next one.
+    /// another attempt. Call it before anything is delivered, too: what it records about an attempt
+    /// must precede the next one. Blocks.
     pub fn resolve_attempts(&self) -> Result<(), AppendError> {
         if self.is_offline() {
             return Ok(());
@@ -328,10 +326,8 @@ impl Attempt {
     }
 
     /// Writes how the request ended; on disk when this returns, and only then may the request be
-    /// settled. After an error the end still has to be written.
-    ///
-    /// If there is no room for the answer's body, not even after a while, the end is written
-    /// without it.
+    /// settled. After an error the end still has to be written. If there is no room for the
+    /// answer's body, not even after a while, the end is written without it.
     pub async fn end(
         &mut self,
         state: State,
