@@ -144,7 +144,10 @@ routes: [{ name: all, upstream: orders }]
     let swapped = text.replace("cert: cert.pem, key: key.pem", "cert: key.pem, key: cert.pem");
     let problems = parse(&swapped, "gateway.yaml", folder.path()).unwrap_err();
     assert_eq!(problems.0.len(), 2, "{problems}");
-    assert!(problems.0.iter().all(|p| p.message.ends_with("is not such a PEM file")), "{problems}");
+    assert!(
+        problems.0.iter().all(|p| p.message.ends_with("is not the PEM file that is needed here")),
+        "{problems}"
+    );
 }
 
 #[test]
@@ -207,10 +210,16 @@ fn a_certificate_that_clients_refuse_is_warned_of() {
         warnings.iter().map(ToString::to_string).collect::<String>()
     };
     let expired = warned(2020, 2024);
-    assert!(expired.contains("cert: `c.pem` has expired: clients refuse it"), "{expired}");
+    assert!(
+        expired.contains("cert: the certificate in `c.pem` has expired: clients refuse it"),
+        "{expired}"
+    );
     assert!(expired.contains("it is valid until 2024-01-01T00:00:00"), "{expired}");
     let early = warned(2200, 2201);
-    assert!(early.contains("`c.pem` is not valid yet: clients refuse it"), "{early}");
+    assert!(
+        early.contains("the certificate in `c.pem` is not valid yet: clients refuse it"),
+        "{early}"
+    );
     assert!(early.contains("it is valid from 2200-01-01T00:00:00"), "{early}");
     assert_eq!(warned(2020, 2200), "");
 }

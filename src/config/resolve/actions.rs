@@ -60,15 +60,16 @@ impl Resolver<'_> {
         match written.as_slice() {
             [] => self.error(
                 place,
-                Fault::new("nothing says what this route does")
-                    .help("one of `upstream`, `split`, `respond`, `redirect`, `enqueue`"),
+                Fault::new("this route has no action")
+                    .help("write one of `upstream`, `split`, `respond`, `redirect`, `enqueue`"),
             ),
             [_] => {}
             [(first, _), others @ ..] => {
                 for (name, place) in others {
-                    let fault =
-                        Fault::new(format!("a route does one thing, and there is `{first}`"))
-                            .help(format!("keep `{first}` or `{name}`"));
+                    let fault = Fault::new(format!(
+                        "a route has one action, and this one has `{first}` already"
+                    ))
+                    .help(format!("keep `{first}` or `{name}`"));
                     self.error(*place, fault);
                 }
             }
@@ -88,8 +89,13 @@ impl Resolver<'_> {
         ];
         for (name, place) in written {
             if let Some(place) = place {
-                let fault = Fault::new(format!("`{name}` does nothing here"));
-                self.warn(place, fault.help("this route answers by itself, without an upstream"));
+                let fault = Fault::new(format!("`{name}` has no effect on this route"));
+                self.warn(
+                    place,
+                    fault.help(
+                        "the gateway answers its requests itself, without an upstream: remove it",
+                    ),
+                );
             }
         }
     }
@@ -108,17 +114,20 @@ impl Resolver<'_> {
             });
             if let Some(index) = index {
                 if indexes.contains(&index) {
-                    self.error(name.place, Fault::new(format!("`{}` is written twice", name.text)));
+                    self.error(name.place, Fault::new(format!("`{}` is listed twice", name.text)));
                 }
                 indexes.push(index);
                 weights.push(weight);
             }
         }
         if written.value.is_empty() {
-            self.error(written.place, Fault::new("there is no upstream"));
+            self.error(
+                written.place,
+                Fault::new("the list is empty").help("list at least one upstream"),
+            );
         } else if indexes.len() == written.value.len() && weights.iter().all(|weight| *weight == 0)
         {
-            let fault = Fault::new("all weights are 0").help("at least one is more");
+            let fault = Fault::new("all weights are 0").help("at least one must be greater than 0");
             self.error(written.place, fault);
         }
         (Settings::Forward { weights }, indexes)
@@ -129,14 +138,20 @@ impl Resolver<'_> {
         let code = self.or(status.as_ref(), StatusCode::OK);
         let body = body.as_ref().map_or_else(Bytes::new, |body| body.text.clone().into());
         if let Some(status) = status.as_ref().filter(|_| code.is_informational()) {
-            self.error(status.place, Fault::new("an answer is final: 200 to 599"));
+            self.error(
+                status.place,
+                Fault::new("a 1xx status is not a final answer").help("write 200 to 599"),
+            );
         }
         let has_no_body = matches!(
             code,
             StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
         );
         if has_no_body && !body.is_empty() {
-            self.error(written.place, Fault::new(format!("a {} has no body", code.as_u16())));
+            self.error(
+                written.place,
+                Fault::new(format!("an answer with status {} has no body", code.as_u16())),
+            );
         }
         let mut fields = HeaderMap::new();
         match headers {
@@ -154,13 +169,17 @@ impl Resolver<'_> {
         if let Some(status) = &written.status
             && !matches!(code.as_u16(), 301..=303 | 307 | 308)
         {
-            let fault = Fault::new(format!("{} does not redirect", code.as_u16()))
-                .help("301, 302, 303, 307 or 308");
+            let fault = Fault::new(format!("{} is not a redirect status", code.as_u16()))
+                .help("write 301, 302, 303, 307 or 308");
             self.error(status.place, fault);
         }
         let location = &written.location;
         if HeaderValue::from_str(&location.text).is_err() || location.text.is_empty() {
-            self.error(location.place, Fault::new("this is not a location"));
+            self.error(
+                location.place,
+                Fault::new("this is not a valid `location`")
+                    .help("write a URL or a path: `https://shop.example.com{path}`"),
+            );
         }
         let location = self
             .checked(location.place, value::location(&location.text, params))

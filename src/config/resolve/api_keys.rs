@@ -68,12 +68,16 @@ impl Resolver<'_> {
                 self.in_file(reading, expires.place, Timestamp::parse(&expires.text))
             });
             if let Some(line) = ids.insert(&id.text, id.place.line) {
-                let fault = Fault::new(format!("`{}` is in line {line} too", id.text));
-                self.in_file::<()>(reading, id.place, Err(fault.help("an id names one key")));
+                let fault = Fault::new(format!("`{}` is on line {line} already", id.text));
+                self.in_file::<()>(
+                    reading,
+                    id.place,
+                    Err(fault.help("each key needs an `id` of its own")),
+                );
             }
             let (Some(Name(name)), Some(digest)) = (id_value, digest) else { continue };
             if let Some(line) = digests.insert(digest, sha256.place.line) {
-                let fault = Fault::new(format!("line {line} has the same key"));
+                let fault = Fault::new(format!("this key is on line {line} already"));
                 self.in_file::<()>(reading, sha256.place, Err(fault.help("keep one of them")));
             }
             keys.push(ApiKey {

@@ -92,14 +92,14 @@ impl Resolver<'_> {
         ];
         match given.iter().filter(|is_given| **is_given).count() {
             0 => {
-                let fault = Fault::new("this lets nobody in")
+                let fault = Fault::new("no credential would be accepted here")
                     .help("write one of `jwt`, `api_key`, `mtls`, `forward`, `any_of`");
                 self.error(written.place, fault);
             }
             1 => {}
             _ => {
-                let fault = Fault::new("there is more than one way in here")
-                    .help("`any_of: [{ jwt: .. }, { api_key: .. }]` if each is enough");
+                let fault = Fault::new("only one kind of credential can stand here")
+                    .help("to accept any of several: `any_of: [{ jwt: .. }, { api_key: .. }]`");
                 self.error(written.place, fault);
             }
         }
@@ -111,7 +111,8 @@ impl Resolver<'_> {
         }
         if let Some(MtlsAuth { allow }) = mtls {
             if allow.value.is_empty() {
-                let fault = Fault::new("the list is empty").help("`\"*\"` is every certificate");
+                let fault =
+                    Fault::new("the list is empty").help("`[\"*\"]` accepts every certificate");
                 self.error(allow.place, fault);
             }
             let patterns = allow.value.iter().map(|pattern| Pattern::new(pattern.text.as_str()));
@@ -155,7 +156,8 @@ impl Resolver<'_> {
         what: &str,
     ) -> Vec<usize> {
         if written.value.is_empty() {
-            self.error(written.place, Fault::new("the list is empty").help("it lets nobody in"));
+            let fault = Fault::new("the list is empty").help("it lets nobody in: add a name");
+            self.error(written.place, fault);
         }
         let index = |name: &Written<Name>| {
             names.iter().position(|known| *known == name.text).ok_or_else(|| Fault {
@@ -175,7 +177,7 @@ impl Resolver<'_> {
         for scope in written.unwrap_or_default() {
             if !is_scope(&scope.text) {
                 let fault = Fault::new(format!("`{}` is not a scope", scope.text))
-                    .help("one word; several are a list");
+                    .help("a scope is one word; write several as a list");
                 self.error(scope.place, fault);
             }
         }
@@ -188,8 +190,8 @@ impl Resolver<'_> {
         let headers = route.claim_headers.as_ref();
         if route.auth.is_none() {
             let fault = || {
-                Fault::new("without `auth` a request has no claims")
-                    .help("give the route an `auth`")
+                Fault::new("claims need `auth`, which this route does not have")
+                    .help("add `auth: { jwt: .. }` to the route")
             };
             let first = asked.and_then(|claims| claims.iter().next());
             if let Some((name, _)) = first {
@@ -224,9 +226,9 @@ impl Resolver<'_> {
         let is_ours = name.as_str().starts_with("x-forwarded-") || name.as_str() == "x-request-id";
         let is_needed = known.needs(&name) || FRAMING.contains(&name);
         let why = if is_needed || is_ours {
-            "every client's own is removed, and the gateway needs it"
+            "the gateway removes such a header from every request, and it needs this one"
         } else if name.as_str().contains('_') {
-            "a name with `_` is never let through; use `-`"
+            "headers with `_` in their name are removed; use `-`"
         } else {
             return Some(name);
         };
@@ -242,14 +244,16 @@ impl Resolver<'_> {
         for name in issuers().chain(sets()) {
             let text = &name.text;
             if URI_SCHEMES.iter().any(|scheme| text.eq_ignore_ascii_case(scheme)) {
-                let fault = Fault::new(format!("`{text}:` is how a name in a certificate begins"))
-                    .help("their principals could not be told apart; take another name");
+                let fault = Fault::new(format!(
+                    "`{text}` cannot be a name: names in certificates begin with `{text}:`"
+                ))
+                .help("their principals would look the same; choose another name");
                 self.error(name.place, fault);
             }
         }
         for name in sets().filter(|set| issuers().any(|issuer| issuer.text == set.text)) {
-            let fault = Fault::new(format!("there is an issuer `{}` too", name.text))
-                .help("their principals could not be told apart; take another name");
+            let fault = Fault::new(format!("an issuer is called `{}` too", name.text))
+                .help("their principals would look the same; choose another name");
             self.error(name.place, fault);
         }
     }
@@ -269,12 +273,12 @@ impl Resolver<'_> {
         };
         for (index, (name, _)) in file.issuers.iter().flat_map(Entries::iter).enumerate() {
             if !names_issuer(index) {
-                self.warn(name.place, Fault::new("no route names this issuer"));
+                self.warn(name.place, Fault::new("no `auth` uses this issuer"));
             }
         }
         for (index, (name, _)) in file.api_keys.iter().flat_map(Entries::iter).enumerate() {
             if !names_set(index) {
-                self.warn(name.place, Fault::new("no route names these API keys"));
+                self.warn(name.place, Fault::new("no `auth` uses these API keys"));
             }
         }
     }
@@ -295,7 +299,7 @@ impl Resolver<'_> {
             let any_of = auth.value.any_of.iter().flatten();
             for auth in [auth].into_iter().chain(any_of).filter(|auth| auth.value.mtls.is_some()) {
                 let fault = Fault::new("no listener asks clients for a certificate")
-                    .help("`tls: { client_auth: { mode: request, ca: .. } }` of a listener does");
+                    .help("add `client_auth: { mode: request, ca: .. }` to a listener's `tls`");
                 self.warn(auth.place, fault);
             }
         }
@@ -318,9 +322,9 @@ impl Resolver<'_> {
             if let Some(what) = difference(other, route, limits) {
                 let name = &other.rule.name;
                 let fault = Fault::new(format!(
-                    "it takes the requests of `{name}`, but has {what}"
+                    "it takes the same requests as `{name}`, up to `match.claims`, but has {what}"
                 ))
-                .help("routes that differ only in `match.claims` are one until `auth` is over");
+                .help("such routes are one route until `auth` is done: write the same in both");
                 self.error(place, fault);
             }
         }
@@ -387,7 +391,7 @@ fn place(text: &str) -> Result<Place, Fault> {
         None if text == "header" => Ok(Place::Header),
         Some(("cookie", name)) if !name.is_empty() => Ok(Place::Cookie(name.into())),
         Some(("query", name)) if !name.is_empty() => Ok(Place::Query(name.into())),
-        _ => Err(Fault::new(format!("`{text}` is no place for a token"))
-            .help("`header`, `cookie:NAME` or `query:NAME`")),
+        _ => Err(Fault::new(format!("`{text}` is not a place for a token"))
+            .help("write `header`, `cookie:NAME` or `query:NAME`")),
     }
 }

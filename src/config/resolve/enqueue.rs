@@ -110,17 +110,18 @@ impl Resolver<'_> {
         let has_upstream = route.upstream.is_some() || route.split.is_some();
         if let (Some(spill), true) = (&route.spill, route.enqueue.is_some()) {
             let fault = Fault::new("`enqueue` stores every request already");
-            self.error(spill.place, fault.help("leave `spill` out"));
+            self.error(spill.place, fault.help("remove `spill`"));
         } else if written.when == When::Unsent && !has_upstream {
-            let fault = Fault::new("only what goes to an upstream can be spilled")
+            let fault = Fault::new("`spill` needs a route that sends requests to an upstream")
                 .help("this route has neither `upstream` nor `split`");
             self.error(written.place, fault);
         }
         let published = route.publish.iter().flat_map(OneOrMany::iter).next();
         if let (Some(first), true) = (published, route.enqueue.is_some()) {
-            let fault =
-                Fault::new("with `enqueue` nothing was done yet when a request is answered");
-            let help = "the subscription that delivers has `on_success: { publish: .. }`";
+            let fault = Fault::new(
+                "`publish` cannot be combined with `enqueue`: nothing is done yet when the client is answered",
+            );
+            let help = "write `on_success: { publish: .. }` in the subscription that delivers the requests";
             self.error(first.topic.place, fault.help(help));
         }
     }
@@ -130,7 +131,7 @@ impl Resolver<'_> {
         for written in key.into_iter().flat_map(OneOrMany::iter) {
             let part = Part::parse(&written.text);
             if matches!(part, Ok(Part::ResponseHeader(_) | Part::ResponseJson(_))) {
-                let fault = Fault::new("a request is stored before there is an answer");
+                let fault = Fault::new("the request is stored before there is a response");
                 self.error(written.place, fault.help("take the key from the request"));
             }
         }
@@ -144,9 +145,11 @@ impl Resolver<'_> {
             if !is_credential(&name.text, &self.key_fields) {
                 continue;
             }
-            let fault = Fault::new(format!("`{}` is not stored, nor sent later", name.text));
-            let help =
-                "the upstream has to know the gateway otherwise, such as by `tls.client_cert`";
+            let fault = Fault::new(format!(
+                "`{}` is not stored with the request, and not sent later",
+                name.text
+            ));
+            let help = "let the upstream recognise the gateway in another way, for example by `tls.client_cert`";
             self.warn(name.place, fault.help(help));
         }
     }
@@ -155,8 +158,11 @@ impl Resolver<'_> {
     fn warn_of_reads(&mut self, route: &file::Route) {
         let methods = route.matches.as_ref().and_then(|matches| matches.methods.as_ref());
         if let (Some(enqueue), None) = (&route.enqueue, methods) {
-            let fault = Fault::new("every method is stored, GET and HEAD, too");
-            self.warn(enqueue.place, fault.help("`methods: [POST]` under `match`, or those meant"));
+            let fault = Fault::new("this route stores requests of every method, GET and HEAD too");
+            self.warn(
+                enqueue.place,
+                fault.help("list the methods under `match`: `methods: [POST]`"),
+            );
         }
     }
 
@@ -166,8 +172,8 @@ impl Resolver<'_> {
             let Some(value) = self.value(name) else { continue };
             let is_credential = CREDENTIALS.contains(&value) || self.key_fields.contains(&value);
             if !is_credential {
-                let fault = Fault::new(format!("`{value}` is stored anyway"));
-                let help = "`keep_headers` names credentials, such as `authorization`";
+                let fault = Fault::new(format!("`{value}` is stored in any case"));
+                let help = "`keep_headers` is for credentials, such as `authorization`; remove it";
                 self.warn(name.place, fault.help(help));
             }
             kept.push(value);
@@ -178,26 +184,32 @@ impl Resolver<'_> {
     fn warn_of_topic(&mut self, written: &Storing<'_>, topic: &Topic, status_ttl: Duration) {
         if topic.durability != Durability::Durable {
             let fault = Fault::new(format!(
-                "what `{}` has taken may be lost with the power, though its clients have a 202",
+                "a power cut can lose requests in `{}` that were answered with 202",
                 topic.name
             ));
-            self.warn(written.topic.place, fault.help("`durability: durable`"));
+            self.warn(written.topic.place, fault.help("write `durability: durable` for the topic"));
         }
         if status_ttl > topic.max_age {
             let place = written.status_ttl.map_or(written.topic.place, |ttl| ttl.place);
             let fault = Fault::new(format!(
-                "`{}` keeps requests for less than their status can be asked for",
+                "`{}` keeps requests for a shorter time than `status_ttl`",
                 topic.name
             ));
-            self.warn(place, fault.help("a longer `retention.max_age`, or a shorter `status_ttl`"));
+            self.warn(
+                place,
+                fault.help("write a longer `retention.max_age` or a shorter `status_ttl`"),
+            );
         }
         if status_ttl < topic.dedup.window {
             let place = written.status_ttl.map_or(written.topic.place, |ttl| ttl.place);
             let fault = Fault::new(format!(
-                "`{}` knows duplicates for longer: a key that is used again then is not done, and its status is gone",
+                "`status_ttl` is shorter than the deduplication window of `{}`: between the two, a repeated key is not done again and has no status",
                 topic.name
             ));
-            self.warn(place, fault.help("a `status_ttl` of the topic's `dedup.window` or longer"));
+            self.warn(
+                place,
+                fault.help("make `status_ttl` at least as long as the topic's `dedup.window`"),
+            );
         }
     }
 
@@ -216,18 +228,23 @@ impl Resolver<'_> {
             it.topic == topic.name && takes && matches!(target, Some(Target::Upstream(_)))
         };
         let Some(first) = subscriptions.iter().find(delivers) else {
-            let fault =
-                Fault::new(format!("no subscription delivers the requests in `{}`", topic.name));
+            let fault = Fault::new(format!(
+                "no subscription sends the requests stored in `{}`",
+                topic.name
+            ));
             let help = format!(
-                "`- {{ name: .., topic: {}, push: {{ upstream: .. }} }}` under `subscriptions`",
+                "add `- {{ name: .., topic: {}, push: {{ upstream: .. }} }}` to `subscriptions`",
                 topic.name
             );
             return self.error(written.topic.place, fault.help(help));
         };
         let published = route.publish.iter().flat_map(OneOrMany::iter).next();
         if let (Some(published), None) = (published, &first.on_success) {
-            let fault = Fault::new("of a request that is spilled nothing is published");
-            let help = format!("`on_success: {{ publish: .. }}` of `{}` does that", first.name);
+            let fault = Fault::new("a spilled request publishes nothing");
+            let help = format!(
+                "write `on_success: {{ publish: .. }}` in the subscription `{}`",
+                first.name
+            );
             self.warn(published.topic.place, fault.help(help));
         }
     }

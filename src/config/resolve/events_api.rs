@@ -30,28 +30,31 @@ impl Resolver<'_> {
         if let (Some(auth), Some(placed)) = (&auth, &written.value.auth)
             && auth.any_of.iter().any(|scheme| matches!(scheme, Scheme::Mtls(_)))
         {
-            let fault = Fault::new("this listener has no TLS: nobody shows a certificate here");
-            self.error(placed.place, fault.help("`jwt`, `api_key` or `forward`"));
+            let fault =
+                Fault::new("this listener has no TLS, so clients cannot present a certificate");
+            self.error(placed.place, fault.help("use `jwt`, `api_key` or `forward`"));
         }
         let at = &written.value.address;
         let address = self.followed(at);
         let listener = file.listeners.value.iter().find(|it| it.value.name.text == NAME);
         if let Some(listener) = listener {
-            let fault = Fault::new("this is the name of the event endpoints' own listener");
-            self.error(listener.value.name.place, fault.help("choose another"));
+            let fault = Fault::new("this name is reserved for the listener of `events_api`");
+            self.error(listener.value.name.place, fault.help("choose another name"));
         }
         let same = |text: &str| text == at.text && !text.ends_with(":0");
         let admin = file.admin.as_ref().and_then(|admin| admin.address.as_ref());
         if file.listeners.value.iter().any(|it| same(&it.value.address.text))
             || same(admin.map_or("127.0.0.1:9901", |address| &address.text))
         {
-            self.error(at.place, Fault::new("another listener has this address"));
+            self.error(at.place, Fault::new("another listener has this address already"));
         }
         if let (Some(BindAddress::Inet(inet)), None) = (&address, &written.value.auth)
             && !inet.ip().is_loopback()
         {
-            let fault = Fault::new("whoever reaches this address can publish and consume");
-            self.error(at.place, fault.help("write `auth: ..`, or use 127.0.0.1"));
+            let fault = Fault::new(
+                "without `auth` everybody who can reach this address could publish and consume",
+            );
+            self.error(at.place, fault.help("add `auth`, or use 127.0.0.1"));
         }
         Some(EventsApi {
             listener: Listener {

@@ -92,11 +92,11 @@ impl Resolver<'_> {
         let Some(Validity { from, until }) = Validity::of(leaf) else { return };
         let (now, file) = (clock::now(), &written.text);
         let (what, since) = if until <= now {
-            (format!("`{file}` has expired: clients refuse it"), until)
+            (format!("the certificate in `{file}` has expired: clients refuse it"), until)
         } else if until <= now + EXPIRES_SOON {
-            (format!("`{file}` expires soon"), until)
+            (format!("the certificate in `{file}` expires soon"), until)
         } else if now < from {
-            (format!("`{file}` is not valid yet: clients refuse it"), from)
+            (format!("the certificate in `{file}` is not valid yet: clients refuse it"), from)
         } else {
             return;
         };
@@ -127,7 +127,8 @@ impl Resolver<'_> {
 
     fn pem<T>(&mut self, written: &Written<Text>, parsed: Result<T, String>) -> Option<T> {
         let fault = |reason: String| {
-            Fault::new(format!("`{}` is not such a PEM file", written.text)).help(reason)
+            Fault::new(format!("`{}` is not the PEM file that is needed here", written.text))
+                .help(reason)
         };
         self.checked(written.place, parsed.map_err(fault))
     }
@@ -135,7 +136,7 @@ impl Resolver<'_> {
     fn variable(&mut self, place: Place, name: &str) -> Option<String> {
         let value = (self.env)(name);
         if value.is_none() {
-            self.error(place, Fault::new(format!("the environment has no variable `{name}`")));
+            self.error(place, Fault::new(format!("the environment variable `{name}` is not set")));
         }
         value
     }

@@ -62,7 +62,7 @@ impl Resolver<'_> {
         if let Some(expect) = expect.as_ref().and_then(|expect| expect.first())
             && path.is_none()
         {
-            self.error(expect.place, Fault::new("`expect` goes with `path`"));
+            self.error(expect.place, Fault::new("`expect` is only for checks with `path`"));
         }
         match (path, grpc, is_tcp) {
             (Some(path), None, false) => {
@@ -70,7 +70,7 @@ impl Resolver<'_> {
                     path.text.starts_with('/') && path.text.parse::<PathAndQuery>().is_ok();
                 if !is_path {
                     let fault = Fault::new(format!("`{}` is not a path", path.text));
-                    self.error(path.place, fault.help("it starts with `/`: `/healthz`"));
+                    self.error(path.place, fault.help("a path starts with `/`: `/healthz`"));
                 }
                 let expect = self.expected(expect.as_deref());
                 Some(Check::Http { path: path.text.as_str().into(), expect })
@@ -83,19 +83,19 @@ impl Resolver<'_> {
                 };
                 if !is_h2 {
                     let fault = Fault::new("`grpc` needs HTTP/2");
-                    self.error(service.place, fault.help("write `protocol: h2` as well"));
+                    self.error(service.place, fault.help("add `protocol: h2` to the upstream"));
                 }
                 Some(Check::Grpc { service: service.text.as_str().into() })
             }
             (None, None, true) => Some(Check::Tcp),
             (None, None, false) => {
-                let fault = Fault::new("it does not say what to ask");
-                let help = "one of `path: /healthz`, `grpc: SERVICE`, `tcp: true`";
+                let fault = Fault::new("this health check does not say what to probe");
+                let help = "write one of `path: /healthz`, `grpc: SERVICE`, `tcp: true`";
                 self.error(written.place, fault.help(help));
                 None
             }
             _ => {
-                let fault = Fault::new("only one of `path`, `grpc` and `tcp` can be asked");
+                let fault = Fault::new("a health check has one of `path`, `grpc` and `tcp`");
                 self.error(written.place, fault);
                 None
             }
@@ -161,22 +161,27 @@ impl Resolver<'_> {
         if let Some(slow_start) = &written.slow_start
             && matches!(policy, Policy::Hash(_))
         {
-            let fault = Fault::new("`slow_start` does nothing with `balance: { hash: .. }`");
-            let help = "the same value goes to the same endpoint, also to one that has just come";
+            let fault = Fault::new("`slow_start` has no effect with `balance: { hash: .. }`");
+            let help = "a value always goes to its endpoint, even to one that was just added";
             self.warn(slow_start.place, fault.help(help));
         }
         if let Some(outlier) = &written.outlier
             && known == Some(1)
         {
-            let fault = Fault::new("`outlier` does nothing here");
+            let fault = Fault::new("`outlier` has no effect on this upstream");
             self.warn(outlier.place, fault.help("a single endpoint is never ejected"));
         }
         if let Some(threshold) = &written.panic_threshold {
-            let fault = Fault::new("`panic_threshold` does nothing here");
+            let fault = Fault::new("`panic_threshold` has no effect on this upstream");
             if written.health_check.is_none() {
-                self.warn(threshold.place, fault.help("there is no `health_check` to be ignored"));
+                self.warn(
+                    threshold.place,
+                    fault.help(
+                        "it says when to ignore health checks, and there is no `health_check`",
+                    ),
+                );
             } else if known.is_some_and(|known| known < 3) {
-                self.warn(threshold.place, fault.help("it is for three endpoints and more"));
+                self.warn(threshold.place, fault.help("it needs at least three endpoints"));
             }
         }
     }

@@ -37,7 +37,9 @@ impl Resolver<'_> {
             self.error(issuer.issuer.place, empty("the issuer"));
         }
         if issuer.audience.value.is_empty() {
-            let fault = empty("the list").help("a token without a known audience is for anybody");
+            let fault = empty("the list").help(
+                "list at least one audience: otherwise tokens for any service would be accepted",
+            );
             self.error(issuer.audience.place, fault);
         }
         let require = match &issuer.require {
@@ -71,10 +73,14 @@ impl Resolver<'_> {
         }
         let symmetric = all.iter().filter(|algorithm| algorithm.is_symmetric()).count();
         if written.value.is_empty() {
-            self.error(written.place, Fault::new("there is no algorithm").help("such as `RS256`"));
+            self.error(
+                written.place,
+                Fault::new("the list is empty")
+                    .help("list at least one algorithm, such as `RS256`"),
+            );
         } else if symmetric > 0 && symmetric < all.iter().count() {
-            let fault = Fault::new("HS* never mixes with other algorithms")
-                .help("one side holds a secret, the other a public key: write two issuers");
+            let fault = Fault::new("HS* cannot be combined with other algorithms")
+                .help("HS* needs a secret, the others a public key: write two issuers");
             self.error(written.place, fault);
         }
         all
@@ -97,7 +103,7 @@ impl Resolver<'_> {
         ];
         let given: Vec<Place> = places.into_iter().flatten().collect();
         if let [] | [_, _, ..] = given.as_slice() {
-            let fault = Fault::new("keys have one source")
+            let fault = Fault::new("an issuer's keys come from exactly one source")
                 .help("write one of `url`, `file`, `discover`, `secret`");
             self.error(given.last().copied().unwrap_or(jwks.place), fault);
             return none;
@@ -105,15 +111,15 @@ impl Resolver<'_> {
         let is_symmetric = !algorithms.is_empty() && algorithms.and(Algorithms::HMAC) == algorithms;
         if let Some(secret) = secret {
             if !is_symmetric {
-                let fault = Fault::new("a secret is for HS256, HS384 and HS512 only")
-                    .help("a public key goes into a `file`, as a JWK set");
+                let fault = Fault::new("`secret` is only for HS256, HS384 and HS512")
+                    .help("for a public key, use `file` with a JWK set");
                 self.error(secret.place, fault);
             }
             let Some(value) = self.secret(secret) else { return none };
             // RFC 7518, 3.2: as long as the hash, or it is the weakest part.
             if value.expose().len() < 32 {
                 let fault = Fault::new("this secret is shorter than 32 bytes")
-                    .help("`openssl rand -hex 32` makes a good one");
+                    .help("make one with `openssl rand -hex 32`");
                 self.warn(secret.place, fault);
             }
             let keys = KeysFrom::Here(Arc::new(KeySet::secret(value.expose(), algorithms)));
@@ -125,8 +131,8 @@ impl Resolver<'_> {
             return (KeysFrom::Here(Arc::new(set)), AtHand::File(path));
         }
         if is_symmetric {
-            let fault = Fault::new("HS* secrets are not fetched")
-                .help("whoever can read the key set could sign; use `secret`");
+            let fault = Fault::new("HS* secrets cannot be fetched")
+                .help("use `secret`: everybody who can read a key set could sign tokens");
             self.error(jwks.place, fault);
             return none;
         }
@@ -145,7 +151,7 @@ impl Resolver<'_> {
         let set = self.checked(written.place, KeySet::parse(&bytes, algorithms).map_err(fault))?;
         if set.keys().is_empty() {
             let reason = set.skipped().first().map_or("it has no keys", |skipped| skipped.reason);
-            let fault = Fault::new(format!("`{}` has no key that can be used", written.text));
+            let fault = Fault::new(format!("`{}` has no usable key", written.text));
             self.error(written.place, fault.help(reason));
         }
         Some(set)
@@ -155,11 +161,12 @@ impl Resolver<'_> {
 fn algorithm(name: &str) -> Result<Algorithm, Fault> {
     Algorithm::parse(name).ok_or_else(|| {
         if name.eq_ignore_ascii_case("none") {
-            return Fault::new("`none` is no signature").help("such as `RS256`");
+            return Fault::new("`none` is not a signature")
+                .help("use an algorithm such as `RS256`");
         }
         let all: Vec<_> = Algorithm::all().map(Algorithm::name).collect();
         let help = did_you_mean(name, all.iter().copied());
-        let help = help.unwrap_or_else(|| format!("there are {}", all.join(", ")));
+        let help = help.unwrap_or_else(|| format!("use one of {}", all.join(", ")));
         Fault::new(format!("`{name}` is not a signature algorithm")).help(help)
     })
 }

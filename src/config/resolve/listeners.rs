@@ -33,8 +33,10 @@ impl Resolver<'_> {
         if let (Some(address), Some(AdminAddress(at)), None) = (address, resolved, &written.token)
             && !at.ip().is_loopback()
         {
-            let fault = Fault::new("whoever reaches this address can reload and drain")
-                .help("write `token: env:NAME`, or use 127.0.0.1");
+            let fault = Fault::new(
+                "without `token` everybody who can reach this address could reload and drain",
+            )
+            .help("add `token: env:NAME`, or use 127.0.0.1");
             self.error(address.place, fault);
         }
         admin::Settings {
@@ -51,7 +53,10 @@ impl Resolver<'_> {
         trusted_proxies: &Cidrs,
     ) -> Vec<Listener> {
         if written.value.is_empty() {
-            self.error(written.place, Fault::new("there is no listener"));
+            self.error(
+                written.place,
+                Fault::new("the list is empty").help("a gateway needs at least one listener"),
+            );
         }
         self.unique_names("listeners", written.value.iter().map(|listener| &listener.value.name));
         let mut addresses: HashMap<BindAddress, Place> = HashMap::new();
@@ -87,9 +92,9 @@ impl Resolver<'_> {
             proxy_protocol == ProxyProtocol::Off,
         ) {
             let fault = Fault::new(
-                "a PROXY header is believed only from `trusted_proxies`, and there are none",
+                "PROXY headers are accepted only from `trusted_proxies`, which is empty",
             )
-            .help("list the load balancers' networks there");
+            .help("list the networks of your load balancers there");
             self.error(word.place, fault);
         }
         let tls = written.tls.as_ref().map(|tls| self.listener_tls(&tls.value));
@@ -126,27 +131,34 @@ impl Resolver<'_> {
                 Some(ListenerProtocol::H1) => h1 = true,
                 Some(ListenerProtocol::H2) if written.tls.is_none() => self.error(
                     word.place,
-                    Fault::new("`h2` is chosen by ALPN, which needs `tls`")
-                        .help("in plain text write `h2c`"),
+                    Fault::new("`h2` needs `tls` on this listener")
+                        .help("for HTTP/2 in plain text, write `h2c`"),
                 ),
                 Some(ListenerProtocol::H2c) if written.tls.is_some() => self.error(
                     word.place,
-                    Fault::new("`h2c` is plain text, and this listener has `tls`")
-                        .help("with TLS write `h2`"),
+                    Fault::new("`h2c` is HTTP/2 in plain text, and this listener has `tls`")
+                        .help("for HTTP/2 over TLS, write `h2`"),
                 ),
                 Some(ListenerProtocol::H2 | ListenerProtocol::H2c) => h2 = true,
                 None => {}
             }
         }
         if list.is_empty() {
-            self.error(written.name.place, Fault::new("this listener speaks no protocol"));
+            self.error(
+                written.name.place,
+                Fault::new("this listener has no protocol")
+                    .help("list at least one under `protocols`, or remove the key"),
+            );
         }
         (h1, h2)
     }
 
     fn listener_tls(&mut self, written: &ListenerTls) -> TlsSettings {
         if written.certificates.value.is_empty() {
-            self.error(written.certificates.place, Fault::new("there is no certificate"));
+            self.error(
+                written.certificates.place,
+                Fault::new("the list is empty").help("`tls` needs at least one certificate"),
+            );
         }
         let certificates = written
             .certificates
@@ -166,8 +178,9 @@ impl Resolver<'_> {
                 (ClientAuthMode::Request, Some(ca)) => ClientAuth::Request(ca),
                 (ClientAuthMode::Require, Some(ca)) => ClientAuth::Require(ca),
                 (ClientAuthMode::Request | ClientAuthMode::Require, None) => {
-                    let fault = Fault::new("nobody says which certificates are good")
-                        .help("`ca` names the authorities' PEM file");
+                    let fault = Fault::new("`client_auth` needs `ca`").help(
+                        "write the PEM file of the authorities that sign client certificates",
+                    );
                     self.error(auth.place, fault);
                     ClientAuth::Off
                 }
@@ -186,7 +199,10 @@ impl Resolver<'_> {
         for listener in &file.listeners.value {
             let address = &listener.value.address;
             if address.text.parse().ok() == Some(admin.address) {
-                self.error(address.place, Fault::new("the admin listener has this address"));
+                self.error(
+                    address.place,
+                    Fault::new("the admin listener has this address already"),
+                );
             }
         }
     }

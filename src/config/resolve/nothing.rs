@@ -16,7 +16,7 @@ impl Resolver<'_> {
         places.sort();
         places.dedup();
         for place in places {
-            let fault = Fault::new("there is nothing here").help("remove the key or write it");
+            let fault = Fault::new("this key has no value").help("write one, or remove the key");
             let path = tree.path_of_key(place);
             self.found.push(Found { severity: Severity::Error, place, path, fault });
         }

@@ -53,11 +53,15 @@ impl Resolver<'_> {
         let Cors { origins, methods, headers, max_age } = &written.value;
         let is_any = |origin: &Written<Origin>| origin.text == "*";
         if origins.iter().len() == 0 {
-            self.error(written.place, Fault::new("there is no origin"));
+            self.error(
+                written.place,
+                Fault::new("the list is empty").help("list at least one origin, or `*`"),
+            );
         }
         if let Some(any) = origins.iter().find(|origin| is_any(origin) && origins.iter().len() > 1)
         {
-            let fault = Fault::new("`*` is every origin").help("write it alone, or leave it out");
+            let fault = Fault::new("`*` is every origin and stands alone")
+                .help("write only `*`, or remove it");
             self.error(any.place, fault);
         }
         let methods = match methods {
@@ -96,7 +100,7 @@ impl Resolver<'_> {
         let set = self.fields(&written.set);
         for (name, _) in &written.add {
             if set.contains_key(name.text.as_str()) {
-                let fault = Fault::new(format!("`{}` is in `set` as well", name.text));
+                let fault = Fault::new(format!("`{}` is both in `set` and in `add`", name.text));
                 self.error(name.place, fault);
             }
         }
@@ -119,7 +123,7 @@ impl Resolver<'_> {
             value.set_sensitive(is_credential(parsed.as_str(), &self.key_fields));
             if fields.insert(parsed, value).is_some() {
                 let fault = Fault::new(format!("`{}` is written twice", name.text))
-                    .help("upper and lower case are the same");
+                    .help("header names ignore upper and lower case");
                 self.error(name.place, fault);
             }
         }
@@ -129,8 +133,9 @@ impl Resolver<'_> {
     pub(super) fn field_name(&mut self, written: &Written<HeaderName>) -> Option<HeaderName> {
         let name = self.value(written)?;
         if FRAMING.contains(&name) {
-            let fault = Fault::new(format!("`{name}` belongs to the connection"))
-                .help("the gateway writes it itself");
+            let fault =
+                Fault::new(format!("`{name}` belongs to the connection and cannot be used here"))
+                    .help("the gateway writes it itself");
             self.error(written.place, fault);
             return None;
         }
@@ -149,10 +154,14 @@ impl Resolver<'_> {
             Part::Host | Part::Path | Part::Query | Part::Param(_) => true,
         };
         if !starts_well {
-            let fault = Fault::new("a target starts with `/`").help("or with `{path}`");
+            let fault = Fault::new("this is not a path").help("start it with `/` or `{path}`");
             self.error(written.place, fault);
         } else if !template.0.iter().all(is_plain) {
-            self.error(written.place, Fault::new("other characters are percent-encoded"));
+            self.error(
+                written.place,
+                Fault::new("this path has characters that are not allowed")
+                    .help("percent-encode them"),
+            );
         }
         Some(template)
     }

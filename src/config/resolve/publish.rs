@@ -46,7 +46,7 @@ impl Resolver<'_> {
     ) -> Vec<Settings> {
         let written: Vec<_> = route.publish.iter().flat_map(OneOrMany::iter).collect();
         if let Some(one_too_many) = written.get(MAX_EVENTS) {
-            let fault = Fault::new("these are too many events for one request");
+            let fault = Fault::new("this route has too many `publish` entries");
             self.error(one_too_many.topic.place, fault.help(format!("at most {MAX_EVENTS}")));
         }
         let all = written.iter().take(MAX_EVENTS);
@@ -115,7 +115,10 @@ impl Resolver<'_> {
         let text = written.text.as_str();
         let is_odd = |c: char| c.is_control() || c.is_whitespace() || c == '*';
         let is_type = !text.is_empty() && text.len() <= MAX_TYPE && !text.contains(is_odd);
-        let fault = || Fault::new("this is no type of an event").help("such as `order.created`");
+        let fault = || {
+            Fault::new("this is not a valid event type")
+                .help("up to 200 bytes without white space and `*`, such as `order.created`")
+        };
         let checked = if is_type { Ok(text.into()) } else { Err(fault()) };
         self.checked(written.place, checked)
     }
@@ -148,11 +151,12 @@ impl Resolver<'_> {
             let fault = match &part {
                 Part::Claim(_) | Part::Principal if route.auth.is_none() => {
                     let fault = Fault::new(format!("`{}` needs `auth`", written.text));
-                    Some(fault.help("this route has none"))
+                    Some(fault.help("add `auth` to this route"))
                 }
                 Part::Path(name) if !params.contains(name) => {
-                    let fault = Fault::new(format!("the path binds no `{name}`"));
-                    Some(fault.help(format!("that needs `{{{name}}}` in this route's path")))
+                    let fault =
+                        Fault::new(format!("this route's path has no placeholder `{name}`"));
+                    Some(fault.help(format!("add `{{{name}}}` to `match.path`")))
                 }
                 _ => None,
             };
@@ -169,10 +173,14 @@ impl Resolver<'_> {
         let has_intent = self.or(written.intent.as_ref(), is_possible);
         if let Some(written) = written.intent.as_ref().filter(|_| has_intent && !is_possible) {
             let fault = match mode {
-                Mode::Before => Fault::new("with `mode: before` the event itself comes first"),
-                Mode::After => Fault::new("with `ack: async` nothing waits for the disk"),
+                Mode::Before => Fault::new(
+                    "`intent` is not possible with `mode: before`, which stores the event itself first",
+                ),
+                Mode::After => Fault::new(
+                    "`intent` is not possible with `ack: async`, where nothing waits for the disk",
+                ),
             };
-            self.error(written.place, fault.help("leave it out"));
+            self.error(written.place, fault.help("remove it"));
         }
         has_intent && is_possible
     }
@@ -181,18 +189,19 @@ impl Resolver<'_> {
     fn delay(&mut self, written: &events::Publish, topic: Option<&Topic>) -> Duration {
         let most = topic.map_or(YEAR, |topic| topic.max_age);
         self.in_range(written.delay.as_ref(), Duration::ZERO, Duration::ZERO..=most, |_| {
-            "at most as long as its topic keeps events: `retention.max_age`".to_owned()
+            "at most the topic's `retention.max_age`".to_owned()
         })
     }
 
     fn pointers(&mut self, written: &events::Publish, data: Data) -> Box<[Pointer]> {
         let all = written.redact.as_deref().unwrap_or_default();
         if let (Data::None, Some(first)) = (data, all.first()) {
-            let fault = Fault::new("with `data: none` there is nothing to replace");
-            self.error(first.place, fault.help("leave it out"));
+            let fault = Fault::new("`redact` has no effect with `data: none`");
+            self.error(first.place, fault.help("remove it"));
         }
         if let Some(one_too_many) = all.get(MAX_POINTERS) {
-            let fault = Fault::new("these are too many").help(format!("at most {MAX_POINTERS}"));
+            let fault =
+                Fault::new("`redact` is too long").help(format!("at most {MAX_POINTERS} pointers"));
             self.error(one_too_many.place, fault);
         }
         let pointer = |written: &Written<Text>| {
@@ -209,20 +218,20 @@ impl Resolver<'_> {
         if settings.mode != Mode::Before {
             return;
         }
-        let fault = || Fault::new("with `mode: before` there is no answer yet");
+        let fault = || Fault::new("with `mode: before` there is no response yet");
         match &written.when {
             Some(events::When::Outcome(word)) => {
-                self.error(word.place, fault().help("leave it out"));
+                self.error(word.place, fault().help("remove it"));
             }
             Some(events::When::Statuses(list)) => {
                 if let Some(first) = list.first() {
-                    self.error(first.place, fault().help("leave it out"));
+                    self.error(first.place, fault().help("remove it"));
                 }
             }
             None => {}
         }
         if let Some(data) = written.data.as_ref().filter(|_| settings.data.has_response()) {
-            self.error(data.place, fault().help("`request` or `none`"));
+            self.error(data.place, fault().help("write `request` or `none`"));
         }
         if !settings.has_early_keys() {
             let place = written.topic.place;
@@ -236,12 +245,15 @@ impl Resolver<'_> {
             return;
         };
         if written.key.is_none() {
-            let fault =
-                Fault::new("there is no `key`").help("such as `key: \"json:/customer_id\"`");
+            let fault = Fault::new("`key_required` needs `key`")
+                .help("add it, such as `key: \"json:/customer_id\"`");
             self.error(required.place, fault);
         } else if !settings.has_early_keys() {
-            let fault = Fault::new("what only the answer has cannot be required of a request");
-            self.error(required.place, fault.help("take the key from the request"));
+            let fault = Fault::new("`key_required` needs a key that is taken from the request");
+            self.error(
+                required.place,
+                fault.help("use `header:NAME`, `json:/POINTER` or another part of the request"),
+            );
         }
     }
 
@@ -262,10 +274,13 @@ impl Resolver<'_> {
         let Some(topic) = topics.iter().filter(is_longer).find(is_published) else { return };
         let place = written.ttl.as_ref().map_or(route.name.place, |ttl| ttl.place);
         let fault = Fault::new(format!(
-            "`{}` knows duplicates for longer than this route its keys: of one that is used again no event is kept",
+            "this route forgets its keys sooner than `{}` forgets duplicates: a key that is used again has an effect, but its event is dropped as a duplicate",
             topic.name
         ));
-        self.warn(place, fault.help("a `ttl` of the topic's `dedup.window` or longer"));
+        self.warn(
+            place,
+            fault.help("make `idempotency.ttl` at least as long as the topic's `dedup.window`"),
+        );
     }
 
     /// What may have happened is told to nobody.
@@ -282,7 +297,7 @@ impl Resolver<'_> {
         };
         if !subscriptions.iter().any(reads) {
             let fault = Fault::new(format!("no subscription receives `{kind}`"));
-            let help = "it says that a request may have been done; `intent: false` goes without";
+            let help = "this event says that a request may have been done: subscribe to it, or write `intent: false`";
             self.warn(written.r#type.place, fault.help(help));
         }
     }

@@ -52,8 +52,8 @@ impl Resolver<'_> {
                 let url = self.value(written_url)?;
                 self.warn_exposed(written_url.place, &url);
                 if written.secrets.as_deref().unwrap_or_default().is_empty() && !url.is_loopback() {
-                    let fault = Fault::new("what is pushed there is not signed")
-                        .help("`secrets: [env:NAME]`, so that the receiver knows it is from here");
+                    let fault = Fault::new("deliveries to this URL are not signed")
+                        .help("add `secrets: [env:NAME]`, so that the receiver can verify where they come from");
                     self.warn(written_url.place, fault);
                 }
                 let known = upstreams.webhook(&url, written_url.place);
@@ -66,13 +66,16 @@ impl Resolver<'_> {
                 Some(Target::Upstream(name.text.as_str().into()))
             }
             (Some(_), Some(upstream)) => {
-                let fault = Fault::new("`push` has a `url` already");
-                self.error(upstream.place, fault.help("write one of them"));
+                let fault = Fault::new("`push` has either `url` or `upstream`");
+                self.error(upstream.place, fault.help("remove one of them"));
                 None
             }
             (None, None) => {
-                let fault = Fault::new("this says not where to push");
-                self.error(place, fault.help("`url: \"https://..\"`"));
+                let fault = Fault::new("`push` does not say where to send events");
+                self.error(
+                    place,
+                    fault.help("add `url: \"https://..\"`, or `upstream` for stored requests"),
+                );
                 None
             }
         }
@@ -80,7 +83,7 @@ impl Resolver<'_> {
 
     fn secrets(&mut self, written: &[Written<SecretReference>]) -> Vec<SigningKey> {
         if let Some(extra) = written.get(MAX_SECRETS) {
-            let fault = Fault::new("these are too many secrets");
+            let fault = Fault::new("there are too many secrets");
             self.error(extra.place, fault.help(format!("at most {MAX_SECRETS}")));
         }
         let mut keys = Vec::new();
@@ -89,7 +92,7 @@ impl Resolver<'_> {
             // The text is the secret: it is not repeated.
             let key = SigningKey::parse(secret.expose()).map_err(|bad| {
                 Fault::new(bad.to_string())
-                    .help("`echo whsec_$(openssl rand -base64 32)` makes one")
+                    .help("make one with `echo whsec_$(openssl rand -base64 32)`")
             });
             keys.extend(self.checked(written.place, key));
         }

@@ -73,7 +73,7 @@ impl Resolver<'_> {
     /// Says which no route names, and gives the settings of all.
     pub(super) fn warn_unused_limits(&mut self, limits: RateLimits) -> Vec<Settings> {
         for entry in limits.entries.iter().filter(|entry| !entry.is_used) {
-            self.warn(entry.place, Fault::new("no route names this rate limit"));
+            self.warn(entry.place, Fault::new("no route uses this rate limit"));
         }
         limits.entries.into_iter().map(|entry| entry.settings).collect()
     }
@@ -90,11 +90,11 @@ impl Resolver<'_> {
             let named = limits.use_named(&name.text);
             let Some(index) = self.checked(name.place, named) else { continue };
             if indexes.contains(&index) {
-                self.error(name.place, Fault::new(format!("`{}` is named twice", name.text)));
+                self.error(name.place, Fault::new(format!("`{}` is listed twice", name.text)));
                 continue;
             }
             if indexes.len() == MAX_PER_ROUTE {
-                let fault = Fault::new("these are too many rate limits for one route")
+                let fault = Fault::new("this route has too many rate limits")
                     .help(format!("at most {MAX_PER_ROUTE}"));
                 self.error(name.place, fault);
                 break;
@@ -115,7 +115,7 @@ impl Resolver<'_> {
     ) {
         if key.needs_principal() && route.auth.is_none() {
             let fault = Fault::new(format!("`{}` limits by `{}`", name.text, key.written()))
-                .help("that needs `auth` on this route");
+                .help("add `auth` to this route");
             self.error(name.place, fault);
         }
         let unbound = |part: &Part| match part {
@@ -124,7 +124,7 @@ impl Resolver<'_> {
         };
         if let Some(param) = key.parts().iter().find_map(unbound) {
             let fault = Fault::new(format!("`{}` limits by `{}`", name.text, key.written()))
-                .help(format!("that needs `{{{param}}}` in this route's path"));
+                .help(format!("add `{{{param}}}` to `match.path`"));
             self.error(name.place, fault);
         }
     }
@@ -134,7 +134,8 @@ impl Resolver<'_> {
         let name = self.value(name).map_or_else(|| Arc::from(""), |name| name.0);
         let parts: Vec<_> = written.key.iter().filter_map(|part| self.limiter_part(part)).collect();
         if written.key.iter().len() == 0 {
-            let fault = Fault::new("there is no key").help("like `key: client_ip`");
+            let fault =
+                Fault::new("the list is empty").help("write a selector, such as `key: client_ip`");
             self.error(limit.place, fault);
         }
         let burst = self.in_range(Some(&written.burst), 1, 1..=u32::MAX, |_| "at least 1".into());
@@ -159,8 +160,8 @@ impl Resolver<'_> {
         let limit = gcra::limit(rate.count, rate.per, burst);
         if limit.is_none() {
             let fault =
-                Fault::new(format!("`{}` with a burst of {burst} cannot be kept", written.text))
-                    .help("at most 1000000 in a second, and the burst is back within a year");
+                Fault::new(format!("`{}` with a burst of {burst} is not possible", written.text))
+                    .help("at most 1000000 per second, and the burst must refill within a year");
             self.error(written.place, fault);
         }
         limit.map(|limit| (limit, rate))
@@ -169,11 +170,11 @@ impl Resolver<'_> {
     fn limiter_part<T>(&mut self, written: &Written<T>) -> Option<Part> {
         let part = self.checked(written.place, selector_part(&written.text))?;
         let fault = match part {
-            Part::Json(_) => Fault::new("a limit is checked before the body is read")
-                .help("take it from the head: `header:NAME`, `path:NAME`, `query:NAME`"),
+            Part::Json(_) => Fault::new("rate limits are checked before the body is read")
+                .help("use `header:NAME`, `path:NAME` or `query:NAME`"),
             Part::ResponseHeader(_) | Part::ResponseJson(_) => {
-                Fault::new("a limit is checked before there is a response")
-                    .help("take it from the request: `client_ip`, `header:NAME`, `claim:NAME`")
+                Fault::new("rate limits are checked before there is a response")
+                    .help("use `client_ip`, `header:NAME` or `claim:NAME`")
             }
             part => return Some(part),
         };

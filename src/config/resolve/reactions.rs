@@ -23,15 +23,16 @@ impl Resolver<'_> {
             && !is_push
             && needs_an_answer(data)
         {
-            let fault = Fault::new("a consumer that fetches answers nothing");
-            self.warn(data.place, fault.help("`request` or `none`"));
+            let fault =
+                Fault::new("without `push` there is no response whose data could be published");
+            self.warn(data.place, fault.help("write `request` or `none`"));
         }
         let exhausted = written.on_exhausted.as_ref().and_then(|it| it.publish.as_ref());
         if let Some(data) = exhausted.and_then(|event| event.data.as_ref())
             && needs_an_answer(data)
         {
-            let fault = Fault::new("there is no answer to an event that nobody took");
-            self.warn(data.place, fault.help("`request` or `none`"));
+            let fault = Fault::new("an event that has used up its attempts has no response");
+            self.warn(data.place, fault.help("write `request` or `none`"));
         }
         (
             success.and_then(|event| self.reaction(event, topics)),
@@ -70,9 +71,10 @@ impl Resolver<'_> {
                 if let (Some(event), Some(reaction)) = (event, reaction)
                     && leads_to(reaction, start, all)
                 {
-                    let fault =
-                        Fault::new(format!("what follows from this comes back to `{name}`"));
-                    let help = "a saga ends after 8 events, the last of which nothing follows from";
+                    let fault = Fault::new(format!(
+                        "events that follow from this one are delivered to `{name}` again"
+                    ));
+                    let help = "a chain ends after 8 events: nothing follows from the last one";
                     self.warn(event.r#type.place, fault.help(help));
                 }
             }

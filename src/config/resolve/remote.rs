@@ -32,14 +32,15 @@ impl Resolver<'_> {
         let request_headers = self.passed_on(written.request_headers.as_deref());
         let response_headers = self.passed_on(written.response_headers.as_deref());
         if request_headers.is_empty() {
-            let fault = Fault::new("this service is not told who asks")
-                .help("list what it decides by: `request_headers: [authorization]`, or `[cookie]`");
+            let fault = Fault::new("this service gets none of the client's headers").help(
+                "list those it needs, such as `request_headers: [authorization]` or `[cookie]`",
+            );
             self.warn(place, fault);
         }
         for name in response_headers.iter().filter(|name| known.is_identity(name)) {
             if request_headers.contains(name) {
                 let fault = Fault::new(format!("this service never sees a client's `{name}`"))
-                    .help("it is in `response_headers`, and so removed from every request");
+                    .help("headers in `response_headers` are removed from every request first");
                 self.warn(place, fault);
             }
         }
@@ -56,8 +57,8 @@ impl Resolver<'_> {
         for written in written.unwrap_or_default() {
             let Some(name) = self.field_name(written) else { continue };
             if name == header::HOST {
-                let fault = Fault::new("`host` is not passed on")
-                    .help("the service gets it as `X-Forwarded-Host` already");
+                let fault = Fault::new("`host` cannot be passed on")
+                    .help("remove it: the service gets `X-Forwarded-Host`");
                 self.error(written.place, fault);
             } else {
                 names.push(name);
@@ -95,17 +96,18 @@ impl Resolver<'_> {
 
     fn discovery(&mut self, discover: &Written<bool>, issuer: &Issuer) -> Option<Source> {
         if !self.value(discover)? {
-            let fault = Fault::new("without discovery there are no keys")
-                .help("`true`, or one of `url`, `file`, `secret`");
+            let fault = Fault::new("`discover: false` leaves the issuer without keys")
+                .help("write `true`, or use `url`, `file` or `secret`");
             self.error(discover.place, fault);
             return None;
         }
         let text = &issuer.issuer.text;
         let found = HttpUrl::parse(text).ok().zip(Source::discover(text));
         let Some((url, source)) = found else {
-            let fault =
-                Fault::new(format!("discovery needs an issuer that is a URL; `{text}` is none"))
-                    .help("`issuer: https://id.shop.example`, or give `url` instead of `discover`");
+            let fault = Fault::new(format!(
+                "`discover` needs an `issuer` that is a URL, and `{text}` is not"
+            ))
+            .help("write `issuer: https://id.shop.example`, or `url` instead of `discover`");
             self.error(discover.place, fault);
             return None;
         };
@@ -115,8 +117,10 @@ impl Resolver<'_> {
 
     pub(super) fn warn_exposed(&mut self, place: Place, url: &HttpUrl) {
         if url.is_exposed() {
-            let fault = Fault::new("whoever is on the way there can read and change what is said")
-                .help("`https`, unless you trust that network");
+            let fault = Fault::new(
+                "this URL is not encrypted: others on the network can read and change the traffic",
+            )
+            .help("use `https`, unless you trust that network");
             self.warn(place, fault);
         }
     }

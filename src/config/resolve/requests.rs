@@ -30,8 +30,8 @@ impl Resolver<'_> {
             let (topic, name) = (&subscription.topic.text, &subscription.name.text);
             if let Some(other) = taken.get(topic) {
                 let fault =
-                    Fault::new(format!("`{other}` delivers the requests in `{topic}` already"));
-                let help = "each would be sent twice: one `push.upstream` for each topic";
+                    Fault::new(format!("`{other}` sends the requests stored in `{topic}` already"));
+                let help = "a topic has one subscription with `push.upstream`: otherwise each request would be sent twice";
                 self.error(upstream.place, fault.help(help));
             } else {
                 taken.insert(topic, name);
@@ -41,12 +41,12 @@ impl Resolver<'_> {
 
     fn check_push(&mut self, push: &events::Push) {
         if let Some(format) = &push.format {
-            let fault = Fault::new("a stored request is sent as it came");
-            self.error(format.place, fault.help("`format` is for webhooks: leave it out"));
+            let fault = Fault::new("stored requests have no `format`: they are sent as they came");
+            self.error(format.place, fault.help("remove it; `format` is for `url`"));
         }
         if let Some(secret) = push.secrets.iter().flatten().next() {
-            let fault = Fault::new("a stored request is not signed");
-            self.error(secret.place, fault.help("`secrets` are for webhooks: leave them out"));
+            let fault = Fault::new("stored requests are not signed");
+            self.error(secret.place, fault.help("remove `secrets`; they are for `url`"));
         }
     }
 
@@ -54,22 +54,26 @@ impl Resolver<'_> {
     fn check_ends(&mut self, subscription: &events::Subscription) {
         if let Some(first) = subscription.types.as_ref().and_then(|types| types.value.first()) {
             let fault = Fault::new("stored requests are all of one type");
-            self.error(first.place, fault.help("leave `types` out"));
+            self.error(first.place, fault.help("remove `types`"));
         }
         let letters = subscription.dead_letter.as_ref().map(|it| &it.value);
         let enabled = letters.and_then(|it| it.enabled.as_ref());
         if let Some(enabled) = enabled
             && self.value(enabled) == Some(false)
         {
-            let fault = Fault::new("a request that may have been done is never sent again");
-            self.error(enabled.place, fault.help("its dead letter says so: `enabled: true`"));
+            let fault = Fault::new(
+                "stored requests need dead letters: one that may have been done is kept there",
+            );
+            self.error(enabled.place, fault.help("write `enabled: true`, or remove the key"));
         }
         let then = subscription.on_exhausted.as_ref().and_then(|it| it.then.as_ref());
         if let Some(then) = then
             && matches!(self.value(then), Some(events::Then::Discard))
         {
-            let fault = Fault::new("whoever was answered 202 is told what became of it");
-            self.error(then.place, fault.help("`dead_letter` or `block_key`"));
+            let fault = Fault::new(
+                "a stored request cannot be discarded: its client may ask for its status",
+            );
+            self.error(then.place, fault.help("write `dead_letter` or `block_key`"));
         }
     }
 
@@ -81,18 +85,23 @@ impl Resolver<'_> {
     ) {
         let pin = subscription.pin.as_ref();
         if let Some(pin) = pin.filter(|pin| pin.text == "false") {
-            let fault = Fault::new("a request that was answered 202 may be lost unsent");
-            self.warn(pin.place, fault.help("`pin: true` keeps it"));
+            let fault =
+                Fault::new("requests that were answered with 202 may be lost before they are sent");
+            self.warn(pin.place, fault.help("write `pin: true`"));
         }
         let topic = topics.iter().find(|topic| *topic.name == *subscription.topic.text);
         if topic.is_some_and(|topic| topic.on_full == OnFull::DropOldest) {
-            let fault = Fault::new("a request that was answered 202 may be lost unsent");
-            let help = format!("`on_full: reject` of `{}` keeps it", subscription.topic.text);
+            let fault =
+                Fault::new("requests that were answered with 202 may be lost before they are sent");
+            let help =
+                format!("write `on_full: reject` for the topic `{}`", subscription.topic.text);
             self.warn(upstream, fault.help(help));
         }
         if let Some(from) = subscription.from.as_ref().filter(|from| from.text != "latest") {
-            let fault = Fault::new("what another subscription has delivered is delivered again");
-            let help = "`latest`, unless nobody has delivered what is there";
+            let fault = Fault::new(
+                "requests that another subscription has sent already would be sent again",
+            );
+            let help = "write `latest`, unless none of the requests in the topic was sent yet";
             self.warn(from.place, fault.help(help));
         }
     }

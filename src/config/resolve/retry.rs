@@ -35,8 +35,8 @@ impl Resolver<'_> {
             return (None, timeout::Settings { total, per_attempt: None });
         };
         if route.upstream.is_none() && route.split.is_none() {
-            let fault = Fault::new("this route has no upstream, so nothing is tried again")
-                .help("leave it out");
+            let fault = Fault::new("`retry` has no effect on a route without an upstream")
+                .help("remove it");
             self.error(written.place, fault);
         }
         let file::retry::Retry { attempts, per_attempt_timeout, on } = &written.value;
@@ -48,8 +48,8 @@ impl Resolver<'_> {
         if let Some(written) = per_attempt_timeout
             && per_attempt >= total
         {
-            let fault = Fault::new("one attempt may take as long as all of them")
-                .help(format!("less than the route's timeout, {}ms", total.as_millis()));
+            let fault = Fault::new("one attempt may take as long as all attempts together")
+                .help(format!("write less than the route's `timeout` of {}ms", total.as_millis()));
             self.warn(written.place, fault);
         }
         let on = on.as_ref().map_or(own.on, |on| self.retry_on(on));
@@ -63,7 +63,7 @@ impl Resolver<'_> {
         for one in written {
             let Some(value) = self.value(one) else { continue };
             if seen.contains(&value) {
-                self.error(one.place, Fault::new(format!("`{}` is written twice", one.text)));
+                self.error(one.place, Fault::new(format!("`{}` is listed twice", one.text)));
             }
             seen.push(value);
             match value {
@@ -82,13 +82,13 @@ impl Resolver<'_> {
         if ratio > 0.0 && requests - requests.floor() > 1e-6 {
             let requests = requests.floor();
             let fault = Fault::new(format!(
-                "`{}` is counted as one retry for every {requests} requests, {:.0}%",
+                "`{}` is rounded to one retry for every {requests} requests ({:.0}%)",
                 written.text,
                 100.0 / requests
             ));
             self.warn(
                 written.place,
-                fault.help("exact are 100%, 50%, 25%, 20%, 10%, 5%, 4%, 2%, 1%"),
+                fault.help("exact values are 100%, 50%, 25%, 20%, 10%, 5%, 4%, 2%, 1%"),
             );
         }
     }

@@ -149,7 +149,7 @@ impl Resolver<'_> {
                 let path = self.checked(template.place, path_template(&template.text));
                 let path = path.unwrap_or(Path::Any);
                 if is_reserved(&path) {
-                    let fault = Fault::new("`/.sluice/` is the gateway's own")
+                    let fault = Fault::new("paths below `/.sluice/` are reserved for the gateway")
                         .help("choose another first segment");
                     self.error(template.place, fault);
                 }
@@ -157,7 +157,8 @@ impl Resolver<'_> {
             }
             (None, Some(expression)) => self.anchored(expression).map_or(Path::Any, Path::Regex),
             (Some(_), Some(expression)) => {
-                let fault = Fault::new("there is `path` already").help("write one of them");
+                let fault = Fault::new("a route has either `path` or `path_regex`")
+                    .help("remove one of them");
                 self.error(expression.place, fault);
                 Path::Any
             }
@@ -177,9 +178,10 @@ impl Resolver<'_> {
         let lower = path.text.to_ascii_lowercase();
         if let Some(separator) = ["%2f", "%5c"].into_iter().find(|it| lower.contains(it)) {
             let separator = separator.to_ascii_uppercase();
-            let fault =
-                Fault::new(format!("every request with `{separator}` here is answered 400"));
-            let help = "`encoded_separators: pass` on the route lets them through";
+            let fault = Fault::new(format!(
+                "requests for this path get 400, because it contains `{separator}`"
+            ));
+            let help = "add `encoded_separators: pass` to the route to let them through";
             self.warn(path.place, fault.help(help));
         }
     }
@@ -190,8 +192,10 @@ impl Resolver<'_> {
         let is_foreign =
             |it: &&str| matches!(*it, "*" | "**") || it.len() > 1 && it.starts_with(':');
         if let Some(segment) = path.text.split('/').find(is_foreign) {
-            let fault = Fault::new(format!("`{segment}` is no placeholder: it matches itself"));
-            let help = "`{name}` takes one segment, `{*rest}` at the end all that is below";
+            let fault =
+                Fault::new(format!("`{segment}` is not a placeholder: it matches only itself"));
+            let help =
+                "write `{name}` for one segment, or `{*rest}` at the end for everything below";
             self.warn(path.place, fault.help(help));
         }
     }
@@ -200,8 +204,11 @@ impl Resolver<'_> {
     fn warn_of_removed(&mut self, name: &Written<HeaderName>) {
         let lower = name.text.to_ascii_lowercase();
         if lower.contains('_') || lower.starts_with("x-sluice-") {
-            let fault = Fault::new(format!("no request has `{}` when it is matched", name.text));
-            let help = "fields with `_` in their name and `x-sluice-*` are removed before";
+            let fault = Fault::new(format!(
+                "no request has the header `{}` when routes are matched",
+                name.text
+            ));
+            let help = "the gateway removes headers with `_` in their name, and `x-sluice-*`";
             self.warn(name.place, fault.help(help));
         }
     }
@@ -227,7 +234,7 @@ impl Resolver<'_> {
                 let fault = Fault::new(format!(
                     "this route never matches: `{first}` takes the same requests"
                 ))
-                .help("the one that is written first wins");
+                .help("the route that stands first in the file wins");
                 self.warn(written.value.name.place, fault);
             } else {
                 seen.insert(asks, name);

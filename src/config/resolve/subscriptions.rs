@@ -56,8 +56,8 @@ impl Resolver<'_> {
         let push = written.push.as_ref();
         match (push, lease) {
             (Some(_), Some(lease)) => {
-                let fault = Fault::new("a lease is for consumers that fetch");
-                self.warn(lease.place, fault.help("an endpoint has `push.timeout`"));
+                let fault = Fault::new("`lease` has no effect with `push`");
+                self.warn(lease.place, fault.help("use `push.timeout`"));
             }
             (None, _) => self.warn_pace(written.limits.as_ref()),
             (Some(_), None) => {}
@@ -88,21 +88,25 @@ impl Resolver<'_> {
     fn types(&mut self, placed: Option<&Placed<Vec<Written<Text>>>>) -> Vec<TypePattern> {
         let Some(Placed { value: written, place }) = placed else { return Vec::new() };
         if written.is_empty() {
-            let fault = Fault::new("the list is empty").help("leave `types` out for every type");
+            let fault =
+                Fault::new("the list is empty").help("to receive every type, remove `types`");
             self.error(*place, fault);
         }
         if written.len() > MAX_TYPES {
-            let fault = Fault::new("these are too many types").help(format!("at most {MAX_TYPES}"));
+            let fault = Fault::new("there are too many types").help(format!("at most {MAX_TYPES}"));
             self.error(written[MAX_TYPES].place, fault);
         }
         for pattern in written {
             let text = &pattern.text;
             let inside = text.strip_suffix('*').unwrap_or(text);
             let fault = if text.is_empty() || text.len() > 256 {
-                Some(Fault::new("this is no type").help("like `order.created` or `order.*`"))
+                Some(
+                    Fault::new("this is not a valid type")
+                        .help("up to 256 bytes, such as `order.created` or `order.*`"),
+                )
             } else if inside.contains('*') {
                 let fault = Fault::new(format!("`{text}` has a `*` that is not at its end"));
-                Some(fault.help("only a trailing `*` matches, every end"))
+                Some(fault.help("`*` is only allowed at the end, where it matches anything"))
             } else {
                 None
             };
@@ -124,7 +128,8 @@ impl Resolver<'_> {
                     StartAt::Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
                 })
                 .map_err(|fault| {
-                    let help = "`earliest`, `latest`, or a time like `2027-01-31T12:00:00Z`";
+                    let help =
+                        "write `earliest`, `latest`, or a time such as `2027-01-31T12:00:00Z`";
                     fault.help(did_you_mean(text, words).unwrap_or_else(|| help.to_owned()))
                 }),
         };
@@ -156,7 +161,7 @@ impl Resolver<'_> {
     fn schedule(&mut self, placed: &Placed<OneOrMany<Written<Text>>>) -> Option<Retry> {
         let Placed { value: written, place } = placed;
         let names = ["service", "standard"];
-        let help = "`service`, `standard`, or a list of durations";
+        let help = "write `service`, `standard`, or a list of durations";
         if written.0.is_empty() {
             self.error(*place, Fault::new("the list is empty").help(help));
         }
@@ -198,7 +203,9 @@ impl Resolver<'_> {
         let concurrency = written.concurrency.as_ref().map(|it| it.place);
         let rate = written.rate.as_ref().map(|it| it.place);
         for place in [concurrency, rate].into_iter().flatten() {
-            let fault = Fault::new("this is for `push`; a consumer that fetches sets its own pace");
+            let fault = Fault::new(
+                "this has no effect without `push`: consumers that receive set their own pace",
+            );
             self.warn(place, fault);
         }
     }
@@ -224,14 +231,14 @@ impl Resolver<'_> {
 
     /// What becomes of an event that nobody took.
     fn end(&mut self, written: &events::Subscription) -> (Option<DeadLetters>, Then) {
-        let own = DeadLetters::default();
         let exhausted = written.on_exhausted.as_ref().and_then(|it| it.then.as_ref());
         let block = written.dead_letter.as_ref();
         let inner = block.and_then(|block| block.value.then.as_ref());
         let enabled = block.and_then(|block| block.value.enabled.as_ref());
         let is_enabled = self.or(enabled, true);
         if let (Some(inner), Some(_)) = (inner, exhausted) {
-            let fault = Fault::new("`on_exhausted` has a `then` already").help("write one of them");
+            let fault = Fault::new("`then` is written here and in `on_exhausted`")
+                .help("remove one of them");
             self.error(inner.place, fault);
         }
         let then = match inner.or(exhausted) {
@@ -240,21 +247,25 @@ impl Resolver<'_> {
         };
         match (is_enabled, then) {
             (false, Some((events::Then::DeadLetter, place))) => {
-                let fault = Fault::new("there are no dead letters here");
-                self.error(place, fault.help("`discard`, `block_key`, or `enabled: true`"));
+                let fault = Fault::new("`then: dead_letter` needs dead letters, which are off");
+                self.error(place, fault.help("write `discard` or `block_key`, or `enabled: true`"));
             }
             (false, None) => {
                 if let Some(enabled) = enabled {
-                    let fault =
-                        Fault::new("nothing says what becomes of an event that nobody took");
-                    self.error(enabled.place, fault.help("`then: discard` or `then: block_key`"));
+                    let fault = Fault::new(
+                        "`enabled: false` needs `then`, for events that have used up their attempts",
+                    );
+                    self.error(
+                        enabled.place,
+                        fault.help("add `then: discard` or `then: block_key`"),
+                    );
                 }
             }
             (true, Some((events::Then::Discard | events::Then::BlockKey, place)))
                 if inner.is_some() =>
             {
-                let fault = Fault::new("with dead letters this is where an event goes");
-                let help = "`enabled: false` beside it, or `on_exhausted: { then: .. }`";
+                let fault = Fault::new("`then` has no effect here while dead letters are on");
+                let help = "add `enabled: false`, or move it to `on_exhausted: { then: .. }`";
                 self.error(place, fault.help(help));
             }
             (true | false, _) => {}
@@ -264,8 +275,18 @@ impl Resolver<'_> {
             Some(events::Then::Discard) => Then::Discard,
             Some(events::Then::BlockKey) => Then::BlockKey,
         };
-        let age = block.and_then(|block| block.value.max_age.as_ref());
-        let bytes = block.and_then(|block| block.value.max_bytes.as_ref());
+        (self.letters(block.map(|block| &block.value), is_enabled), then)
+    }
+
+    /// How long and how much the dead letters are kept, if they are.
+    fn letters(
+        &mut self,
+        written: Option<&events::DeadLetters>,
+        is_enabled: bool,
+    ) -> Option<DeadLetters> {
+        let own = DeadLetters::default();
+        let age = written.and_then(|it| it.max_age.as_ref());
+        let bytes = written.and_then(|it| it.max_bytes.as_ref());
         let kept = DeadLetters {
             max_age: self
                 .in_range(age, own.max_age, SECOND..=Duration::MAX, |_| "at least 1s".to_owned()),
@@ -280,9 +301,9 @@ impl Resolver<'_> {
         };
         let unused = age.map(|age| age.place).or(bytes.map(|bytes| bytes.place));
         if let (false, Some(place)) = (is_enabled, unused) {
-            self.warn(place, Fault::new("there are no dead letters here to keep"));
+            self.warn(place, Fault::new("this has no effect with `enabled: false`"));
         }
-        (is_enabled.then_some(kept), then)
+        is_enabled.then_some(kept)
     }
 }
 

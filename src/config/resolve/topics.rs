@@ -33,8 +33,8 @@ impl Resolver<'_> {
         let routes = file.routes.iter().flatten();
         let has_keys = routes.into_iter().any(|route| route.value.idempotency.is_some());
         if let (None, Some(queue), false) = (topics, queue, has_keys) {
-            let fault = Fault::new("there are no `topics`: no store is opened");
-            self.warn(queue.place, fault.help("`topics: { orders: {} }` is one"));
+            let fault = Fault::new("`queue` has no effect without `topics` or `idempotency`");
+            self.warn(queue.place, fault.help("add a topic: `topics: { orders: {} }`"));
         }
         let none = queue::Queue::default();
         let mut settings = self.queue(queue.map_or(&none, |queue| &queue.value));
@@ -48,7 +48,10 @@ impl Resolver<'_> {
         let own = Settings::new(self.base.join("data"));
         let dir = written.dir.as_ref();
         if let Some(dir) = dir.filter(|dir| dir.text.is_empty()) {
-            self.error(dir.place, Fault::new("this is no directory").help("`./data`"));
+            self.error(
+                dir.place,
+                Fault::new("`dir` is empty").help("write a directory, such as `./data`"),
+            );
         }
         let body_buffer = self.in_range(
             written.body_buffer.as_ref(),
@@ -98,7 +101,7 @@ impl Resolver<'_> {
             return None;
         }
         let named = Name::parse(&written.text);
-        self.checked(written.place, named.map_err(|fault| fault.help("`auto`, or a name")))
+        self.checked(written.place, named.map_err(|fault| fault.help("write `auto` or a name")))
             .map(|name| name.0)
     }
 
@@ -150,8 +153,9 @@ impl Resolver<'_> {
             Some(queue::Durability::Durable) => Durability::Durable,
             Some(queue::Durability::Os) => Durability::Os,
             Some(queue::Durability::Memory) => {
-                let fault = Fault::new("events that were acknowledged end with the process");
-                self.warn(written.place, fault.help("`durable` and `os` keep them"));
+                let fault =
+                    Fault::new("with `memory`, acknowledged events are lost when the process ends");
+                self.warn(written.place, fault.help("to keep them, write `durable` or `os`"));
                 Durability::Memory
             }
         }
@@ -176,14 +180,17 @@ impl Resolver<'_> {
         for (name, topic) in written.into_iter().flat_map(Entries::iter) {
             let Some(from) = &topic.value.renamed_from else { continue };
             let fault = if from.text == name.text {
-                Some(Fault::new("a topic is not renamed from its own name"))
+                Some(
+                    Fault::new("a topic cannot be renamed from its own name")
+                        .help("remove this line"),
+                )
             } else if topics.iter().any(|topic| *topic.name == *from.text) {
-                let fault = Fault::new(format!("`{}` is a topic of its own", from.text));
-                Some(fault.help("remove it, or this line"))
+                let fault = Fault::new(format!("`{}` is still a topic in this file", from.text));
+                Some(fault.help("remove that topic or this line"))
             } else {
                 adopted.insert(&from.text, from.place).map(|first| {
-                    Fault::new(format!("`{}` is adopted twice", from.text))
-                        .help(format!("the first time on line {}", first.line))
+                    Fault::new(format!("two topics are renamed from `{}`", from.text))
+                        .help(format!("the first is on line {}", first.line))
                 })
             };
             self.found.extend(fault.map(|fault| Found {
@@ -200,7 +207,7 @@ impl Resolver<'_> {
         let own = Topic::new(name);
         if let Some(backend) = &written.backend {
             self.value(backend);
-            self.warn(backend.place, Fault::new("`backend` is reserved and changes nothing"));
+            self.warn(backend.place, Fault::new("`backend` is reserved and has no effect"));
         }
         let max_event_bytes = self.in_range(
             written.max_event_bytes.as_ref(),
@@ -212,8 +219,8 @@ impl Resolver<'_> {
         if max_bytes < max_event_bytes.0
             && let Some(bytes) = written.retention.as_ref().and_then(|it| it.max_bytes.as_ref())
         {
-            let fault = Fault::new("this is less than one event may have");
-            self.error(bytes.place, fault.help("more than `max_event_bytes`"));
+            let fault = Fault::new("this is smaller than the largest event");
+            self.error(bytes.place, fault.help("write at least `max_event_bytes`"));
         }
         let oldest = written.backpressure.as_ref().map(|backpressure| &backpressure.oldest_age);
         let oldest = oldest.map(|age| {
@@ -256,8 +263,8 @@ impl Resolver<'_> {
         let max_age = self
             .in_range(written.max_age.as_ref(), own.max_age, range, |_| "at least 1s".to_owned());
         if let Some(age) = written.max_age.as_ref().filter(|_| max_age < HOUR) {
-            let fault = Fault::new("what is older is gone, also for a replay");
-            self.warn(age.place, fault.help("an hour is little for an outage of a consumer"));
+            let fault = Fault::new("this keeps events for less than an hour, for replays too");
+            self.warn(age.place, fault.help("an outage of a consumer may last longer"));
         }
         let range = ByteSize(MIB)..=ByteSize(1024 * 1024 * GIB);
         let max_bytes =
@@ -265,8 +272,8 @@ impl Resolver<'_> {
                 "from 1MiB to 1024TiB".to_owned()
             });
         if let Some(bytes) = written.max_bytes.as_ref().filter(|_| max_bytes.0 < 4 * SEGMENT) {
-            let fault = Fault::new("this is little: bytes go in segments of up to 64MiB");
-            self.warn(bytes.place, fault.help("at least 256MiB"));
+            let fault = Fault::new("this is small: events are deleted in segments of up to 64MiB");
+            self.warn(bytes.place, fault.help("write at least 256MiB"));
         }
         (max_age, max_bytes.0)
     }
@@ -280,8 +287,10 @@ impl Resolver<'_> {
                 "at most 7d".to_owned()
             });
         if let Some(written) = written.window.as_ref().filter(|_| window > max_age) {
-            let fault = Fault::new("keys go with their events, which are kept for less");
-            self.warn(written.place, fault.help("at most `retention.max_age`"));
+            let fault = Fault::new(
+                "`window` is longer than `retention.max_age`, and keys are deleted with their events",
+            );
+            self.warn(written.place, fault.help("write at most `retention.max_age`"));
         }
         let entries = written.max_entries.as_ref();
         let max_entries = self.in_range(entries, own.max_entries, 0..=100_000_000, |_| {
@@ -305,8 +314,14 @@ impl Resolver<'_> {
         };
         if topic.max_event_bytes > settings.publish_buffer / 2 {
             let place = written.map_or(place.place, |written| written.place);
-            let fault = Fault::new(format!("events of `{}` do not fit in here", topic.name));
-            self.error(place, fault.help("twice the largest `max_event_bytes`, or more"));
+            let fault = Fault::new(format!(
+                "the largest events of `{}` do not fit in `publish_buffer`",
+                topic.name
+            ));
+            self.error(
+                place,
+                fault.help("it must be at least twice the largest `max_event_bytes`"),
+            );
         }
     }
 }

@@ -34,7 +34,8 @@ impl Resolver<'_> {
                 self.value(written);
             }
             if propagate.value.is_empty() {
-                let fault = Fault::new("no field tells of traces").help("`[w3c]`");
+                let fault =
+                    Fault::new("the list is empty").help("write `[w3c]`, or remove the key");
                 self.error(propagate.place, fault);
             }
         }
@@ -43,8 +44,8 @@ impl Resolver<'_> {
         let collector = self.followed(&tracing.otlp)?;
         if collector.port == GRPC_PORT && matches!(collector.protocol, Protocol::Http { .. }) {
             let fault =
-                Fault::new("a path asks for HTTP, but port 4317 is where collectors take gRPC")
-                    .help("leave the path out for gRPC, or `:4318` for HTTP");
+                Fault::new("a URL with a path means HTTP, but collectors expect gRPC on port 4317")
+                    .help("remove the path for gRPC, or use port 4318 for HTTP");
             self.warn(place, fault);
         }
         Some(Settings { sample, collector, headers, timeout })
@@ -57,7 +58,10 @@ impl Resolver<'_> {
             let Some(header) = header(member) else {
                 // Its value may be a secret.
                 let fault = Fault::new(format!("the value of `{name}` is not valid"));
-                self.error(place, fault.help("`name=value,..`, values percent-encoded"));
+                self.error(
+                    place,
+                    fault.help("it must be `name=value,..` with percent-encoded values"),
+                );
                 break;
             };
             headers.push(header);
@@ -70,7 +74,7 @@ impl Resolver<'_> {
         let millis = text.trim().parse().ok().filter(|millis| (1..=600_000).contains(millis));
         if millis.is_none() {
             let fault = Fault::new(format!("the value of `{name}` is not valid"));
-            self.error(place, fault.help("milliseconds, 1 to 600000"));
+            self.error(place, fault.help("it must be a number of milliseconds from 1 to 600000"));
         }
         millis.map_or(TIMEOUT, Duration::from_millis)
     }

@@ -50,7 +50,7 @@ impl Resolver<'_> {
         let fitting = own.initial.clamp(min_value.min(max_value), max_value);
         let initial_value = self.in_range(initial.as_ref(), fitting, range(), tell);
         if let Some(min) = min.as_ref().filter(|_| min_value > max_value) {
-            let fault = Fault::new(format!("`min` is over `max`, which is {max_value}"));
+            let fault = Fault::new(format!("`min` is greater than `max`, which is {max_value}"));
             self.error(min.place, fault);
         } else if let Some(initial) =
             initial.as_ref().filter(|_| !(min_value..=max_value).contains(&initial_value))
@@ -75,13 +75,13 @@ impl Resolver<'_> {
         let upstream = self.checked(name.place, named.upstreams.use_named(&name.text));
         let share = self.or(Some(&value.percent), Percent(0.0)).0;
         if route.upstream.is_none() && route.split.is_none() {
-            let fault = Fault::new("only what goes to an upstream can be copied")
+            let fault = Fault::new("`mirror` needs a route that sends requests to an upstream")
                 .help("this route has neither `upstream` nor `split`");
             self.error(*place, fault);
         }
         if upstream.is_some_and(|upstream| used.contains(&upstream)) {
-            let fault = Fault::new("the copies go where the requests go")
-                .help("that upstream gets them twice");
+            let fault = Fault::new("the copies go to the same upstream as the requests")
+                .help("it gets these requests twice; choose another upstream");
             self.warn(name.place, fault);
         }
         let credentials = self.key_fields.clone();
@@ -97,19 +97,19 @@ impl Resolver<'_> {
         let Placed { value, place } = route.fault.as_ref()?;
         let traffic::Fault { delay, abort } = value;
         if !named.allow_faults {
-            let fault = Fault::new("`fault` makes requests fail on purpose")
-                .help("`admin.allow_faults: true` says that this gateway may");
+            let fault = Fault::new("`fault` is not allowed on this gateway")
+                .help("write `admin: { allow_faults: true }` to allow it");
             self.error(*place, fault);
         }
         if route.upstream.is_none() && route.split.is_none() {
-            let fault = Fault::new("only what goes to an upstream can fail on purpose")
+            let fault = Fault::new("`fault` needs a route that sends requests to an upstream")
                 .help("this route has neither `upstream` nor `split`");
             self.error(*place, fault);
         }
         if delay.is_none() && abort.is_none() {
-            self.error(*place, Fault::new("there is neither `delay` nor `abort`"));
+            self.error(*place, Fault::new("`fault` does nothing").help("add `delay` or `abort`"));
         }
-        self.warn(*place, Fault::new("this route fails requests on purpose"));
+        self.warn(*place, Fault::new("this route delays or fails requests on purpose"));
         let delay = delay.as_ref().map(|delay| {
             let duration = self.positive(Some(&delay.duration), Duration::from_millis(1));
             (self.or(Some(&delay.percent), Percent(0.0)).0, duration)
@@ -117,8 +117,8 @@ impl Resolver<'_> {
         let abort = abort.as_ref().and_then(|abort| {
             let status = self.value(&abort.status)?;
             if !status.is_client_error() && !status.is_server_error() {
-                let fault =
-                    Fault::new(format!("{} is no failure", status.as_u16())).help("400 to 599");
+                let fault = Fault::new(format!("{} is not an error status", status.as_u16()))
+                    .help("write 400 to 599");
                 self.error(abort.status.place, fault);
             }
             Some((self.or(Some(&abort.percent), Percent(0.0)).0, status))

@@ -182,7 +182,10 @@ impl Resolver<'_> {
     ) -> balancer::Settings {
         let name = self.value(name).map_or_else(|| Arc::from(""), |name| name.0);
         if written.endpoints.value.is_empty() {
-            self.error(written.endpoints.place, Fault::new("there is no endpoint"));
+            self.error(
+                written.endpoints.place,
+                Fault::new("the list is empty").help("an upstream needs at least one endpoint"),
+            );
         }
         let sources: Vec<Source> =
             written.endpoints.value.iter().filter_map(|endpoint| self.source(endpoint)).collect();
@@ -273,11 +276,11 @@ impl Resolver<'_> {
         let fault = match part {
             Part::ResponseHeader(_) | Part::ResponseJson(_) => {
                 Fault::new("the endpoint is chosen before there is a response")
-                    .help("take it from the request: `header:NAME`, `json:/POINTER`")
+                    .help("use a part of the request: `header:NAME`, `json:/POINTER`")
             }
             Part::Claim(_) | Part::Principal => {
-                Fault::new(format!("`{}` needs `auth`", written.text))
-                    .help("`auth` is not in this version")
+                Fault::new(format!("`{}` cannot select an endpoint", written.text))
+                    .help("pass the claim on with `claim_headers`, and use `header:NAME`")
             }
             part => return Some(part),
         };
