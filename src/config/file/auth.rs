@@ -1,4 +1,4 @@
-//! `issuers`, `api_keys` and `routes[].auth`: who may come, by which credential.
+//! `issuers`, `api_keys` and `routes[].auth`: which credentials a client needs.
 
 use std::time::Duration;
 

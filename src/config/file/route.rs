@@ -116,8 +116,8 @@ pub struct Match {
     pub path: Option<Written<Text>>,
     /// A regular expression for the whole path, instead of `path`.
     pub path_regex: Option<Written<Regex>>,
-    /// `https` for connections to a listener with `tls`, else `http`. From `trusted_proxies` it is
-    /// what `X-Forwarded-Proto` says. Default: both.
+    /// The scheme: `https` if the request came to a listener with `tls`, else `http`. For requests
+    /// from `trusted_proxies`, `X-Forwarded-Proto` decides. Default: both.
     pub scheme: Option<Written<Scheme>>,
     /// Methods, one or a list. If only the method of a request does not match, it gets 405.
     /// Default: every method.

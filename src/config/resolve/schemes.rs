@@ -32,7 +32,7 @@ impl Resolver<'_> {
                 let help = match scheme {
                     Scheme::Http => "every listener has `tls`",
                     Scheme::Https => {
-                        "`tls` on a listener; if a proxy ends TLS, its address in `trusted_proxies`"
+                        "add `tls` to a listener, or list the proxy that ends TLS in `trusted_proxies`"
                     }
                 };
                 let fault =
