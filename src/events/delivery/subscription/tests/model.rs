@@ -365,8 +365,12 @@ impl Model {
 
     /// Live offsets below this are gone.
     pub(super) fn lose(&mut self, world: &World, below: u64) {
-        for place in self.wanted(world, LaneId::LIVE) {
-            if place.offset.0 < below && !self.parked.contains(&place) {
+        let wanted = self.wanted(world, LaneId::LIVE);
+        // An event that was ending when its partition was moved past it is not wanted any more.
+        let places: BTreeSet<Place> = wanted.into_iter().chain(self.rows.keys().copied()).collect();
+        for place in places {
+            let is_live = place.lane.is_live();
+            if is_live && place.offset.0 < below && !self.parked.contains(&place) {
                 self.done.insert(place);
                 self.rows.remove(&place);
                 self.unlease(place);

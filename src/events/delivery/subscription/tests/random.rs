@@ -1,12 +1,14 @@
 //! Random operations against the reference: P4, P5 and P6 hold in any order of operations, with
 //! restarts and lost ends of the journal in between.
 
-use proptest::{collection::vec, prelude::*, sample::Index};
+use proptest::{
+    collection::vec, prelude::*, sample::Index, strategy::ValueTree, test_runner::TestRunner,
+};
 
 use super::{
     super::*,
     model::Model,
-    world::{Stored, World, log_id},
+    world::{P0, Stored, World, log_id},
 };
 use crate::events::queue::Offset;
 
@@ -242,12 +244,7 @@ impl Run {
                 });
             }
             Op::Lose(below) => {
-                let below = below.index(end + 1) as u64;
-                let range = (Offset::ZERO, Offset(below));
-                self.model.lose(&self.world, below);
-                self.world.decide(|machine, _, out| {
-                    machine.lose(now, (LaneId::LIVE, Loss::Dropped), range, out);
-                });
+                self.lose(below.index(end + 1) as u64);
             }
             Op::Park(below) => {
                 let below = below.index(end + 1) as u64;
@@ -333,6 +330,15 @@ impl Run {
         self.world.read();
     }
 
+    /// The topic's segments below this offset go.
+    fn lose(&mut self, below: u64) {
+        let (now, range) = (self.world.now, (Offset::ZERO, Offset(below)));
+        self.model.lose(&self.world, below);
+        self.world.decide(|machine, _, out| {
+            machine.lose(now, (LaneId::LIVE, Loss::Dropped), range, out);
+        });
+    }
+
     /// Loses the journal's end at a point where the rest is complete.
     fn crash(&mut self, at: Index) {
         let synced = self.world.synced;
@@ -385,6 +391,24 @@ impl Run {
 pub(super) fn campaign() -> u32 {
     let factor = std::env::var("SLUICE_CAMPAIGN").ok().and_then(|factor| factor.parse().ok());
     factor.unwrap_or(1)
+}
+
+/// Found at random once: a partition is moved past an event that is ending, then its bytes are lost.
+/// When the subscription moves back to before it, its attempts count anew.
+#[test]
+fn an_event_that_was_ending_when_it_was_lost_begins_anew() {
+    let publish = Op::Publish { key: 0, number: 0, expires: None, is_wanted: true };
+    let receive = Op::Receive { events: 1, lease: 100 };
+    let first = any::<Index>().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    let mut run = Run::new();
+    for op in [publish.clone(), publish, receive.clone(), Op::Act(false), Op::Reject(first)] {
+        run.step(&op);
+    }
+    run.seek(Some(P0), 1, Seek::Partitions(vec![(P0, Offset(1))]), false);
+    run.lose(1);
+    run.seek(None, 0, Seek::All(Offset(0)), false);
+    run.step(&receive);
+    run.finish();
 }
 
 proptest! {
