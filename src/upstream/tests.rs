@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+mod answers;
+mod requests;
+
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const EMPTY: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
