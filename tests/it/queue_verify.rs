@@ -289,3 +289,32 @@ async fn what_is_no_file_where_one_belongs_is_named_and_holds_up_nobody() {
     }
     assert_eq!(verify(folder.path(), &[]).0, 0);
 }
+
+#[tokio::test]
+async fn a_directory_among_the_files_is_found_by_who_verifies_as_by_who_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped(folder.path()).await;
+    let notes = files(&folder.path().join("data/topics"), &|name| name == "CHECKPOINT");
+    let spare = notes[0].with_file_name("spare.new");
+    fs::create_dir(&spare).unwrap();
+    let (code, told) = verify(folder.path(), &[]);
+    let topic = part(&told, "topics", "topic", "orders");
+    assert_eq!((code, &topic["sound"]), (1, &json!(false)), "{told:#}");
+    let why = topic["error"].as_str().unwrap();
+    assert!(why.contains("spare.new: it is a directory"), "{why}");
+    let gateway = Running::start(&yaml(folder.path()));
+    let shown = gateway.json("/v1/topics/orders").await;
+    assert!(shown.to_string().contains(why), "{shown}");
+    drop(gateway);
+    fs::remove_dir(&spare).unwrap();
+    // Of the store's own files the newest is in the way of a start, the others of what follows it.
+    for name in ["state/snapshot.new", "META.new", "state/RESERVE.new", "state/CLOCK.new"] {
+        let path = folder.path().join("data").join(name);
+        fs::create_dir(&path).unwrap();
+        let (code, told) = verify(folder.path(), &[]);
+        let why = told["error"].as_str().unwrap_or_default();
+        assert!(code == 1 && why.contains(&format!("{name}: it is a directory")), "{told:#}");
+        fs::remove_dir(&path).unwrap();
+    }
+    assert_eq!(verify(folder.path(), &[]).0, 0);
+}

@@ -15,6 +15,9 @@ pub(super) const JOURNAL: &str = "state/journal";
 pub const RESERVE: &str = "state/RESERVE";
 /// The time to judge the clock by at the next start, while it is not trusted.
 pub const CLOCK: &str = "state/CLOCK";
+/// The names of the store's own files while they are written.
+pub const UNFINISHED: [&str; 4] =
+    ["META.new", "state/snapshot.new", "state/RESERVE.new", "state/CLOCK.new"];
 /// Records of requests.
 pub const INGRESS: &str = "ingress";
 /// Dead letters, by subscription.

@@ -64,6 +64,9 @@ impl Found {
         if let Err(error) = look.reserve() {
             found.error = found.error.or_else(|| Some(error.to_string()));
         }
+        if let Err(error) = look.unfinished() {
+            found.error = found.error.or_else(|| Some(error.to_string()));
+        }
         match look.clock() {
             Ok(clock) => found.clock = clock,
             Err(error) => found.error = found.error.or_else(|| Some(error.to_string())),
@@ -161,6 +164,15 @@ impl Look<'_> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// A file that is left under such a name is replaced, and a directory is not.
+    fn unfinished(&self) -> io::Result<()> {
+        let is_dir = |name: &&str| self.stopped.storage.list(Path::new(name)).is_ok();
+        layout::UNFINISHED.into_iter().find(|name| is_dir(name)).map_or(Ok(()), |name| {
+            let said = format!("{name}: it is a directory, where only files belong");
+            Err(io::Error::new(io::ErrorKind::IsADirectory, said))
+        })
     }
 
     /// What the clock is compared with. If requested, sets a damaged note aside: the next start

@@ -6,6 +6,7 @@
 use std::{
     io::{self, ErrorKind},
     ops::ControlFlow,
+    path::Path,
     sync::Arc,
 };
 
@@ -151,11 +152,24 @@ fn sort_out(
             || derived.is_some_and(|base| !bases[passed..].contains(&base))
             || base_of(name, "log").is_some_and(|base| bases[..passed].contains(&base))
     };
-    let is_removed = |name: &&String| leftovers == Leftovers::Remove && is_leftover(name);
-    for name in names.iter().filter(is_removed) {
-        remove_if_there(&*place.storage, &place.path(name)).map_err(&failed)?;
+    for name in names.iter().filter(|name| is_leftover(name)) {
+        let path = place.path(name);
+        // Whoever only verifies says beforehand what would be in the way.
+        refuse_dir(place, &path).map_err(&failed)?;
+        if leftovers == Leftovers::Remove {
+            remove_if_there(&*place.storage, &path).map_err(&failed)?;
+        }
     }
     Ok(bases.split_off(passed))
+}
+
+/// A directory is not ours, and may have files in it: it is named and not removed.
+fn refuse_dir(place: &Place, path: &Path) -> io::Result<()> {
+    if place.storage.list(path).is_err() {
+        return Ok(());
+    }
+    let said = format!("{}: it is a directory, where only files belong", path.display());
+    Err(io::Error::new(ErrorKind::IsADirectory, said))
 }
 
 impl Candidate {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{
     super::*,
+    Home,
     machine::{Driven, Ledger, settings},
     place,
 };
@@ -77,6 +78,28 @@ fn the_header_of_the_newest_file_is_repaired_at_once() {
     let driven = Driven::open(&model, &settings()).unwrap();
     assert_eq!(driven.log.status().state, State::Serving);
     assert_eq!(driven.read().len() as u64, count, "nothing is lost with a header");
+}
+
+#[test]
+fn a_directory_that_has_the_name_of_a_leftover_is_named_before_it_is_in_the_way() {
+    for name in ["spare.new", "CHECKPOINT.new", "00000000000000000099.idx"] {
+        let home = Home::real();
+        home.open().0.close();
+        home.place.storage.create_dir(&home.place.path(name)).unwrap();
+        let told = verify(&home.place, Offset::ZERO).unwrap_err().to_string();
+        assert!(told.contains(&format!("log/{name}: it is a directory")), "{told}");
+        let opened = Log::open(
+            &home.writer,
+            home.place.clone(),
+            &home.settings,
+            Offset::ZERO,
+            Box::new(Plain),
+        );
+        assert_eq!(opened.unwrap_err().to_string(), told);
+        home.place.storage.remove_dir(&home.place.path(name)).unwrap();
+        assert!(verify(&home.place, Offset::ZERO).unwrap().is_sound());
+        home.open();
+    }
 }
 
 fn length(finding: &Finding) -> u64 {
