@@ -163,9 +163,14 @@ async fn blocked_events_without_a_key_are_freed_together() {
     let keyless =
         json!({ "specversion": "1.0", "id": "1", "source": "/shop", "type": "order.created" });
     publish(admin, &keyless).await;
-    block(admin, &gateway).await;
     let line = "POST /v1/subscriptions/billing/unblock";
-    let told = call(admin, line, JSON, r#"{"key":null,"action":"retry"}"#).await;
+    let free = r#"{"key":null,"action":"retry"}"#;
+    let told = call(admin, line, JSON, free).await;
+    let detail = "no events without a key are blocked";
+    assert_eq!((told.status, &told.body["detail"]), (404, &json!(detail)), "{}", told.body);
+    assert_eq!(told.body["code"], "name-unknown");
+    block(admin, &gateway).await;
+    let told = call(admin, line, JSON, free).await;
     assert_eq!(told.status, 200, "{}", told.body);
     let again = receive(admin, "billing", &json!({ "wait_ms": 10_000 })).await;
     assert_eq!(again[0].1["event"]["id"], "1");

@@ -199,7 +199,7 @@ impl Problem {
             Refusal::Busy { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "As many are served as may be; try again later.")
             }
-            Refusal::NameUnknown { .. } => {
+            Refusal::NameUnknown { .. } | Refusal::NoneKeyless => {
                 (StatusCode::NOT_FOUND, "There is nothing of this name.")
             }
             Refusal::TooLarge { .. } => {

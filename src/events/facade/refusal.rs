@@ -48,6 +48,9 @@ pub enum Refusal {
         /// The name.
         name: String,
     },
+    /// No event without a key is blocked.
+    #[error("no events without a key are blocked")]
+    NoneKeyless,
     /// The event exceeds `max_event_bytes`, or the batch exceeds the size of a frame.
     #[error("event {index} is over {limit} bytes")]
     TooLarge {
@@ -157,7 +160,7 @@ impl Refusal {
             Self::Unavailable { .. } => "queue-unavailable",
             Self::Draining => "draining",
             Self::Busy { .. } => "concurrency-full",
-            Self::NameUnknown { .. } => "name-unknown",
+            Self::NameUnknown { .. } | Self::NoneKeyless => "name-unknown",
             Self::TooLarge { .. } => "event-too-large",
             Self::Invalid { .. } => "event-invalid",
             Self::DelayTooLong { .. } => "delay-too-long",
@@ -176,6 +179,7 @@ impl Refusal {
             | Self::Busy { retry_after, .. } => Some(*retry_after),
             Self::Unavailable { .. } | Self::Draining => Some(Duration::from_secs(5)),
             Self::NameUnknown { .. }
+            | Self::NoneKeyless
             | Self::TooLarge { .. }
             | Self::Invalid { .. }
             | Self::DelayTooLong { .. }

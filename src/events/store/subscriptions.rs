@@ -135,7 +135,7 @@ impl Store {
             Blocked::Key(key) => {
                 Refusal::unknown("blocked key", String::from_utf8_lossy(key).into_owned())
             }
-            Blocked::Keyless => Refusal::unknown("blocked key", "null"),
+            Blocked::Keyless => Refusal::NoneKeyless,
             Blocked::Partition(number) => Refusal::unknown("blocked partition", number.to_string()),
         };
         if reading.subscription.unblock(unblock).await? { Ok(()) } else { Err(unknown) }
