@@ -121,9 +121,14 @@ impl From<Kind> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.kind.reason())?;
+        let reason = self.0.kind.reason();
+        f.write_str(reason)?;
         if let Some(detail) = &self.0.detail {
-            write!(f, ": {detail}")?;
+            // A failure that several requests share is passed on as its text, reason included.
+            match detail.strip_prefix(reason) {
+                Some(rest) if rest.is_empty() || rest.starts_with(": ") => f.write_str(rest)?,
+                _ => write!(f, ": {detail}")?,
+            }
         }
         let mut cause = self.0.source.as_deref().map(|e| e as &dyn error::Error);
         while let Some(error) = cause {
@@ -147,5 +152,23 @@ impl fmt::Debug for Error {
 impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         self.0.source.as_deref().map(|e| e as &(dyn error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_is_passed_on_as_text_has_its_reason_once() {
+        let first = Error::new(Kind::UpstreamConnect).with_detail("a:1").with_source("refused");
+        assert_eq!(first.to_string(), "upstream-connect: a:1: refused");
+        let passed_on = Error::new(Kind::UpstreamConnect).with_detail(first.to_string());
+        assert_eq!(passed_on.to_string(), "upstream-connect: a:1: refused");
+        let bare = Error::new(Kind::UpstreamConnect);
+        let bare = Error::new(Kind::UpstreamConnect).with_detail(bare.to_string());
+        assert_eq!(bare.to_string(), "upstream-connect");
+        let other = Error::new(Kind::UpstreamConnect).with_detail("upstream-connected: a:1");
+        assert_eq!(other.to_string(), "upstream-connect: upstream-connected: a:1");
     }
 }

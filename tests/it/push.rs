@@ -364,7 +364,11 @@ async fn dead_and_silent_receivers_delay_no_other() {
     let shown =
         until(&gateway, "dead", "a reason", |shown| why(shown).contains("Connection refused"))
             .await;
-    assert!(why(&shown).starts_with("the last push failed: "), "{shown}");
+    assert!(
+        why(&shown).starts_with("the last push failed: upstream-connect: push http://"),
+        "{shown}"
+    );
+    assert_eq!(why(&shown).matches("upstream-connect").count(), 1, "{shown}");
     assert_eq!(subscription(&gateway, "healthy").await["reason"], Value::Null);
 }
 
