@@ -27,6 +27,19 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+// Codes of gRPC statuses.
+const CANCELLED: &str = "1";
+const INVALID_ARGUMENT: &str = "3";
+const DEADLINE_EXCEEDED: &str = "4";
+const NOT_FOUND: &str = "5";
+const PERMISSION_DENIED: &str = "7";
+const RESOURCE_EXHAUSTED: &str = "8";
+const ABORTED: &str = "10";
+const UNIMPLEMENTED: &str = "12";
+const INTERNAL: &str = "13";
+const UNAVAILABLE: &str = "14";
+const UNAUTHENTICATED: &str = "16";
+
 /// The form of an answer that a client can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -195,17 +208,6 @@ fn proxy_error(kind: &Kind) -> Option<&'static str> {
 /// The code of a gRPC status, as a client library would map ours (gRPC, "HTTP to gRPC Status Code
 /// Mapping"), but more precise where we know more.
 fn grpc_status(kind: &Kind) -> &'static str {
-    const CANCELLED: &str = "1";
-    const INVALID_ARGUMENT: &str = "3";
-    const DEADLINE_EXCEEDED: &str = "4";
-    const NOT_FOUND: &str = "5";
-    const PERMISSION_DENIED: &str = "7";
-    const RESOURCE_EXHAUSTED: &str = "8";
-    const ABORTED: &str = "10";
-    const UNIMPLEMENTED: &str = "12";
-    const INTERNAL: &str = "13";
-    const UNAVAILABLE: &str = "14";
-    const UNAUTHENTICATED: &str = "16";
     match kind {
         Kind::ClientClosed => CANCELLED,
         Kind::RouteNotFound | Kind::MethodNotAllowed(_) => UNIMPLEMENTED,
@@ -241,7 +243,10 @@ fn grpc_status(kind: &Kind) -> &'static str {
         | Kind::FaultInjected(_)
         | Kind::Draining => UNAVAILABLE,
         Kind::Idempotency(fault) => match fault {
-            IdempotencyFault::Missing | IdempotencyFault::Mismatch => INVALID_ARGUMENT,
+            IdempotencyFault::Missing
+            | IdempotencyFault::Several
+            | IdempotencyFault::Invalid
+            | IdempotencyFault::Mismatch => INVALID_ARGUMENT,
             IdempotencyFault::InFlight(_) | IdempotencyFault::Uncertain => ABORTED,
         },
         Kind::Queue(fault) => match fault {

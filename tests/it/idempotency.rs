@@ -125,16 +125,21 @@ async fn what_was_done_is_answered_again_over_a_restart_and_not_done_again() {
 #[tokio::test]
 async fn a_key_that_is_needed_is_asked_for() {
     let rig = Rig::new("idempotency: { required: true, header: x-once }", created).await;
-    for (field, expected) in
-        [("", 400), ("X-Once: \"a", 400), ("X-Once: a\r\nX-Once: a", 400), ("X-Once: a", 201)]
-    {
+    for (field, title) in [
+        ("", Some("This request needs an idempotency key.")),
+        ("X-Once: \"a", Some("This idempotency key is not valid.")),
+        ("X-Once: a\r\nX-Once: a", Some("This request has more than one idempotency key.")),
+        ("X-Once: a", None),
+    ] {
         let mut client = rig.gateway.client().await;
         let field = if field.is_empty() { String::new() } else { format!("\r\n{field}") };
         let head = format!("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 2{field}");
         let answer = client.request(&head, "{}").await;
-        assert_eq!(answer.status(), expected, "{field}");
-        if expected == 400 {
+        assert_eq!(answer.status(), if title.is_some() { 400 } else { 201 }, "{field}");
+        if let Some(title) = title {
             assert_eq!(told(&answer).1, "idempotency-missing");
+            let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(problem["title"], title);
         }
     }
     assert_eq!(rig.gateway.client().await.get("/orders").await.status(), 201, "a GET needs none");

@@ -10,7 +10,10 @@ use crate::{
         Settings,
         settings::{Ack, Mode, When},
     },
-    http::{idempotency, selector::Part},
+    http::{
+        idempotency::{self, NotAKey},
+        selector::Part,
+    },
     routing::explain::Step,
 };
 
@@ -24,7 +27,12 @@ impl Told<'_> {
                 ("refuse", format!("400 idempotency-missing: there is no {name}"))
             }
             Ok(None) => ("pass", format!("there is no {name}")),
-            Err(_) => ("refuse", format!("400 idempotency-missing: its {name} is no key")),
+            Err(NotAKey::Several) => {
+                ("refuse", format!("400 idempotency-missing: there is more than one {name}"))
+            }
+            Err(NotAKey::Invalid) => {
+                ("refuse", format!("400 idempotency-missing: its {name} is no key"))
+            }
         };
         steps.push(step("idempotency", outcome, detail));
     }

@@ -4,9 +4,14 @@ use http::{HeaderMap, HeaderName};
 
 use super::MAX_KEY_BYTES;
 
-/// A field that is not a valid key.
+/// Fields that are not one valid key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAKey;
+pub enum NotAKey {
+    /// The value is not a key.
+    Invalid,
+    /// There is more than one.
+    Several,
+}
 
 /// The key of a request with these fields: a string of structured fields (RFC 9651, 3.3.3), or bare
 /// text. `None`: no key. An error: an invalid key, or several.
@@ -14,16 +19,16 @@ pub fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, N
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(NotAKey);
+        return Err(NotAKey::Several);
     }
-    let text = value.to_str().map_err(|_| NotAKey)?.trim_matches([' ', '\t']);
+    let text = value.to_str().map_err(|_| NotAKey::Invalid)?.trim_matches([' ', '\t']);
     let key = match text.strip_prefix('"') {
         Some(rest) => unquote(rest)?,
         None if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') => text.to_owned(),
-        None => return Err(NotAKey),
+        None => return Err(NotAKey::Invalid),
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
-        return Err(NotAKey);
+        return Err(NotAKey::Invalid);
     }
     Ok(Some(key.into()))
 }
@@ -33,16 +38,16 @@ fn unquote(text: &str) -> Result<String, NotAKey> {
     let mut key = String::with_capacity(text.len());
     let mut characters = text.chars();
     loop {
-        match characters.next().ok_or(NotAKey)? {
+        match characters.next().ok_or(NotAKey::Invalid)? {
             '"' => break,
             '\\' => match characters.next() {
                 Some(escaped @ ('"' | '\\')) => key.push(escaped),
-                _ => return Err(NotAKey),
+                _ => return Err(NotAKey::Invalid),
             },
             other => key.push(other),
         }
     }
-    if characters.next().is_none() { Ok(key) } else { Err(NotAKey) }
+    if characters.next().is_none() { Ok(key) } else { Err(NotAKey::Invalid) }
 }
 
 #[cfg(test)]
@@ -77,11 +82,11 @@ mod tests {
     fn what_is_no_key_is_refused_rather_than_guessed() {
         let long = "x".repeat(256);
         for value in ["", "\"\"", "\"a", "\"a\"b", "a b", "a\"b", r#""\a""#, r#""\"#, &long] {
-            assert_eq!(of(&[value]), Err(NotAKey), "{value}");
+            assert_eq!(of(&[value]), Err(NotAKey::Invalid), "{value}");
         }
-        assert_eq!(of(&["a", "a"]), Err(NotAKey), "which of them is meant nobody knows");
+        assert_eq!(of(&["a", "a"]), Err(NotAKey::Several), "which of them is meant nobody knows");
         let latin = HeaderValue::from_bytes(b"\xe9").unwrap();
-        assert_eq!(key(&[(NAME, latin)].into_iter().collect(), &NAME), Err(NotAKey));
+        assert_eq!(key(&[(NAME, latin)].into_iter().collect(), &NAME), Err(NotAKey::Invalid));
     }
 
     proptest! {

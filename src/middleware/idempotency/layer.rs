@@ -1,7 +1,7 @@
 //! Performs requests with a key once, and repeats the stored answer.
 //!
 //! Touches the unsafe requests of routes with `idempotency`; GET, HEAD, OPTIONS and TRACE pass.
-//! Refuses: 400 `idempotency-missing` if a required key is absent, or a key is invalid; 422
+//! Refuses: 400 `idempotency-missing` if a required key is absent, or one is invalid or repeated; 422
 //! `idempotency-mismatch` for a different request with a used key; 409 `idempotency-in-flight` with
 //! `Retry-After` while the first request runs; 409 `idempotency-uncertain` if nobody knows what
 //! became of it; 503 `queue-full` or `queue-unavailable` if the key cannot be remembered. A request
@@ -32,7 +32,9 @@ use crate::{
     error::{Error, IdempotencyFault, Kind},
     http::{
         Body, Next, Request, Response,
-        idempotency::{IdempotencyStore, Judgement, KeyHonoured, Keyed, StoredAnswer, key},
+        idempotency::{
+            IdempotencyStore, Judgement, KeyHonoured, Keyed, NotAKey, StoredAnswer, key,
+        },
         names::IDEMPOTENT_REPLAYED,
     },
 };
@@ -128,7 +130,10 @@ impl Shared {
             return Ok(None);
         }
         let key = key(&parts.headers, &self.settings.header);
-        let key = key.map_err(|_| IdempotencyFault::Missing)?;
+        let key = key.map_err(|fault| match fault {
+            NotAKey::Several => IdempotencyFault::Several,
+            NotAKey::Invalid => IdempotencyFault::Invalid,
+        })?;
         let Some(key) = key else {
             let is_required = self.settings.is_required;
             return if is_required { Err(IdempotencyFault::Missing) } else { Ok(None) };
