@@ -3,20 +3,27 @@
 //! hyper's `Service` is implemented directly over one shared handle, so a request costs its
 //! [`Context`] and no clone of the stack. The response body is wrapped once, at this boundary: when
 //! hyper drops it, the exchange is over.
+//!
+//! A client that asks before it sends a body (`Expect: 100-continue`) is answered when somebody
+//! reads the body. If nobody does, hyper closes the connection behind the answer, because the body
+//! may still come: then the answer says so (RFC 9110, 10.1.1).
 
 use std::{
     convert::Infallible,
     future::Future,
     mem,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{self, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{
     HeaderValue, StatusCode, Version,
-    header::{CONNECTION, UPGRADE},
+    header::{CONNECTION, EXPECT, UPGRADE},
 };
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -55,9 +62,18 @@ pin_project! {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
+        // Whether the body was asked for; only if the client waits for that.
+        asked: Option<Arc<AtomicBool>>,
         // A 101, held back until the connection has been made upgradeable.
         held: Option<Box<hyper::Response<Sending>>>,
     }
+}
+
+/// The body of a client that sends it only if it is asked for.
+struct Awaited {
+    body: Body,
+    /// Relaxed: read on the connection's own task, where the body is read before it is answered.
+    asked: Arc<AtomicBool>,
 }
 
 /// A response body on its way to the client.
@@ -97,8 +113,12 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
         let (parts, incoming) = request.into_parts();
         let cx = Context::new(self.peer.clone(), parts.method.clone(), parts.version);
         let mut body = Body::from_client(incoming);
+        let mut asked: Option<Arc<AtomicBool>> = None;
         if parts.version == Version::HTTP_2 {
             body.set_h2_request();
+        } else if is_awaited(&parts) && !http_body::Body::is_end_stream(&body) {
+            let flag = asked.insert(Arc::default());
+            body = Body::boxed(Awaited { body, asked: flag.clone() });
         }
         if !http_body::Body::is_end_stream(&body) {
             // A request body may outlast its response: its bytes are not the start of a new head.
@@ -110,8 +130,15 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
             is_complete: false,
         };
         let inner = self.handle.handle(Request::new(parts, body, cx));
-        ResponseFuture { inner, exchange: Some(exchange), held: None }
+        ResponseFuture { inner, exchange: Some(exchange), asked, held: None }
     }
+}
+
+/// Whether the client waits to be asked for the body. hyper asks, and knows no other expectation.
+fn is_awaited(parts: &http::request::Parts) -> bool {
+    let expected = parts.headers.get(EXPECT).map(HeaderValue::as_bytes);
+    parts.version == Version::HTTP_11
+        && expected.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue"))
 }
 
 // === impl ResponseFuture ===
@@ -131,7 +158,9 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
         let mut response = ready!(this.inner.poll(cx));
         let Some(exchange) = this.exchange.take() else { return Poll::Pending };
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if exchange.progress.is_none() && exchange.state.is_closing() && !is_upgrade {
+        let is_unasked = this.asked.as_ref().is_some_and(|it| !it.load(Ordering::Relaxed));
+        let is_last = exchange.state.is_closing() || is_unasked;
+        if exchange.progress.is_none() && is_last && !is_upgrade {
             // A 426 also names what to upgrade to (RFC 9110, 7.8).
             let options =
                 if response.headers().contains_key(UPGRADE) { "upgrade, close" } else { "close" };
@@ -147,6 +176,29 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
             return Poll::Pending;
         }
         Poll::Ready(Ok(response))
+    }
+}
+
+// === impl Awaited ===
+
+impl http_body::Body for Awaited {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.asked.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

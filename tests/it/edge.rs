@@ -3,7 +3,7 @@
 
 use tokio::net::TcpStream;
 
-use crate::harness::{Origin, Reply, Running, origin, proxy_to, within};
+use crate::harness::{Origin, Reply, Running, dead_address, origin, proxy_to, within};
 
 /// Sends `request` and expects this status, this reason, a closed connection, and an upstream that
 /// saw nothing.
@@ -334,6 +334,42 @@ async fn expect_is_consumed_and_continue_sent_when_the_body_is_read() {
     let seen = &origin.requests()[0];
     assert_eq!(seen.field("expect"), None);
     assert_eq!(seen.text(), "hi");
+}
+
+#[tokio::test]
+async fn who_asks_before_sending_a_body_is_told_if_the_connection_ends_with_the_refusal() {
+    let origin = Origin::ok("fine").await;
+    let dead = dead_address();
+    let routes = "routes:\n  - { name: c, match: { path: /c }, upstream: dead }\n  - { name: a, match: { path: /a }, upstream: u }\n  - { name: b, match: { path: /b }, respond: { status: 403 } }\n";
+    let gateway = Running::start(&format!(
+        "upstreams: {{ u: {{ endpoints: [\"{}\"] }}, dead: {{ endpoints: [\"{dead}\"] }} }}\n{routes}",
+        origin.address()
+    ));
+    let asks = |target: &str, length: &str| {
+        format!("POST {target} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{length}\r\n\r\n")
+    };
+    for (target, status) in [("/nowhere", 404), ("/b", 403), ("/c", 502)] {
+        for length in ["Content-Length: 2", "Transfer-Encoding: chunked"] {
+            let mut client = gateway.client().await;
+            client.send(asks(target, length)).await;
+            let answer = client.response("POST").await;
+            assert_eq!(answer.status(), status, "{length}");
+            assert_eq!(answer.field("connection"), Some("close"), "{target} {length}");
+            client.closed().await;
+        }
+    }
+    // Nothing ends with an answer to a whole request, or to one without a body.
+    let mut client = gateway.client().await;
+    for _ in 0..2 {
+        client.send(asks("/a", "Content-Length: 2")).await;
+        assert_eq!(client.response("POST").await.status(), 100);
+        client.send("hi").await;
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.field("connection")), (200, None));
+        client.send(asks("/b", "Content-Length: 0")).await;
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.field("connection")), (403, None));
+    }
 }
 
 #[tokio::test]
