@@ -354,6 +354,118 @@ fn editors_are_told_that_true_is_no_text_and_that_1_3_may_be_a_number() {
     assert!(versions.contains(&"1.3".into()) && versions.contains(&1.3.into()), "{versions:?}");
 }
 
+/// Where the schema refuses a value, as far as it is about keys, choices and patterns.
+fn refused_at(schema: &Value, root: &Value, value: &Value, path: &str) -> Option<String> {
+    let fault = |schema: &Value| refused_at(schema, root, value, path);
+    let refused = || Some(path.to_owned());
+    if let Some(name) = schema["$ref"].as_str().and_then(|it| it.strip_prefix("#/$defs/")) {
+        return fault(&root["$defs"][name]);
+    }
+    let choices = |name: &str| {
+        let all = schema[name].as_array()?;
+        Some(all.iter().filter(|it| fault(it).is_none()).count())
+    };
+    if choices("oneOf").is_some_and(|fitting| fitting != 1)
+        || choices("anyOf") == Some(0)
+        || schema.get("not").is_some_and(|it| fault(it).is_none())
+        || schema.get("const").is_some_and(|only| only != value)
+        || schema["enum"].as_array().is_some_and(|all| !all.contains(value))
+    {
+        return refused();
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let is_kind = |name: &Value| name == kind || name == "integer" && value.is_i64();
+    let is_of_kind = match &schema["type"] {
+        Value::Null => true,
+        Value::Array(kinds) => kinds.iter().any(is_kind),
+        one => is_kind(one),
+    };
+    if !is_of_kind {
+        return refused();
+    }
+    match value {
+        Value::String(text) => {
+            let pattern = regex::Regex::new(schema["pattern"].as_str()?).unwrap();
+            if pattern.is_match(text) { None } else { refused() }
+        }
+        Value::Array(values) => {
+            let item = schema.get("items")?;
+            let mut values = values.iter().enumerate();
+            values.find_map(|(at, it)| refused_at(item, root, it, &format!("{path}[{at}]")))
+        }
+        Value::Object(members) => {
+            let mut required = schema["required"].as_array().into_iter().flatten();
+            if !required.all(|name| members.contains_key(name.as_str().unwrap())) {
+                return refused();
+            }
+            members.iter().find_map(|(name, value)| {
+                let path = format!("{path}.{name}");
+                match schema["properties"].get(name).or(schema.get("additionalProperties"))? {
+                    Value::Bool(is_allowed) => (!is_allowed).then_some(path),
+                    schema => refused_at(schema, root, value, &path),
+                }
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Where the schema refuses a YAML text.
+fn refused_by_schema(text: &str) -> Option<String> {
+    let schema = config::schema::schema();
+    // As the gateway reads it: `off` is a word.
+    let mut options = serde_yaml::Options::default();
+    options.strict_booleans = true;
+    let value: Value = serde_yaml::from_str_with_options(text, options).unwrap();
+    refused_at(schema.as_value(), schema.as_value(), &value, "")
+}
+
+#[test]
+fn the_schema_accepts_what_is_valid() {
+    let mut files = yaml_files(&folder("valid"));
+    files.push(folder("reference.yaml"));
+    for path in files {
+        let refused = refused_by_schema(&fs::read_to_string(&path).unwrap());
+        assert_eq!(refused, None, "{}", path.display());
+    }
+}
+
+#[test]
+fn editors_and_check_agree_on_actions_and_methods() {
+    for (route, is_valid) in [
+        ("upstream: u", true),
+        ("respond: {}", true),
+        ("split: [{ upstream: u, weight: 1 }]", true),
+        ("redirect: { location: / }", true),
+        ("priority: 1", false),
+        ("upstream: u, respond: {}", false),
+        ("upstream: u, redirect: { location: / }, respond: {}", false),
+        ("upstream: u, match: { methods: GET }", true),
+        ("upstream: u, match: { methods: [GET, M-SEARCH, X_1] }", true),
+        ("upstream: u, match: { methods: get }", false),
+        ("upstream: u, match: { methods: [GET, Post] }", false),
+        ("upstream: u, match: { methods: [CONNECT] }", false),
+        ("upstream: u, match: { methods: [\"\"] }", false),
+        ("upstream: u, match: { methods: [\"G T\"] }", false),
+        ("upstream: u, cors: { origins: \"*\", methods: [put] }", false),
+    ] {
+        let text = format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
+             upstreams: {{ u: {{ endpoints: [\"127.0.0.1:1\"] }} }}\n\
+             routes: [{{ name: a, {route} }}]\n"
+        );
+        assert_eq!(parse(&text, "a.yaml", Path::new("")).is_ok(), is_valid, "{route}");
+        assert_eq!(refused_by_schema(&text).is_none(), is_valid, "{route}");
+    }
+}
+
 /// Words, signs and pieces of a configuration, in any order: deeper than bytes alone would get.
 fn yaml_like() -> impl Strategy<Value = String> {
     let piece = prop_oneof![

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
+use serde_json::json;
 
 use super::{auth, events, idempotency, retry, traffic, word_or};
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 
 /// A route: which requests it takes, what happens to them, and the policies that apply.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(transform = one_action)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The route's name in logs, metrics and across reloads; unique.
@@ -247,6 +249,13 @@ pub struct RouteLimits {
 words! {
     /// What happens to requests with `%2F` or `%5C` in the path.
     EncodedSeparators { "reject" = Reject, "pass" = Pass }
+}
+
+/// Editors, too, say that a route has exactly one action.
+fn one_action(schema: &mut Schema) {
+    let actions = ["upstream", "split", "respond", "redirect", "enqueue"];
+    let required = actions.map(|action| json!({ "required": [action] }));
+    schema.insert("oneOf".to_owned(), json!(required));
 }
 
 // === impl HeaderMatch ===

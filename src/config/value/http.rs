@@ -57,7 +57,12 @@ impl Value for HeaderValue {
 
 impl Value for Method {
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "examples": ["GET", "POST", "PUT", "PATCH", "DELETE"] })
+        json_schema!({
+            "type": "string",
+            "pattern": "^[!#$%&'*+.^_`|~0-9A-Z-]+$",
+            "not": { "const": "CONNECT" },
+            "examples": ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        })
     }
 
     fn parse(text: &str) -> Result<Self, Fault> {
