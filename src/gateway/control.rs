@@ -199,7 +199,7 @@ impl Control {
                     Some(Order::Stop) | None => return self.stop().await,
                 },
                 () = self.keeper.opened() => self.queue_opened().await,
-                () = files.changed() => drop(self.reload_from_file(&mut files).await),
+                () = files.changed() => self.file_changed(&mut files).await,
                 _ = idle_keys.tick() => self.forget_idle_keys(),
                 _ = certificates.tick() => self.listeners.refresh_certificates(self.operator.cells()),
             }
@@ -211,6 +211,18 @@ impl Control {
         for limit in &*self.plan.limits {
             limit.store().sweep(now);
         }
+    }
+
+    /// Applies what has changed. Nobody asked for that: during a drain it is no failure.
+    async fn file_changed(&mut self, files: &mut Files) {
+        if self.operator.is_draining() {
+            tracing::debug!(
+                "gateway.yaml or a file that it names has changed: not applied, because the gateway is draining"
+            );
+            return;
+        }
+        // Logged by itself.
+        drop(self.reload_from_file(files).await);
     }
 
     /// Applies the file as a whole, or changes nothing. Logged and counted either way.

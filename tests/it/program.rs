@@ -206,6 +206,22 @@ async fn hangup_reloads_and_terminate_drains() {
 }
 
 #[test]
+fn a_file_that_changes_during_a_drain_is_no_error() {
+    let log = "telemetry: { log_level: debug }\n";
+    let folder = folder(&yaml("127.0.0.1:0", &format!("{log}{ROUTES}")));
+    let process = Process::start(folder.path());
+    // It waits 5 s before it closes anything.
+    process.signal("-TERM");
+    process.line("draining");
+    let path = folder.path().join("gateway.yaml");
+    std::fs::write(path, yaml("127.0.0.1:0", ROUTES)).unwrap();
+    let line = process.line("gateway.yaml or a file that it names has changed");
+    assert!(line.contains("DEBUG"), "{line}");
+    let line = process.line("listeners closed");
+    assert!(!line.contains("ERROR"), "{line}");
+}
+
+#[test]
 fn a_second_signal_leaves_at_once() {
     let folder = folder(&yaml("127.0.0.1:0", ROUTES));
     let mut process = Process::start(folder.path());
