@@ -107,7 +107,8 @@ impl Issuers {
         let lacking = match self.verify(&decoded, now) {
             Ok((Verified { name, claims, until, .. }, grounds)) => {
                 let principal = Arc::new(Principal { name, claims, scopes: None });
-                self.verified.insert(token, grounds, until, principal.clone());
+                let valid = (now.as_secs_f64(), until);
+                self.verified.insert(token, grounds, valid, principal.clone());
                 return Ok(Bearer { principal, is_cached: false });
             }
             Err(Unverified::Refused(fault)) => return Err(Stop::Refused(fault)),

@@ -8,7 +8,7 @@
 //! anyone.
 //!
 //! A set-associative table, allocated for the first token. Of its four possible places a token
-//! takes a free one, else that of the least recently used entry, expired or not.
+//! takes a free one, else that of an expired entry, else that of the least recently used one.
 
 use std::{hash::BuildHasher as _, sync::Arc};
 
@@ -130,8 +130,14 @@ impl VerifiedTokens {
         Some(entry.principal.clone())
     }
 
-    /// Stores `token`, valid until then on these grounds.
-    pub fn insert(&self, token: &str, grounds: Grounds, until: f64, principal: Arc<Principal>) {
+    /// Stores `token`, valid from `now` to `until` on these grounds.
+    pub fn insert(
+        &self,
+        token: &str,
+        grounds: Grounds,
+        (now, until): (f64, f64),
+        principal: Arc<Principal>,
+    ) {
         if cost(token) > self.limits.bytes {
             return;
         }
@@ -144,7 +150,7 @@ impl VerifiedTokens {
         table.clock += 1;
         let used = table.clock;
         let entry = Entry { hash, token: token.into(), grounds, until, used, principal };
-        table.put(entry, self.limits.bytes);
+        table.put(entry, now, self.limits.bytes);
     }
 }
 
@@ -169,10 +175,11 @@ impl Table {
         })
     }
 
-    fn put(&mut self, entry: Entry, limit: usize) {
+    fn put(&mut self, entry: Entry, now: f64, limit: usize) {
         let set = self.set(entry.hash);
         let at = self.find(entry.hash, &entry.token).unwrap_or_else(|| {
-            let rank = |at: &usize| self.places[*at].as_ref().map_or(0, |entry| entry.used);
+            let used = |entry: &Entry| if now < entry.until { entry.used } else { 0 };
+            let rank = |at: &usize| self.places[*at].as_ref().map_or(0, used);
             (set..set + WAYS).min_by_key(rank).unwrap_or(set)
         });
         self.bytes += cost(&entry.token);
@@ -204,7 +211,7 @@ mod tests {
     }
 
     fn put(cache: &VerifiedTokens, token: &str, until: f64) {
-        cache.insert(token, GROUNDS, until, Arc::new(Principal::named(token)));
+        cache.insert(token, GROUNDS, (0.0, until), Arc::new(Principal::named(token)));
     }
 
     fn get(cache: &VerifiedTokens, token: &str, now: f64) -> Option<String> {
@@ -254,6 +261,19 @@ mod tests {
         assert_eq!(get(&cache, "b", 0.0), None);
         for token in ["a", "c", "d", "e"] {
             assert!(get(&cache, token, 0.0).is_some(), "{token}");
+        }
+    }
+
+    #[test]
+    fn what_has_ended_makes_place_before_what_was_used_longest_ago() {
+        let cache = cache(WAYS, 1 << 20);
+        for (token, until) in [("a", 10.0), ("b", 10.0), ("c", 5.0), ("d", 10.0)] {
+            put(&cache, token, until);
+        }
+        cache.insert("e", GROUNDS, (5.0, 10.0), Arc::new(Principal::named("e")));
+        assert_eq!(get(&cache, "c", 0.0), None);
+        for token in ["a", "b", "d", "e"] {
+            assert!(get(&cache, token, 5.0).is_some(), "{token}");
         }
     }
 
