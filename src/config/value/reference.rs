@@ -23,9 +23,7 @@ pub struct SecretReference(pub Reference<()>);
 
 fn elsewhere<T>(text: &str) -> Option<Result<Reference<T>, Fault>> {
     if let Some(name) = text.strip_prefix("env:") {
-        let is_name =
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        return Some(if is_name {
+        return Some(if is_variable(name) {
             Ok(Reference::Env(name.to_owned()))
         } else {
             Err(Fault::new("this is not the name of an environment variable")
@@ -40,6 +38,22 @@ fn elsewhere<T>(text: &str) -> Option<Result<Reference<T>, Fault>> {
     })
 }
 
+/// The fault, with other help if the text looks like a variable of a shell.
+fn of_variable(text: &str, fault: Fault) -> Fault {
+    let Some((_, after)) = text.split_once('$') else { return fault };
+    let name =
+        after.strip_prefix('{').map_or(after, |after| after.split('}').next().unwrap_or(after));
+    let is_all = [format!("${name}"), format!("${{{name}}}")].iter().any(|it| it == text);
+    let name = if is_all && is_variable(name) { name } else { "NAME" };
+    fault.help(format!(
+        "variables are not expanded; for the whole value: `env:{name}` or `file:PATH`"
+    ))
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
 // === impl Reference ===
 
 impl<T: Value> Value for Reference<T> {
@@ -48,7 +62,8 @@ impl<T: Value> Value for Reference<T> {
     }
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        elsewhere(text).unwrap_or_else(|| T::parse(text).map(Self::Here))
+        let here = || T::parse(text).map(Self::Here);
+        elsewhere(text).unwrap_or_else(|| here().map_err(|fault| of_variable(text, fault)))
     }
 }
 
