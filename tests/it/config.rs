@@ -325,6 +325,20 @@ fn load_watches_the_file_and_what_it_names() {
 }
 
 #[test]
+fn a_file_of_megabytes_is_refused_before_it_is_read_as_yaml() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.yaml");
+    let valid = "listeners: [{ name: web, address: 127.0.0.1:0 }]\n";
+    let text = |bytes: usize| format!("{valid}#{}\n", "x".repeat(bytes - valid.len() - 2));
+    fs::write(&path, text(4 << 20)).unwrap();
+    config::load(&path).unwrap();
+    // Read as YAML, this would be a mistake of another kind.
+    fs::write(&path, format!("{}{{", text(4 << 20))).unwrap();
+    let problems = config::load(&path).unwrap_err().to_string();
+    assert!(problems.contains("gateway.yaml: the file is larger than 4 MiB"), "{problems}");
+}
+
+#[test]
 fn the_schema_describes_every_key_and_allows_no_others() {
     let schema = config::schema::schema();
     let schema = schema.as_value();

@@ -58,6 +58,9 @@ use crate::{
     telemetry::{self, AccessLogPath, AccessLogSettings},
 };
 
+/// Tens of thousands of routes. More would be parsed for seconds, on the thread that reloads.
+const MAX_BYTES: usize = 4 << 20;
+
 /// Fields that say who the client is, on whatever route: verified claims, and what services of
 /// `auth.forward` tell. Nobody else's word, also where another check of `any_of` lets a client in.
 fn stripped(routes: &[Route], known: &Credentials) -> Vec<HeaderName> {
@@ -104,6 +107,10 @@ pub fn resolve(
     base: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Problems> {
+    if text.len() > MAX_BYTES {
+        let message = format!("the file is larger than {} MiB", MAX_BYTES >> 20);
+        return Err(Problems(vec![Problem::of_file(name, message)]));
+    }
     let source = Source::new(name, text);
     let (tree, file) =
         parse::parse::<File>(&source, text).map_err(|problem| Problems(vec![*problem]))?;
