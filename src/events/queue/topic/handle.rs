@@ -281,7 +281,7 @@ fn live(meta: &TopicMeta, dedup: DedupSettings) -> Live {
 }
 
 fn segment(info: &log::SegmentInfo) -> Segment {
-    // 0 means unknown: nothing is deleted by an unknown age.
+    // 0 means unknown: nothing is deleted before what is behind it is old.
     let newest = if info.newest_wall == 0 { u64::MAX } else { info.newest_wall };
     Segment { end: info.end, bytes: info.bytes, newest, is_sealed: info.is_sealed }
 }

@@ -4,6 +4,10 @@
 //! first, when it is too old or the topic too large and nobody pins it. Pinned segments stay until
 //! the topic is full: then publishes are refused or, if configured, the oldest is deleted and
 //! counted.
+//!
+//! A segment with a time in the future was written while the clock was ahead. It was written before
+//! the next one, so it is judged by the time of that: else it, and all behind it, would stay for as
+//! long as the clock was ahead.
 
 use std::time::Duration;
 
@@ -49,7 +53,7 @@ pub struct Segment {
     pub end: Offset,
     /// Bytes used.
     pub bytes: u64,
-    /// When its newest frame was written: milliseconds since 1970.
+    /// When its newest frame was written: milliseconds since 1970; the maximum if it is unknown.
     pub newest: u64,
     /// Whether nothing more is added.
     pub is_sealed: bool,
@@ -97,9 +101,10 @@ pub fn decide(
     let most = keep.max_bytes.saturating_sub(headroom);
     let mut bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>();
     let mut decision = Decision::default();
-    for segment in segments.iter().filter(|segment| segment.is_sealed) {
+    let written = written_by(segments, wall);
+    for (segment, written) in segments.iter().zip(written).filter(|(it, _)| it.is_sealed) {
         let is_over = bytes > most;
-        let is_old = wall.is_some_and(|wall| segment.newest.saturating_add(max_age) < wall);
+        let is_old = wall.is_some_and(|wall| written.saturating_add(max_age) < wall);
         if !is_over && !is_old {
             break;
         }
@@ -120,6 +125,24 @@ pub fn decide(
         decision.unpinned = decision.lost - pinned.map_or(0, |from| end.since(from));
     }
     decision
+}
+
+/// When each segment was written at the latest.
+fn written_by(segments: &[Segment], wall: Option<u64>) -> Vec<u64> {
+    let wall = wall.unwrap_or_default();
+    let mut behind = wall;
+    let mut written: Vec<_> = segments
+        .iter()
+        .rev()
+        .map(|segment| {
+            if segment.newest <= wall {
+                behind = segment.newest;
+            }
+            behind
+        })
+        .collect();
+    written.reverse();
+    written
 }
 
 /// The size at which a segment is sealed: a small topic is deleted in small steps.
@@ -166,6 +189,26 @@ mod tests {
         assert_eq!(decide(Some(111)), Some(Offset(10)));
         assert_eq!(decide(Some(1_000)), Some(Offset(30)), "the open one stays");
         assert_eq!(decide(None), None, "with a clock that jumped nothing is old");
+    }
+
+    #[test]
+    fn what_was_written_under_a_clock_that_was_ahead_goes_with_what_is_behind_it() {
+        let keep = Keep { max_bytes: 500, ..KEEP };
+        let mut segments = segments(5);
+        segments[1].newest = 1_000_000;
+        segments[2].newest = u64::MAX;
+        let decide =
+            |segments: &[Segment], wall| decide(segments, &keep, &[], Some(wall), 0).retire;
+        assert_eq!(decide(&segments, 140), Some(Offset(10)), "the next right time is 40");
+        assert_eq!(decide(&segments, 141), Some(Offset(40)));
+        // The newest one is ahead, too: nothing says that it is old.
+        segments[3].newest = 1_000_000;
+        segments[4].newest = 1_000_000;
+        assert_eq!(decide(&segments, 100_000), Some(Offset(10)));
+        // Written while the clock was back: not before what is in front of it.
+        segments[3].newest = 0;
+        segments[4].newest = 50;
+        assert_eq!(decide(&segments, 110), None);
     }
 
     #[test]

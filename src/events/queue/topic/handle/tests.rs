@@ -171,6 +171,44 @@ fn age_lets_go_unless_the_clock_jumped() {
     assert!(decision.retire > by_size);
 }
 
+/// Queue 7.17, for retention: what was written under a wrong clock goes at about its real age.
+#[test]
+fn what_was_written_during_a_jump_goes_with_its_neighbours() {
+    const MINUTE: u64 = 60_000;
+    const YEAR: u64 = 365 * 24 * 60 * MINUTE;
+    for wrong in [START.wall + YEAR, START.wall - YEAR] {
+        let keep = Keep { max_bytes: 16 * MIB, ..settings().keep };
+        let mut test = Test::first(&TopicSettings { keep, ..settings() });
+        // Of 25 events, at least one segment is full.
+        let publish = |test: &Test, from: u64| {
+            assert!((from..from + 25).all(|id| test.publish(id).is_ok()));
+        };
+        publish(&test, 0);
+        test.clock.set_wall(wrong);
+        test.look(&[]);
+        publish(&test, 25);
+        assert_eq!(test.look(&[]).retire, None, "{wrong}: nobody knows how old anything is");
+        test.clock.set_wall(START.wall);
+        publish(&test, 50);
+        for is_reopened in [false, true] {
+            test.clock.advance(30 * MINUTE);
+            if is_reopened {
+                let now = Clock::now(&test.clock);
+                let (model, settings) =
+                    (test.model.restart(), TopicSettings { keep, ..settings() });
+                drop(test);
+                test = Test::open(&model, now, &settings);
+            }
+            assert_eq!(test.look(&[]).retire, None, "{wrong}: within the hour");
+        }
+        test.clock.advance(MINUTE);
+        let sealed = test.topic.log().segments();
+        let sealed = sealed.iter().filter(|it| it.is_sealed).map(|it| it.end).max();
+        assert!(sealed > Some(Offset(50)));
+        assert_eq!(test.look(&[]).retire, sealed, "{wrong}: all of it is over an hour old");
+    }
+}
+
 #[test]
 fn a_reader_too_far_behind_stops_publishes_until_it_is_not() {
     let mut with = settings();
