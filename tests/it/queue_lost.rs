@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -173,4 +174,30 @@ async fn files_of_a_topic_or_of_requests_that_are_gone_are_missed_and_accepted_b
         assert_eq!(told.status, 202, "{what}: {}", told.body);
         assert!(all_of(&gateway, "audit", 1).await.contains(&"5".to_owned()) || what == "ingress");
     }
+}
+
+#[tokio::test]
+async fn a_torn_registry_is_named_and_nothing_is_begun_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped(folder.path()).await;
+    let meta = folder.path().join("data/META");
+    let good = fs::read(&meta).unwrap();
+    for torn in [&good[..0], &good[..good.len() / 2], &good[..good.len() - 1]] {
+        fs::write(&meta, torn).unwrap();
+        let why = refused(folder.path());
+        assert!(why.contains("META is damaged") && why.contains("put back a copy"), "{why}");
+        for more in [&[][..], &["--repair"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+            let command =
+                command.args(["queue", "verify", "--dir"]).arg(folder.path().join("data"));
+            let output = command.args(more).output().unwrap();
+            let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(output.status.code() == Some(1) && told.contains("META is damaged"), "{told}");
+        }
+        assert_eq!(fs::read(&meta).unwrap(), torn);
+    }
+    fs::write(&meta, &good).unwrap();
+    assert_eq!(verify(folder.path(), &[]).0, 0);
+    let gateway = Running::start(&yaml(folder.path()));
+    assert_eq!(all_of(&gateway, "audit", 3).await, ["1", "2", "3"]);
 }

@@ -5,6 +5,7 @@ mod delays;
 mod full_disk;
 mod gaps;
 mod gone;
+mod old_snapshot;
 mod places;
 mod publishing;
 mod stopping;

@@ -169,6 +169,34 @@ fn a_newer_store_and_a_damaged_one_are_refused_and_left_alone() {
     assert!(matches!(open(&model), Err(RegistryError::Missing)));
 }
 
+#[test]
+fn a_torn_registry_is_never_taken_for_none_and_a_copy_of_it_is_all_that_is_needed() {
+    let model = Model::new();
+    let mut registry = open(&model).unwrap();
+    registry.configure(&[topic("orders", 4)], &[reads("billing", "orders")]).unwrap();
+    let before = registry.meta.clone();
+    drop(registry);
+    let path = Path::new(META);
+    let good = model.bytes(path);
+    for cut in 0..good.len() {
+        // Shorter, or with its length but not all of its bytes on disk.
+        let mut zeroed = good.clone();
+        zeroed[cut..].fill(0);
+        for torn in [good[..cut].to_vec(), zeroed] {
+            if torn == good {
+                continue;
+            }
+            model.overwrite(path, &torn);
+            let refused = open(&model).unwrap_err();
+            assert!(matches!(refused, RegistryError::Damaged(_)), "at {cut}: {refused}");
+            assert!(refused.to_string().contains("put back a copy"), "{refused}");
+            assert_eq!(model.bytes(path), torn, "it is left as it is");
+        }
+    }
+    model.overwrite(path, &good);
+    assert_eq!(open(&model).unwrap().meta, before);
+}
+
 /// Queue 7.1 for the registry: after a crash in any operation it has what was reported, or what was
 /// about to be.
 #[test]
