@@ -8,7 +8,7 @@ mod ending;
 mod failing;
 
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 pub use self::failing::is_malformed;
-pub use crate::http::guard::{End, Finish, Guard, Over};
+pub use crate::http::guard::{End, Finish, Guard, Over, Receive};
 
 use self::failing::client_failed;
 
@@ -62,6 +62,9 @@ enum Source {
     Empty,
     Full(Bytes),
     Incoming(Incoming),
+    Received(Box<dyn Receive>),
+    /// It has failed, and its reader is not told yet.
+    Failed(Option<Error>),
     Boxed(Boxed),
 }
 
@@ -117,6 +120,11 @@ impl Body {
     /// A body from any other source of frames.
     pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = Error> + Send + 'static) -> Self {
         Self::from_source(Source::Boxed(Box::pin(body)))
+    }
+
+    /// A body that an HTTP/1.1 upstream's connection reads.
+    pub fn received(body: Box<dyn Receive>) -> Self {
+        Self::from_source(Source::Received(body))
     }
 
     fn from_source(source: Source) -> Self {
@@ -235,6 +243,8 @@ impl fmt::Debug for Body {
             None | Some(Source::Empty) => "Empty",
             Some(Source::Full(_)) => "Full",
             Some(Source::Incoming(_)) => "Incoming",
+            Some(Source::Received(_)) => "Received",
+            Some(Source::Failed(_)) => "Failed",
             Some(Source::Boxed(_)) => "Boxed",
         };
         f.debug_struct("Body")
@@ -278,7 +288,6 @@ impl Inner {
                         trailers::filter_identity(fields, identity);
                     }
                     // Nothing follows the trailers, and hyper does not poll again.
-                    self.source = Source::Empty;
                     self.finish(End::Complete);
                 }
                 if let Some(data) = frame.data_ref() {
@@ -288,27 +297,34 @@ impl Inner {
                         cx.add_received(len);
                     }
                     if self.seen > self.limit {
-                        self.source = Source::Empty;
                         self.finish(End::Failed(Kind::BodyTooLarge.reason()));
                         return Poll::Ready(Some(Err(Kind::BodyTooLarge.into())));
                     }
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
+            Some(Err(error)) if matches!(self.source, Source::Received(_)) => {
+                // A turn later: hyper aborts at once, and would lose what it has not written yet.
+                self.source = Source::Failed(Some(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Some(Err(error)) => {
-                self.source = Source::Empty;
                 self.finish(End::Failed(error.kind().reason()));
                 Poll::Ready(Some(Err(error)))
             }
             None => {
-                self.source = Source::Empty;
                 self.finish(End::Complete);
                 Poll::Ready(None)
             }
         }
     }
 
+    /// Lets go of the source, and runs the guards.
     fn finish(&mut self, end: End) {
+        if let Source::Received(received) = mem::replace(&mut self.source, Source::Empty) {
+            received.finish(end);
+        }
         let seen = self.seen;
         for guard in self.guards.drain(..) {
             match guard {
@@ -323,7 +339,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.guards.is_empty() {
+        if self.guards.is_empty() && !matches!(self.source, Source::Received(_)) {
             return;
         }
         // hyper does not poll a body for its end once it says that it is at the end.
@@ -344,7 +360,7 @@ impl Source {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
+                let bytes = mem::take(bytes);
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
@@ -356,6 +372,8 @@ impl Source {
                     None => carrier.cut_off().map(Err),
                 })
             }
+            Self::Received(body) => body.poll_frame(cx),
+            Self::Failed(error) => Poll::Ready(error.take().map(Err)),
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -363,8 +381,9 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(_) => false,
+            Self::Full(_) | Self::Failed(_) => false,
             Self::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
+            Self::Received(body) => body.is_end_stream(),
             Self::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -374,6 +393,8 @@ impl Source {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Incoming(incoming) => http_body::Body::size_hint(incoming),
+            Self::Received(body) => body.size_hint(),
+            Self::Failed(_) => SizeHint::default(),
             Self::Boxed(body) => body.size_hint(),
         }
     }

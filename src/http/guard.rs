@@ -7,9 +7,14 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 
-use crate::telemetry::{exchange::Exchange, in_flight::InFlight};
+use crate::{
+    error::Error,
+    telemetry::{exchange::Exchange, in_flight::InFlight},
+};
 
 /// What must happen when a body is over. A closed list: extend it for other needs.
 pub enum Guard {
@@ -26,6 +31,21 @@ pub enum Guard {
 /// Completes when a body is over, however it ended. Cancel-safe.
 #[derive(Debug)]
 pub struct Over(pub(super) oneshot::Receiver<Infallible>);
+
+/// A response body that its connection reads itself.
+pub trait Receive: Send {
+    /// The next frame; `None` at the end.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>>;
+
+    /// Whether nothing follows.
+    fn is_end_stream(&self) -> bool;
+
+    /// How much follows.
+    fn size_hint(&self) -> SizeHint;
+
+    /// The body is over. Called once.
+    fn finish(self: Box<Self>, end: End);
+}
 
 /// Called once, when a body ends.
 pub trait Finish: Send {

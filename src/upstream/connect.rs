@@ -17,7 +17,7 @@ use crate::{
     http::named_file,
     upstream::{
         Address, Endpoint, Protocol, Settings, TlsSettings,
-        io::{Plain, Probe, Stream},
+        io::{Plain, Stream},
     },
 };
 
@@ -45,7 +45,6 @@ pub struct TlsError {
 #[derive(Debug)]
 pub(crate) struct Dialled {
     pub(crate) stream: Stream,
-    pub(crate) probe: Probe,
     /// What ALPN chose; without TLS, what the settings say.
     pub(crate) is_h2: bool,
 }
@@ -101,12 +100,12 @@ impl Transport {
     /// offered.
     pub(crate) async fn dial(&self, endpoint: &Endpoint, h1_only: bool) -> Result<Dialled, Error> {
         let opened = open(endpoint.address(), self.settings.send_idle_timeout).await;
-        let (plain, probe) = opened.map_err(|error| {
+        let plain = opened.map_err(|error| {
             Error::new(Kind::UpstreamConnect).with_detail(&**endpoint.label()).with_source(error)
         })?;
         let wants_h2 = self.settings.protocol == Protocol::H2 && !h1_only;
         let Some(tls) = &self.tls else {
-            return Ok(Dialled { stream: Stream::Plain(plain), probe, is_h2: wants_h2 });
+            return Ok(Dialled { stream: Stream::Plain(plain), is_h2: wants_h2 });
         };
         let stream = tls.handshake(plain, endpoint, h1_only).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -114,7 +113,7 @@ impl Transport {
             return Err(Error::new(Kind::UpstreamTls)
                 .with_detail(format!("{}: it does not speak h2", endpoint.label())));
         }
-        Ok(Dialled { stream: Stream::Tls(Box::new(stream)), probe, is_h2 })
+        Ok(Dialled { stream: Stream::Tls(Box::new(stream)), is_h2 })
     }
 }
 
@@ -124,7 +123,7 @@ impl fmt::Debug for Transport {
     }
 }
 
-async fn open(address: &Address, unanswered: Duration) -> io::Result<(Plain, Probe)> {
+async fn open(address: &Address, unanswered: Duration) -> io::Result<Plain> {
     match address {
         Address::Inet(address) => {
             let stream = TcpStream::connect(address).await?;

@@ -7,13 +7,27 @@ use hyper::client::conn::TrySendError;
 use crate::{
     error::{Error, Kind, Sent},
     http::{self as ours, Body, Request, body::is_malformed},
-    upstream::{h1::H1, handshake::H2Stream, io::Mark, spare::Spare},
+    upstream::{
+        h1::{Broken, H1},
+        handshake::H2Stream,
+        spare::Spare,
+    },
 };
 
-type Failed = TrySendError<http::Request<Body>>;
+/// Why a response body failed.
+pub(crate) fn broken_off(broken: Broken) -> Error {
+    let kind = match &broken {
+        Broken::Invalid(_) => Kind::UpstreamBadResponse,
+        Broken::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Kind::UpstreamTimeoutTry(Sent::MaybeSeen)
+        }
+        Broken::Io(_) | Broken::Body(_) | Broken::Length => Kind::UpstreamReset(Sent::MaybeSeen),
+    };
+    Error::new(kind).with_source(broken)
+}
 
-/// Why a response body failed: hyper fails it only when the connection did.
-pub(crate) fn broken_off(error: hyper::Error) -> Error {
+/// The same on h2: hyper fails a body only when the connection did.
+pub(crate) fn broken_off_h2(error: hyper::Error) -> Error {
     let kind = if is_malformed(&error) {
         Kind::UpstreamBadResponse
     } else {
@@ -22,40 +36,43 @@ pub(crate) fn broken_off(error: hyper::Error) -> Error {
     Error::new(kind).with_source(error)
 }
 
-/// Classifies a failed exchange. If nothing of the request was written, the error carries it: the
-/// one hyper hands back, or else the spare copy.
+/// Classifies a failed exchange. If nothing of the request was written, the
+/// error carries it: the one that waits to be written, or else the spare copy.
 pub(crate) fn failed_h1(
-    mut failed: Failed,
-    h1: &H1,
-    mark: Mark,
+    broken: Broken,
+    h1: &mut H1,
     spare: Option<Box<Spare>>,
     cx: ours::Context,
 ) -> Error {
-    let unsent = failed.take_message();
-    let cause = failed.into_error();
-    let now = h1.cut();
-    let sent = if unsent.is_some() || now.written == mark.written {
-        Sent::Nothing
-    } else {
-        Sent::MaybeSeen
+    let (mark, now) = (h1.begun(), h1.mark());
+    let sent = if now.written == mark.written { Sent::Nothing } else { Sent::MaybeSeen };
+    let kind = match &broken {
+        Broken::Body(error) => error.kind().clone(),
+        Broken::Invalid(_) => Kind::UpstreamBadResponse,
+        Broken::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Kind::UpstreamTimeoutTry(sent)
+        }
+        Broken::Length => Kind::BadFraming,
+        Broken::Io(_) if h1.is_reused && now.read == mark.read => Kind::UpstreamClosedIdle(sent),
+        Broken::Io(_) => Kind::UpstreamReset(sent),
     };
-    let error = if let Some(kind) = of_body(&cause) {
-        Error::new(kind)
-    } else if cause.is_parse() {
-        Error::new(Kind::UpstreamBadResponse)
-    } else if is_timeout(&cause) {
-        Error::new(Kind::UpstreamTimeoutTry(sent))
-    } else if h1.is_reused && now.read == mark.read {
-        Error::new(Kind::UpstreamClosedIdle(sent))
-    } else {
-        Error::new(Kind::UpstreamReset(sent))
+    let error = Error::new(kind).with_source(broken);
+    if sent == Sent::MaybeSeen {
+        return error;
+    }
+    let unsent = match h1.take_request() {
+        Some((parts, body)) => Some(Request { parts, body, cx }),
+        None => spare.and_then(|spare| spare.request(cx)),
     };
-    with_unsent(error.with_source(cause), sent, unsent, spare, cx)
+    match unsent {
+        Some(request) => error.with_unsent(request),
+        None => error,
+    }
 }
 
 /// The same on h2, where the peer's words decide. `of_upload`: why the request's body failed.
 pub(crate) fn failed_h2(
-    mut failed: Failed,
+    mut failed: TrySendError<http::Request<Body>>,
     stream: &H2Stream,
     of_upload: Option<&Kind>,
     spare: Option<Box<Spare>>,
@@ -81,32 +98,19 @@ pub(crate) fn failed_h2(
         Some(error) if error.is_library() => Kind::UpstreamBadResponse,
         _ => Kind::UpstreamReset(sent),
     });
-    with_unsent(Error::new(kind).with_source(cause), sent, unsent, spare, cx)
-}
-
-fn with_unsent(
-    error: Error,
-    sent: Sent,
-    unsent: Option<http::Request<Body>>,
-    spare: Option<Box<Spare>>,
-    cx: ours::Context,
-) -> Error {
-    match (unsent, spare) {
-        (Some(request), _) => {
+    let error = Error::new(kind).with_source(cause);
+    let unsent = match unsent {
+        Some(request) => {
             let (parts, body) = request.into_parts();
-            error.with_unsent(Request::new(parts, body, cx))
+            Some(Request::new(parts, body, cx))
         }
-        (None, Some(spare)) if sent == Sent::Nothing => match spare.request(cx) {
-            Some(request) => error.with_unsent(request),
-            None => error,
-        },
-        (None, _) => error,
+        None if sent == Sent::Nothing => spare.and_then(|spare| spare.request(cx)),
+        None => None,
+    };
+    match unsent {
+        Some(request) => error.with_unsent(request),
+        None => error,
     }
-}
-
-/// The request body's own failure, if that ended the exchange: then it is the client's fault.
-fn of_body(cause: &hyper::Error) -> Option<Kind> {
-    find::<Error>(cause).map(|error| error.kind().clone())
 }
 
 /// The upstream stopped reading, as our stream or the kernel found.

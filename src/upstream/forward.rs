@@ -6,12 +6,13 @@
 //!
 //! Fails with `upstream-connect`, `-tls`, `-reset`, `-closed-idle`, `-bad-response`, or
 //! `concurrency-full` when every h2 stream is taken. The error carries the request if no byte of it
-//! left: on h1 the connection's meter decides that, on h2 what the peer says. If hyper had begun to
-//! read a streaming body, the request comes back with what `spare` has kept of it.
+//! left: on h1 the connection's meter decides that, on h2 what the peer says. If some of a streaming
+//! body had been read, the request comes back with what `spare` has kept of it.
 //!
-//! Cost on a pooled h1 connection: hyper's channel. Everything else, including new connections and
-//! h2, pays for a box. A new connection, one idle for a few milliseconds, and every h2 stream also
-//! pay for a copy of the request's head, and of the first 64 KiB of a streaming body (`spare`).
+//! Cost on a pooled h1 connection: one copy of the response's head, with the body if that is small.
+//! Everything else, including new connections and h2, pays for a box. Streaming bodies on a new
+//! connection, on one idle for a few milliseconds and on every h2 stream also pay for a copy of the
+//! request's head and of the first 64 KiB of the body (`spare`).
 
 use std::{
     future::{self, Future},
@@ -21,7 +22,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Version;
+use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tower::Service;
@@ -37,10 +38,9 @@ use crate::{
     upstream::{
         Call, Flight,
         checkout::{Checkout, Lease, Waiting},
-        failure::{broken_off, failed_h1, failed_h2},
-        h1::{Answer, H1},
+        failure::{broken_off_h2, failed_h1, failed_h2},
+        h1::{self, Answer, Broken, H1},
         handshake::H2Stream,
-        io::Mark,
         reframe,
         spare::Spare,
         upgrade,
@@ -72,7 +72,6 @@ type Boxed = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 struct ExchangeH1 {
     h1: Box<H1>,
     flight: Flight,
-    mark: Mark,
     spare: Option<Box<Spare>>,
     cx: ours::Context,
 }
@@ -161,17 +160,8 @@ async fn exchange_later(
     }
 }
 
-fn respond_h1(
-    response: http::Response<Incoming>,
-    mut h1: Box<H1>,
-    flight: Flight,
-) -> Result<Response> {
-    let (mut parts, incoming) = response.into_parts();
-    h1.is_reused = true;
-    h1.is_doubtful = false;
-    // From now on hyper speaks HTTP/1.0 on it, without `chunked`: it would silently drop a body of
-    // unknown length.
-    h1.is_spent = parts.version == Version::HTTP_10;
+fn respond_h1(answer: Answer, mut h1: Box<H1>, flight: Flight) -> Result<Response> {
+    let Answer { mut parts, body, .. } = answer;
     let settings = flight.local().transport().settings();
     h1.keep_alive = match reframe::keep_alive(&parts.headers) {
         Some(promised) => promised.min(settings.idle_timeout),
@@ -179,15 +169,29 @@ fn respond_h1(
     };
     // A refused response drops the connection here, with whatever else is on it.
     reframe::check_response(&mut parts, false)?;
-    if incoming.is_end_stream() {
+    let body = receive_h1(&parts, body, h1, flight);
+    Ok(Response::from_parts(parts, body))
+}
+
+/// The body of a response: what is here of it, or what is still to be read from the connection.
+pub(crate) fn receive_h1(
+    parts: &http::response::Parts,
+    whole: Option<Bytes>,
+    mut h1: Box<H1>,
+    flight: Flight,
+) -> Body {
+    if let Some(whole) = whole {
         let local = flight.local();
         local.pool().put(local, h1);
-        return Ok(Response::from_parts(parts, Body::empty()));
+        return Body::full(whole);
     }
-    let mut body = receive(&parts, incoming, &flight);
+    let idle_timeout = flight.local().transport().settings().response_idle_timeout;
     h1.flight = Some(flight);
-    body.attach(Guard::Upstream(h1));
-    Ok(Response::from_parts(parts, body))
+    let mut body = if h1.is_sending() { h1::read_apart(h1) } else { Body::received(h1) };
+    if !reframe::is_event_stream(&parts.headers) {
+        body.set_pace(Pace::upstream(idle_timeout));
+    }
+    body
 }
 
 async fn exchange_h2(
@@ -233,8 +237,7 @@ async fn exchange_h2(
     if incoming.is_end_stream() {
         return Ok(Response::from_parts(parts, Body::empty()));
     }
-    let mut body = receive(&parts, incoming, &flight);
-    body.set_h2_response();
+    let mut body = receive_h2(&parts, incoming, &flight);
     body.attach(Guard::Upstream(Box::new(Free { _stream: stream, _flight: flight })));
     if reframe::is_without_content(&method, parts.status) {
         body.read_end_apart();
@@ -243,9 +246,10 @@ async fn exchange_h2(
     Ok(Response::from_parts(parts, body))
 }
 
-/// The body of a response, with the upstream's pace and idle timeout enforced.
-pub(crate) fn receive(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
-    let mut body = Body::from_incoming(incoming, broken_off);
+/// The body of a response over h2, with the upstream's pace and idle timeout enforced.
+fn receive_h2(parts: &http::response::Parts, incoming: Incoming, flight: &Flight) -> Body {
+    let mut body = Body::from_incoming(incoming, broken_off_h2);
+    body.set_h2_response();
     if !reframe::is_event_stream(&parts.headers) {
         let timeout = flight.local().transport().settings().response_idle_timeout;
         body.set_pace(Pace::upstream(timeout));
@@ -290,18 +294,19 @@ impl ExchangeH1 {
     fn begin(request: Request, mut h1: Box<H1>, flight: Flight, preserve_host: bool) -> Self {
         let Request { mut parts, mut body, cx } = request;
         reframe::to_h1(&mut parts, &body, flight.local().authority(), preserve_host);
-        let spare = h1.is_doubtful.then(|| Spare::of(&parts, &mut body)).flatten();
-        let mark = h1.mark();
-        h1.send(http::Request::from_parts(*parts, body));
-        Self { h1, flight, mark, spare, cx }
+        // A body in memory stays with the connection until it is written.
+        let may_need = h1.is_doubtful && !body.is_in_memory();
+        let spare = may_need.then(|| Spare::of(&parts, &mut body)).flatten();
+        h1.send(parts, body);
+        Self { h1, flight, spare, cx }
     }
 
-    fn end(self, answer: Answer) -> Result<Response> {
-        let Self { h1, flight, mark, spare, cx } = self;
+    fn end(self, answer: std::result::Result<Answer, Broken>) -> Result<Response> {
+        let Self { mut h1, flight, spare, cx } = self;
         match answer {
-            Ok(response) => respond_h1(response, h1, flight),
-            Err(failed) => {
-                let error = failed_h1(failed, &h1, mark, spare, cx);
+            Ok(answer) => respond_h1(answer, h1, flight),
+            Err(broken) => {
+                let error = failed_h1(broken, &mut h1, spare, cx);
                 if matches!(error.kind(), Kind::UpstreamClosedIdle(_)) {
                     flight.local().pool().count_race();
                 }

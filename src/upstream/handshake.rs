@@ -1,4 +1,4 @@
-//! Turns a stream into a connection that speaks HTTP, and starts the task that drives it.
+//! Turns a stream into a connection that speaks HTTP; for HTTP/2, starts the task that drives it.
 
 use std::{
     future::{Future, poll_fn},
@@ -12,10 +12,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use hyper::{
-    client::conn::{http1, http2},
-    rt::Executor,
-};
+use hyper::{client::conn::http2, rt::Executor};
 use parking_lot::Mutex;
 use tokio::time::{self, Instant};
 
@@ -32,12 +29,8 @@ use crate::{
     },
 };
 
-/// The largest response head.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// The same, as HTTP/2 counts it.
+/// The largest response head over HTTP/2, as that counts it.
 const MAX_HEAD_BYTES_H2: u32 = 32 * 1024;
-/// The limit of hyper's read buffer; a head that never ends is refused here.
-const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// What an upstream may send of one response before we read it.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 /// The same for all responses of one connection: this many slow readers must fill their windows
@@ -87,7 +80,11 @@ struct Greeting {
 pub(crate) async fn open(local: &Arc<Local>) -> Result<Opened> {
     in_time(local, async {
         let dialled = local.transport().dial(local.endpoint(), false).await?;
-        if dialled.is_h2 { open_h2(local, dialled).await } else { open_h1(local, dialled).await }
+        if dialled.is_h2 {
+            return open_h2(local, dialled).await;
+        }
+        let keep_alive = local.transport().settings().idle_timeout;
+        Ok(Opened::H1(h1(local, dialled, keep_alive)))
     })
     .await
 }
@@ -101,33 +98,15 @@ async fn in_time<T>(local: &Local, opening: impl Future<Output = Result<T>>) -> 
     }
 }
 
-async fn open_h1(local: &Local, dialled: Dialled) -> Result<Opened> {
-    let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
-    let (sender, connection) =
-        h1_builder().handshake(io).await.map_err(|error| refused(local, error))?;
-    task::spawn("upstream h1", async move {
-        // Whoever waits for a response gets the failure; nobody else needs it.
-        if let Err(error) = connection.await {
-            tracing::trace!(%error, "upstream connection ended");
-        }
-    });
-    let keep_alive = local.transport().settings().idle_timeout;
-    Ok(Opened::H1(Box::new(H1::new(sender, meter, dialled.probe, keep_alive))))
+fn h1(local: &Local, dialled: Dialled, keep_alive: Duration) -> Box<H1> {
+    let (io, _meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
+    Box::new(H1::new(io, keep_alive))
 }
 
 /// A dedicated HTTP/1.1 connection for one request that may be upgraded.
 pub(crate) async fn open_for_upgrade(local: &Local) -> Result<Box<H1>> {
     let dialled = in_time(local, local.transport().dial(local.endpoint(), true)).await?;
-    let (io, meter) = Io::new(dialled.stream, local.transport().settings().send_idle_timeout);
-    let (sender, connection) =
-        h1_builder().handshake(io).await.map_err(|error| refused(local, error))?;
-    let connection = connection.with_upgrades();
-    task::spawn("upstream upgrade", async move {
-        if let Err(error) = connection.await {
-            tracing::trace!(%error, "upstream connection ended");
-        }
-    });
-    let mut h1 = Box::new(H1::new(sender, meter, dialled.probe, Duration::ZERO));
+    let mut h1 = h1(local, dialled, Duration::ZERO);
     h1.is_spent = true;
     Ok(h1)
 }
@@ -175,13 +154,6 @@ async fn open_h2(local: &Arc<Local>, dialled: Dialled) -> Result<Opened> {
         idle_since,
         is_leaving: AtomicBool::new(false),
     })))
-}
-
-fn h1_builder() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    // hyper's default limit of 100 fields applies, which needs no allocation.
-    builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
-    builder
 }
 
 fn refused(local: &Local, error: hyper::Error) -> Error {

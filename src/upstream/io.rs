@@ -1,29 +1,25 @@
-//! The stream under hyper. It counts bytes, so "not one byte of the request left" is measured, not
+//! The stream under HTTP. It counts bytes, so "not one byte of the request left" is measured, not
 //! guessed. Written bytes are those the socket took, counted below TLS, which buffers; read bytes
-//! are those hyper received, counted above TLS.
-//!
-//! The socket is split to get two handles, not for concurrency. hyper's task owns the half it reads
-//! and writes through; the pool keeps the other to check the socket (`MSG_PEEK`) without a lock, a
-//! duplicate descriptor or a message to that task.
+//! are those that HTTP received, counted above TLS.
 
 use std::{
     io,
     mem::MaybeUninit,
-    net::Shutdown,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream, tcp, unix},
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::client::TlsStream;
 
@@ -39,6 +35,8 @@ pub(crate) struct Io {
     meter: Arc<Meter>,
     stall: Stall,
     last_words: LastWords,
+    /// Comes before what the stream gives.
+    read_ahead: Bytes,
 }
 
 /// A connected stream.
@@ -50,7 +48,7 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<Plain>>),
 }
 
-/// A connected socket: the read half; writes go through the socket it refers to.
+/// A connected socket.
 #[derive(Debug)]
 pub(crate) struct Plain {
     socket: Socket,
@@ -59,23 +57,15 @@ pub(crate) struct Plain {
 
 #[derive(Debug)]
 enum Socket {
-    Tcp(tcp::OwnedReadHalf),
-    Unix(unix::OwnedReadHalf),
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
-/// Checks a socket that another task owns.
-#[derive(Debug)]
-pub(crate) enum Probe {
-    Tcp(Option<tcp::OwnedWriteHalf>),
-    Unix(Option<unix::OwnedWriteHalf>),
-}
-
-/// Bytes that passed a connection. Written by its task, read by the request that holds it.
+/// Bytes that passed a connection. Written by whoever drives it; on h2 others read it.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     written: AtomicU64,
     read: AtomicU64,
-    is_cut: AtomicBool,
 }
 
 /// The counts of a [`Meter`] at a moment.
@@ -95,7 +85,52 @@ impl Io {
             Stream::Tls(tls) => tls.get_ref().0.meter.clone(),
         };
         let stall = Stall::new(send_idle_timeout);
-        (Self { stream, meter: meter.clone(), stall, last_words: LastWords::default() }, meter)
+        let (last_words, read_ahead) = (LastWords::default(), Bytes::new());
+        (Self { stream, meter: meter.clone(), stall, last_words, read_ahead }, meter)
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        self.meter.mark()
+    }
+
+    /// `bytes` were read already; the next reads return them first.
+    pub(crate) fn read_again(&mut self, bytes: Bytes) {
+        self.read_ahead = bytes;
+    }
+
+    /// Whether nothing has happened on it since it became idle, as far as the reactor has seen. On a
+    /// socket without TLS that costs no system call.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        let mut byte = [0];
+        match &mut self.stream {
+            Stream::Plain(plain) => {
+                let read = match &plain.socket {
+                    Socket::Tcp(socket) => socket.try_read(&mut byte),
+                    Socket::Unix(socket) => socket.try_read(&mut byte),
+                };
+                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            // What arrives may be for TLS alone, a session ticket for example.
+            Stream::Tls(tls) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
+        }
+    }
+
+    /// Whether the socket has no data to read and is not closed, as the kernel sees it now. One
+    /// system call.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let plain = match &self.stream {
+            Stream::Plain(plain) => plain,
+            Stream::Tls(tls) => tls.get_ref().0,
+        };
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match &plain.socket {
+            Socket::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
+            Socket::Unix(socket) => SockRef::from(socket).peek(&mut byte),
+        };
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Passes on the outcome of a write, or a failure instead, or `lost` if the write was
@@ -116,21 +151,39 @@ impl Io {
     }
 }
 
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.read_ahead.is_empty() {
+            let count = self.read_ahead.len().min(buf.remaining());
+            buf.put_slice(&self.read_ahead.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let filled = buf.filled().len() - before;
+        ready!(self.last_words.after_read(filled, polled))?;
+        self.meter.add_read(filled);
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl hyper::rt::Read for Io {
     #[expect(unsafe_code, reason = "the only way from hyper's cursor to tokio's buffer unzeroed")]
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         // SAFETY: tokio's buffer only ever initialises bytes, it never makes them uninitialised.
         let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
-        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
+        ready!(AsyncRead::poll_read(self, cx, &mut buf))?;
         let filled = buf.filled().len();
-        ready!(self.last_words.after_read(filled, polled))?;
         // SAFETY: tokio's buffer says that so many bytes have been initialised.
         unsafe { cursor.advance(filled) };
-        self.meter.add_read(filled);
         Poll::Ready(Ok(()))
     }
 }
@@ -239,20 +292,21 @@ impl AsyncWrite for Stream {
 // === impl Plain ===
 
 impl Plain {
-    /// The two handles of a TCP connection.
-    pub(crate) fn tcp(stream: TcpStream) -> (Self, Probe) {
-        let (read, write) = stream.into_split();
-        (Self::new(Socket::Tcp(read)), Probe::Tcp(Some(write)))
+    /// A TCP connection.
+    pub(crate) fn tcp(stream: TcpStream) -> Self {
+        Self { socket: Socket::Tcp(stream), meter: Arc::default() }
     }
 
-    /// The two handles of a unix socket.
-    pub(crate) fn unix(stream: UnixStream) -> (Self, Probe) {
-        let (read, write) = stream.into_split();
-        (Self::new(Socket::Unix(read)), Probe::Unix(Some(write)))
+    /// A connection to a unix socket.
+    pub(crate) fn unix(stream: UnixStream) -> Self {
+        Self { socket: Socket::Unix(stream), meter: Arc::default() }
     }
 
-    fn new(socket: Socket) -> Self {
-        Self { socket, meter: Arc::default() }
+    fn count_written(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = polled {
+            self.meter.add_written(written);
+        }
+        polled
     }
 }
 
@@ -263,38 +317,23 @@ impl AsyncRead for Plain {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(half) => Pin::new(half).poll_read(cx, buf),
-            Socket::Unix(half) => Pin::new(half).poll_read(cx, buf),
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
         }
     }
 }
 
-/// Tries until the socket takes something or would block; waits only then.
-macro_rules! poll_until_taken {
-    ($socket:expr, $cx:expr, $try:ident, $buf:expr) => {
-        loop {
-            ready!($socket.poll_write_ready($cx))?;
-            match $socket.$try($buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                taken => break taken,
-            }
-        }
-    };
-}
-
 impl AsyncWrite for Plain {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.meter.check()?;
-        let written = match &self.socket {
-            Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
-            Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write, buf),
-        }?;
-        self.meter.add_written(written);
-        Poll::Ready(Ok(written))
+        let polled = match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+        };
+        self.count_written(polled)
     }
 
     fn poll_write_vectored(
@@ -306,13 +345,11 @@ impl AsyncWrite for Plain {
         {
             return polled;
         }
-        self.meter.check()?;
-        let written = match &self.socket {
-            Socket::Tcp(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
-            Socket::Unix(half) => poll_until_taken!(half.as_ref(), cx, try_write_vectored, bufs),
-        }?;
-        self.meter.add_written(written);
-        Poll::Ready(Ok(written))
+        let polled = match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+        };
+        self.count_written(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -324,47 +361,18 @@ impl AsyncWrite for Plain {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.socket {
-            Socket::Tcp(half) => Poll::Ready(
-                SockRef::from(AsRef::<TcpStream>::as_ref(half)).shutdown(Shutdown::Write),
-            ),
-            Socket::Unix(half) => Poll::Ready(
-                SockRef::from(AsRef::<UnixStream>::as_ref(half)).shutdown(Shutdown::Write),
-            ),
-        }
-    }
-}
-
-// === impl Probe ===
-
-impl Probe {
-    /// No data to read and not closed, as the kernel sees it now. One system call.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        let peeked = match self {
-            Self::Tcp(Some(half)) => SockRef::from(half.as_ref()).peek(&mut byte),
-            Self::Unix(Some(half)) => SockRef::from(half.as_ref()).peek(&mut byte),
-            Self::Tcp(None) | Self::Unix(None) => return false,
-        };
-        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        // Dropping a write half would shut its direction down, but that is for the reader and
-        // writer to decide.
-        match self {
-            Self::Tcp(half) => drop(half.take().map(tcp::OwnedWriteHalf::forget)),
-            Self::Unix(half) => drop(half.take().map(unix::OwnedWriteHalf::forget)),
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }
 
 // === impl Meter ===
 
-// Relaxed: on one worker task switches order everything; elsewhere hyper's channel does.
+// Relaxed: on one worker task switches order everything. One task at a time writes, so the sums need
+// no atomic addition.
 impl Meter {
     pub(crate) fn mark(&self) -> Mark {
         Mark {
@@ -373,45 +381,15 @@ impl Meter {
         }
     }
 
-    /// Nothing more is written on the connection, not even what TLS still buffers, so what the
-    /// counts say of a request stays true.
-    pub(crate) fn cut(&self) {
-        self.is_cut.store(true, Ordering::Relaxed);
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.is_cut.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    }
-
     fn add_written(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        add(&self.written, bytes);
     }
 
     fn add_read(&self, bytes: usize) {
-        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        add(&self.read, bytes);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_cut_takes_nothing_any_more() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut plain, _probe) = Plain::tcp(stream);
-        plain.write_all(b"one").await.unwrap();
-        let meter = plain.meter.clone();
-        meter.cut();
-        let error = plain.write_all(b"two").await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        assert_eq!(meter.mark().written, 3);
-        plain.shutdown().await.unwrap();
-    }
+fn add(sum: &AtomicU64, bytes: usize) {
+    sum.store(sum.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
 }

@@ -2,7 +2,7 @@
 //!
 //! The most recently used connection is taken first: it is the least likely to have been closed by
 //! the peer, and connections that are not needed become idle and are closed. A connection that is
-//! closed, not ready or expired is discarded. Before an unsafe method uses one that was idle for
+//! closed, disturbed or expired is discarded. Before an unsafe method uses one that was idle for
 //! over a second, the pool checks the socket for a close that the kernel has seen. Dials belong to
 //! the pool: a request that gives up leaves its connection to the next.
 //!
@@ -15,10 +15,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::{
-    sync::oneshot,
-    time::{self, Instant},
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     error::{Error, Kind, Result},
@@ -35,8 +32,6 @@ use crate::{
     },
 };
 
-/// How long a connection may take to become ready again after its response has ended.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection idle for longer may have been closed without our knowledge. Under load connections
 /// are reused sooner and do not pay for the doubt.
 const DOUBT_AFTER: Duration = Duration::from_millis(5);
@@ -175,7 +170,7 @@ impl Pool {
             let idle_for = h1.idle_for(now);
             let probe = is_unsafe && idle_for > self.probe_idle_after;
             h1.is_doubtful = idle_for > DOUBT_AFTER;
-            if !h1.has_expired(idle_for) && h1.is_ready() && (!probe || h1.is_quiet()) {
+            if !h1.has_expired(idle_for) && !h1.is_disturbed() && (!probe || h1.is_quiet()) {
                 return Some(h1);
             }
             self.counters.closed_idle.add(1);
@@ -185,14 +180,14 @@ impl Pool {
 
     /// Takes back a connection whose response has been read to its end.
     pub(crate) fn put(&self, local: &Arc<Local>, mut h1: Box<H1>) {
-        if h1.is_spent {
-        } else if h1.is_ready() {
+        if h1.is_ready() {
             self.put_ready(h1);
-        } else if !h1.is_closed() {
+        } else if h1.is_sending() {
             let local = local.clone();
-            // Rare: the request's body is still being written, or another thread runs the task.
+            // Rare: the request's body is still being written. Its own pace and the upstream's limit
+            // how long that takes.
             task::spawn("upstream settle", async move {
-                if time::timeout(SETTLE_TIMEOUT, h1.ready()).await.is_ok_and(|ready| ready) {
+                if h1.sent().await && h1.is_ready() {
                     local.pool().put_ready(h1);
                 }
             });
@@ -211,6 +206,7 @@ impl Pool {
             return;
         }
         h1.idle_since = clock::tick();
+        h1.shrink();
         state.idle.push(h1);
         self.pools.add_idle();
         drop(state);
@@ -220,7 +216,6 @@ impl Pool {
     /// Takes back a lease that was not used.
     pub(crate) fn put_unused(&self, local: &Arc<Local>, lease: Lease) {
         match lease {
-            // Until its task has polled it, it is not ready: `put` waits for that.
             Lease::H1(h1) => self.put(local, h1),
             Lease::H2(stream) => drop(stream),
         }
@@ -318,7 +313,7 @@ impl Pool {
     pub(crate) fn expire(&self, now: Instant) {
         let mut state = self.state.lock();
         let before = state.idle.len();
-        state.idle.retain(|h1| !h1.is_expired(now) && !h1.is_closed());
+        state.idle.retain_mut(|h1| !h1.is_expired(now) && !h1.is_disturbed());
         let closed = before - state.idle.len();
         let before = state.h2.len();
         state.h2.retain(|h2| !h2.is_closed() && !h2.is_idle_for(self.idle_timeout, now));

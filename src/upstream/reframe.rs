@@ -98,8 +98,7 @@ fn origin_form(uri: &Uri) -> Uri {
     uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-/// Declares a known length, else uses chunked, whatever the method: hyper by itself would drop the
-/// body of a GET.
+/// Declares a known length, else uses chunked, whatever the method: the body of a GET passes too.
 fn set_length(parts: &mut request::Parts, body: &Body) {
     let headers = &mut parts.headers;
     match body.size_hint().exact() {
@@ -187,8 +186,8 @@ pub(crate) fn check_response(parts: &mut response::Parts, may_upgrade: bool) -> 
     Ok(())
 }
 
-/// Whether a response declares at most one length; it has a single field afterwards. hyper checks
-/// this only if content follows, and passes the field on unchanged for HEAD.
+/// Whether a response declares at most one length; it has a single field afterwards. Its reader has
+/// looked at this only if content follows, not for HEAD.
 fn settle_length(headers: &mut HeaderMap) -> bool {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(first) = lengths.next() else { return true };
@@ -205,7 +204,15 @@ fn settle_length(headers: &mut HeaderMap) -> bool {
 
 /// Whether a response to `method` has no content, whatever follows its head (RFC 9110, 6.4.1).
 pub(crate) fn is_without_content(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    *method == Method::HEAD || has_no_content(status)
+}
+
+/// Whether a response with this status never has content.
+pub(crate) fn has_no_content(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    )
 }
 
 /// How long the upstream says it keeps an idle connection, less a second for the round trip.

@@ -1,10 +1,9 @@
 //! A spare copy of a request, in case it turns out that the original was never sent.
 //!
-//! hyper hands a request back only if it has not started on it. Whether no byte left although hyper
-//! had started (the socket was already closed, or the peer refused the stream) shows only
-//! afterwards, when the request is gone with the connection. By then hyper has read part of a
-//! streaming body; as much as `http::replay` keeps can be handed back. The copy costs allocations,
-//! so it is made only where this can happen: see the callers of [`Spare::of`].
+//! Whether no byte left although sending had begun (the socket was already closed, or the peer
+//! refused the stream) shows only afterwards, when some of a streaming body has been read, and on h2
+//! the request is gone with its stream. As much as `http::replay` keeps can be handed back. The copy
+//! costs allocations, so it is made only where this can happen: see the callers of [`Spare::of`].
 
 use http::request;
 

@@ -1103,11 +1103,9 @@ async fn gateway(rig: Arc<Rig>) -> std::net::SocketAddr {
                     rig.send(request).await
                 }
             });
-            let io = io::Io::new(
-                io::Stream::Plain(io::Plain::tcp(peer.stream).0),
-                Duration::from_mins(1),
-            )
-            .0;
+            let io =
+                io::Io::new(io::Stream::Plain(io::Plain::tcp(peer.stream)), Duration::from_mins(1))
+                    .0;
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(io, service)
                 .with_upgrades();

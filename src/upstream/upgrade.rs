@@ -19,7 +19,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 use hyper::{
     rt::{Read, Write},
-    upgrade::{OnUpgrade, Upgraded},
+    upgrade::OnUpgrade,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy, copy_bidirectional, sink},
@@ -30,12 +30,15 @@ use tokio::{
 
 use crate::{
     error::{Error, Kind, Result, Sent, Unsent},
-    http::{Body, Request, Response, body::Guard},
+    http::{Body, Request, Response},
     upstream::{
         Flight, Protocol, Settings,
         failure::failed_h1,
-        forward::receive,
-        handshake, reframe,
+        forward::receive_h1,
+        h1::{Answer, H1},
+        handshake,
+        io::Io,
+        reframe,
         stall::Stall,
         websocket::{self, Frames},
     },
@@ -53,9 +56,9 @@ pub(crate) struct Asked {
     client: OnUpgrade,
 }
 
-/// hyper's upgraded stream as tokio's.
-struct Adapted {
-    io: Upgraded,
+/// A stream for hyper as one for tokio.
+struct Adapted<T> {
+    io: T,
     /// Notified when nothing more is written to it because the other side has ended.
     ended: Arc<Notify>,
     /// The connection's own timer ended with HTTP.
@@ -122,12 +125,11 @@ pub(crate) async fn exchange(
     reframe::to_h1(&mut parts, &body, local.authority(), preserve_host);
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(header::UPGRADE, asked.protocol.clone());
-    let mark = h1.mark();
-    h1.send(http::Request::from_parts(*parts, body));
-    let response = match h1.answer().await {
-        Ok(response) => response,
-        Err(failed) => {
-            let mut error = failed_h1(failed, &h1, mark, None, cx).with_detail(&**local.label());
+    h1.send(parts, body);
+    let Answer { mut parts, body, .. } = match h1.answer().await {
+        Ok(answer) => answer,
+        Err(broken) => {
+            let mut error = failed_h1(broken, &mut h1, None, cx).with_detail(&**local.label());
             return match error.take_unsent().and_then(Unsent::into_request) {
                 Some(mut request) => {
                     asked.restore(&mut request.parts);
@@ -137,22 +139,21 @@ pub(crate) async fn exchange(
             };
         }
     };
-    let (mut parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(parts, asked, flight);
+        return switch(parts, *h1, asked, flight);
     }
     reframe::check_response(&mut parts, true)?;
-    let mut body = receive(&parts, incoming, &flight);
-    h1.flight = Some(flight);
-    body.attach(Guard::Upstream(h1));
+    let body = receive_h1(&parts, body, h1, flight);
     Ok(Response::from_parts(parts, body))
 }
 
-fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) -> Result<Response> {
+fn switch(
+    mut parts: http::response::Parts,
+    h1: H1,
+    asked: Asked,
+    mut flight: Flight,
+) -> Result<Response> {
     let refuse = |detail: &str| Err(Error::new(Kind::UpstreamBadResponse).with_detail(detail));
-    let Some(upstream) = parts.extensions.remove::<OnUpgrade>() else {
-        return refuse("101 without an upgrade");
-    };
     if !asked.covers(&parts.headers) {
         return refuse("101 to a protocol that was not asked for");
     }
@@ -171,7 +172,7 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
     let (half_close_timeout, send_idle_timeout) =
         (settings.half_close_timeout, settings.send_idle_timeout);
     pools.tunnels().spawn("tunnel", async move {
-        let ends = (asked.client, upstream);
+        let ends = (asked.client, h1.into_stream());
         if let Err(error) =
             tunnel(ends, is_websocket, half_close_timeout, send_idle_timeout, deadline).await
         {
@@ -182,7 +183,7 @@ fn switch(mut parts: http::response::Parts, asked: Asked, mut flight: Flight) ->
 }
 
 async fn tunnel(
-    (client, upstream): (OnUpgrade, OnUpgrade),
+    (client, upstream): (OnUpgrade, Io),
     is_websocket: bool,
     half_close_timeout: Duration,
     send_idle_timeout: Duration,
@@ -191,12 +192,9 @@ async fn tunnel(
     let reset =
         |error: hyper::Error| Error::new(Kind::UpstreamReset(Sent::MaybeSeen)).with_source(error);
     let ended = Arc::new(Notify::new());
-    let adapted = |io| {
-        let frames = is_websocket.then(Frames::default);
-        Adapted { io, ended: ended.clone(), stall: Stall::new(send_idle_timeout), frames }
-    };
-    let mut client = adapted(client.await.map_err(reset)?);
-    let mut upstream = adapted(upstream.await.map_err(reset)?);
+    let stall = || Stall::new(send_idle_timeout);
+    let mut client = Adapted::new(client.await.map_err(reset)?, &ended, stall(), is_websocket);
+    let mut upstream = Adapted::new(upstream, &ended, stall(), is_websocket);
     let overdue = async {
         ended.notified().await;
         sleep(half_close_timeout).await;
@@ -233,7 +231,11 @@ async fn reached(mut deadline: TunnelDeadline) {
 
 // === impl Adapted ===
 
-impl Adapted {
+impl<T: Read + Write + Unpin> Adapted<T> {
+    fn new(io: T, ended: &Arc<Notify>, stall: Stall, is_websocket: bool) -> Self {
+        Self { io, ended: ended.clone(), stall, frames: is_websocket.then(Frames::default) }
+    }
+
     /// Sends a WebSocket close frame where one may stand, then reads what is left: closing with
     /// unread data would make the kernel discard what was sent.
     async fn leave(&mut self, mask: Option<[u8; 4]>) -> io::Result<()> {
@@ -246,7 +248,7 @@ impl Adapted {
     }
 }
 
-impl AsyncRead for Adapted {
+impl<T: Read + Unpin> AsyncRead for Adapted<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -261,7 +263,7 @@ impl AsyncRead for Adapted {
     }
 }
 
-impl AsyncWrite for Adapted {
+impl<T: Write + Unpin> AsyncWrite for Adapted<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,0 +1,205 @@
+//! The response as it comes out of the socket: its head, then its body part by part.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderMap, response};
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use crate::upstream::{
+    h1::{
+        Broken, Invalid,
+        chunked::Step,
+        head::{self, Found, Framing, Head},
+    },
+    io::Io,
+};
+
+/// How much is read at first: a head, and often a body with it.
+const FIRST_READ: usize = 8 * 1024;
+/// How much is read at once of a body that keeps filling what is read.
+const MAX_READ: usize = 64 * 1024;
+
+/// Where in the response its reader is.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    /// Read, and not passed on.
+    bytes: BytesMut,
+    framing: Framing,
+    read_size: usize,
+    is_head: bool,
+    /// Memory for the fields of the next head.
+    fields: HeaderMap,
+}
+
+/// The head of a response, with the body if that is here and known to be whole.
+pub(crate) struct Answer {
+    pub(crate) parts: response::Parts,
+    /// `None`: it has to be read.
+    pub(crate) body: Option<Bytes>,
+    /// Whether the upstream closes the connection afterwards.
+    pub(crate) closes: bool,
+}
+
+// === impl Receiving ===
+
+impl Default for Receiving {
+    fn default() -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            framing: Framing::Length(0),
+            read_size: FIRST_READ,
+            is_head: false,
+            fields: HeaderMap::new(),
+        }
+    }
+}
+
+impl Receiving {
+    /// Begins the response to a request. `is_head`: the method of that is HEAD.
+    pub(super) fn begin(&mut self, is_head: bool) {
+        self.is_head = is_head;
+    }
+
+    /// Takes the memory of these fields for those of the next head.
+    pub(super) fn reuse(&mut self, mut fields: HeaderMap) {
+        fields.clear();
+        self.fields = fields;
+    }
+
+    /// Waits for the head of the response.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+    ) -> Poll<Result<Answer, Broken>> {
+        // On the stack: what is kept of a head is copied, in one piece of its size.
+        let mut room = [MaybeUninit::uninit(); FIRST_READ];
+        loop {
+            let mut read = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut *io).poll_read(cx, &mut read)).map_err(Broken::Io)?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Err(Broken::Io(io::ErrorKind::UnexpectedEof.into())));
+            }
+            if self.bytes.is_empty() {
+                if let Some(found) = head::read(read.filled(), self.is_head, &mut self.fields)? {
+                    return Poll::Ready(Ok(self.found(found)));
+                }
+                self.bytes.extend_from_slice(read.filled());
+            } else {
+                self.bytes.extend_from_slice(read.filled());
+                let bytes = std::mem::take(&mut self.bytes);
+                if let Some(found) = head::read(&bytes, self.is_head, &mut self.fields)? {
+                    return Poll::Ready(Ok(self.found(found)));
+                }
+                self.bytes = bytes;
+            }
+        }
+    }
+
+    fn found(&mut self, found: Found<'_>) -> Answer {
+        let Found { head: Head { parts, framing, closes }, body, rest } = found;
+        self.bytes = BytesMut::from(rest);
+        self.framing = if body.is_some() { Framing::Length(0) } else { framing };
+        self.read_size = FIRST_READ;
+        Answer { parts, body, closes }
+    }
+
+    /// The next part of the body; `None` at its end.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        loop {
+            match self.take() {
+                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Step::Over(trailers)) if trailers.is_empty() => return Poll::Ready(None),
+                Ok(Step::Over(trailers)) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Ok(Step::More) => {}
+                Err(invalid) => return Poll::Ready(Some(Err(invalid.into()))),
+            }
+            match ready!(self.poll_read(cx, io)) {
+                Ok(0) if matches!(self.framing, Framing::UntilClose) => {
+                    self.framing = Framing::Length(0);
+                }
+                Ok(0) => {
+                    let error = Broken::Io(io::ErrorKind::UnexpectedEof.into());
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(Broken::Io(error)))),
+            }
+        }
+    }
+
+    /// What of the body has been read.
+    fn take(&mut self) -> Result<Step, Invalid> {
+        match &mut self.framing {
+            Framing::Length(0) => Ok(Step::Over(HeaderMap::new())),
+            Framing::Chunked(decoder) => decoder.step(&mut self.bytes),
+            Framing::Length(_) | Framing::UntilClose if self.bytes.is_empty() => Ok(Step::More),
+            Framing::UntilClose => Ok(Step::Data(self.bytes.split().freeze())),
+            Framing::Length(missing) => {
+                let all = self.bytes.len();
+                let count = usize::try_from(*missing).map_or(all, |missing| missing.min(all));
+                *missing -= count as u64;
+                Ok(Step::Data(self.bytes.split_to(count).freeze()))
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<usize>> {
+        let wanted = match self.framing {
+            Framing::Length(missing) => usize::try_from(missing)
+                .map_or(self.read_size, |missing| missing.min(self.read_size)),
+            Framing::Chunked(_) | Framing::UntilClose => self.read_size,
+        };
+        self.bytes.reserve(wanted);
+        let count = ready!(poll_read_buf(Pin::new(io), cx, &mut (&mut self.bytes).limit(wanted)))?;
+        if count == self.read_size {
+            self.read_size = (2 * self.read_size).min(MAX_READ);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether all of the response has been passed on.
+    pub(super) fn is_over(&self) -> bool {
+        match &self.framing {
+            Framing::Length(missing) => *missing == 0,
+            Framing::Chunked(decoder) => decoder.is_over(),
+            Framing::UntilClose => false,
+        }
+    }
+
+    /// Whether bytes follow the response that nobody has asked for.
+    pub(super) fn has_more(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// What was read behind the head.
+    pub(super) fn into_rest(self) -> Bytes {
+        self.bytes.freeze()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self.framing {
+            Framing::Length(missing) => SizeHint::with_exact(missing),
+            Framing::Chunked(_) | Framing::UntilClose => SizeHint::default(),
+        }
+    }
+
+    /// Lets go of what an idle connection does not need.
+    pub(super) fn shrink(&mut self) {
+        self.bytes = BytesMut::new();
+    }
+}
