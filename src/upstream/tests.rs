@@ -30,6 +30,8 @@ use crate::{
 };
 
 mod answers;
+mod duplex;
+mod idle;
 mod requests;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

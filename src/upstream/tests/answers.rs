@@ -19,10 +19,10 @@ enum Then {
 type Case = (&'static [u8], Then, &'static str);
 
 /// Counts itself while it lives.
-struct Alive(Arc<AtomicUsize>);
+pub(super) struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
-    fn new(alive: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(alive: &Arc<AtomicUsize>) -> Self {
         alive.fetch_add(1, Ordering::Relaxed);
         Self(alive.clone())
     }
@@ -35,7 +35,7 @@ impl Drop for Alive {
 }
 
 /// Lets everybody else look at their sockets.
-async fn pause() {
+pub(super) async fn pause() {
     for _ in 0..4 {
         tokio::task::yield_now().await;
     }
@@ -64,7 +64,7 @@ fn shown_error(error: &mut Error) -> String {
 }
 
 /// Status, fields, body, trailers, failure.
-async fn shown_answer(answer: Result<Response>) -> String {
+pub(super) async fn shown_answer(answer: Result<Response>) -> String {
     let (parts, mut body) = match answer {
         Ok(response) => response.into_parts(),
         Err(mut error) => return shown_error(&mut error),
