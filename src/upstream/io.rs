@@ -3,9 +3,10 @@
 //! are those that HTTP received, counted above TLS.
 
 use std::{
+    future::{Future as _, poll_fn},
     io,
     mem::MaybeUninit,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +21,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
+    task::unconstrained,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -98,6 +100,11 @@ impl Io {
         self.read_ahead = bytes;
     }
 
+    /// Whether no write has failed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.last_words.is_open()
+    }
+
     /// Whether nothing has happened on it since it became idle, as far as the reactor has seen. On a
     /// socket without TLS that costs no system call.
     pub(crate) fn is_idle(&mut self) -> bool {
@@ -112,8 +119,11 @@ impl Io {
             }
             // What arrives may be for TLS alone, a session ticket for example.
             Stream::Tls(tls) => {
-                let mut cx = Context::from_waker(Waker::noop());
-                Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+                let mut buf = ReadBuf::new(&mut byte);
+                let read = poll_fn(|cx| Pin::new(&mut *tls).poll_read(cx, &mut buf));
+                // It has to be looked at even if this task has used up its turn.
+                let mut read = pin!(unconstrained(read));
+                read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
             }
         }
     }

@@ -28,6 +28,11 @@ pub(super) enum LastWords {
 // === impl LastWords ===
 
 impl LastWords {
+    /// Whether no write has failed.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+
     /// Whether a write has failed but reading has not: writes are discarded.
     pub(super) fn are_awaited(&self) -> bool {
         matches!(self, Self::Awaited(_))

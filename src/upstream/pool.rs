@@ -15,7 +15,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{self, Instant},
+};
 
 use crate::{
     error::{Error, Kind, Result},
@@ -32,6 +35,9 @@ use crate::{
     },
 };
 
+/// How long the request may go on after its response has ended. As long as a client that was answered
+/// early may.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection idle for longer may have been closed without our knowledge. Under load connections
 /// are reused sooner and do not pay for the doubt.
 const DOUBT_AFTER: Duration = Duration::from_millis(5);
@@ -182,12 +188,12 @@ impl Pool {
     pub(crate) fn put(&self, local: &Arc<Local>, mut h1: Box<H1>) {
         if h1.is_ready() {
             self.put_ready(h1);
-        } else if h1.is_sending() {
+        } else if h1.is_sending() && !h1.is_spent {
             let local = local.clone();
-            // Rare: the request's body is still being written. Its own pace and the upstream's limit
-            // how long that takes.
+            // Rare: the request's body is still being written.
             task::spawn("upstream settle", async move {
-                if h1.sent().await && h1.is_ready() {
+                let sent = time::timeout(SETTLE_TIMEOUT, h1.sent()).await;
+                if sent.is_ok_and(|is_sent| is_sent) && h1.is_ready() {
                     local.pool().put_ready(h1);
                 }
             });
@@ -195,6 +201,10 @@ impl Pool {
     }
 
     fn put_ready(&self, mut h1: Box<H1>) {
+        // What follows a response would be taken for the answer to the next request.
+        if h1.is_disturbed() {
+            return;
+        }
         let mut state = self.state.lock();
         while let Some(waiter) = state.waiters.pop_front() {
             match waiter.send(Ok(Lease::H1(h1))) {

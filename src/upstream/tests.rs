@@ -32,6 +32,7 @@ use crate::{
 mod answers;
 mod duplex;
 mod idle;
+mod leftovers;
 mod requests;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -63,11 +64,15 @@ fn settings(protocol: Protocol) -> Settings {
 }
 
 fn rig(address: std::net::SocketAddr, settings: Settings) -> Rig {
+    rig_at(Address::Inet(address), settings)
+}
+
+fn rig_at(address: Address, settings: Settings) -> Rig {
     let metrics = Metrics::new();
     let (deadline, receiver) = watch::channel(None);
     let tunnels = Spawner::new();
     let pools = Pools::new(metrics.thread(), tunnels.clone(), receiver);
-    let endpoint = Endpoint::new("orders", Address::Inet(address), "orders.internal", Some(80));
+    let endpoint = Endpoint::new("orders", address, "orders.internal", Some(80));
     let transport = Transport::new(settings, None).unwrap();
     let group = Arc::default();
     let local = pools.local(&Arc::new(endpoint), &transport, &group, 0);

@@ -154,6 +154,9 @@ fn switch(
     mut flight: Flight,
 ) -> Result<Response> {
     let refuse = |detail: &str| Err(Error::new(Kind::UpstreamBadResponse).with_detail(detail));
+    if h1.is_sending() {
+        return refuse("101 before the request was complete");
+    }
     if !asked.covers(&parts.headers) {
         return refuse("101 to a protocol that was not asked for");
     }

@@ -85,9 +85,13 @@ async fn next(
             return Poll::Ready(None);
         }
         send_on(h1, cx, failed);
-        match failed.take() {
-            Some(error) => Poll::Ready(Some(Some(Err(broken_off(error))))),
-            None => h1.poll_body(cx).map(Some),
+        // What has arrived is passed on first.
+        match (h1.poll_body(cx), failed.take()) {
+            (Poll::Pending, Some(error)) => Poll::Ready(Some(Some(Err(broken_off(error))))),
+            (frame, error) => {
+                *failed = error;
+                frame.map(Some)
+            }
         }
     })
     .await

@@ -3,6 +3,8 @@
 //! Strict about line ends: what one reader takes for the end of a line and another does not makes
 //! them disagree about where the message ends.
 
+use std::mem;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -25,6 +27,8 @@ const END: &[u8] = b"\r\n0\r\n\r\n";
 pub(super) struct Decoder {
     state: State,
     extensions: usize,
+    /// How much of the current line or of the trailers was searched for its end, without finding it.
+    searched: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +62,7 @@ impl Decoder {
         loop {
             match self.state {
                 State::Size => {
-                    let Some(line) = line(bytes)? else { return Ok(Step::More) };
+                    let Some(line) = self.line(bytes)? else { return Ok(Step::More) };
                     let length = line.len() + LINE_END.len();
                     self.state = match self.size(line)? {
                         0 => State::Trailers,
@@ -104,6 +108,20 @@ impl Decoder {
         }
     }
 
+    /// The first line, without its end; `None` if it is not complete.
+    fn line<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Invalid> {
+        let new = bytes.iter().take(MAX_LINE).skip(self.searched);
+        let Some(length) = new.copied().position(|byte| byte == b'\n') else {
+            self.searched = bytes.len();
+            return if bytes.len() < MAX_LINE { Ok(None) } else { Err(Invalid::ChunkSize) };
+        };
+        let length = mem::take(&mut self.searched) + length;
+        match bytes[..length].strip_suffix(b"\r") {
+            Some(line) if !line.contains(&b'\r') => Ok(Some(line)),
+            _ => Err(Invalid::ChunkSize),
+        }
+    }
+
     /// The size in a line, whose extensions are ignored (RFC 9112, 7.1.1).
     fn size(&mut self, line: &[u8]) -> Result<u64, Invalid> {
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
@@ -131,12 +149,16 @@ impl Decoder {
             self.state = State::Over;
             return Ok(Step::Over(HeaderMap::new()));
         }
-        let end = bytes.windows(TRAILERS_END.len()).position(|window| window == TRAILERS_END);
+        // The end may have begun in what was searched.
+        let from = self.searched.saturating_sub(TRAILERS_END.len());
+        let mut windows = bytes[from..].windows(TRAILERS_END.len());
+        let end = windows.position(|window| window == TRAILERS_END).map(|at| from + at);
         let length = end.map_or(bytes.len(), |end| end + TRAILERS_END.len());
-        if length > MAX_TRAILERS || !is_strict(&bytes[..length]) {
+        if length > MAX_TRAILERS || !is_strict(&bytes[..length], self.searched) {
             return Err(Invalid::Trailers);
         }
         if end.is_none() {
+            self.searched = length;
             return Ok(Step::More);
         }
         let mut room = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -157,22 +179,10 @@ impl Decoder {
     }
 }
 
-/// The first line, without its end; `None` if it is not complete.
-fn line(bytes: &[u8]) -> Result<Option<&[u8]>, Invalid> {
-    let Some(length) = bytes.iter().take(MAX_LINE).position(|&byte| byte == b'\n') else {
-        return if bytes.len() < MAX_LINE { Ok(None) } else { Err(Invalid::ChunkSize) };
-    };
-    match bytes[..length].strip_suffix(b"\r") {
-        Some(line) if !line.contains(&b'\r') => Ok(Some(line)),
-        _ => Err(Invalid::ChunkSize),
-    }
-}
-
-/// Whether each line that ends does so as it should.
-fn is_strict(lines: &[u8]) -> bool {
-    let mut ended =
-        lines.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    ended.all(|line| line.ends_with(LINE_END))
+/// Whether each line that ends in `lines` from `from` on does so as it should.
+fn is_strict(lines: &[u8], from: usize) -> bool {
+    let ends = (from..lines.len()).filter(|&at| lines[at] == b'\n');
+    ends.into_iter().all(|at| lines[..at].ends_with(b"\r"))
 }
 
 #[cfg(test)]

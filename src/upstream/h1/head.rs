@@ -16,7 +16,7 @@ use crate::upstream::{
 };
 
 /// The largest head.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// hyper has a meaning of its own for the two numbers above it.
 const MAX_LENGTH: u64 = u64::MAX - 2;
 /// The most fields of a response, or of its trailers.
@@ -40,6 +40,16 @@ pub(super) enum Framing {
     Chunked(Decoder),
     /// To the end of the connection.
     UntilClose,
+}
+
+/// What was found in the bytes that an upstream has sent.
+#[derive(Debug)]
+pub(super) enum Read<'a> {
+    Head(Found<'a>),
+    /// The head is not complete. The first `skipped` bytes are not part of it.
+    Partial {
+        skipped: usize,
+    },
 }
 
 /// A head, and what was read behind it.
@@ -76,21 +86,27 @@ pub(super) fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads the head of the response to a request, skipping interim responses; `None` if it is not
-/// complete. `is_head`: the request's method is HEAD. `fields` lends its memory.
+/// Reads the head of the response to a request, skipping interim responses. `is_head`: the request's
+/// method is HEAD. `fields` lends its memory.
 pub(super) fn read<'a>(
-    mut bytes: &'a [u8],
+    all: &'a [u8],
     is_head: bool,
     fields: &mut HeaderMap,
-) -> Result<Option<Found<'a>>, Invalid> {
+) -> Result<Read<'a>, Invalid> {
+    let mut bytes = all;
     loop {
+        while let Some(behind) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
+            bytes = behind;
+        }
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
         let parsed = config.parse_response_with_uninit_headers(&mut response, bytes, &mut room)?;
         let length = match parsed {
             httparse::Status::Complete(length) => length,
-            httparse::Status::Partial if bytes.len() <= MAX_HEAD_BYTES => return Ok(None),
+            httparse::Status::Partial if bytes.len() <= MAX_HEAD_BYTES => {
+                return Ok(Read::Partial { skipped: all.len() - bytes.len() });
+            }
             httparse::Status::Partial => return Err(Invalid::HeadSize),
         };
         if length > MAX_HEAD_BYTES {
@@ -102,7 +118,7 @@ pub(super) fn read<'a>(
             bytes = &bytes[length..];
             continue;
         }
-        return keep(bytes, length, status, &response, is_head, fields).map(Some);
+        return keep(bytes, length, status, &response, is_head, fields).map(Read::Head);
     }
 }
 

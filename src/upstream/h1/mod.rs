@@ -92,6 +92,8 @@ pub(crate) enum Invalid {
     Head(#[from] httparse::Error),
     #[error("the response's head is over 32 KiB")]
     HeadSize,
+    #[error("over 256 KiB of interim responses")]
+    Interim,
     #[error("a Content-Length other than one number")]
     Length,
     #[error("a Transfer-Encoding in HTTP/1.0")]
@@ -129,6 +131,7 @@ impl H1 {
     /// Begins a request; [`Self::poll_answer`] sends it and returns the response.
     pub(crate) fn send(&mut self, parts: Box<request::Parts>, body: Body) {
         self.begun = self.mark();
+        self.request = None;
         self.receiving.begin(parts.method == Method::HEAD);
         self.sending.begin(&parts, &body);
         if body.is_in_memory() {
@@ -149,6 +152,11 @@ impl H1 {
             return Poll::Ready(Err(error));
         }
         let answer = ready!(self.receiving.poll_head(cx, &mut self.io))?;
+        if self.mark().written == self.begun.written {
+            // Said before it had anything of the request, and nothing of that can be sent any more:
+            // it is no answer to it.
+            return Poll::Ready(Err(Broken::Io(io::ErrorKind::ConnectionReset.into())));
+        }
         self.is_reused = true;
         self.is_doubtful = false;
         self.is_spent |= answer.closes;
@@ -167,7 +175,7 @@ impl H1 {
         }
         ready!(self.sending.poll(cx, &mut self.io))?;
         // The stream also takes what it cannot send any more, see `last_words`.
-        if self.mark() != self.begun
+        if self.mark().written != self.begun.written
             && let Some((parts, _)) = self.request.take()
         {
             self.receiving.reuse(parts.headers);
@@ -192,6 +200,7 @@ impl H1 {
             && !self.is_sending()
             && self.receiving.is_over()
             && !self.receiving.has_more()
+            && self.io.is_open()
     }
 
     /// Whether it has been closed while idle, or was sent something: it is of no use then.

@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, response};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead as _, ReadBuf};
@@ -17,11 +17,13 @@ use crate::upstream::{
     h1::{
         Broken, Invalid,
         chunked::Step,
-        head::{self, Found, Framing, Head},
+        head::{self, Found, Framing, Head, Read},
     },
     io::Io,
 };
 
+/// The most bytes of interim responses (1xx) to one request.
+const MAX_INTERIM_BYTES: usize = 256 * 1024;
 /// How much is read at first: a head, and often a body with it.
 const FIRST_READ: usize = 8 * 1024;
 /// How much is read at once of a body that keeps filling what is read.
@@ -33,8 +35,13 @@ pub(super) struct Receiving {
     /// Read, and not passed on.
     bytes: BytesMut,
     framing: Framing,
+    /// How much is read at once of a body.
     read_size: usize,
+    /// Whether the last read of a body got less than half of that.
+    was_small: bool,
     is_head: bool,
+    /// Bytes of interim responses before the head.
+    interim: usize,
     /// Memory for the fields of the next head.
     fields: HeaderMap,
 }
@@ -56,7 +63,9 @@ impl Default for Receiving {
             bytes: BytesMut::new(),
             framing: Framing::Length(0),
             read_size: FIRST_READ,
+            was_small: false,
             is_head: false,
+            interim: 0,
             fields: HeaderMap::new(),
         }
     }
@@ -65,7 +74,8 @@ impl Default for Receiving {
 impl Receiving {
     /// Begins the response to a request. `is_head`: the method of that is HEAD.
     pub(super) fn begin(&mut self, is_head: bool) {
-        self.is_head = is_head;
+        (self.is_head, self.interim) = (is_head, 0);
+        (self.read_size, self.was_small) = (FIRST_READ, false);
     }
 
     /// Takes the memory of these fields for those of the next head.
@@ -88,18 +98,39 @@ impl Receiving {
             if read.filled().is_empty() {
                 return Poll::Ready(Err(Broken::Io(io::ErrorKind::UnexpectedEof.into())));
             }
-            if self.bytes.is_empty() {
-                if let Some(found) = head::read(read.filled(), self.is_head, &mut self.fields)? {
-                    return Poll::Ready(Ok(self.found(found)));
+            if let Some(answer) = self.look(read.filled())? {
+                return Poll::Ready(Ok(answer));
+            }
+        }
+    }
+
+    /// Looks for the head in `new` and what was read before.
+    fn look(&mut self, new: &[u8]) -> Result<Option<Answer>, Invalid> {
+        let mut known = mem::take(&mut self.bytes);
+        let is_first = known.is_empty();
+        if !is_first {
+            known.extend_from_slice(new);
+            // Read again only when a line has ended: there are few of them, however many pieces.
+            if !new.contains(&b'\n') && known.len() <= head::MAX_HEAD_BYTES {
+                self.bytes = known;
+                return Ok(None);
+            }
+        }
+        let all = if is_first { new } else { &known };
+        match head::read(all, self.is_head, &mut self.fields)? {
+            Read::Head(found) => Ok(Some(self.found(found))),
+            Read::Partial { skipped } => {
+                self.interim += skipped;
+                if self.interim > MAX_INTERIM_BYTES {
+                    return Err(Invalid::Interim);
                 }
-                self.bytes.extend_from_slice(read.filled());
-            } else {
-                self.bytes.extend_from_slice(read.filled());
-                let bytes = std::mem::take(&mut self.bytes);
-                if let Some(found) = head::read(&bytes, self.is_head, &mut self.fields)? {
-                    return Poll::Ready(Ok(self.found(found)));
+                if is_first {
+                    known.extend_from_slice(&new[skipped..]);
+                } else {
+                    known.advance(skipped);
                 }
-                self.bytes = bytes;
+                self.bytes = known;
+                Ok(None)
             }
         }
     }
@@ -108,7 +139,6 @@ impl Receiving {
         let Found { head: Head { parts, framing, closes }, body, rest } = found;
         self.bytes = BytesMut::from(rest);
         self.framing = if body.is_some() { Framing::Length(0) } else { framing };
-        self.read_size = FIRST_READ;
         Answer { parts, body, closes }
     }
 
@@ -166,9 +196,13 @@ impl Receiving {
         };
         self.bytes.reserve(wanted);
         let count = ready!(poll_read_buf(Pin::new(io), cx, &mut (&mut self.bytes).limit(wanted)))?;
+        let is_small = count < self.read_size / 2;
         if count == self.read_size {
             self.read_size = (2 * self.read_size).min(MAX_READ);
+        } else if is_small && self.was_small {
+            self.read_size = (self.read_size / 2).max(FIRST_READ);
         }
+        self.was_small = is_small;
         Poll::Ready(Ok(count))
     }
 
