@@ -6,12 +6,13 @@
 
 mod ending;
 mod failing;
+mod source;
 
 use std::{
     fmt, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
-    error::{Error, Kind, Sent},
+    error::{Error, Kind},
     http::{
         self,
         identity::Identity,
@@ -33,9 +34,10 @@ use crate::{
 pub use self::failing::is_malformed;
 pub use crate::http::guard::{End, Finish, Guard, Over, Receive};
 
-use self::failing::client_failed;
-
-type Boxed = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error> + Send>>;
+use self::{
+    failing::client_failed,
+    source::{Carrier, Source},
+};
 
 /// A request or response body.
 ///
@@ -56,25 +58,6 @@ struct Inner {
     is_kept: bool,
     identity: Option<Arc<Identity>>,
     guards: SmallVec<[Guard; 3]>,
-}
-
-enum Source {
-    Empty,
-    Full(Bytes),
-    Incoming(Incoming),
-    Received(Box<dyn Receive>),
-    /// It has failed, and its reader is not told yet.
-    Failed(Option<Error>),
-    Boxed(Boxed),
-}
-
-/// How to know that a received body ended and was not cut off. On h1 hyper tells; on h2 only
-/// `END_STREAM` does, because hyper also takes a reset with `NO_ERROR` for an end (RFC 9113, 8.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Carrier {
-    H1,
-    H2Request,
-    H2Response,
 }
 
 // === impl Body ===
@@ -345,71 +328,6 @@ impl Drop for Inner {
         // hyper does not poll a body for its end once it says that it is at the end.
         let is_over = self.source.is_end_stream() || self.read_end();
         self.finish(if is_over { End::Complete } else { End::Dropped });
-    }
-}
-
-// === impl Source ===
-
-impl Source {
-    fn poll(
-        &mut self,
-        on_hyper_error: fn(hyper::Error) -> Error,
-        carrier: Carrier,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match self {
-            Self::Empty => Poll::Ready(None),
-            Self::Full(bytes) => {
-                let bytes = mem::take(bytes);
-                *self = Self::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Self::Incoming(incoming) => {
-                let polled = ready!(http_body::Body::poll_frame(Pin::new(&mut *incoming), cx));
-                Poll::Ready(match polled {
-                    Some(frame) => Some(frame.map_err(on_hyper_error)),
-                    None if http_body::Body::is_end_stream(incoming) => None,
-                    None => carrier.cut_off().map(Err),
-                })
-            }
-            Self::Received(body) => body.poll_frame(cx),
-            Self::Failed(error) => Poll::Ready(error.take().map(Err)),
-            Self::Boxed(body) => body.as_mut().poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Full(_) | Self::Failed(_) => false,
-            Self::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
-            Self::Received(body) => body.is_end_stream(),
-            Self::Boxed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Incoming(incoming) => http_body::Body::size_hint(incoming),
-            Self::Received(body) => body.size_hint(),
-            Self::Failed(_) => SizeHint::default(),
-            Self::Boxed(body) => body.size_hint(),
-        }
-    }
-}
-
-// === impl Carrier ===
-
-impl Carrier {
-    /// The error of a body that ends without the mark of its end; `None` if the protocol has none.
-    fn cut_off(self) -> Option<Error> {
-        match self {
-            Self::H1 => None,
-            Self::H2Request => Some(Kind::ClientClosed.into()),
-            Self::H2Response => Some(Kind::UpstreamReset(Sent::MaybeSeen).into()),
-        }
     }
 }
 

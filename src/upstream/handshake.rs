@@ -20,13 +20,7 @@ use crate::{
     error::{Error, Kind, Result},
     http::Body,
     telemetry::task,
-    upstream::{
-        Local,
-        connect::Dialled,
-        h1::H1,
-        io::{Io, Meter},
-        timer::Timer,
-    },
+    upstream::{Local, connect::Dialled, h1::H1, io::Io, meter::Meter, timer::Timer},
 };
 
 /// The largest response head over HTTP/2, as that counts it.

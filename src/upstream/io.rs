@@ -7,10 +7,7 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -27,7 +24,11 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{
     http::gather,
-    upstream::{last_words::LastWords, stall::Stall},
+    upstream::{
+        last_words::LastWords,
+        meter::{Mark, Meter},
+        stall::Stall,
+    },
 };
 
 /// A connected stream that counts its bytes.
@@ -61,20 +62,6 @@ pub(crate) struct Plain {
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
-}
-
-/// Bytes that passed a connection. Written by whoever drives it; on h2 others read it.
-#[derive(Debug, Default)]
-pub(crate) struct Meter {
-    written: AtomicU64,
-    read: AtomicU64,
-}
-
-/// The counts of a [`Meter`] at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    pub(crate) written: u64,
-    pub(crate) read: u64,
 }
 
 // === impl Io ===
@@ -377,29 +364,4 @@ impl AsyncWrite for Plain {
             Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
-}
-
-// === impl Meter ===
-
-// Relaxed: on one worker task switches order everything. One task at a time writes, so the sums need
-// no atomic addition.
-impl Meter {
-    pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            written: self.written.load(Ordering::Relaxed),
-            read: self.read.load(Ordering::Relaxed),
-        }
-    }
-
-    fn add_written(&self, bytes: usize) {
-        add(&self.written, bytes);
-    }
-
-    fn add_read(&self, bytes: usize) {
-        add(&self.read, bytes);
-    }
-}
-
-fn add(sum: &AtomicU64, bytes: usize) {
-    sum.store(sum.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
 }

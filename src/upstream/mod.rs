@@ -19,6 +19,7 @@ mod handshake;
 pub mod io;
 mod last_words;
 pub mod load;
+mod meter;
 mod pool;
 pub mod pools;
 mod reframe;

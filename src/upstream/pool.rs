@@ -35,8 +35,7 @@ use crate::{
     },
 };
 
-/// How long the request may go on after its response has ended. As long as a client that was answered
-/// early may.
+/// How long the request may go on after its response: as long as that of a client answered early.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection idle for longer may have been closed without our knowledge. Under load connections
 /// are reused sooner and do not pay for the doubt.
@@ -159,8 +158,8 @@ impl Pool {
     /// Whether no idle connection has anything to read; `None` without one.
     #[cfg(test)]
     pub(crate) fn idle_are_quiet(&self) -> Option<bool> {
-        let state = self.state.lock();
-        (!state.idle.is_empty()).then(|| state.idle.iter().all(|h1| h1.is_quiet()))
+        let idle = &self.state.lock().idle;
+        (!idle.is_empty()).then(|| idle.iter().all(|h1| h1.is_quiet()))
     }
 
     /// The streams open on each h2 connection.
@@ -190,10 +189,9 @@ impl Pool {
             self.put_ready(h1);
         } else if h1.is_sending() && !h1.is_spent {
             let local = local.clone();
-            // Rare: the request's body is still being written.
             task::spawn("upstream settle", async move {
                 let sent = time::timeout(SETTLE_TIMEOUT, h1.sent()).await;
-                if sent.is_ok_and(|is_sent| is_sent) && h1.is_ready() {
+                if sent == Ok(true) && h1.is_ready() {
                     local.pool().put_ready(h1);
                 }
             });
@@ -215,8 +213,7 @@ impl Pool {
         if state.is_retired || state.idle.len() >= self.max_idle || self.pools.is_full() {
             return;
         }
-        h1.idle_since = clock::tick();
-        h1.shrink();
+        h1.rest(clock::tick());
         state.idle.push(h1);
         self.pools.add_idle();
         drop(state);
@@ -225,9 +222,8 @@ impl Pool {
 
     /// Takes back a lease that was not used.
     pub(crate) fn put_unused(&self, local: &Arc<Local>, lease: Lease) {
-        match lease {
-            Lease::H1(h1) => self.put(local, h1),
-            Lease::H2(stream) => drop(stream),
+        if let Lease::H1(h1) = lease {
+            self.put(local, h1);
         }
     }
 

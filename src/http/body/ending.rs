@@ -17,7 +17,11 @@ use tokio::{runtime::Handle, time::timeout};
 use crate::{
     http::{
         Body,
-        body::{Carrier, Guard, Inner, Source, failing::client_failed},
+        body::{
+            Guard, Inner,
+            failing::client_failed,
+            source::{Carrier, Source},
+        },
     },
     telemetry::task,
 };

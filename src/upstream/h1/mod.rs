@@ -34,11 +34,7 @@ use crate::{
         Body,
         body::{End, Receive},
     },
-    upstream::{
-        Flight,
-        failure::broken_off,
-        io::{Io, Mark},
-    },
+    upstream::{Flight, failure::broken_off, io::Io, meter::Mark},
 };
 
 use self::{receive::Receiving, send::Sending};
@@ -240,8 +236,9 @@ impl H1 {
         poll_fn(|cx| self.poll_send(cx)).await.is_ok()
     }
 
-    /// Lets go of memory that it does not need while idle.
-    pub(crate) fn shrink(&mut self) {
+    /// It is idle from `now` on: lets go of memory that it does not need until it is used.
+    pub(crate) fn rest(&mut self, now: Instant) {
+        self.idle_since = now;
         self.sending.shrink();
         self.receiving.shrink();
     }
