@@ -28,20 +28,15 @@ use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use self::recorded::{GoingOn, Overtime};
+use self::recorded::Recorded;
 use crate::{
     error::response::Dialect,
-    http::{
-        ClientIp, Peer, Principal, Scheme, Target,
-        held::Held,
-        idempotency::{KeyHonoured, Rider},
-    },
+    http::{ClientIp, Peer, Principal, Scheme, Target},
     telemetry::{
         clock,
         metrics::RouteMetrics,
-        tracing::{Noted, Publishing, Trace},
+        tracing::{Noted, Trace},
     },
 };
 
@@ -49,6 +44,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Context(Arc<Cells>);
 
+/// Written whole for each request and read when it is over: what few requests need is boxed.
 struct Cells {
     peer: Arc<Peer>,
     started: Instant,
@@ -67,16 +63,10 @@ struct Cells {
     principal: OnceLock<Arc<Principal>>,
     upstream: OnceLock<usize>,
     cors: OnceLock<Box<HeaderMap>>,
-    rate_limits: [OnceLock<RateLimitFields>; 2],
+    rate_limits: [OnceLock<Box<RateLimitFields>>; 2],
     reason: OnceLock<&'static str>,
     deadline: OnceLock<Instant>,
-    event_ids: OnceLock<Box<[Uuid]>>,
-    publishings: OnceLock<Box<Mutex<Vec<Publishing>>>>,
-    overtime: OnceLock<Overtime>,
-    rider: OnceLock<Rider>,
-    key_honoured: OnceLock<KeyHonoured>,
-    held: OnceLock<Held>,
-    going_on: OnceLock<Box<Mutex<GoingOn>>>,
+    recorded: OnceLock<Box<Recorded>>,
     received: AtomicU64,
     is_https: AtomicBool,
     is_connecting: AtomicBool,
@@ -142,13 +132,7 @@ impl Context {
             rate_limits: [const { OnceLock::new() }; 2],
             reason: OnceLock::new(),
             deadline: OnceLock::new(),
-            event_ids: OnceLock::new(),
-            publishings: OnceLock::new(),
-            overtime: OnceLock::new(),
-            rider: OnceLock::new(),
-            key_honoured: OnceLock::new(),
-            held: OnceLock::new(),
-            going_on: OnceLock::new(),
+            recorded: OnceLock::new(),
             received: AtomicU64::new(0),
             is_https: AtomicBool::new(false),
             is_connecting: AtomicBool::new(false),
@@ -324,13 +308,13 @@ impl Context {
 
     /// The rate limit fields of every answer to this request.
     pub fn rate_limits(&self) -> impl Iterator<Item = &RateLimitFields> {
-        self.0.rate_limits.iter().filter_map(OnceLock::get)
+        self.0.rate_limits.iter().filter_map(|fields| fields.get().map(AsRef::as_ref))
     }
 
     /// Written by `rate_limit`, at most once before `auth` and once after it.
     pub fn add_rate_limit(&self, fields: RateLimitFields) {
         let [first, second] = &self.0.rate_limits;
-        set(if first.get().is_none() { first } else { second }, fields);
+        set(if first.get().is_none() { first } else { second }, Box::new(fields));
     }
 
     /// Why the request failed, as a reason word.

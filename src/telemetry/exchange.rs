@@ -127,7 +127,7 @@ impl Exchange {
             self.recorder.count_refusal(reason);
         }
         let asked = self.cx.asked();
-        self.recorder.sink.write(&Line {
+        self.recorder.sink.write(|| Line {
             time: clock::at(self.cx.started()),
             cx: &self.cx,
             target: asked.and_then(|asked| asked.target.as_ref()),

@@ -2,7 +2,10 @@
 //! it was repeated, and that the current attempt continues after its timeout, so that a late answer
 //! can be recorded.
 
-use std::{fmt, sync::atomic::Ordering};
+use std::{
+    fmt,
+    sync::{OnceLock, atomic::Ordering},
+};
 
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -17,9 +20,21 @@ use crate::{
     telemetry::tracing::Publishing,
 };
 
+/// Allocated with the first of these facts: most exchanges have none.
+#[derive(Default)]
+pub(super) struct Recorded {
+    event_ids: OnceLock<Box<[Uuid]>>,
+    publishings: Mutex<Vec<Publishing>>,
+    overtime: OnceLock<Overtime>,
+    rider: OnceLock<Rider>,
+    key_honoured: OnceLock<KeyHonoured>,
+    held: OnceLock<Held>,
+    going_on: OnceLock<Mutex<GoingOn>>,
+}
+
 /// The client's answer after the timeout, until somebody takes it.
 #[derive(Debug, Default)]
-pub(super) struct Overtime(Mutex<Told>);
+struct Overtime(Mutex<Told>);
 
 #[derive(Debug, Default)]
 enum Told {
@@ -35,22 +50,34 @@ pub struct GoesOn(Context);
 
 /// What waits for the end of that work; `None`: it has ended.
 #[derive(Default)]
-pub(super) struct GoingOn(Option<Vec<Then>>);
+struct GoingOn(Option<Vec<Then>>);
 
 /// Done once.
 type Then = Box<dyn FnOnce() + Send>;
 
 impl Context {
+    fn recorded(&self) -> Option<&Recorded> {
+        self.0.recorded.get().map(AsRef::as_ref)
+    }
+
+    fn record(&self) -> &Recorded {
+        self.0.recorded.get_or_init(Box::default)
+    }
+
+    fn overtime(&self) -> Option<&Overtime> {
+        self.recorded()?.overtime.get()
+    }
+
     /// Allows overtime: whoever enforces the timeout then stores the failure here, once, and lets
     /// the attempt continue for as long again. Called once, by whoever polls the attempt and checks
     /// [`Context::take_overtime`] afterwards.
     pub fn allow_overtime(&self) {
-        super::set(&self.0.overtime, Overtime::default());
+        super::set(&self.record().overtime, Overtime::default());
     }
 
     /// Begins overtime: the client gets the result of `error`. `false`: overtime is not allowed.
     pub fn begin_overtime(&self, error: impl FnOnce() -> Error) -> bool {
-        let Some(overtime) = self.0.overtime.get() else { return false };
+        let Some(overtime) = self.overtime() else { return false };
         let mut told = overtime.0.lock();
         if matches!(*told, Told::NotYet) {
             *told = Told::Failure(error());
@@ -60,13 +87,12 @@ impl Context {
 
     /// Whether the time is up and the attempt continues.
     pub fn is_overtime(&self) -> bool {
-        let overtime = self.0.overtime.get();
-        overtime.is_some_and(|overtime| !matches!(*overtime.0.lock(), Told::NotYet))
+        self.overtime().is_some_and(|overtime| !matches!(*overtime.0.lock(), Told::NotYet))
     }
 
     /// The client's answer once the time is up and the attempt continues; returned only once.
     pub fn take_overtime(&self) -> Option<Error> {
-        let mut told = self.0.overtime.get()?.0.lock();
+        let mut told = self.overtime()?.0.lock();
         if matches!(*told, Told::NotYet) {
             return None;
         }
@@ -90,12 +116,12 @@ impl Context {
     /// Written by `buffer`: the body is held in memory, for as long as anybody has the exchange
     /// unless released earlier.
     pub fn hold_body(&self, held: Held) {
-        super::set(&self.0.held, held);
+        super::set(&self.record().held, held);
     }
 
     /// Nobody needs the body any more.
     pub fn release_body(&self) {
-        self.0.held.get().inspect(|held| held.give_back());
+        self.recorded().and_then(|it| it.held.get()).inspect(|held| held.give_back());
     }
 
     /// The request is stored and done later: its answer says nothing about the result.
@@ -111,38 +137,38 @@ impl Context {
 
     /// The idempotency key that this request has reserved.
     pub fn rider(&self) -> Option<&Rider> {
-        self.0.rider.get()
+        self.recorded()?.rider.get()
     }
 
     /// Written by `idempotency`.
     pub fn set_rider(&self, rider: Rider) {
-        super::set(&self.0.rider, rider);
+        super::set(&self.record().rider, rider);
     }
 
     /// Proof that the upstream honours the request's idempotency key.
     pub fn key_honoured(&self) -> Option<&KeyHonoured> {
-        self.0.key_honoured.get()
+        self.recorded()?.key_honoured.get()
     }
 
     /// Written by `idempotency`.
     pub fn set_key_honoured(&self, honoured: KeyHonoured) {
-        super::set(&self.0.key_honoured, honoured);
+        super::set(&self.record().key_honoured, honoured);
     }
 
     /// The IDs of the events that this request led to; empty until they are certain.
     pub fn event_ids(&self) -> &[Uuid] {
-        self.0.event_ids.get().map_or(&[], AsRef::as_ref)
+        self.recorded().and_then(|it| it.event_ids.get()).map_or(&[], AsRef::as_ref)
     }
 
     /// Written by `publish`.
     pub fn set_event_ids(&self, ids: impl IntoIterator<Item = Uuid>) {
-        super::set(&self.0.event_ids, ids.into_iter().collect());
+        super::set(&self.record().event_ids, ids.into_iter().collect());
     }
 
     /// Calls `read` with the data for the spans of its events. The list is locked meanwhile.
     pub fn with_publishings<R>(&self, read: impl FnOnce(&[Publishing]) -> R) -> R {
-        match self.0.publishings.get() {
-            Some(all) => read(&all.lock()),
+        match self.recorded() {
+            Some(recorded) => read(&recorded.publishings.lock()),
             None => read(&[]),
         }
     }
@@ -150,13 +176,13 @@ impl Context {
     /// Work that begins now for this request continues if its client leaves. Call it once, for a
     /// sampled request only.
     pub fn go_on(&self) -> GoesOn {
-        super::set(&self.0.going_on, Box::new(Mutex::new(GoingOn(Some(Vec::new())))));
+        super::set(&self.record().going_on, Mutex::new(GoingOn(Some(Vec::new()))));
         GoesOn(self.clone())
     }
 
     /// Runs `then` once no such work is left; most often that is now.
     pub fn when_over(&self, then: impl FnOnce() + Send + 'static) {
-        if let Some(going_on) = self.0.going_on.get() {
+        if let Some(going_on) = self.recorded().and_then(|it| it.going_on.get()) {
             let mut going_on = going_on.lock();
             if let GoingOn(Some(waiting)) = &mut *going_on {
                 return waiting.push(Box::new(then));
@@ -167,7 +193,7 @@ impl Context {
 
     /// Written by `publish`, for a sampled request only.
     pub fn add_publishings(&self, more: impl IntoIterator<Item = Publishing>) {
-        self.0.publishings.get_or_init(Box::default).lock().extend(more);
+        self.record().publishings.lock().extend(more);
     }
 }
 
@@ -175,7 +201,8 @@ impl Context {
 
 impl Drop for GoesOn {
     fn drop(&mut self) {
-        let waiting = self.0.0.going_on.get().and_then(|it| it.lock().0.take());
+        let waiting =
+            self.0.recorded().and_then(|it| it.going_on.get()).and_then(|it| it.lock().0.take());
         for then in waiting.into_iter().flatten() {
             then();
         }

@@ -10,8 +10,8 @@
 //! `sluice_retry_budget_exhausted_total`.
 //!
 //! Costs a clone of the inner service and a reference per request; with `retry` also a copy of the
-//! head, one box, a deposit, and what `replay` says about the body. Inside the total timeout, which
-//! bounds all attempts and waits, and around the timeout of one attempt. Dropping the future
+//! head, two boxes, a deposit, and what `replay` says about the body. Inside the total timeout,
+//! which bounds all attempts and waits, and around the timeout of one attempt. Dropping the future
 //! cancels the current attempt or wait and starts no other.
 
 use std::{
@@ -76,8 +76,8 @@ pin_project! {
         attempt: S::Future,
         inner: S,
         tries: Tries,
-        // Used only on a route with `retry`. Not boxed: the attempts of a request already are.
-        armed: Option<Armed>,
+        // Used only on a route with `retry`: no other should move what it would hold.
+        armed: Option<Box<Armed>>,
     }
 }
 
@@ -166,7 +166,7 @@ impl<S: Next> Service<Request> for Retry<S> {
             if let Some(upstream) = shared.upstreams.get(request.cx.upstream()) {
                 upstream.budget.deposit();
             }
-            Armed { kept: Kept::of(&mut request), pause: None }
+            Box::new(Armed { kept: Kept::of(&mut request), pause: None })
         });
         set_number(&mut request.parts.headers, 1);
         let mut inner = self.inner.clone();

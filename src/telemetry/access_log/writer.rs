@@ -228,9 +228,11 @@ impl Sink {
         Self { open: None, lost: Counter::default() }
     }
 
-    /// Gives a line to the writer, or counts it as lost if the writer is behind. Never waits.
-    pub fn write(&self, line: &Line<'_>) {
+    /// Gives a line to the writer, or counts it as lost if the writer is behind. Never waits, and
+    /// makes no line that nobody writes.
+    pub fn write<'a>(&self, line: impl FnOnce() -> Line<'a>) {
         let Some(open) = &self.open else { return };
+        let line = line();
         if open.sample < 1.0 && fastrand::f64() >= open.sample {
             let is_written = line.is_ours() && open.beyond.take(clock::elapsed(clock::tick()));
             if !is_written {
@@ -442,7 +444,7 @@ pub(crate) mod tests {
     fn write_failed(sink: &Sink, lines: usize, reason: Option<&str>) {
         let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), http::Method::GET, http::Version::HTTP_11);
-        let line = Line {
+        let line = || Line {
             time: clock::at(Instant::now()),
             cx: &cx,
             target: None,
@@ -453,7 +455,7 @@ pub(crate) mod tests {
             reason,
         };
         for _ in 0..lines {
-            sink.write(&line);
+            sink.write(line);
         }
     }
 
