@@ -412,3 +412,31 @@ async fn an_answer_that_came_whole_with_its_head_gives_its_connection_back_unrea
     drop(answer);
     assert!(is_kept(&rig).await);
 }
+
+/// What a client gets whose request for an upgrade is answered with 101 once `seen` has arrived.
+async fn upgraded_at(seen: &'static [u8], ask: &[u8]) -> (String, Arc<Rig>) {
+    let address = upstream(move |mut peer| async move {
+        peer.read_until(seen).await;
+        peer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        )
+        .await;
+        peer.stream.read_to_end(&mut Vec::new()).await.unwrap();
+    });
+    let rig = Arc::new(rig(address.await, settings(Protocol::H1)));
+    let stream = TcpStream::connect(gateway(rig.clone()).await).await.unwrap();
+    let mut client = Peered { stream, number: 0 };
+    client.write(ask).await;
+    (soon(client.read()).await, rig)
+}
+
+#[tokio::test]
+async fn an_upgrade_before_the_request_is_complete_is_refused() {
+    let head = "POST /chat HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                content-length: 4\r\n\r\n";
+    let (answer, rig) = upgraded_at(b"ab", format!("{head}ab").as_bytes()).await;
+    assert!(!answer.contains("101"), "{answer}");
+    assert_eq!((rig.tunnels.running(), rig.pools.idle()), (0, 0));
+    let (answer, _) = upgraded_at(b"abcd", format!("{head}abcd").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
