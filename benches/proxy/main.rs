@@ -26,7 +26,7 @@ const REQUESTS: usize = 1000;
 const TRACED: usize = 20;
 /// Over those of hyper; docs/performance.md has the reason for each.
 const MOST_BARE: u64 = 2;
-const MOST_FULL: u64 = 4;
+const MOST_FULL: u64 = 6;
 
 fn main() {
     let is_traced = std::env::args().any(|argument| argument == "trace");
