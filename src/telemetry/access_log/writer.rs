@@ -228,8 +228,8 @@ impl Sink {
         Self { open: None, lost: Counter::default() }
     }
 
-    /// Gives a line to the writer, or counts it as lost if the writer is behind. Never waits, and
-    /// makes no line that nobody writes.
+    /// Gives a line to the writer, or counts it as lost if the writer is behind. Never waits. A log
+    /// that is off asks for no line.
     pub fn write<'a>(&self, line: impl FnOnce() -> Line<'a>) {
         let Some(open) = &self.open else { return };
         let line = line();
