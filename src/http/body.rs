@@ -119,8 +119,8 @@ impl Body {
         self.if_any(|inner| inner.limit = limit);
     }
 
-    /// Counts the bytes passed on as received in `cx`, frame by frame: a request body may outlive
-    /// the answer.
+    /// Marks the request body of the exchange `cx`. Counts the bytes passed on as received there,
+    /// frame by frame: it may outlive the answer. While the answer is under way, its pace is off.
     pub fn count_received(&mut self, cx: http::Context) {
         self.if_any(|inner| inner.received_by = Some(cx));
     }
@@ -259,7 +259,7 @@ impl Inner {
         let (source, on_hyper_error, carrier) =
             (&mut self.source, self.on_hyper_error, self.carrier);
         let poll = |cx: &mut Context<'_>| source.poll(on_hyper_error, carrier, cx);
-        let polled = match self.pacing.poll(cx, self.seen, poll) {
+        let polled = match self.pacing.poll(cx, self.seen, self.received_by.as_ref(), poll) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(polled) => polled,
         };

@@ -7,11 +7,13 @@
 
 mod attempt;
 mod bound;
+mod phase;
 mod recorded;
 
 pub use self::{
     attempt::{Attempt, AttemptHandle},
     bound::{Bound, Params},
+    phase::Phase,
     recorded::GoesOn,
 };
 
@@ -72,6 +74,7 @@ struct Cells {
     is_connecting: AtomicBool,
     was_repeated: AtomicBool,
     is_deferred: AtomicBool,
+    phase: phase::Cell,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
 
@@ -138,6 +141,7 @@ impl Context {
             is_connecting: AtomicBool::new(false),
             was_repeated: AtomicBool::new(false),
             is_deferred: AtomicBool::new(false),
+            phase: phase::Cell::new(),
             attempts: Mutex::new(SmallVec::new()),
         }))
     }

@@ -4,6 +4,11 @@
 //! nothing to the wake-up, however late the reader returns after that. So a slow upstream never
 //! makes a client look slow, and vice versa (semantics 2).
 //!
+//! While a client is being answered, nobody waits for its request body: in a gRPC stream it sends
+//! when it has something to say. What it keeps waiting then is the answer, which has a pace of its
+//! own. So a wait in which an answer began, went on or ended does not count, and a client that is
+//! silent once the answer is over gets at most one idle timeout more.
+//!
 //! Cost: nothing while the reader never has to wait. The first wait allocates a timer and a waker
 //! that notes the time; later waits reuse both, and touch the timer wheel only if the timer is set
 //! too late.
@@ -23,7 +28,10 @@ use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
-use crate::error::{Error, Kind, Sent};
+use crate::{
+    error::{Error, Kind, Sent},
+    http::{self, context::Phase},
+};
 
 /// How slowly a peer may send its body, and the error if it is slower.
 ///
@@ -65,6 +73,8 @@ pin_project! {
         waited: Duration,
         // The start of the current wait.
         since: Option<Instant>,
+        // How far the exchange was then.
+        phase: Phase,
         wakeup: Arc<Wakeup>,
         // `wakeup` as a waker for the source.
         waker: Waker,
@@ -147,10 +157,12 @@ impl Sender {
 
 impl Pacing {
     /// Polls `source`, of which `seen` bytes have passed; fails if it is slower than its pace.
+    /// `exchange`: whose request body it is.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         seen: u64,
+        exchange: Option<&http::Context>,
         mut source: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<T, Error>>>,
     ) -> Poll<Option<Result<T, Error>>> {
         if let Self::Off = self {
@@ -165,7 +177,7 @@ impl Pacing {
             *self = Self::Armed(Box::pin(Timer::new(*pace)));
         }
         match self {
-            Self::Armed(timer) => timer.as_mut().poll(cx, seen, source),
+            Self::Armed(timer) => timer.as_mut().poll(cx, seen, exchange, source),
             Self::Off | Self::Unarmed(_) => Poll::Pending,
         }
     }
@@ -182,6 +194,7 @@ impl Timer {
             pace,
             waited: Duration::ZERO,
             since: None,
+            phase: Phase::Asking,
             waker: Waker::from(wakeup.clone()),
             wakeup,
             // Registered by its first poll, and reset before that if it is set too late.
@@ -193,37 +206,57 @@ impl Timer {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         seen: u64,
+        exchange: Option<&http::Context>,
         mut source: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<T, Error>>>,
     ) -> Poll<Option<Result<T, Error>>> {
+        let phase = || exchange.map_or(Phase::Asking, http::Context::phase);
         let mut this = self.project();
         this.wakeup.task.register(cx.waker());
         // Taken before the poll: a later wake-up belongs to the next wait.
         let woken = this.wakeup.take();
         let polled = source(&mut Context::from_waker(this.waker));
         if polled.is_ready() {
-            if let Some(since) = this.since.take() {
+            if let Some(since) = this.since.take()
+                && is_judged(*this.phase, phase())
+            {
                 *this.waited += woken.unwrap_or_else(Instant::now).saturating_duration_since(since);
             }
             return polled;
         }
-        // A spurious wake-up does not interrupt the wait.
-        let since = *this.since.get_or_insert_with(Instant::now);
-        let allowance = this.pace.allowance(*this.waited, seen);
-        let Some(deadline) = allowance.and_then(|allowance| since.checked_add(allowance)) else {
-            return Poll::Pending;
-        };
-        if this.sleep.deadline() > deadline {
-            this.sleep.as_mut().reset(deadline);
-        }
         loop {
-            ready!(this.sleep.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(Some(Err(this.pace.sender.too_slow())));
+            // A spurious wake-up does not interrupt the wait.
+            let since = *this.since.get_or_insert_with(|| {
+                *this.phase = phase();
+                Instant::now()
+            });
+            let allowance = match this.phase {
+                Phase::Answering => this.pace.idle(),
+                Phase::Asking | Phase::Answered => this.pace.allowance(*this.waited, seen),
+            };
+            let Some(deadline) = allowance.and_then(|allowance| since.checked_add(allowance))
+            else {
+                return Poll::Pending;
+            };
+            if this.sleep.deadline() > deadline {
+                this.sleep.as_mut().reset(deadline);
             }
-            // It was set for the end of an earlier wait.
-            this.sleep.as_mut().reset(deadline);
+            ready!(this.sleep.as_mut().poll(cx));
+            if Instant::now() < deadline {
+                // It was set for the end of an earlier wait.
+                this.sleep.as_mut().reset(deadline);
+            } else if is_judged(*this.phase, phase()) {
+                return Poll::Ready(Some(Err(this.pace.sender.too_slow())));
+            } else {
+                // Waits anew from now on.
+                *this.since = None;
+            }
         }
     }
+}
+
+/// Whether a wait between these two moments counts: there was no answer meanwhile.
+fn is_judged(then: Phase, now: Phase) -> bool {
+    then == now && now != Phase::Answering
 }
 
 // === impl Wakeup ===
@@ -251,6 +284,7 @@ impl Wake for Wakeup {
 
 #[cfg(test)]
 mod tests {
+    use ::http::{Method, Version};
     use bytes::Bytes;
     use futures_util::{FutureExt, stream};
     use http_body::Frame;
@@ -259,7 +293,7 @@ mod tests {
     use tokio::{sync::mpsc, time};
 
     use super::*;
-    use crate::http::Body;
+    use crate::http::{self, Body, Peer, peer::Address};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -370,7 +404,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         for second in 0..=30 {
             let mut waker = Waker::noop().clone();
-            let polled = pacing.poll(&mut cx, 1_000_000, |cx| {
+            let polled = pacing.poll(&mut cx, 1_000_000, None, |cx| {
                 waker.clone_from(cx.waker());
                 Poll::<Option<Result<(), Error>>>::Pending
             });
@@ -385,7 +419,7 @@ mod tests {
         let mut pacing = Pacing::Unarmed(client());
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..3 {
-            let polled = pacing.poll(&mut cx, 0, |_| Poll::Ready(Some(Ok(()))));
+            let polled = pacing.poll(&mut cx, 0, None, |_| Poll::Ready(Some(Ok(()))));
             assert!(matches!(polled, Poll::Ready(Some(Ok(())))));
         }
         assert!(matches!(pacing, Pacing::Unarmed(_)));
@@ -410,6 +444,99 @@ mod tests {
     async fn without_idle_timeout_and_rate_a_peer_may_take_for_ever() {
         let pace = Pace { idle_millis: FOR_EVER, ..Pace::upstream(SECOND) };
         assert!(trickle(pace, 1, Duration::from_hours(24), 3).await.is_none());
+    }
+
+    /// Like [`fed`], with the exchange that it is the request body of.
+    fn asked(pace: Pace) -> (http::Context, mpsc::Sender<usize>, Body) {
+        let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
+        let cx = http::Context::new(Arc::new(peer), Method::POST, Version::HTTP_2);
+        let (feed, mut body) = fed(pace);
+        body.count_received(cx.clone());
+        (cx, feed, body)
+    }
+
+    /// Waits for so long, and then reads 24 bytes.
+    async fn wait_and_read(feed: &mpsc::Sender<usize>, body: &mut Body, wait: Duration) {
+        let feeding = async {
+            time::sleep(wait).await;
+            feed.send(24).await.unwrap();
+        };
+        let (frame, ()) = tokio::join!(body.frame(), feeding);
+        frame.unwrap().unwrap();
+    }
+
+    /// How long it takes until a silent client is given up.
+    async fn given_up(body: &mut Body) -> Duration {
+        let start = Instant::now();
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), Kind::ClientTimeout));
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_may_be_silent_while_it_is_answered() {
+        let (cx, feed, mut body) = asked(client());
+        wait_and_read(&feed, &mut body, SECOND).await;
+        cx.begin_answer();
+        for wait in [4, 29, 31, 3600] {
+            for _ in 0..10 {
+                wait_and_read(&feed, &mut body, wait * SECOND).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_begins_during_a_wait_excuses_it() {
+        for begins in [0, 1, 4] {
+            let (cx, feed, mut body) = asked(client());
+            let answer = async {
+                time::sleep(begins * SECOND).await;
+                cx.begin_answer();
+            };
+            tokio::join!(answer, wait_and_read(&feed, &mut body, 100 * SECOND));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_the_answer_the_silence_of_its_client_is_judged() {
+        let (_cx, _feed, mut body) = asked(client());
+        assert_eq!(given_up(&mut body).await.as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_the_answer_is_over_a_silent_client_is_given_up() {
+        let pace = || Pace::client(30 * SECOND, 0, Duration::ZERO);
+        for ends in [2, 29, 31, 1000] {
+            let (cx, _feed, mut body) = asked(pace());
+            let answer = async {
+                time::sleep(SECOND).await;
+                cx.begin_answer();
+                time::sleep((ends - 1) * SECOND).await;
+                cx.end_answer();
+            };
+            let (given_up, ()) = tokio::join!(given_up(&mut body), answer);
+            let after = given_up.saturating_sub(ends * SECOND).as_secs();
+            assert!((30..=60).contains(&after), "{after} s after an answer of {ends} s");
+        }
+        let (cx, feed, mut body) = asked(pace());
+        cx.begin_answer();
+        wait_and_read(&feed, &mut body, 100 * SECOND).await;
+        cx.end_answer();
+        assert_eq!(given_up(&mut body).await.as_secs(), 30, "asked for after the answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_waits_outside_the_answer_count_against_the_rate() {
+        let (cx, feed, mut body) = asked(client());
+        wait_and_read(&feed, &mut body, 2 * SECOND).await;
+        cx.begin_answer();
+        for wait in [4, 4, 100] {
+            wait_and_read(&feed, &mut body, wait * SECOND).await;
+        }
+        cx.end_answer();
+        wait_and_read(&feed, &mut body, 2 * SECOND).await;
+        // Five seconds and what five pieces earn, of which four are spent.
+        assert_eq!(given_up(&mut body).await.as_millis(), 1_500);
     }
 
     proptest! {

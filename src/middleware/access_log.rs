@@ -107,6 +107,9 @@ where
         let Ok(mut response) = ready!(this.inner.poll(cx));
         if let Some(mut exchange) = this.exchange.take() {
             exchange.set_status(response.status());
+            if !response.body().is_in_memory() {
+                exchange.begin_answer();
+            }
             response.body_mut().attach(Guard::Exchange(exchange));
         }
         Poll::Ready(Ok(response))
@@ -124,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        http::{Body, Context, Peer, peer::Address},
+        http::{Body, Context, Peer, context::Phase, peer::Address},
         telemetry::{
             AccessLogPath, AccessLogSettings,
             access_log::{self, writer::tests::Captured},
@@ -181,6 +184,38 @@ mod tests {
         assert_eq!(lines[0]["bytes_in"], 7);
         assert_eq!(lines[0]["bytes_out"], 5);
         assert_eq!(lines[0]["path"], "/a");
+    }
+
+    #[tokio::test]
+    async fn the_answer_is_under_way_from_its_head_to_the_end_of_its_body() {
+        let setup = Setup::new();
+        let mut service = setup.layer.layer(service_fn(|_: Request| {
+            future::ready(Ok(Response::new(Body::boxed(Body::full("hello")))))
+        }));
+        let request = request(Body::empty());
+        let cx = request.cx.clone();
+        let response = service.call(request);
+        assert_eq!(cx.phase(), Phase::Asking);
+        let response = response.await.unwrap();
+        assert_eq!(cx.phase(), Phase::Answering);
+        drop(response);
+        assert_eq!(cx.phase(), Phase::Answered);
+    }
+
+    #[tokio::test]
+    async fn nobody_has_to_wait_for_an_answer_in_memory() {
+        for body in [Body::empty(), Body::full("hello")] {
+            let (setup, mut body) = (Setup::new(), Some(body));
+            let mut service = setup.layer.layer(service_fn(|_: Request| {
+                future::ready(Ok(Response::new(body.take().unwrap())))
+            }));
+            let request = request(Body::empty());
+            let cx = request.cx.clone();
+            let response = service.call(request).await.unwrap();
+            assert_eq!(cx.phase(), Phase::Asking);
+            drop(response);
+            assert_eq!(cx.phase(), Phase::Asking);
+        }
     }
 
     #[tokio::test]

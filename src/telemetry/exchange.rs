@@ -103,6 +103,11 @@ impl Exchange {
         self.status = Some(status);
     }
 
+    /// The answer begins; its body has to be waited for.
+    pub fn begin_answer(&self) {
+        self.cx.begin_answer();
+    }
+
     /// The body is over, after `sent` bytes were passed on.
     pub fn finish(mut self, sent: u64, end: End) {
         self.write(sent, end);
@@ -112,6 +117,7 @@ impl Exchange {
         if std::mem::replace(&mut self.is_written, true) {
             return;
         }
+        self.cx.end_answer();
         let left = if self.cx.peer().is_cut() { Kind::Draining } else { Kind::ClientClosed };
         let reason = self.cx.reason().or(match end {
             End::Complete => None,

@@ -10,6 +10,7 @@ mod harness;
 
 mod auth;
 mod bodies;
+mod both_ways;
 mod client_gone;
 mod config;
 mod drain;

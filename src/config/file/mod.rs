@@ -214,10 +214,11 @@ pub struct Limits {
     /// stream is closed. Default: 60s.
     pub send_idle_timeout: Option<Written<Duration>>,
     /// How long a client may send nothing of its request body while the gateway waits for it. Then
-    /// the request gets 408. Default: 30s.
+    /// the request gets 408. Not judged while the answer is under way. Default: 30s.
     pub body_idle_timeout: Option<Written<Duration>>,
     /// The lowest rate of a request body in bytes per second, once the gateway has waited 5 s for
-    /// it. A slower one gets 408. 0 is no limit. Default: 240.
+    /// it. A slower one gets 408. Not judged while the answer is under way. 0 is no limit. Default:
+    /// 240.
     pub body_min_rate: Option<Written<u64>>,
     /// How long a client connection may stay idle before the first byte of its next request.
     /// Default: 75s.

@@ -239,10 +239,10 @@ pub struct RouteLimits {
     /// 1GiB. Larger ones get 413.
     pub buffer_bytes: Option<Written<ByteSize>>,
     /// How long a client may send nothing of its request body while the gateway waits for it. Then
-    /// the request gets 408.
+    /// the request gets 408. Not judged while the answer is under way.
     pub body_idle_timeout: Option<Written<Duration>>,
     /// The lowest rate of a request body in bytes per second, once the gateway has waited 5 s for
-    /// it. A slower one gets 408. 0 is no limit.
+    /// it. A slower one gets 408. Not judged while the answer is under way. 0 is no limit.
     pub body_min_rate: Option<Written<u64>>,
 }
 
