@@ -293,6 +293,7 @@ impl Inner {
                 Poll::Pending
             }
             Some(Err(error)) => {
+                let error = self.explained(error);
                 self.finish(End::Failed(error.kind().reason()));
                 Poll::Ready(Some(Err(error)))
             }
@@ -300,6 +301,18 @@ impl Inner {
                 self.finish(End::Complete);
                 Poll::Ready(None)
             }
+        }
+    }
+
+    /// The failure, or what led to it if a guard knows that.
+    fn explained(&self, error: Error) -> Error {
+        let cause = self.guards.iter().find_map(|guard| match guard {
+            Guard::Upstream(upstream) => upstream.cause(),
+            Guard::InFlight(_) | Guard::Exchange(_) | Guard::Watched(_) => None,
+        });
+        match cause {
+            Some(cause) => Error::new(cause.clone()).with_source(error),
+            None => error,
         }
     }
 

@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     telemetry::{exchange::Exchange, in_flight::InFlight},
 };
 
@@ -49,6 +49,11 @@ pub trait Receive: Send {
 
 /// Called once, when a body ends.
 pub trait Finish: Send {
+    /// Why the body fails, if that is not its own fault. Asked before its end.
+    fn cause(&self) -> Option<&Kind> {
+        None
+    }
+
     /// The body is over.
     fn finish(self: Box<Self>, end: End);
 }

@@ -17,16 +17,18 @@ use crate::{
 /// Why a response body failed.
 pub(crate) fn broken_off(broken: Broken) -> Error {
     let kind = match &broken {
+        // The request's body: its client broke the exchange off.
+        Broken::Body(error) => error.kind().clone(),
         Broken::Invalid(_) => Kind::UpstreamBadResponse,
         Broken::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
             Kind::UpstreamTimeoutTry(Sent::MaybeSeen)
         }
-        Broken::Io(_) | Broken::Body(_) | Broken::Length => Kind::UpstreamReset(Sent::MaybeSeen),
+        Broken::Io(_) | Broken::Length => Kind::UpstreamReset(Sent::MaybeSeen),
     };
     Error::new(kind).with_source(broken)
 }
 
-/// The same on h2: hyper fails a body only when the connection did.
+/// The same on h2. If it follows from a failure of the request's body, its guard knows.
 pub(crate) fn broken_off_h2(error: hyper::Error) -> Error {
     let kind = if is_malformed(&error) {
         Kind::UpstreamBadResponse

@@ -78,7 +78,7 @@ struct ExchangeH1 {
 
 /// Frees an h2 stream's place when the body ends.
 struct Free {
-    _stream: Streaming,
+    stream: Streaming,
     _flight: Flight,
 }
 
@@ -238,7 +238,7 @@ async fn exchange_h2(
         return Ok(Response::from_parts(parts, Body::empty()));
     }
     let mut body = receive_h2(&parts, incoming, &flight);
-    body.attach(Guard::Upstream(Box::new(Free { _stream: stream, _flight: flight })));
+    body.attach(Guard::Upstream(Box::new(Free { stream, _flight: flight })));
     if reframe::is_without_content(&method, parts.status) {
         body.read_end_apart();
         return Ok(Response::from_parts(parts, Body::empty()));
@@ -337,5 +337,9 @@ impl Streaming {
 // === impl Free ===
 
 impl Finish for Free {
+    fn cause(&self) -> Option<&Kind> {
+        self.stream.failure()
+    }
+
     fn finish(self: Box<Self>, _: End) {}
 }

@@ -1,10 +1,11 @@
 //! Requests and answers that go on side by side, as in a gRPC stream.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
+use serde_json::Value;
 use sluicegate::{config::Config, gateway::Options};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -13,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Running, config, within};
+use crate::harness::{Running, config, eventually, parse, within};
 
 /// The limit that a silent client is over.
 const LIMIT: Duration = Duration::from_millis(400);
@@ -169,4 +170,37 @@ async fn a_client_that_is_silent_after_an_early_answer_is_given_up() {
     assert_eq!(chat.hear().await.unwrap(), None);
     let end = within("the end of the request", told).await.unwrap();
     assert!(matches!(end, Some(Err(_))), "{end:?}");
+}
+
+fn lines(folder: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join("access.log")).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[tokio::test]
+async fn what_a_client_does_wrong_while_it_is_answered_is_not_the_services_fault() {
+    for protocol in ["h1", "h2"] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0 }}]\n\
+             admin: {{ address: 127.0.0.1:0 }}\n\
+             telemetry: {{ access_log: {{ path: \"{}/access.log\" }} }}\n{}",
+            folder.path().display(),
+            yaml(protocol, echo(protocol).await, "body_bytes: 20")
+        );
+        let gateway = Running::start_with(parse(&text), Options::default());
+        let mut chat = Chat::begin(&gateway).await;
+        chat.say("short").await;
+        chat.send.send_data("longer than the limit".into(), false).unwrap();
+        within("the end", async { while matches!(chat.hear().await, Ok(Some(_))) {} }).await;
+        eventually("a line", || !lines(folder.path()).is_empty()).await;
+        let line = lines(folder.path()).remove(0);
+        assert_eq!(
+            (&line["status"], &line["reason"]),
+            (&200.into(), &"body-too-large".into()),
+            "{protocol}: {line}"
+        );
+        let series = "sluice_refusals_total{reason=\"body-too-large\"}";
+        assert!((gateway.metric(series).await - 1.0).abs() < f64::EPSILON);
+    }
 }

@@ -169,21 +169,51 @@ async fn an_upload_that_fails_behind_an_early_answer_closes_the_connection() {
     assert!(!is_kept(&rig).await);
 }
 
+/// How a client can break off its own upload.
+fn of_client() -> [Kind; 4] {
+    [Kind::ClientClosed, Kind::ClientTimeout, Kind::BodyTooLarge, Kind::BadFraming]
+}
+
 #[tokio::test]
-async fn an_upload_that_fails_in_the_middle_of_an_answer_breaks_it_off_like_a_reset() {
-    let address = upstream(|mut peer| async move {
-        peer.read_until(b"first\r\n").await;
-        peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok").await;
-        drop(peer.stream.read_to_end(&mut Vec::new()).await);
-    });
-    let rig = rig(address.await, settings(Protocol::H1));
-    let (feed, body) = fed();
-    feed.send(data("first")).await.unwrap();
-    let response = rig.send(upload(body)).await;
-    feed.send(Err(Kind::ClientClosed.into())).await.unwrap();
-    let answer = soon(shown_answer(response)).await;
-    assert_eq!(answer, "200 [content-length: 9] <ok> !UpstreamReset(MaybeSeen)");
-    assert_eq!(rig.pools.idle(), 0);
+async fn an_upload_that_fails_in_the_middle_of_an_answer_breaks_it_off_for_its_own_reason() {
+    for kind in of_client() {
+        let address = upstream(|mut peer| async move {
+            peer.read_until(b"first\r\n").await;
+            peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok").await;
+            drop(peer.stream.read_to_end(&mut Vec::new()).await);
+        });
+        let rig = rig(address.await, settings(Protocol::H1));
+        let (feed, body) = fed();
+        feed.send(data("first")).await.unwrap();
+        let response = rig.send(upload(body)).await;
+        let expected = format!("200 [content-length: 9] <ok> !{kind:?}");
+        feed.send(Err(kind.into())).await.unwrap();
+        assert_eq!(soon(shown_answer(response)).await, expected);
+        assert_eq!(rig.pools.idle(), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_breaks_an_h2_answer_off_for_its_own_reason() {
+    for kind in of_client() {
+        let address = upstream(|peer| async move {
+            let mut connection = h2::server::handshake(peer.stream).await.unwrap();
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+            send.send_data("ok".into(), false).unwrap();
+            while connection.accept().await.is_some() {}
+        });
+        let rig = rig(address.await, settings(Protocol::H2));
+        let (feed, body) = fed();
+        feed.send(data("first")).await.unwrap();
+        let mut answer = rig.send(upload(body)).await.unwrap().into_body();
+        let first = soon(answer.frame()).await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "ok");
+        let expected = format!("{kind:?}");
+        feed.send(Err(kind.into())).await.unwrap();
+        let error = soon(answer.frame()).await.unwrap().unwrap_err();
+        assert_eq!(format!("{:?}", error.kind()), expected);
+    }
 }
 
 #[tokio::test]
