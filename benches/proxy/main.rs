@@ -25,8 +25,8 @@ const REQUESTS: usize = 1000;
 /// Requests whose allocations are traced.
 const TRACED: usize = 20;
 /// Over those of hyper; docs/performance.md has the reason for each.
-const MOST_BARE: u64 = 2;
-const MOST_FULL: u64 = 6;
+const MOST_BARE: u64 = 0;
+const MOST_FULL: u64 = 4;
 
 fn main() {
     let is_traced = std::env::args().any(|argument| argument == "trace");

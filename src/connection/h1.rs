@@ -110,7 +110,7 @@ impl Driver {
     /// Runs hyper until the connection is over, or idle and handed back.
     pub(super) async fn serve_h1<S, H>(
         &mut self,
-        io: Io<S>,
+        mut io: Io<S>,
         requests: Requests<H>,
     ) -> Option<(Io<S>, Requests<H>)>
     where
@@ -118,7 +118,9 @@ impl Driver {
         H: Handle,
     {
         self.timer.set_parkable(true);
+        io.look_ahead();
         let mut conn = http1::Builder::new()
+            .half_close(true)
             .header_read_timeout(None)
             .max_header_size(self.settings.header_bytes)
             .max_buf_size(self.settings.header_bytes.max(BUFFER_BYTES))
@@ -205,7 +207,11 @@ impl Driver {
             // hyper closed on its own: the client may still be sending a body that nobody reads.
             Ended::Over(Ok(())) => !self.is_told,
             Ended::Over(Err(error)) => error.is_parse(),
-            Ended::Expired(_) | Ended::Resets | Ended::Switching | Ended::Cut { .. } => false,
+            Ended::Expired(_)
+            | Ended::Resets
+            | Ended::Gone
+            | Ended::Switching
+            | Ended::Cut { .. } => false,
         } && !self.state().is_read_closed();
         let is_broken_off = match ended {
             Ended::Over(Err(error)) => error.is_user(),

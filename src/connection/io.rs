@@ -7,6 +7,7 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
@@ -25,11 +26,16 @@ use crate::{
     telemetry::in_flight::{Counter, InFlight},
 };
 
+/// How much is read at once to see whether a client is still there: it seldom sends anything.
+const LOOK_BYTES: usize = 512;
+
 /// What hyper reads from and writes to. After an upgrade the tunnel owns it.
 #[derive(Debug)]
 pub(super) struct Io<S> {
     stream: S,
     read_ahead: Bytes,
+    /// Whoever reads from it does not do so while a request runs.
+    looks_ahead: bool,
     /// Plain TCP: every write is a system call.
     is_plain: bool,
     state: Arc<State>,
@@ -50,6 +56,7 @@ pub(super) struct State {
     head_begun: AtomicBool,
     write_pending: AtomicBool,
     read_closed: AtomicBool,
+    gone: AtomicBool,
     aborted: AtomicU64,
     closing: AtomicBool,
     /// Closing does not wait for a first request.
@@ -88,7 +95,7 @@ pub(super) struct Seen {
 impl<S> Io<S> {
     /// `is_plain`: no TLS. TLS gathers writes itself.
     pub(super) fn new(stream: S, is_plain: bool, state: Arc<State>) -> Self {
-        Self { stream, read_ahead: Bytes::new(), is_plain, state }
+        Self { stream, read_ahead: Bytes::new(), looks_ahead: false, is_plain, state }
     }
 
     /// The stream itself, for reads and writes that hyper does not do.
@@ -109,6 +116,31 @@ impl<S> Io<S> {
     pub(super) fn has_read_ahead(&self) -> bool {
         !self.read_ahead.is_empty()
     }
+
+    /// From now on, a client that leaves while its request runs is noticed here ([`State::is_gone`]):
+    /// hyper reads no further than the request.
+    pub(super) fn look_ahead(&mut self) {
+        self.looks_ahead = true;
+    }
+}
+
+impl<S: AsyncRead + Unpin> Io<S> {
+    /// Looks for the end of the stream while a request runs that has been read to its end. What the
+    /// client sends instead is kept for later; nothing more is read then.
+    fn look(&mut self, cx: &mut Context<'_>) {
+        if !self.looks_ahead || self.has_read_ahead() || !self.state.awaits_answer() {
+            return;
+        }
+        let mut room = [MaybeUninit::uninit(); LOOK_BYTES];
+        let mut read = ReadBuf::uninit(&mut room);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                self.read_ahead = Bytes::copy_from_slice(read.filled());
+            }
+            Poll::Ready(_) => self.state.note_gone(),
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
@@ -126,6 +158,7 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
                 // Frees its memory, which an empty slice would keep alive.
                 this.read_ahead = Bytes::new();
             }
+            this.state.note_read(count);
             return Poll::Ready(Ok(()));
         }
         let count = ready!(poll_read_into(&mut this.stream, cx, &mut cursor))?;
@@ -152,7 +185,7 @@ fn poll_read_into<S: AsyncRead + Unpin>(
     }
 }
 
-impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -160,6 +193,9 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.state.note_write(&polled);
+        if polled.is_pending() {
+            self.look(cx);
+        }
         polled
     }
 
@@ -176,6 +212,9 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
         let polled =
             small.flatten().unwrap_or_else(|| stream.as_mut().poll_write_vectored(cx, bufs));
         this.state.note_write(&polled);
+        if polled.is_pending() {
+            this.look(cx);
+        }
         polled
     }
 
@@ -186,6 +225,8 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         self.state.note_flush(&polled);
+        // hyper flushes at the end of each of its polls.
+        self.look(cx);
         polled
     }
 
@@ -309,6 +350,23 @@ impl State {
         self.read_closed.load(Ordering::Relaxed)
     }
 
+    /// Whether the client left while its request ran.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request was read to its end, and its answer is not over.
+    fn awaits_answer(&self) -> bool {
+        self.exchanges.load(Ordering::Relaxed) > 0
+            && self.bodies.get() == 0
+            && !self.is_switch_granted()
+    }
+
+    fn note_gone(&self) {
+        self.read_closed.store(true, Ordering::Relaxed);
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
     /// When it became idle, on the scale of [`State::set_idle_since`]; 0 while busy.
     pub(super) fn idle_since(&self) -> u64 {
         self.idle_since.load(Ordering::Relaxed)
@@ -360,13 +418,24 @@ impl State {
 mod tests {
     use std::task::Waker;
 
-    use hyper::rt::Write as _;
+    use hyper::rt::{Read as _, Write as _};
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
     use super::*;
 
     /// Notes the pieces it is given, one entry a call.
     #[derive(Debug, Default)]
     struct Pieces(Vec<Vec<usize>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
 
     impl AsyncWrite for Pieces {
         fn poll_write(
@@ -411,5 +480,116 @@ mod tests {
             assert_eq!(io.stream_mut().0, [expected]);
             assert_eq!(state.seen().written, 100 + body as u64);
         }
+    }
+
+    /// A client, and the connection on which it has just sent a request.
+    fn running() -> (DuplexStream, Io<DuplexStream>, Arc<State>) {
+        let (client, server) = tokio::io::duplex(64);
+        let state = Arc::new(State::default());
+        state.begin_request();
+        let mut io = Io::new(server, true, state.clone());
+        io.look_ahead();
+        (client, io, state)
+    }
+
+    fn flush(io: &mut Io<DuplexStream>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(io).poll_flush(&mut cx).is_ready());
+    }
+
+    fn read(io: &mut Io<DuplexStream>) -> Vec<u8> {
+        let mut room = [0; 8];
+        let mut read = hyper::rt::ReadBuf::new(&mut room);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(io).poll_read(&mut cx, read.unfilled()).is_ready());
+        read.filled().to_vec()
+    }
+
+    #[test]
+    fn a_client_that_leaves_while_its_request_runs_is_noticed_at_a_flush() {
+        let (client, mut io, state) = running();
+        flush(&mut io);
+        assert!(!state.is_gone());
+        drop(client);
+        flush(&mut io);
+        assert!(state.is_gone() && state.is_read_closed());
+    }
+
+    #[test]
+    fn a_client_that_leaves_while_it_takes_nothing_is_noticed_at_a_write() {
+        /// Takes nothing, and has ended.
+        struct Stuck;
+        impl AsyncRead for Stuck {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+        impl AsyncWrite for Stuck {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Poll::Pending
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Pending
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Pending
+            }
+        }
+        for pieces in [1, 2] {
+            let state = Arc::new(State::default());
+            state.begin_request();
+            let mut io = Io::new(Stuck, false, state.clone());
+            io.look_ahead();
+            let bufs = [IoSlice::new(b"a"), IoSlice::new(b"b")];
+            let mut cx = Context::from_waker(Waker::noop());
+            let io = Pin::new(&mut io);
+            let polled = if pieces == 1 {
+                io.poll_write(&mut cx, b"a")
+            } else {
+                io.poll_write_vectored(&mut cx, &bufs)
+            };
+            assert!(polled.is_pending() && state.is_gone(), "{pieces}");
+        }
+    }
+
+    #[test]
+    fn nobody_looks_before_a_request_has_ended_or_after_it_was_answered() {
+        let (client, mut io, state) = running();
+        drop(client);
+        let body = state.begin_body();
+        flush(&mut io);
+        assert!(!state.is_gone(), "its end is the body's reader's");
+        drop(body);
+        state.end_request();
+        flush(&mut io);
+        assert!(!state.is_gone(), "it may leave after its answer");
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_request_runs_is_the_next_head() {
+        let (mut client, mut io, state) = running();
+        client.write_all(b"GET ").await.unwrap();
+        flush(&mut io);
+        client.write_all(b"/b").await.unwrap();
+        flush(&mut io);
+        drop(client);
+        flush(&mut io);
+        assert!(!state.is_gone(), "it has sent more, so it waits for more");
+        assert!(!state.seen().has_head_begun);
+        state.end_request();
+        assert_eq!(read(&mut io), b"GET ");
+        assert!(state.seen().has_head_begun);
+        assert_eq!(read(&mut io), b"/b");
+        assert_eq!(read(&mut io), b"");
     }
 }

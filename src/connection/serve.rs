@@ -13,10 +13,12 @@
 //! sending when it was answered early is discarded for a while, so that it sees the answer and not a
 //! reset.
 //!
-//! A client that has shut down its side counts as gone: hyper's `half_close` stays off. A client
-//! that closes its socket looks the same until something is sent to it, and an upstream is not kept
-//! busy for the few that shut down first and then wait (RFC 9112, 9.6 allows it; NGINX, Envoy and
-//! HAProxy since 3.3 do the same).
+//! A client that has shut down its side counts as gone. A client that closes its socket looks the
+//! same until something is sent to it, and an upstream is not kept busy for the few that shut down
+//! first and then wait (RFC 9112, 9.6 allows it; NGINX, Envoy and HAProxy since 3.3 do the same).
+//! On h1 hyper would look for the end of the stream by reading into its own buffer, which the
+//! running request still uses: two allocations for each request. So `half_close` keeps it from
+//! looking, and the I/O wrapper looks instead.
 
 use std::{
     future::{Future, poll_fn},
@@ -98,6 +100,8 @@ pub(super) enum Ended {
     Over(hyper::Result<()>),
     Expired(Expired),
     Resets,
+    /// The client left while its request ran.
+    Gone,
     /// Not yet: a 101 is about to be sent.
     Switching,
     /// Its time was over.
@@ -226,6 +230,7 @@ impl Driver {
         let ended = poll_fn(|cx| self.poll_run(cx, conn.as_mut(), tell)).await;
         match &ended {
             Ended::Over(Ok(())) | Ended::Expired(_) | Ended::Switching | Ended::Cut { .. } => {}
+            Ended::Gone => tracing::debug!("connection closed: the client left"),
             Ended::Over(Err(error)) => {
                 self.outcomes.failed(error);
                 tracing::debug!(error = %Causes(error), "connection ended");
@@ -260,6 +265,9 @@ impl Driver {
             }
             if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
+            }
+            if self.state().is_gone() {
+                return Poll::Ready(Ended::Gone);
             }
             if self.state().grant_switch() {
                 return Poll::Ready(Ended::Switching);
