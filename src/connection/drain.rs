@@ -205,6 +205,8 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        // A tunnel keeps the state: not the task that served the connection, too.
+        self.state.set_waker(None);
         let shared = &self.connections.0;
         let mut set = shared.set.lock();
         set.open.remove(&self.id);

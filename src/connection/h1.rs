@@ -80,7 +80,7 @@ impl Driver {
         S: Transport,
     {
         // Register first: a request to close that comes after this wakes the task again.
-        self.state().waker().register(cx.waker());
+        self.register(cx);
         let first: Poll<io::Result<_>> =
             poll_first(io.stream_mut(), cx, read, may_be_h2, self.state());
         if let Poll::Ready(first) = first {

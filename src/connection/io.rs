@@ -13,12 +13,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf as _, Bytes};
-use futures_util::task::AtomicWaker;
 use hyper::rt::ReadBufCursor;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
@@ -69,7 +69,8 @@ pub(super) struct State {
     switch_asked: AtomicBool,
     switch_granted: AtomicBool,
     idle_since: AtomicU64,
-    waker: AtomicWaker,
+    /// Of the connection's task; `None` before its first poll.
+    waker: Mutex<Option<Waker>>,
 }
 
 /// What the timer looks at.
@@ -251,13 +252,19 @@ impl State {
         self.head_begun.store(false, Ordering::Relaxed);
         let number = self.requests.load(Ordering::Relaxed) + 1;
         self.requests.store(number, Ordering::Relaxed);
-        self.exchanges.fetch_add(1, Ordering::Relaxed);
+        self.change_exchanges(1);
         number
     }
 
     /// A request and its response are over.
     pub(super) fn end_request(&self) {
-        self.exchanges.fetch_sub(1, Ordering::Relaxed);
+        self.change_exchanges(-1);
+    }
+
+    /// Requests begin and end on the connection's own thread: no read-modify-write needed.
+    fn change_exchanges(&self, by: isize) {
+        let exchanges = self.exchanges.load(Ordering::Relaxed).wrapping_add_signed(by);
+        self.exchanges.store(exchanges, Ordering::Relaxed);
     }
 
     /// Counts the body of a request as running.
@@ -272,7 +279,7 @@ impl State {
     /// A request or its response was dropped before its end.
     pub(super) fn note_aborted(&self) {
         self.aborted.fetch_add(1, Ordering::Relaxed);
-        self.waker.wake();
+        self.wake();
     }
 
     /// How many were dropped.
@@ -283,7 +290,7 @@ impl State {
     /// Wakes the connection, which closes as soon as no request runs.
     pub(super) fn ask_to_close(&self) {
         self.closing.store(true, Ordering::Relaxed);
-        self.waker.wake();
+        self.wake();
     }
 
     /// Like [`State::ask_to_close`], without waiting for a first request.
@@ -376,8 +383,15 @@ impl State {
         self.idle_since.store(at, Ordering::Relaxed);
     }
 
-    pub(super) fn waker(&self) -> &AtomicWaker {
-        &self.waker
+    /// Whom to wake from now on.
+    pub(super) fn set_waker(&self, waker: Option<Waker>) {
+        *self.waker.lock() = waker;
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
     }
 
     pub(super) fn seen(&self) -> Seen {
@@ -416,8 +430,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
-
     use hyper::rt::{Read as _, Write as _};
     use tokio::io::{AsyncWriteExt as _, DuplexStream};
 

@@ -24,7 +24,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use hyper::server::conn::http2;
@@ -90,6 +90,8 @@ pub(super) struct Driver {
     resets: ResetLimit,
     /// h2 only.
     streams: Option<Streams>,
+    /// Whom [`State`] wakes.
+    waker: Option<Waker>,
     /// hyper was told to end the connection.
     pub(super) is_told: bool,
 }
@@ -183,7 +185,16 @@ impl Driver {
     fn new(registered: Registered, settings: Arc<Settings>, outcomes: Outcomes) -> Self {
         let timer = Timer::new(&settings);
         let resets = ResetLimit::new(settings.max_resets, settings.reset_window);
-        Self { registered, settings, outcomes, timer, resets, streams: None, is_told: false }
+        Self {
+            registered,
+            settings,
+            outcomes,
+            timer,
+            resets,
+            streams: None,
+            waker: None,
+            is_told: false,
+        }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -222,6 +233,15 @@ impl Driver {
         }
     }
 
+    /// Lets whoever asks the connection to close wake this task.
+    pub(super) fn register(&mut self, cx: &Context<'_>) {
+        // It is always the same task: a look at our own copy takes no lock.
+        if !self.waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+            self.state().set_waker(self.waker.clone());
+        }
+    }
+
     /// Runs hyper's connection until it is over or has to be ended, and counts why.
     pub(super) async fn run<C>(&mut self, mut conn: Pin<&mut C>, tell: fn(Pin<&mut C>)) -> Ended
     where
@@ -257,7 +277,7 @@ impl Driver {
     {
         let poll = clock::Poll::begin();
         // Register first: a request to close that comes after this wakes the task again.
-        self.state().waker().register(cx.waker());
+        self.register(cx);
         loop {
             if self.state().is_cut() {
                 let is_broken_off = self.state().seen().is_running;
