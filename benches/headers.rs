@@ -50,7 +50,7 @@ fn targets(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("target");
     for &(name, raw, most) in TARGETS {
         let raw = PathAndQuery::from_static(raw);
-        let parse = || Target::parse(black_box(&raw));
+        let parse = || Target::parse(black_box(&raw).clone());
         assert!(parse().is_ok(), "{name}");
         allocations::assert_at_most(most, name, parse);
         group.bench_function(name, |b| b.iter(parse));

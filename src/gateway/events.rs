@@ -86,7 +86,7 @@ impl Service<Request> for EventService {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        request.cx.set_route(self.info.clone());
+        request.cx.set_route(self.info.clone(), None);
         let served = self.served.clone();
         Box::pin(async move {
             let admitted = admitted(&request).and_then(|it| Ok((it, served.events(false)?)));

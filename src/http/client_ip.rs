@@ -38,17 +38,23 @@ impl ClientIp {
     ///
     /// The fields are read only if the peer is trusted, see [`Peer::trusted`].
     pub fn find(peer: &Peer, headers: &HeaderMap, trusted: &Cidrs) -> Self {
-        let remote = match peer.remote {
-            Address::Inet(address) => address.ip().to_canonical(),
-            Address::Unix => return Self::Unix,
-        };
+        let direct = Self::of(&peer.remote);
+        let Self::Ip(remote) = direct else { return direct };
         if !peer.trusted {
-            return Self::Ip(remote);
+            return direct;
         }
         if headers.contains_key(X_FORWARDED_FOR) {
             walk(remote, trusted, entries(headers, X_FORWARDED_FOR, false).map(address))
         } else {
             walk(remote, trusted, entries(headers, FORWARDED, true).map(forwarded_for))
+        }
+    }
+
+    /// A client that speaks to us itself, from `remote`.
+    pub fn of(remote: &Address) -> Self {
+        match remote {
+            Address::Inet(address) => Self::Ip(address.ip().to_canonical()),
+            Address::Unix => Self::Unix,
         }
     }
 

@@ -21,8 +21,9 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, uri::PathAndQuery};
@@ -46,36 +47,53 @@ use crate::{
 #[derive(Clone)]
 pub struct Context(Arc<Cells>);
 
+const UNDETERMINED: u8 = 0;
+const PROBLEM: u8 = 1;
+const GRPC: u8 = 2;
+
 /// Written whole for each request and read when it is over: what few requests need is boxed.
+///
+/// A `OnceLock` takes two locked instructions to write. So what every request has is an atomic where
+/// it fits into one: everything that writes is polled by one task.
 struct Cells {
     peer: Arc<Peer>,
     started: Instant,
     method: Method,
     version: http::Version,
     asked: OnceLock<Asked>,
-    dialect: OnceLock<Dialect>,
     request_id: OnceLock<HeaderValue>,
     trace: OnceLock<Trace>,
     client_ip: OnceLock<ClientIp>,
     host: OnceLock<Arc<str>>,
     target: OnceLock<Target>,
-    route: OnceLock<Arc<RouteInfo>>,
+    matched: OnceLock<Matched>,
     member: OnceLock<Arc<RouteInfo>>,
-    bound: OnceLock<Bound>,
     principal: OnceLock<Arc<Principal>>,
     upstream: OnceLock<usize>,
     cors: OnceLock<Box<HeaderMap>>,
     rate_limits: [OnceLock<Box<RateLimitFields>>; 2],
     reason: OnceLock<&'static str>,
-    deadline: OnceLock<Instant>,
     recorded: OnceLock<Box<Recorded>>,
     received: AtomicU64,
+    /// Nanoseconds after `started`, plus one; 0: none.
+    deadline: AtomicU64,
+    /// [`Dialect`], plus one; 0: not determined.
+    dialect: AtomicU8,
+    is_direct: AtomicBool,
+    is_known_host: AtomicBool,
     is_https: AtomicBool,
     is_connecting: AtomicBool,
+    has_attempts: AtomicBool,
     was_repeated: AtomicBool,
     is_deferred: AtomicBool,
     phase: phase::Cell,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
+}
+
+/// What routing has found.
+struct Matched {
+    route: Option<Arc<RouteInfo>>,
+    bound: Option<Bound>,
 }
 
 /// What logs and metrics need of the route that a request matched.
@@ -120,25 +138,27 @@ impl Context {
             method,
             version,
             asked: OnceLock::new(),
-            dialect: OnceLock::new(),
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             client_ip: OnceLock::new(),
             host: OnceLock::new(),
             target: OnceLock::new(),
-            route: OnceLock::new(),
+            matched: OnceLock::new(),
             member: OnceLock::new(),
-            bound: OnceLock::new(),
             principal: OnceLock::new(),
             upstream: OnceLock::new(),
             cors: OnceLock::new(),
             rate_limits: [const { OnceLock::new() }; 2],
             reason: OnceLock::new(),
-            deadline: OnceLock::new(),
             recorded: OnceLock::new(),
             received: AtomicU64::new(0),
+            deadline: AtomicU64::new(0),
+            dialect: AtomicU8::new(0),
+            is_direct: AtomicBool::new(false),
+            is_known_host: AtomicBool::new(false),
             is_https: AtomicBool::new(false),
             is_connecting: AtomicBool::new(false),
+            has_attempts: AtomicBool::new(false),
             was_repeated: AtomicBool::new(false),
             is_deferred: AtomicBool::new(false),
             phase: phase::Cell::new(),
@@ -178,12 +198,22 @@ impl Context {
 
     /// The kind of answer its client can read, once determined.
     pub fn dialect(&self) -> Dialect {
-        self.0.dialect.get().copied().unwrap_or(Dialect::Problem)
+        // Relaxed, as the write: both happen in the polls of one future.
+        match self.0.dialect.load(Ordering::Relaxed) {
+            GRPC => Dialect::Grpc,
+            _ => Dialect::Problem,
+        }
     }
 
     /// Determines the dialect from the client's original fields. Only the first call counts.
     pub fn note_dialect(&self, headers: &HeaderMap) {
-        self.0.dialect.get_or_init(|| Dialect::of(headers));
+        if self.0.dialect.load(Ordering::Relaxed) == UNDETERMINED {
+            let dialect = match Dialect::of(headers) {
+                Dialect::Problem => PROBLEM,
+                Dialect::Grpc => GRPC,
+            };
+            self.0.dialect.store(dialect, Ordering::Relaxed);
+        }
     }
 
     /// The request's ID, once `request_id` has chosen it.
@@ -208,21 +238,37 @@ impl Context {
 
     /// The client's address, once `edge` has found it.
     pub fn client_ip(&self) -> Option<ClientIp> {
+        let is_direct = self.0.is_direct.load(Ordering::Relaxed);
+        if is_direct {
+            return Some(ClientIp::of(&self.0.peer.remote));
+        }
         self.0.client_ip.get().copied()
     }
 
     /// Written by `edge`.
     pub fn set_client_ip(&self, ip: ClientIp) {
-        set(&self.0.client_ip, ip);
+        if ip == ClientIp::of(&self.0.peer.remote) {
+            self.0.is_direct.store(true, Ordering::Relaxed);
+        } else {
+            set(&self.0.client_ip, ip);
+        }
     }
 
     /// The requested host: lower case, without port or trailing dot; empty for an HTTP/1.0 request
     /// without one.
     pub fn host(&self) -> Option<&str> {
+        if self.0.is_known_host.load(Ordering::Relaxed) {
+            return self.0.peer.host.get().map(|known| &*known.normal);
+        }
         self.0.host.get().map(AsRef::as_ref)
     }
 
-    /// Written by `edge`.
+    /// Written by `edge`: it is the host that its connection is [known](Peer::host) for.
+    pub fn set_known_host(&self) {
+        self.0.is_known_host.store(true, Ordering::Relaxed);
+    }
+
+    /// Written by `edge` for any other host.
     pub fn set_host(&self, host: Arc<str>) {
         set(&self.0.host, host);
     }
@@ -251,12 +297,13 @@ impl Context {
     /// The route, once routing has chosen it; in a claims group it is the first member until `auth`
     /// has identified the client.
     pub fn route(&self) -> Option<&Arc<RouteInfo>> {
-        self.0.member.get().or_else(|| self.0.route.get())
+        let matched = || self.0.matched.get()?.route.as_ref();
+        self.0.member.get().or_else(matched)
     }
 
-    /// Written by routing.
-    pub fn set_route(&self, route: Arc<RouteInfo>) {
-        set(&self.0.route, route);
+    /// Written by routing; `bound` are the values of a template.
+    pub fn set_route(&self, route: Arc<RouteInfo>, bound: Option<Bound>) {
+        set(&self.0.matched, Matched { route: Some(route), bound });
     }
 
     /// Written by a claims group: the member that matched.
@@ -272,12 +319,12 @@ impl Context {
 
     /// Where in the path they are.
     pub fn bound(&self) -> Option<&Bound> {
-        self.0.bound.get()
+        self.0.matched.get()?.bound.as_ref()
     }
 
-    /// Written by routing, for templates only.
+    /// For an exchange without a route of its own.
     pub fn set_bound(&self, bound: Bound) {
-        set(&self.0.bound, bound);
+        set(&self.0.matched, Matched { route: None, bound: Some(bound) });
     }
 
     /// The authenticated principal; `None` on a route without auth.
@@ -334,12 +381,17 @@ impl Context {
     /// When all attempts must be over; `None` while the clock does not run, because the request
     /// body is being sent or nobody has had to wait.
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.deadline.get().copied()
+        let nanos = self.0.deadline.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.0.started + Duration::from_nanos(nanos))
     }
 
     /// Written by `timeout` when its clock starts. Only the first one counts.
     pub fn set_deadline(&self, deadline: Instant) {
-        self.0.deadline.get_or_init(|| deadline);
+        if self.0.deadline.load(Ordering::Relaxed) == 0 {
+            let after = deadline.saturating_duration_since(self.0.started).as_nanos();
+            let nanos = u64::try_from(after).unwrap_or(u64::MAX - 1);
+            self.0.deadline.store(nanos.saturating_add(1), Ordering::Relaxed);
+        }
     }
 
     /// Bytes of the request body read so far.
@@ -364,7 +416,7 @@ impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
             .field("request_id", &self.0.request_id)
-            .field("route", &self.0.route.get().map(|route| &route.name))
+            .field("route", &self.route().map(|route| &route.name))
             .finish_non_exhaustive()
     }
 }

@@ -64,22 +64,19 @@ pub enum TargetError {
 
 impl Target {
     /// Normalises a path and query as parsed by hyper.
-    pub fn parse(raw: &PathAndQuery) -> Result<Self, TargetError> {
+    pub fn parse(raw: PathAndQuery) -> Result<Self, TargetError> {
         let path = raw.path();
         if path == "*" || is_normal(raw.as_str(), path) {
-            return Ok(Self { original: raw.clone(), merged: None, has_encoded_separator: false });
+            return Ok(Self { original: raw, merged: None, has_encoded_separator: false });
         }
         let decoded = decode(path)?;
         let resolved = remove_dot_segments(&decoded.path)?;
-        let original = if resolved == raw.path() && raw.as_str().starts_with('/') {
-            raw.clone()
-        } else {
-            join(&resolved, raw.query())?
-        };
         let merged = match merge_slashes(&resolved) {
             Some(merged) => Some(Box::new(join(&merged, raw.query())?)),
             None => None,
         };
+        let is_original = resolved == raw.path() && raw.as_str().starts_with('/');
+        let original = if is_original { raw } else { join(&resolved, raw.query())? };
         Ok(Self { original, merged, has_encoded_separator: decoded.has_separator })
     }
 
@@ -98,7 +95,7 @@ impl Target {
             Some(_) => return Err(TargetError::NotAbsolute),
         };
         let raw = PathAndQuery::try_from(&*raw).map_err(|_| TargetError::BadCharacter)?;
-        Self::parse(&raw)
+        Self::parse(raw)
     }
 
     /// The normalised path, with runs of `/` kept.
@@ -407,7 +404,7 @@ mod tests {
     fn a_normal_path_is_not_copied() {
         for text in ["/orders/42?x=%20", "/orders/a%20b"] {
             let raw = PathAndQuery::try_from(text).unwrap();
-            let target = Target::parse(&raw).unwrap();
+            let target = Target::parse(raw.clone()).unwrap();
             assert_eq!(target.path_and_query(true).as_str().as_ptr(), raw.as_str().as_ptr());
         }
     }
@@ -416,7 +413,7 @@ mod tests {
         #[test]
         fn any_bytes_never_panic(bytes: Vec<u8>) {
             if let Ok(raw) = PathAndQuery::try_from(&bytes[..]) {
-                let _normal = Target::parse(&raw);
+                let _normal = Target::parse(raw.clone());
             }
         }
 
@@ -425,7 +422,7 @@ mod tests {
             let Ok(once) = Target::parse_str(&raw) else { return Ok(()) };
             for merge in [false, true] {
                 let form = once.path_and_query(merge);
-                let twice = Target::parse(&form).unwrap();
+                let twice = Target::parse(form.clone()).unwrap();
                 prop_assert_eq!(twice.path_and_query(false), form.clone());
                 prop_assert_eq!(twice.merged(), once.merged());
                 // A separator in a segment that `..` removes was seen, and counts.

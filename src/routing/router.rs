@@ -112,7 +112,7 @@ impl<S> Router<S> {
             let own = self.own.as_ref().ok_or(Kind::RouteNotFound)?;
             let index = own.route(target.merged())?;
             let route = self.routes.get_mut(index).ok_or(Kind::RouteNotFound)?;
-            cx.set_route(route.entry.info.clone());
+            cx.set_route(route.entry.info.clone(), None);
             return Ok(route);
         }
         let head = Head {
@@ -132,13 +132,12 @@ impl<S> Router<S> {
                 let Some(route) = self.routes.get_mut(index) else {
                     return Err(Error::new(Kind::Internal).with_detail("a rule without a route"));
                 };
-                cx.set_route(route.entry.info.clone());
+                let bound = (!values.is_empty())
+                    .then(|| Bound::new(&route.names, target.merged(), &values));
+                cx.set_route(route.entry.info.clone(), bound);
                 if target.has_encoded_separator() && !route.pass_encoded_separators {
                     let detail = "the path holds %2F or %5C";
                     return Err(Error::new(Kind::BadTarget).with_detail(detail));
-                }
-                if !values.is_empty() {
-                    cx.set_bound(Bound::new(&route.names, target.merged(), &values));
                 }
                 Ok(route)
             }

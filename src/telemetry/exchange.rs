@@ -69,11 +69,7 @@ impl Recorder {
 
     fn count(&self, cx: &Context, status: StatusCode, sent: u64, took: Duration) {
         let metrics = cx.route().map_or(&self.unrouted, |route| &route.metrics);
-        let class = usize::from(status.as_u16() / 100);
-        metrics.statuses[class.clamp(1, 5) - 1].add(1);
-        metrics.duration.record(took);
-        metrics.request_bytes.add(cx.received());
-        metrics.response_bytes.add(sent);
+        metrics.count(status.as_u16(), took, cx.received(), sent);
     }
 
     fn count_refusal(&self, reason: &'static str) {
@@ -226,7 +222,8 @@ mod tests {
             let cx = Context::new(Arc::new(peer), head.method.clone(), head.version);
             cx.set_request_id(HeaderValue::from_static("id-1"));
             let metrics = self.metrics.thread().route("orders");
-            cx.set_route(Arc::new(RouteInfo { name: "orders".into(), path: "/a".into(), metrics }));
+            let route = RouteInfo { name: "orders".into(), path: "/a".into(), metrics };
+            cx.set_route(Arc::new(route), None);
             (cx.clone(), Exchange::begin(self.recorder.clone(), cx, &mut head))
         }
 

@@ -121,7 +121,7 @@ pub struct RouteMetrics(Arc<RouteCells>);
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct RouteCells {
-    /// By class of status, 1xx first; anything else counts as 5xx.
+    /// By class of status, 1xx first; anything else counts as one of the ends.
     pub statuses: [Count; 5],
     /// [`REQUEST_DURATION`].
     pub duration: Buckets,
@@ -376,10 +376,35 @@ impl Histogram {
 impl Buckets {
     /// Counts one that took `duration`.
     pub fn record(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_MICROS.partition_point(|&bound| bound < micros);
+        let (bucket, micros) = bucket_of(duration);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+/// The bucket of a duration, and the duration in microseconds.
+fn bucket_of(duration: Duration) -> (usize, u64) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    (BUCKETS_MICROS.partition_point(|&bound| bound < micros), micros)
+}
+
+// === impl RouteCells ===
+
+impl RouteCells {
+    /// Counts an exchange that was answered with `status` and `sent` bytes after `took`, and of
+    /// whose request `received` bytes were read. Only for the thread that the cells belong to: it
+    /// alone writes them, so no read-modify-write is needed.
+    pub fn count(&self, status: u16, took: Duration, received: u64, sent: u64) {
+        let add = |cell: &AtomicU64, n: u64| {
+            cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        };
+        let class = usize::from(status / 100).clamp(1, 5);
+        let (bucket, micros) = bucket_of(took);
+        add(&self.statuses[class - 1].0, 1);
+        add(&self.duration.counts[bucket], 1);
+        add(&self.duration.micros, micros);
+        add(&self.request_bytes.0, received);
+        add(&self.response_bytes.0, sent);
     }
 }
 

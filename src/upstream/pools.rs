@@ -147,7 +147,10 @@ impl Pools {
 
     /// Started when the first connection becomes idle, so that it runs on the worker's runtime.
     pub(crate) fn ensure_janitor(self: &Arc<Self>) {
-        if self.has_janitor.swap(true, Ordering::Relaxed) {
+        // Nearly always: a plain read.
+        if self.has_janitor.load(Ordering::Relaxed)
+            || self.has_janitor.swap(true, Ordering::Relaxed)
+        {
             return;
         }
         let pools = Arc::downgrade(self);

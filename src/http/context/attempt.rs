@@ -43,6 +43,9 @@ impl Context {
     /// because reading the clock is not free.
     pub fn begin_attempt(&self, endpoint: Arc<str>, now: Instant) -> AttemptHandle {
         self.set_connecting(false);
+        // Relaxed: the lock orders it, and whoever reads it before the first attempt polls the same
+        // future.
+        self.0.has_attempts.store(true, Ordering::Relaxed);
         let mut attempts = self.0.attempts.lock();
         let index = attempts.len();
         attempts.push(Attempt {
@@ -79,6 +82,9 @@ impl Context {
     /// Calls `read` with the attempts so far, oldest first. The list is locked meanwhile: `read`
     /// must not add one.
     pub fn with_attempts<R>(&self, read: impl FnOnce(&[Attempt]) -> R) -> R {
+        if !self.0.has_attempts.load(Ordering::Relaxed) {
+            return read(&[]);
+        }
         read(&self.0.attempts.lock())
     }
 }

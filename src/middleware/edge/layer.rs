@@ -28,9 +28,9 @@ use tower::{Layer, Service};
 use crate::{
     error::{Error, Kind, Result},
     http::{
-        ClientIp, Next, Request, Response, Target, hop_by_hop,
+        ClientIp, Context, Next, Request, Response, Target, hop_by_hop,
         identity::{Identity, Suspect},
-        peer::{KnownHost, Peer},
+        peer::KnownHost,
     },
     middleware::edge::{Settings, forwarded, framing},
     telemetry::metrics::{Cells, Counter, FIELDS_DROPPED},
@@ -118,10 +118,9 @@ impl Shared {
         }
 
         let host = settle_host(head);
-        let (normal, forwarded) = settle_words(peer, host.as_ref());
-        cx.set_host(normal);
+        let forwarded = settle_words(cx, host.as_ref());
         let target = to_origin_form(&mut head.uri);
-        let target = Target::parse(&target).map_err(|_| Kind::BadTarget)?;
+        let target = Target::parse(target).map_err(|_| Kind::BadTarget)?;
         if target.is_asterisk() && head.method != Method::OPTIONS {
             return Err(Kind::BadTarget);
         }
@@ -160,10 +159,14 @@ fn settle_host(head: &mut Parts) -> Option<HeaderValue> {
     Some(host)
 }
 
-/// The host as routes match it, and our element of `Forwarded`: from the connection if its first
-/// request named the same host, else computed anew.
-fn settle_words(peer: &Peer, host: Option<&HeaderValue>) -> (Arc<str>, HeaderValue) {
-    let Some(host) = host else { return (Arc::default(), forwarded::element(peer, None)) };
+/// Notes the host as routes match it, and returns our element of `Forwarded`: both from the
+/// connection if its first request named the same host, else computed anew.
+fn settle_words(cx: &Context, host: Option<&HeaderValue>) -> HeaderValue {
+    let peer = cx.peer();
+    let Some(host) = host else {
+        cx.set_host(Arc::default());
+        return forwarded::element(peer, None);
+    };
     let make = || KnownHost {
         value: owned(host),
         normal: framing::parse(host.as_bytes())
@@ -172,10 +175,12 @@ fn settle_words(peer: &Peer, host: Option<&HeaderValue>) -> (Arc<str>, HeaderVal
     };
     let known = peer.host.get_or_init(make);
     if known.value == host {
-        return (known.normal.clone(), known.forwarded.clone());
+        cx.set_known_host();
+        return known.forwarded.clone();
     }
     let other = make();
-    (other.normal, other.forwarded)
+    cx.set_host(other.normal);
+    other.forwarded
 }
 
 /// A copy with memory of its own: the original is part of the buffer that the head was read into,
@@ -470,18 +475,22 @@ mod tests {
 
     #[test]
     fn what_a_connection_knows_of_its_host_is_not_said_of_another() {
-        let words = |peer: &Peer, host: &'static str| {
-            let (normal, forwarded) = settle_words(peer, Some(&HeaderValue::from_static(host)));
-            (normal, forwarded.to_str().unwrap().to_owned())
+        let words = |peer: &Arc<Peer>, host: &'static str| {
+            let cx = Context::new(peer.clone(), Method::GET, Version::HTTP_11);
+            let forwarded = settle_words(&cx, Some(&HeaderValue::from_static(host)));
+            (cx, forwarded.to_str().unwrap().to_owned())
         };
+        let said =
+            |(cx, forwarded): &(Context, String)| (cx.host().map(str::to_owned), forwarded.clone());
         let remote = Address::Inet(SocketAddr::from(([192, 0, 2, 7], 4711)));
-        let peer = Peer::new(Arc::from("web"), remote, Address::Unix);
+        let new = || Arc::new(Peer::new(Arc::from("web"), remote, Address::Unix));
+        let peer = new();
         for host in ["Shop.example", "admin.example:81", "Shop.example"] {
-            let fresh = Peer::new(Arc::from("web"), remote, Address::Unix);
-            assert_eq!(words(&peer, host), words(&fresh, host), "{host}");
+            assert_eq!(said(&words(&peer, host)), said(&words(&new(), host)), "{host}");
         }
         let (first, again) = (words(&peer, "Shop.example").0, words(&peer, "Shop.example").0);
-        assert!(Arc::ptr_eq(&first, &again), "worked out once");
+        let text = |cx: &Context| cx.host().unwrap().as_ptr();
+        assert_eq!(text(&first), text(&again), "worked out once");
         assert_eq!(peer.host.get().unwrap().value, "Shop.example", "the first one is kept");
     }
 }

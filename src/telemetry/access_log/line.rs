@@ -353,7 +353,7 @@ mod tests {
         cx.set_request_id(HeaderValue::from_static("id-1"));
         cx.set_client_ip(ClientIp::Ip(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))));
         cx.set_host("shop.example".into());
-        cx.set_target(Target::parse(&target).unwrap());
+        cx.set_target(Target::parse(target.clone()).unwrap());
         cx.set_principal(Arc::new(Principal::named("shop:al\"ice")));
         cx.add_received(7);
         assert_eq!(

@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, request, response};
 use hyper::ext::ReasonPhrase;
 
@@ -151,7 +151,7 @@ fn keep<'a>(
         Framing::Chunked(_) | Framing::UntilClose => None,
     };
     let kept = length + body.unwrap_or(0);
-    let owned = Bytes::copy_from_slice(&bytes[..kept]);
+    let mut owned = Bytes::copy_from_slice(&bytes[..kept]);
     parts.headers.reserve(response.headers.len());
     for field in &*response.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes())
@@ -162,7 +162,10 @@ fn keep<'a>(
             .map_err(|_| Invalid::Head(httparse::Error::HeaderValue))?;
         parts.headers.append(name, value);
     }
-    let body = body.map(|_| owned.slice(length..));
+    let body = body.map(|_| {
+        owned.advance(length);
+        owned
+    });
     Ok(Found { head: Head { parts, framing, closes }, body, rest: &bytes[kept..] })
 }
 
