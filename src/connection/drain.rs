@@ -18,7 +18,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{connection::io::State, http::Peer};
+use crate::{connection::state::State, http::Peer};
 
 /// How many idle connections one scan remembers.
 const CANDIDATES: usize = 64;

@@ -17,6 +17,7 @@ mod outcomes;
 mod requests;
 mod serve;
 mod sniff;
+mod state;
 mod streams;
 mod telling;
 mod timer;

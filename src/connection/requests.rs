@@ -33,7 +33,7 @@ use thiserror::Error;
 use crate::{
     connection::{
         Handle,
-        io::State,
+        state::State,
         streams::{Progress, Streams},
     },
     error::Error,

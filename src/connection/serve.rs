@@ -37,9 +37,10 @@ use crate::{
     connection::{
         Connections, Outcomes, Settings,
         drain::Registered,
-        io::{Io, State},
+        io::Io,
         outcomes::Causes,
         requests::Requests,
+        state::State,
         streams::{ResetLimit, Streams},
         timer::{Expired, Timer},
     },

@@ -13,7 +13,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::connection::{Protocol, io::State};
+use crate::connection::{Protocol, state::State};
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes per read; on the stack, so that waiting holds no memory.

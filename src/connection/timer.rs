@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::connection::{Settings, io::Seen};
+use crate::connection::{Settings, state::Seen};
 
 /// What ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,14 @@
 
 mod attempt;
 mod bound;
+mod matched;
 mod phase;
 mod recorded;
 
 pub use self::{
     attempt::{Attempt, AttemptHandle},
     bound::{Bound, Params},
+    matched::RouteInfo,
     phase::Phase,
     recorded::GoesOn,
 };
@@ -32,13 +34,12 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use self::recorded::Recorded;
+use self::{matched::Matched, recorded::Recorded};
 use crate::{
     error::response::Dialect,
     http::{ClientIp, Peer, Principal, Scheme, Target},
     telemetry::{
         clock,
-        metrics::RouteMetrics,
         tracing::{Noted, Trace},
     },
 };
@@ -88,23 +89,6 @@ struct Cells {
     is_deferred: AtomicBool,
     phase: phase::Cell,
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
-}
-
-/// What routing has found.
-struct Matched {
-    route: Option<Arc<RouteInfo>>,
-    bound: Option<Bound>,
-}
-
-/// What logs and metrics need of the route that a request matched.
-#[derive(Debug)]
-pub struct RouteInfo {
-    /// `routes[].name`.
-    pub name: Arc<str>,
-    /// Its path pattern as written.
-    pub path: Arc<str>,
-    /// This worker's cells for the route.
-    pub metrics: RouteMetrics,
 }
 
 /// The parts of the original head that are reported when the exchange is over.
@@ -292,39 +276,6 @@ impl Context {
     /// Written by `edge`.
     pub fn set_target(&self, target: Target) {
         set(&self.0.target, target);
-    }
-
-    /// The route, once routing has chosen it; in a claims group it is the first member until `auth`
-    /// has identified the client.
-    pub fn route(&self) -> Option<&Arc<RouteInfo>> {
-        let matched = || self.0.matched.get()?.route.as_ref();
-        self.0.member.get().or_else(matched)
-    }
-
-    /// Written by routing; `bound` are the values of a template.
-    pub fn set_route(&self, route: Arc<RouteInfo>, bound: Option<Bound>) {
-        set(&self.0.matched, Matched { route: Some(route), bound });
-    }
-
-    /// Written by a claims group: the member that matched.
-    pub fn set_member(&self, route: Arc<RouteInfo>) {
-        set(&self.0.member, route);
-    }
-
-    /// The values bound by the route's path template; empty without a template.
-    pub fn params(&self) -> Params<'_> {
-        let bound = self.bound().zip(self.target());
-        bound.map(|(bound, target)| bound.of(target.merged())).unwrap_or_default()
-    }
-
-    /// Where in the path they are.
-    pub fn bound(&self) -> Option<&Bound> {
-        self.0.matched.get()?.bound.as_ref()
-    }
-
-    /// For an exchange without a route of its own.
-    pub fn set_bound(&self, bound: Bound) {
-        set(&self.0.matched, Matched { route: None, bound: Some(bound) });
     }
 
     /// The authenticated principal; `None` on a route without auth.

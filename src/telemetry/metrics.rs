@@ -8,28 +8,23 @@ mod exposition;
 mod format;
 mod render;
 mod table;
+mod values;
 
-pub use self::{exposition::Exposition, format::Format, table::*};
+pub use self::{
+    exposition::Exposition,
+    format::Format,
+    table::*,
+    values::{Buckets, Count, Counter, Gauge, Histogram, RouteCells, RouteMetrics},
+};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
 
 use self::table::DescKind;
-
-/// The upper bounds of the buckets of all duration histograms, in microseconds.
-const BUCKETS_MICROS: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 5_000_000, 10_000_000,
-];
 
 /// How many routes get their own label.
 const MAX_ROUTES: usize = 2_000;
@@ -87,48 +82,6 @@ enum RoutePart {
 pub struct Cells {
     metrics: Metrics,
     thread: usize,
-}
-
-/// A number that only grows.
-#[derive(Clone, Debug, Default)]
-pub struct Counter(Arc<Count>);
-
-/// The cell of a number that only grows.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-/// A number that is set; the values of all threads are added up.
-#[derive(Clone, Debug, Default)]
-pub struct Gauge(Arc<AtomicU64>);
-
-/// Durations in fixed buckets.
-#[derive(Clone, Debug, Default)]
-pub struct Histogram(Arc<Buckets>);
-
-/// The cells of a histogram.
-#[derive(Debug, Default)]
-pub struct Buckets {
-    counts: [AtomicU64; BUCKETS_MICROS.len() + 1],
-    micros: AtomicU64,
-}
-
-/// The cells of one route. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct RouteMetrics(Arc<RouteCells>);
-
-/// One block per thread and route, written by every request of the route: on its own cache lines,
-/// two because processors fetch pairs.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct RouteCells {
-    /// By class of status, 1xx first; anything else counts as one of the ends.
-    pub statuses: [Count; 5],
-    /// [`REQUEST_DURATION`].
-    pub duration: Buckets,
-    /// [`REQUEST_BYTES`].
-    pub request_bytes: Count,
-    /// [`RESPONSE_BYTES`].
-    pub response_bytes: Count,
 }
 
 // === impl Metrics ===
@@ -319,107 +272,10 @@ impl Default for Registry {
     }
 }
 
-// === impl Counter ===
-
-impl Counter {
-    /// Counts `n` more.
-    pub fn add(&self, n: u64) {
-        self.0.add(n);
-    }
-
-    /// This thread's count.
-    pub fn get(&self) -> u64 {
-        self.0.get()
-    }
-}
-
-// === impl Count ===
-
-// All cells are Relaxed: they order nothing, and a scrape may see related counts out of order.
-impl Count {
-    /// Counts `n` more.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// This thread's count.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-// === impl Gauge ===
-
-impl Gauge {
-    /// Sets this thread's value.
-    pub fn set(&self, value: f64) {
-        self.0.store(value.to_bits(), Ordering::Relaxed);
-    }
-
-    /// This thread's value.
-    pub fn get(&self) -> f64 {
-        f64::from_bits(self.0.load(Ordering::Relaxed))
-    }
-}
-
-// === impl Histogram ===
-
-impl Histogram {
-    /// Counts one that took `duration`.
-    pub fn record(&self, duration: Duration) {
-        self.0.record(duration);
-    }
-}
-
-// === impl Buckets ===
-
-impl Buckets {
-    /// Counts one that took `duration`.
-    pub fn record(&self, duration: Duration) {
-        let (bucket, micros) = bucket_of(duration);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
-    }
-}
-
-/// The bucket of a duration, and the duration in microseconds.
-fn bucket_of(duration: Duration) -> (usize, u64) {
-    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    (BUCKETS_MICROS.partition_point(|&bound| bound < micros), micros)
-}
-
-// === impl RouteCells ===
-
-impl RouteCells {
-    /// Counts an exchange that was answered with `status` and `sent` bytes after `took`, and of
-    /// whose request `received` bytes were read. Only for the thread that the cells belong to: it
-    /// alone writes them, so no read-modify-write is needed.
-    pub fn count(&self, status: u16, took: Duration, received: u64, sent: u64) {
-        let add = |cell: &AtomicU64, n: u64| {
-            cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-        };
-        let class = usize::from(status / 100).clamp(1, 5);
-        let (bucket, micros) = bucket_of(took);
-        add(&self.statuses[class - 1].0, 1);
-        add(&self.duration.counts[bucket], 1);
-        add(&self.duration.micros, micros);
-        add(&self.request_bytes.0, received);
-        add(&self.response_bytes.0, sent);
-    }
-}
-
-// === impl RouteMetrics ===
-
-impl Deref for RouteMetrics {
-    type Target = RouteCells;
-
-    fn deref(&self) -> &RouteCells {
-        &self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn line(metrics: &Metrics, start: &str) -> Vec<String> {

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    BUCKETS_MICROS, Buckets, Cell, DescKind, Family, RoutePart,
+    Buckets, Cell, DescKind, Family, RoutePart,
     format::{Bound, Format},
+    values::BUCKETS_MICROS,
 };
 
 /// A value in the text format, which does not have Rust's `inf`.
