@@ -47,7 +47,7 @@ pub struct RouteMetrics(pub(super) Arc<RouteCells>);
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct RouteCells {
-    /// By class of status, 1xx first; anything else counts as one of the ends.
+    /// By class of status, 1xx first; a class below or above counts as the first or the last.
     pub statuses: [Count; 5],
     /// [`REQUEST_DURATION`].
     pub duration: Buckets,

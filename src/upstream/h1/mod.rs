@@ -12,6 +12,7 @@
 mod apart;
 mod chunked;
 mod head;
+mod read_size;
 mod receive;
 mod send;
 

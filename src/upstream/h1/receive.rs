@@ -13,21 +13,21 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use crate::upstream::{
-    h1::{
-        Broken, Invalid,
-        chunked::Step,
-        head::{self, Found, Framing, Head, Read},
+use crate::{
+    telemetry::clock,
+    upstream::{
+        h1::{
+            Broken, Invalid,
+            chunked::Step,
+            head::{self, Found, Framing, Head, Read},
+            read_size::{self, ReadSize},
+        },
+        io::Io,
     },
-    io::Io,
 };
 
 /// The most bytes of interim responses (1xx) to one request.
 const MAX_INTERIM_BYTES: usize = 256 * 1024;
-/// How much is read at first: a head, and often a body with it.
-const FIRST_READ: usize = 8 * 1024;
-/// How much is read at once of a body that keeps filling what is read.
-const MAX_READ: usize = 64 * 1024;
 
 /// Where in the response its reader is.
 #[derive(Debug)]
@@ -35,10 +35,7 @@ pub(super) struct Receiving {
     /// Read, and not passed on.
     bytes: BytesMut,
     framing: Framing,
-    /// How much is read at once of a body.
-    read_size: usize,
-    /// Whether the last read of a body got less than half of that.
-    was_small: bool,
+    read_size: ReadSize,
     is_head: bool,
     /// Bytes of interim responses before the head.
     interim: usize,
@@ -62,8 +59,7 @@ impl Default for Receiving {
         Self {
             bytes: BytesMut::new(),
             framing: Framing::Length(0),
-            read_size: FIRST_READ,
-            was_small: false,
+            read_size: ReadSize::default(),
             is_head: false,
             interim: 0,
             fields: HeaderMap::new(),
@@ -75,7 +71,7 @@ impl Receiving {
     /// Begins the response to a request. `is_head`: the method of that is HEAD.
     pub(super) fn begin(&mut self, is_head: bool) {
         (self.is_head, self.interim) = (is_head, 0);
-        (self.read_size, self.was_small) = (FIRST_READ, false);
+        self.read_size = ReadSize::default();
     }
 
     /// Takes the memory of these fields for those of the next head.
@@ -91,7 +87,7 @@ impl Receiving {
         io: &mut Io,
     ) -> Poll<Result<Answer, Broken>> {
         // On the stack: what is kept of a head is copied, in one piece of its size.
-        let mut room = [MaybeUninit::uninit(); FIRST_READ];
+        let mut room = [MaybeUninit::uninit(); read_size::LEAST];
         loop {
             let mut read = ReadBuf::uninit(&mut room);
             ready!(Pin::new(&mut *io).poll_read(cx, &mut read)).map_err(Broken::Io)?;
@@ -139,6 +135,9 @@ impl Receiving {
         let Found { head: Head { parts, framing, closes }, body, rest } = found;
         self.bytes = BytesMut::from(rest);
         self.framing = if body.is_some() { Framing::Length(0) } else { framing };
+        if let Framing::Length(length @ 1..) = self.framing {
+            self.read_size.expect(length);
+        }
         Answer { parts, body, closes }
     }
 
@@ -189,20 +188,16 @@ impl Receiving {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<usize>> {
+        let size = self.read_size.begin(clock::tick());
         let wanted = match self.framing {
-            Framing::Length(missing) => usize::try_from(missing)
-                .map_or(self.read_size, |missing| missing.min(self.read_size)),
-            Framing::Chunked(_) | Framing::UntilClose => self.read_size,
+            Framing::Length(missing) => {
+                usize::try_from(missing).map_or(size, |missing| missing.min(size))
+            }
+            Framing::Chunked(_) | Framing::UntilClose => size,
         };
         self.bytes.reserve(wanted);
         let count = ready!(poll_read_buf(Pin::new(io), cx, &mut (&mut self.bytes).limit(wanted)))?;
-        let is_small = count < self.read_size / 2;
-        if count == self.read_size {
-            self.read_size = (2 * self.read_size).min(MAX_READ);
-        } else if is_small && self.was_small {
-            self.read_size = (self.read_size / 2).max(FIRST_READ);
-        }
-        self.was_small = is_small;
+        self.read_size.end(count, clock::tick());
         Poll::Ready(Ok(count))
     }
 

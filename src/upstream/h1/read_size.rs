@@ -1,0 +1,123 @@
+//! How much of a body is read at once.
+//!
+//! Large reads make a large body cheap: each costs a system call, a buffer and a frame. But what is
+//! read and not taken yet is held in memory, for each slow client. So a read doubles while it is
+//! filled, up to [`STEADY`] for every reader and up to [`MOST`] only for one that is back for more
+//! at once; a reader that makes us wait is back at [`STEADY`].
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The first read: a head, and often a body with it.
+pub(super) const LEAST: usize = 8 * 1024;
+/// For any reader.
+const STEADY: usize = 64 * 1024;
+/// For a reader that takes what it gets at once.
+const MOST: usize = 256 * 1024;
+/// How soon such a reader is back: 100 Mbit/s at [`STEADY`].
+const AT_ONCE: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
+pub(super) struct ReadSize {
+    next: usize,
+    /// Whether the last read got less than half of what it asked for.
+    was_small: bool,
+    /// When the last read was filled, if it was and no read has begun since.
+    filled_at: Option<Instant>,
+}
+
+// === impl ReadSize ===
+
+impl Default for ReadSize {
+    fn default() -> Self {
+        Self { next: LEAST, was_small: false, filled_at: None }
+    }
+}
+
+impl ReadSize {
+    /// A body of `length` bytes comes next: no need to find out that it is large.
+    pub(super) fn expect(&mut self, length: u64) {
+        self.next = usize::try_from(length).unwrap_or(STEADY).clamp(LEAST, STEADY);
+    }
+
+    /// How much the read that begins `now` asks for.
+    pub(super) fn begin(&mut self, now: Instant) -> usize {
+        if let Some(filled_at) = self.filled_at.take() {
+            let is_quick = now.saturating_duration_since(filled_at) <= AT_ONCE;
+            let most = if is_quick { MOST } else { STEADY };
+            self.next = (2 * self.next).min(most);
+        }
+        self.next
+    }
+
+    /// The read got `count` bytes.
+    pub(super) fn end(&mut self, count: usize, now: Instant) {
+        let is_small = count < self.next / 2;
+        if count >= self.next {
+            self.filled_at = Some(now);
+        } else if is_small && self.was_small {
+            self.next = (self.next / 2).max(LEAST);
+        }
+        self.was_small = is_small;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A read that is filled, after which its reader needs `pause`. Returns how much it got.
+    fn fill(size: &mut ReadSize, now: &mut Instant, pause: Duration) -> usize {
+        let count = size.begin(*now);
+        size.end(count, *now);
+        *now += pause;
+        count
+    }
+
+    #[test]
+    fn a_quick_reader_gets_more_and_more_and_a_slow_one_less_again() {
+        let (mut size, mut now) = (ReadSize::default(), Instant::now());
+        let reads: Vec<_> = (0..7).map(|_| fill(&mut size, &mut now, AT_ONCE) / 1024).collect();
+        assert_eq!(reads, [8, 16, 32, 64, 128, 256, 256]);
+        now += Duration::from_millis(1);
+        assert_eq!(size.begin(now), STEADY, "it has made us wait");
+    }
+
+    #[test]
+    fn a_slow_reader_never_gets_more_than_any_reader() {
+        let (mut size, mut now) = (ReadSize::default(), Instant::now());
+        let slow = AT_ONCE * 2;
+        let reads: Vec<_> = (0..6).map(|_| fill(&mut size, &mut now, slow) / 1024).collect();
+        assert_eq!(reads, [8, 16, 32, 64, 64, 64]);
+    }
+
+    #[test]
+    fn asking_again_for_the_same_read_changes_nothing() {
+        let (mut size, now) = (ReadSize::default(), Instant::now());
+        size.end(LEAST, now);
+        assert_eq!(size.begin(now), 2 * LEAST);
+        assert_eq!(size.begin(now + AT_ONCE * 2), 2 * LEAST, "the upstream has made us wait");
+    }
+
+    #[test]
+    fn a_declared_length_is_believed_up_to_a_point() {
+        for (length, first) in [(0, 8), (20 * 1024, 20), (100 * 1024, 64), (u64::MAX, 64)] {
+            let mut size = ReadSize::default();
+            size.expect(length);
+            assert_eq!(size.begin(Instant::now()) / 1024, first, "{length}");
+        }
+    }
+
+    #[test]
+    fn two_small_reads_in_a_row_make_it_smaller() {
+        let (mut size, now) = (ReadSize::default(), Instant::now());
+        size.expect(STEADY as u64);
+        for (count, next) in [(1, STEADY), (STEADY / 2, STEADY), (1, STEADY), (1, STEADY / 2)] {
+            size.end(count, now);
+            assert_eq!(size.begin(now), next);
+        }
+        (0..9).for_each(|_| size.end(1, now));
+        assert_eq!(size.begin(now), LEAST);
+    }
+}
