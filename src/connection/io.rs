@@ -18,8 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{connection::state::State, http::gather};
 
-/// How much is read at once to see whether a client is still there: it seldom sends anything.
-const LOOK_BYTES: usize = 512;
+/// How much is read at once to see whether a client is still there. It seldom sends anything, unless
+/// it sends all its requests without waiting.
+const LOOK_BYTES: usize = 4 * 1024;
 
 /// What hyper reads from and writes to. After an upgrade the tunnel owns it.
 #[derive(Debug)]
