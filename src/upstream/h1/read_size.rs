@@ -3,7 +3,8 @@
 //! Large reads make a large body cheap: each costs a system call, a buffer and a frame. But what is
 //! read and not taken yet is held in memory, for each slow client. So a read doubles while it is
 //! filled, up to [`STEADY`] for every reader and up to [`MOST`] only for one that is back for more
-//! at once; a reader that makes us wait is back at [`STEADY`].
+//! at once. A reader that makes us wait once stays at [`STEADY`] for the rest of its body: it would
+//! seem quick again each time that the socket's own buffer has room.
 
 use std::time::Duration;
 
@@ -12,15 +13,16 @@ use tokio::time::Instant;
 /// The first read: a head, and often a body with it.
 pub(super) const LEAST: usize = 8 * 1024;
 /// For any reader.
-const STEADY: usize = 64 * 1024;
+pub(super) const STEADY: usize = 64 * 1024;
 /// For a reader that takes what it gets at once.
 const MOST: usize = 256 * 1024;
-/// How soon such a reader is back: 100 Mbit/s at [`STEADY`].
-const AT_ONCE: Duration = Duration::from_millis(5);
+/// How soon such a reader is back: 100 Mbit/s at [`MOST`].
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct ReadSize {
     next: usize,
+    most: usize,
     /// Whether the last read got less than half of what it asked for.
     was_small: bool,
     /// When the last read was filled, if it was and no read has begun since.
@@ -31,7 +33,7 @@ pub(super) struct ReadSize {
 
 impl Default for ReadSize {
     fn default() -> Self {
-        Self { next: LEAST, was_small: false, filled_at: None }
+        Self { next: LEAST, most: MOST, was_small: false, filled_at: None }
     }
 }
 
@@ -44,9 +46,10 @@ impl ReadSize {
     /// How much the read that begins `now` asks for.
     pub(super) fn begin(&mut self, now: Instant) -> usize {
         if let Some(filled_at) = self.filled_at.take() {
-            let is_quick = now.saturating_duration_since(filled_at) <= AT_ONCE;
-            let most = if is_quick { MOST } else { STEADY };
-            self.next = (2 * self.next).min(most);
+            if now.saturating_duration_since(filled_at) > AT_ONCE {
+                self.most = STEADY;
+            }
+            self.next = (2 * self.next).min(self.most);
         }
         self.next
     }
@@ -76,12 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_reader_gets_more_and_more_and_a_slow_one_less_again() {
+    fn a_quick_reader_gets_more_and_more_until_it_makes_us_wait() {
         let (mut size, mut now) = (ReadSize::default(), Instant::now());
         let reads: Vec<_> = (0..7).map(|_| fill(&mut size, &mut now, AT_ONCE) / 1024).collect();
         assert_eq!(reads, [8, 16, 32, 64, 128, 256, 256]);
         now += Duration::from_millis(1);
         assert_eq!(size.begin(now), STEADY, "it has made us wait");
+        let reads = [(); 3].map(|()| fill(&mut size, &mut now, Duration::ZERO));
+        assert_eq!(reads, [STEADY; 3], "and will again");
     }
 
     #[test]

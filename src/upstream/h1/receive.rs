@@ -195,7 +195,7 @@ impl Receiving {
             }
             Framing::Chunked(_) | Framing::UntilClose => size,
         };
-        self.bytes.reserve(wanted);
+        make_room(&mut self.bytes, wanted);
         let count = ready!(poll_read_buf(Pin::new(io), cx, &mut (&mut self.bytes).limit(wanted)))?;
         self.read_size.end(count, clock::tick());
         Poll::Ready(Ok(count))
@@ -230,5 +230,53 @@ impl Receiving {
     /// Lets go of what an idle connection does not need.
     pub(super) fn shrink(&mut self) {
         self.bytes = BytesMut::new();
+    }
+}
+
+/// Room for `wanted` bytes. `reserve` alone would take back the large buffer of a reader that has
+/// become slow, again and again, and allocate as much as the buffer once had where less is missing.
+fn make_room(bytes: &mut BytesMut, wanted: usize) {
+    let is_fit = bytes.try_reclaim(wanted) && bytes.capacity() <= wanted.max(read_size::STEADY);
+    if bytes.is_empty() && !is_fit {
+        *bytes = BytesMut::with_capacity(wanted);
+    } else {
+        bytes.reserve(wanted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer of this many KiB that was filled, and whose content has been let go.
+    fn used(kib: usize) -> BytesMut {
+        let mut bytes = BytesMut::with_capacity(kib * 1024);
+        bytes.resize(kib * 1024, 0);
+        drop(bytes.split().freeze());
+        bytes
+    }
+
+    #[test]
+    fn a_reader_that_became_slow_does_not_keep_the_large_buffer() {
+        let mut bytes = used(256);
+        make_room(&mut bytes, 64 * 1024);
+        assert_eq!(bytes.capacity(), 64 * 1024);
+    }
+
+    #[test]
+    fn no_more_room_is_made_than_is_missing() {
+        let mut bytes = BytesMut::with_capacity(64 * 1024);
+        bytes.resize(64 * 1024, 0);
+        let _still_held = bytes.split().freeze();
+        make_room(&mut bytes, 6 * 1024);
+        assert_eq!(bytes.capacity(), 6 * 1024);
+    }
+
+    #[test]
+    fn a_buffer_of_the_right_size_is_used_again() {
+        let mut bytes = used(256);
+        let before = bytes.as_ptr().wrapping_sub(256 * 1024);
+        make_room(&mut bytes, 256 * 1024);
+        assert_eq!((bytes.as_ptr(), bytes.capacity()), (before, 256 * 1024));
     }
 }
