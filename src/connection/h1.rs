@@ -209,14 +209,14 @@ impl Driver {
             Ended::Over(Err(error)) => error.is_parse(),
             Ended::Expired(_)
             | Ended::Resets
-            | Ended::Gone
+            | Ended::Gone { .. }
             | Ended::Switching
             | Ended::Cut { .. } => false,
         } && !self.state().is_read_closed();
         let is_broken_off = match ended {
             Ended::Over(Err(error)) => error.is_user(),
             Ended::Expired(expired) => *expired == Expired::SendIdle,
-            Ended::Cut { is_broken_off } => *is_broken_off,
+            Ended::Cut { is_broken_off } | Ended::Gone { is_broken_off } => *is_broken_off,
             _ => false,
         };
         if is_broken_off {

@@ -69,10 +69,10 @@ impl<S> Io<S> {
 }
 
 impl<S: AsyncRead + Unpin> Io<S> {
-    /// Looks for the end of the stream while a request runs that has been read to its end. What the
-    /// client sends instead is kept for later; nothing more is read then.
+    /// Looks for the end of the stream while a request runs and hyper does not wait for more of it.
+    /// What the client sends instead is kept for later; nothing more is read then.
     fn look(&mut self, cx: &mut Context<'_>) {
-        if !self.looks_ahead || self.has_read_ahead() || !self.state.awaits_answer() {
+        if !self.looks_ahead || self.has_read_ahead() || !self.state.is_unwatched() {
             return;
         }
         let mut room = [MaybeUninit::uninit(); LOOK_BYTES];
@@ -102,11 +102,19 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
                 // Frees its memory, which an empty slice would keep alive.
                 this.read_ahead = Bytes::new();
             }
+            let mut count = count;
+            if cursor.remaining() > 0
+                && let Poll::Ready(Ok(more)) = poll_read_into(&mut this.stream, cx, &mut cursor)
+            {
+                // The end of the stream, and most errors, are there for the next read too.
+                count += more;
+            }
             this.state.note_read(count);
             return Poll::Ready(Ok(()));
         }
-        let count = ready!(poll_read_into(&mut this.stream, cx, &mut cursor))?;
-        this.state.note_read(count);
+        let polled = poll_read_into(&mut this.stream, cx, &mut cursor);
+        this.state.note_waits(polled.is_pending());
+        this.state.note_read(ready!(polled)?);
         Poll::Ready(Ok(()))
     }
 }
@@ -336,16 +344,40 @@ mod tests {
     }
 
     #[test]
-    fn nobody_looks_before_a_request_has_ended_or_after_it_was_answered() {
+    fn nobody_looks_while_hyper_waits_or_after_the_answer() {
         let (client, mut io, state) = running();
+        let mut room = [0; 8];
+        let mut buf = hyper::rt::ReadBuf::new(&mut room);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut io).poll_read(&mut cx, buf.unfilled()).is_pending());
         drop(client);
-        let body = state.begin_body();
         flush(&mut io);
-        assert!(!state.is_gone(), "its end is the body's reader's");
-        drop(body);
+        assert!(!state.is_gone(), "hyper waits for a body, and will see its end");
+        state.begin_poll();
         state.end_request();
         flush(&mut io);
         assert!(!state.is_gone(), "it may leave after its answer");
+    }
+
+    #[test]
+    fn a_client_that_leaves_before_its_body_is_wanted_is_noticed() {
+        let (client, mut io, state) = running();
+        let _body = state.begin_body();
+        drop(client);
+        flush(&mut io);
+        assert!(state.is_gone());
+    }
+
+    #[test]
+    fn an_answer_has_begun_with_its_first_byte() {
+        let (_client, mut io, state) = running();
+        assert!(!state.is_answering());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut io).poll_write(&mut cx, b"HTTP").is_ready());
+        assert!(state.is_answering());
+        state.end_request();
+        state.begin_request();
+        assert!(!state.is_answering());
     }
 
     #[tokio::test]
@@ -360,9 +392,8 @@ mod tests {
         assert!(!state.is_gone(), "it has sent more, so it waits for more");
         assert!(!state.seen().has_head_begun);
         state.end_request();
-        assert_eq!(read(&mut io), b"GET ");
+        assert_eq!(read(&mut io), b"GET /b");
         assert!(state.seen().has_head_begun);
-        assert_eq!(read(&mut io), b"/b");
         assert_eq!(read(&mut io), b"");
     }
 }

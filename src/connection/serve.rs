@@ -16,9 +16,10 @@
 //! A client that has shut down its side counts as gone. A client that closes its socket looks the
 //! same until something is sent to it, and an upstream is not kept busy for the few that shut down
 //! first and then wait (RFC 9112, 9.6 allows it; NGINX, Envoy and HAProxy since 3.3 do the same).
-//! On h1 hyper would look for the end of the stream by reading into its own buffer, which the
-//! running request still uses: two allocations for each request. So `half_close` keeps it from
-//! looking, and the I/O wrapper looks instead.
+//! So are clients that pipeline: none of their requests is answered any more. On h1 hyper would look
+//! for the end of the stream by reading into its own buffer, which the running request still uses:
+//! two allocations for each request. So `half_close` keeps it from looking, and the I/O wrapper looks
+//! instead.
 
 use std::{
     future::{Future, poll_fn},
@@ -104,7 +105,10 @@ pub(super) enum Ended {
     Expired(Expired),
     Resets,
     /// The client left while its request ran.
-    Gone,
+    Gone {
+        /// Its answer had begun.
+        is_broken_off: bool,
+    },
     /// Not yet: a 101 is about to be sent.
     Switching,
     /// Its time was over.
@@ -251,7 +255,7 @@ impl Driver {
         let ended = poll_fn(|cx| self.poll_run(cx, conn.as_mut(), tell)).await;
         match &ended {
             Ended::Over(Ok(())) | Ended::Expired(_) | Ended::Switching | Ended::Cut { .. } => {}
-            Ended::Gone => tracing::debug!("connection closed: the client left"),
+            Ended::Gone { .. } => tracing::debug!("connection closed: the client left"),
             Ended::Over(Err(error)) => {
                 self.outcomes.failed(error);
                 tracing::debug!(error = %Causes(error), "connection ended");
@@ -284,11 +288,12 @@ impl Driver {
                 let is_broken_off = self.state().seen().is_running;
                 return Poll::Ready(Ended::Cut { is_broken_off });
             }
+            self.state().begin_poll();
             if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
             }
             if self.state().is_gone() {
-                return Poll::Ready(Ended::Gone);
+                return Poll::Ready(Ended::Gone { is_broken_off: self.state().is_answering() });
             }
             if self.state().grant_switch() {
                 return Poll::Ready(Ended::Switching);

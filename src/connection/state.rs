@@ -18,7 +18,7 @@ use crate::telemetry::in_flight::{Counter, InFlight};
 /// connections.
 ///
 /// Every access is Relaxed: all but [`State::ask_to_close`] come from the connection's own task and
-/// its streams, and each value is judged on its own.
+/// its streams and bodies, and each value is judged on its own.
 #[derive(Debug, Default)]
 pub(super) struct State {
     exchanges: AtomicUsize,
@@ -26,10 +26,14 @@ pub(super) struct State {
     bodies: Arc<Counter>,
     requests: AtomicU64,
     written: AtomicU64,
+    /// When the last request began.
+    written_before: AtomicU64,
     head_begun: AtomicBool,
     write_pending: AtomicBool,
     read_closed: AtomicBool,
     gone: AtomicBool,
+    /// hyper waits for bytes.
+    waits: AtomicBool,
     aborted: AtomicU64,
     closing: AtomicBool,
     /// Closing does not wait for a first request.
@@ -72,6 +76,7 @@ impl State {
         self.head_begun.store(false, Ordering::Relaxed);
         let number = self.requests.load(Ordering::Relaxed) + 1;
         self.requests.store(number, Ordering::Relaxed);
+        self.written_before.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
         self.change_exchanges(1);
         number
     }
@@ -190,11 +195,27 @@ impl State {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// Whether a request was read to its end, and its answer is not over.
-    pub(super) fn awaits_answer(&self) -> bool {
+    /// hyper is about to be polled.
+    pub(super) fn begin_poll(&self) {
+        self.note_waits(false);
+    }
+
+    /// Whether hyper waits for bytes, since its last read.
+    pub(super) fn note_waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Relaxed);
+    }
+
+    /// Whether a request runs and nobody would notice that its client leaves: hyper has not asked
+    /// for more in this poll. It has read the request to its end, or nobody wants its body yet.
+    pub(super) fn is_unwatched(&self) -> bool {
         self.exchanges.load(Ordering::Relaxed) > 0
-            && self.bodies.get() == 0
+            && !self.waits.load(Ordering::Relaxed)
             && !self.is_switch_granted()
+    }
+
+    /// Whether the answer to the last request has begun.
+    pub(super) fn is_answering(&self) -> bool {
+        self.written.load(Ordering::Relaxed) != self.written_before.load(Ordering::Relaxed)
     }
 
     pub(super) fn note_gone(&self) {

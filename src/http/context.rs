@@ -231,6 +231,7 @@ impl Context {
 
     /// Written by `edge`.
     pub fn set_client_ip(&self, ip: ClientIp) {
+        debug_assert!(self.client_ip().is_none(), "a context fact is written once");
         if ip == ClientIp::of(&self.0.peer.remote) {
             self.0.is_direct.store(true, Ordering::Relaxed);
         } else {
@@ -249,6 +250,7 @@ impl Context {
 
     /// Written by `edge`: it is the host that its connection is [known](Peer::host) for.
     pub fn set_known_host(&self) {
+        debug_assert!(self.host().is_none(), "a context fact is written once");
         self.0.is_known_host.store(true, Ordering::Relaxed);
     }
 

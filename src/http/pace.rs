@@ -56,6 +56,9 @@ enum Sender {
 
 const FOR_EVER: u32 = u32::MAX;
 
+/// How often a wait that does not count is looked at.
+const UNJUDGED: Duration = Duration::from_secs(30);
+
 /// A body's pace and, after the first wait, the timer that enforces it.
 pub(super) enum Pacing {
     /// No limit.
@@ -230,7 +233,8 @@ impl Timer {
                 Instant::now()
             });
             let allowance = match this.phase {
-                Phase::Answering => this.pace.idle(),
+                // Without one somebody has to notice the end of the answer all the same.
+                Phase::Answering => this.pace.idle().or(Some(UNJUDGED)),
                 Phase::Asking | Phase::Answered => this.pace.allowance(*this.waited, seen),
             };
             let Some(deadline) = allowance.and_then(|allowance| since.checked_add(allowance))

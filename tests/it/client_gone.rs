@@ -15,6 +15,8 @@ use crate::harness::{Message, Origin, Reply, Running, eventually, origin, parse,
 enum At {
     /// No connection to the upstream yet.
     Connecting,
+    /// The same with a body that is complete and not read yet.
+    ConnectingWithBody,
     /// The client's body is under way.
     Upload,
     /// The upstream has it and says nothing.
@@ -27,8 +29,15 @@ enum At {
     ResponseBody,
 }
 
-const PLACES: [At; 6] =
-    [At::Connecting, At::Upload, At::Head, At::Backoff, At::SecondAttempt, At::ResponseBody];
+const PLACES: [At; 7] = [
+    At::Connecting,
+    At::ConnectingWithBody,
+    At::Upload,
+    At::Head,
+    At::Backoff,
+    At::SecondAttempt,
+    At::ResponseBody,
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Leaves {
@@ -41,7 +50,8 @@ enum Leaves {
 /// What the origin does with the requests of this case; then it is well.
 fn reply(at: At, number: usize) -> Reply {
     match (at, number) {
-        (At::Head | At::Connecting | At::Upload, 0) | (At::SecondAttempt, 1) => Reply::Hang,
+        (At::Head | At::Connecting | At::ConnectingWithBody | At::Upload, 0)
+        | (At::SecondAttempt, 1) => Reply::Hang,
         (At::Backoff, 0) => Reply::Answer(
             b"HTTP/1.1 503 Busy\r\nretry-after: 20\r\ncontent-length: 4\r\n\r\nbusy".to_vec(),
         ),
@@ -69,7 +79,9 @@ impl Rig {
         let log = folder.path().join("access.log");
         // A TLS handshake that nobody answers is a connection that is never made.
         let (endpoint, tls) = match at {
-            At::Connecting => (silent.local_addr().unwrap(), ", tls: { server_name: a }"),
+            At::Connecting | At::ConnectingWithBody => {
+                (silent.local_addr().unwrap(), ", tls: { server_name: a }")
+            }
             _ => (origin.address(), ""),
         };
         let yaml = format!(
@@ -89,7 +101,7 @@ impl Rig {
     /// Waits until the request is where its client leaves.
     async fn arrive(&self, at: At) {
         match at {
-            At::Connecting => {
+            At::Connecting | At::ConnectingWithBody => {
                 // The connection is held until the test is over.
                 let (stream, _) = within("a connection", self.silent.accept()).await.unwrap();
                 std::mem::forget(stream);
@@ -152,8 +164,9 @@ async fn leave(rig: &Rig, at: At, leaves: Leaves) {
         let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
         let driver = tokio::spawn(connection);
         let request = http::Request::put("http://a/gone").body(()).unwrap();
-        let (answer, mut body) = client.send_request(request, !is_upload).unwrap();
-        if is_upload {
+        let has_body = is_upload || at == At::ConnectingWithBody;
+        let (answer, mut body) = client.send_request(request, !has_body).unwrap();
+        if has_body {
             body.send_data(bytes::Bytes::from_static(b"some"), false).unwrap();
         }
         rig.arrive(at).await;
@@ -164,10 +177,15 @@ async fn leave(rig: &Rig, at: At, leaves: Leaves) {
         return;
     }
     let mut stream = TcpStream::connect(rig.gateway.address()).await.unwrap();
-    let length = if is_upload { "Content-Length: 10\r\n" } else { "" };
+    let has_body = is_upload || at == At::ConnectingWithBody;
+    let length = match at {
+        At::Upload => "Content-Length: 10\r\n",
+        At::ConnectingWithBody => "Content-Length: 4\r\n",
+        _ => "",
+    };
     let request = format!("PUT /gone HTTP/1.1\r\nHost: a\r\n{length}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    if is_upload {
+    if has_body {
         stream.write_all(b"some").await.unwrap();
     }
     rig.arrive(at).await;
@@ -210,6 +228,7 @@ async fn wherever_a_client_leaves_there_is_one_line_and_nothing_in_flight() {
             let rig = Rig::new(at).await;
             leave(&rig, at, leaves).await;
             let what = format!("{at:?} {leaves:?}");
+            let is_connecting = matches!(at, At::Connecting | At::ConnectingWithBody);
             eventually(&format!("a line: {what}"), || !read_lines(rig.folder.path()).is_empty())
                 .await;
             within(&format!("nothing in flight: {what}"), async {
@@ -218,12 +237,12 @@ async fn wherever_a_client_leaves_there_is_one_line_and_nothing_in_flight() {
                 }
             })
             .await;
-            if at != At::Connecting {
+            if !is_connecting {
                 // One place on the route and one at the upstream: both are free again.
                 let answer: Message = rig.gateway.client().await.get("/next").await;
                 assert_eq!((answer.status(), answer.text().as_str()), (200, "fine"), "{what}");
             }
-            let expected = if at == At::Connecting { 1 } else { 2 };
+            let expected = if is_connecting { 1 } else { 2 };
             eventually("the lines", || read_lines(rig.folder.path()).len() >= expected).await;
             let lines = rig.lines();
             let gone: Vec<_> = lines.iter().filter(|line| line["path"] == "/gone").collect();

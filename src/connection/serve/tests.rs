@@ -373,6 +373,44 @@ async fn a_response_that_breaks_off_is_no_orderly_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_in_the_middle_of_its_answer_sees_no_orderly_end() {
+    use futures_util::{StreamExt as _, stream};
+    for (begins, expected) in [(true, 1), (false, 0)] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let aborted = Arc::new(AtomicUsize::new(0));
+        let answer = move |request: Request| {
+            if !begins {
+                return never(request).boxed();
+            }
+            let some = stream::iter([Ok(http_body::Frame::data(Bytes::from_static(b"some")))]);
+            let body = http_body_util::StreamBody::new(some.chain(stream::pending()));
+            let response = Response::new(Body::boxed(body));
+            async { response }.boxed()
+        };
+        let served = serve(
+            Probe { inner: server, asked: Arc::default(), aborted: aborted.clone() },
+            Protocol::H1,
+            peer(),
+            Arc::new(Settings::default()),
+            Arc::new(Answers { called: AtomicUsize::new(0), answer: Box::new(answer) }),
+            Connections::new(),
+            Outcomes::new(&Metrics::new().thread(), "web"),
+        );
+        let task = task::spawn("served", served);
+        client.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await.unwrap();
+        if begins {
+            let mut read = Vec::new();
+            while !read.ends_with(b"some") {
+                client.read_buf(&mut read).await.unwrap();
+            }
+        }
+        client.shutdown().await.unwrap();
+        task.await.unwrap();
+        assert_eq!(aborted.load(Ordering::Relaxed), expected, "{begins}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_cancels_its_request() {
     struct OnDrop(tokio::sync::mpsc::Sender<()>);
     impl Drop for OnDrop {

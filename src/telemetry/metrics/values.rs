@@ -48,13 +48,13 @@ pub struct RouteMetrics(pub(super) Arc<RouteCells>);
 #[repr(align(128))]
 pub struct RouteCells {
     /// By class of status, 1xx first; a class below or above counts as the first or the last.
-    pub statuses: [Count; 5],
+    pub(super) statuses: [Count; 5],
     /// [`REQUEST_DURATION`].
-    pub duration: Buckets,
+    pub(super) duration: Buckets,
     /// [`REQUEST_BYTES`].
-    pub request_bytes: Count,
+    pub(super) request_bytes: Count,
     /// [`RESPONSE_BYTES`].
-    pub response_bytes: Count,
+    pub(super) response_bytes: Count,
 }
 
 // === impl Counter ===

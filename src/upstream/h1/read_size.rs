@@ -15,9 +15,9 @@ pub(super) const LEAST: usize = 8 * 1024;
 /// For any reader.
 pub(super) const STEADY: usize = 64 * 1024;
 /// For a reader that takes what it gets at once.
-const MOST: usize = 256 * 1024;
+const MOST: usize = 128 * 1024;
 /// How soon such a reader is back: 100 Mbit/s at [`MOST`].
-const AT_ONCE: Duration = Duration::from_millis(20);
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct ReadSize {
@@ -25,15 +25,16 @@ pub(super) struct ReadSize {
     most: usize,
     /// Whether the last read got less than half of what it asked for.
     was_small: bool,
-    /// When the last read was filled, if it was and no read has begun since.
-    filled_at: Option<Instant>,
+    was_filled: bool,
+    /// When the last read ended, if none has begun since.
+    ended_at: Option<Instant>,
 }
 
 // === impl ReadSize ===
 
 impl Default for ReadSize {
     fn default() -> Self {
-        Self { next: LEAST, most: MOST, was_small: false, filled_at: None }
+        Self { next: LEAST, most: MOST, was_small: false, was_filled: false, ended_at: None }
     }
 }
 
@@ -45,11 +46,12 @@ impl ReadSize {
 
     /// How much the read that begins `now` asks for.
     pub(super) fn begin(&mut self, now: Instant) -> usize {
-        if let Some(filled_at) = self.filled_at.take() {
-            if now.saturating_duration_since(filled_at) > AT_ONCE {
+        if let Some(ended_at) = self.ended_at.take() {
+            if now.saturating_duration_since(ended_at) > AT_ONCE {
                 self.most = STEADY;
             }
-            self.next = (2 * self.next).min(self.most);
+            let next = if self.was_filled { 2 * self.next } else { self.next };
+            self.next = next.min(self.most);
         }
         self.next
     }
@@ -57,12 +59,12 @@ impl ReadSize {
     /// The read got `count` bytes.
     pub(super) fn end(&mut self, count: usize, now: Instant) {
         let is_small = count < self.next / 2;
-        if count >= self.next {
-            self.filled_at = Some(now);
-        } else if is_small && self.was_small {
+        if is_small && self.was_small {
             self.next = (self.next / 2).max(LEAST);
         }
+        self.was_filled = count >= self.next;
         self.was_small = is_small;
+        self.ended_at = Some(now);
     }
 }
 
@@ -82,7 +84,7 @@ mod tests {
     fn a_quick_reader_gets_more_and_more_until_it_makes_us_wait() {
         let (mut size, mut now) = (ReadSize::default(), Instant::now());
         let reads: Vec<_> = (0..7).map(|_| fill(&mut size, &mut now, AT_ONCE) / 1024).collect();
-        assert_eq!(reads, [8, 16, 32, 64, 128, 256, 256]);
+        assert_eq!(reads, [8, 16, 32, 64, 128, 128, 128]);
         now += Duration::from_millis(1);
         assert_eq!(size.begin(now), STEADY, "it has made us wait");
         let reads = [(); 3].map(|()| fill(&mut size, &mut now, Duration::ZERO));
@@ -95,6 +97,17 @@ mod tests {
         let slow = AT_ONCE * 2;
         let reads: Vec<_> = (0..6).map(|_| fill(&mut size, &mut now, slow) / 1024).collect();
         assert_eq!(reads, [8, 16, 32, 64, 64, 64]);
+    }
+
+    #[test]
+    fn a_reader_that_makes_us_wait_is_seen_although_its_read_was_not_filled() {
+        let (mut size, mut now) = (ReadSize::default(), Instant::now());
+        for _ in 0..6 {
+            fill(&mut size, &mut now, Duration::ZERO);
+        }
+        assert_eq!(size.begin(now), MOST);
+        size.end(MOST - 1, now);
+        assert_eq!(size.begin(now + AT_ONCE * 2), STEADY);
     }
 
     #[test]

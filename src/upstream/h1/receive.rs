@@ -196,7 +196,12 @@ impl Receiving {
             Framing::Chunked(_) | Framing::UntilClose => size,
         };
         make_room(&mut self.bytes, wanted);
-        let count = ready!(poll_read_buf(Pin::new(io), cx, &mut (&mut self.bytes).limit(wanted)))?;
+        let polled = poll_read_buf(Pin::new(io), cx, &mut (&mut self.bytes).limit(wanted));
+        if polled.is_pending() && self.bytes.is_empty() && wanted > read_size::STEADY {
+            // It may be silent for long.
+            self.bytes = BytesMut::new();
+        }
+        let count = ready!(polled)?;
         self.read_size.end(count, clock::tick());
         Poll::Ready(Ok(count))
     }
