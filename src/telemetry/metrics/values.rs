@@ -49,11 +49,11 @@ pub struct RouteMetrics(pub(super) Arc<RouteCells>);
 pub struct RouteCells {
     /// By class of status, 1xx first; a class below or above counts as the first or the last.
     pub(super) statuses: [Count; 5],
-    /// [`REQUEST_DURATION`].
+    /// [`REQUEST_DURATION`](super::REQUEST_DURATION).
     pub(super) duration: Buckets,
-    /// [`REQUEST_BYTES`].
+    /// [`REQUEST_BYTES`](super::REQUEST_BYTES).
     pub(super) request_bytes: Count,
-    /// [`RESPONSE_BYTES`].
+    /// [`RESPONSE_BYTES`](super::RESPONSE_BYTES).
     pub(super) response_bytes: Count,
 }
 
