@@ -339,12 +339,31 @@ async fn what_is_discarded_has_bounds() {
     assert_eq!(started.elapsed().as_secs(), 5);
 }
 
+/// A client that has sent an HTTP/1.0 request, whose answer lasts until the connection closes; the
+/// connection's task, and how often its stream was aborted.
+async fn asked(
+    answer: impl Fn(Request) -> BoxFuture<'static, Response> + Send + Sync + 'static,
+) -> (DuplexStream, JoinHandle<()>, Arc<AtomicUsize>) {
+    let (mut client, server) = tokio::io::duplex(1024);
+    let aborted = Arc::new(AtomicUsize::new(0));
+    let served = serve(
+        Probe { inner: server, asked: Arc::default(), aborted: aborted.clone() },
+        Protocol::H1,
+        peer(),
+        Arc::new(Settings::default()),
+        Arc::new(Answers { called: AtomicUsize::new(0), answer: Box::new(answer) }),
+        Connections::new(),
+        Outcomes::new(&Metrics::new().thread(), "web"),
+    );
+    let task = task::spawn("served", served);
+    client.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await.unwrap();
+    (client, task, aborted)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_response_that_breaks_off_is_no_orderly_end() {
     use futures_util::stream;
     for (breaks, reads, expected) in [(false, true, 0), (true, true, 1), (false, false, 1)] {
-        let (mut client, server) = tokio::io::duplex(1024);
-        let aborted = Arc::new(AtomicUsize::new(0));
         let answer = move |_: Request| {
             let chunk = Bytes::from(vec![b'x'; 10_000]);
             let end = breaks.then(|| Err(crate::error::Kind::Internal.into()));
@@ -353,17 +372,7 @@ async fn a_response_that_breaks_off_is_no_orderly_end() {
             let response = Response::new(Body::boxed(body));
             async { response }.boxed()
         };
-        let served = serve(
-            Probe { inner: server, asked: Arc::default(), aborted: aborted.clone() },
-            Protocol::H1,
-            peer(),
-            Arc::new(Settings::default()),
-            Arc::new(Answers { called: AtomicUsize::new(0), answer: Box::new(answer) }),
-            Connections::new(),
-            Outcomes::new(&Metrics::new().thread(), "web"),
-        );
-        let task = task::spawn("served", served);
-        client.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await.unwrap();
+        let (mut client, task, aborted) = asked(answer).await;
         if reads {
             client.read_to_end(&mut Vec::new()).await.unwrap();
         }
@@ -376,8 +385,6 @@ async fn a_response_that_breaks_off_is_no_orderly_end() {
 async fn a_client_that_leaves_in_the_middle_of_its_answer_sees_no_orderly_end() {
     use futures_util::{StreamExt as _, stream};
     for (begins, expected) in [(true, 1), (false, 0)] {
-        let (mut client, server) = tokio::io::duplex(1024);
-        let aborted = Arc::new(AtomicUsize::new(0));
         let answer = move |request: Request| {
             if !begins {
                 return never(request).boxed();
@@ -387,17 +394,7 @@ async fn a_client_that_leaves_in_the_middle_of_its_answer_sees_no_orderly_end() 
             let response = Response::new(Body::boxed(body));
             async { response }.boxed()
         };
-        let served = serve(
-            Probe { inner: server, asked: Arc::default(), aborted: aborted.clone() },
-            Protocol::H1,
-            peer(),
-            Arc::new(Settings::default()),
-            Arc::new(Answers { called: AtomicUsize::new(0), answer: Box::new(answer) }),
-            Connections::new(),
-            Outcomes::new(&Metrics::new().thread(), "web"),
-        );
-        let task = task::spawn("served", served);
-        client.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await.unwrap();
+        let (mut client, task, aborted) = asked(answer).await;
         if begins {
             let mut read = Vec::new();
             while !read.ends_with(b"some") {
