@@ -174,13 +174,6 @@ impl Resolver<'_> {
             self.error(status.place, fault);
         }
         let location = &written.location;
-        if HeaderValue::from_str(&location.text).is_err() || location.text.is_empty() {
-            self.error(
-                location.place,
-                Fault::new("this is not a valid `location`")
-                    .help("write a URL or a path: `https://shop.example.com{path}`"),
-            );
-        }
         let location = self
             .checked(location.place, value::location(&location.text, params))
             .unwrap_or_else(|| crate::middleware::headers::Template(Vec::new()));

@@ -4,6 +4,7 @@
 mod address;
 mod collector;
 mod http;
+mod location;
 mod pattern;
 mod reference;
 mod retry;
@@ -18,7 +19,8 @@ pub use self::{
     address::{AdminAddress, Origin},
     collector::GRPC_PORT,
     http::StatusRange,
-    pattern::{LogName, Name, ParamName, location, path_template, selector_part, template},
+    location::location,
+    pattern::{LogName, Name, ParamName, path_template, selector_part, template},
     reference::{Reference, SecretReference},
     retry::RetryOn,
     time::Timestamp,

@@ -191,7 +191,7 @@ pub fn template(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
 }
 
 /// The same with `{host}` as well, unless the path template has a name `host` of its own.
-pub fn location(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
+pub(super) fn with_host(text: &str, params: &[ParamName]) -> Result<Template, Fault> {
     filled(text, params, true)
 }
 

@@ -202,6 +202,9 @@ proptest! {
         if let Ok(Path::Exact(path)) = path_template(&text) {
             prop_assert!(path.starts_with('/') && path.is_ascii());
         }
+        if let Ok(location) = location(&text, &params) {
+            prop_assert!(!location.0.is_empty() && text.is_ascii());
+        }
         let _ = (Rate::parse(&text).is_ok(), selector_part(&text).is_ok());
         let _ = (SourceAddress::parse(&text).is_ok(), Host::parse(&text).is_ok(), Origin::parse(&text).is_ok());
     }
