@@ -22,12 +22,22 @@ export CONTAINERS_STORAGE_CONF=$work/storage.conf
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'tests/docker.sh: %s\n' "$*" >&2; exit 1; }
 
+# The gateway in the image listens on these, in the network of this machine.
+ports_are_free() {
+  local port
+  for port in 8080 9901; do
+    ! (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null \
+      || die "port $port is taken on this machine: stop what listens there (\`ss -ltnp sport = :$port\` names it)"
+  done
+}
+
 if [ "${1:-}" = clean ]; then
   rm -rf --one-file-system "$work"
   exit 0
 fi
 [ "$(id -u)" = 0 ] || die 'needs root (debootstrap and chroot)'
 [ -f "$root/gateway.yaml" ] || die 'gateway.yaml is missing: the image takes it as its default'
+ports_are_free
 
 mkdir -p "$work"
 cat > "$work/storage.conf" <<CONF
@@ -90,7 +100,8 @@ build() {
   say 'crates'
   # cargo prints the configuration that makes it use the folder it has filled.
   (cd "$root" && cargo vendor --locked --versioned-dirs "$work/vendor" 2> "$work/vendor.log") \
-    | sed "s|$work/vendor|/vendor|" > "$work/cargo.toml"
+    | sed "s|$work/vendor|/vendor|" > "$work/cargo.toml" \
+    || { tail -n 20 "$work/vendor.log" >&2; die "\`cargo vendor\` failed: the crates of Cargo.lock must be reachable, and this clone must not be inside another cargo workspace"; }
 
   say 'image'
   buildah build --quiet --format docker --layers=false \
@@ -128,7 +139,7 @@ echo "ok: runs as $(inside id)"
 inside sluice check -c /etc/sluice/gateway.yaml || die 'the default configuration is not valid'
 
 mapfile -t command < <(config 'range .Docker.Config.Entrypoint}}{{println .}}{{end}}{{range .Docker.Config.Cmd}}{{println .}}{{end' | sed '/^$/d')
-curl -s -o /dev/null --max-time 1 http://127.0.0.1:8080/ && die 'port 8080 is taken on this machine'
+ports_are_free
 inside "${command[@]}" > "$work/gateway.log" 2>&1 &
 runner=$!
 
