@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::block;
 use crate::config::{
-    value::{HttpUrl, Name, SecretReference, Text, words},
+    value::{DecisionUrl, KeySetUrl, Name, SecretReference, Text, words},
     written::{Placed, Written},
 };
 
@@ -41,7 +41,7 @@ block! {
     /// Where the keys of an issuer come from: exactly one of these.
     Jwks {
         /// URL of a JWK set, which is fetched and refreshed in the background.
-        url: Option<Written<HttpUrl>>,
+        url: Option<Written<KeySetUrl>>,
         /// File with a JWK set. The gateway reads it again when it changes.
         file: Option<Written<Text>>,
         /// `true`: the URL is taken from the OpenID configuration of `issuer`, which must be a URL.
@@ -109,7 +109,7 @@ block! {
     ForwardAuth {
         /// The URL of the service, which is asked with a GET. With 2xx the request is let through;
         /// with any other status the client gets that status.
-        url: Written<HttpUrl>,
+        url: Written<DecisionUrl>,
         /// How long the service may take. Without an answer the request gets 503. Default: 2s.
         timeout: Option<Written<Duration>>,
         /// Request headers that the service gets, in addition to `X-Forwarded-*` and

@@ -10,8 +10,8 @@ use super::{Selector, auth::Auth, block, word_or};
 use crate::{
     config::{
         value::{
-            ByteSize, HttpUrl, LogName, Name, Rate, Reference, SecretReference, Text, Value as _,
-            words,
+            ByteSize, LogName, Name, Rate, Reference, SecretReference, Text, Value as _,
+            WebhookUrl, words,
         },
         written::{FromScalar, Nothing, OneOrMany, Place, Placed, Shape, Written, expected},
     },
@@ -170,7 +170,7 @@ block! {
     /// Where the gateway sends the events: exactly one of `url` and `upstream`.
     Push {
         /// The URL of a webhook. Each event is a POST to it.
-        url: Option<Written<HttpUrl>>,
+        url: Option<Written<WebhookUrl>>,
         /// A name under `upstreams`, which gets the requests that `enqueue` and `spill` have
         /// stored. One subscription for each topic has it.
         upstream: Option<Written<Name>>,

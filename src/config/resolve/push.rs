@@ -49,7 +49,7 @@ impl Resolver<'_> {
     ) -> Option<Target> {
         match (&written.url, &written.upstream) {
             (Some(written_url), None) => {
-                let url = self.value(written_url)?;
+                let url = self.value(written_url)?.0;
                 self.warn_exposed(written_url.place, &url);
                 if written.secrets.as_deref().unwrap_or_default().is_empty() && !url.is_loopback() {
                     let fault = Fault::new("deliveries to this URL are not signed")

@@ -8,7 +8,7 @@ use super::{Resolver, auth::Credentials, upstreams::Upstreams};
 use crate::{
     config::{
         file::auth::{ForwardAuth, Issuer, OnStart},
-        value::{Fault, HttpUrl, Value as _},
+        value::{Fault, HttpUrl, KeySetUrl, Value as _},
         written::{Place, Written},
     },
     middleware::auth::{
@@ -44,7 +44,7 @@ impl Resolver<'_> {
                 self.warn(place, fault);
             }
         }
-        let url = self.value(&written.url)?;
+        let url = self.value(&written.url)?.0;
         self.warn_exposed(place, &url);
         let upstream = upstreams.service(&url, place);
         let upstream = self.checked(place, upstream)?;
@@ -77,7 +77,7 @@ impl Resolver<'_> {
         let jwks = &issuer.jwks.value;
         let source = match (&jwks.url, &jwks.discover) {
             (Some(written), _) => {
-                let url = self.value(written)?;
+                let url = self.value(written)?.0;
                 self.warn_exposed(written.place, &url);
                 Source::Url(url.0)
             }
@@ -102,7 +102,7 @@ impl Resolver<'_> {
             return None;
         }
         let text = &issuer.issuer.text;
-        let found = HttpUrl::parse(text).ok().zip(Source::discover(text));
+        let found = KeySetUrl::parse(text).ok().map(|url| url.0).zip(Source::discover(text));
         let Some((url, source)) = found else {
             let fault = Fault::new(format!(
                 "`discover` needs an `issuer` that is a URL, and `{text}` is not"

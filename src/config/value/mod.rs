@@ -24,7 +24,7 @@ pub use self::{
     reference::{Reference, SecretReference},
     retry::RetryOn,
     time::Timestamp,
-    url::HttpUrl,
+    url::{DecisionUrl, HttpUrl, KeySetUrl, WebhookUrl},
 };
 
 /// What a scalar can be.

@@ -13,6 +13,34 @@ use crate::http::fetch;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpUrl(pub Uri);
 
+/// Defines what a URL can be for, each with an example.
+macro_rules! purposes {
+    ($($(#[$doc:meta])* $name:ident = $example:literal),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(pub HttpUrl);
+
+        impl Value for $name {
+            fn schema() -> Schema {
+                json_schema!({ "type": "string", "pattern": "^https?://", "examples": [$example] })
+            }
+
+            fn parse(text: &str) -> Result<Self, Fault> {
+                HttpUrl::parse(text, $example).map(Self)
+            }
+        }
+    )*};
+}
+
+purposes! {
+    /// Where the keys of an issuer are.
+    KeySetUrl = "https://id.shop.example/jwks.json",
+    /// The service that decides about requests.
+    DecisionUrl = "https://auth.internal/check",
+    /// Where events are sent.
+    WebhookUrl = "https://receiver.example/events",
+}
+
 // === impl HttpUrl ===
 
 impl HttpUrl {
@@ -43,14 +71,9 @@ impl HttpUrl {
     pub fn is_exposed(&self) -> bool {
         !self.is_https() && !self.is_loopback()
     }
-}
 
-impl Value for HttpUrl {
-    fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^https?://", "examples": ["https://id.shop.example/jwks.json"] })
-    }
-
-    fn parse(text: &str) -> Result<Self, Fault> {
+    /// The URL of this text, or why it is not one `like` this example.
+    fn parse(text: &str, like: &str) -> Result<Self, Fault> {
         // Before all else, for what is repeated must not be a password.
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
         if authority.split('/').next().is_some_and(|authority| authority.contains('@')) {
@@ -61,8 +84,8 @@ impl Value for HttpUrl {
         if text.contains('#') {
             return Err(fault().help("without `#` and what follows it"));
         }
-        let url: Uri =
-            text.parse().map_err(|_| fault().help("like `https://id.shop.example/keys`"))?;
+        let unlike = || fault().help(format!("like `{like}`"));
+        let url: Uri = text.parse().map_err(|_| unlike())?;
         let is_http = matches!(url.scheme_str(), Some("http" | "https"));
         let has_host = url.host().is_some_and(|host| !host.is_empty());
         // A port that is no number of 16 bits is none for `http`, but stands there all the same.
@@ -70,7 +93,7 @@ impl Value for HttpUrl {
             authority.as_str() == authority.host() || authority.port_u16().is_some_and(|p| p > 0)
         });
         if !is_http || !has_host || !is_port {
-            return Err(fault().help("like `https://id.shop.example/keys`"));
+            return Err(unlike());
         }
         Ok(Self(in_lower_case(url)))
     }
@@ -91,12 +114,12 @@ mod tests {
 
     #[test]
     fn a_url_is_absolute_and_http() {
-        let url = HttpUrl::parse("http://Auth.internal/check?a=B").unwrap();
+        let url = WebhookUrl::parse("http://Auth.internal/check?a=B").unwrap().0;
         assert_eq!(url.0, "http://auth.internal/check?a=B");
         assert_eq!(url.address(), "auth.internal:80");
         assert!(url.is_exposed());
-        assert_eq!(HttpUrl::parse("https://[::1]:8443").unwrap().address(), "[::1]:8443");
-        assert!(!HttpUrl::parse("http://127.0.0.1:1/").unwrap().is_exposed());
+        assert_eq!(WebhookUrl::parse("https://[::1]:8443").unwrap().0.address(), "[::1]:8443");
+        assert!(!WebhookUrl::parse("http://127.0.0.1:1/").unwrap().0.is_exposed());
         for wrong in [
             "auth.internal/check",
             "/check",
@@ -109,9 +132,9 @@ mod tests {
             "http://a:99999/",
             "http://a b/",
         ] {
-            assert!(HttpUrl::parse(wrong).is_err(), "{wrong}");
+            assert!(WebhookUrl::parse(wrong).is_err(), "{wrong}");
         }
-        let fault = HttpUrl::parse("https://me:s3cr3t@id.example/").unwrap_err();
+        let fault = WebhookUrl::parse("https://me:s3cr3t@id.example/").unwrap_err();
         assert!(!format!("{fault:?}").contains("s3cr3t"));
     }
 }
