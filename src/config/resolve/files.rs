@@ -136,7 +136,8 @@ impl Resolver<'_> {
     fn variable(&mut self, place: Place, name: &str) -> Option<String> {
         let value = (self.env)(name);
         if value.is_none() {
-            self.error(place, Fault::new(format!("the environment variable `{name}` is not set")));
+            let fault = Fault::new(format!("the environment variable `{name}` is not set"));
+            self.error(place, fault.help("set it before `sluice` starts, or write `file:PATH`"));
         }
         value
     }
