@@ -26,7 +26,10 @@ use crate::{
 pub struct Route {
     /// The route's name in logs, metrics and across reloads; unique.
     pub name: Written<Name>,
-    /// Which requests the route takes: those that meet every condition. Default: every request.
+    /// Which requests the route takes: those that meet every condition. If several routes match,
+    /// these decide, one after the other: a higher `priority`, the more specific host, the more
+    /// specific path, more conditions of other kinds (`claims` do not count), the earlier place in
+    /// the file. Default: every request.
     #[serde(rename = "match")]
     pub matches: Option<Match>,
     /// Routes with a higher priority are tried first, before host and path are compared. May be
@@ -110,13 +113,17 @@ pub struct Route {
 #[serde(deny_unknown_fields)]
 pub struct Match {
     /// Hosts, one or a list: exact, or `*.example.com` for all names below `example.com`. Without a
-    /// port. Default: every host.
+    /// port. An exact host goes first, then the longest with `*`. Default: every host.
     pub host: Option<OneOrMany<Written<Host>>>,
     /// The path: exact (`/orders`), with placeholders for one segment (`/orders/{id}`), or with
     /// `{*rest}` at the end for everything below (`/orders/{*rest}`, which does not match
-    /// `/orders`). Default: every path.
+    /// `/orders`). If several match, an exact path goes first, then one with placeholders (more
+    /// literal segments first), then one with `{*rest}` (more segments before it first, then more
+    /// literal ones), then `path_regex`, then a route without a path. Default: every path.
     pub path: Option<Written<Text>>,
-    /// A regular expression for the whole path, instead of `path`.
+    /// A regular expression for the whole path, instead of `path`. Every `path` that matches goes
+    /// before it, also `/{*rest}`, unless this route has a higher `priority` or a more specific
+    /// host. Default: none.
     pub path_regex: Option<Written<Regex>>,
     /// The scheme: `https` if the request came to a listener with `tls`, else `http`. For requests
     /// from `trusted_proxies`, `X-Forwarded-Proto` decides. Default: both.
