@@ -59,3 +59,23 @@ fn judge(read: &[u8], may_be_h2: bool) -> Option<Protocol> {
         (common == H2_PREFACE.len()).then_some(Protocol::H2)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_http2_by_its_whole_preface_and_http1_by_the_first_other_byte() {
+        assert_eq!((judge(b"", true), judge(b"", false)), (None, None));
+        for length in 1..=H2_PREFACE.len() {
+            let whole = length == H2_PREFACE.len();
+            let mut read = H2_PREFACE[..length].to_vec();
+            assert_eq!(judge(&read, true), whole.then_some(Protocol::H2), "{length}");
+            assert_eq!(judge(&read, false), Some(Protocol::H1), "{length}");
+            read[length - 1] ^= 1;
+            assert_eq!(judge(&read, true), Some(Protocol::H1), "{length}");
+        }
+        assert_eq!(judge(&[H2_PREFACE, b"\0\0\0\x04"].concat(), true), Some(Protocol::H2));
+        assert_eq!(judge(b"GET / HTTP/1.1\r\n", true), Some(Protocol::H1));
+    }
+}

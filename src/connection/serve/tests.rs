@@ -772,6 +772,19 @@ async fn prior_knowledge_and_http1_share_a_plain_listener() {
     assert!(served.head().await.starts_with("HTTP/1.1 200"));
 }
 
+// It speaks neither protocol, and HTTP/1.1 is the one with an answer that anybody can read.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_h2_preface_is_a_malformed_http1_head() {
+    for preface in ["INVALID CONNECTION PREFACE\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n"] {
+        let mut served = Served::new(Settings::default(), Protocol::Either, no_content);
+        served.send(preface).await;
+        let answer = served.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{preface:?} -> {answer:?}");
+        assert!(answer.contains("connection: close\r\n"), "{preface:?} -> {answer:?}");
+        assert_eq!((served.called(), served.outcomes.bad_framing.get()), (0, 1), "{preface:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_h2_connection_gets_goaway_and_is_closed() {
     let served = Served::new(Settings::default(), Protocol::H2, no_content);
