@@ -9,10 +9,14 @@ use std::{
     io::{self, IsTerminal},
 };
 
-use tracing::{Level, Subscriber, level_filters::LevelFilter};
+use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     filter::Targets,
-    fmt::{MakeWriter, format::Writer, time::FormatTime},
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::{JsonFields, Writer},
+        time::FormatTime,
+    },
     layer::SubscriberExt,
     registry::LookupSpan,
     reload,
@@ -27,6 +31,14 @@ pub struct LogHandle(reload::Handle<Targets, tracing_subscriber::Registry>);
 
 /// The wall time in the format of our other outputs.
 struct Clock;
+
+/// JSON whose `target` begins with the program's name, the one that users know, instead of the
+/// library's.
+struct Named<F>(F);
+
+/// Quotes within a value are escaped: this is the field.
+const LIBRARY: &str = concat!("\"target\":\"", env!("CARGO_PKG_NAME"));
+const PROGRAM: &str = "\"target\":\"sluice";
 
 /// Starts logging at `level`, for the whole process. Fails if there is a logger already.
 pub fn init(level: Level) -> io::Result<LogHandle> {
@@ -64,12 +76,15 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + 'static,
 {
-    tracing_subscriber::fmt::layer()
+    let format = tracing_subscriber::fmt::format()
         .json()
         .flatten_event(true)
         .with_timer(Clock)
         .with_current_span(false)
-        .with_span_list(false)
+        .with_span_list(false);
+    tracing_subscriber::fmt::layer()
+        .fmt_fields(JsonFields::new())
+        .event_format(Named(format))
         .with_writer(writer)
 }
 
@@ -96,6 +111,26 @@ impl FormatTime for Clock {
         let mut time = Vec::with_capacity(24);
         clock::push_rfc3339(clock::now(), &mut time);
         writer.write_str(str::from_utf8(&time).unwrap_or_default())
+    }
+}
+
+// === impl Named ===
+
+impl<S, N, F> FormatEvent<S, N> for Named<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        cx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = String::new();
+        self.0.format_event(cx, Writer::new(&mut line), event)?;
+        writer.write_str(&line.replacen(LIBRARY, PROGRAM, 1))
     }
 }
 
@@ -140,6 +175,21 @@ mod tests {
         assert_eq!(line["listener"], "web");
         assert_eq!(line["level"], "INFO");
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(line["target"], "sluice::telemetry::logging::tests");
+    }
+
+    #[test]
+    fn only_our_own_target_is_renamed() {
+        let out = Captured::default();
+        let writer = out.clone();
+        let log = tracing_subscriber::registry().with(json(move || writer.clone()));
+        let said = "\"target\":\"sluicegate";
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!(target: "h2::sluicegate", said, "{said}");
+        });
+        let line: serde_json::Value = serde_json::from_str(&out.take()).unwrap();
+        assert_eq!(line["target"], "h2::sluicegate");
+        assert_eq!((line["message"].as_str(), line["said"].as_str()), (Some(said), Some(said)));
     }
 
     #[test]
