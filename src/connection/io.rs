@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -95,14 +95,8 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.read_ahead.is_empty() {
-            let count = this.read_ahead.len().min(cursor.remaining());
-            cursor.put_slice(&this.read_ahead[..count]);
-            this.read_ahead.advance(count);
-            if this.read_ahead.is_empty() {
-                // Frees its memory, which an empty slice would keep alive.
-                this.read_ahead = Bytes::new();
-            }
-            let mut count = count;
+            let mut count = this.read_ahead.len().min(cursor.remaining());
+            cursor.put_slice(&this.read_ahead.split_to(count));
             if cursor.remaining() > 0
                 && let Poll::Ready(Ok(more)) = poll_read_into(&mut this.stream, cx, &mut cursor)
             {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -142,12 +142,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         if !self.read_ahead.is_empty() {
             let count = self.read_ahead.len().min(buf.remaining());
-            buf.put_slice(&self.read_ahead[..count]);
-            self.read_ahead.advance(count);
-            if self.read_ahead.is_empty() {
-                // Frees its memory, which an empty slice would keep alive.
-                self.read_ahead = Bytes::new();
-            }
+            buf.put_slice(&self.read_ahead.split_to(count));
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.socket).poll_read(cx, buf)
