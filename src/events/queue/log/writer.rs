@@ -1,7 +1,8 @@
 //! The writer thread: the only one that appends to and syncs its logs.
 //!
 //! While a sync runs, the next batch collects in the queue, so batches grow with the latency of the
-//! disk and nothing else delays them. A commit that someone waits for is never put off. Appends
+//! disk and nothing else delays them. A commit that someone waits for is never put off; on a core
+//! that is busy with other threads of the process, these run first and add to it. Appends
 //! that nobody waits for collect briefly, are written together and synced soon after; outcomes are
 //! reported then. The queue is bounded by the permits of what is in it.
 
@@ -166,8 +167,12 @@ impl Queue {
 
     /// Takes the next batch; empty when `until` has passed. Returns whether to stop, all being written.
     fn take(&self, batch: &mut Vec<Request>, until: Option<Instant>) -> bool {
-        let mut waiting = self.waiting.lock();
         loop {
+            // Whoever else is ready to run on this core goes first: a worker that was just told, or
+            // that woke the thread with the first of its appends, has more for this batch. If there
+            // is nobody, this returns at once.
+            thread::yield_now();
+            let mut waiting = self.waiting.lock();
             let now = Instant::now();
             match waiting.next(batch, now, until, Request::size) {
                 Next::Batch => return false,
