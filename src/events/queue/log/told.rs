@@ -59,11 +59,11 @@ impl Untold {
 // === impl End ===
 
 impl End {
-    pub(super) fn complete(self, outcome: Outcome, shared: &OpenLog) {
+    pub(super) fn complete(self, outcome: Outcome, shared: &OpenLog, now: Instant) {
         // Room first: whoever is woken may want it.
         drop(self.permit);
         if outcome.is_ok() && self.urgency == Urgency::Synced {
-            shared.gauges.append_micros.record_span(self.since.elapsed());
+            shared.gauges.append_micros.record_span(now.saturating_duration_since(self.since));
         }
         self.waiter.complete(outcome);
     }
@@ -92,9 +92,10 @@ pub(super) fn tell(
     });
     // The log is offline or being reopened.
     outcomes.extend(all.into_iter().map(|it| (it.end, Err(AppendError::Unknown))));
+    let now = Instant::now();
     // The lock is free here: whoever is told may look at the log.
     for (end, outcome) in outcomes {
-        end.complete(outcome, shared);
+        end.complete(outcome, shared, now);
     }
     left
 }

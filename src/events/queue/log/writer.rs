@@ -320,8 +320,9 @@ impl Touched {
         }
         let Some(life) = life else {
             // The log was not there to be written.
+            let now = Instant::now();
             for end in ends {
-                end.complete(Err(shared.refuse(Reason::Offline).into()), &shared);
+                end.complete(Err(shared.refuse(Reason::Offline).into()), &shared, now);
             }
             return;
         };
