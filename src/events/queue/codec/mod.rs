@@ -13,6 +13,7 @@ mod index;
 mod keys;
 mod meta;
 mod partition;
+mod pieces;
 mod reading;
 mod record;
 mod records;
