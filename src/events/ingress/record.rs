@@ -142,37 +142,51 @@ impl Owed {
 
     /// The intent, to be written before the request is sent.
     pub(super) fn intent(&self, index: u16, about: About<'_>) -> Draft {
-        self.draft(Kind::Intent, |fields| put_about(fields, index, about))
+        self.draft(Kind::Intent, &about_fields(&index.to_le_bytes(), &about))
     }
 
     /// The owed event, to be written with the answer.
     fn owed(&self, exchange: Offset) -> Draft {
-        self.draft(Kind::Event, |fields| fields.cause(exchange.0))
+        self.draft(Kind::Event, &[(Tag::CAUSE, &exchange.0.to_le_bytes())])
     }
 
     /// The event's own record, with additional fields.
-    fn draft(&self, kind: Kind, more: impl FnOnce(FieldsBuilder) -> FieldsBuilder) -> Draft {
-        let mut draft = self.record.clone();
-        let fields = draft
-            .fields
-            .extend(OVERHEAD)
-            .field(TOPIC, self.topic.0.as_bytes())
-            .field(END, &self.end.0.to_le_bytes())
-            .maybe(self.waits, |fields, end| fields.field(WAITS, &end.0.to_le_bytes()));
-        draft.fields = more(fields).build();
-        draft.kind = kind;
-        draft
+    fn draft(&self, kind: Kind, more: &[(Tag, &[u8])]) -> Draft {
+        let Self { topic, end, waits, record } = self;
+        let end = end.0.to_le_bytes();
+        let own = [(TOPIC, &topic.0.as_bytes()[..]), (END, &end)];
+        let waits = waits.map(|waits| waits.0.to_le_bytes());
+        let waits = waits.as_ref().map(|waits| (WAITS, &waits[..]));
+        Draft {
+            flags: record.flags,
+            coding: record.coding,
+            generation: record.generation,
+            partition: record.partition,
+            published: record.published,
+            key: record.key.clone(),
+            dedup: record.dedup.clone(),
+            not_before: record.not_before,
+            fields: record.fields.and(&[&own, waits.as_slice(), more]),
+            ..Draft::new(kind, Fields::default(), record.body.clone())
+        }
     }
 }
 
 /// Adds the request, and the index of the intent in its frame.
 pub(super) fn put_about(fields: FieldsBuilder, index: u16, about: About<'_>) -> FieldsBuilder {
+    let index = index.to_le_bytes();
+    let all = about_fields(&index, &about).into_iter();
+    all.fold(fields, |fields, (tag, value)| fields.field(tag, value))
+}
+
+fn about_fields<'a>(index: &'a [u8; 2], about: &'a About<'_>) -> [(Tag, &'a [u8]); 4] {
     let digest = about.digest.as_ref().map_or(&[][..], |digest| digest);
-    fields
-        .field(INDEX, &index.to_le_bytes())
-        .field(METHOD, about.method.as_bytes())
-        .field(TARGET, about.target.as_bytes())
-        .field(DIGEST, digest)
+    [
+        (INDEX, index),
+        (METHOD, about.method.as_bytes()),
+        (TARGET, about.target.as_bytes()),
+        (DIGEST, digest),
+    ]
 }
 
 /// Method and target of an intent's request.
@@ -188,13 +202,17 @@ pub(super) fn answer(
     owed: &[impl Borrow<Owed>],
     key: Option<(Claim, &KeyEnd)>,
 ) -> Vec<Draft> {
-    let fields = Fields::builder().cause(exchange.0);
-    let fields = if is_uncertain { fields.field(UNCERTAIN, &[1]) } else { fields };
+    let cause = exchange.0.to_le_bytes();
+    let uncertain = is_uncertain.then_some((UNCERTAIN, &[1][..]));
+    let fields = Fields::default().and(&[&[(Tag::CAUSE, &cause)], uncertain.as_slice()]);
     let (fields, body) = match key {
-        Some((claim, end)) => end.put(fields, claim),
+        Some((claim, end)) => {
+            let (fields, body) = end.put(fields.extend(OVERHEAD), claim);
+            (fields.build(), body)
+        }
         None => (fields, Bytes::new()),
     };
-    let answer = Draft::new(Kind::Answer, fields.build(), body);
+    let answer = Draft::new(Kind::Answer, fields, body);
     std::iter::once(answer).chain(owed.iter().map(|it| it.borrow().owed(exchange))).collect()
 }
 

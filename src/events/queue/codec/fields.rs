@@ -108,7 +108,7 @@ impl Fields {
 
     /// The bytes of a field with one of [`Tag`]'s own numbers and a value of `length` bytes.
     pub const fn bytes_of(length: usize) -> usize {
-        1 + varint_bytes(length) + length
+        field_bytes(Tag::KEY, length)
     }
 
     /// No fields yet, with room for this many bytes: see [`Fields::bytes_of`].
@@ -121,6 +121,21 @@ impl Fields {
         let mut all = Vec::with_capacity(self.0.len() + bytes);
         all.extend_from_slice(&self.0);
         FieldsBuilder(all)
+    }
+
+    /// These fields and those of each list after them, in one allocation of exactly their size.
+    #[must_use]
+    pub fn and(&self, lists: &[&[(Tag, &[u8])]]) -> Self {
+        let mut bytes = self.0.len();
+        for (tag, value) in lists.iter().copied().flatten() {
+            bytes += field_bytes(*tag, value.len());
+        }
+        let mut all = Vec::with_capacity(bytes);
+        all.extend_from_slice(&self.0);
+        for (tag, value) in lists.iter().copied().flatten() {
+            put_field(&mut all, *tag, value);
+        }
+        Self(all.into())
     }
 
     /// Fields that are already encoded, if they are well-formed.
@@ -319,6 +334,11 @@ impl<'a> Attribute<'a> {
         };
         Some(Self { name, value })
     }
+}
+
+/// The bytes of a field.
+const fn field_bytes(tag: Tag, length: usize) -> usize {
+    varint_bytes(tag.0 as usize) + varint_bytes(length) + length
 }
 
 /// Appends one field. The value is below 4 GiB: whoever encodes a record checks that first.
