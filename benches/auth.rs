@@ -77,7 +77,7 @@ fn issuers(jwk: &Value, limits: Limits) -> Issuers {
 }
 
 fn check(issuers: &Issuers, token: &str) -> bool {
-    issuers.check(token, NOW, None).is_ok_and(|bearer| bearer.is_cached)
+    issuers.check(token.as_bytes(), NOW, None).is_ok_and(|bearer| bearer.is_cached)
 }
 
 fn main() {

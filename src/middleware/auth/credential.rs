@@ -26,17 +26,22 @@ pub enum Place {
 }
 
 /// The token in the first of these places that has one; `None` if none has. Two tokens in one place
-/// are malformed: two readers might each use a different one.
+/// are malformed: two readers might each use a different one. As bytes, because a token that is
+/// known needs no look at each of them.
 pub fn token<'a>(
     places: &[Place],
     headers: &'a HeaderMap,
     query: Option<&'a str>,
-) -> Result<Option<Cow<'a, str>>, AuthFault> {
+) -> Result<Option<Cow<'a, [u8]>>, AuthFault> {
     for place in places {
         let found = match place {
             Place::Header => bearer(headers)?.map(Cow::Borrowed),
-            Place::Cookie(name) => single(cookies(headers, name))?.map(Cow::Borrowed),
-            Place::Query(name) => single(query.into_iter().flat_map(|q| query::values(q, name)))?,
+            Place::Cookie(name) => {
+                single(cookies(headers, name))?.map(|token| Cow::Borrowed(token.as_bytes()))
+            }
+            Place::Query(name) => {
+                single(query.into_iter().flat_map(|q| query::values(q, name)))?.map(bytes)
+            }
         };
         if found.is_some() {
             return Ok(found);
@@ -53,12 +58,23 @@ fn single<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, AuthFault>
     }
 }
 
+fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    }
+}
+
 /// A credential of another scheme, such as Basic, is not a token.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, AuthFault> {
+fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, AuthFault> {
     let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else { return Ok(None) };
-    let value = value.to_str().map_err(|_| AuthFault::Malformed)?;
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    Ok(scheme.eq_ignore_ascii_case("bearer").then_some(token.trim_matches(' ')))
+    let value = value.as_bytes();
+    let space = value.iter().position(|&byte| byte == b' ').unwrap_or(value.len());
+    let (scheme, mut token) = value.split_at(space);
+    while let [b' ', rest @ ..] | [rest @ .., b' '] = token {
+        token = rest;
+    }
+    Ok(scheme.eq_ignore_ascii_case(b"bearer").then_some(token))
 }
 
 fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
@@ -79,7 +95,8 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
-        token(places, &headers, query).map(|found| found.map(Cow::into_owned))
+        let found = token(places, &headers, query)?;
+        Ok(found.map(|token| String::from_utf8_lossy(&token).into_owned()))
     }
 
     #[test]
@@ -101,7 +118,5 @@ mod tests {
         assert_eq!(find(&[Place::Header], &twice, None), Err(AuthFault::Malformed));
         let query = Some("t=a&t=b");
         assert_eq!(find(&[Place::Query("t".into())], &[], query), Err(AuthFault::Malformed));
-        let bytes = [("authorization", "Bearer \u{e9}")];
-        assert_eq!(find(&[Place::Header], &bytes, None), Err(AuthFault::Malformed));
     }
 }

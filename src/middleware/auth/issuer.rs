@@ -89,7 +89,7 @@ impl Issuers {
     /// Checks `token` at `now` since 1970. `answer` is the result of waiting for its key.
     pub fn check(
         &self,
-        token: &str,
+        token: &[u8],
         now: Duration,
         answer: Option<Answer>,
     ) -> Result<Bearer, Stop> {
@@ -103,7 +103,8 @@ impl Issuers {
         if let Some(principal) = known {
             return Ok(Bearer { principal, is_cached: true });
         }
-        let decoded = Token::decode(token).map_err(Stop::Refused)?;
+        let text = str::from_utf8(token).map_err(|_| Stop::Refused(AuthFault::Malformed))?;
+        let decoded = Token::decode(text).map_err(Stop::Refused)?;
         let lacking = match self.verify(&decoded, now) {
             Ok((Verified { name, claims, until, .. }, grounds)) => {
                 let principal = Arc::new(Principal { name, claims, scopes: None });

@@ -1,7 +1,7 @@
 //! Caches verified tokens, so that a token costs one signature check instead of one per request.
 //!
-//! One cache per worker, bounded in entries and bytes. An entry is found by a seeded hash and used
-//! only if the whole token is equal. It ends with the token's `exp`, with its key, and with its
+//! One cache per worker, bounded in entries and bytes. An entry is found by a seeded hash of the end
+//! of the token, which is its signature, and used only if the whole token is equal. It ends with the token's `exp`, with its key, and with its
 //! issuer's settings: it carries the [`Grounds`] for its validity, and the caller says whether they
 //! still hold. A hit costs one uncontended lock (only this worker takes it), one hash and one
 //! comparison, without allocation. Only verified tokens are cached, so strangers cannot evict
@@ -70,18 +70,20 @@ struct Table {
 #[derive(Debug)]
 struct Entry {
     hash: u64,
-    token: Box<str>,
+    token: Box<[u8]>,
     grounds: Grounds,
     until: f64,
     used: u64,
     principal: Arc<Principal>,
 }
 
+/// How much of a token's end is hashed: 96 bits of its signature.
+const HASHED: usize = 16;
 /// The number of places a token may take.
 const WAYS: usize = 4;
 
 /// The bytes counted for a token: itself and its claims, which are a small multiple of it.
-fn cost(token: &str) -> usize {
+fn cost(token: &[u8]) -> usize {
     size_of::<Entry>() + token.len() * 4
 }
 
@@ -105,11 +107,11 @@ impl VerifiedTokens {
     /// no longer hold; `standing` decides that, and may bring the grounds up to date.
     pub fn get(
         &self,
-        token: &str,
+        token: &[u8],
         now: f64,
         standing: impl FnOnce(&mut Grounds) -> Standing,
     ) -> Option<Arc<Principal>> {
-        let hash = self.hasher.hash_one(token);
+        let hash = self.hash(token);
         let mut table = self.table.lock();
         let at = table.find(hash, token)?;
         let table = &mut *table;
@@ -130,10 +132,15 @@ impl VerifiedTokens {
         Some(entry.principal.clone())
     }
 
+    /// Whose end it is does not matter: nobody can choose what an issuer's signature ends with.
+    fn hash(&self, token: &[u8]) -> u64 {
+        self.hasher.hash_one(&token[token.len().saturating_sub(HASHED)..])
+    }
+
     /// Stores `token`, valid from `now` to `until` on these grounds.
     pub fn insert(
         &self,
-        token: &str,
+        token: &[u8],
         grounds: Grounds,
         (now, until): (f64, f64),
         principal: Arc<Principal>,
@@ -141,7 +148,7 @@ impl VerifiedTokens {
         if cost(token) > self.limits.bytes {
             return;
         }
-        let hash = self.hasher.hash_one(token);
+        let hash = self.hash(token);
         let mut table = self.table.lock();
         if table.places.is_empty() {
             let entries = self.limits.entries.max(WAYS).next_power_of_two();
@@ -164,7 +171,7 @@ impl Table {
         (usize::try_from(hash & u64::from(u32::MAX)).unwrap_or(0) & (sets - 1)) * WAYS
     }
 
-    fn find(&self, hash: u64, token: &str) -> Option<usize> {
+    fn find(&self, hash: u64, token: &[u8]) -> Option<usize> {
         if self.places.is_empty() {
             return None;
         }
@@ -211,11 +218,28 @@ mod tests {
     }
 
     fn put(cache: &VerifiedTokens, token: &str, until: f64) {
-        cache.insert(token, GROUNDS, (0.0, until), Arc::new(Principal::named(token)));
+        put_at(cache, token, (0.0, until));
+    }
+
+    fn put_at(cache: &VerifiedTokens, token: &str, valid: (f64, f64)) {
+        cache.insert(token.as_bytes(), GROUNDS, valid, Arc::new(Principal::named(token)));
     }
 
     fn get(cache: &VerifiedTokens, token: &str, now: f64) -> Option<String> {
-        cache.get(token, now, |_| Standing::Holds).map(|principal| principal.name.to_string())
+        let found = cache.get(token.as_bytes(), now, |_| Standing::Holds);
+        found.map(|principal| principal.name.to_string())
+    }
+
+    #[test]
+    fn tokens_with_one_end_are_told_apart() {
+        let cache = cache(64, 1 << 20);
+        let [first, second] = ["a", "b"].map(|start| start.to_owned() + &"x".repeat(HASHED));
+        put(&cache, &first, 10.0);
+        assert_eq!(get(&cache, &second, 0.0), None);
+        put(&cache, &second, 10.0);
+        for token in [first, second] {
+            assert_eq!(get(&cache, &token, 0.0), Some(token));
+        }
     }
 
     #[test]
@@ -234,19 +258,19 @@ mod tests {
     fn an_entry_ends_with_what_it_stands_on() {
         let cache = cache(64, 1 << 20);
         put(&cache, "a", 10.0);
-        let renewed = cache.get("a", 0.0, |grounds| {
+        let renewed = cache.get(b"a", 0.0, |grounds| {
             assert_eq!(*grounds, GROUNDS);
             grounds.changes = 4;
             Standing::Holds
         });
         assert!(renewed.is_some());
-        assert!(cache.get("a", 0.0, |_| Standing::Elsewhere).is_none());
-        let kept = cache.get("a", 0.0, |grounds| {
+        assert!(cache.get(b"a", 0.0, |_| Standing::Elsewhere).is_none());
+        let kept = cache.get(b"a", 0.0, |grounds| {
             assert_eq!(grounds.changes, 4);
             Standing::Holds
         });
         assert!(kept.is_some());
-        assert!(cache.get("a", 0.0, |_| Standing::Gone).is_none());
+        assert!(cache.get(b"a", 0.0, |_| Standing::Gone).is_none());
         assert_eq!(get(&cache, "a", 0.0), None);
     }
 
@@ -270,7 +294,7 @@ mod tests {
         for (token, until) in [("a", 10.0), ("b", 10.0), ("c", 5.0), ("d", 10.0)] {
             put(&cache, token, until);
         }
-        cache.insert("e", GROUNDS, (5.0, 10.0), Arc::new(Principal::named("e")));
+        put_at(&cache, "e", (5.0, 10.0));
         assert_eq!(get(&cache, "c", 0.0), None);
         for token in ["a", "b", "d", "e"] {
             assert!(get(&cache, token, 5.0).is_some(), "{token}");
@@ -282,7 +306,7 @@ mod tests {
         let cache = cache(WAYS, 1 << 20);
         put(&cache, "a", 10.0);
         put(&cache, "a", 20.0);
-        assert_eq!(cache.table.lock().bytes, cost("a"));
+        assert_eq!(cache.table.lock().bytes, cost(b"a"));
         assert!(get(&cache, "a", 15.0).is_some());
     }
 

@@ -63,7 +63,7 @@ fn claims(audience: &str) -> Value {
 }
 
 fn check(issuers: &Issuers, token: &str, now: u64, answer: Option<Answer>) -> Result<bool, String> {
-    match issuers.check(token, Duration::from_secs(now), answer) {
+    match issuers.check(token.as_bytes(), Duration::from_secs(now), answer) {
         Ok(bearer) => Ok(bearer.is_cached),
         Err(Stop::Refused(fault)) => Err(fault.reason().to_owned()),
         Err(Stop::Wait(_)) => Err("wait".to_owned()),
@@ -168,7 +168,7 @@ async fn of_issuers_with_one_name_each_is_asked_for_a_missing_key() {
         let case = format!("{first:?} {second:?}");
         rotated.answers.lock().push(first);
         other.answers.lock().push(second);
-        match issuers.check(&token, Duration::from_secs(NOW), None) {
+        match issuers.check(token.as_bytes(), Duration::from_secs(NOW), None) {
             Err(Stop::Wait(waiting)) => assert_eq!(Some(waiting.await), answer, "{case}"),
             Err(Stop::Refused(fault)) => {
                 assert_eq!((None, reason), (answer, fault.reason()), "{case}");

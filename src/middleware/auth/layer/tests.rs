@@ -112,12 +112,14 @@ async fn a_token_lets_in_and_its_absence_is_told() {
         refusal(sent),
         (StatusCode::UNAUTHORIZED, "auth-missing", Some("Bearer".to_owned()))
     );
-    let (status, reason, challenge) =
-        refusal(send(check(&[]), &[("authorization", "Bearer x")]).await);
-    assert_eq!((status, reason), (StatusCode::UNAUTHORIZED, "auth-malformed"));
-    let expected =
-        "Bearer error=\"invalid_token\", error_description=\"The credential is malformed.\"";
-    assert_eq!(challenge.as_deref(), Some(expected));
+    for malformed in ["Bearer x", "Bearer \u{e9}", "Bearer a.b\tc.d"] {
+        let (status, reason, challenge) =
+            refusal(send(check(&[]), &[("authorization", malformed)]).await);
+        assert_eq!((status, reason), (StatusCode::UNAUTHORIZED, "auth-malformed"));
+        let expected =
+            "Bearer error=\"invalid_token\", error_description=\"The credential is malformed.\"";
+        assert_eq!(challenge.as_deref(), Some(expected));
+    }
 
     let (status, reason, challenge) =
         refusal(send(check(&["admin", "write"]), &[("authorization", &good)]).await);
