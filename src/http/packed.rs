@@ -6,7 +6,7 @@
 //!
 //! Costs one allocation, of the exact size.
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request::Parts};
 
 /// A copy of a head, restored by [`unpack`](Self::unpack).
@@ -16,12 +16,16 @@ pub struct PackedHead {
     uri: Uri,
     version: Version,
     extensions: Extensions,
-    /// For each field: the lengths of name and value, whether it is sensitive, name and value.
+    /// For each field: [`Lengths`], name and value.
     fields: Bytes,
 }
 
-/// What precedes a field: two lengths of four bytes, and a byte of 0 or 1.
-const PREFIX: usize = 9;
+/// What precedes a field: 32 bits for the length of the value, 31 for that of the name, and one for
+/// whether the value is sensitive.
+struct Lengths(u64);
+
+/// The length of [`Lengths`].
+const PREFIX: usize = 8;
 
 // === impl PackedHead ===
 
@@ -53,18 +57,12 @@ fn pack(headers: &HeaderMap) -> Bytes {
     let size = headers.iter().map(|(name, value)| PREFIX + name.as_str().len() + value.len()).sum();
     let mut fields = Vec::with_capacity(size);
     for (name, value) in headers {
-        fields.put_u32_ne(length(name.as_str().len()));
-        fields.put_u32_ne(length(value.len()));
-        fields.put_u8(value.is_sensitive().into());
-        fields.extend_from_slice(name.as_str().as_bytes());
+        let name = name.as_str().as_bytes();
+        fields.extend_from_slice(&Lengths::of(name, value).0.to_ne_bytes());
+        fields.extend_from_slice(name);
         fields.extend_from_slice(value.as_bytes());
     }
     fields.into()
-}
-
-/// No head comes near 4 GiB: listeners and upstream settings limit it.
-fn length(of: usize) -> u32 {
-    u32::try_from(of).unwrap_or(u32::MAX)
 }
 
 fn unpack(mut fields: Bytes) -> HeaderMap {
@@ -77,13 +75,34 @@ fn unpack(mut fields: Bytes) -> HeaderMap {
 
 /// The next field. What `pack` wrote can always be read back: name and value were valid before.
 fn next(fields: &mut Bytes) -> Option<(HeaderName, HeaderValue)> {
-    let name = usize::try_from(fields.try_get_u32_ne().ok()?).ok()?;
-    let value = usize::try_from(fields.try_get_u32_ne().ok()?).ok()?;
-    let is_sensitive = fields.try_get_u8().ok()? == 1;
-    let name = HeaderName::from_bytes(&fields.split_to(name)).ok()?;
-    let mut value = HeaderValue::from_maybe_shared(fields.split_to(value)).ok()?;
-    value.set_sensitive(is_sensitive);
+    let lengths = Lengths(fields.try_get_u64_ne().ok()?);
+    let name = HeaderName::from_bytes(&fields.split_to(lengths.name()?)).ok()?;
+    let mut value = HeaderValue::from_maybe_shared(fields.split_to(lengths.value()?)).ok()?;
+    value.set_sensitive(lengths.is_sensitive());
     Some((name, value))
+}
+
+// === impl Lengths ===
+
+impl Lengths {
+    /// No head comes near 2 GiB: listeners and upstream settings limit it.
+    fn of(name: &[u8], value: &HeaderValue) -> Self {
+        let bits = |length| u64::try_from(length).unwrap_or(u64::MAX);
+        let sensitive = u64::from(value.is_sensitive());
+        Self(bits(value.len()) | bits(name.len()) << 32 | sensitive << 63)
+    }
+
+    fn name(&self) -> Option<usize> {
+        usize::try_from((self.0 >> 32) & 0x7fff_ffff).ok()
+    }
+
+    fn value(&self) -> Option<usize> {
+        usize::try_from(self.0 & 0xffff_ffff).ok()
+    }
+
+    fn is_sensitive(&self) -> bool {
+        self.0 >> 63 == 1
+    }
 }
 
 #[cfg(test)]
