@@ -37,7 +37,7 @@ use tokio::time::Instant;
 use self::{matched::Matched, recorded::Recorded};
 use crate::{
     error::response::Dialect,
-    http::{ClientIp, Peer, Principal, Scheme, Target},
+    http::{ClientIp, Peer, Principal, Scheme, Target, rate_limit_fields::RateLimitFields},
     telemetry::{
         clock,
         tracing::{Noted, Trace},
@@ -100,15 +100,6 @@ pub struct Asked {
     pub trace_id: Option<TraceId>,
     /// More of the head, for a sampled request.
     pub noted: Option<Box<Noted>>,
-}
-
-/// The fields of every answer about the limits of one phase: before or after `auth`.
-#[derive(Clone, Debug)]
-pub struct RateLimitFields {
-    /// `RateLimit-Policy`.
-    pub policy: HeaderValue,
-    /// `RateLimit`.
-    pub state: HeaderValue,
 }
 
 // === impl Context ===

@@ -26,6 +26,7 @@ pub mod packed;
 pub mod peer;
 pub mod principal;
 pub mod query;
+pub mod rate_limit_fields;
 pub mod replay;
 pub mod retry_after;
 pub mod scheme;

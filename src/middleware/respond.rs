@@ -135,8 +135,8 @@ pub(super) fn refuse(kind: &Kind, cx: &Context) -> Response {
 /// Adds the rate limit fields of the request, besides any that the upstream sent.
 fn tell_limits(cx: &Context, headers: &mut HeaderMap) {
     for fields in cx.rate_limits() {
-        headers.append(RATELIMIT_POLICY, fields.policy.clone());
-        headers.append(RATELIMIT, fields.state.clone());
+        headers.append(RATELIMIT_POLICY, fields.policy());
+        headers.append(RATELIMIT, fields.state());
     }
 }
 

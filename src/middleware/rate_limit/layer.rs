@@ -12,8 +12,7 @@
 //! more, and nothing is refunded when the client leaves.
 //!
 //! Costs per policy a hash and a lock held for less than a microsecond (`benches/rate_limit.rs`),
-//! and one allocation for the value of the fields, two if it is longer than 112 bytes; without
-//! policies a look at an `Option`.
+//! and two allocations for the fields; without policies a look at an `Option`.
 
 use std::{
     future::{self, Ready},
@@ -22,21 +21,22 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::Either;
-use http::HeaderValue;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::{
     charge::{Keys, Outcome, Verdict, charge},
     gcra::Nanos,
-    policy::{Mode, Policy, Settings},
+    policy::{Mode, Policy},
 };
 use crate::{
     error::{Error, Exceeded, Kind},
-    http::{Next, Request, Response, context::RateLimitFields, selector::Input},
+    http::{
+        Next, Request, Response,
+        rate_limit_fields::{Left, RateLimitFields, Told},
+        selector::Input,
+    },
     telemetry::{
         clock,
         metrics::{Cells, Counter, RATE_LIMIT_DECISIONS, RATE_LIMIT_OVERFLOW},
@@ -60,8 +60,8 @@ pub struct RateLimit<S> {
 pub struct Limits {
     policies: Box<[Arc<Policy>]>,
     decisions: Box<[Decisions]>,
-    /// The value of `RateLimit-Policy`; `None` if all are in shadow mode.
-    described: Option<HeaderValue>,
+    /// Those not in shadow mode; `None` if all are.
+    told: Option<Arc<Told>>,
 }
 
 /// One policy's counters on one worker.
@@ -133,7 +133,7 @@ impl Limits {
         policies.dedup_by_key(|policy| policy.store().id());
         (!policies.is_empty()).then(|| Self {
             decisions: policies.iter().map(|policy| Decisions::new(policy, cells)).collect(),
-            described: described(&policies),
+            told: told(&policies),
             policies: policies.into(),
         })
     }
@@ -154,25 +154,15 @@ impl Limits {
         }
     }
 
-    /// `"per-user";r=12;t=1`: how many more would pass, and in how many seconds the bucket is full.
+    /// Leaves in the context how many more would pass, and in how many seconds each bucket is full.
     fn tell(&self, request: &Request, verdicts: &[Verdict]) {
-        let Some(policy) = &self.described else { return };
-        // Moves to the heap once, when the value is made.
-        let mut state = SmallVec::<[u8; 112]>::new();
+        let Some(told) = &self.told else { return };
         let enforced = self.policies.iter().zip(verdicts).filter(|(policy, _)| policy.is_told());
-        for (policy, Verdict { standing, .. }) in enforced {
-            let settings = policy.settings();
-            state.extend_from_slice(if state.is_empty() { b"\"" } else { b", \"" });
-            state.extend_from_slice(settings.name.as_bytes());
-            state.extend_from_slice(b"\";r=");
-            state.extend_from_slice(itoa::Buffer::new().format(standing.remaining).as_bytes());
-            state.extend_from_slice(b";t=");
-            let seconds = settings.seconds(standing.reset);
-            state.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
-        }
-        if let Ok(state) = HeaderValue::from_maybe_shared(Bytes::from_owner(state)) {
-            request.cx.add_rate_limit(RateLimitFields { policy: policy.clone(), state });
-        }
+        let left = enforced.map(|(policy, Verdict { standing, .. })| Left {
+            remaining: standing.remaining,
+            reset: policy.settings().seconds(standing.reset),
+        });
+        request.cx.add_rate_limit(RateLimitFields::new(told.clone(), left));
     }
 
     fn count(&self, verdicts: &[Verdict]) {
@@ -199,18 +189,13 @@ impl Limits {
     }
 }
 
-/// `"per-user";q=40;w=2`: the burst, and the seconds it takes to refill. In memory of its own: each
-/// request clones it, which counts a reference.
-fn described(policies: &[Arc<Policy>]) -> Option<HeaderValue> {
-    let one = |settings: &Settings| {
-        let burst = settings.limit.burst();
-        format!("\"{}\";q={burst};w={}", settings.name, settings.window())
-    };
-    let told = policies.iter().filter(|policy| policy.is_told());
-    let all: Vec<_> = told.map(|policy| one(policy.settings())).collect();
-    HeaderValue::from_maybe_shared(Bytes::from_owner(all.join(", ")))
-        .ok()
-        .filter(|value| !value.is_empty())
+fn told(policies: &[Arc<Policy>]) -> Option<Arc<Told>> {
+    let told = policies.iter().filter(|policy| policy.is_told()).map(|policy| {
+        let settings = policy.settings();
+        let (burst, window) = (settings.limit.burst(), settings.window());
+        (&*settings.name, format!("q={burst};w={window}"))
+    });
+    Told::new(told).map(Arc::new)
 }
 
 // === impl Policy ===
@@ -263,7 +248,7 @@ mod tests {
             selector::{Part, Selector},
         },
         middleware::{
-            rate_limit::{Key, gcra},
+            rate_limit::{Key, gcra, policy::Settings},
             testing::get,
         },
         telemetry::metrics::Metrics,
@@ -322,16 +307,16 @@ mod tests {
         for left in [1, 0] {
             let (answer, fields) = setup.call("192.0.2.1").await;
             assert!(answer.is_ok());
-            assert_eq!(fields[0].policy, "\"per-client\";q=2;w=1, \"all\";q=100;w=50");
+            assert_eq!(fields[0].policy(), "\"per-client\";q=2;w=1, \"all\";q=100;w=50");
             let state = format!("\"per-client\";r={left};t=1, \"all\";r={};t=1", 98 + left);
-            assert_eq!(fields[0].state.to_str().unwrap(), state);
+            assert_eq!(fields[0].state().to_str().unwrap(), state);
         }
         let (answer, fields) = setup.call("192.0.2.1").await;
         let error = answer.unwrap_err();
         let Kind::RateLimited(exceeded) = error.kind() else { panic!("{error}") };
         assert_eq!(exceeded.retry_after, Duration::from_millis(500));
         assert_eq!(*exceeded.policies, ["per-client".into()]);
-        assert_eq!(fields[0].state, "\"per-client\";r=0;t=1, \"all\";r=98;t=1", "uncharged");
+        assert_eq!(fields[0].state(), "\"per-client\";r=0;t=1, \"all\";r=98;t=1", "uncharged");
         assert!(setup.call("192.0.2.2").await.0.is_ok(), "another client has its own");
         advance(Duration::from_millis(500)).await;
         assert!(setup.call("192.0.2.1").await.0.is_ok());
