@@ -27,7 +27,8 @@ const TOLERANCE: i64 = 1_000;
 const HEAD_START: Duration = Duration::from_hours(1);
 
 struct Anchor {
-    wall: SystemTime,
+    /// Since 1970.
+    wall: Duration,
     instant: Instant,
 }
 
@@ -82,6 +83,11 @@ pub fn now() -> SystemTime {
 
 /// The wall time of `instant`.
 pub fn at(instant: Instant) -> SystemTime {
+    SystemTime::UNIX_EPOCH + unix(instant)
+}
+
+/// The wall time of `instant`, as the time since 1970-01-01T00:00:00Z without leap seconds.
+pub fn unix(instant: Instant) -> Duration {
     moved(unmoved(instant), MOVED.load(Ordering::Relaxed))
 }
 
@@ -91,7 +97,7 @@ pub async fn follow() {
     loop {
         sleep(LOOK).await;
         let before = MOVED.load(Ordering::Relaxed);
-        if let Some(now) = drift(SystemTime::now(), unmoved(Instant::now()), before) {
+        if let Some(now) = drift(since_epoch(SystemTime::now()), unmoved(Instant::now()), before) {
             MOVED.store(now, Ordering::Relaxed);
             let by_ms = now - before;
             tracing::warn!(by_ms, "the system's clock has moved, or this machine was suspended");
@@ -100,27 +106,27 @@ pub async fn follow() {
 }
 
 /// The offset of `system` from the anchored clock, in milliseconds, if it is not `moved` already.
-fn drift(system: SystemTime, unmoved: SystemTime, moved: i64) -> Option<i64> {
+fn drift(system: Duration, unmoved: Duration, moved: i64) -> Option<i64> {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    let now = match system.duration_since(unmoved) {
-        Ok(ahead) => millis(ahead),
-        Err(behind) => -millis(behind.duration()),
+    let now = match system.checked_sub(unmoved) {
+        Some(ahead) => millis(ahead),
+        None => -millis(unmoved.abs_diff(system)),
     };
     (now.abs_diff(moved) > TOLERANCE.unsigned_abs()).then_some(now)
 }
 
 /// `time` shifted by `millis`, forwards or backwards.
-fn moved(time: SystemTime, millis: i64) -> SystemTime {
+fn moved(time: Duration, millis: i64) -> Duration {
     let span = Duration::from_millis(millis.unsigned_abs());
     let moved = if millis < 0 { time.checked_sub(span) } else { time.checked_add(span) };
     moved.unwrap_or(time)
 }
 
-fn unmoved(instant: Instant) -> SystemTime {
+fn unmoved(instant: Instant) -> Duration {
     let anchor = anchor();
     match instant.checked_duration_since(anchor.instant) {
         Some(after) => anchor.wall + after,
-        None => anchor.wall - (anchor.instant - instant),
+        None => anchor.wall.saturating_sub(anchor.instant - instant),
     }
 }
 
@@ -143,18 +149,17 @@ pub fn since_epoch(time: SystemTime) -> Duration {
 /// `2026-11-22T10:00:00.000Z`.
 pub fn rfc3339(time: SystemTime) -> String {
     // Only digits and punctuation.
-    str::from_utf8(&rfc3339_bytes(time)).unwrap_or_default().to_owned()
+    str::from_utf8(&rfc3339_bytes(since_epoch(time))).unwrap_or_default().to_owned()
 }
 
-/// Appends `time` as RFC 3339 in UTC with milliseconds.
-pub fn push_rfc3339(time: SystemTime, out: &mut Vec<u8>) {
-    out.extend_from_slice(&rfc3339_bytes(time));
+/// Appends the time `since` 1970 as RFC 3339 in UTC with milliseconds.
+pub fn push_rfc3339(since: Duration, out: &mut Vec<u8>) {
+    out.extend_from_slice(&rfc3339_bytes(since));
 }
 
-/// `time` as RFC 3339 in UTC with milliseconds: `2026-11-22T12:41:42.007Z`. Most calls are for the
-/// second of the one before on this thread: they cost three digits.
-pub fn rfc3339_bytes(time: SystemTime) -> [u8; 24] {
-    let since = since_epoch(time);
+/// The time `since` 1970 as RFC 3339 in UTC with milliseconds: `2026-11-22T12:41:42.007Z`. Most
+/// calls are for the second of the one before on this thread: they cost three digits.
+pub fn rfc3339_bytes(since: Duration) -> [u8; 24] {
     let (second, mut text) = SECOND.get();
     if second != since.as_secs() {
         text = rfc3339_second(since.as_secs());
@@ -201,7 +206,7 @@ fn digit(value: u64) -> u8 {
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 fn anchor() -> &'static Anchor {
-    ANCHOR.get_or_init(|| Anchor { wall: SystemTime::now(), instant: Instant::now() })
+    ANCHOR.get_or_init(|| Anchor { wall: since_epoch(SystemTime::now()), instant: Instant::now() })
 }
 
 // === impl Poll ===
@@ -273,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_left_the_anchor_is_followed_and_a_creeping_one_is_not() {
-        let anchored = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let anchored = Duration::from_secs(1_000_000);
         let ahead = |millis| moved(anchored, millis);
         assert_eq!(drift(ahead(900), anchored, 0), None);
         assert_eq!(drift(ahead(8 * 3_600_000), anchored, 0), Some(8 * 3_600_000), "suspended");
@@ -285,18 +290,18 @@ mod tests {
     proptest! {
         #[test]
         fn after_a_move_the_clock_shows_what_the_system_does(at in 0u64..1 << 40, by: i32) {
-            let anchored = SystemTime::UNIX_EPOCH + Duration::from_millis(at + (1 << 32));
+            let anchored = Duration::from_millis(at + (1 << 32));
             let system = moved(anchored, by.into());
             let now = drift(system, anchored, 0).unwrap_or(0);
             let shown = moved(anchored, now);
-            let off = system.duration_since(shown).unwrap_or_else(|error| error.duration());
+            let off = system.abs_diff(shown);
             prop_assert!(off <= LOOK);
         }
     }
 
     fn rfc3339(millis: u64) -> String {
         let mut out = Vec::new();
-        push_rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis), &mut out);
+        push_rfc3339(Duration::from_millis(millis), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -308,5 +313,6 @@ mod tests {
         assert_eq!(rfc3339(1_709_251_200_007), "2024-03-01T00:00:00.007Z");
         assert_eq!(rfc3339(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
         assert_eq!(rfc3339(1_767_225_599_500), "2025-12-31T23:59:59.500Z");
+        assert_eq!(rfc3339(1_767_225_599_087), "2025-12-31T23:59:59.087Z", "in the same second");
     }
 }

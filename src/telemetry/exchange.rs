@@ -130,7 +130,7 @@ impl Exchange {
         }
         let asked = self.cx.asked();
         self.recorder.sink.write(|| Line {
-            time: clock::at(self.cx.started()),
+            time: clock::unix(self.cx.started()),
             cx: &self.cx,
             target: asked.and_then(|asked| asked.target.as_ref()),
             trace_id: asked.and_then(|asked| asked.trace_id),

@@ -9,6 +9,7 @@ use std::{
     io::{self, IsTerminal},
 };
 
+use tokio::time::Instant;
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     filter::Targets,
@@ -109,7 +110,7 @@ impl fmt::Debug for LogHandle {
 impl FormatTime for Clock {
     fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
         let mut time = Vec::with_capacity(24);
-        clock::push_rfc3339(clock::now(), &mut time);
+        clock::push_rfc3339(clock::unix(Instant::now()), &mut time);
         writer.write_str(str::from_utf8(&time).unwrap_or_default())
     }
 }

@@ -110,8 +110,9 @@ impl Estimate {
     /// The weight that the old estimate keeps at `millis`.
     fn keep(self, millis: u32) -> f32 {
         let since = millis.wrapping_sub(self.at_millis);
-        // Two workers' clocks may cross: what looks like 49 days ahead is slightly behind.
-        if since > u32::MAX / 2 {
+        // Under load most samples come in the millisecond of another: nothing to compute. Two
+        // workers' clocks may cross: what looks like 49 days ahead is slightly behind.
+        if since == 0 || since > u32::MAX / 2 {
             return 1.0;
         }
         (-(since as f32) / (DECAY.as_millis() as f32)).exp()

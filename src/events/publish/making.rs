@@ -269,7 +269,8 @@ impl Texts {
         let own = cx.trace().filter(|trace| trace.is_sampled());
         let own = own.map(|trace| trace.publishing(origin.number));
         let trace = own.or_else(|| TraceParent::of(&parts.headers)).map(|parent| parent.encode());
-        let mut texts = Self { id: [0; 36], time: clock::rfc3339_bytes(origin.now), trace };
+        let mut texts =
+            Self { id: [0; 36], time: clock::rfc3339_bytes(clock::since_epoch(origin.now)), trace };
         id.hyphenated().encode_lower(&mut texts.id);
         texts
     }

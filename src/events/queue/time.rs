@@ -39,10 +39,7 @@ impl Clock for SystemClock {
         let instant = Instant::now();
         let millis =
             |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Now {
-            wall: millis(clock::since_epoch(clock::at(instant))),
-            mono: millis(clock::elapsed(instant)),
-        }
+        Now { wall: millis(clock::unix(instant)), mono: millis(clock::elapsed(instant)) }
     }
 }
 

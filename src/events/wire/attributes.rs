@@ -1,6 +1,6 @@
 //! The attributes of an event in the order in which every format writes them.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::{
     events::event::{Attribute, Event, names},
@@ -58,5 +58,5 @@ pub(super) fn each<'a>(event: &'a Event, mut tell: impl FnMut(&'a str, Shown<'a>
 pub(super) fn push_time(millis: u64, out: &mut Vec<u8>) {
     /// 9999-12-31T23:59:59.999Z
     const LAST: u64 = 253_402_300_799_999;
-    clock::push_rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis.min(LAST)), out);
+    clock::push_rfc3339(Duration::from_millis(millis.min(LAST)), out);
 }

@@ -199,7 +199,7 @@ impl Checks {
 
     /// Continues until the request is admitted or refused, or somebody has to be asked.
     pub fn step(&self, parts: &Parts, cx: &Context, progress: &mut Progress) -> Step<'_> {
-        let now = clock::since_epoch(clock::at(cx.started()));
+        let now = clock::unix(cx.started());
         while let Some(check) = self.0.get(progress.at) {
             let verified = |principal| (principal, Outcome::Verified);
             let judged = match check {

@@ -3,12 +3,7 @@
 //! Encoded by hand, straight into the buffer: no allocation, no map, no serialiser. Unknown fields
 //! are omitted.
 
-use std::{
-    borrow::Cow,
-    io::Write,
-    net::IpAddr,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, io::Write, net::IpAddr, time::Duration};
 
 use http::{StatusCode, Version, uri::PathAndQuery};
 use opentelemetry::trace::TraceId;
@@ -30,8 +25,8 @@ macro_rules! key {
 /// One finished exchange.
 #[derive(Debug)]
 pub struct Line<'a> {
-    /// When its head was complete.
-    pub time: SystemTime,
+    /// When its head was complete, since 1970.
+    pub time: Duration,
     /// What is known about it.
     pub cx: &'a Context,
     /// The client's target: for its query, and its path if there is no normalised one.
@@ -339,7 +334,7 @@ mod tests {
 
     fn line<'a>(cx: &'a Context, target: Option<&'a PathAndQuery>) -> Line<'a> {
         Line {
-            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_599_500),
+            time: Duration::from_millis(1_767_225_599_500),
             cx,
             target,
             trace_id: None,

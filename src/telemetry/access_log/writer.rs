@@ -445,7 +445,7 @@ pub(crate) mod tests {
         let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), http::Method::GET, http::Version::HTTP_11);
         let line = || Line {
-            time: clock::at(Instant::now()),
+            time: clock::unix(Instant::now()),
             cx: &cx,
             target: None,
             trace_id: None,
