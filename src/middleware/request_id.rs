@@ -2,15 +2,16 @@
 //!
 //! Touches every request. Keeps a valid `X-Request-Id` from a trusted peer and replaces any other;
 //! writes it to the request, the response and the context. Never refuses. IDs are made sixteen at a
-//! time: one allocation, and for each ID two rounds of SipHash and an addition to
-//! a counter of this worker.
+//! time: one allocation, and for each ID a SipHash of 128 bits and an addition
+//! to a counter of this worker.
 //!
 //! Outermost, so that every failure below can be reported under an ID.
 
 use std::{
     convert::Infallible,
+    fmt,
     future::Future,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hasher, RandomState},
     pin::Pin,
     sync::{
         Arc,
@@ -22,9 +23,10 @@ use std::{
 use bytes::Bytes;
 use http::HeaderValue;
 use pin_project_lite::pin_project;
+use siphasher::sip128::{Hash128, Hasher128, SipHasher13};
 use tower::{Layer, Service};
 
-use crate::http::{Request, Response, names::X_REQUEST_ID};
+use crate::http::{Request, Response, fields, names::X_REQUEST_ID};
 
 /// The maximum length of a trusted peer's ID.
 const MAX_LEN: usize = 128;
@@ -60,12 +62,11 @@ pin_project! {
     }
 }
 
-/// 128-bit IDs that nobody can guess: a counter, hashed with two keys from the system's random
-/// source. The counter is the only state, so there is no lock.
-#[derive(Debug, Default)]
+/// 128-bit IDs that nobody can guess: a counter, hashed with a key from the system's random source.
+/// The counter is the only state, so there is no lock.
 struct Ids {
     count: AtomicU64,
-    keys: [RandomState; 2],
+    keyed: SipHasher13,
 }
 
 // === impl RequestIdLayer ===
@@ -113,7 +114,7 @@ where
             Some(given) => given.clone(),
             None => self.ids.next(&mut self.made),
         };
-        headers.insert(X_REQUEST_ID, id.clone());
+        fields::set(headers, X_REQUEST_ID, id.clone());
         request.cx.set_request_id(id.clone());
         ResponseFuture { inner: self.inner.call(request), id: Some(id) }
     }
@@ -135,13 +136,22 @@ where
         let this = self.project();
         let Ok(mut response) = ready!(this.inner.poll(cx));
         if let Some(id) = this.id.take() {
-            response.headers_mut().insert(X_REQUEST_ID, id);
+            fields::set(response.headers_mut(), X_REQUEST_ID, id);
         }
         Poll::Ready(Ok(response))
     }
 }
 
 // === impl Ids ===
+
+impl Default for Ids {
+    fn default() -> Self {
+        // Each has a random key of its own, so what it makes of a constant is as random.
+        let random = || RandomState::new().hash_one(0_u8);
+        let keyed = SipHasher13::new_with_keys(random(), random());
+        Self { count: AtomicU64::new(0), keyed }
+    }
+}
 
 impl Ids {
     /// The first of the IDs in `made`, or of new ones.
@@ -158,15 +168,24 @@ impl Ids {
         for hex in batch.chunks_exact_mut(LEN) {
             // Relaxed: it only has to give each number once.
             let count = self.count.fetch_add(1, Ordering::Relaxed);
-            for (half, key) in hex.chunks_exact_mut(LEN / 2).zip(&self.keys) {
-                for (pair, byte) in half.chunks_exact_mut(2).zip(key.hash_one(count).to_be_bytes())
-                {
+            let mut hasher = self.keyed;
+            hasher.write_u64(count);
+            let Hash128 { h1, h2 } = hasher.finish128();
+            for (half, hash) in hex.chunks_exact_mut(LEN / 2).zip([h1, h2]) {
+                for (pair, byte) in half.chunks_exact_mut(2).zip(hash.to_be_bytes()) {
                     pair[0] = DIGITS[usize::from(byte >> 4)];
                     pair[1] = DIGITS[usize::from(byte & 0xf)];
                 }
             }
         }
         Bytes::from_owner(batch)
+    }
+}
+
+impl fmt::Debug for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the key.
+        f.debug_struct("Ids").field("count", &self.count).finish_non_exhaustive()
     }
 }
 
