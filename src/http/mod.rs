@@ -11,6 +11,7 @@ pub mod client_ip;
 pub mod context;
 pub mod der;
 pub mod fetch;
+pub mod fields;
 pub mod gather;
 pub mod guard;
 pub mod held;

@@ -26,7 +26,7 @@ use super::template::Values;
 pub use super::template::{Part, Template};
 use crate::{
     error::{Error, Kind},
-    http::{Next, Request, Response},
+    http::{Next, Request, Response, fields},
 };
 
 /// `request_headers` and `response_headers`, `rewrite`, `preserve_host`.
@@ -137,8 +137,8 @@ impl<S: Next> Service<Request> for Headers<S> {
         }
         let headers = &mut request.parts.headers;
         match host {
-            Some(host) => drop(headers.insert(header::HOST, host)),
-            None => drop(headers.remove(header::HOST)),
+            Some(host) => fields::set(headers, header::HOST, host),
+            None => drop(fields::take(headers, &header::HOST)),
         }
         // After Host, so that a Host set here is the one that is sent.
         settings.request.apply(headers);

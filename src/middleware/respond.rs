@@ -25,7 +25,7 @@ use tower::{Layer, Service};
 use crate::{
     error::{Error, Kind, Result, response},
     http::{
-        Body, Context, Next, Request, Response,
+        Body, Context, Next, Request, Response, fields,
         names::{RATELIMIT, RATELIMIT_POLICY},
     },
 };
@@ -135,8 +135,8 @@ pub(super) fn refuse(kind: &Kind, cx: &Context) -> Response {
 /// Adds the rate limit fields of the request, besides any that the upstream sent.
 fn tell_limits(cx: &Context, headers: &mut HeaderMap) {
     for fields in cx.rate_limits() {
-        headers.append(RATELIMIT_POLICY, fields.policy());
-        headers.append(RATELIMIT, fields.state());
+        fields::add(headers, RATELIMIT_POLICY, fields.policy());
+        fields::add(headers, RATELIMIT, fields.state());
     }
 }
 

@@ -14,7 +14,7 @@ use http_body::Body as _;
 
 use crate::{
     error::{Error, Kind, Result},
-    http::{Body, hop_by_hop, names},
+    http::{Body, fields, hop_by_hop, names},
 };
 
 /// The most fields a response may have.
@@ -87,11 +87,11 @@ fn set_host(parts: &mut request::Parts, authority: &HeaderValue, preserve_host: 
         // An h2 client's host is in its target.
         let host = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
         if let Some(host) = host {
-            parts.headers.insert(header::HOST, host);
+            fields::set(&mut parts.headers, header::HOST, host);
             return;
         }
     }
-    parts.headers.insert(header::HOST, authority.clone());
+    fields::set(&mut parts.headers, header::HOST, authority.clone());
 }
 
 fn origin_form(uri: &Uri) -> Uri {
@@ -105,16 +105,16 @@ fn set_length(parts: &mut request::Parts, body: &Body) {
         // Where content is expected, declare that there is none (RFC 9110, 8.6).
         Some(0) => {
             if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
-                headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+                fields::set(headers, header::CONTENT_LENGTH, HeaderValue::from_static("0"));
             } else {
-                headers.remove(header::CONTENT_LENGTH);
+                fields::take(headers, &header::CONTENT_LENGTH);
             }
         }
         Some(length) => {
-            headers.insert(header::CONTENT_LENGTH, length.into());
+            fields::set(headers, header::CONTENT_LENGTH, length.into());
         }
         None => {
-            headers.remove(header::CONTENT_LENGTH);
+            fields::take(headers, &header::CONTENT_LENGTH);
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }

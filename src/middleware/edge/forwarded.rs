@@ -11,7 +11,7 @@ use http::{
 use smallvec::SmallVec;
 
 use crate::http::{
-    Scheme, identity,
+    Scheme, fields, identity,
     names::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO},
     peer::Peer,
 };
@@ -66,14 +66,14 @@ pub fn set(
         };
     }
     remove_claims(headers);
-    headers.insert(VIA, via);
+    fields::set(headers, VIA, via);
     if let Some(address) = words.address() {
-        headers.insert(X_FORWARDED_FOR, address.clone());
+        fields::set(headers, X_FORWARDED_FOR, address.clone());
     }
-    headers.insert(FORWARDED, element);
-    headers.insert(X_FORWARDED_PROTO, proto(scheme));
+    fields::set(headers, FORWARDED, element);
+    fields::set(headers, X_FORWARDED_PROTO, proto(scheme));
     if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host.clone());
+        fields::set(headers, X_FORWARDED_HOST, host.clone());
     }
     scheme
 }

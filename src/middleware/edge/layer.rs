@@ -28,7 +28,7 @@ use tower::{Layer, Service};
 use crate::{
     error::{Error, Kind, Result},
     http::{
-        ClientIp, Context, Next, Request, Response, Target, hop_by_hop,
+        ClientIp, Context, Next, Request, Response, Target, fields, hop_by_hop,
         identity::{Identity, Suspect},
         peer::KnownHost,
     },
@@ -112,7 +112,7 @@ impl Shared {
         let can_upgrade = head.version == Version::HTTP_11;
         hop_by_hop::strip_request(&mut head.headers, can_upgrade);
         self.remove_identity(&mut head.headers);
-        head.headers.remove(EXPECT);
+        fields::take(&mut head.headers, &EXPECT);
         if !body.is_in_memory() {
             body.guard_identity(self.identity.clone());
         }

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use crate::{
     error::Unsent,
     http::{
-        Body, Context, PackedHead, Request, idempotency::KeyHonoured, is_repeatable,
+        Body, Context, PackedHead, Request, fields, idempotency::KeyHonoured, is_repeatable,
         names::X_SLUICE_ATTEMPT, replay::Replay,
     },
 };
@@ -131,7 +131,7 @@ impl Resend {
 pub(super) fn set_number(headers: &mut HeaderMap, number: u32) {
     let last = NUMBERS.len() - 1;
     let index = usize::try_from(number.saturating_sub(1)).unwrap_or(last).min(last);
-    headers.insert(X_SLUICE_ATTEMPT, HeaderValue::from_static(NUMBERS[index]));
+    fields::set(headers, X_SLUICE_ATTEMPT, HeaderValue::from_static(NUMBERS[index]));
 }
 
 #[cfg(test)]
