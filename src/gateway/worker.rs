@@ -34,7 +34,7 @@ use crate::{
         task::{self, Spawner},
         wakes,
     },
-    upstream::{Pools, TunnelDeadline},
+    upstream::{Pools, TunnelDeadline, outbox},
 };
 
 /// The capacity for orders; control waits for each.
@@ -166,6 +166,7 @@ impl Worker {
             };
             runtime.block_on(async move {
                 let _wakes = wakes::install();
+                task::spawn("outbox", outbox::serve());
                 let resources = Resources::new(number, cells, deadline);
                 // Control waits for it; if control is gone, so is the inbox.
                 drop(report.send(Ok(resources.clone())));

@@ -26,17 +26,6 @@ const ALWAYS: [&str; 9] = [
     "upgrade",
 ];
 
-/// Which lengths those names have.
-const LENGTHS: [bool; 20] = {
-    let mut lengths = [false; 20];
-    let mut index = 0;
-    while index < ALWAYS.len() {
-        lengths[ALWAYS[index].len()] = true;
-        index += 1;
-    }
-    lengths
-};
-
 /// Fields that `Connection` cannot remove: framing, routing, and what the gateway itself sets.
 const PROTECTED: [&str; 12] = [
     "host",
@@ -100,9 +89,21 @@ fn has_any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_always(name.as_str()))
 }
 
-/// Whether it is one of [`ALWAYS`]. Compares the length first: nearly every field is none of them.
+/// Whether it is one of [`ALWAYS`]. As patterns, of which the compiler compares the length first:
+/// nearly every field is none of them.
 fn is_always(name: &str) -> bool {
-    name.len() < LENGTHS.len() && LENGTHS[name.len()] && ALWAYS.contains(&name)
+    matches!(
+        name,
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 fn remove(headers: &mut HeaderMap) {

@@ -252,7 +252,16 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
 /// A claim with exactly this name first, because many names contain dots
 /// (`https://example.com/tenant`); else each dot descends into an object.
 pub fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
-    claims.get(name).or_else(|| name.split('.').try_fold(claims, |value, step| value.get(step)))
+    member(claims, name).or_else(|| name.split('.').try_fold(claims, member))
+}
+
+/// The member of an object. A token has few: to compare them is cheaper than to hash the name.
+fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    let members = value.as_object()?;
+    if members.len() > 16 {
+        return members.get(name);
+    }
+    members.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 /// A value that can be a key: text, a number, a boolean.
@@ -306,6 +315,16 @@ mod tests {
             response_body: None,
         };
         selector(entries).extract(&input).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn a_claim_is_found_among_few_and_among_many() {
+        for count in [1, 16, 17, 100] {
+            let claims: Value = (0..count).map(|n| (format!("c{n}"), json!(n))).collect();
+            assert_eq!(claim(&claims, "c0"), Some(&json!(0)), "{count}");
+            assert_eq!(claim(&claims, &format!("c{}", count - 1)), Some(&json!(count - 1)));
+            assert_eq!(claim(&claims, &format!("c{count}")), None, "{count}");
+        }
     }
 
     #[test]

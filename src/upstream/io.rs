@@ -14,22 +14,20 @@ use std::{
 
 use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
     task::unconstrained,
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{
-    http::gather,
-    upstream::{
-        last_words::LastWords,
-        meter::{Mark, Meter},
-        stall::Stall,
-    },
+use crate::upstream::{
+    last_words::LastWords,
+    meter::{Mark, Meter},
+    socket::NeverLeft,
+    stall::Stall,
 };
+
+pub(crate) use super::socket::Plain;
 
 /// A connected stream that counts its bytes.
 #[derive(Debug)]
@@ -51,27 +49,14 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<Plain>>),
 }
 
-/// A connected socket.
-#[derive(Debug)]
-pub(crate) struct Plain {
-    socket: Socket,
-    meter: Arc<Meter>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
 // === impl Io ===
 
 impl Io {
     /// A write that stays pending for `send_idle_timeout` fails with [`io::ErrorKind::TimedOut`].
     pub(crate) fn new(stream: Stream, send_idle_timeout: Duration) -> (Self, Arc<Meter>) {
         let meter = match &stream {
-            Stream::Plain(plain) => plain.meter.clone(),
-            Stream::Tls(tls) => tls.get_ref().0.meter.clone(),
+            Stream::Plain(plain) => plain.meter().clone(),
+            Stream::Tls(tls) => tls.get_ref().0.meter().clone(),
         };
         let stall = Stall::new(send_idle_timeout);
         let (last_words, read_ahead) = (LastWords::default(), Bytes::new());
@@ -87,6 +72,46 @@ impl Io {
         self.read_ahead = bytes;
     }
 
+    /// Whether a request can be posted: it then leaves soon, with those of other connections.
+    pub(crate) fn can_post(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(plain) => self.last_words.is_open() && plain.can_post(),
+            Stream::Tls(_) => false,
+        }
+    }
+
+    /// Posts `bytes`, in exchange for an empty buffer. Only if that [can be](Self::can_post).
+    pub(crate) fn post(&self, cx: &Context<'_>, bytes: &mut Vec<u8>) {
+        if let Stream::Plain(plain) = &self.stream {
+            plain.post(cx, bytes);
+        }
+    }
+
+    /// Takes back what was posted and has not left.
+    pub(crate) fn unpost(&self) {
+        if let Stream::Plain(plain) = &self.stream {
+            plain.unpost();
+        }
+    }
+
+    /// How many bytes of what was posted are written; what is not has to be. Its buffer is exchanged
+    /// for `bytes`. Pending while it has not left.
+    pub(crate) fn poll_posted(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        let polled = match &self.stream {
+            Stream::Plain(plain) => ready!(plain.poll_posted(cx, bytes)),
+            Stream::Tls(_) => Err(NeverLeft),
+        };
+        match polled {
+            Ok(Ok(count)) => Poll::Ready(Ok(count)),
+            Ok(Err(error)) => self.settle(cx, Poll::Ready(Err(error)), bytes.len()),
+            Err(NeverLeft) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+    }
+
     /// Whether no write has failed.
     pub(crate) fn is_open(&self) -> bool {
         self.last_words.is_open()
@@ -98,11 +123,7 @@ impl Io {
         let mut byte = [0];
         match &mut self.stream {
             Stream::Plain(plain) => {
-                let read = match &plain.socket {
-                    Socket::Tcp(socket) => socket.try_read(&mut byte),
-                    Socket::Unix(socket) => socket.try_read(&mut byte),
-                };
-                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+                matches!(plain.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
             // What arrives may be for TLS alone, a session ticket for example.
             Stream::Tls(tls) => {
@@ -123,10 +144,7 @@ impl Io {
             Stream::Tls(tls) => tls.get_ref().0,
         };
         let mut byte = [MaybeUninit::uninit()];
-        let peeked = match &plain.socket {
-            Socket::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
-            Socket::Unix(socket) => SockRef::from(socket).peek(&mut byte),
-        };
+        let peeked = plain.as_sock_ref().peek(&mut byte);
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
@@ -282,86 +300,6 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
-    }
-}
-
-// === impl Plain ===
-
-impl Plain {
-    /// A TCP connection.
-    pub(crate) fn tcp(stream: TcpStream) -> Self {
-        Self { socket: Socket::Tcp(stream), meter: Arc::default() }
-    }
-
-    /// A connection to a unix socket.
-    pub(crate) fn unix(stream: UnixStream) -> Self {
-        Self { socket: Socket::Unix(stream), meter: Arc::default() }
-    }
-
-    fn count_written(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(written)) = polled {
-            self.meter.add_written(written);
-        }
-        polled
-    }
-}
-
-impl AsyncRead for Plain {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Plain {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = match &mut self.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
-        };
-        self.count_written(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if let Some(polled) = gather::write_small(bufs, |bytes| self.as_mut().poll_write(cx, bytes))
-        {
-            return polled;
-        }
-        let polled = match &mut self.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-        };
-        self.count_written(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // We buffer nothing in front of the socket.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }

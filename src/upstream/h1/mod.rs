@@ -130,7 +130,7 @@ impl H1 {
         self.begun = self.mark();
         self.request = None;
         self.receiving.begin(parts.method == Method::HEAD);
-        self.sending.begin(&parts, &body);
+        self.sending.begin(&parts, &body, !self.is_doubtful);
         if body.is_in_memory() {
             if let Some(bytes) = body.as_full() {
                 self.sending.add(bytes.clone());
@@ -142,8 +142,17 @@ impl H1 {
         }
     }
 
-    /// The head of the response. Do not poll again after it is ready.
+    /// The head of the response. Do not poll again after it is ready. After a failure nothing more of
+    /// the request leaves.
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Broken>> {
+        let polled = self.poll_head(cx);
+        if let Poll::Ready(Err(_)) = polled {
+            self.io.unpost();
+        }
+        polled
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Broken>> {
         // Sending does not end with the answer's head: see `is_sending`.
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));

@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -29,6 +30,8 @@ const LINE_END: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n";
 /// A head's buffer is kept for the next request up to this size.
 const MAX_KEPT: usize = 4096;
+/// A request up to this size is posted.
+const MAX_POSTED: usize = 4096;
 
 /// What of a request has not been written yet.
 #[derive(Debug, Default)]
@@ -45,7 +48,20 @@ pub(super) struct Sending {
     /// The trailers that the head has announced.
     announced: SmallVec<[HeaderName; 2]>,
     needs_flush: bool,
+    post: Post,
     is_broken: bool,
+}
+
+/// Whether a request leaves through the [outbox](crate::upstream::outbox).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Post {
+    /// It is written.
+    #[default]
+    Not,
+    /// It may.
+    Maybe,
+    /// It is there.
+    Posted,
 }
 
 /// How the upstream knows where the body ends.
@@ -59,8 +75,9 @@ enum Framing {
 // === impl Sending ===
 
 impl Sending {
-    /// Begins a request. `parts` says how its body is framed.
-    pub(super) fn begin(&mut self, parts: &request::Parts, body: &Body) {
+    /// Begins a request. `parts` says how its body is framed; `may_post`, whether the connection was
+    /// used just now and it may leave a little later.
+    pub(super) fn begin(&mut self, parts: &request::Parts, body: &Body, may_post: bool) {
         self.before.clear();
         head::write(parts, &mut self.before);
         self.written = 0;
@@ -74,6 +91,7 @@ impl Sending {
             self.announced.extend(names.filter_map(|name| HeaderName::try_from(name).ok()));
         }
         self.needs_flush = true;
+        self.post = if may_post { Post::Maybe } else { Post::Not };
     }
 
     /// Adds a body that is in memory.
@@ -114,6 +132,7 @@ impl Sending {
         if self.is_broken {
             return Poll::Ready(Err(Broken::Io(io::ErrorKind::BrokenPipe.into())));
         }
+        ready!(self.poll_posted(cx, io))?;
         while !self.is_over() {
             let is_waiting = self.poll_fill(cx)?.is_pending();
             ready!(self.poll_write(cx, io)).map_err(Broken::Io)?;
@@ -126,6 +145,26 @@ impl Sending {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Posts a small request that is all there. Ready with what is left to be written, if anything.
+    fn poll_posted(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<Result<(), Broken>> {
+        let size = self.before.len() + self.data.len();
+        match mem::take(&mut self.post) {
+            Post::Maybe if self.body.is_none() && size <= MAX_POSTED && io.can_post() => {
+                self.before.extend_from_slice(&mem::take(&mut self.data));
+                io.post(cx, &mut self.before);
+            }
+            Post::Posted => {
+                if let Poll::Ready(written) = io.poll_posted(cx, &mut self.before) {
+                    self.written = written.map_err(Broken::Io)?;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            Post::Maybe | Post::Not => return Poll::Ready(Ok(())),
+        }
+        self.post = Post::Posted;
+        Poll::Pending
     }
 
     /// Puts the next part of the body behind what is waiting to be written. Pending if there is none
