@@ -63,6 +63,8 @@ Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 bad configuration.";
 
 /// The program: parses its arguments and runs the command.
 pub fn main() -> ExitCode {
+    // First: what is touched before stays as it is.
+    memory::use_small_pages();
     match Arguments::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),

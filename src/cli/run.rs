@@ -54,8 +54,6 @@ enum Ended {
 
 /// Serves until it has drained. 0, 1 if it could not start or was forced to end, 78 for a bad file.
 pub fn run(args: &Args) -> ExitCode {
-    // First: what is touched before stays as it is.
-    memory::use_small_pages();
     let loaded = match config::load(&args.file.path) {
         Ok(loaded) => loaded,
         Err(problems) => return cli::bad_configuration(&problems),
