@@ -89,9 +89,9 @@ fn has_any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_always(name.as_str()))
 }
 
-/// Whether it is one of [`ALWAYS`]. As patterns, of which the compiler compares the length first:
-/// nearly every field is none of them.
-fn is_always(name: &str) -> bool {
+/// Whether a field is never passed on as it is. The names are those of [`ALWAYS`], as patterns, of
+/// which the compiler compares the length first: nearly every field is none of them.
+pub fn is_always(name: &str) -> bool {
     matches!(
         name,
         "connection"

@@ -60,6 +60,14 @@ struct Shared {
     identities: Counter,
 }
 
+/// Which of the fields that do not pass a head has: nearly every head has none.
+#[derive(Default)]
+struct Found {
+    is_hop_by_hop: bool,
+    is_suspect: bool,
+    is_expecting: bool,
+}
+
 // === impl EdgeLayer ===
 
 impl EdgeLayer {
@@ -109,10 +117,16 @@ impl Shared {
         cx.set_client_ip(ClientIp::find(peer, &head.headers, &self.settings.trusted_proxies));
         framing::check(head, peer.host.get().map(|known| &known.value))?;
 
-        let can_upgrade = head.version == Version::HTTP_11;
-        hop_by_hop::strip_request(&mut head.headers, can_upgrade);
-        self.remove_identity(&mut head.headers);
-        fields::take(&mut head.headers, &EXPECT);
+        let found = self.look(&head.headers);
+        if found.is_hop_by_hop {
+            hop_by_hop::strip_request(&mut head.headers, head.version == Version::HTTP_11);
+        }
+        if found.is_suspect {
+            self.remove_identity(&mut head.headers);
+        }
+        if found.is_expecting {
+            fields::take(&mut head.headers, &EXPECT);
+        }
         if !body.is_in_memory() {
             body.guard_identity(self.identity.clone());
         }
@@ -131,6 +145,17 @@ impl Shared {
         let headers = &mut head.headers;
         cx.set_scheme(forwarded::set(headers, peer, host.as_ref(), forwarded, head.version));
         Ok(())
+    }
+
+    /// One pass over the names for all that is removed next.
+    fn look(&self, headers: &HeaderMap) -> Found {
+        let mut found = Found::default();
+        for name in headers.keys() {
+            found.is_hop_by_hop |= hop_by_hop::is_always(name.as_str());
+            found.is_suspect |= self.identity.suspect(name).is_some();
+            found.is_expecting |= *name == EXPECT;
+        }
+        found
     }
 
     /// Fields that only the gateway may set, and names that some upstreams read like them.
