@@ -150,7 +150,7 @@ pub fn each_route<B>(
 /// The layers of one route, behind `auth`, around `balance`.
 ///
 /// `mirror` copies its requests.
-pub fn after_auth<B>(
+pub fn after_auth<B: Clone>(
     route: MemberSettings,
     mirror: Option<Copier<Copies<B>>>,
     balance: B,

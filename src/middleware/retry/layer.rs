@@ -9,10 +9,10 @@
 //! Writes `x-sluice-attempt`; counts `sluice_retries_total` and
 //! `sluice_retry_budget_exhausted_total`.
 //!
-//! Costs a clone of the inner service and a reference per request; with `retry` also a copy of the
-//! head, two boxes, a deposit, and what `replay` says about the body. Inside the total timeout,
-//! which bounds all attempts and waits, and around the timeout of one attempt. Dropping the future
-//! cancels the current attempt or wait and starts no other.
+//! Costs one reference per request; with `retry` also a copy of the head, a box, a deposit, and
+//! what `replay` says about the body. Inside the total timeout, which bounds all attempts and waits,
+//! and around the timeout of one attempt. Dropping the future cancels the current attempt or wait
+//! and starts no other.
 
 use std::{
     fmt,
@@ -22,6 +22,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -34,7 +35,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    http::{Next, Request, Response},
+    http::{self as ours, Next, Request, Response},
     telemetry::metrics::{Cells, Counter, RETRIES, RETRY_BUDGET_EXHAUSTED},
 };
 
@@ -45,8 +46,8 @@ pub struct RetryLayer(Arc<Shared>);
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
-    shared: Arc<Shared>,
     inner: S,
+    again: Arc<Again<S>>,
 }
 
 /// The retry counters and the budget of one upstream on this worker.
@@ -63,7 +64,16 @@ pub struct Upstream {
 pub(super) struct Shared {
     pub(super) settings: Settings,
     has_retry: bool,
-    pub(super) upstreams: Box<[Upstream]>,
+    upstreams: Box<[Upstream]>,
+}
+
+/// What a request may need after its first attempt, and nearly all do not: shared, so that none
+/// clones a service for it.
+#[derive(Debug)]
+struct Again<S> {
+    shared: Arc<Shared>,
+    /// To be cloned. Locked only because a service need not be `Sync`.
+    inner: Mutex<S>,
 }
 
 pin_project! {
@@ -74,7 +84,7 @@ pin_project! {
     {
         #[pin]
         attempt: S::Future,
-        inner: S,
+        again: Arc<Again<S>>,
         tries: Tries,
         // Used only on a route with `retry`: no other should move what it would hold.
         armed: Option<Box<Armed>>,
@@ -100,11 +110,21 @@ impl RetryLayer {
     }
 }
 
-impl<S> Layer<S> for RetryLayer {
+impl<S: Clone> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Retry { shared: self.0.clone(), inner }
+        let again = Again { shared: self.0.clone(), inner: Mutex::new(inner.clone()) };
+        Retry { inner, again: Arc::new(again) }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The upstream that was chosen for the exchange of `cx`.
+    pub(super) fn upstream(&self, cx: &ours::Context) -> Option<&Upstream> {
+        self.upstreams.get(cx.upstream())
     }
 }
 
@@ -161,17 +181,16 @@ impl<S: Next> Service<Request> for Retry<S> {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let shared = self.shared.clone();
+        let shared = &self.again.shared;
         let armed = shared.has_retry.then(|| {
-            if let Some(upstream) = shared.upstreams.get(request.cx.upstream()) {
+            if let Some(upstream) = shared.upstream(&request.cx) {
                 upstream.budget.deposit();
             }
             Box::new(Armed { kept: Kept::of(&mut request), pause: None })
         });
         set_number(&mut request.parts.headers, 1);
-        let mut inner = self.inner.clone();
-        let attempt = inner.call(request);
-        ResponseFuture { attempt, inner, tries: Tries::new(shared), armed }
+        let attempt = self.inner.call(request);
+        ResponseFuture { attempt, again: self.again.clone(), tries: Tries::new(), armed }
     }
 }
 
@@ -190,7 +209,7 @@ impl<S: Next> Future for ResponseFuture<S> {
             } else {
                 let outcome = ready!(this.attempt.as_mut().poll(cx));
                 let kept = this.armed.as_ref().map(|armed| &armed.kept);
-                match this.tries.after(outcome, kept) {
+                match this.tries.after(&this.again.shared, outcome, kept) {
                     Step::Done(outcome) => return Poll::Ready(outcome),
                     Step::Now(resend) => resend,
                     Step::Later(pause) => {
@@ -205,7 +224,8 @@ impl<S: Next> Future for ResponseFuture<S> {
                 armed.pause = None;
             }
             let number = this.tries.begin();
-            this.attempt.set(this.inner.call(resend.into_request(number)));
+            let mut inner = this.again.inner.lock().clone();
+            this.attempt.set(inner.call(resend.into_request(number)));
         }
     }
 }

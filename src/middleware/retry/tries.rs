@@ -1,14 +1,14 @@
 //! Counts the attempts of one request, and decides what follows each.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::header;
 use tokio::time::Instant;
 
 use super::{
-    backoff,
+    Settings, backoff,
     classify::{Class, Verdict, judge},
-    layer::{Shared, Upstream},
+    layer::Shared,
     pause::Pause,
     resend::{Kept, Resend},
 };
@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// The attempts of one request.
+#[derive(Debug)]
 pub(super) struct Tries {
-    shared: Arc<Shared>,
     /// Attempts begun, including the current one.
     begun: u32,
     /// Whether class A has used its one retry outside the budget.
@@ -48,8 +48,8 @@ struct Failure {
 
 impl Tries {
     /// The first attempt is in progress.
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, begun: 1, has_had_free: false }
+    pub(super) fn new() -> Self {
+        Self { begun: 1, has_had_free: false }
     }
 
     /// Counts the next attempt and returns its number.
@@ -58,54 +58,33 @@ impl Tries {
         self.begun
     }
 
-    /// Decides what follows `outcome`. `kept` exists on a route with `retry`.
-    pub(super) fn after(&mut self, outcome: Result<Response>, kept: Option<&Kept>) -> Next {
-        let Some(failure) = self.failure(&outcome) else {
+    /// Decides what follows `outcome` on the route of `shared`. `kept` exists with `retry`.
+    pub(super) fn after(
+        &mut self,
+        shared: &Shared,
+        outcome: Result<Response>,
+        kept: Option<&Kept>,
+    ) -> Next {
+        let settings = &shared.settings;
+        let Some(failure) = failure(settings, &outcome) else {
             return done(outcome, kept);
         };
-        let settings = &self.shared.settings;
         if judge(&settings.on, failure.class, self.begun, settings.attempts) == Verdict::Stop {
             return done(outcome, kept);
         }
         match kept {
-            Some(kept) => self.armed(outcome, &failure, kept),
-            None => self.unarmed(outcome),
+            Some(kept) => self.armed(shared, outcome, &failure, kept),
+            None => unarmed(shared, outcome),
         }
     }
 
-    fn failure(&self, outcome: &Result<Response>) -> Option<Failure> {
-        match outcome {
-            Err(error) => {
-                let class = Class::of_failure(error.kind())?;
-                Some(Failure { class, wait: Duration::ZERO })
-            }
-            // Most routes list none, and then nothing is looked up.
-            Ok(_) if self.shared.settings.on.statuses.is_empty() => None,
-            Ok(response) => {
-                let after = response.headers().get(header::RETRY_AFTER);
-                let is_listed = self.shared.settings.on.lists(response.status(), after.is_some());
-                let wait = || after.and_then(|value| retry_after(value, clock::now()));
-                is_listed
-                    .then(|| Failure { class: Class::Answered, wait: wait().unwrap_or_default() })
-            }
-        }
-    }
-
-    /// Without `retry`: sends only what was handed back, at once.
-    fn unarmed(&self, outcome: Result<Response>) -> Next {
-        let mut error = match outcome {
-            Err(error) => error,
-            Ok(response) => return Next::Done(Ok(response)),
-        };
-        let unsent = error.take_unsent().and_then(|unsent| Resend::unsent(unsent, None));
-        let Some(resend) = unsent else { return Next::Done(Err(error)) };
-        if let Some(upstream) = self.upstream(resend.cx().upstream()) {
-            upstream.count_retry(error.kind().reason());
-        }
-        Next::Now(resend)
-    }
-
-    fn armed(&mut self, mut outcome: Result<Response>, failure: &Failure, kept: &Kept) -> Next {
+    fn armed(
+        &mut self,
+        shared: &Shared,
+        mut outcome: Result<Response>,
+        failure: &Failure,
+        kept: &Kept,
+    ) -> Next {
         let may_be_sent = match failure.class {
             Class::NotSent => true,
             Class::MaybeSeen | Class::Answered => kept.is_repeatable(),
@@ -115,7 +94,7 @@ impl Tries {
         if !may_be_sent || !kept.is_whole() || !is_in_time {
             return done(outcome, kept.into());
         }
-        if !self.is_affordable(failure.class, kept) {
+        if !self.is_affordable(shared, failure.class, kept) {
             return done(exhausted(outcome, kept), kept.into());
         }
         let resend = match failure.class {
@@ -126,7 +105,7 @@ impl Tries {
         if failure.class != Class::NotSent {
             kept.cx().set_repeated();
         }
-        if let Some(upstream) = self.upstream(kept.cx().upstream()) {
+        if let Some(upstream) = shared.upstream(kept.cx()) {
             match &outcome {
                 Ok(response) => upstream.count_retry(response.status().as_str()),
                 Err(error) => upstream.count_retry(error.kind().reason()),
@@ -137,8 +116,8 @@ impl Tries {
     }
 
     /// Whether the budget allows this retry, or it needs none.
-    fn is_affordable(&mut self, class: Class, kept: &Kept) -> bool {
-        let Some(upstream) = self.upstream(kept.cx().upstream()) else { return true };
+    fn is_affordable(&mut self, shared: &Shared, class: Class, kept: &Kept) -> bool {
+        let Some(upstream) = shared.upstream(kept.cx()) else { return true };
         if upstream.withdraw() {
             return true;
         }
@@ -150,10 +129,37 @@ impl Tries {
         upstream.count_exhausted();
         false
     }
+}
 
-    fn upstream(&self, index: usize) -> Option<&Upstream> {
-        self.shared.upstreams.get(index)
+fn failure(settings: &Settings, outcome: &Result<Response>) -> Option<Failure> {
+    match outcome {
+        Err(error) => {
+            let class = Class::of_failure(error.kind())?;
+            Some(Failure { class, wait: Duration::ZERO })
+        }
+        // Nearly always, and then nothing is looked up.
+        Ok(response) if !settings.on.statuses.contains(&response.status()) => None,
+        Ok(response) => {
+            let after = response.headers().get(header::RETRY_AFTER);
+            let is_listed = settings.on.lists(response.status(), after.is_some());
+            let wait = || after.and_then(|value| retry_after(value, clock::now()));
+            is_listed.then(|| Failure { class: Class::Answered, wait: wait().unwrap_or_default() })
+        }
     }
+}
+
+/// Without `retry`: sends only what was handed back, at once.
+fn unarmed(shared: &Shared, outcome: Result<Response>) -> Next {
+    let mut error = match outcome {
+        Err(error) => error,
+        Ok(response) => return Next::Done(Ok(response)),
+    };
+    let unsent = error.take_unsent().and_then(|unsent| Resend::unsent(unsent, None));
+    let Some(resend) = unsent else { return Next::Done(Err(error)) };
+    if let Some(upstream) = shared.upstream(resend.cx()) {
+        upstream.count_retry(error.kind().reason());
+    }
+    Next::Now(resend)
 }
 
 /// No more attempts: the copy is no longer needed.
@@ -180,11 +186,5 @@ fn exhausted(outcome: Result<Response>, kept: &Kept) -> Result<Response> {
             let kind = Kind::RetryBudget(Box::new(error.kind().clone()));
             Err(Error::new(kind).with_source(error))
         }
-    }
-}
-
-impl fmt::Debug for Tries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tries").field("begun", &self.begun).finish_non_exhaustive()
     }
 }
