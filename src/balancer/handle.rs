@@ -141,7 +141,7 @@ impl GroupHandle {
 
     pub(crate) fn count_answer(&self, status: http::StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        self.0.attempts.statuses[class].add(1);
+        self.0.attempts.statuses[class].add_alone(1);
     }
 
     pub(crate) fn count_failure(&self, reason: &'static str) {

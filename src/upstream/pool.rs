@@ -128,14 +128,14 @@ impl Pool {
         let dials = match state.speaks {
             Some(Speaks::H1) => {
                 if let Some(h1) = self.pop_idle(&mut state, is_unsafe) {
-                    self.counters.reused.add(1);
+                    self.counters.reused.add_alone(1);
                     return Checkout::Ready(Lease::H1(h1));
                 }
                 true
             }
             Some(Speaks::H2) => {
                 if let Some(stream) = state.h2_stream() {
-                    self.counters.reused.add(1);
+                    self.counters.reused.add_alone(1);
                     return Checkout::Ready(Lease::H2(stream));
                 }
                 if state.h2.len() >= self.max_h2 {

@@ -95,7 +95,7 @@ impl Outcomes {
     pub fn count(&self, scheme: Scheme, outcome: Outcome) {
         let cell = &self.0.counters[scheme as usize][outcome.index()];
         let labels = [scheme.name(), outcome.name()];
-        cell.get_or_init(|| self.0.cells.counter(&AUTH, &labels)).add(1);
+        cell.get_or_init(|| self.0.cells.counter(&AUTH, &labels)).add_alone(1);
     }
 }
 

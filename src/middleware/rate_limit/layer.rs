@@ -171,7 +171,7 @@ impl Limits {
             match verdict.outcome {
                 Outcome::Denied { .. } => decisions.denied.add(1),
                 Outcome::ShadowDenied => decisions.shadow_denied.add(1),
-                Outcome::Admitted if !is_denied => decisions.admitted.add(1),
+                Outcome::Admitted if !is_denied => decisions.admitted.add_alone(1),
                 // Another policy denied: this one was not charged.
                 Outcome::Admitted => {}
             }

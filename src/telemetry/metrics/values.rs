@@ -65,6 +65,12 @@ impl Counter {
         self.0.add(n);
     }
 
+    /// Counts `n` more, without the read-modify-write of [`Counter::add`]: for what every request
+    /// counts. Only for the thread that the cells belong to, if no other counts in this one.
+    pub fn add_alone(&self, n: u64) {
+        add_alone(&self.0.0, n);
+    }
+
     /// This thread's count.
     pub fn get(&self) -> u64 {
         self.0.get()
@@ -84,6 +90,11 @@ impl Count {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Adds to a cell that only this thread writes.
+fn add_alone(cell: &AtomicU64, n: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 // === impl Gauge ===
@@ -130,19 +141,15 @@ fn bucket_of(duration: Duration) -> (usize, u64) {
 
 impl RouteCells {
     /// Counts an exchange that was answered with `status` and `sent` bytes after `took`, and of
-    /// whose request `received` bytes were read. Only for the thread that the cells belong to: it
-    /// alone writes them, so no read-modify-write is needed.
+    /// whose request `received` bytes were read. Only for the thread that the cells belong to.
     pub fn count(&self, status: u16, took: Duration, received: u64, sent: u64) {
-        let add = |cell: &AtomicU64, n: u64| {
-            cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-        };
         let class = usize::from(status / 100).clamp(1, 5);
         let (bucket, micros) = bucket_of(took);
-        add(&self.statuses[class - 1].0, 1);
-        add(&self.duration.counts[bucket], 1);
-        add(&self.duration.micros, micros);
-        add(&self.request_bytes.0, received);
-        add(&self.response_bytes.0, sent);
+        add_alone(&self.statuses[class - 1].0, 1);
+        add_alone(&self.duration.counts[bucket], 1);
+        add_alone(&self.duration.micros, micros);
+        add_alone(&self.request_bytes.0, received);
+        add_alone(&self.response_bytes.0, sent);
     }
 }
 
