@@ -122,10 +122,13 @@ pub fn port(url: &Uri) -> Option<u16> {
 
 /// Whether it names the gateway's own machine.
 pub fn is_loopback(url: &Uri) -> bool {
-    let host = url.host().unwrap_or_default();
+    let host = url.host().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    // RFC 6761, 6.3: every name under `localhost`. The unspecified address connects here, too.
+    let is_own = |ip: std::net::IpAddr| ip.is_loopback() || ip.is_unspecified();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || bare.parse().is_ok_and(|ip: std::net::IpAddr| is_own(ip.to_canonical()))
 }
 
 fn has_scheme(location: &str) -> bool {
@@ -208,9 +211,19 @@ mod tests {
         assert_eq!(port(&url("https://a/")), Some(443));
         assert_eq!(port(&url("http://a/")), Some(80));
         assert_eq!(port(&url("http://a:81/")), Some(81));
-        for own in ["http://localhost:1/", "http://127.0.0.9/", "http://[::1]:80/"] {
+        for own in [
+            "http://localhost:1/",
+            "http://LocalHost./",
+            "http://id.localhost/",
+            "http://127.0.0.9/",
+            "http://0.0.0.0/",
+            "http://[::1]:80/",
+            "http://[::ffff:127.0.0.1]/",
+        ] {
             assert!(is_loopback(&url(own)), "{own}");
         }
-        assert!(!is_loopback(&url("http://127.0.0.1.example/")));
+        for other in ["http://127.0.0.1.example/", "http://notlocalhost/", "http://10.0.0.1/"] {
+            assert!(!is_loopback(&url(other)), "{other}");
+        }
     }
 }

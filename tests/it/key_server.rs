@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use sluicegate::{
     gateway::Options,
     middleware::auth::{jwks::Timing, settings::KeysFrom},
@@ -200,6 +201,98 @@ async fn discovery_finds_the_keys_of_the_issuer_that_says_its_name() {
         let expected = if status == 200 { 2 } else { 1 };
         assert_eq!(server.requests().len(), expected, "{name}");
     }
+}
+
+/// What is done with requests for a discovery document; without anything it is as it should be.
+type Hostile = Arc<Mutex<Option<Behaviour>>>;
+
+/// An issuer whose keys are always there, if its document says where.
+async fn issuer(hostile: &Hostile, key: &SigningKey) -> Origin {
+    let (hostile, keys) = (hostile.clone(), set(&[key]).to_string());
+    Origin::start(move |_, message| {
+        let json = "content-type: application/json\r\n";
+        if message.target() == "/keys" {
+            return harness::Reply::Answer(response("200 OK", json, &keys));
+        }
+        match hostile.lock().clone() {
+            None => {
+                let home = format!("http://{}", message.field("host").unwrap_or_default());
+                let good = format!(r#"{{"issuer":"{home}","jwks_uri":"{home}/keys"}}"#);
+                harness::Reply::Answer(response("200 OK", json, &good))
+            }
+            Some(Behaviour::Bytes(bytes)) => harness::Reply::AnswerThenClose(bytes),
+            Some(Behaviour::Reset) => harness::Reply::Reset,
+            Some(_) => harness::Reply::Hang,
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn whatever_the_discovery_document_says_valid_tokens_pass_and_its_keys_are_not_asked_for() {
+    let key = SigningKey::generate("a");
+    let elsewhere = Origin::start(|_, _| harness::Reply::Close).await;
+    let document = Hostile::default();
+    let server = issuer(&document, &key).await;
+    let issuer = format!("http://{}", server.address());
+    let gateway = start(&yaml("discover: true", "").replace(ISSUER, &issuer), &quick());
+    assert_eq!(ask(&gateway, &key.token(&issuer)).await.status(), 200);
+
+    let json = "content-type: application/json\r\n";
+    let answer = |status: &str, fields: &str, body: &str| {
+        Some(Behaviour::Bytes(response(status, &format!("{fields}{json}"), body)))
+    };
+    let says = |issuer: &str, keys: &str| {
+        answer("200 OK", "", &format!(r#"{{"issuer":"{issuer}","jwks_uri":"{keys}"}}"#))
+    };
+    let away = elsewhere.address();
+    let location = format!("location: http://{away}/.well-known/openid-configuration\r\n");
+    for (outcome, hostile) in [
+        ("timeout", Some(Behaviour::Hang)),
+        ("broken", Some(Behaviour::Reset)),
+        ("status", answer("503 Service Unavailable", "", "{}")),
+        ("too-large", answer("200 OK", "", &" ".repeat(10 << 20))),
+        ("redirect", answer("302 Found", &location, "")),
+        ("redirect", answer("302 Found", "location: /.well-known/openid-configuration\r\n", "")),
+        ("type", Some(Behaviour::Bytes(response("200 OK", "content-type: text/html\r\n", "<p>")))),
+        ("discovery", answer("200 OK", "", "[]")),
+        ("discovery", answer("200 OK", "", r#"{"issuer":"#)),
+        ("discovery", says("https://evil.example", &format!("{issuer}/keys"))),
+        ("discovery", says(&issuer, &format!("http://localhost:{}/keys", away.port()))),
+        ("discovery", says(&issuer, &format!("ftp://{away}/keys"))),
+        ("discovery", says(&issuer, &format!("http://user@{away}/keys"))),
+    ] {
+        let before = fetches(&gateway, outcome).await;
+        *document.lock() = hostile;
+        let asked = server.requests().len();
+        // Not the first: that one may have been on its way before.
+        server.wait_for(asked + 3).await;
+        for _ in 0..5 {
+            let answer = ask(&gateway, &key.token(&issuer)).await;
+            assert_eq!(answer.status(), 200, "{outcome}: {}", answer.text());
+        }
+        assert!(fetches(&gateway, outcome).await > before, "{outcome}");
+        let asked = server.requests().split_off(asked + 2);
+        assert!(asked.iter().all(|it| it.target() != "/keys"), "{outcome}: asked for its keys");
+    }
+    assert_eq!(elsewhere.connections(), 0, "nobody went where a stranger pointed");
+}
+
+#[tokio::test]
+async fn a_thousand_requests_with_random_keys_are_one_discovery() {
+    let key = SigningKey::generate("a");
+    let document =
+        |host: &str| format!(r#"{{"issuer":"{host}/realm","jwks_uri":"{host}/realm/keys"}}"#);
+    let server = discovering(document, &key).await;
+    let issuer = format!("http://{}/realm", server.address());
+    let gateway = start(&yaml("discover: true", "").replace(ISSUER, &issuer), &patient());
+    assert_eq!(ask(&gateway, &key.token(&issuer)).await.status(), 200);
+    let random: Vec<_> =
+        (0..1000).map(|number| key.sign(&format!("random-{number}"), &claims(&issuer))).collect();
+    for answer in ask_all(&gateway, &random).await {
+        assert_eq!(answer.status(), 401);
+    }
+    assert_eq!(server.requests().len(), 4, "document and keys, at the start and for all of them");
 }
 
 #[tokio::test]

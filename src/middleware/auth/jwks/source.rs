@@ -4,7 +4,7 @@
 //! followed, only to the same host. Each [`Failure`] has a word for the metric and a sentence that
 //! says what to do.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::Ipv4Addr, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -12,15 +12,20 @@ use http::{
     header::{ACCEPT, AGE, CACHE_CONTROL, CONTENT_TYPE, LOCATION},
     uri::Scheme,
 };
-use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::http::fetch::{self, Answer, Fetch, FetchError, Question, RedirectError};
+use crate::{
+    http::fetch::{self, Answer, Fetch, FetchError, Question, RedirectError},
+    middleware::auth::json,
+};
 
 /// The maximum size of a key set or a discovery document, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
 /// The most redirects in a row.
 const MAX_REDIRECTS: usize = 3;
+/// The longest URL that is taken from a discovery document.
+const MAX_URL: usize = 2048;
 /// The path where an issuer says where its keys are (OpenID Connect Discovery 1.0, 4).
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
@@ -71,13 +76,6 @@ pub enum Failure {
     Invalid(Box<str>),
     /// A key set without a usable key, and why the first of its keys is not.
     Empty(&'static str),
-}
-
-/// The part of a discovery document that is used.
-#[derive(Deserialize)]
-struct Document {
-    issuer: String,
-    jwks_uri: String,
 }
 
 // === impl Source ===
@@ -170,25 +168,67 @@ fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::Type(essence.chars().take(64).collect::<String>().into()))
 }
 
+/// The URL of the key set in this discovery document.
 fn jwks_uri(issuer: &str, document: &Uri, body: &[u8]) -> Result<Uri, Failure> {
     let discovery = |why: String| Failure::Discovery(why.into());
-    let found: Document =
-        serde_json::from_slice(body).map_err(|error| discovery(error.to_string()))?;
+    let found = json::parse(body).map_err(|error| discovery(error.to_string()))?;
+    let text = |name: &str| {
+        let text = found.get(name).and_then(Value::as_str);
+        text.ok_or_else(|| discovery(format!("its `{name}` is not a text")))
+    };
     // OpenID Connect Discovery 1.0, 4.3: must be identical, or whoever can write one document at
     // that host speaks for everybody there.
-    if found.issuer != issuer {
-        return Err(Failure::OtherIssuer(
-            found.issuer.escape_debug().take(200).collect::<String>().into(),
-        ));
+    let said = text("issuer")?;
+    if said != issuer {
+        return Err(Failure::OtherIssuer(brief(said)));
     }
-    let keys: Uri =
-        found.jwks_uri.parse().map_err(|_| discovery("its jwks_uri is no URL".to_owned()))?;
-    let is_same_host = keys.host() == document.host() && keys.scheme() == document.scheme();
-    match keys.scheme() {
-        Some(scheme) if *scheme == Scheme::HTTPS && keys.host().is_some() => Ok(keys),
-        Some(scheme) if *scheme == Scheme::HTTP && is_same_host => Ok(keys),
-        _ => Err(discovery(format!("its jwks_uri `{keys}` is neither https nor on the same host"))),
+    let keys = text("jwks_uri")?;
+    destination(keys, document)
+        .map_err(|why| discovery(format!("its jwks_uri `{}` {why}", brief(keys))))
+}
+
+/// Where the document may send the gateway: to any host that proves its name with a certificate, or
+/// unencrypted to its own host. To this machine only from this machine: what listens here may trust
+/// everybody who can connect.
+fn destination(keys: &str, document: &Uri) -> Result<Uri, &'static str> {
+    if keys.len() > MAX_URL {
+        return Err("is too long");
     }
+    let url: Uri = keys.parse().map_err(|_| "is not a URL")?;
+    let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
+        return Err("is not a URL");
+    };
+    let host = authority.host();
+    let has_port = authority.as_str() != host;
+    if host.is_empty() || has_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err("has no host, or no valid port");
+    }
+    if authority.as_str().contains('@') {
+        return Err("has a user");
+    }
+    let is_same_host = document.host().is_some_and(|home| home.eq_ignore_ascii_case(host));
+    let is_at_home = is_same_host && *scheme == Scheme::HTTP && document.scheme() == url.scheme();
+    if *scheme != Scheme::HTTPS && !is_at_home {
+        return Err("is neither https nor on the same host");
+    }
+    if !fetch::is_loopback(document) && (fetch::is_loopback(&url) || is_odd_address(host)) {
+        return Err("leads to the gateway's own machine");
+    }
+    Ok(url)
+}
+
+/// Whether a resolver may read an address in it that is not written as one, such as `127.1` or
+/// `0x7f000001`.
+fn is_odd_address(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let is_hex = last.to_ascii_lowercase().starts_with("0x");
+    let is_number = is_hex || !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && host.parse::<Ipv4Addr>().is_err()
+}
+
+/// The start of a stranger's text, as it may be logged.
+fn brief(text: &str) -> Box<str> {
+    text.escape_debug().take(200).collect::<String>().into()
 }
 
 /// How long an answer stays fresh, minus the time it spent in caches (RFC 9111, 4.2).
@@ -426,6 +466,86 @@ mod tests {
         assert!(jwks_uri("i", &"http://127.0.0.1:1/d".parse().unwrap(), body).is_ok());
         assert!(jwks_uri("i", &"http://127.0.0.2:1/d".parse().unwrap(), body).is_err());
         assert!(jwks_uri("i", &"https://127.0.0.1:1/d".parse().unwrap(), body).is_err());
+    }
+
+    #[test]
+    fn a_document_leads_only_where_a_stranger_may_send_the_gateway() {
+        let found = |document: &str, keys: &str| {
+            let body = format!(r#"{{"issuer":"i","jwks_uri":"{keys}"}}"#);
+            jwks_uri("i", &document.parse().unwrap(), body.as_bytes()).is_ok()
+        };
+        for keys in ["https://keys.example/k", "https://keys.example:8443/k", "https://10.0.0.1/k"]
+        {
+            assert!(found("https://id.example/d", keys), "{keys}");
+        }
+        for keys in [
+            "https://localhost/k",
+            "https://LOCALHOST./k",
+            "https://id.localhost:8443/k",
+            "https://127.0.0.1/k",
+            "https://127.9:1/k",
+            "https://2130706433/k",
+            "https://0x7f.1/k",
+            "https://[::1]:8443/k",
+            "https://[::ffff:127.0.0.1]/k",
+            "https://0.0.0.0/k",
+            "https://[::]/k",
+            "https://id.example@keys.example/k",
+            "https://user:password@id.example/k",
+            "https://keys.example:0/k",
+            "https://keys.example:99999/k",
+            "https://keys.example:/k",
+            "HTTP://id.example/k",
+            "unix:/run/keys",
+            "https:///k",
+            "//keys.example/k",
+            "https://keys.example/ k",
+            "",
+        ] {
+            assert!(!found("https://id.example/d", keys), "{keys}");
+        }
+        // Whose issuer is this machine itself is at home there.
+        assert!(found("http://localhost:1/d", "https://127.0.0.1:2/k"));
+        assert!(found("http://ID.internal/d", "http://id.internal:8080/k"));
+        assert!(!found("http://id.internal/d", "http://user@id.internal/k"));
+    }
+
+    #[tokio::test]
+    async fn a_document_that_is_none_is_no_long_story() {
+        let long = r"a\u0007\u202e".repeat(8_000);
+        let issuer = r#""issuer":"https://id.example""#;
+        for body in [
+            "null".to_owned(),
+            "[]".to_owned(),
+            "7".to_owned(),
+            "{}".to_owned(),
+            format!("{{{issuer}}}"),
+            format!(r#"{{{issuer},"jwks_uri":null}}"#),
+            format!(r#"{{{issuer},"jwks_uri":["https://keys.example/k"]}}"#),
+            format!(r#"{{{issuer},"jwks_uri":{{"a":1}}}}"#),
+            format!(r#"{{{issuer},"jwks_uri":"https://keys.example/k"}} and more"#),
+            format!(r#"{{{issuer},"jwks_uri":"https://keys.example/{}"}}"#, "k".repeat(60_000)),
+            format!(r#"{{{issuer},"jwks_uri":"ftp://keys.example/{}"}}"#, "k".repeat(60_000)),
+            format!(r#"{{{issuer},"jwks_uri":"{long}"}}"#),
+            format!(r#"{{"issuer":"{long}","jwks_uri":"https://keys.example/k"}}"#),
+            r#"{"issuer":["https://id.example"],"jwks_uri":"https://keys.example/k"}"#.to_owned(),
+            format!(r#""{long}""#),
+            format!(r#"{{"a":{}{},{issuer}}}"#, "[".repeat(100_000), "]".repeat(100_000)),
+        ] {
+            let document = "https://id.example/.well-known/openid-configuration";
+            let start: String = body.chars().take(80).collect();
+            let script = Script {
+                answers: [(document, (200, &[][..], &*body.leak()))].into(),
+                ..Script::default()
+            };
+            let source = Source::discover("https://id.example").unwrap();
+            let failure = fetched(&source, &script, false).await.unwrap_err();
+            assert_eq!(failure.outcome(), "discovery", "{start}");
+            let told = failure.to_string();
+            assert!(told.len() < 1_000, "{} bytes for {start}", told.len());
+            assert!(told.chars().all(|c| (' '..='~').contains(&c)), "{told:?}");
+            assert_eq!(script.asked.lock().len(), 1, "{start}: the keys were not asked for");
+        }
     }
 
     #[test]
