@@ -4,9 +4,10 @@
 //! certificates, so the next handshake uses new files without a new configuration. A change of the
 //! client authorities makes a new configuration. A listener that asks for client certificates resumes
 //! no session: a ticket vouches for a verified client, and each resumption issues the next ticket, so
-//! a client could go on after its certificate has expired. Changed files are read once they have been
-//! unchanged for 200 ms; a broken pair is ignored and the old one stays in use. Costs one read lock
-//! per handshake, nothing per request.
+//! a client could go on after its certificate has expired. No ticket allows early data (0-RTT), which
+//! whoever records it could send again: nothing is read before the handshake is over. Changed files
+//! are read once they have been unchanged for 200 ms; a broken pair is ignored and the old one stays
+//! in use. Costs one read lock per handshake, nothing per request.
 
 use std::{
     fs, io,

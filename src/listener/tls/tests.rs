@@ -212,6 +212,23 @@ async fn changed_files_are_taken_over_when_still_and_broken_ones_keep_the_old() 
 }
 
 #[tokio::test]
+async fn a_resumed_connection_cannot_send_early_data() {
+    let folder = TempDir::new().unwrap();
+    let authority = authority();
+    let pair = write_pair(folder.path(), "a", &["a.example"], &authority);
+    let tls = Tls::load(&settings(vec![pair]), true, true, None).unwrap();
+    assert_eq!(tls.config().max_early_data_size, 0, "whoever changes that owes RFC 8470");
+    let mut client = Client::of(&authority, &[], None, &[&version::TLS13]);
+    client.config.enable_early_data = true;
+    assert!(!client.connect(&tls, "a.example").await.unwrap().is_resumed);
+    assert!(client.connect(&tls, "a.example").await.unwrap().is_resumed);
+    let name = ServerName::try_from("a.example").unwrap();
+    let mut resuming =
+        rustls::ClientConnection::new(Arc::new(client.config.clone()), name).unwrap();
+    assert!(resuming.early_data().is_none(), "its ticket allows none");
+}
+
+#[tokio::test]
 async fn resumption_survives_a_reload_unless_client_certificates_are_asked_for() {
     let folder = TempDir::new().unwrap();
     let authority = authority();
