@@ -654,6 +654,24 @@ async fn a_dial_that_takes_too_long_fails() {
     assert!(error.take_unsent().is_some_and(|unsent| unsent.into_request().is_some()));
 }
 
+#[tokio::test]
+async fn everybody_who_waits_for_a_connection_is_told_why_there_is_none() {
+    // Bound, and not listened on.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    for (protocol, dials) in [(Protocol::H1, "3"), (Protocol::H2, "1")] {
+        let rig = rig(socket.local_addr().unwrap(), settings(protocol));
+        let errors = futures_util::future::join_all((0..3).map(|_| rig.send(get("/")))).await;
+        assert_eq!(rig.counted("failed"), dials, "{protocol:?}");
+        for error in errors {
+            let error = error.unwrap_err().to_string();
+            let is_told =
+                error.starts_with("upstream-connect: orders") && error.contains("refused");
+            assert!(is_told, "{protocol:?}: {error}");
+        }
+    }
+}
+
 /// A self-signed certificate for `orders.internal` in a file, and the pair itself.
 fn certificate() -> (std::path::PathBuf, rcgen::CertifiedKey<rcgen::KeyPair>) {
     let pair = rcgen::generate_simple_self_signed(["orders.internal".to_owned()]).unwrap();
