@@ -14,6 +14,7 @@ mod both_ways;
 mod client_gone;
 mod config;
 mod drain;
+mod early_answers;
 mod edge;
 mod enqueue;
 mod enqueue_delivery;
