@@ -78,6 +78,7 @@ impl Store {
                 let mut shown =
                     dead_letter::shown(letter.id, &topic, letter.redrives, &record).ok()?;
                 shown.reason = dead_letter::reason(letter.reason);
+                shown.died = letter.died;
                 if let Some(error) = &letter.last_error {
                     shown.last_error = Some(error.to_string());
                 }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{Inner, Reading, Store, topic::Topic, topics::millis};
 use crate::events::{
     delivery::subscription::Removal,
-    facade::{DeadLetterFilter, Refusal},
+    facade::Refusal,
     queue::{
         Offset,
         codec::Generation,
@@ -222,15 +222,13 @@ impl Store {
         for reading in self.all_subscriptions() {
             let Some(letters) = reading.settings.dead_letter else { continue };
             let until = judged.wall.saturating_sub(millis(letters.max_age));
-            let old = DeadLetterFilter { until: Some(until), ..DeadLetterFilter::default() };
-            let gone = reading.subscription.letters(None, old, LETTERS).await?;
+            let gone = reading.subscription.aged_letters(judged.wall, until, LETTERS).await?;
             if !gone.is_empty() {
                 tracing::warn!(
                     subscription = %reading.settings.name,
                     count = gone.len(),
                     "removed dead letters that were past their age"
                 );
-                let gone: Vec<_> = gone.into_iter().map(|letter| letter.id).collect();
                 let count = gone.len() as u64;
                 reading.subscription.remove_letters(Removal::Aged, gone).await?;
                 reading.topic.count_aged_letters(count);

@@ -74,8 +74,8 @@ impl Store {
         let all = DeadLetterFilter::default;
         let letters = reading.subscription.letters(None, all(), usize::MAX).await?;
         // A recent segment may have a letter that was not reported to the subscription yet.
-        let is_still = |oldest: &&SegmentInfo| oldest.newest_wall + STILL < self.now();
-        let oldest = segments.first().filter(|oldest| oldest.is_sealed).filter(is_still);
+        let is_still = is_still(&segments, self.now());
+        let oldest = segments.first().filter(|oldest| oldest.is_sealed && is_still);
         let Some(oldest) = oldest else { return Ok(()) };
         if is_worth_copying(oldest, &segments, &letters) {
             let moving: Vec<Offset> =
@@ -122,6 +122,15 @@ impl Store {
     }
 }
 
+/// Whether the last record of the oldest segment was written a while before `now`. A time after that
+/// is from a clock that was ahead; it was written before the next segment.
+fn is_still(segments: &[SegmentInfo], now: u64) -> bool {
+    let mut written = segments.iter().map(|segment| segment.newest_wall);
+    // 0: there is no record in it.
+    let newest = written.find(|&wall| wall > 0 && wall <= now);
+    newest.is_some_and(|newest| newest + STILL < now)
+}
+
 /// Whether to copy what remains of the oldest segment: little of it does, or little of all of them.
 fn is_worth_copying(oldest: &SegmentInfo, segments: &[SegmentInfo], letters: &[Letter]) -> bool {
     let of_oldest = || letters.iter().filter(|letter| letter.id < oldest.end);
@@ -141,4 +150,38 @@ async fn append(
 ) -> Result<Vec<Appended>, Refusal> {
     let appends = drafts.into_iter().map(|draft| log.clone().append(pool, draft));
     try_join_all(appends).await.map_err(|_| Refusal::Disk { retry_after: Duration::from_secs(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_of_a_clock_that_was_ahead_is_as_old_as_the_next() {
+        let segments = |walls: &[u64]| -> Vec<_> {
+            let segment = |&newest_wall: &u64| SegmentInfo {
+                epoch: 1,
+                base: Offset(0),
+                end: Offset(1),
+                bytes: 1,
+                newest_wall,
+                is_sealed: true,
+                partitions: Vec::new(),
+            };
+            walls.iter().map(segment).collect()
+        };
+        let now = 10 * STILL;
+        for (walls, expected) in [
+            (&[now - STILL - 1][..], true),
+            (&[now - STILL, 1], false),
+            (&[now + 1, now - STILL - 1], true),
+            (&[u64::MAX, now + 1, now - STILL - 1], true),
+            (&[now + 1, now - 1], false),
+            (&[now + 1], false),
+            (&[now + 1, 0], false),
+            (&[], false),
+        ] {
+            assert_eq!(is_still(&segments(walls), now), expected, "{walls:?}");
+        }
+    }
 }

@@ -104,6 +104,16 @@ impl Subscription {
         self.ask(move |actor| actor.letters_after(after, &filter, most)).await
     }
 
+    /// Up to `most` dead letters that died before `until`; none died after `now`.
+    pub async fn aged_letters(
+        &self,
+        now: u64,
+        until: u64,
+        most: usize,
+    ) -> Result<Vec<Offset>, Refusal> {
+        self.ask(move |actor| actor.aged_letters(now, until, most)).await
+    }
+
     /// One dead letter, if it exists.
     pub async fn letter(&self, id: Offset) -> Result<Option<Letter>, Refusal> {
         self.ask(move |actor| actor.letter(id)).await

@@ -214,6 +214,11 @@ impl Actor {
         Ok(written)
     }
 
+    /// Dead letters that died before `until`.
+    pub(super) fn aged_letters(&mut self, now: u64, until: u64, most: usize) -> Vec<Offset> {
+        self.machine.aged_dead_letters(now, until, most)
+    }
+
     /// Removes dead letters.
     pub(super) fn remove_letters(
         &mut self,

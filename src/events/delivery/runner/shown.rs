@@ -189,6 +189,7 @@ impl Actor {
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
             reason: letter.reason,
+            died: letter.died,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
             bytes: letter.bytes,
             is_redriven: self.machine.is_redriven(id),
@@ -204,6 +205,7 @@ impl Actor {
             redrives: letter.redrives,
             is_compensated: letter.is_compensated,
             reason: letter.reason,
+            died: letter.died,
             last_error: letter.failure.as_ref().and_then(|failure| failure.snippet.clone()),
             bytes: letter.bytes,
             is_redriven: self.machine.is_redriven(id),
@@ -259,6 +261,8 @@ pub struct Letter {
     pub is_compensated: bool,
     /// Why nobody took it, as known by now.
     pub reason: Reason,
+    /// When it died, as known by now.
+    pub died: u64,
     /// Why the last redrive failed.
     pub last_error: Option<Box<str>>,
     /// Its size on disk.

@@ -180,6 +180,15 @@ impl Machine {
         self.letters.from(from)
     }
 
+    /// Up to `most` dead letters that died before `until`. `now`: the time that age is judged by,
+    /// from a clock that is trusted. A time after it is corrected, and not by an entry: a recovery
+    /// that knows only the entries corrects it again.
+    pub fn aged_dead_letters(&mut self, now: u64, until: u64, most: usize) -> Vec<Offset> {
+        self.letters.correct(now);
+        let aged = self.letters.from(Offset::ZERO).filter(|(_, letter)| letter.died < until);
+        aged.map(|(at, _)| at).take(most).collect()
+    }
+
     /// Stops a partition before damage; events of it that are not in flight stay where they are.
     pub fn damaged(
         &mut self,

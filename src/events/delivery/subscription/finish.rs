@@ -246,7 +246,8 @@ impl Machine {
         let place = self.slab[index].place;
         let is_published = self.settings.publishes_failure && self.publishes(place);
         let outcome = Outcome {
-            at: moment.now,
+            // A clock that was set back must not make a dead letter old at once when it is right.
+            at: moment.now.max(moment.judged),
             place,
             ending,
             dead_letter: matches!(ending, Ending::DeadLettered(_))

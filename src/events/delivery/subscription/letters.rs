@@ -57,6 +57,14 @@ impl Letters {
         self.letters.range(from.0..).map(|(&at, letter)| (Offset(at), letter))
     }
 
+    /// No letter died after `now`: what says so was written by a clock that was ahead, and would
+    /// outlast its age by as much.
+    pub(super) fn correct(&mut self, now: u64) {
+        for letter in self.letters.values_mut() {
+            letter.died = letter.died.min(now);
+        }
+    }
+
     /// Adds one.
     pub(super) fn insert(&mut self, at: Offset, letter: LetterState) {
         self.bytes += u64::from(letter.bytes);

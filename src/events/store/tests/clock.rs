@@ -2,7 +2,7 @@
 //! is told and can confirm the clock.
 
 use super::*;
-use crate::events::{queue::time::Clock as _, request::Results as _};
+use crate::events::{queue::time::Clock as _, request::Results as _, store::topics::millis};
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -153,6 +153,44 @@ async fn what_is_leased_by_a_clock_that_is_set_right_between_two_runs_is_not_hel
         let store = home.open().await;
         home.clock.advance(31_000);
         assert_eq!(take(&store).await.len(), 1, "off by {wrong}");
+        store.shutdown(Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_a_wrong_clock_goes_at_its_age_not_later_and_not_sooner() {
+    let year = (365 * 24 * HOUR).cast_signed();
+    // Wrong for a while; or from the first day on, and set right for good.
+    for (wrong, is_trusted) in [(year, false), (-year, false), (year, true)] {
+        let home = Home::new();
+        if is_trusted {
+            home.set(wrong);
+        }
+        let store = home.open().await;
+        publish(&store, &["a1"]).await;
+        let leased = take(&store).await;
+        if !is_trusted {
+            home.set(wrong);
+        }
+        assert_eq!(is_frozen(&store).await, !is_trusted);
+        assert_eq!(say(&store, Verb::Reject, &leased[0]).await, TokenStatus::Ok);
+        let count = async || {
+            store.age_letters().await.unwrap();
+            store.subscription("billing").await.unwrap().dead_letters.count
+        };
+        until(|| async { (count().await == 1).then_some(()) }).await;
+
+        home.set(-wrong);
+        assert_eq!(is_frozen(&store).await, is_trusted);
+        store.confirm_clock().await.unwrap();
+        assert_eq!(count().await, 1, "it has just died, off by {wrong}");
+        let page = store.dead_letters("billing", None, 1, DeadLetterFilter::default()).await;
+        assert_eq!(page.unwrap().entries[0].died / MINUTE, home.now() / MINUTE);
+        let max_age = millis(home.settings.subscriptions[0].dead_letter.as_ref().unwrap().max_age);
+        home.clock.advance(max_age - MINUTE);
+        assert_eq!(count().await, 1, "off by {wrong}");
+        home.clock.advance(2 * MINUTE);
+        assert_eq!(count().await, 0, "off by {wrong}");
         store.shutdown(Duration::ZERO).await.unwrap();
     }
 }
