@@ -111,3 +111,50 @@ async fn what_is_compensated_is_not_redriven_without_force() {
         "a job publishes nothing: {events}"
     );
 }
+
+/// What `sluice queue` says, and how it ends.
+async fn queue(admin: SocketAddr, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+    command.args(["queue", "--admin", &admin.to_string()]).args(args);
+    let done = tokio::task::spawn_blocking(move || command.output());
+    let output = within("the program", done).await.unwrap().unwrap();
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn the_shell_shows_a_saga_and_each_of_its_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, admin) = start(folder.path());
+    publish(admin, &event("o-3", "customer", &json!({ "total": 7 }))).await;
+    take(admin, "inventory", "ack").await;
+    let events = saga(&gateway, "o-3", 2).await;
+
+    let (code, told) = queue(admin, &["saga", "o-3"]).await;
+    let rows: Vec<Vec<_>> = told.lines().map(|row| row.split_whitespace().collect()).collect();
+    assert_eq!((code, rows.len()), (Some(0), 3), "{told}");
+    assert_eq!(rows[0], ["PUBLISHED", "TYPE", "TOPIC", "PLACE", "ID", "CAUSE", "SUBSCRIPTIONS"]);
+    assert_eq!((rows[1][1], rows[1][2], rows[1][4]), ("order.created", "orders", "o-3"), "{told}");
+    assert!(told.contains("inventory: settled") && told.contains("payment: queued"), "{told}");
+    assert_eq!((rows[2][1], rows[2][2], rows[2][5]), ("stock.reserved", "stock", "o-3"), "{told}");
+    let (_, json) = queue(admin, &["saga", "o-3", "--json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["events"].as_array().map(Vec::len), Some(2));
+
+    let place = format!("{}:{}", events[1]["partition"], events[1]["offset"]);
+    assert_eq!(rows[2][3], place);
+    let (code, told) = queue(admin, &["event", "--topic", "stock", "--at", &place]).await;
+    assert!(code == Some(0) && told.starts_with(&format!("stock {place}  ")), "{told}");
+    assert!(told.contains("\"type\":\"stock.reserved\""), "{told}");
+    for (args, code, says) in [
+        (&["saga", "o-9"][..], 0, "no events"),
+        (&["event", "--topic", "stock", "--at", "0:99"], 1, "99"),
+        (&["event", "--topic", "stock", "--at", "99"], 1, "is not PARTITION:OFFSET"),
+        (&["event", "--topic", "stock"], 2, "--at"),
+        (&["event"], 2, "ID"),
+        (&["event", "o-3", "--topic", "stock", "--at", "0:0"], 2, "cannot be used with"),
+    ] {
+        let (found, told) = queue(admin, args).await;
+        assert!(found == Some(code) && told.contains(says), "{args:?}: {found:?} {told}");
+    }
+}

@@ -94,8 +94,32 @@ pub(super) struct TokensExtended {
 
 /// `sluice queue event`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice queue event 0198c2f0-7a51-7c3e-9d42-1f6b1f6f2a10
+  sluice queue event --topic orders --at 3:4711")]
 pub(super) struct Event {
     /// The event's ID
+    #[arg(required_unless_present = "topic")]
+    id: Option<String>,
+    /// The topic, to show the event at one place
+    #[arg(long, value_name = "TOPIC", requires = "at", conflicts_with = "id")]
+    topic: Option<String>,
+    /// The place in the topic, as other commands print it
+    #[arg(long, value_name = "PARTITION:OFFSET", requires = "topic")]
+    at: Option<String>,
+}
+
+/// `sluice queue saga`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice queue saga order-7
+  sluice queue saga order-7 --json
+
+The ID is the `correlationid` of its events; that of the first event, unless its publisher chose one.")]
+pub(super) struct Saga {
+    /// The saga's ID
     id: String,
 }
 
@@ -218,8 +242,26 @@ impl TokensExtended {
 // === impl Event ===
 
 impl Event {
+    pub(super) fn asked(&self) -> Result<Asked, String> {
+        if let (Some(topic), Some(at)) = (&self.topic, &self.at) {
+            let parsed = at.split_once(':').and_then(|(partition, offset)| {
+                Some((partition.parse::<u32>().ok()?, offset.parse::<u64>().ok()?))
+            });
+            let (partition, offset) =
+                parsed.ok_or_else(|| format!("`{at}` is not PARTITION:OFFSET, such as 3:4711"))?;
+            let target = format!("/v1/topics/{}/events/{partition}:{offset}", segment(topic));
+            return Ok(get(target, show::event));
+        }
+        let id = self.id.as_deref().unwrap_or_default();
+        Ok(get(format!("/v1/events/{}", segment(id)), show::trace))
+    }
+}
+
+// === impl Saga ===
+
+impl Saga {
     pub(super) fn asked(&self) -> Asked {
-        get(format!("/v1/events/{}", segment(&self.id)), show::trace)
+        get(format!("/v1/sagas/{}", segment(&self.id)), show::saga)
     }
 }
 

@@ -87,8 +87,10 @@ enum Command {
     Reject(calls::TokensReasoned),
     /// Extend the leases of events
     Extend(calls::TokensExtended),
-    /// Show an event by its ID, and its state in each subscription
+    /// Show an event by its ID, and its state in each subscription; or by its place in a topic
     Event(calls::Event),
+    /// Show the events of a saga in order, and their state in each subscription
+    Saga(calls::Saga),
     /// List the dead letters of a subscription, or show one
     DeadLetters(operate::DeadLetters),
     /// Deliver dead letters again
@@ -175,7 +177,8 @@ fn asked(command: &Command) -> Result<Asked, String> {
         Command::Release(args) => args.asked(),
         Command::Reject(args) => args.asked(),
         Command::Extend(args) => args.asked(),
-        Command::Event(args) => args.asked(),
+        Command::Event(args) => args.asked()?,
+        Command::Saga(args) => args.asked(),
         Command::DeadLetters(args) => args.asked(),
         Command::Redrive(args) => args.asked()?,
         Command::Purge(args) => args.asked(),

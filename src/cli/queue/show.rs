@@ -149,27 +149,64 @@ pub(super) fn settled(told: &Value) -> String {
 pub(super) fn trace(told: &Value) -> String {
     let mut out = String::new();
     for it in list(told, "events") {
-        push(
-            &mut out,
-            format_args!(
-                "{} {}:{}  {}\n  {}\n",
-                text(&it["topic"]),
-                text(&it["partition"]),
-                text(&it["offset"]),
-                text(&it["published_at"]),
-                it["event"],
-            ),
-        );
-        for (name, state) in it["subscriptions"].as_object().into_iter().flatten() {
-            let attempts = state.get("attempt").or(state.get("attempts"));
-            let attempts = attempts.map(|count| format!(", attempt {count}")).unwrap_or_default();
-            push(&mut out, format_args!("  {name}: {}{attempts}\n", text(&state["state"])));
+        out.push_str(&event(it));
+        for state in states(it) {
+            push(&mut out, format_args!("  {state}\n"));
         }
     }
-    if told["partial"] == true {
-        out.push_str("the search took too long: there may be more\n");
-    }
+    out.push_str(partial(told));
     out
+}
+
+/// One event and its place.
+pub(super) fn event(it: &Value) -> String {
+    format!(
+        "{} {}  {}\n  {}\n",
+        text(&it["topic"]),
+        place(it),
+        text(&it["published_at"]),
+        it["event"],
+    )
+}
+
+/// The events of a saga, one line each.
+pub(super) fn saga(told: &Value) -> String {
+    let row = |it: &&Value| {
+        let event = &it["event"];
+        vec![
+            text(&it["published_at"]),
+            text(&event["type"]),
+            text(&it["topic"]),
+            place(it),
+            text(&event["id"]),
+            text(&event["causationid"]),
+            states(it).collect::<Vec<_>>().join("; "),
+        ]
+    };
+    let rows: Vec<_> = list(told, "events").iter().map(row).collect();
+    if rows.is_empty() {
+        return format!("no events\n{}", partial(told));
+    }
+    let head = ["PUBLISHED", "TYPE", "TOPIC", "PLACE", "ID", "CAUSE", "SUBSCRIPTIONS"];
+    table(&head, &rows) + partial(told)
+}
+
+/// `PARTITION:OFFSET`
+fn place(it: &Value) -> String {
+    format!("{}:{}", text(&it["partition"]), text(&it["offset"]))
+}
+
+/// What each subscription has done with an event: `billing: retrying, attempt 2`.
+fn states(it: &Value) -> impl Iterator<Item = String> {
+    it["subscriptions"].as_object().into_iter().flatten().map(|(name, state)| {
+        let attempts = state.get("attempt").or(state.get("attempts"));
+        let attempts = attempts.map(|count| format!(", attempt {count}")).unwrap_or_default();
+        format!("{name}: {}{attempts}", text(&state["state"]))
+    })
+}
+
+fn partial(told: &Value) -> &'static str {
+    if told["partial"] == true { "the search took too long: there may be more\n" } else { "" }
 }
 
 pub(super) fn dead_letters(told: &Value) -> String {
