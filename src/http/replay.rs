@@ -7,8 +7,8 @@
 //! it is read once, whoever reads it.
 //!
 //! Invariant: at most one attempt reads the client's body. A new reader takes over from the
-//! previous one, whose next frame is an error, never an end: hyper may still hold it in a task of
-//! its own, and a body that was cut off must not look whole.
+//! previous one, which is woken and gets an error, never an end: hyper may still hold it in a task
+//! of its own, and a body that was cut off must not look whole.
 //!
 //! Whoever inserts a tee marks the body ([`Body::is_kept`]): one copy is enough.
 //!
@@ -19,7 +19,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -53,6 +53,8 @@ struct State {
     record: Record,
     /// The number of the reader that may continue.
     reader: u32,
+    /// Wakes the reader that waits for the client.
+    waiting: Option<Waker>,
 }
 
 enum Record {
@@ -84,7 +86,7 @@ impl Replay {
         }
         let source = std::mem::replace(body, Body::empty());
         let record = Record::Whole { data: Vec::new(), trailers: None };
-        let tee = Arc::new(Tee(Mutex::new(State { source, record, reader: 0 })));
+        let tee = Arc::new(Tee(Mutex::new(State { source, record, reader: 0, waiting: None })));
         let first = Reader { tee: tee.clone(), number: 0, copy: Bytes::new(), trailers: None };
         *body = Body::boxed(first);
         body.set_kept();
@@ -121,9 +123,14 @@ impl Replay {
 impl Tee {
     fn again(tee: &Arc<Self>) -> Option<Body> {
         let mut state = tee.0.lock();
-        let State { source, record, reader } = &mut *state;
+        let State { source, record, reader, waiting } = &mut *state;
         let Record::Whole { data, trailers } = record else { return None };
         *reader += 1;
+        // The client's next frame wakes the new reader only. The previous one is to end its stream
+        // or connection now, not to hold it for as long as the client likes.
+        if let Some(previous) = waiting.take() {
+            previous.wake();
+        }
         let copy = Bytes::copy_from_slice(data);
         if trailers.is_none() && source.is_end_stream() {
             return Some(Body::full(copy));
@@ -177,8 +184,11 @@ impl http_body::Body for Reader {
             let error = Error::new(Kind::Internal).with_detail("another attempt reads it by now");
             return Poll::Ready(Some(Err(error)));
         }
-        let State { source, record, .. } = &mut *state;
-        let polled = ready!(Pin::new(&mut *source).poll_frame(cx));
+        let State { source, record, waiting, .. } = &mut *state;
+        let Poll::Ready(polled) = Pin::new(&mut *source).poll_frame(cx) else {
+            waiting.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+            return Poll::Pending;
+        };
         record.note(polled.as_ref());
         if source.is_end_stream() {
             // hyper polls no further than this, and whoever waits for the end of the upload must
@@ -211,12 +221,15 @@ impl http_body::Body for Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::{FutureExt, stream};
     use http::HeaderValue;
     use http_body_util::{BodyExt, StreamBody};
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::telemetry::task;
 
     /// The sending end of a body: frames sent here come out of it; dropping it ends the body.
     type Feed = mpsc::Sender<Frame<Bytes>>;
@@ -243,6 +256,16 @@ mod tests {
 
     async fn next(body: &mut Body) -> Bytes {
         body.frame().await.unwrap().unwrap().into_data().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_waits_hears_that_another_took_over() {
+        let (_feed, replay, mut first) = teed();
+        let waiting = task::spawn("reader", async move { first.frame().await.unwrap().is_err() });
+        tokio::task::yield_now().await;
+        let _second = replay.again().unwrap();
+        let failed = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+        assert!(failed.expect("it must not wait for the client").unwrap());
     }
 
     #[tokio::test]
