@@ -30,18 +30,21 @@ pub struct Authority<'a> {
 }
 
 /// Whether the head of a request is unambiguous. Checked before anything is removed from it. A host
-/// equal to `known` was validated before.
-pub fn check(head: &Parts, known: Option<&HeaderValue>) -> Result<(), Kind> {
+/// equal to `known` was validated before. Returns its `Host`, if it has one.
+pub fn check<'a>(
+    head: &'a Parts,
+    known: Option<&HeaderValue>,
+) -> Result<Option<&'a HeaderValue>, Kind> {
     if head.headers.len() > MAX_FIELDS {
         return Err(Kind::HeaderCount);
     }
     if head.method == Method::CONNECT {
         return Err(Kind::MethodNotAllowed(Method405 { allow: ALLOW }));
     }
-    if !has_one_framing(&head.headers, head.version) || !has_one_host(head, known) {
+    if !has_one_framing(&head.headers, head.version) {
         return Err(Kind::BadFraming);
     }
-    Ok(())
+    one_host(head, known)
 }
 
 /// Transfer-Encoding may only be a single `chunked`, and only on HTTP/1.1: 1.0 does not have it,
@@ -59,11 +62,14 @@ fn has_one_framing(headers: &HeaderMap, version: Version) -> bool {
 
 /// There must be exactly one valid Host, equal to the target's authority if it has one. HTTP/1.0
 /// may omit it; HTTP/2 may send only the authority (RFC 9112, 3.2; RFC 9113, 8.3.1).
-fn has_one_host(head: &Parts, known: Option<&HeaderValue>) -> bool {
+fn one_host<'a>(
+    head: &'a Parts,
+    known: Option<&HeaderValue>,
+) -> Result<Option<&'a HeaderValue>, Kind> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    match (host, authority) {
+    let is_one = match (host, authority) {
         _ if second.is_some() => false,
         (Some(host), None) if known == Some(host) => true,
         (None, None) => head.version < Version::HTTP_11,
@@ -75,7 +81,8 @@ fn has_one_host(head: &Parts, known: Option<&HeaderValue>) -> bool {
             Some(authority) => parse(authority.as_bytes())
                 .is_some_and(|authority| is_same(host, authority, &head.uri)),
         }),
-    }
+    };
+    if is_one { Ok(host) } else { Err(Kind::BadFraming) }
 }
 
 /// Whether two authorities name the same place; the scheme's default port may be left out.

@@ -115,7 +115,7 @@ impl Shared {
         let peer = cx.peer();
         // First, and from the original fields: a refusal's log line needs it too.
         cx.set_client_ip(ClientIp::find(peer, &head.headers, &self.settings.trusted_proxies));
-        framing::check(head, peer.host.get().map(|known| &known.value))?;
+        let host = framing::check(head, peer.host.get().map(|known| &known.value))?.cloned();
 
         let found = self.look(&head.headers);
         if found.is_hop_by_hop {
@@ -131,7 +131,7 @@ impl Shared {
             body.guard_identity(self.identity.clone());
         }
 
-        let host = settle_host(head);
+        let host = host.or_else(|| take_authority(head));
         let forwarded = settle_words(cx, host.as_ref());
         let target = to_origin_form(&mut head.uri);
         let target = Target::parse(target).map_err(|_| Kind::BadTarget)?;
@@ -174,11 +174,8 @@ impl Shared {
     }
 }
 
-/// The request's one `Host`; on HTTP/2 it may come from the authority alone.
-fn settle_host(head: &mut Parts) -> Option<HeaderValue> {
-    if let Some(host) = head.headers.get(HOST) {
-        return Some(host.clone());
-    }
+/// Makes the authority the request's one `Host`: on HTTP/2 it may come alone.
+fn take_authority(head: &mut Parts) -> Option<HeaderValue> {
     let host = HeaderValue::from_str(head.uri.authority()?.as_str()).ok()?;
     head.headers.insert(HOST, host.clone());
     Some(host)
