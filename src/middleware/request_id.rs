@@ -165,9 +165,9 @@ impl Ids {
     /// Shared from the start by the parts split off it.
     fn make(&self) -> Bytes {
         let mut batch = [0; BATCH * LEN];
-        for hex in batch.chunks_exact_mut(LEN) {
-            // Relaxed: it only has to give each number once.
-            let count = self.count.fetch_add(1, Ordering::Relaxed);
+        // Relaxed: it only has to give each number once.
+        let first = self.count.fetch_add(BATCH as u64, Ordering::Relaxed);
+        for (count, hex) in (first..).zip(batch.chunks_exact_mut(LEN)) {
             let mut hasher = self.keyed;
             hasher.write_u64(count);
             let Hash128 { h1, h2 } = hasher.finish128();
