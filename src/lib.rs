@@ -43,8 +43,8 @@
 //!  consumer
 //! ```
 //!
-//! The other folders serve these two flows. `http`, `error` and `telemetry` are the shared
-//! vocabulary: request and response types, failures, and observability. `config` turns gateway.yaml
+//! The other folders serve these two flows. `http`, `error`, `net` and `telemetry` are the shared
+//! vocabulary: request and response types, failures, sockets, and observability. `config` turns gateway.yaml
 //! into the plain `Settings` of each folder; none of the folders above imports it. `gateway`
 //! assembles everything: it builds one snapshot per worker thread, and a reload replaces it as a
 //! whole. `admin` is the operator's HTTP API, `cli` the command line.
@@ -71,6 +71,8 @@ pub mod admin;
 pub mod error;
 
 pub mod http;
+
+pub mod net;
 
 pub mod telemetry;
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{connection::state::State, http::gather};
+use crate::connection::state::State;
 
 /// How much is read at once to see whether a client is still there. It seldom sends anything, unless
 /// it sends all its requests without waiting.
@@ -29,17 +29,14 @@ pub(super) struct Io<S> {
     read_ahead: Bytes,
     /// Whoever reads from it does not do so while a request runs.
     looks_ahead: bool,
-    /// Plain TCP: every write is a system call.
-    is_plain: bool,
     state: Arc<State>,
 }
 
 // === impl Io ===
 
 impl<S> Io<S> {
-    /// `is_plain`: no TLS. TLS gathers writes itself.
-    pub(super) fn new(stream: S, is_plain: bool, state: Arc<State>) -> Self {
-        Self { stream, read_ahead: Bytes::new(), looks_ahead: false, is_plain, state }
+    pub(super) fn new(stream: S, state: Arc<State>) -> Self {
+        Self { stream, read_ahead: Bytes::new(), looks_ahead: false, state }
     }
 
     /// The stream itself, for reads and writes that hyper does not do.
@@ -151,12 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let mut stream = Pin::new(&mut this.stream);
-        let small = this
-            .is_plain
-            .then(|| gather::write_small(bufs, |bytes| stream.as_mut().poll_write(cx, bytes)));
-        let polled =
-            small.flatten().unwrap_or_else(|| stream.as_mut().poll_write_vectored(cx, bufs));
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.state.note_write(&polled);
         if polled.is_pending() {
             this.look(cx);
@@ -198,61 +190,12 @@ mod tests {
 
     use super::*;
 
-    /// Notes the pieces it is given, one entry a call.
-    #[derive(Debug, Default)]
-    struct Pieces(Vec<Vec<usize>>);
-
-    impl AsyncWrite for Pieces {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buf: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            self.0.push(vec![buf.len()]);
-            Poll::Ready(Ok(buf.len()))
-        }
-
-        fn poll_write_vectored(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bufs: &[IoSlice<'_>],
-        ) -> Poll<io::Result<usize>> {
-            self.0.push(bufs.iter().map(|buf| buf.len()).collect());
-            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[test]
-    fn small_pieces_are_written_as_one_where_a_write_is_a_system_call() {
-        let mut cx = Context::from_waker(Waker::noop());
-        let large = [0; 8192];
-        for (is_plain, body, expected) in
-            [(true, 10, vec![110]), (true, 8192, vec![100, 8192]), (false, 10, vec![100, 10])]
-        {
-            let state = Arc::new(State::default());
-            let mut io = Io::new(join(empty(), Pieces::default()), is_plain, state.clone());
-            let bufs = [IoSlice::new(&[0; 100]), IoSlice::new(&large[..body])];
-            let polled = Pin::new(&mut io).poll_write_vectored(&mut cx, &bufs);
-            assert!(matches!(polled, Poll::Ready(Ok(count)) if count == 100 + body));
-            assert_eq!(io.stream_mut().writer().0, [expected]);
-            assert_eq!(state.seen().written, 100 + body as u64);
-        }
-    }
-
     /// A client, and the connection on which it has just sent a request.
     fn running() -> (DuplexStream, Io<DuplexStream>, Arc<State>) {
         let (client, server) = duplex(64);
         let state = Arc::new(State::default());
         state.begin_request();
-        let mut io = Io::new(server, true, state.clone());
+        let mut io = Io::new(server, state.clone());
         io.look_ahead();
         (client, io, state)
     }
@@ -288,7 +231,7 @@ mod tests {
             // It has ended, and takes nothing.
             let (mut full, _client) = duplex(1);
             full.write_all(b"x").await.unwrap();
-            let mut io = Io::new(join(empty(), full), false, state.clone());
+            let mut io = Io::new(join(empty(), full), state.clone());
             io.look_ahead();
             let bufs = [IoSlice::new(b"a"), IoSlice::new(b"b")];
             let mut cx = Context::from_waker(Waker::noop());

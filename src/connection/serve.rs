@@ -45,7 +45,8 @@ use crate::{
         streams::{ResetLimit, Streams},
         timer::{Expired, Timer},
     },
-    http::{Abort, Peer, Request, Response},
+    http::{Peer, Request, Response},
+    net::Abort,
     telemetry::clock,
 };
 
@@ -154,7 +155,7 @@ where
     let registered = connections.register(peer.clone());
     let state = registered.state().clone();
     let limit = jittered(settings.requests_per_connection);
-    let io = Io::new(stream, peer.tls.is_none(), state.clone());
+    let io = Io::new(stream, state.clone());
     let requests = Requests { handle, peer, state, limit, streams: None };
     let mut driver = Driver::new(registered, settings, outcomes);
     let mut may_be_h2 = protocol == Protocol::Either;

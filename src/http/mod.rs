@@ -5,14 +5,12 @@
 //! [`Error`]. Facts about an exchange are written once to its [`Context`]; whatever must happen
 //! when a body ends is attached to its [`Body`] as a guard.
 
-pub mod abort;
 pub mod body;
 pub mod client_ip;
 pub mod context;
 pub mod der;
 pub mod fetch;
 pub mod fields;
-pub mod gather;
 pub mod guard;
 pub mod held;
 pub mod hop_by_hop;
@@ -39,7 +37,6 @@ pub mod trailers;
 pub mod webhook;
 
 pub use self::{
-    abort::Abort,
     body::Body,
     client_ip::{Cidrs, ClientIp},
     context::Context,

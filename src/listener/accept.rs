@@ -11,10 +11,7 @@ use tokio::{
     time,
 };
 
-use crate::{
-    http::peer::Address,
-    listener::{bind::Socket, stream::Connected},
-};
+use crate::{http::peer::Address, listener::bind::Socket, net};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -29,7 +26,7 @@ pub struct Acceptor {
 /// A socket that was just accepted; nothing was read from it.
 #[derive(Debug)]
 pub struct Accepted {
-    pub(super) socket: Connected,
+    pub(super) socket: net::Socket,
     pub(super) remote: Address,
     pub(super) local: Address,
 }
@@ -147,14 +144,14 @@ impl Accepted {
         socket.set_nodelay(true)?;
         let local = socket.local_addr()?;
         Ok(Self {
-            socket: Connected::Tcp(socket),
+            socket: net::Socket::Tcp(socket),
             remote: canonical(remote),
             local: canonical(local),
         })
     }
 
     fn unix(socket: UnixStream) -> Self {
-        Self { socket: Connected::Unix(socket), remote: Address::Unix, local: Address::Unix }
+        Self { socket: net::Socket::Unix(socket), remote: Address::Unix, local: Address::Unix }
     }
 
     /// The socket's peer, before any PROXY header.

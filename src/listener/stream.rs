@@ -1,6 +1,7 @@
 //! An accepted connection as a stream of bytes: TCP or a unix socket, with or without TLS.
 //!
-//! Bytes that were read in search of a PROXY header are returned first, below TLS.
+//! Bytes that were read in search of a PROXY header are returned first, below TLS. Only for runtimes of
+//! one thread, like the [`Socket`].
 
 use std::{
     io::{self, IoSlice},
@@ -11,13 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use crate::{http::Abort, listener::limit::Permit};
+use crate::{
+    listener::limit::Permit,
+    net::{Abort, Socket},
+};
 
 /// A connection that requests can be read from. It holds the connection's place in the limits,
 /// wherever it is handed on to.
@@ -34,23 +35,17 @@ enum Layer {
 /// What is below TLS: a socket, and the bytes already read from it.
 #[derive(Debug)]
 pub(super) struct Transport {
-    socket: Connected,
+    socket: Socket,
     read_ahead: Bytes,
     _permit: Permit,
 }
 
-/// An accepted socket.
-#[derive(Debug)]
-pub(super) enum Connected {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-/// Calls the same method of whichever variant is there.
+/// Calls the same method of whichever layer is the outermost.
 macro_rules! forward {
-    ($value:expr, $type:ident :: [$($variant:ident)|+], $io:ident => $call:expr) => {
+    ($value:expr, $io:ident => $call:expr) => {
         match $value {
-            $($type::$variant($io) => $call,)+
+            Layer::Plain($io) => $call,
+            Layer::Tls($io) => $call,
         }
     };
 }
@@ -73,7 +68,7 @@ impl Abort for Stream {
             Layer::Plain(transport) => transport,
             Layer::Tls(tls) => tls.get_ref().0,
         };
-        let Connected::Tcp(socket) = &transport.socket else { return };
+        let Socket::Tcp(socket) = &transport.socket else { return };
         // Closing a socket with a linger time of zero resets it.
         if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "a connection that broke off is closed like a complete one");
@@ -87,7 +82,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        forward!(&mut self.0, Layer::[Plain | Tls], io => Pin::new(io).poll_read(cx, buf))
+        forward!(&mut self.0, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
@@ -97,7 +92,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        forward!(&mut self.0, Layer::[Plain | Tls], io => Pin::new(io).poll_write(cx, buf))
+        forward!(&mut self.0, io => Pin::new(io).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -105,23 +100,19 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(
-            &mut self.0,
-            Layer::[Plain | Tls],
-            io => Pin::new(io).poll_write_vectored(cx, bufs)
-        )
+        forward!(&mut self.0, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        forward!(&self.0, Layer::[Plain | Tls], io => io.is_write_vectored())
+        forward!(&self.0, io => io.is_write_vectored())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(&mut self.0, Layer::[Plain | Tls], io => Pin::new(io).poll_flush(cx))
+        forward!(&mut self.0, io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(&mut self.0, Layer::[Plain | Tls], io => Pin::new(io).poll_shutdown(cx))
+        forward!(&mut self.0, io => Pin::new(io).poll_shutdown(cx))
     }
 }
 
@@ -129,7 +120,7 @@ impl AsyncWrite for Stream {
 
 impl Transport {
     /// `read_ahead` was already read from `socket`; reads return it first.
-    pub(super) fn new(socket: Connected, read_ahead: Bytes, permit: Permit) -> Self {
+    pub(super) fn new(socket: Socket, read_ahead: Bytes, permit: Permit) -> Self {
         Self { socket, read_ahead, _permit: permit }
     }
 }
@@ -145,52 +136,36 @@ impl AsyncRead for Transport {
             buf.put_slice(&self.read_ahead.split_to(count));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        self.socket.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Transport {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        forward!(&mut self.socket, Connected::[Tcp | Unix], io => Pin::new(io).poll_write(cx, buf))
+        self.socket.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(
-            &mut self.socket,
-            Connected::[Tcp | Unix],
-            io => Pin::new(io).poll_write_vectored(cx, bufs)
-        )
+        self.socket.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        forward!(&self.socket, Connected::[Tcp | Unix], io => io.is_write_vectored())
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(&mut self.socket, Connected::[Tcp | Unix], io => Pin::new(io).poll_flush(cx))
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(&mut self.socket, Connected::[Tcp | Unix], io => Pin::new(io).poll_shutdown(cx))
-    }
-}
-
-// === impl Connected ===
-
-impl AsyncRead for Connected {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        forward!(&mut *self, Self::[Tcp | Unix], io => Pin::new(io).poll_read(cx, buf))
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket.shut_down())
     }
 }

@@ -1,11 +1,10 @@
-//! A connected socket. Its bytes are counted where the kernel takes and gives them.
+//! A socket to an endpoint. Its bytes are counted where the kernel takes and gives them.
 //!
 //! A small request can be posted instead of written: it then leaves with others of the worker (see
 //! [`outbox`]), and what became of it is asked for later.
 
 use std::{
     fmt, io, mem,
-    net::{Shutdown, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -14,18 +13,22 @@ use std::{
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
 use crate::{
-    http::gather,
+    net::{Socket, socket},
     upstream::{meter::Meter, outbox},
 };
 
 /// A connected socket.
 #[derive(Debug)]
 pub(crate) struct Plain(Arc<Line>);
+
+/// A posted request did not leave and must not any more.
+#[derive(Debug)]
+pub(super) struct NeverLeft;
 
 /// What the outbox needs of a connection.
 pub(super) struct Line {
@@ -34,12 +37,6 @@ pub(super) struct Line {
     is_near: bool,
     meter: Arc<Meter>,
     posted: Mutex<Posted>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// A request that was posted.
@@ -65,22 +62,15 @@ enum Fate {
     Tried(io::Result<usize>),
 }
 
-/// Calls a method of the socket, whichever it is.
-macro_rules! on {
-    ($socket:expr, $io:ident => $call:expr) => {
-        match $socket {
-            Socket::Tcp($io) => $call,
-            Socket::Unix($io) => $call,
-        }
-    };
-}
-
 // === impl Plain ===
 
 impl Plain {
     /// A TCP connection.
     pub(crate) fn tcp(stream: TcpStream) -> Self {
-        let is_near = is_near(stream.peer_addr(), stream.local_addr());
+        let is_near = match (stream.peer_addr(), stream.local_addr()) {
+            (Ok(peer), Ok(own)) => socket::is_near(peer.ip(), own.ip()),
+            _ => false,
+        };
         Self::new(Socket::Tcp(stream), is_near)
     }
 
@@ -100,11 +90,11 @@ impl Plain {
 
     /// Reads without waiting.
     pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        on!(&self.0.socket, io => io.try_read(buf))
+        self.0.socket.try_read(buf)
     }
 
     pub(super) fn as_sock_ref(&self) -> SockRef<'_> {
-        on!(&self.0.socket, io => SockRef::from(io))
+        self.0.socket.as_sock_ref()
     }
 
     /// Whether it pays to post a request, and somebody sends it.
@@ -157,16 +147,6 @@ impl Plain {
     }
 }
 
-/// A posted request did not leave and must not any more.
-#[derive(Debug)]
-pub(super) struct NeverLeft;
-
-/// Whether a peer is on this machine, as far as addresses tell.
-fn is_near(peer: io::Result<SocketAddr>, own: io::Result<SocketAddr>) -> bool {
-    let (Ok(peer), Ok(own)) = (peer, own) else { return false };
-    peer.ip().is_loopback() || peer.ip() == own.ip()
-}
-
 impl Drop for Plain {
     fn drop(&mut self) {
         self.unpost();
@@ -179,21 +159,7 @@ impl AsyncRead for Plain {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let socket = &self.0.socket;
-        loop {
-            ready!(on!(socket, io => io.poll_read_ready(cx)))?;
-            let room = buf.remaining();
-            match on!(socket, io => io.try_read_buf(buf)) {
-                Ok(count) => {
-                    if count > 0 && count < room {
-                        socket.used_up(Interest::READABLE);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.0.socket.poll_read(cx, buf)
     }
 }
 
@@ -203,22 +169,19 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let write = |socket: &Socket| on!(socket, io => io.try_write(buf));
-        self.0.poll_write(cx, buf.len(), write)
+        let count = ready!(self.0.socket.poll_write(cx, buf))?;
+        self.0.meter.add_written(count);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Some(polled) = gather::write_small(bufs, |bytes| self.as_mut().poll_write(cx, bytes))
-        {
-            return polled;
-        }
-        let write = |socket: &Socket| on!(socket, io => io.try_write_vectored(bufs));
-        // Of very many slices a system call may leave some out although there is room.
-        self.0.poll_write(cx, 0, write)
+        let count = ready!(self.0.socket.poll_write_vectored(cx, bufs))?;
+        self.0.meter.add_written(count);
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -231,11 +194,7 @@ impl AsyncWrite for Plain {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.as_sock_ref().shutdown(Shutdown::Write) {
-            // The peer has closed already: nothing is left to tell it.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
-            done => Poll::Ready(done),
-        }
+        Poll::Ready(self.0.socket.shut_down())
     }
 }
 
@@ -246,24 +205,9 @@ impl Line {
     pub(super) fn send_posted(&self) {
         let posted = &mut *self.posted.lock();
         // Whoever takes a request back may send it elsewhere.
-        if !matches!(posted.fate, Fate::Waiting) {
-            return;
-        }
-        // What arrived since it was posted is no answer to it, and a close makes it lost: it can
-        // still be given back. A system call only if the reactor has seen something.
-        let read = on!(&self.socket, io => io.try_read(&mut [0]));
-        if !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            return posted.settle(Fate::Spoiled);
-        }
-        match on!(&self.socket, io => io.try_write(&posted.bytes)) {
-            Ok(count) => {
-                self.meter.add_written(count);
-                posted.settle(Fate::Tried(Ok(count)));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                posted.settle(Fate::Tried(Ok(0)));
-            }
-            Err(error) => posted.settle(Fate::Tried(Err(error))),
+        if matches!(posted.fate, Fate::Waiting) {
+            let fate = self.try_send(&posted.bytes);
+            posted.settle(fate);
         }
     }
 
@@ -275,28 +219,24 @@ impl Line {
         }
     }
 
-    /// Lets `write` write once the socket has room. If it writes less than `most` bytes, there is none
-    /// left.
-    fn poll_write(
-        &self,
-        cx: &mut Context<'_>,
-        most: usize,
-        write: impl Fn(&Socket) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(on!(&self.socket, io => io.poll_write_ready(cx)))?;
-            match write(&self.socket) {
-                Ok(count) => {
-                    self.meter.add_written(count);
-                    if count > 0 && count < most {
-                        self.socket.used_up(Interest::WRITABLE);
-                    }
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+    fn try_send(&self, bytes: &[u8]) -> Fate {
+        // What arrived since it was posted is no answer to it, and a close makes it lost: it can
+        // still be given back. A system call only if the reactor has seen something.
+        let read = self.socket.try_read(&mut [0]);
+        if !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            return Fate::Spoiled;
         }
+        let written = self.socket.write_now(bytes);
+        if let Ok(count) = written {
+            self.meter.add_written(count);
+        }
+        Fate::Tried(written)
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
@@ -310,27 +250,6 @@ impl Posted {
             && !is_all
         {
             task.wake();
-        }
-    }
-}
-
-impl fmt::Debug for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line").field("socket", &self.socket).finish_non_exhaustive()
-    }
-}
-
-// === impl Socket ===
-
-impl Socket {
-    /// The kernel gave or took less than was asked for: there is no more, which saves the system call
-    /// that would find that out. Only for runtimes of one thread: on others the reactor may have seen
-    /// more in between, and that would be forgotten.
-    fn used_up(&self, interest: Interest) {
-        let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        // It only clears the readiness.
-        if let Err(error) = on!(self, io => io.try_io(interest, blocked)) {
-            debug_assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         }
     }
 }
@@ -376,15 +295,5 @@ mod tests {
         written.unwrap();
         read.unwrap();
         assert!(sent == back);
-    }
-
-    #[test]
-    fn a_peer_is_near_if_an_address_says_so() {
-        let at = |text: &str| Ok(text.parse().unwrap());
-        assert!(is_near(at("127.0.0.1:80"), at("127.0.0.1:9")));
-        assert!(is_near(at("[::1]:80"), at("[::1]:9")));
-        assert!(is_near(at("192.0.2.1:80"), at("192.0.2.1:9")), "its own address");
-        assert!(!is_near(at("192.0.2.1:80"), at("192.0.2.2:9")));
-        assert!(!is_near(Err(io::ErrorKind::NotConnected.into()), at("192.0.2.2:9")));
     }
 }

@@ -9,8 +9,9 @@ use tokio::{
 
 use super::*;
 use crate::{
-    http::{Abort as _, Cidrs},
+    http::Cidrs,
     listener::{Acceptor, BindAddress, Bound, CertificateFiles, ClientAuth, Limits, TlsSettings},
+    net::Abort as _,
     telemetry::metrics::Metrics,
 };
 

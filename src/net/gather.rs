@@ -9,7 +9,7 @@ const SMALL: usize = 4096;
 
 /// Passes the bytes of `bufs` to `write` as one slice, copied if there are several. `None`, without
 /// a write, if they are too large for that.
-pub fn write_small<T>(bufs: &[IoSlice<'_>], write: impl FnOnce(&[u8]) -> T) -> Option<T> {
+pub(super) fn write_small<T>(bufs: &[IoSlice<'_>], write: impl FnOnce(&[u8]) -> T) -> Option<T> {
     if let [one] = bufs {
         return Some(write(one));
     }
