@@ -118,7 +118,7 @@ impl Driver {
         H: Handle,
     {
         self.timer.set_parkable(true);
-        io.look_ahead();
+        io.begin_h1();
         let mut conn = http1::Builder::new()
             .half_close(true)
             .header_read_timeout(None)
@@ -226,6 +226,9 @@ impl Driver {
             self.answer_timeout(&mut io).await;
         } else if has_to_discard {
             linger::discard(io.stream_mut(), &self.settings).await;
+        } else if matches!(ended, Ended::Gone { .. } | Ended::Over(Err(_))) {
+            // The answer before this request may have been posted.
+            linger::flush(io.stream_mut(), &self.settings).await;
         }
     }
 

@@ -14,9 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::connection::state::State;
+use crate::{connection::state::State, net::Post};
 
 /// How much is read at once to see whether a client is still there. It seldom sends anything, unless
 /// it sends all its requests without waiting.
@@ -27,8 +27,8 @@ const LOOK_BYTES: usize = 4 * 1024;
 pub(super) struct Io<S> {
     stream: S,
     read_ahead: Bytes,
-    /// Whoever reads from it does not do so while a request runs.
-    looks_ahead: bool,
+    /// hyper serves HTTP/1 over it: reads no further than the request, flushes in each poll.
+    is_h1: bool,
     state: Arc<State>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Io<S> {
 
 impl<S> Io<S> {
     pub(super) fn new(stream: S, state: Arc<State>) -> Self {
-        Self { stream, read_ahead: Bytes::new(), looks_ahead: false, state }
+        Self { stream, read_ahead: Bytes::new(), is_h1: false, state }
     }
 
     /// The stream itself, for reads and writes that hyper does not do.
@@ -58,10 +58,16 @@ impl<S> Io<S> {
         !self.read_ahead.is_empty()
     }
 
-    /// From now on, a client that leaves while its request runs is noticed here ([`State::is_gone`]):
-    /// hyper reads no further than the request.
-    pub(super) fn look_ahead(&mut self) {
-        self.looks_ahead = true;
+    /// From now on, hyper serves HTTP/1 over it. A client that leaves while its request runs is noticed
+    /// here ([`State::is_gone`]), because hyper reads no further than the request.
+    pub(super) fn begin_h1(&mut self) {
+        self.is_h1 = true;
+    }
+
+    /// Whether writes may be posted: hyper flushes in each of its polls, which asks what became of them.
+    /// A tunnel does not.
+    fn may_post(&self) -> bool {
+        self.is_h1 && !self.state.is_switch_granted()
     }
 }
 
@@ -69,7 +75,7 @@ impl<S: AsyncRead + Unpin> Io<S> {
     /// Looks for the end of the stream while a request runs and hyper does not wait for more of it.
     /// What the client sends instead is kept for later; nothing more is read then.
     fn look(&mut self, cx: &mut Context<'_>) {
-        if !self.looks_ahead || self.has_read_ahead() || !self.state.is_unwatched() {
+        if !self.is_h1 || self.has_read_ahead() || !self.state.is_unwatched() {
             return;
         }
         let mut room = [MaybeUninit::uninit(); LOOK_BYTES];
@@ -128,18 +134,13 @@ fn poll_read_into<S: AsyncRead + Unpin>(
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
+impl<S: AsyncRead + Post> hyper::rt::Write for Io<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.state.note_write(&polled);
-        if polled.is_pending() {
-            self.look(cx);
-        }
-        polled
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -148,6 +149,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if this.may_post() && this.stream.post(cx, bufs) {
+            let polled = Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+            this.state.note_write(&polled);
+            return polled;
+        }
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.state.note_write(&polled);
         if polled.is_pending() {
@@ -161,7 +167,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        let polled = if self.may_post() {
+            self.stream.poll_posted(cx)
+        } else {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        };
         self.state.note_flush(&polled);
         // hyper flushes at the end of each of its polls.
         self.look(cx);
@@ -170,7 +180,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state.is_parking() {
-            return Poll::Ready(Ok(()));
+            // Nobody flushes while it is parked.
+            return Pin::new(&mut self.stream).poll_flush(cx);
         }
         let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.state.note_flush(&polled);
@@ -183,12 +194,96 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Io<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{mem, task::Waker};
 
     use hyper::rt::{Read as _, Write as _};
-    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex, empty, join};
+    use tokio::io::{
+        AsyncWrite, AsyncWriteExt as _, DuplexStream, Empty, Join, duplex, empty, join,
+    };
 
     use super::*;
+
+    const POSTED: usize = usize::MAX;
+    const ASKED: usize = usize::MAX - 1;
+    const FLUSHED: usize = usize::MAX - 2;
+
+    /// Notes the pieces it is given, one entry a call.
+    #[derive(Debug, Default)]
+    struct Pieces(Vec<Vec<usize>>);
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(vec![buf.len()]);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(bufs.iter().map(|buf| buf.len()).collect());
+            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.0.push(vec![FLUSHED]);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Post for Join<Empty, Pieces> {
+        fn post(&mut self, _: &Context<'_>, bufs: &[IoSlice<'_>]) -> bool {
+            let is_small = bufs.len() == 1;
+            if is_small {
+                self.writer_mut().0.push(vec![POSTED, bufs[0].len()]);
+            }
+            is_small
+        }
+
+        fn poll_posted(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.writer_mut().0.push(vec![ASKED]);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Post for Join<Empty, DuplexStream> {}
+
+    #[test]
+    fn writes_are_posted_while_hyper_serves_http1_and_no_longer() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let state = Arc::new(State::default());
+        let mut io = Io::new(join(empty(), Pieces::default()), state.clone());
+        let write = |io: &mut Io<Join<Empty, Pieces>>, bufs: &[IoSlice<'_>]| {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut *io).poll_write_vectored(&mut cx, bufs).is_ready());
+            assert!(Pin::new(&mut *io).poll_flush(&mut cx).is_ready());
+            mem::take(&mut io.stream_mut().writer_mut().0)
+        };
+        let one = [IoSlice::new(b"one")];
+        let large = [0; 8192];
+        assert_eq!(write(&mut io, &one), [vec![3], vec![FLUSHED]], "not HTTP/1");
+        io.begin_h1();
+        assert_eq!(write(&mut io, &one), [vec![POSTED, 3], vec![ASKED]]);
+        let two = [IoSlice::new(b"one"), IoSlice::new(&large)];
+        assert_eq!(write(&mut io, &two), [vec![3, 8192], vec![ASKED]]);
+        assert_eq!(state.seen().written, 3 + 3 + 3 + 8192);
+        state.set_parking(true);
+        assert!(Pin::new(&mut io).poll_shutdown(&mut cx).is_ready());
+        assert_eq!(mem::take(&mut io.stream_mut().writer_mut().0), [[FLUSHED]]);
+        state.set_parking(false);
+        state.ask_to_switch();
+        assert!(state.grant_switch());
+        assert_eq!(write(&mut io, &one), [vec![3], vec![FLUSHED]], "a tunnel");
+    }
 
     /// A client, and the connection on which it has just sent a request.
     fn running() -> (DuplexStream, Io<DuplexStream>, Arc<State>) {
@@ -196,7 +291,7 @@ mod tests {
         let state = Arc::new(State::default());
         state.begin_request();
         let mut io = Io::new(server, state.clone());
-        io.look_ahead();
+        io.begin_h1();
         (client, io, state)
     }
 
@@ -232,7 +327,7 @@ mod tests {
             let (mut full, _client) = duplex(1);
             full.write_all(b"x").await.unwrap();
             let mut io = Io::new(join(empty(), full), state.clone());
-            io.look_ahead();
+            io.begin_h1();
             let bufs = [IoSlice::new(b"a"), IoSlice::new(b"b")];
             let mut cx = Context::from_waker(Waker::noop());
             let io = Pin::new(&mut io);

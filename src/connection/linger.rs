@@ -40,6 +40,16 @@ where
     }
 }
 
+/// Sends what counts as written, within bounds.
+pub(super) async fn flush<S>(stream: &mut S, settings: &Settings)
+where
+    S: AsyncWrite + Unpin,
+{
+    if let Ok(Err(error)) = time::timeout(settings.discard_timeout, stream.flush()).await {
+        tracing::trace!(%error, "not flushed");
+    }
+}
+
 /// Shuts down the write side, within bounds.
 pub(super) async fn close<S>(stream: &mut S, settings: &Settings)
 where

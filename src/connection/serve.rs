@@ -29,10 +29,7 @@ use std::{
 };
 
 use hyper::server::conn::http2;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::{io::AsyncRead, time::Instant};
 
 use crate::{
     connection::{
@@ -46,7 +43,7 @@ use crate::{
         timer::{Expired, Timer},
     },
     http::{Peer, Request, Response},
-    net::Abort,
+    net::{Abort, Post},
     telemetry::clock,
 };
 
@@ -68,9 +65,9 @@ pub trait Handle: Send + Sync + 'static {
 }
 
 /// What a connection is served over.
-pub trait Transport: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
+pub trait Transport: AsyncRead + Post + Abort + Send + 'static {}
 
-impl<S> Transport for S where S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
+impl<S> Transport for S where S: AsyncRead + Post + Abort + Send + 'static {}
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

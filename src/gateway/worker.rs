@@ -29,12 +29,13 @@ use crate::{
         auth::{VerifiedTokens, verified},
         retry::Budgets,
     },
+    net::outbox,
     telemetry::{
         metrics::Cells,
         task::{self, Spawner},
         wakes,
     },
-    upstream::{Pools, TunnelDeadline, outbox},
+    upstream::{Pools, TunnelDeadline},
 };
 
 /// The capacity for orders; control waits for each.

@@ -11,7 +11,11 @@ use tokio::{
     time,
 };
 
-use crate::{http::peer::Address, listener::bind::Socket, net};
+use crate::{
+    http::peer::Address,
+    listener::{bind::Socket, socket::Connected},
+    net::socket::is_near,
+};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -26,7 +30,7 @@ pub struct Acceptor {
 /// A socket that was just accepted; nothing was read from it.
 #[derive(Debug)]
 pub struct Accepted {
-    pub(super) socket: net::Socket,
+    pub(super) socket: Connected,
     pub(super) remote: Address,
     pub(super) local: Address,
 }
@@ -143,15 +147,16 @@ impl Accepted {
         // add delay.
         socket.set_nodelay(true)?;
         let local = socket.local_addr()?;
+        let is_near = is_near(remote.ip(), local.ip());
         Ok(Self {
-            socket: net::Socket::Tcp(socket),
+            socket: Connected::tcp(socket, is_near),
             remote: canonical(remote),
             local: canonical(local),
         })
     }
 
     fn unix(socket: UnixStream) -> Self {
-        Self { socket: net::Socket::Unix(socket), remote: Address::Unix, local: Address::Unix }
+        Self { socket: Connected::unix(socket), remote: Address::Unix, local: Address::Unix }
     }
 
     /// The socket's peer, before any PROXY header.

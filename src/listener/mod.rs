@@ -16,6 +16,7 @@ mod limit;
 mod outcomes;
 pub mod proxy_protocol;
 mod sni;
+mod socket;
 mod stream;
 mod tls;
 mod validity;

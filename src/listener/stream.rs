@@ -1,23 +1,21 @@
 //! An accepted connection as a stream of bytes: TCP or a unix socket, with or without TLS.
 //!
 //! Bytes that were read in search of a PROXY header are returned first, below TLS. Only for runtimes of
-//! one thread, like the [`Socket`].
+//! one thread, like the [`Socket`](crate::net::Socket).
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    listener::limit::Permit,
-    net::{Abort, Socket},
+    listener::{limit::Permit, socket::Connected},
+    net::{Abort, Post},
 };
 
 /// A connection that requests can be read from. It holds the connection's place in the limits,
@@ -35,7 +33,7 @@ enum Layer {
 /// What is below TLS: a socket, and the bytes already read from it.
 #[derive(Debug)]
 pub(super) struct Transport {
-    socket: Socket,
+    socket: Connected,
     read_ahead: Bytes,
     _permit: Permit,
 }
@@ -64,14 +62,25 @@ impl Stream {
 
 impl Abort for Stream {
     fn abort(&mut self) {
-        let transport = match &self.0 {
-            Layer::Plain(transport) => transport,
-            Layer::Tls(tls) => tls.get_ref().0,
-        };
-        let Socket::Tcp(socket) = &transport.socket else { return };
-        // Closing a socket with a linger time of zero resets it.
-        if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "a connection that broke off is closed like a complete one");
+        match &mut self.0 {
+            Layer::Plain(transport) => transport.socket.abort(),
+            Layer::Tls(tls) => tls.get_mut().0.socket.abort(),
+        }
+    }
+}
+
+impl Post for Stream {
+    fn post(&mut self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> bool {
+        match &mut self.0 {
+            Layer::Plain(transport) => transport.socket.post(cx, bufs),
+            Layer::Tls(_) => false,
+        }
+    }
+
+    fn poll_posted(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Layer::Plain(transport) => transport.socket.poll_posted(cx),
+            Layer::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 }
@@ -120,7 +129,7 @@ impl AsyncWrite for Stream {
 
 impl Transport {
     /// `read_ahead` was already read from `socket`; reads return it first.
-    pub(super) fn new(socket: Socket, read_ahead: Bytes, permit: Permit) -> Self {
+    pub(super) fn new(socket: Connected, read_ahead: Bytes, permit: Permit) -> Self {
         Self { socket, read_ahead, _permit: permit }
     }
 }
@@ -136,36 +145,36 @@ impl AsyncRead for Transport {
             buf.put_slice(&self.read_ahead.split_to(count));
             return Poll::Ready(Ok(()));
         }
-        self.socket.poll_read(cx, buf)
+        Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Transport {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.socket.poll_write(cx, buf)
+        Pin::new(&mut self.socket).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.socket.poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.socket.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.socket.shut_down())
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

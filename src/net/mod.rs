@@ -2,6 +2,8 @@
 
 pub mod abort;
 mod gather;
+pub mod outbox;
+pub mod post;
 pub mod socket;
 
-pub use self::{abort::Abort, socket::Socket};
+pub use self::{abort::Abort, post::Post, socket::Socket};

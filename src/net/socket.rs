@@ -1,6 +1,7 @@
 //! A connected socket: TCP or a unix socket.
 //!
-//! It is read and written through shared references: the outbox writes to it too. One task at a time waits for each direction.
+//! It is read and written through shared references, because the [outbox](super::outbox) writes to it too.
+//! One task at a time waits for each direction.
 //!
 //! Only for runtimes of one thread. A short read or write shows that there is no more, and the
 //! readiness is forgotten without the system call that would find that out; on another thread the
@@ -9,13 +10,12 @@
 use std::{
     io::{self, IoSlice},
     net::{IpAddr, Shutdown},
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, Interest, ReadBuf},
+    io::{Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -136,16 +136,6 @@ impl Socket {
         if let Err(error) = on!(self, io => io.try_io(interest, blocked)) {
             debug_assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Self::poll_read(&self, cx, buf)
     }
 }
 

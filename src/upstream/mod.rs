@@ -20,7 +20,6 @@ pub mod io;
 mod last_words;
 pub mod load;
 mod meter;
-pub(crate) mod outbox;
 mod pool;
 pub mod pools;
 mod reframe;

@@ -18,8 +18,12 @@ use tokio::{
 };
 
 use crate::{
-    net::{Socket, socket},
-    upstream::{meter::Meter, outbox},
+    net::{
+        Socket,
+        outbox::{self, To},
+        socket,
+    },
+    upstream::meter::Meter,
 };
 
 /// A connected socket.
@@ -31,7 +35,7 @@ pub(crate) struct Plain(Arc<Line>);
 pub(super) struct NeverLeft;
 
 /// What the outbox needs of a connection.
-pub(super) struct Line {
+struct Line {
     socket: Socket,
     /// Whether the peer is on this machine.
     is_near: bool,
@@ -111,7 +115,7 @@ impl Plain {
             posted.fate = Fate::Waiting;
             posted.task = Some(cx.waker().clone());
         }
-        outbox::post(self.0.clone());
+        outbox::post(To::Service, self.0.clone());
     }
 
     /// Takes back what was posted and has not left.
@@ -200,25 +204,27 @@ impl AsyncWrite for Plain {
 
 // === impl Line ===
 
-impl Line {
-    /// Sends what was posted, unless it was taken back.
-    pub(super) fn send_posted(&self) {
+impl outbox::Poster for Line {
+    fn send(&self) -> Vec<u8> {
         let posted = &mut *self.posted.lock();
         // Whoever takes a request back may send it elsewhere.
         if matches!(posted.fate, Fate::Waiting) {
             let fate = self.try_send(&posted.bytes);
             posted.settle(fate);
         }
+        // Its buffer goes back to who posted it.
+        Vec::new()
     }
 
-    /// Leaves it to who posted it to write it.
-    pub(super) fn give_back(&self) {
+    fn give_back(&self) {
         let posted = &mut *self.posted.lock();
         if matches!(posted.fate, Fate::Waiting) {
             posted.settle(Fate::Tried(Ok(0)));
         }
     }
+}
 
+impl Line {
     fn try_send(&self, bytes: &[u8]) -> Fate {
         // What arrived since it was posted is no answer to it, and a close makes it lost: it can
         // still be given back. A system call only if the reactor has seen something.
@@ -255,45 +261,4 @@ impl Posted {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
-
-    use super::*;
-
-    async fn pair() -> (Plain, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Plain::tcp(ours), listener.accept().await.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn what_the_peer_has_closed_can_be_shut_down() {
-        let (mut ours, theirs) = pair().await;
-        SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(theirs);
-        ours.read(&mut [0; 8]).await.unwrap_err();
-        ours.shutdown().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn short_reads_and_writes_are_waited_for_and_none_is_lost() {
-        let (mut ours, mut theirs) = pair().await;
-        let sent: Vec<u8> = (0..4_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
-        let mut received = vec![0; sent.len()];
-        let (written, read) = tokio::join!(ours.write_all(&sent), theirs.read_exact(&mut received));
-        written.unwrap();
-        read.unwrap();
-        assert!(sent == received);
-        assert_eq!(ours.meter().mark().written, 4_000_000);
-        let mut back = vec![0; sent.len()];
-        let (written, read) = tokio::join!(theirs.write_all(&sent), ours.read_exact(&mut back));
-        written.unwrap();
-        read.unwrap();
-        assert!(sent == back);
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use http::header::{CONNECTION, HOST};
 use http_body_util::BodyExt as _;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream},
     task::JoinHandle,
     time::{self, timeout},
 };
@@ -502,6 +502,8 @@ impl Abort for Probe {
         self.aborted.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+impl Post for Probe {}
 
 impl AsyncRead for Probe {
     fn poll_read(

@@ -52,7 +52,7 @@ pub(super) struct Sending {
     is_broken: bool,
 }
 
-/// Whether a request leaves through the [outbox](crate::upstream::outbox).
+/// Whether a request leaves through the [outbox](crate::net::outbox).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Post {
     /// It is written.
