@@ -76,7 +76,7 @@ impl Resolver<'_> {
         on
     }
 
-    /// A retry costs whole requests: 30% is one for every 3.
+    /// tower counts whole requests per retry: 30% is one for every 3.
     fn warn_of_inexact_ratio(&mut self, written: &Written<Percent>, ratio: f64) {
         let requests = 1.0 / ratio;
         if ratio > 0.0 && requests - requests.floor() > 1e-6 {

@@ -1,31 +1,25 @@
 //! Bounds the retries that requests to an upstream may cause, so that retries never keep it down.
 //!
-//! Finagle's budget: every request on a route with `retry` deposits a part of a retry, every retry
-//! withdraws one, and both are forgotten after a window. One budget per upstream and worker, so that
-//! workers share no counter; [`Budgets`] keeps them across reloads. Not tower's, which reads the
-//! clock for each deposit: the time of the poll will do. Costs an uncontended lock per request of
-//! such a route.
+//! tower's [`TpsBudget`]: every request on a route with `retry` deposits, every retry withdraws.
+//! One budget per upstream and worker, so that workers share no counter; [`Budgets`] keeps them
+//! across reloads. Time is tokio's, so that a paused test pauses it too. Costs an uncontended lock
+//! per request of such a route.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
-
-use crate::telemetry::clock;
+use tower::retry::budget::{Budget as _, TpsBudget};
 
 /// Retries per second, besides the ratio, for an upstream with one endpoint: all of them go to the
 /// endpoint that has just failed.
 const ALONE_PER_SECOND: u32 = 3;
 
-/// An account forgets a window part by part.
-const PARTS: u32 = 10;
-
 /// `upstreams.*.retry_budget`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// The ratio of retries to requests, 0 to 1. One retry costs a whole number of requests.
+    /// The ratio of retries to requests, 0 to 1.
     pub ratio: f32,
-    /// How long a request counts, to a tenth of it; 1 to 60 s.
+    /// How long a request counts; 1 to 60 s, the range of [`TpsBudget`].
     pub window: Duration,
     /// Retries per second whatever the traffic, over all workers.
     pub min_per_second: u32,
@@ -33,26 +27,9 @@ pub struct Settings {
 
 /// The budget of one upstream on one worker.
 pub struct Budget {
-    base: Mutex<Account>,
+    base: TpsBudget,
     /// What an upstream with more than one endpoint gets on top.
-    extra: Mutex<Account>,
-}
-
-/// What may be withdrawn, counted in requests. Pure: time is an argument.
-struct Account {
-    /// What a request deposits: one, or nothing if only the free retries count.
-    deposit: i64,
-    /// What a retry costs.
-    cost: i64,
-    /// What there is without a deposit: the free retries of a window.
-    reserve: i64,
-    /// Deposits less withdrawals in the current part of the window and in the [`PARTS`] before it.
-    parts: [i64; PARTS as usize + 1],
-    current: usize,
-    /// When the current part ends.
-    end: Instant,
-    /// How long a part is.
-    length: Duration,
+    extra: TpsBudget,
 }
 
 /// One worker's budgets by the upstream's name; outlives reloads.
@@ -82,20 +59,20 @@ impl Budget {
         let Settings { ratio, window, min_per_second } = settings;
         let all = part(min_per_second, worker, workers);
         let alone = part(min_per_second.min(ALONE_PER_SECOND), worker, workers).min(all);
-        let account =
-            |per_second, ratio| Mutex::new(Account::new(window, per_second, ratio, clock::tick()));
-        Self { base: account(alone, ratio), extra: account(all.saturating_sub(alone), 0.0) }
+        Self {
+            base: TpsBudget::new(window, alone, ratio),
+            extra: TpsBudget::new(window, all.saturating_sub(alone), 0.0),
+        }
     }
 
     /// Counts a new request.
     pub fn deposit(&self) {
-        self.base.lock().deposit(clock::tick());
+        self.base.deposit();
     }
 
     /// Takes one retry; `is_alone`: the upstream has only one endpoint now.
     pub fn withdraw(&self, is_alone: bool) -> bool {
-        let takes = |account: &Mutex<Account>| account.lock().withdraw(clock::tick());
-        takes(&self.base) || (!is_alone && takes(&self.extra))
+        self.base.withdraw() || (!is_alone && self.extra.withdraw())
     }
 }
 
@@ -109,56 +86,6 @@ fn part(total: u32, number: usize, of: usize) -> u32 {
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Budget").finish_non_exhaustive()
-    }
-}
-
-// === impl Account ===
-
-impl Account {
-    fn new(window: Duration, per_second: u32, ratio: f32, now: Instant) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "rounding down is meant")]
-        let (deposit, cost) = if ratio > 0.0 { (1, (1.0 / ratio) as i64) } else { (0, 1) };
-        let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-        let length = window / PARTS;
-        Self {
-            deposit,
-            cost,
-            reserve: i64::from(per_second).saturating_mul(seconds).saturating_mul(cost),
-            parts: [0; PARTS as usize + 1],
-            current: 0,
-            end: now + length,
-            length,
-        }
-    }
-
-    fn deposit(&mut self, now: Instant) {
-        self.forget(now);
-        self.parts[self.current] += self.deposit;
-    }
-
-    /// Takes one retry, if there is enough for it.
-    fn withdraw(&mut self, now: Instant) -> bool {
-        self.forget(now);
-        let all = self.parts.iter().fold(self.reserve, |sum, part| sum.saturating_add(*part));
-        if all < self.cost {
-            return false;
-        }
-        self.parts[self.current] -= self.cost;
-        true
-    }
-
-    /// Makes the part of `now` the current one, in place of those that are older than a window.
-    fn forget(&mut self, now: Instant) {
-        for _ in 0..self.parts.len() {
-            if now < self.end {
-                return;
-            }
-            self.current = (self.current + 1) % self.parts.len();
-            self.parts[self.current] = 0;
-            self.end += self.length;
-        }
-        // Everything is forgotten; idle time beyond that needs no steps of its own.
-        self.end = self.end.max(now + self.length);
     }
 }
 
@@ -233,37 +160,6 @@ mod tests {
         budget.deposit();
         advance(Duration::from_secs(2)).await;
         assert_eq!(taken(&budget, true), 30);
-    }
-
-    #[test]
-    fn an_account_forgets_a_tenth_of_a_window_at_a_time() {
-        let start = Instant::now();
-        let at = |tenths: u32| start + Duration::from_secs(1) * tenths;
-        let mut account = Account::new(Duration::from_secs(10), 0, 1.0, start);
-        for tenths in 0..20 {
-            account.deposit(at(tenths));
-        }
-        let mut taken = |tenths| (0..100).take_while(|_| account.withdraw(at(tenths))).count();
-        assert_eq!(taken(25), 5, "those of 15 to 19: the others are older than 10 s");
-        assert_eq!(taken(25), 0);
-        assert_eq!(taken(1_000_000), 0, "what was withdrawn is forgotten, nothing is owed");
-        account.deposit(at(1_000_000));
-        assert!(
-            account.withdraw(at(1_000_010)),
-            "after a long idle time it counts as long as ever"
-        );
-        account.deposit(at(2_000_000));
-        assert!(!account.withdraw(at(2_000_011)));
-    }
-
-    #[test]
-    fn a_retry_costs_whole_requests() {
-        let settings = Settings { min_per_second: 0, ..Settings::default() };
-        for (ratio, retries) in [(0.0, 0), (0.001, 1), (0.2, 200), (0.3, 333), (1.0, 1_000)] {
-            let budget = Budget::new(Settings { ratio, ..settings }, 0, 1);
-            (0..1_000).for_each(|_| budget.deposit());
-            assert_eq!(taken(&budget, false), retries, "{ratio}");
-        }
     }
 
     #[test]
