@@ -117,7 +117,8 @@ Examples:
   sluice queue saga order-7
   sluice queue saga order-7 --json
 
-The ID is the `correlationid` of its events; that of the first event, unless its publisher chose one.")]
+The ID is the `correlationid` of its events; that of the first event, unless its publisher chose
+one.")]
 pub(super) struct Saga {
     /// The saga's ID
     id: String,
