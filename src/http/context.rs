@@ -28,7 +28,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, uri::PathAndQuery};
+use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -37,7 +38,10 @@ use self::{matched::Matched, recorded::Recorded};
 use crate::{
     error::response::Dialect,
     http::{ClientIp, Peer, Principal, Scheme, Target, rate_limit_fields::RateLimitFields},
-    telemetry::{clock, tracing::Trace},
+    telemetry::{
+        clock,
+        tracing::{Noted, Trace},
+    },
 };
 
 /// What is known about one exchange. Cloning counts a reference.
@@ -57,6 +61,7 @@ struct Cells {
     started: Instant,
     method: Method,
     version: http::Version,
+    asked: OnceLock<Asked>,
     request_id: OnceLock<HeaderValue>,
     trace: OnceLock<Trace>,
     client_ip: OnceLock<ClientIp>,
@@ -86,6 +91,17 @@ struct Cells {
     attempts: Mutex<SmallVec<[Attempt; 1]>>,
 }
 
+/// The parts of the original head that are reported when the exchange is over.
+#[derive(Debug)]
+pub struct Asked {
+    /// The target before normalisation.
+    pub target: Option<PathAndQuery>,
+    /// The trace it belongs to.
+    pub trace_id: Option<TraceId>,
+    /// More of the head, for a sampled request.
+    pub noted: Option<Box<Noted>>,
+}
+
 // === impl Context ===
 
 impl Context {
@@ -96,6 +112,7 @@ impl Context {
             started: clock::tick(),
             method,
             version,
+            asked: OnceLock::new(),
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             client_ip: OnceLock::new(),
@@ -142,6 +159,16 @@ impl Context {
     /// The client's protocol version.
     pub fn version(&self) -> http::Version {
         self.0.version
+    }
+
+    /// The original head, once the exchange is being followed.
+    pub fn asked(&self) -> Option<&Asked> {
+        self.0.asked.get()
+    }
+
+    /// Written when the exchange begins.
+    pub fn set_asked(&self, asked: Asked) {
+        set(&self.0.asked, asked);
     }
 
     /// The kind of answer its client can read, once determined.

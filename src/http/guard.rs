@@ -21,7 +21,7 @@ pub enum Guard {
     /// A count of what is in flight.
     InFlight(InFlight),
     /// The access log line and the metrics of the whole exchange.
-    Exchange(Box<Exchange>),
+    Exchange(Exchange),
     /// An upstream connection that can be reused once the body has been read.
     Upstream(Box<dyn Finish>),
     /// Somebody who waits for the end, see [`Body::watch`](crate::http::Body::watch).

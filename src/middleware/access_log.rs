@@ -49,7 +49,7 @@ pin_project! {
         // such as a cancelled attempt, is still in the log line.
         #[pin]
         inner: F,
-        exchange: Option<Box<Exchange>>,
+        exchange: Option<Exchange>,
     }
 }
 

@@ -13,18 +13,17 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use http::{StatusCode, request::Parts, uri::PathAndQuery};
-use opentelemetry::trace::TraceId;
+use http::{StatusCode, request::Parts};
 use parking_lot::Mutex;
 
 use crate::{
     error::Kind,
-    http::{Context, body::End},
+    http::{Context, body::End, context::Asked},
     telemetry::{
         access_log::{Line, Sink},
         clock,
         metrics::{Cells, Counter, REFUSALS, RouteMetrics},
-        tracing::{Finished, Noted, Tracer, propagation::TraceParent},
+        tracing::{Finished, Tracer, propagation::TraceParent},
     },
 };
 
@@ -44,11 +43,6 @@ pub struct Recorder {
 pub struct Exchange {
     recorder: Arc<Recorder>,
     cx: Context,
-    /// The target before normalisation.
-    target: Option<PathAndQuery>,
-    trace_id: Option<TraceId>,
-    /// More of the original head, for a sampled request.
-    noted: Option<Box<Noted>>,
     status: Option<StatusCode>,
     is_written: bool,
 }
@@ -88,16 +82,16 @@ impl Recorder {
 
 impl Exchange {
     /// Begins with a request with this head. If traces are configured, the head names its trace
-    /// from now on. Boxed, because it is handed on with every future and body around it.
-    pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &mut Parts) -> Box<Self> {
+    /// from now on.
+    pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &mut Parts) -> Self {
         let tracer = recorder.tracer.as_ref();
         let noted = tracer.and_then(|tracer| tracer.begin(&cx, &mut head.headers));
         let trace_id = match cx.trace() {
             Some(trace) => Some(trace.id()),
             None => TraceParent::of(&head.headers).map(|parent| parent.trace_id),
         };
-        let target = head.uri.path_and_query().cloned();
-        Box::new(Self { recorder, cx, target, trace_id, noted, status: None, is_written: false })
+        cx.set_asked(Asked { target: head.uri.path_and_query().cloned(), trace_id, noted });
+        Self { recorder, cx, status: None, is_written: false }
     }
 
     /// Sets the status of the answer; the body follows.
@@ -134,11 +128,12 @@ impl Exchange {
         if let Some(reason) = reason {
             self.recorder.count_refusal(reason);
         }
+        let asked = self.cx.asked();
         self.recorder.sink.write(|| Line {
             time: clock::unix(self.cx.started()),
             cx: &self.cx,
-            target: self.target.as_ref(),
-            trace_id: self.trace_id,
+            target: asked.and_then(|asked| asked.target.as_ref()),
+            trace_id: asked.and_then(|asked| asked.trace_id),
             status,
             sent,
             took,
@@ -147,13 +142,14 @@ impl Exchange {
     }
 
     /// Sends a sampled request to the exporter, once all the data of its spans is known.
-    fn trace(&mut self, took: Duration, end: End, reason: Option<&'static str>) {
-        let Some((trace, noted)) = self.cx.trace().zip(self.noted.take()) else { return };
+    fn trace(&self, took: Duration, end: End, reason: Option<&'static str>) {
+        let Some((asked, trace)) = self.cx.asked().zip(self.cx.trace()) else { return };
+        let Some(noted) = asked.noted.clone() else { return };
         let finished = Finished {
             cx: self.cx.clone(),
             trace: *trace,
             noted,
-            target: self.target.clone(),
+            target: asked.target.clone(),
             status: self.status,
             took,
             reason,
@@ -215,7 +211,7 @@ mod tests {
             Self { metrics, log, out, recorder }
         }
 
-        fn begin(&self) -> (Context, Box<Exchange>) {
+        fn begin(&self) -> (Context, Exchange) {
             let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
             let mut head = http::Request::get("/a?b=c")
                 .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
