@@ -63,7 +63,6 @@ struct Cells {
     version: http::Version,
     asked: OnceLock<Asked>,
     request_id: OnceLock<HeaderValue>,
-    trace: OnceLock<Trace>,
     client_ip: OnceLock<ClientIp>,
     host: OnceLock<Arc<str>>,
     target: OnceLock<Target>,
@@ -98,6 +97,8 @@ pub struct Asked {
     pub target: Option<PathAndQuery>,
     /// The trace it belongs to.
     pub trace_id: Option<TraceId>,
+    /// Its place in that, if traces are configured.
+    pub trace: Option<Trace>,
     /// More of the head, for a sampled request.
     pub noted: Option<Box<Noted>>,
 }
@@ -114,7 +115,6 @@ impl Context {
             version,
             asked: OnceLock::new(),
             request_id: OnceLock::new(),
-            trace: OnceLock::new(),
             client_ip: OnceLock::new(),
             host: OnceLock::new(),
             target: OnceLock::new(),
@@ -203,12 +203,7 @@ impl Context {
 
     /// The trace it belongs to, if traces are configured.
     pub fn trace(&self) -> Option<&Trace> {
-        self.0.trace.get()
-    }
-
-    /// Written when the exchange begins.
-    pub fn set_trace(&self, trace: Trace) {
-        set(&self.0.trace, trace);
+        self.asked()?.trace.as_ref()
     }
 
     /// The client's address, once `edge` has found it.

@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod fields;
 pub mod guard;
 pub mod held;
+pub mod hex;
 pub mod hop_by_hop;
 pub mod idempotency;
 pub mod identity;

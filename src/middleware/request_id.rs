@@ -26,11 +26,10 @@ use pin_project_lite::pin_project;
 use siphasher::sip128::{Hash128, Hasher128, SipHasher13};
 use tower::{Layer, Service};
 
-use crate::http::{Request, Response, fields, names::X_REQUEST_ID};
+use crate::http::{Request, Response, fields, hex, names::X_REQUEST_ID};
 
 /// The maximum length of a trusted peer's ID.
 const MAX_LEN: usize = 128;
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// The length of our IDs.
 const LEN: usize = 32;
 /// How many IDs are made at once and share memory: few, so that a long request keeps little memory
@@ -167,16 +166,13 @@ impl Ids {
         let mut batch = [0; BATCH * LEN];
         // Relaxed: it only has to give each number once.
         let first = self.count.fetch_add(BATCH as u64, Ordering::Relaxed);
-        for (count, hex) in (first..).zip(batch.chunks_exact_mut(LEN)) {
+        for (count, text) in (first..).zip(batch.chunks_exact_mut(LEN)) {
             let mut hasher = self.keyed;
             hasher.write_u64(count);
             let Hash128 { h1, h2 } = hasher.finish128();
-            for (half, hash) in hex.chunks_exact_mut(LEN / 2).zip([h1, h2]) {
-                for (pair, byte) in half.chunks_exact_mut(2).zip(hash.to_be_bytes()) {
-                    pair[0] = DIGITS[usize::from(byte >> 4)];
-                    pair[1] = DIGITS[usize::from(byte & 0xf)];
-                }
-            }
+            let (left, right) = text.split_at_mut(LEN / 2);
+            left.copy_from_slice(&hex::digits(h1));
+            right.copy_from_slice(&hex::digits(h2));
         }
         Bytes::from_owner(batch)
     }

@@ -85,12 +85,14 @@ impl Exchange {
     /// from now on.
     pub fn begin(recorder: Arc<Recorder>, cx: Context, head: &mut Parts) -> Self {
         let tracer = recorder.tracer.as_ref();
-        let noted = tracer.and_then(|tracer| tracer.begin(&cx, &mut head.headers));
-        let trace_id = match cx.trace() {
+        let trace = tracer.map(|tracer| tracer.begin(&mut head.headers));
+        let trace_id = match &trace {
             Some(trace) => Some(trace.id()),
             None => TraceParent::of(&head.headers).map(|parent| parent.trace_id),
         };
-        cx.set_asked(Asked { target: head.uri.path_and_query().cloned(), trace_id, noted });
+        let noted = trace.and_then(|trace| trace.note(&head.headers));
+        let target = head.uri.path_and_query().cloned();
+        cx.set_asked(Asked { target, trace_id, trace, noted });
         Self { recorder, cx, status: None, is_written: false }
     }
 

@@ -362,9 +362,10 @@ mod tests {
     fn request(tracer: &Tracer) {
         let peer = Peer::new("web".into(), Address::Unix, Address::Unix);
         let cx = Context::new(Arc::new(peer), Method::GET, Version::HTTP_11);
-        let noted = tracer.begin(&cx, &mut HeaderMap::new()).unwrap();
+        let trace = tracer.begin(&mut HeaderMap::new());
+        let noted = trace.note(&HeaderMap::new()).unwrap();
         tracer.finish(&Finished {
-            trace: *cx.trace().unwrap(),
+            trace,
             cx,
             noted,
             target: None,

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanId, TraceId};
 
+use crate::http::hex;
+
 /// `traceparent`.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `tracestate`.
@@ -20,8 +22,6 @@ const LEN: usize = 55;
 const MAX_MEMBERS: usize = 32;
 /// The maximum length of a key or a value in it.
 const MAX_PART: usize = 256;
-
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// The content of a valid `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +72,9 @@ impl TraceParent {
     /// The field's value, version 00. Allocates once.
     pub fn encode(&self) -> HeaderValue {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        push_hex(&self.trace_id.to_bytes(), &mut text[3..35]);
-        push_hex(&self.span_id.to_bytes(), &mut text[36..52]);
-        push_hex(&[self.flags], &mut text[53..]);
+        text[3..35].copy_from_slice(&trace_digits(self.trace_id));
+        text[36..52].copy_from_slice(&hex::digits(u64::from_be_bytes(self.span_id.to_bytes())));
+        text[53..].copy_from_slice(&hex::digits(self.flags.into())[14..]);
         // With an owner, clones of the value share it from the start.
         HeaderValue::from_maybe_shared(Bytes::from_owner(text))
             .unwrap_or(HeaderValue::from_static("-"))
@@ -88,17 +88,7 @@ impl TraceParent {
 
 /// The hexadecimal digits of a trace ID, as in the access log.
 pub fn trace_digits(id: TraceId) -> [u8; 32] {
-    let mut text = [0; 32];
-    push_hex(&id.to_bytes(), &mut text);
-    text
-}
-
-/// Writes two digits for each byte.
-fn push_hex(bytes: &[u8], out: &mut [u8]) {
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
-    }
+    hex::long_digits(u128::from_be_bytes(id.to_bytes()))
 }
 
 /// The value of at most 32 lower-case hexadecimal digits.

@@ -77,26 +77,9 @@ impl Tracer {
         Self { ratio: Ratio::new(sample), queue, lost: cells.counter(&SPANS_LOST, &["queue-full"]) }
     }
 
-    /// Finds or begins the trace of a request with these fields, writes it to `cx`, and updates the
-    /// fields. Returns the notes of a sampled request only.
-    pub fn begin(&self, cx: &Context, headers: &mut HeaderMap) -> Option<Box<Noted>> {
-        let trace = self.trace(headers);
-        cx.set_trace(trace);
-        trace.is_sampled().then(|| {
-            Box::new(Noted {
-                user_agent: headers.get(http::header::USER_AGENT).cloned(),
-                state: headers.get(TRACESTATE).cloned(),
-            })
-        })
-    }
-
-    fn trace(&self, headers: &mut HeaderMap) -> Trace {
-        let parent = TraceParent::of(headers);
-        // Without a valid `traceparent`, `tracestate` has no meaning (W3C, 2.3 and 4.3).
-        if headers.contains_key(TRACESTATE) && (parent.is_none() || !is_valid_state(headers)) {
-            headers.remove(TRACESTATE);
-        }
-        let trace = match parent {
+    /// Finds or begins the trace of a request with these fields, and updates the fields.
+    pub fn begin(&self, headers: &mut HeaderMap) -> Trace {
+        let trace = match parent(headers) {
             Some(parent) => Trace {
                 id: parent.trace_id,
                 parent: Some(parent.span_id),
@@ -138,6 +121,20 @@ impl Tracer {
     }
 }
 
+/// The caller's trace, if it names a valid one. What is left of `tracestate` belongs to that: without
+/// a valid `traceparent` it has no meaning (W3C, 2.3 and 4.3).
+fn parent(headers: &mut HeaderMap) -> Option<TraceParent> {
+    // Most clients send neither: looking at the names costs less than looking for each.
+    if !headers.keys().any(|name| name.as_str().starts_with("trace")) {
+        return None;
+    }
+    let parent = TraceParent::of(headers);
+    if parent.is_none() || !is_valid_state(headers) {
+        headers.remove(TRACESTATE);
+    }
+    parent
+}
+
 // === impl Trace ===
 
 impl Trace {
@@ -149,6 +146,16 @@ impl Trace {
     /// Whether spans are recorded.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
+    }
+
+    /// Keeps what its spans say of a request with these fields, if it is sampled.
+    pub fn note(&self, headers: &HeaderMap) -> Option<Box<Noted>> {
+        self.is_sampled().then(|| {
+            Box::new(Noted {
+                user_agent: headers.get(http::header::USER_AGENT).cloned(),
+                state: headers.get(TRACESTATE).cloned(),
+            })
+        })
     }
 
     /// Sets the field for an upstream: its parent is the span of this attempt, counted from 1. Does
@@ -258,13 +265,13 @@ mod tests {
 
     fn begin(sample: f64, fields: &[(&'static str, &str)]) -> (Trace, HeaderMap, bool) {
         let (tracer, _out) = tracer(sample, 1);
-        let cx = context();
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
-        let noted = tracer.begin(&cx, &mut headers);
-        (*cx.trace().unwrap(), headers, noted.is_some())
+        let trace = tracer.begin(&mut headers);
+        let noted = trace.note(&headers);
+        (trace, headers, noted.is_some())
     }
 
     fn said(headers: &HeaderMap) -> TraceParent {
@@ -367,10 +374,11 @@ mod tests {
         let lent = Lent(head.clone());
         let agent = HeaderValue::from_maybe_shared(Bytes::from_owner(lent)).unwrap();
         let mut headers = HeaderMap::from_iter([(http::header::USER_AGENT, agent)]);
-        let noted = tracer.begin(&cx, &mut headers).unwrap();
+        let trace = tracer.begin(&mut headers);
+        let noted = trace.note(&headers).unwrap();
         drop(headers);
         let finished = Finished {
-            trace: *cx.trace().unwrap(),
+            trace,
             cx,
             noted,
             target: None,
@@ -402,12 +410,13 @@ mod tests {
         let tracer = Tracer::new(1.0, queue, &metrics.thread());
         let finished = || {
             let cx = context();
-            let noted = tracer.begin(&cx, &mut HeaderMap::new()).unwrap();
+            let trace = tracer.begin(&mut HeaderMap::new());
+            let noted = trace.note(&HeaderMap::new()).unwrap();
             let now = Instant::now();
             cx.begin_attempt("a/b".into(), now).failed("upstream-connect", now);
             cx.begin_attempt("a/c".into(), now).answered(StatusCode::OK, now);
             Finished {
-                trace: *cx.trace().unwrap(),
+                trace,
                 cx,
                 noted,
                 target: None,
