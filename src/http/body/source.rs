@@ -53,6 +53,11 @@ impl Source {
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
+            // With the last byte of a known length. hyper says so with a frame too, but not once the
+            // answer is over: then the end would come with the next request, as trailers still do.
+            Self::Incoming(incoming) if http_body::Body::is_end_stream(incoming) => {
+                Poll::Ready(None)
+            }
             Self::Incoming(incoming) => {
                 let polled = ready!(http_body::Body::poll_frame(Pin::new(&mut *incoming), cx));
                 Poll::Ready(match polled {
