@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn a_client_that_leaves_before_its_body_is_wanted_is_noticed() {
         let (client, mut io, state) = running();
-        let _body = state.begin_body();
+        let _body = state.uploads().begin(true);
         drop(client);
         flush(&mut io);
         assert!(state.is_gone());

@@ -21,6 +21,7 @@ mod state;
 mod streams;
 mod telling;
 mod timer;
+mod unread;
 
 pub use self::{
     drain::Connections,

@@ -6,7 +6,9 @@
 //!
 //! A client that asks before it sends a body (`Expect: 100-continue`) is answered when somebody
 //! reads the body. If nobody does, hyper closes the connection behind the answer, because the body
-//! may still come: then the answer says so (RFC 9110, 10.1.1).
+//! may still come: then the answer says so (RFC 9110, 10.1.1). So it does if the body of any other
+//! request was given up before its answer and has not arrived as a whole (RFC 9112, 9.3). One that is
+//! still being read then may be given up later, of which no answer can speak.
 
 use std::{
     convert::Infallible,
@@ -35,6 +37,7 @@ use crate::{
         Handle,
         state::State,
         streams::{Progress, Streams},
+        unread::Unread,
     },
     error::Error,
     http::{Body, Context, Peer, Request, Response, body::Guard},
@@ -59,11 +62,15 @@ pub(super) struct Requests<H> {
 pin_project! {
     /// A request on its way. Dropped by hyper when the client leaves.
     pub(super) struct ResponseFuture<F> {
+        // Until it has answered.
         #[pin]
-        inner: F,
+        inner: Option<F>,
         exchange: Option<Exchange>,
+        has_body: bool,
         // Whether the body was asked for; only if the client waits for that.
         asked: Option<Arc<AtomicBool>>,
+        // An answer, held back while the rest of the request's body is skipped.
+        unread: Option<Box<Unread>>,
         // A 101, held back until the connection has been made upgradeable.
         held: Option<Box<hyper::Response<Sending>>>,
     }
@@ -114,15 +121,17 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
         let cx = Context::new(self.peer.clone(), parts.method.clone(), parts.version);
         let mut body = Body::from_client(incoming);
         let mut asked: Option<Arc<AtomicBool>> = None;
-        if parts.version == Version::HTTP_2 {
+        let is_h2 = parts.version == Version::HTTP_2;
+        let has_body = !http_body::Body::is_end_stream(&body);
+        if has_body {
+            // A request body may outlast its response: its bytes are not the start of a new head.
+            body.attach(Guard::Upload(self.state.uploads().begin(!is_h2)));
+        }
+        if is_h2 {
             body.set_h2_request();
-        } else if is_awaited(&parts) && !http_body::Body::is_end_stream(&body) {
+        } else if has_body && is_awaited(&parts) {
             let flag = asked.insert(Arc::default());
             body = Body::boxed(Awaited { body, asked: flag.clone() });
-        }
-        if !http_body::Body::is_end_stream(&body) {
-            // A request body may outlast its response: its bytes are not the start of a new head.
-            body.attach(Guard::InFlight(self.state.begin_body()));
         }
         let exchange = Exchange {
             state: self.state.clone(),
@@ -130,7 +139,14 @@ impl<H: Handle> hyper::service::Service<hyper::Request<Incoming>> for Requests<H
             is_complete: false,
         };
         let inner = self.handle.handle(Request::new(parts, body, cx));
-        ResponseFuture { inner, exchange: Some(exchange), asked, held: None }
+        ResponseFuture {
+            inner: Some(inner),
+            exchange: Some(exchange),
+            has_body,
+            asked,
+            unread: None,
+            held: None,
+        }
     }
 }
 
@@ -146,8 +162,8 @@ fn is_awaited(parts: &http::request::Parts) -> bool {
 impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
     type Output = Result<hyper::Response<Sending>, Infallible>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
         if let Some(held) = this.held.take_if(|held| held.body().exchange.state.is_switch_granted())
         {
             return Poll::Ready(Ok(*held));
@@ -155,11 +171,11 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
         if this.held.is_some() {
             return Poll::Pending;
         }
-        let mut response = ready!(this.inner.poll(cx));
+        let (mut response, is_whole) = ready!(self.as_mut().poll_answer(cx));
+        let this = self.project();
         let Some(exchange) = this.exchange.take() else { return Poll::Pending };
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let is_unasked = this.asked.as_ref().is_some_and(|it| !it.load(Ordering::Relaxed));
-        let is_last = exchange.state.is_closing() || is_unasked;
+        let is_last = exchange.state.is_closing() || !is_whole;
         if exchange.progress.is_none() && is_last && !is_upgrade {
             // A 426 also names what to upgrade to (RFC 9110, 7.8).
             let options =
@@ -176,6 +192,35 @@ impl<F: Future<Output = Response>> Future for ResponseFuture<F> {
             return Poll::Pending;
         }
         Poll::Ready(Ok(response))
+    }
+}
+
+impl<F: Future<Output = Response>> ResponseFuture<F> {
+    /// The answer, and whether its connection can go on: nothing of the request is missing.
+    fn poll_answer(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<(Response, bool)> {
+        let mut this = self.project();
+        let mut unread = if let Some(unread) = this.unread.take() {
+            unread
+        } else {
+            let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
+            let answer = ready!(inner.poll(cx));
+            // Whatever it still holds of the request is given up.
+            this.inner.set(None);
+            let state = this.exchange.as_ref().map(|exchange| &exchange.state);
+            let rest = state.filter(|_| *this.has_body).and_then(|it| it.uploads().end());
+            let is_unasked = this.asked.as_ref().is_some_and(|it| !it.load(Ordering::Relaxed));
+            match rest {
+                Some(rest) if !is_unasked => Box::new(Unread::new(answer, rest)),
+                _ => return Poll::Ready((answer, !is_unasked)),
+            }
+        };
+        match unread.poll_skip(cx) {
+            Poll::Ready(is_whole) => Poll::Ready((unread.into_answer(), is_whole)),
+            Poll::Pending => {
+                *this.unread = Some(unread);
+                Poll::Pending
+            }
+        }
     }
 }
 

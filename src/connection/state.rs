@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::telemetry::in_flight::{Counter, InFlight};
+use crate::http::upload::Uploads;
 
 /// State of one connection, shared by its wrapper, its service, its timer and the worker's set of
 /// connections.
@@ -22,8 +22,7 @@ use crate::telemetry::in_flight::{Counter, InFlight};
 #[derive(Debug, Default)]
 pub(super) struct State {
     exchanges: AtomicUsize,
-    /// Request bodies that are not over.
-    bodies: Arc<Counter>,
+    uploads: Arc<Uploads>,
     requests: AtomicU64,
     written: AtomicU64,
     /// When the last request began.
@@ -92,13 +91,13 @@ impl State {
         self.exchanges.store(exchanges, Ordering::Relaxed);
     }
 
-    /// Counts the body of a request as running.
-    pub(super) fn begin_body(&self) -> InFlight {
-        self.bodies.enter()
+    /// The bodies of its requests.
+    pub(super) fn uploads(&self) -> &Arc<Uploads> {
+        &self.uploads
     }
 
     fn is_running(&self) -> bool {
-        self.exchanges.load(Ordering::Relaxed) > 0 || self.bodies.get() > 0
+        self.exchanges.load(Ordering::Relaxed) > 0 || self.uploads.running() > 0
     }
 
     /// A request or its response was dropped before its end.

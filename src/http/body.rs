@@ -43,7 +43,7 @@ use self::{
 ///
 /// One pointer wide, because every layer moves it; an empty body without guards has no allocation.
 /// Dropping it ends it: the guards run, and an `Incoming` that was not read to its end makes hyper
-/// reset the stream or close the connection.
+/// reset the stream or close the connection, unless an [`Upload`](http::upload::Upload) takes it.
 #[derive(Default)]
 pub struct Body(Option<Box<Inner>>);
 
@@ -308,7 +308,7 @@ impl Inner {
     fn explained(&self, error: Error) -> Error {
         let cause = self.guards.iter().find_map(|guard| match guard {
             Guard::Upstream(upstream) => upstream.cause(),
-            Guard::InFlight(_) | Guard::Exchange(_) | Guard::Watched(_) => None,
+            Guard::InFlight(_) | Guard::Upload(_) | Guard::Exchange(_) | Guard::Watched(_) => None,
         });
         match cause {
             Some(cause) => Error::new(cause.clone()).with_source(error),
@@ -318,13 +318,22 @@ impl Inner {
 
     /// Lets go of the source, and runs the guards.
     fn finish(&mut self, end: End) {
-        if let Source::Received(received) = mem::replace(&mut self.source, Source::Empty) {
-            received.finish(end);
+        let is_kept = |guard: &Guard| matches!(guard, Guard::Upload(_)) && end != End::Complete;
+        let mut rest = None;
+        match mem::replace(&mut self.source, Source::Empty) {
+            Source::Received(received) => received.finish(end),
+            Source::Incoming(incoming) if self.guards.iter().any(is_kept) => rest = Some(incoming),
+            _ => {}
         }
         let seen = self.seen;
         for guard in self.guards.drain(..) {
             match guard {
                 Guard::InFlight(in_flight) => drop(in_flight),
+                Guard::Upload(upload) => {
+                    if let Some(rest) = rest.take() {
+                        upload.give_up(rest);
+                    }
+                }
                 Guard::Exchange(exchange) => exchange.finish(seen, end),
                 Guard::Upstream(upstream) => upstream.finish(end),
                 Guard::Watched(watcher) => drop(watcher),

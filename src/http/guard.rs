@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{Error, Kind},
+    http::upload::Upload,
     telemetry::{exchange::Exchange, in_flight::InFlight},
 };
 
@@ -20,6 +21,8 @@ use crate::{
 pub enum Guard {
     /// A count of what is in flight.
     InFlight(InFlight),
+    /// A request body of a client's connection.
+    Upload(Upload),
     /// The access log line and the metrics of the whole exchange.
     Exchange(Exchange),
     /// An upstream connection that can be reused once the body has been read.

@@ -35,6 +35,7 @@ pub mod selector;
 pub mod sink;
 pub mod target;
 pub mod trailers;
+pub mod upload;
 pub mod webhook;
 
 pub use self::{

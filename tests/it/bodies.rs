@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{Origin, Reply, Running, proxy_to, within};
+use crate::harness::{Origin, Reply, Running, dead_address, proxy_to, within};
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_413_before_a_byte_goes_upstream() {
@@ -46,6 +46,34 @@ async fn an_early_answer_is_seen_although_the_body_was_not_read() {
     // More than any socket buffer would hide if the gateway closed at once.
     client.send(vec![b'x'; 500_000]).await;
     assert_eq!(client.response("POST").await.status(), 413);
+}
+
+/// RFC 9112, 9.3: what a client sends next is lost if the gateway closes behind its answer and does
+/// not say so.
+#[tokio::test]
+async fn a_connection_that_ends_with_a_body_nobody_read_says_so_and_others_go_on() {
+    let dead = dead_address();
+    let gateway = Running::start(&format!(
+        "upstreams: {{ dead: {{ endpoints: [\"{dead}\"] }} }}\nroutes:\n  - {{ name: d, match: {{ path: /502 }}, upstream: dead }}\n  - {{ name: b, match: {{ path: /403 }}, respond: {{ status: 403 }} }}\n",
+    ));
+    let bodies =
+        [("Content-Length: 5", "order"), ("Transfer-Encoding: chunked", "5\r\norder\r\n0\r\n\r\n")];
+    for status in [403, 404, 502] {
+        for (framing, body) in bodies {
+            let head = format!("POST /{status} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n");
+            let mut client = gateway.client().await;
+            for _ in 0..3 {
+                client.send(format!("{head}{body}")).await;
+                let answer = client.response("POST").await;
+                assert_eq!((answer.status(), answer.field("connection")), (status, None));
+            }
+            client.send(head).await;
+            let answer = client.response("POST").await;
+            assert_eq!((answer.status(), answer.field("connection")), (status, Some("close")));
+            client.send(body).await;
+            client.closed().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -424,6 +424,7 @@ async fn keep_alive_races_cost_no_safe_request_an_error() {
         sorted(&told.safe),
         sorted(&told.not_safe)
     );
+    assert_eq!(told.broken.load(Ordering::Relaxed), 0, "a connection was closed without a word");
     let safe = sorted(&told.safe);
     assert!(matches!(safe.as_slice(), [(200, _)]), "{safe:?}");
     let not_safe = sorted(&told.not_safe);

@@ -339,6 +339,109 @@ async fn what_is_discarded_has_bounds() {
     assert_eq!(started.elapsed().as_secs(), 5);
 }
 
+// --- bodies that nobody reads
+
+/// Answers without reading on after the first `frames` frames of the body.
+fn unread(frames: usize) -> Served {
+    Served::new(Settings::default(), Protocol::H1, move |mut request| async move {
+        for _ in 0..frames {
+            request.body.frame().await.unwrap().unwrap();
+        }
+        drop(request);
+        // Whatever has arrived by then counts.
+        time::sleep(Duration::from_secs(1)).await;
+        empty()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_goes_on_behind_a_body_that_nobody_reads_if_it_is_there() {
+    let length = |size: usize| {
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n");
+        head + &"x".repeat(size)
+    };
+    let chunked = |end: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\norder\r\n{end}"
+        )
+    };
+    let trailers = "0\r\nx-sum: 1\r\n\r\n";
+    for whole in [length(5), length(60_000), chunked("0\r\n\r\n"), chunked(trailers)] {
+        for frames in [0, 1] {
+            let mut served = unread(frames);
+            for number in 1..=3 {
+                served.send(&whole).await;
+                let head = served.head().await;
+                assert!(!head.contains("connection"), "{frames} read of {whole:.90}: {head}");
+                assert_eq!(served.called(), number);
+            }
+        }
+    }
+    let missing = length(5).replace("order", "ord").replace("xxxxx", "xxxx");
+    for part in [missing, chunked(""), chunked("0\r\n"), length(70_000)] {
+        for frames in [0, 1] {
+            let mut served = unread(frames);
+            served.send(&part.as_bytes()[..part.len().min(60_000)]).await;
+            let head = served.head().await;
+            assert!(head.contains("connection: close"), "{frames} read of {part:.90}: {head}");
+            served.client.shutdown().await.unwrap();
+            assert_eq!(served.rest().await, "");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_body_is_never_taken_for_a_request() {
+    let mut served = unread(0);
+    let body = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
+    let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
+    served.send([&head, body, &head, &body[..9]].concat()).await;
+    assert!(!served.head().await.contains("connection"));
+    assert!(served.head().await.contains("connection: close"));
+    served.send(&body[9..]).await;
+    assert_eq!((served.rest().await.as_str(), served.called()), ("", 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_outlasts_its_answer_is_read_on() {
+    let (bodies, mut taken) = tokio::sync::mpsc::channel(1);
+    let mut served = Served::new(Settings::default(), Protocol::H1, move |request| {
+        bodies.try_send(request.body).unwrap();
+        std::future::ready(empty())
+    });
+    served.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n").await;
+    assert!(!served.head().await.contains("connection"));
+    let body = taken.recv().await.unwrap();
+    served.send("order").await;
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "order");
+    served.send(GET).await;
+    served.head().await;
+    drop(taken.recv().await);
+    // Given up behind its answer: hyper closes, and does not wait for somebody to read it.
+    served.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n").await;
+    served.head().await;
+    drop(taken.recv().await.unwrap());
+    assert_eq!(served.rest().await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_given_up_behind_its_answer_is_not_taken_for_the_next_ones() {
+    let slot = parking_lot::Mutex::new(None::<Body>);
+    let mut served = Served::new(Settings::default(), Protocol::H1, move |mut request| {
+        assert!(request.body.frame().now_or_never().is_none(), "asked for, and not here yet");
+        let mut slot = slot.lock();
+        match slot.take() {
+            None => *slot = Some(request.body),
+            Some(before) => drop((before, request.body)),
+        }
+        std::future::ready(empty())
+    });
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n";
+    served.send(format!("{head}order{head}or")).await;
+    assert!(!served.head().await.contains("connection"));
+    assert!(served.head().await.contains("connection: close"));
+}
+
 /// A client that has sent an HTTP/1.0 request, whose answer lasts until the connection closes; the
 /// connection's task, and how often its stream was aborted.
 async fn asked(
