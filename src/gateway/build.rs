@@ -4,6 +4,7 @@
 //! worker's stacks from it.
 
 mod recording;
+mod reuse;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,13 +12,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tower::{Layer as _, Service};
 
+use self::reuse::{Shared, Upstreams};
 use crate::{
     balancer::{Balance, Group, GroupHandle, Resolve},
     config::{Config, EventsApi, Mirror, Route},
     events::Store,
     gateway::{
         StartError,
-        control::worker_count,
         credentials::{Credentials, Issuers},
         events::{EventService, Served},
         keys::Keyring,
@@ -36,9 +37,8 @@ use crate::{
         body_limit::{BodyLimit, BodyLimitLayer},
         edge::EdgeLayer,
         headers, mirror,
-        rate_limit::{self, Policy},
+        rate_limit::Policy,
         request_id::RequestIdLayer,
-        retry,
         stack::{
             AfterAuth, Copies, EachRoute, EveryRequest, MemberSettings, RouteSettings, ToUpstream,
             after_auth, copies, each_route, every_request,
@@ -193,7 +193,14 @@ pub(super) fn stacks(
         Credentials::new(config, &plan.issuers, &worker.verified, &worker.cells, &groups);
     let store = queue.store();
     let store = store.as_ref();
-    let build = Build { plan, worker, store, groups: &groups, credentials: &credentials };
+    let build = Build {
+        plan,
+        worker,
+        store,
+        groups: &groups,
+        credentials: &credentials,
+        shared: Shared::default(),
+    };
     let routes = (0..config.routes.len()).map(|index| build.entry(index));
     let edge = || EdgeLayer::new(config.edge.clone(), &worker.cells);
     let event_stack = |settings: &EventsApi| {
@@ -222,6 +229,7 @@ struct Build<'a> {
     store: Option<&'a Store>,
     groups: &'a [GroupHandle],
     credentials: &'a Credentials,
+    shared: Shared,
 }
 
 type Stage = AfterAuth<ToUpstream<Balance<Forward>>>;
@@ -263,16 +271,15 @@ impl Build<'_> {
     }
 
     fn member(&self, route: &Route, info: Option<Arc<RouteInfo>>) -> Member<Stage> {
-        let own_groups: Arc<[GroupHandle]> =
-            route.upstreams.iter().map(|&index| self.groups[index].clone()).collect();
+        let upstreams = self.upstreams(route);
         // A Host set by the route is kept like one sent by the client.
         let changes = &route.headers;
         let keeps_host = changes.preserve_host || changes.request.set.contains_key(header::HOST);
-        let balance = Balance::new(own_groups, Forward::new(keeps_host));
+        let balance = Balance::new(upstreams.groups.clone(), Forward::new(keeps_host));
         Member::new(
             &route.claims,
             info,
-            after_auth(self.member_settings(route), self.copier(route), balance),
+            after_auth(self.member_settings(route, &upstreams), self.copier(route), balance),
         )
     }
 
@@ -283,32 +290,14 @@ impl Build<'_> {
             cors: route.cors.clone(),
             body_limit: route.body_limit.clone(),
             concurrency_limit: route.concurrency_limit.map(|limit| (limit, counter())),
-            rate_limit_by_address: self.rate_limits(route, false),
+            rate_limit_by_address: self.rate_limit(route, false),
             auth: self.credentials.layer(route.auth.as_ref()),
         }
     }
 
-    fn rate_limits(&self, route: &Route, after_auth: bool) -> Option<rate_limit::Limits> {
-        let named = route.rate_limits.iter().map(|&index| &self.plan.limits[index]);
-        rate_limit::Limits::new(named, after_auth, &self.worker.cells)
-    }
-
-    /// The retry counters and budgets of a route.
-    fn retried(&self, route: &Route) -> Box<[retry::Upstream]> {
-        let Self { plan, worker, groups, .. } = self;
-        let workers = worker_count(&plan.config);
-        let upstream = |&index: &usize| {
-            let group = groups[index].clone();
-            let name = group.name().clone();
-            let budget = worker.budgets.of(&name, plan.config.retry_budgets[index], workers);
-            retry::Upstream::new(&name, budget, move || group.is_alone(), &worker.cells)
-        };
-        route.upstreams.iter().map(upstream).collect()
-    }
-
-    fn member_settings(&self, route: &Route) -> MemberSettings {
+    fn member_settings(&self, route: &Route, upstreams: &Upstreams) -> MemberSettings {
         MemberSettings {
-            rate_limit_by_principal: self.rate_limits(route, true),
+            rate_limit_by_principal: self.rate_limit(route, true),
             buffer: (route.buffer.clone(), self.plan.held.clone()),
             idempotency: self.idempotency(route),
             publish: self.publisher(route).map(Arc::new),
@@ -318,13 +307,9 @@ impl Build<'_> {
             headers: own_headers(&route.headers),
             merge_slashes: route.merge_slashes,
             timeout: route.timeout,
-            retry: (route.retry.clone(), self.retried(route)),
-            adaptive: self.adaptive(route),
+            retry: self.retry(route, upstreams),
+            adaptive: upstreams.adaptive.clone(),
         }
-    }
-
-    fn adaptive(&self, route: &Route) -> Vec<Option<Arc<Limiter>>> {
-        route.upstreams.iter().map(|&index| self.plan.adaptive[index].clone()).collect()
     }
 
     /// Where copies of the route's requests go; they keep the client's `Host` if the requests do.

@@ -16,7 +16,7 @@ use crate::{
     middleware::{
         access_log::{AccessLog, AccessLogLayer},
         action::{self, Action, ActionLayer},
-        adaptive::{Adaptive, AdaptiveLayer, Limiter},
+        adaptive::{Adaptive, AdaptiveLayer},
         auth::{Auth, AuthLayer, claims::Members},
         body_limit::{self, BodyLimit, BodyLimitLayer},
         buffer::{self, Buffer, BufferLayer},
@@ -30,10 +30,10 @@ use crate::{
         ip_filter::{self, IpFilter, IpFilterLayer},
         mirror::{Copier, Mirror, MirrorLayer},
         on_heap::{OnHeap, OnHeapLayer},
-        rate_limit::{self, RateLimit, RateLimitLayer},
+        rate_limit::{RateLimit, RateLimitLayer},
         request_id::{RequestId, RequestIdLayer},
         respond::{Respond, RespondLayer},
-        retry::{self, Retry, RetryLayer},
+        retry::{Retry, RetryLayer},
         timeout::{self, AttemptTimeoutLayer, Timeout, TotalTimeoutLayer},
     },
     telemetry::in_flight::Counter,
@@ -69,7 +69,7 @@ pub struct RouteSettings {
     /// `max_in_flight`, and its counter, shared by all workers and kept over reloads.
     pub concurrency_limit: Option<(concurrency_limit::Settings, Counter)>,
     /// `rate_limit`, for keys that every request has.
-    pub rate_limit_by_address: Option<rate_limit::Limits>,
+    pub rate_limit_by_address: RateLimitLayer,
     /// `auth`.
     pub auth: AuthLayer,
 }
@@ -78,7 +78,7 @@ pub struct RouteSettings {
 #[derive(Debug)]
 pub struct MemberSettings {
     /// `rate_limit`, for keys that need a principal.
-    pub rate_limit_by_principal: Option<rate_limit::Limits>,
+    pub rate_limit_by_principal: RateLimitLayer,
     /// Whether the whole body is read first.
     pub buffer: (buffer::Settings, HeldBodies),
     /// Whether requests with a key are done only once, and who remembers the keys.
@@ -98,9 +98,9 @@ pub struct MemberSettings {
     /// Deadlines.
     pub timeout: timeout::Settings,
     /// `retry`, and the budgets that retries draw from.
-    pub retry: (Option<retry::Settings>, Box<[retry::Upstream]>),
+    pub retry: RetryLayer,
     /// The adaptive limits of its upstreams, in their order.
-    pub adaptive: Vec<Option<Arc<Limiter>>>,
+    pub adaptive: AdaptiveLayer,
 }
 
 /// The layers of every request around `routing`.
@@ -142,7 +142,7 @@ pub fn each_route<B>(
         .layer(CorsLayer::new(route.cors)) // before auth: a preflight has no credentials
         .layer(BodyLimitLayer::new(&route.body_limit)) // a declared length is refused unread
         .layer(ConcurrencyLimitLayer::new(route.concurrency_limit)) // shed before paying for more
-        .layer(RateLimitLayer::new(route.rate_limit_by_address)) // a flood pays for no signature
+        .layer(route.rate_limit_by_address) // a flood pays for no signature
         .layer(route.auth) // everything below is done on behalf of somebody
         .service(members)
 }
@@ -156,7 +156,7 @@ pub fn after_auth<B: Clone>(
     balance: B,
 ) -> AfterAuth<ToUpstream<B>> {
     ServiceBuilder::new()
-        .layer(RateLimitLayer::new(route.rate_limit_by_principal)) // by principal, once authenticated
+        .layer(route.rate_limit_by_principal) // by principal, once authenticated
         .layer(RequestStatusLayer::new(route.enqueue.clone())) // whoever may send a request may ask for its status
         .layer(BufferLayer::new(&route.buffer.0, Some(&route.buffer.1))) // the only reader of whole bodies; all layers below share it
         .layer(IdempotencyLayer::new(route.idempotency)) // hashes the body; what was done is not repeated
@@ -168,9 +168,9 @@ pub fn after_auth<B: Clone>(
         .layer(EnqueueLayer::new(route.enqueue)) // stores what would be sent; outside all attempts: their result decides
         .layer(OnHeapLayer) // the future below is large; each layer above would move it
         .layer(TotalTimeoutLayer::new(route.timeout)) // outside retry: all attempts and waits count
-        .layer(RetryLayer::new(route.retry.0, route.retry.1)) // resending needs permission
+        .layer(route.retry) // resending needs permission
         .layer(AttemptTimeoutLayer::new(route.timeout)) // inside retry: restarts with each attempt
-        .layer(AdaptiveLayer::new(route.adaptive)) // inside the attempt's deadline: a wait counts
+        .layer(route.adaptive) // inside the attempt's deadline: a wait counts
         .service(balance)
 }
 
