@@ -59,12 +59,13 @@ pub enum Settings {
 
 /// Makes [`Action`]s.
 #[derive(Clone, Debug)]
-pub struct ActionLayer(Arc<Shared>);
+pub struct ActionLayer(Option<Arc<Shared>>);
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Action<S> {
-    shared: Arc<Shared>,
+    // `None` if everything is forwarded to the only upstream.
+    shared: Option<Arc<Shared>>,
     inner: S,
 }
 
@@ -96,7 +97,9 @@ impl Settings {
 impl ActionLayer {
     /// A layer with these settings, for a route with this `merge_slashes`.
     pub fn new(settings: Settings, merge_slashes: bool) -> Self {
-        Self(Arc::new(Shared { settings, merge_slashes }))
+        // Without `split` there is nothing to choose.
+        let is_needed = !matches!(&settings, Settings::Forward { weights } if weights.len() <= 1);
+        Self(is_needed.then(|| Arc::new(Shared { settings, merge_slashes })))
     }
 }
 
@@ -120,22 +123,20 @@ impl<S: Next> Service<Request> for Action<S> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        match &self.shared.settings {
+        // The upstream's unwritten cell already reads as 0.
+        let Some(shared) = &self.shared else { return Either::Left(self.inner.call(request)) };
+        match &shared.settings {
             Settings::Respond { status, headers, body } => {
                 let response = respond(&request.parts.method, *status, headers.clone(), body);
                 Either::Right(future::ready(Ok(response)))
             }
             Settings::Redirect { status, location, headers } => {
-                let values = Values::of(&request.cx, self.shared.merge_slashes);
+                let values = Values::of(&request.cx, shared.merge_slashes);
                 let redirected = redirect(*status, location, &values, headers.clone());
                 Either::Right(future::ready(redirected))
             }
             Settings::Forward { weights } => {
-                // Without `split` there is nothing to choose, and an unwritten cell already reads
-                // as 0.
-                if weights.len() > 1 {
-                    request.cx.set_upstream(choose(weights, fastrand::u64(..)));
-                }
+                request.cx.set_upstream(choose(weights, fastrand::u64(..)));
                 Either::Left(self.inner.call(request))
             }
         }

@@ -55,12 +55,17 @@ pub struct Changes {
 
 /// Makes [`Headers`].
 #[derive(Clone, Debug)]
-pub struct HeadersLayer(Arc<Shared>);
+pub struct HeadersLayer {
+    // `None` if nothing is to be changed, so that requests need not look there.
+    changes: Option<Arc<Settings>>,
+    preserve_host: bool,
+    merge_slashes: bool,
+}
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Headers<S> {
-    shared: Arc<Shared>,
+    layer: HeadersLayer,
     inner: S,
 }
 
@@ -71,14 +76,8 @@ pin_project! {
         #[pin]
         inner: F,
         // `None` if nothing is to be changed.
-        changes: Option<Arc<Shared>>,
+        changes: Option<Arc<Settings>>,
     }
-}
-
-#[derive(Debug)]
-struct Shared {
-    settings: Settings,
-    merge_slashes: bool,
 }
 
 // === impl Changes ===
@@ -105,7 +104,25 @@ impl Changes {
 impl HeadersLayer {
     /// A layer with these settings, for a route with this `merge_slashes`.
     pub fn new(settings: Settings, merge_slashes: bool) -> Self {
-        Self(Arc::new(Shared { settings, merge_slashes }))
+        let preserve_host = settings.preserve_host;
+        let is_needed = settings.rewrite.is_some()
+            || !settings.request.is_empty()
+            || !settings.response.is_empty();
+        let changes = is_needed.then(|| Arc::new(settings));
+        Self { changes, preserve_host, merge_slashes }
+    }
+
+    /// The target to send upstream.
+    fn target(&self, request: &Request) -> Result<PathAndQuery, Error> {
+        let rewrite = self.changes.as_ref().and_then(|changes| changes.rewrite.as_ref());
+        let Some(rewrite) = rewrite else {
+            // Every routed request has a normalised target.
+            let target = request.cx.target().ok_or(Kind::Internal)?;
+            return Ok(target.path_and_query(self.merge_slashes));
+        };
+        let target = rewrite.render_target(&Values::of(&request.cx, self.merge_slashes));
+        PathAndQuery::from_maybe_shared(Bytes::from(target))
+            .map_err(|error| Error::new(Kind::BadTarget).with_source(error))
     }
 }
 
@@ -113,7 +130,7 @@ impl<S> Layer<S> for HeadersLayer {
     type Service = Headers<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Headers { shared: self.0.clone(), inner }
+        Headers { layer: self.clone(), inner }
     }
 }
 
@@ -129,9 +146,9 @@ impl<S: Next> Service<Request> for Headers<S> {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let settings = &self.shared.settings;
-        let host = settings.preserve_host.then(|| asked_host(&request.parts)).flatten();
-        match self.shared.target(&request) {
+        let HeadersLayer { changes, preserve_host, .. } = &self.layer;
+        let host = preserve_host.then(|| asked_host(&request.parts)).flatten();
+        match self.layer.target(&request) {
             Ok(target) => request.parts.uri = Uri::from(target),
             Err(error) => return Either::Right(future::ready(Err(error))),
         }
@@ -141,8 +158,10 @@ impl<S: Next> Service<Request> for Headers<S> {
             None => drop(fields::take(headers, &header::HOST)),
         }
         // After Host, so that a Host set here is the one that is sent.
-        settings.request.apply(headers);
-        let changes = (!settings.response.is_empty()).then(|| self.shared.clone());
+        if let Some(changes) = changes {
+            changes.request.apply(headers);
+        }
+        let changes = changes.as_ref().filter(|changes| !changes.response.is_empty()).cloned();
         Either::Left(ResponseFuture { inner: self.inner.call(request), changes })
     }
 }
@@ -151,22 +170,6 @@ impl<S: Next> Service<Request> for Headers<S> {
 fn asked_host(parts: &Parts) -> Option<HeaderValue> {
     let field = parts.headers.get(header::HOST).cloned();
     field.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
-}
-
-// === impl Shared ===
-
-impl Shared {
-    /// The target to send upstream.
-    fn target(&self, request: &Request) -> Result<PathAndQuery, Error> {
-        let Some(rewrite) = &self.settings.rewrite else {
-            // Every routed request has a normalised target.
-            let target = request.cx.target().ok_or(Kind::Internal)?;
-            return Ok(target.path_and_query(self.merge_slashes));
-        };
-        let target = rewrite.render_target(&Values::of(&request.cx, self.merge_slashes));
-        PathAndQuery::from_maybe_shared(Bytes::from(target))
-            .map_err(|error| Error::new(Kind::BadTarget).with_source(error))
-    }
 }
 
 // === impl ResponseFuture ===
@@ -180,8 +183,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut result = ready!(this.inner.poll(cx));
-        if let (Ok(response), Some(shared)) = (&mut result, this.changes) {
-            shared.settings.response.apply(response.headers_mut());
+        if let (Ok(response), Some(changes)) = (&mut result, this.changes) {
+            changes.response.apply(response.headers_mut());
         }
         Poll::Ready(result)
     }

@@ -37,7 +37,8 @@ pub struct Settings {
 /// A route of a group, behind its authentication.
 #[derive(Clone, Debug)]
 pub struct Member<S> {
-    settings: Arc<Settings>,
+    /// `None` if it asks for no claims and passes none on.
+    settings: Option<Arc<Settings>>,
     /// `None` if the route is alone: then it is in the context already.
     info: Option<Arc<RouteInfo>>,
     inner: S,
@@ -110,7 +111,12 @@ fn arrives_whole(text: &str) -> bool {
 impl<S> Member<S> {
     /// A route; `info` is given if it may share its group with others.
     pub fn new(settings: &Settings, info: Option<Arc<RouteInfo>>, inner: S) -> Self {
-        Self { settings: Arc::new(settings.own()), info, inner }
+        let is_needed = !settings.claims.is_empty() || !settings.headers.is_empty();
+        Self { settings: is_needed.then(|| Arc::new(settings.own())), info, inner }
+    }
+
+    fn takes(&self, claims: Option<&Value>) -> bool {
+        self.settings.as_ref().is_none_or(|settings| settings.takes(claims))
     }
 }
 
@@ -135,12 +141,12 @@ impl<S: Next> Service<Request> for Members<S> {
     fn call(&mut self, mut request: Request) -> Self::Future {
         let principal = request.cx.principal();
         let claims = principal.map(|principal| &principal.claims);
-        let Some(member) = self.0.iter_mut().find(|member| member.settings.takes(claims)) else {
+        let Some(member) = self.0.iter_mut().find(|member| member.takes(claims)) else {
             let error = Error::new(Kind::RouteNotFound).with_detail("no route takes these claims");
             return Either::Right(future::ready(Err(error)));
         };
-        if let Some(claims) = claims {
-            member.settings.write(claims, &mut request.parts.headers);
+        if let (Some(claims), Some(settings)) = (claims, &member.settings) {
+            settings.write(claims, &mut request.parts.headers);
         }
         if let Some(info) = &member.info {
             request.cx.set_member(info.clone());

@@ -47,6 +47,7 @@ pub struct RetryLayer(Arc<Shared>);
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
+    is_armed: bool,
     again: Arc<Again<S>>,
 }
 
@@ -63,7 +64,7 @@ pub struct Upstream {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
-    has_retry: bool,
+    is_armed: bool,
     upstreams: Box<[Upstream]>,
 }
 
@@ -103,7 +104,7 @@ impl RetryLayer {
     /// A layer for requests to `upstreams`; `None`: a route without `retry`.
     pub fn new(settings: Option<Settings>, upstreams: impl Into<Box<[Upstream]>>) -> Self {
         Self(Arc::new(Shared {
-            has_retry: settings.is_some(),
+            is_armed: settings.is_some(),
             settings: settings.unwrap_or(Settings::NOT_SENT),
             upstreams: upstreams.into(),
         }))
@@ -115,7 +116,7 @@ impl<S: Clone> Layer<S> for RetryLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         let again = Again { shared: self.0.clone(), inner: Mutex::new(inner.clone()) };
-        Retry { inner, again: Arc::new(again) }
+        Retry { inner, is_armed: self.0.is_armed, again: Arc::new(again) }
     }
 }
 
@@ -181,9 +182,8 @@ impl<S: Next> Service<Request> for Retry<S> {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let shared = &self.again.shared;
-        let armed = shared.has_retry.then(|| {
-            if let Some(upstream) = shared.upstream(&request.cx) {
+        let armed = self.is_armed.then(|| {
+            if let Some(upstream) = self.again.shared.upstream(&request.cx) {
                 upstream.budget.deposit();
             }
             Box::new(Armed { kept: Kept::of(&mut request), pause: None })
