@@ -7,9 +7,10 @@
 //! A lookup visits one hash bucket per matching host pattern and the trie nodes whose prefix
 //! matches: never more than the configuration contains, whatever the path.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, num::NonZeroUsize, slice};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use super::route::{Host, Path, Segment};
 
@@ -18,6 +19,10 @@ use super::route::{Host, Path, Segment};
 pub(super) type Place = u32;
 
 type Map<V> = HashMap<Box<str>, V, RandomState>;
+
+/// A literal segment; most fit into the map's own memory.
+type Literal = SmallVec<[u8; 16]>;
+type Literals = HashMap<Literal, usize, RandomState>;
 
 /// All entries of a table, by host.
 #[derive(Debug, Default)]
@@ -30,22 +35,35 @@ pub(super) struct Index {
 /// All entries of one host pattern, by path.
 #[derive(Debug, Default)]
 struct Paths {
-    exact: Map<Vec<Place>>,
+    exact: Map<Places>,
     /// `nodes[0]` is the root, before any segment; empty without templates.
     nodes: Vec<Node>,
-    regex: Vec<Place>,
-    any: Vec<Place>,
+    regex: Places,
+    any: Places,
 }
 
-/// What may follow a prefix of segments.
+/// What may follow a prefix of segments. With many routes each is cold in the processor's caches:
+/// so it is one cache line, and what most nodes do not have is elsewhere.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Node {
-    literal: Map<usize>,
-    name: Option<usize>,
+    literal: Option<Box<Literals>>,
+    name: Option<NonZeroUsize>,
     /// Templates that end here.
-    ends: Vec<Place>,
+    ends: Places,
     /// Templates whose rest begins here.
-    rests: Vec<Place>,
+    rests: Places,
+}
+
+const _: () = assert!(size_of::<Node>() == 64);
+
+/// Entries in order of precedence: mostly one, kept in place.
+#[derive(Debug, Default)]
+enum Places {
+    #[default]
+    None,
+    One(Place),
+    More(Vec<Place>),
 }
 
 // === impl Index ===
@@ -103,12 +121,18 @@ impl Paths {
         let mut at = 0;
         for segment in segments {
             let fresh = self.nodes.len();
+            let node = &mut self.nodes[at];
             at = match segment {
                 Segment::Literal(text) => {
-                    *self.nodes[at].literal.entry(text.clone()).or_insert(fresh)
+                    let literals = node.literal.get_or_insert_default();
+                    *literals.entry(text.as_bytes().into()).or_insert(fresh)
                 }
-                Segment::Name(_) => *self.nodes[at].name.get_or_insert(fresh),
-                Segment::Rest(_) => return self.nodes[at].rests.push(place),
+                Segment::Name(_) => {
+                    // Only the root is at 0.
+                    node.name = node.name.or(NonZeroUsize::new(fresh));
+                    node.name.map_or(fresh, NonZeroUsize::get)
+                }
+                Segment::Rest(_) => return node.rests.push(place),
             };
             if at == fresh {
                 self.nodes.push(Node::default());
@@ -119,14 +143,14 @@ impl Paths {
 
     fn lookup<'a>(&'a self, path: &str, visit: &mut impl FnMut(&'a [Place])) {
         if let Some(places) = self.exact.get(path) {
-            visit(places);
+            visit(places.as_slice());
         }
         // The target `*` has no segments.
         if let (Some(root), Some(segments)) = (self.nodes.first(), path.strip_prefix('/')) {
             self.descend(root, Some(segments), visit);
         }
-        visit(&self.regex);
-        visit(&self.any);
+        visit(self.regex.as_slice());
+        visit(self.any.as_slice());
     }
 
     /// `rest` is what follows the node's prefix and a slash; `None` if nothing does. Recursion is
@@ -137,17 +161,38 @@ impl Paths {
         rest: Option<&str>,
         visit: &mut impl FnMut(&'a [Place]),
     ) {
-        let Some(rest) = rest else { return visit(&node.ends) };
-        visit(&node.rests);
+        let Some(rest) = rest else { return visit(node.ends.as_slice()) };
+        visit(node.rests.as_slice());
         let (segment, rest) = match rest.split_once('/') {
             Some((segment, rest)) => (segment, Some(rest)),
             None => (rest, None),
         };
-        if let Some(&next) = node.literal.get(segment) {
+        let literals = node.literal.as_ref();
+        if let Some(&next) = literals.and_then(|literals| literals.get(segment.as_bytes())) {
             self.descend(&self.nodes[next], rest, visit);
         }
         if let Some(next) = node.name.filter(|_| !segment.is_empty()) {
-            self.descend(&self.nodes[next], rest, visit);
+            self.descend(&self.nodes[next.get()], rest, visit);
+        }
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    fn push(&mut self, place: Place) {
+        match self {
+            Self::None => *self = Self::One(place),
+            Self::One(first) => *self = Self::More(vec![*first, place]),
+            Self::More(places) => places.push(place),
+        }
+    }
+
+    fn as_slice(&self) -> &[Place] {
+        match self {
+            Self::None => &[],
+            Self::One(place) => slice::from_ref(place),
+            Self::More(places) => places,
         }
     }
 }

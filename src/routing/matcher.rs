@@ -85,9 +85,8 @@ pub fn find<'a>(table: &Table, head: Head<'a>) -> Match<'a> {
     let asked = Asked::new(head);
     match first(table, &asked) {
         Some(place) => {
-            let group = &table.groups()[table.entry(place).group];
-            let index = group.members[0];
-            Match::Route { index, values: table.rules()[index].path.values(head.path) }
+            let (index, values) = table.matched(table.candidate(place), head.path);
+            Match::Route { index, values }
         }
         None => allowed(table, &asked),
     }
@@ -101,8 +100,9 @@ fn first(table: &Table, asked: &Asked<'_>) -> Option<Place> {
             if best.is_some_and(|best| best <= place) {
                 return;
             }
-            let rule = table.rule_of(table.entry(place));
-            if asked.fits_method(rule) && asked.fits_but_method(rule) {
+            let conditions = table.conditions_of(table.candidate(place));
+            if conditions.is_none_or(|rule| asked.fits_method(rule) && asked.fits_but_method(rule))
+            {
                 best = Some(place);
                 return;
             }
@@ -116,8 +116,10 @@ fn allowed<'a>(table: &Table, asked: &Asked<'_>) -> Match<'a> {
     let mut methods: Vec<&Method> = Vec::new();
     table.lookup(asked.head.host, asked.head.path, |places| {
         for &place in places {
-            let rule = table.rule_of(table.entry(place));
-            if asked.fits_but_method(rule) {
+            // A rule without conditions would have taken the request.
+            if let Some(rule) = table.conditions_of(table.candidate(place))
+                && asked.fits_but_method(rule)
+            {
                 methods.extend(rule.methods.iter().flatten());
             }
         }

@@ -67,6 +67,18 @@ pub enum Segment {
     Rest(Arc<str>),
 }
 
+/// Where the values of a path are: what is left of a template without its texts, so that many
+/// templates have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Shape(Box<[Part]>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Literal,
+    Name,
+    Rest,
+}
+
 /// A condition on a header. If it has several fields, any of them may satisfy it.
 #[derive(Clone, Debug)]
 pub enum HeaderPredicate {
@@ -84,6 +96,15 @@ pub type Values<'a> = SmallVec<[&'a str; 2]>;
 // === impl Rule ===
 
 impl Rule {
+    /// Whether more of a request than host and path decides.
+    pub(super) fn has_conditions(&self) -> bool {
+        self.scheme.is_some()
+            || self.methods.is_some()
+            || matches!(self.path, Path::Regex(_))
+            || !self.headers.is_empty()
+            || !self.query.is_empty()
+    }
+
     /// Whether the rule allows `scheme`.
     pub(super) fn takes_scheme(&self, scheme: Scheme) -> bool {
         self.scheme.is_none_or(|wanted| wanted == scheme)
@@ -127,7 +148,7 @@ impl Path {
         match self {
             Self::Any => true,
             Self::Exact(exact) => **exact == *path,
-            Self::Template(segments) => bind(segments, path).is_some(),
+            Self::Template(segments) => takes(segments, path),
             Self::Regex(regex) => regex.is_match(path),
         }
     }
@@ -152,15 +173,6 @@ impl Path {
             Segment::Name(name) | Segment::Rest(name) => Some(name),
         })
     }
-
-    /// The values of the template's names in a path that it matches, in the order of
-    /// [`names`](Self::names).
-    pub(super) fn values<'a>(&self, path: &'a str) -> Values<'a> {
-        match self {
-            Self::Template(segments) => bind(segments, path).unwrap_or_default(),
-            Self::Any | Self::Exact(_) | Self::Regex(_) => Values::new(),
-        }
-    }
 }
 
 impl fmt::Display for Path {
@@ -178,28 +190,59 @@ impl fmt::Display for Path {
     }
 }
 
-/// `None` if the template does not match the path.
-fn bind<'a>(segments: &[Segment], path: &'a str) -> Option<Values<'a>> {
-    let mut values = Values::new();
+/// Whether the template matches the path.
+fn takes(segments: &[Segment], path: &str) -> bool {
     let mut rest = path.strip_prefix('/');
     for segment in segments {
-        let open = rest?;
+        let Some(open) = rest else { return false };
         let (first, after) = match open.split_once('/') {
             Some((first, after)) => (first, Some(after)),
             None => (open, None),
         };
         match segment {
             Segment::Literal(text) if **text == *first => {}
-            Segment::Name(_) if !first.is_empty() => values.push(first),
-            Segment::Rest(_) => {
-                values.push(open);
-                return Some(values);
-            }
-            Segment::Literal(_) | Segment::Name(_) => return None,
+            Segment::Name(_) if !first.is_empty() => {}
+            Segment::Rest(_) => return true,
+            Segment::Literal(_) | Segment::Name(_) => return false,
         }
         rest = after;
     }
-    rest.is_none().then_some(values)
+    rest.is_none()
+}
+
+// === impl Shape ===
+
+impl Shape {
+    /// The shape of this pattern.
+    pub(super) fn of(path: &Path) -> Self {
+        let segments = match path {
+            Path::Template(segments) => segments.as_slice(),
+            Path::Any | Path::Exact(_) | Path::Regex(_) => &[],
+        };
+        let part = |segment: &Segment| match segment {
+            Segment::Literal(_) => Part::Literal,
+            Segment::Name(_) => Part::Name,
+            Segment::Rest(_) => Part::Rest,
+        };
+        Self(segments.iter().map(part).collect())
+    }
+
+    /// The values of the template's names in a path that it matches, in the order of
+    /// [`names`](Path::names).
+    pub(super) fn values<'a>(&self, path: &'a str) -> Values<'a> {
+        let mut values = Values::new();
+        let mut rest = path.strip_prefix('/').unwrap_or_default();
+        for part in &self.0 {
+            let (first, after) = rest.split_once('/').unwrap_or((rest, ""));
+            match part {
+                Part::Literal => {}
+                Part::Name => values.push(first),
+                Part::Rest => values.push(rest),
+            }
+            rest = after;
+        }
+        values
+    }
 }
 
 // === impl HeaderPredicate ===

@@ -10,7 +10,7 @@ use super::{
     Rule,
     index::{Index, Place},
     precedence::Precedence,
-    route::Host,
+    route::{Host, Shape, Values},
 };
 
 /// All rules in the order of matching.
@@ -21,6 +21,10 @@ pub struct Table {
     /// The group of each rule.
     group_of: Vec<usize>,
     entries: Vec<Entry>,
+    /// Of each entry.
+    candidates: Vec<Candidate>,
+    /// Each once.
+    shapes: Vec<Shape>,
     index: Index,
 }
 
@@ -38,6 +42,16 @@ pub(super) struct Entry {
     /// Index into the rule's hosts; `None` is any host.
     host: Option<usize>,
     pub(super) precedence: Precedence,
+}
+
+/// What a request has to know of an entry in nearly all cases. With many routes, entries and rules
+/// are cold in the processor's caches: several of these share a cache line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    rule: u32,
+    shape: u32,
+    /// Whether more than host and path must match.
+    has_conditions: bool,
 }
 
 // === impl Table ===
@@ -67,13 +81,14 @@ impl Table {
             let rule = &rules[groups[entry.group].members[0]];
             index.insert(place, entry.host.map(|host| &rule.hosts[host]), &rule.path);
         }
+        let (candidates, shapes) = candidates(&rules, &groups, &entries);
         let mut group_of = vec![0; rules.len()];
         for (group, Group { members }) in groups.iter().enumerate() {
             for member in members {
                 group_of[*member] = group;
             }
         }
-        Self { rules, groups, group_of, entries, index }
+        Self { rules, groups, group_of, entries, candidates, shapes, index }
     }
 
     /// The rules, in the order of the file.
@@ -118,8 +133,20 @@ impl Table {
         &self.groups
     }
 
-    pub(super) fn entry(&self, place: Place) -> &Entry {
-        &self.entries[place as usize]
+    pub(super) fn candidate(&self, place: Place) -> Candidate {
+        self.candidates[place as usize]
+    }
+
+    /// The rule that represents the candidate, if more than host and path must match.
+    pub(super) fn conditions_of(&self, candidate: Candidate) -> Option<&Rule> {
+        candidate.has_conditions.then(|| &self.rules[candidate.rule as usize])
+    }
+
+    /// The index of the rule that represents the candidate, and the values of its template in a
+    /// path that it matches.
+    pub(super) fn matched<'a>(&self, candidate: Candidate, path: &'a str) -> (usize, Values<'a>) {
+        let values = self.shapes[candidate.shape as usize].values(path);
+        (candidate.rule as usize, values)
     }
 
     /// The rule that represents the entry's group in everything but claims.
@@ -131,6 +158,23 @@ impl Table {
     pub(super) fn host_of(&self, entry: &Entry) -> Option<&Host> {
         entry.host.map(|host| &self.rule_of(entry).hosts[host])
     }
+}
+
+/// A candidate for each entry, and their shapes.
+#[expect(clippy::cast_possible_truncation, reason = "a `Place` bounds them: entries have one each")]
+fn candidates(rules: &[Rule], groups: &[Group], entries: &[Entry]) -> (Vec<Candidate>, Vec<Shape>) {
+    let (mut by_shape, mut shapes) = (HashMap::new(), Vec::new());
+    let candidate = |entry: &Entry| {
+        let index = groups[entry.group].members[0];
+        let rule = &rules[index];
+        let shape = Shape::of(&rule.path);
+        let shape = *by_shape.entry(shape.clone()).or_insert_with(|| {
+            shapes.push(shape);
+            shapes.len() - 1
+        });
+        Candidate { rule: index as u32, shape: shape as u32, has_conditions: rule.has_conditions() }
+    };
+    (entries.iter().map(candidate).collect(), shapes)
 }
 
 fn group(rules: &[Rule]) -> Vec<Group> {

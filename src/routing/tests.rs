@@ -455,7 +455,10 @@ proptest! {
         let head = Head { host, path, scheme, method, query: None, headers };
         let table = Table::new(rules.clone());
         let found = match matcher::find(&table, head) {
-            Match::Route { index, .. } => Ok(index),
+            Match::Route { index, values } => {
+                prop_assert_eq!(values.len(), rules[index].path.names().count());
+                Ok(index)
+            }
             Match::MethodNotAllowed { allow } => {
                 Err(allow.to_str().unwrap().split(", ").map(str::to_owned).collect())
             }
