@@ -8,6 +8,7 @@
 //! drops the route's.
 
 use std::{
+    collections::HashSet,
     fmt,
     future::Future,
     pin::Pin,
@@ -19,7 +20,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    Table,
+    Rule, Table,
     matcher::{self, Head, Match},
 };
 use crate::{
@@ -56,7 +57,8 @@ pub struct Router<S> {
 #[derive(Clone)]
 struct Route<S> {
     entry: RouteEntry<S>,
-    /// Copies of the template's names, so that workers share no reference counts.
+    /// Copies of the template's names, so that workers share no reference counts. One for all
+    /// templates with the same names: the last request will have used it.
     names: Arc<[Box<str>]>,
     pass_encoded_separators: bool,
 }
@@ -89,16 +91,14 @@ impl<S> Router<S> {
         entries: impl IntoIterator<Item = RouteEntry<S>>,
         own: Option<Box<dyn OwnPaths>>,
     ) -> Self {
-        let routes = table
-            .rules()
-            .iter()
-            .zip(entries)
-            .map(|(rule, entry)| Route {
-                entry,
-                names: rule.path.names().map(|name| Box::from(&**name)).collect(),
-                pass_encoded_separators: rule.pass_encoded_separators,
-            })
-            .collect();
+        let mut shared: HashSet<Arc<[Box<str>]>> = HashSet::new();
+        let route = |(rule, entry): (&Rule, _)| {
+            let names: Arc<[Box<str>]> = rule.path.names().map(|name| (**name).into()).collect();
+            let names = shared.get(&names).cloned().unwrap_or(names);
+            shared.insert(names.clone());
+            Route { entry, names, pass_encoded_separators: rule.pass_encoded_separators }
+        };
+        let routes = table.rules().iter().zip(entries).map(route).collect();
         Self { table, routes, own: own.map(Arc::from) }
     }
 
