@@ -65,6 +65,7 @@ pub fn run(args: &Args) -> ExitCode {
     // From here on everything goes to the log: a reader of the pipe gets one object per line.
     loaded.log_warnings();
     memory::keep_under_load();
+    memory::suit(loaded.config.routes.len());
     descriptors::raise(&loaded.config);
     let source = Some(args.file.path.clone());
     // The first is the file itself.
