@@ -4,23 +4,28 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
 use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
-use crate::telemetry::in_flight::{Counter, InFlight};
-
 /// Spawns tasks on the current runtime and knows how many are running.
 ///
 /// Each worker has its own, and the drain waits for it: tasks that must finish before the process
 /// ends (a detached request, a tunnel) are spawned here.
 #[derive(Clone, Debug, Default)]
-pub struct Spawner {
-    running: Arc<Counter>,
-    idle: Arc<Notify>,
+pub struct Spawner(Arc<Tasks>);
+
+#[derive(Debug, Default)]
+struct Tasks {
+    /// Relaxed: the number must be exact, but orders nothing else.
+    running: AtomicUsize,
+    idle: Notify,
 }
 
 pin_project! {
@@ -34,10 +39,7 @@ pin_project! {
     }
 }
 
-struct Running {
-    idle: Arc<Notify>,
-    count: Option<InFlight>,
-}
+struct Running(Arc<Tasks>);
 
 /// Work that its owner polls and that continues as a task of its [`Spawner`] once the owner drops
 /// it. It always completes, except for a panic or the end of its runtime, and costs a task only if
@@ -90,19 +92,19 @@ impl Spawner {
     }
 
     fn counted<F>(&self, future: F) -> Counted<F> {
-        let running = Running { idle: self.idle.clone(), count: Some(self.running.enter()) };
-        Counted { future, _running: running }
+        self.0.running.fetch_add(1, Ordering::Relaxed);
+        Counted { future, _running: Running(self.0.clone()) }
     }
 
     /// How many of its tasks are running.
     pub fn running(&self) -> usize {
-        self.running.get()
+        self.0.running.load(Ordering::Relaxed)
     }
 
     /// Completes once none of its tasks is running. Cancel-safe.
     pub async fn drained(&self) {
         loop {
-            let idle = self.idle.notified();
+            let idle = self.0.idle.notified();
             if self.running() == 0 {
                 return;
             }
@@ -170,9 +172,11 @@ impl<F: Future> Future for Counted<F> {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // First leave the count, then notify: the waiter checks the count when notified.
-        drop(self.count.take());
-        self.idle.notify_waiters();
+        // First leave the count, then notify: the waiter checks the count when notified. Only the
+        // last has anything to tell.
+        if self.0.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.idle.notify_waiters();
+        }
     }
 }
 
