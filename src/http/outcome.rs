@@ -40,8 +40,12 @@ impl Outcome {
     fn of_status(status: StatusCode, cx: &Context) -> Self {
         let is_second_hand =
             matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-        let came_from_upstream = cx.with_attempts(|attempts| !attempts.is_empty());
-        if is_second_hand && came_from_upstream { Self::MaybeSeen } else { Self::Answered(status) }
+        let came_from_upstream = || cx.with_attempts(|attempts| !attempts.is_empty());
+        if is_second_hand && came_from_upstream() {
+            Self::MaybeSeen
+        } else {
+            Self::Answered(status)
+        }
     }
 }
 

@@ -4,7 +4,10 @@
 
 use std::{
     fmt,
-    sync::{OnceLock, atomic::Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -25,16 +28,21 @@ use crate::{
 pub(super) struct Recorded {
     event_ids: OnceLock<Box<[Uuid]>>,
     publishings: Mutex<Vec<Publishing>>,
-    overtime: OnceLock<Overtime>,
+    overtime: Overtime,
     rider: OnceLock<Rider>,
     key_honoured: OnceLock<KeyHonoured>,
     held: OnceLock<Held>,
     going_on: OnceLock<Mutex<GoingOn>>,
 }
 
-/// The client's answer after the timeout, until somebody takes it.
+/// Whether the attempt may continue after the timeout, and the client's answer then. The flags are
+/// relaxed, and spare most polls the lock: one task polls the attempt and whoever waits for it.
 #[derive(Debug, Default)]
-struct Overtime(Mutex<Told>);
+struct Overtime {
+    is_allowed: AtomicBool,
+    has_begun: AtomicBool,
+    told: Mutex<Told>,
+}
 
 #[derive(Debug, Default)]
 enum Told {
@@ -65,38 +73,36 @@ impl Context {
     }
 
     fn overtime(&self) -> Option<&Overtime> {
-        self.recorded()?.overtime.get()
+        self.recorded().map(|it| &it.overtime).filter(|it| it.is_allowed.load(Ordering::Relaxed))
     }
 
     /// Allows overtime: whoever enforces the timeout then stores the failure here, once, and lets
     /// the attempt continue for as long again. Called once, by whoever polls the attempt and checks
     /// [`Context::take_overtime`] afterwards.
     pub fn allow_overtime(&self) {
-        super::set(&self.record().overtime, Overtime::default());
+        self.record().overtime.is_allowed.store(true, Ordering::Relaxed);
     }
 
     /// Begins overtime: the client gets the result of `error`. `false`: overtime is not allowed.
     pub fn begin_overtime(&self, error: impl FnOnce() -> Error) -> bool {
         let Some(overtime) = self.overtime() else { return false };
-        let mut told = overtime.0.lock();
+        let mut told = overtime.told.lock();
         if matches!(*told, Told::NotYet) {
             *told = Told::Failure(error());
+            overtime.has_begun.store(true, Ordering::Relaxed);
         }
         true
     }
 
     /// Whether the time is up and the attempt continues.
     pub fn is_overtime(&self) -> bool {
-        self.overtime().is_some_and(|overtime| !matches!(*overtime.0.lock(), Told::NotYet))
+        self.overtime().is_some_and(|overtime| overtime.has_begun.load(Ordering::Relaxed))
     }
 
     /// The client's answer once the time is up and the attempt continues; returned only once.
     pub fn take_overtime(&self) -> Option<Error> {
-        let mut told = self.overtime()?.0.lock();
-        if matches!(*told, Told::NotYet) {
-            return None;
-        }
-        match std::mem::replace(&mut *told, Told::Taken) {
+        let overtime = self.overtime().filter(|it| it.has_begun.load(Ordering::Relaxed))?;
+        match std::mem::replace(&mut *overtime.told.lock(), Told::Taken) {
             Told::Failure(error) => Some(error),
             Told::NotYet | Told::Taken => None,
         }
