@@ -57,6 +57,8 @@ pub(super) struct Topic {
     /// Everything below that goes to an upstream is settled. Relaxed: an old value does no harm.
     settled: AtomicU64,
     about: RwLock<About>,
+    /// A copy of `max_event_bytes`. Relaxed: a late value does no harm.
+    largest_event: AtomicU64,
     /// Why it could not be opened.
     error: RwLock<Option<String>>,
     /// Whether lack of disk space is the only reason why it is not open. Relaxed.
@@ -106,6 +108,7 @@ impl Topic {
             tails: Mutex::default(),
             aged_letters: AtomicU64::new(0),
             settled: AtomicU64::new(0),
+            largest_event: AtomicU64::new(settings.max_event_bytes),
             about: RwLock::new(About::new(meta, settings, ground.settings)),
             error: RwLock::new(None),
             lacks_room: AtomicBool::new(false),
@@ -172,6 +175,7 @@ impl Topic {
     pub(super) fn set(&self, meta: &TopicMeta, settings: settings::Topic, all: &Settings) {
         let about = About::new(meta, settings, all);
         *self.about.write() = about.clone();
+        self.largest_event.store(about.settings.max_event_bytes, Relaxed);
         if let Some(handle) = self.handle.get() {
             handle.set(meta, &about.settings());
         }
@@ -203,9 +207,9 @@ impl Topic {
         self.about.read().settings.name.clone()
     }
 
-    /// Its `max_event_bytes`, without a copy of the settings for each request.
+    /// Its `max_event_bytes`, without a lock for each request.
     pub(super) fn largest_event(&self) -> u64 {
-        self.about.read().settings.max_event_bytes
+        self.largest_event.load(Relaxed)
     }
 
     /// How many events may wait, and how many bytes of them.
