@@ -20,7 +20,7 @@ use super::{
 use crate::events::queue::{
     Offset,
     codec::Draft,
-    log::{AppendError, Later, Permit, Reason, Refused},
+    log::{AppendError, Later, Permit, Reason, Refused, Watch},
 };
 
 /// Room for everything an exchange may write. Dropping it gives the room back.
@@ -185,13 +185,7 @@ impl Exchange {
     pub fn settle(self, owed: Vec<(Arc<dyn Target>, Permit, Draft)>) {
         let settling = Arc::new(Settling { entry: self.entry, is_kept: AtomicBool::new(false) });
         for (target, permit, record) in owed {
-            let told = settling.clone();
-            let then = move |outcome: Result<_, AppendError>| {
-                if let Err(error) = outcome {
-                    told.keep(&error);
-                }
-            };
-            let later = Later::GoesOn(Box::new(then));
+            let later = Later::IsWatched { by: settling.clone(), goes_on: true };
             if let Err(refused) = target.append_later(permit, vec![record], later) {
                 settling.keep(&refused.into());
             }
@@ -205,6 +199,12 @@ impl Settling {
     fn keep(&self, error: &AppendError) {
         tracing::warn!(%error, "a topic refused an event of a request: the event is kept and appended later");
         self.is_kept.store(true, Relaxed);
+    }
+}
+
+impl Watch for Settling {
+    fn failed(&self, error: AppendError) {
+        self.keep(&error);
     }
 }
 

@@ -194,6 +194,13 @@ impl FieldsBuilder {
         self
     }
 
+    /// Adds fields that are already encoded.
+    #[must_use]
+    pub fn all(mut self, fields: &Fields) -> Self {
+        self.0.extend_from_slice(&fields.0);
+        self
+    }
+
     /// Calls `put` with a value, if there is one.
     #[must_use]
     pub fn maybe<T>(self, value: Option<T>, put: impl FnOnce(Self, T) -> Self) -> Self {

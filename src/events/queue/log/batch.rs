@@ -22,6 +22,8 @@ use crate::events::queue::{
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) drafts: Vec<Draft>,
+    /// Whether anybody wants to know the places.
+    pub(super) is_asked: bool,
     /// Bytes it takes in a frame, at most.
     pub(super) bytes: usize,
     /// Set when it is written or refused. A written item counts only after the sync.
@@ -35,7 +37,7 @@ pub(super) struct Item {
 impl Item {
     pub(super) fn new(drafts: Vec<Draft>) -> Self {
         let bytes = drafts.iter().map(Draft::encoded_bytes).sum();
-        Self { drafts, bytes, outcome: None, needs: Offset::ZERO }
+        Self { drafts, is_asked: true, bytes, outcome: None, needs: Offset::ZERO }
     }
 
     /// The outcome, and the offset below which everything must be on disk for it to hold.
@@ -59,14 +61,31 @@ pub(super) fn fitting(items: &[Item]) -> usize {
     fits.count().max(1)
 }
 
-/// Puts an item into the frame. It fits: the size was checked before.
+/// Puts the items into the frame, and the partition of each record into `partitions`. They fit: the
+/// size was checked before.
 pub(super) fn place(
-    item: &mut Item,
+    items: &mut [Item],
     frames: &mut FrameWriter,
+    partitions: &mut Vec<u16>,
     sequencer: &mut dyn Sequencer,
     now: Now,
 ) -> io::Result<()> {
-    let mut appended = Vec::with_capacity(item.drafts.len());
+    partitions.clear();
+    sequencer.prepare(&mut items.iter().flat_map(|item| &item.drafts));
+    items.iter_mut().try_for_each(|item| place_one(item, frames, partitions, sequencer, now))
+}
+
+fn place_one(
+    item: &mut Item,
+    frames: &mut FrameWriter,
+    partitions: &mut Vec<u16>,
+    sequencer: &mut dyn Sequencer,
+    now: Now,
+) -> io::Result<()> {
+    let mut appended = Vec::new();
+    if item.is_asked {
+        appended.reserve_exact(item.drafts.len());
+    }
     item.needs = Offset::ZERO;
     for draft in &item.drafts {
         let next = frames.next();
@@ -74,6 +93,7 @@ pub(super) fn place(
             Placement::Append { generation, partition } => {
                 let stamp = Stamp { generation, partition, published: now.wall };
                 frames.push(draft, stamp).map_err(io::Error::other)?;
+                partitions.push(partition);
                 Appended { offset: next, partition, duplicate: None }
             }
             Placement::Duplicate { offset, partition, mismatch } => {
@@ -85,14 +105,10 @@ pub(super) fn place(
         if !is_ahead {
             item.needs = item.needs.max(placed.offset.plus(1));
         }
-        appended.push(placed);
+        if item.is_asked {
+            appended.push(placed);
+        }
     }
     item.outcome = Some(Ok(appended));
     Ok(())
-}
-
-/// The partition of each record that the items put into a frame.
-pub(super) fn partitions(items: &[Item]) -> impl Iterator<Item = u16> {
-    let appended = items.iter().filter_map(|item| item.outcome.as_ref()?.as_ref().ok()).flatten();
-    appended.filter(|it| it.duplicate.is_none()).map(|it| it.partition)
 }

@@ -55,12 +55,20 @@ pub(super) type Outcome = Result<Vec<Appended>, AppendError>;
 /// neither block nor take long.
 pub type Then = Box<dyn FnOnce(Result<Vec<Appended>, AppendError>) + Send>;
 
+/// Somebody who need not know where a successful append is.
+pub trait Watch: Send + Sync {
+    /// An append has failed. Called on the writer's thread: it must neither block nor take long.
+    fn failed(&self, error: AppendError);
+}
+
 /// The writer's end of an append. Dropping it reports that the writer has stopped.
 pub(super) struct Waiter(Option<End>);
 
 enum End {
     Commit(Arc<Slot>),
     Then(Then),
+    /// Dropped once the outcome is certain.
+    Watch(Arc<dyn Watch>),
 }
 
 /// State shared by both ends.
@@ -179,9 +187,19 @@ impl Waiter {
         Self(Some(End::Then(then)))
     }
 
+    /// Nobody waits; a failure is reported.
+    pub(super) fn watched(by: Arc<dyn Watch>) -> Self {
+        Self(Some(End::Watch(by)))
+    }
+
     /// Nobody waits and nobody is told.
     pub(super) fn nobody() -> Self {
         Self(None)
+    }
+
+    /// Whether anybody wants to know where the records are.
+    pub(super) fn asks(&self) -> bool {
+        matches!(self.0, Some(End::Commit(_) | End::Then(_)))
     }
 
     /// Delivers the result.
@@ -193,6 +211,11 @@ impl Waiter {
         match self.0.take() {
             Some(End::Commit(slot)) => slot.complete(outcome),
             Some(End::Then(then)) => then(outcome),
+            Some(End::Watch(watch)) => {
+                if let Err(error) = outcome {
+                    watch.failed(error);
+                }
+            }
             None => {}
         }
     }

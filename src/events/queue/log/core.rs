@@ -12,7 +12,7 @@ use std::{io, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    batch::{Item, fitting, partitions, place},
+    batch::{Item, fitting, place},
     commit::Outcome,
     error::{AppendError, Reason},
     live::Frames,
@@ -39,6 +39,8 @@ pub(super) struct Core {
     shared: Arc<OpenLog>,
     sequencer: Box<dyn Sequencer>,
     frames: FrameWriter,
+    /// The partitions of the frame's records.
+    partitions: Vec<u16>,
     /// Frames for followers, written but not yet synced.
     unshown: Frames,
     tail: Tail,
@@ -97,6 +99,7 @@ impl Core {
             shared,
             sequencer,
             frames: FrameWriter::new(),
+            partitions: Vec::new(),
             unshown: Frames::default(),
             tail,
             next,
@@ -199,9 +202,8 @@ impl Core {
     /// Encodes and writes a frame. After an error the log is as before; the file must be ended.
     fn try_frame(&mut self, batch: &mut [Item], now: Now) -> io::Result<()> {
         self.frames.begin(self.tail.segment.header.epoch, self.next);
-        for item in batch.iter_mut() {
-            place(item, &mut self.frames, &mut *self.sequencer, now)?;
-        }
+        let partitions = &mut self.partitions;
+        place(batch, &mut self.frames, partitions, &mut *self.sequencer, now)?;
         let count = self.frames.count();
         if count > 0 {
             let file = self.tail.file.as_ref().ok_or(io::ErrorKind::NotConnected)?;
@@ -220,7 +222,7 @@ impl Core {
             }
             let (length, crc) = (frame.bytes.len(), frame.crc);
             let head = FrameHead { crc, length, base: self.next, count, closing };
-            self.tail.segment.note(&head, self.tail.position, partitions(batch));
+            self.tail.segment.note(&head, self.tail.position, partitions.drain(..));
             self.tail.position += length as u64;
             self.tail.last_crc = crc;
             self.tail.newest_wall = now.wall;

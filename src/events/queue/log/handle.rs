@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    commit::{Commit, Then, Waiter},
+    commit::{Commit, Then, Waiter, Watch},
     error::{OpenError, ReadError, Reason, Refused, RetireError},
     live::Following,
     open::OpenLog,
@@ -32,6 +32,13 @@ pub enum Later {
     GoesOn(Then),
     /// Somebody is told when it is on disk.
     IsTold(Then),
+    /// As the first or the second, but somebody is told of a failure only.
+    IsWatched {
+        /// Who.
+        by: Arc<dyn Watch>,
+        /// Whether work continues once it is on disk.
+        goes_on: bool,
+    },
     /// Nothing.
     Forgets,
 }
@@ -121,6 +128,10 @@ impl Log {
         let (waiter, urgency) = match later {
             Later::GoesOn(then) => (Waiter::then(then), Urgency::Soon),
             Later::IsTold(then) => (Waiter::then(then), Urgency::Later),
+            Later::IsWatched { by, goes_on } => {
+                let urgency = if goes_on { Urgency::Soon } else { Urgency::Later };
+                (Waiter::watched(by), urgency)
+            }
             Later::Forgets => (Waiter::nobody(), Urgency::Later),
         };
         self.0.submit(permit, drafts, waiter, urgency);

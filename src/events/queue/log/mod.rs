@@ -50,7 +50,7 @@ mod writer;
 pub use self::{
     block::{Block, OwnedRecord},
     chain::floor_of,
-    commit::{Appended, Commit, Duplicate, Then},
+    commit::{Appended, Commit, Duplicate, Then, Watch},
     disk::{DiskSettings, DiskWatch, GONE},
     error::{AppendError, OpenError, ReadError, Reason, Refused, RetireError},
     handle::{Later, Log},

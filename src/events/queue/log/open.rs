@@ -32,7 +32,10 @@ use super::{
     view::View,
     writer::{Queue, Request, Urgency, Writer},
 };
-use crate::events::queue::{Offset, gauges::Gauges};
+use crate::{
+    events::queue::{Offset, gauges::Gauges},
+    telemetry::clock,
+};
 
 /// CHECKPOINT is delayed by this factor while there is always more to write.
 const BUSY_FACTOR: u32 = 10;
@@ -247,8 +250,9 @@ impl OpenLog {
         waiter: Waiter,
         urgency: Urgency,
     ) {
-        let since = Instant::now();
-        let item = Item::new(drafts);
+        // To the millisecond at which appends collect: no need to read the clock.
+        let since = clock::tick();
+        let item = Item { is_asked: waiter.asks(), ..Item::new(drafts) };
         let shared = self.clone();
         self.queue.submit(Request { shared, item, permit, waiter, urgency, since });
     }

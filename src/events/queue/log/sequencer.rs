@@ -10,6 +10,10 @@ use crate::events::queue::{
 
 /// One for each log. Called by one thread at a time, in log order.
 pub trait Sequencer: fmt::Debug + Send {
+    /// These are placed next, in this order: whatever is known about them in advance can be looked
+    /// up at once.
+    fn prepare(&mut self, _drafts: &mut dyn Iterator<Item = &Draft>) {}
+
     /// Where `draft` goes, which would get `offset`. Records placed since the last
     /// [`Sequencer::commit`] count as present: they are written in the same frame.
     fn place(&mut self, draft: &Draft, offset: Offset, now: Now) -> Placement;

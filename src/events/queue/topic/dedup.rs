@@ -5,7 +5,7 @@
 //! than entries the oldest go first and the window is shorter, as [`DedupTable::window`] tells.
 //! Times are in seconds, rounded so that keys are remembered slightly longer, never shorter.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, hint::black_box, time::Duration};
 
 use crate::events::queue::{Offset, codec::DedupEntry};
 
@@ -43,6 +43,16 @@ pub struct DedupTable {
     newest: u64,
     /// Time of the newest entry that was evicted for lack of space, if any was.
     crowded_out: Option<u64>,
+}
+
+/// What is hashed of an event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hashes {
+    pub(super) dedup: Option<u128>,
+    /// Of its type and body, if it has a dedup key.
+    pub(super) digest: u32,
+    pub(super) id: Option<u128>,
+    pub(super) correlation: Option<u128>,
 }
 
 /// What is remembered of an event.
@@ -108,6 +118,16 @@ impl DedupTable {
         let (_, number) = self.find(hash)?;
         let entry = self.ring.get(number).filter(|_| !self.settings.window.is_zero())?;
         self.is_fresh(entry, wall).then(|| entry.known())
+    }
+
+    /// Reads what the search for each of these reads first, so that many searches wait for memory
+    /// together and not in turn.
+    pub fn warm(&self, hashes: impl Iterator<Item = u128> + Clone) {
+        let places = hashes.map(|hash| self.places[self.home(hash)]);
+        // A pass without branches, then one that needs its results.
+        black_box(places.clone().fold(0, |all, place| all ^ place));
+        let taken = places.filter_map(|place| self.ring.get(self.number(place)?));
+        black_box(taken.fold(0, |all, entry| all ^ entry.hash[0]));
     }
 
     /// Remembers an event, which is the newest. Replaces an older one with the same hash.

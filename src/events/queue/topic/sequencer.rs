@@ -10,6 +10,7 @@
 //! frame that could not be written are removed again.
 
 use std::{
+    collections::VecDeque,
     fmt,
     ops::Range,
     sync::{
@@ -23,7 +24,7 @@ use parking_lot::Mutex;
 
 use super::{
     clock_guard::GuardedClock,
-    dedup::{DedupSettings, DedupTable},
+    dedup::{DedupSettings, DedupTable, Hashes},
 };
 use crate::events::queue::{
     Offset,
@@ -92,6 +93,8 @@ pub struct TopicSequencer {
     looked: Now,
     live: Live,
     version: u64,
+    /// Of the drafts that are placed next.
+    prepared: VecDeque<Hashes>,
     /// The first offset placed since the last commit.
     uncommitted: Option<Offset>,
     next_partition: u16,
@@ -178,6 +181,7 @@ impl TopicSequencer {
             looked: Now::default(),
             live,
             version,
+            prepared: VecDeque::new(),
             uncommitted: None,
             next_partition: 0,
             newest: None,
@@ -230,25 +234,39 @@ impl TopicSequencer {
         }
     }
 
-    fn remember(
-        &mut self,
-        entry: Option<DedupEntry>,
-        offset: Offset,
-        wall: u64,
+    fn hashes(&self, draft: &Draft) -> Hashes {
+        let tags = [Tag::SOURCE, Tag::ID, Tag::CORRELATION, Tag::TYPE];
+        let [source, id, correlation, event_type] = draft.fields.first_of(tags);
+        let dedup = self.hash(draft.kind, draft.dedup.as_deref(), source, id);
+        let digest = dedup.map(|_| digest(event_type.unwrap_or_default(), &draft.body));
+        self.with_lookups(dedup, digest.unwrap_or_default(), id, correlation)
+    }
+
+    fn with_lookups(
+        &self,
+        dedup: Option<u128>,
+        digest: u32,
         id: Option<&[u8]>,
         correlation: Option<&[u8]>,
-    ) {
+    ) -> Hashes {
+        let id = id.map(|id| self.hash_key.hash(Role::Id, &[id]));
+        let correlation = correlation.map(|it| self.hash_key.hash(Role::Correlation, &[it]));
+        Hashes { dedup, digest, id, correlation }
+    }
+
+    fn remember(&mut self, hashes: &Hashes, offset: Offset, wall: u64, partition: u16) {
         let mut keys = self.shared.keys.lock();
         let keys = keys.get_or_insert_with(|| KeysBuilder::new(offset, wall));
-        if let Some(entry) = entry {
+        if let Some(hash) = hashes.dedup {
+            let entry = DedupEntry { hash, digest: hashes.digest, offset, wall, partition };
             keys.add_dedup(entry);
             self.shared.table.lock().insert(&entry);
         }
-        if let Some(id) = id {
-            keys.add(Lookup::Id, self.hash_key.hash(Role::Id, &[id]), offset);
+        if let Some(hash) = hashes.id {
+            keys.add(Lookup::Id, hash, offset);
         }
-        if let Some(saga) = correlation {
-            keys.add(Lookup::Correlation, self.hash_key.hash(Role::Correlation, &[saga]), offset);
+        if let Some(hash) = hashes.correlation {
+            keys.add(Lookup::Correlation, hash, offset);
         }
     }
 
@@ -262,19 +280,25 @@ impl TopicSequencer {
 }
 
 impl Sequencer for TopicSequencer {
+    fn prepare(&mut self, drafts: &mut dyn Iterator<Item = &Draft>) {
+        self.prepared.clear();
+        for draft in drafts {
+            let hashes = self.hashes(draft);
+            self.prepared.push_back(hashes);
+        }
+        if self.prepared.len() > 1 {
+            self.shared.table.lock().warm(self.prepared.iter().filter_map(|it| it.dedup));
+        }
+    }
+
     fn place(&mut self, draft: &Draft, offset: Offset, now: Now) -> Placement {
         let wall = self.judge(now);
         self.refresh(wall);
-        let fields = &draft.fields;
-        let tags = [Tag::SOURCE, Tag::ID, Tag::CORRELATION, Tag::TYPE];
-        let [source, id, correlation, event_type] = fields.first_of(tags);
-        let hash = self.hash(draft.kind, draft.dedup.as_deref(), source, id);
-        let mut told = None;
-        if let Some(hash) = hash {
-            let digest = digest(event_type.unwrap_or_default(), &draft.body);
+        let hashes = self.prepared.pop_front().unwrap_or_else(|| self.hashes(draft));
+        if let Some(hash) = hashes.dedup {
             let known = self.shared.table.lock().get(hash, wall);
             if let Some(known) = known {
-                let mismatch = known.digest != digest;
+                let mismatch = known.digest != hashes.digest;
                 self.shared.gauges.hits.fetch_add(1, Relaxed);
                 self.shared.gauges.mismatches.fetch_add(u64::from(mismatch), Relaxed);
                 return Placement::Duplicate {
@@ -283,11 +307,9 @@ impl Sequencer for TopicSequencer {
                     mismatch,
                 };
             }
-            told = Some((hash, digest));
         }
         let partition = self.partition(draft.key.as_deref());
-        let entry = told.map(|(hash, digest)| DedupEntry { hash, digest, offset, wall, partition });
-        self.remember(entry, offset, wall, id, correlation);
+        self.remember(&hashes, offset, wall, partition);
         self.uncommitted.get_or_insert(offset);
         let generation = self.live.generation;
         if self.newest.is_none_or(|newest| newest < generation) {
@@ -303,6 +325,7 @@ impl Sequencer for TopicSequencer {
     }
 
     fn rollback(&mut self) {
+        self.prepared.clear();
         if let Some(first) = self.uncommitted.take() {
             self.shared.table.lock().truncate(first);
             if let Some(keys) = self.shared.keys.lock().as_mut() {
@@ -347,11 +370,11 @@ impl Sequencer for TopicSequencer {
         let (source, id) = (record.field(Tag::SOURCE), record.field(Tag::ID));
         let hash = self.hash(record.kind(), record.dedup_key(), source, id);
         let (wall, partition) = (record.published(), record.partition());
-        let entry = hash.map(|hash| {
-            let digest = digest(record.field(Tag::TYPE).unwrap_or_default(), record.body());
-            DedupEntry { hash, digest, offset, wall, partition }
-        });
-        self.remember(entry, offset, wall, id, record.field(Tag::CORRELATION));
+        let digest =
+            hash.map(|_| digest(record.field(Tag::TYPE).unwrap_or_default(), record.body()));
+        let correlation = record.field(Tag::CORRELATION);
+        let hashes = self.with_lookups(hash, digest.unwrap_or_default(), id, correlation);
+        self.remember(&hashes, offset, wall, partition);
         self.publish_gauges(self.wall);
     }
 

@@ -366,6 +366,29 @@ fn what_is_sealed_is_found_by_its_id() {
     assert_eq!(head.find(Lookup::Id, hash, 10, read).unwrap(), [Offset(17)]);
 }
 
+#[test]
+fn what_is_prepared_is_placed_as_if_it_were_not() {
+    let placed = |is_prepared: bool| {
+        let clock = GuardedClock::new(Arc::new(ManualClock::at(START)), None);
+        let mut sequencer = TopicSequencer::new(Shared::new(LIVE), KEY, clock);
+        let drafts = [1, 2, 1, 3].map(event);
+        let (mut next, mut placed) = (0, Vec::new());
+        for _ in 0..2 {
+            if is_prepared {
+                sequencer.prepare(&mut drafts.iter());
+            }
+            for draft in &drafts {
+                let placement = sequencer.place(draft, Offset(next), START);
+                next += u64::from(matches!(placement, Placement::Append { .. }));
+                placed.push(placement);
+            }
+            sequencer.commit();
+        }
+        placed
+    };
+    assert_eq!(placed(true), placed(false));
+}
+
 /// `SLUICE_CAMPAIGN=n` places n million events; for release builds.
 #[test]
 fn placing_is_cheap() {

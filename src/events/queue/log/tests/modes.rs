@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::events::queue::storage::model::{Crash, Fault, Model, Op, Survivors};
+use crate::events::queue::{
+    log::Watch,
+    storage::model::{Crash, Fault, Model, Op, Survivors},
+};
 
 #[test]
 fn a_full_log_refuses_what_is_new_before_what_follows_from_what_it_accepted() {
@@ -129,4 +132,40 @@ fn what_nobody_waits_for_is_told_of_however_it_ends() {
     assert!(end().is_ok(), "the writer has written what it was given");
     later(&log, 6);
     assert_eq!(end(), Err(AppendError::Stopped));
+}
+
+#[test]
+fn whoever_watches_is_told_of_a_failure_only_and_let_go_when_all_is_certain() {
+    struct Watcher(std::sync::mpsc::SyncSender<Option<AppendError>>);
+
+    impl Watch for Watcher {
+        fn failed(&self, error: AppendError) {
+            self.0.send(Some(error)).unwrap();
+        }
+    }
+
+    impl Drop for Watcher {
+        fn drop(&mut self) {
+            self.0.send(None).unwrap();
+        }
+    }
+
+    let (tell, told) = std::sync::mpsc::sync_channel(2);
+    let later = |log: &Log, n| {
+        let by = Arc::new(Watcher(tell.clone()));
+        let later = Later::IsWatched { by, goes_on: n % 2 == 0 };
+        log.append_later(log.permit(200).unwrap(), vec![draft(n)], later).unwrap();
+    };
+    let next = || told.recv_timeout(Duration::from_secs(30)).unwrap();
+    let model = Model::new();
+    let home = Home::on(Arc::new(model.clone()));
+    let (log, _) = home.open();
+    for n in 0..2 {
+        later(&log, n);
+        assert_eq!(next(), None);
+        assert_eq!(log.durable(), Offset(n + 1), "let go before the sync");
+    }
+    model.fail_nth(Op::Sync, 0, Fault::Io);
+    later(&log, 2);
+    assert_eq!((next(), next()), (Some(AppendError::Unknown), None));
 }
