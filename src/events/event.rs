@@ -9,7 +9,7 @@ pub mod timestamp;
 
 pub use self::{
     builder::{Builder, Invalid, limits, new_id},
-    id::derived_id,
+    id::{derived_id, id_text},
 };
 
 use bytes::Bytes;

@@ -7,30 +7,48 @@ use crate::events::{
     queue::codec::{Draft, Fields, FieldsBuilder, Flags, Kind, Record, Tag, Value},
 };
 
+/// Source and type of many events, encoded once.
+#[derive(Clone, Debug)]
+pub struct Preset(Fields);
+
 /// The record of an event, to be appended.
 pub fn draft(event: EventRef<'_>) -> Draft {
-    let texts = [
-        (Tag::ID, Some(event.id)),
-        (Tag::SOURCE, Some(event.source)),
-        (Tag::TYPE, Some(event.kind)),
-        (Tag::SUBJECT, event.subject),
-        (Tag::TIME, event.time),
-        (Tag::CONTENT_TYPE, event.content_type),
-        (Tag::CORRELATION, event.correlation),
-        (Tag::CAUSATION, event.causation),
-        (Tag::TRACE_PARENT, event.trace_context),
-        (Tag::PRINCIPAL, event.principal),
-    ];
-    let texts = texts.iter().filter_map(|(tag, text)| Some((*tag, (*text)?)));
+    let (source, kind) = (event.source, event.kind);
+    let bytes = Fields::bytes_of(source.len()) + Fields::bytes_of(kind.len());
+    draft_from(event, bytes, |fields| fields.source(source).event_type(kind))
+}
+
+/// The record of an event whose source and type, of this many bytes as fields, are put by `put_preset`.
+fn draft_from(
+    event: EventRef<'_>,
+    preset_bytes: usize,
+    put_preset: impl FnOnce(FieldsBuilder) -> FieldsBuilder,
+) -> Draft {
     let depth = (event.depth > 0).then_some(u32::from(event.depth));
-    let numbers = [event.expiry.map(|_| size_of::<u64>()), depth.map(|_| size_of::<u32>())];
-    let lengths = texts.clone().map(|(_, text)| text.len()).chain(numbers.into_iter().flatten());
+    let text = |text: Option<&str>| text.map_or(0, |text| Fields::bytes_of(text.len()));
     // Exact if there are no attributes: spare capacity would cost another allocation.
-    let mut fields = Fields::with_room(lengths.map(Fields::bytes_of).sum());
-    for (tag, text) in texts {
-        fields = fields.field(tag, text.as_bytes());
-    }
-    fields = fields.maybe(event.expiry, FieldsBuilder::expiry).maybe(depth, FieldsBuilder::depth);
+    let room = text(Some(event.id))
+        + preset_bytes
+        + text(event.subject)
+        + text(event.time)
+        + text(event.content_type)
+        + text(event.correlation)
+        + text(event.causation)
+        + text(event.trace_context)
+        + text(event.principal)
+        + event.expiry.map_or(0, |_| Fields::bytes_of(size_of::<u64>()))
+        + depth.map_or(0, |_| Fields::bytes_of(size_of::<u32>()));
+    let put = |tag| move |fields: FieldsBuilder, text: &str| fields.field(tag, text.as_bytes());
+    let mut fields = put_preset(Fields::with_room(room).id(event.id))
+        .maybe(event.subject, put(Tag::SUBJECT))
+        .maybe(event.time, put(Tag::TIME))
+        .maybe(event.content_type, put(Tag::CONTENT_TYPE))
+        .maybe(event.correlation, put(Tag::CORRELATION))
+        .maybe(event.causation, put(Tag::CAUSATION))
+        .maybe(event.trace_context, put(Tag::TRACE_PARENT))
+        .maybe(event.principal, put(Tag::PRINCIPAL))
+        .maybe(event.expiry, FieldsBuilder::expiry)
+        .maybe(depth, FieldsBuilder::depth);
     for (name, value) in event.attributes {
         let value = match value {
             Attribute::Boolean(truth) => Value::Boolean(*truth),
@@ -94,6 +112,21 @@ pub fn event(record: &Record<'_>, own: impl Fn(&[u8]) -> Bytes) -> Event {
     }
 }
 
+// === impl Preset ===
+
+impl Preset {
+    /// Of events with this source and type.
+    pub fn new(source: &str, kind: &str) -> Self {
+        let bytes = Fields::bytes_of(source.len()) + Fields::bytes_of(kind.len());
+        Self(Fields::with_room(bytes).source(source).event_type(kind).build())
+    }
+
+    /// The record of an event of this preset; its own source and type do not count.
+    pub fn draft(&self, event: EventRef<'_>) -> Draft {
+        draft_from(event, self.0.as_bytes().len(), |fields| fields.all(&self.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +168,8 @@ mod tests {
             writer.begin(9, Offset(4));
             let stamp = Stamp { generation: 1, partition: 2, published: 3 };
             let written = draft(original.borrowed());
+            let preset = Preset::new(&original.source, &original.kind);
+            assert_eq!(preset.draft(original.borrowed()), written);
             assert_eq!(event_of(&written), original);
             writer.push(&written, stamp).unwrap();
             let closing = Closing { previous_crc: 0, durable: Offset(4), wall: 1, mono: 1 };

@@ -62,5 +62,7 @@ pub use self::{
     target::{Target, Topics},
 };
 
+pub use crate::events::stored::Preset;
+
 #[cfg(test)]
 mod tests;

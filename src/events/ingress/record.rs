@@ -21,7 +21,7 @@ use crate::events::{
         codec::{Draft, Fields, FieldsBuilder, Kind, Record, Tag},
     },
     request::Place,
-    stored,
+    stored::{self, Preset},
 };
 
 /// The topic an event is for.
@@ -105,6 +105,16 @@ impl Owed {
     /// This event, which is not in its logs below these offsets.
     pub fn new(topic: LogId, end: Offset, waits: Option<Offset>, event: EventRef<'_>) -> Self {
         Self { topic, end, waits, record: stored::draft(event) }
+    }
+
+    /// As [`Owed::new`], with source and type of `preset`.
+    pub fn preset(
+        topic: LogId,
+        end: Offset,
+        waits: Option<Offset>,
+        (preset, event): (&Preset, EventRef<'_>),
+    ) -> Self {
+        Self { topic, end, waits, record: preset.draft(event) }
     }
 
     /// The event's ID.

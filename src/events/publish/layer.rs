@@ -32,14 +32,17 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::{
-    making::Content,
+    making::{self, Content, Payload},
     plan::{Plan, key_of},
-    run::run,
+    run::{Way, run},
     settings::Settings,
 };
 use crate::{
     error::{Error, Kind, QueueFault},
-    events::ingress::{Ingress, Target, Topics},
+    events::{
+        ingress::{Ingress, Preset, Target, Topics},
+        queue::log::{AppendError, Watch},
+    },
     http::{Context, Next, Request, Response},
     telemetry::{
         clock,
@@ -68,6 +71,8 @@ pub(super) struct Publication {
     pub(super) target: Arc<dyn Target>,
     /// Where its events wait, if they are delayed.
     pub(super) waits: Option<Arc<dyn Target>>,
+    /// What all its events have in common.
+    pub(super) preset: Preset,
     /// Events that could not be stored and whose loss the route accepts.
     pub(super) lost: Counter,
     /// Bodies left out because they could not be parsed.
@@ -125,6 +130,7 @@ impl Publisher {
         tasks: Spawner,
         cells: &Cells,
     ) -> Self {
+        let source = format!("/sluice/{instance}/{route}");
         let publication = |settings: &Settings| {
             let target = topics.named(&settings.topic)?;
             let waits =
@@ -132,6 +138,7 @@ impl Publisher {
             Some(Arc::new(Publication {
                 target,
                 waits,
+                preset: Preset::new(&source, &settings.kind),
                 lost: cells.counter(&QUEUE_DROPPED, &[&settings.topic, "on-error-ignore"]),
                 unreadable: cells.counter(&QUEUE_DROPPED, &[&settings.topic, "not-redactable"]),
                 settings: settings.clone(),
@@ -142,7 +149,6 @@ impl Publisher {
             tracing::error!(%route, "a topic that this route publishes to is not there: its requests are refused");
             return Self::unavailable();
         };
-        let source = format!("/sluice/{instance}/{route}");
         Self(Some(Parts { publications, source, ingress: ingress.clone(), tasks }))
     }
 }
@@ -175,6 +181,21 @@ impl Publication {
             self.unreadable.add(1);
         }
         content.ok()
+    }
+
+    /// The request's body as the only data, as [`Publication::content`].
+    pub(super) fn request_payload<'a>(&self, body: &Bytes, headers: &'a HeaderMap) -> Payload<'a> {
+        making::request_payload(body, headers, &self.settings).unwrap_or_else(|_| {
+            self.unreadable.add(1);
+            Payload::default()
+        })
+    }
+}
+
+impl Watch for Publication {
+    /// Nobody waits for it: it is lost.
+    fn failed(&self, _: AppendError) {
+        self.lost.add(1);
     }
 }
 
@@ -220,11 +241,17 @@ impl<S: Next> Service<Request> for Publish<S> {
                 state: State::Refused { error: Some(Kind::Queue(fault).into()) },
             };
         };
-        let state = match Plan::new(publications, source, ingress, &request, clock::now()) {
+        let now = clock::unix(clock::tick());
+        let state = match Plan::new(publications, source, ingress, &request, now) {
             Ok(plan) => {
                 let cx = request.cx.clone();
                 cx.allow_overtime();
-                let exchange = tasks.runs_on("publish", run(plan, self.inner.clone(), request));
+                let way = if plan.writes_first() {
+                    Way::Ahead(self.inner.clone(), request)
+                } else {
+                    Way::begin(&mut self.inner, request)
+                };
+                let exchange = tasks.runs_on("publish", run(plan, way));
                 State::Running { exchange: Exchange { exchange, cx } }
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Makes events from a request and its answer. Pure: the time and the ID are arguments.
 
-use std::{borrow::Cow, mem, time::SystemTime};
+use std::{borrow::Cow, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::{
     settings::{Data, Settings},
 };
 use crate::{
-    events::event::{Attribute, Event, EventRef, limits},
+    events::event::{Attribute, Event, EventRef, id_text, limits},
     http::{
         Context,
         selector::{Input, Selector},
@@ -79,8 +79,8 @@ pub(super) struct Answer<'a> {
 pub(super) struct Origin<'a> {
     /// CloudEvents `source`.
     pub(super) source: &'a str,
-    /// When the request came.
-    pub(super) now: SystemTime,
+    /// When the request was whole, since 1970.
+    pub(super) now: Duration,
     /// The index among the route's events.
     pub(super) number: usize,
 }
@@ -95,9 +95,8 @@ pub(super) fn of_request<'a>(
     payload: Payload<'a>,
 ) -> EventRef<'a> {
     let now = millis(origin.now);
-    let after = |span: std::time::Duration| {
-        now.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
-    };
+    let after =
+        |span: Duration| now.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
     EventRef {
         id: text(&texts.id),
         source: origin.source,
@@ -126,15 +125,20 @@ pub(super) fn set_keys(event: &mut Event, settings: &Settings, input: &Input<'_>
     event.dedup_key = keys.dedup_key();
 }
 
-/// The data known before there is an answer. Taken out of `request`, unless the answer is added to
-/// it.
-pub(super) fn early_payload(data: Data, request: Option<&mut Content>) -> Payload<'_> {
-    match request {
-        Some(request) if data == Data::Request => {
-            Payload { bytes: mem::take(&mut request.bytes), media_type: request.media_type() }
-        }
-        request => payload(data, request.map(|it| &*it), None),
-    }
+/// The body of a request with these fields as the only data, redacted by `settings`. An error: it
+/// cannot be parsed.
+pub(super) fn request_payload<'a>(
+    bytes: &Bytes,
+    headers: &'a HeaderMap,
+    settings: &Settings,
+) -> Result<Payload<'a>, NotJson> {
+    let media_type = headers.get(CONTENT_TYPE).and_then(media_type);
+    Ok(Payload { bytes: stored_bytes(bytes, settings)?, media_type })
+}
+
+/// The data known before there is an answer, if the answer's is added to it.
+pub(super) fn early_payload(data: Data, request: Option<&Content>) -> Payload<'_> {
+    payload(data, request, None)
 }
 
 /// Sets the data of `event` from `request` and `answer`; `None` is a body that cannot be stored. If
@@ -211,14 +215,9 @@ impl Content {
         headers: &HeaderMap,
         settings: &Settings,
     ) -> Result<Self, NotJson> {
-        let media_type = headers.get(CONTENT_TYPE).filter(|value| is_media_type(value)).cloned();
-        let bytes = match &*settings.redact {
-            _ if bytes.is_empty() => Bytes::new(),
-            [] if bytes.len() <= COPIED_BYTES => Bytes::copy_from_slice(bytes),
-            [] => bytes.clone(),
-            pointers => redact(bytes, pointers)?.into(),
-        };
-        Ok(Self { bytes, media_type })
+        let is_media_type = |value: &&HeaderValue| media_type(value).is_some();
+        let media_type = headers.get(CONTENT_TYPE).filter(is_media_type).cloned();
+        Ok(Self { bytes: stored_bytes(bytes, settings)?, media_type })
     }
 
     fn media_type(&self) -> Option<&str> {
@@ -269,10 +268,7 @@ impl Texts {
         let own = cx.trace().filter(|trace| trace.is_sampled());
         let own = own.map(|trace| trace.publishing(origin.number));
         let trace = own.or_else(|| TraceParent::of(&parts.headers)).map(|parent| parent.encode());
-        let mut texts =
-            Self { id: [0; 36], time: clock::rfc3339_bytes(clock::since_epoch(origin.now)), trace };
-        id.hyphenated().encode_lower(&mut texts.id);
-        texts
+        Self { id: id_text(id), time: clock::rfc3339_bytes(origin.now), trace }
     }
 }
 
@@ -281,11 +277,26 @@ fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Whether an event may carry this `content-type`: visible characters, with a type and a subtype.
-fn is_media_type(value: &HeaderValue) -> bool {
-    let is_visible = |text: &str| !text.contains('\t');
-    let text = value.to_str().ok().filter(|text| is_visible(text) && text.contains('/'));
-    text.is_some_and(|text| text.len() <= limits::NAME_BYTES)
+/// A body without what is redacted.
+fn stored_bytes(bytes: &Bytes, settings: &Settings) -> Result<Bytes, NotJson> {
+    Ok(match &*settings.redact {
+        _ if bytes.is_empty() => Bytes::new(),
+        [] if bytes.len() <= COPIED_BYTES => Bytes::copy_from_slice(bytes),
+        [] => bytes.clone(),
+        pointers => redact(bytes, pointers)?.into(),
+    })
+}
+
+/// A `content-type` that an event may carry: visible characters, with a type and a subtype.
+fn media_type(value: &HeaderValue) -> Option<&str> {
+    let bytes = value.as_bytes();
+    // In one pass over all bytes, which takes several at once.
+    let (is_visible, has_slash) =
+        bytes.iter().fold((true, false), |(is_visible, has_slash), byte| {
+            (is_visible & matches!(byte, b' '..=b'~'), has_slash || *byte == b'/')
+        });
+    let is_one = is_visible && has_slash && bytes.len() <= limits::NAME_BYTES;
+    str::from_utf8(bytes).ok().filter(|_| is_one)
 }
 
 /// Parses JSON, for selectors.
@@ -298,8 +309,9 @@ fn is_text(text: &str, most: usize) -> bool {
     !text.is_empty() && text.len() <= most && !text.chars().any(char::is_control)
 }
 
-pub(super) fn millis(time: SystemTime) -> u64 {
-    u64::try_from(clock::since_epoch(time).as_millis()).unwrap_or(u64::MAX)
+pub(super) fn millis(time: Duration) -> u64 {
+    // Without 128 bits, which `as_millis` takes.
+    time.as_secs().saturating_mul(1_000).saturating_add(time.subsec_millis().into())
 }
 
 #[cfg(test)]

@@ -8,11 +8,13 @@
 //! - **Run to the end**: from the first durable write on, the exchange is a task of the worker's
 //!   drained spawner; its client only waits for it.
 //!
-//! [`layer`] is the step of the stack. `plan` reserves room for the exchange, `run` carries it out.
+//! [`layer`] is the step of the stack. `plan` reserves room for the exchange, `run` carries it out,
+//! `follow` decides which events follow from its result.
 //! The rest is pure, or nearly so: [`settings`] (what a route asks for), `making` (builds events
 //! from a request and its answer), `redact` (removes sensitive values), `peek` (reads an answer
 //! without taking it from the client).
 
+mod follow;
 mod keyed;
 pub mod layer;
 mod making;

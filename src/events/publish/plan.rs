@@ -3,7 +3,7 @@
 //! Everything that can refuse a request because of its events is here, and happens before a byte of
 //! it is sent.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     layer::Publication,
     making::{self, Content, Keys, LATE_KEY_BYTES, Origin, Texts},
-    settings::{Ack, Mode, Settings},
+    settings::{Ack, Data, Mode, Settings},
 };
 use crate::{
     error::{Error, Kind, QueueFault},
@@ -80,14 +80,15 @@ impl Plan {
         source: &str,
         ingress: &Ingress,
         request: &Request,
-        now: SystemTime,
+        now: Duration,
     ) -> Result<Self, Error> {
         let (parts, cx) = (&*request.parts, &request.cx);
         let key = key_of(cx);
         let whole = request.body.is_in_memory();
-        let body = request.body.as_full().cloned().unwrap_or_default();
+        let nothing = Bytes::new();
+        let body = request.body.as_full().unwrap_or(&nothing);
         let needs_json = publications.iter().any(|it| it.settings.selects_json());
-        let json = if needs_json { making::parse(&body) } else { None };
+        let json = if needs_json { making::parse(body) } else { None };
         let mut items = Vec::with_capacity(publications.len());
         for (index, publication) in publications.iter().enumerate() {
             let id = match &key {
@@ -95,19 +96,23 @@ impl Plan {
                 None => new_id(making::millis(now)),
             };
             let origin = Origin { source, now, number: index };
-            let input = Input { body: json.as_ref(), ..Input::new(parts, cx) };
-            items.push(Item::new(publication, origin, id, (parts, cx), (&body, &input))?);
+            items.push(Item::new(publication, origin, id, (parts, cx), (body, json.as_ref()))?);
         }
         let has_about = key.is_some() || items.iter().any(Item::has_intent);
         let is_late = publications.iter().any(|it| !it.settings.has_early_keys());
         let late = is_late.then(|| Box::new((parts.headers.clone(), json)));
         // Only records written before the request is sent name the request.
         let target = if has_about { target_of(parts, cx) } else { String::new() };
-        let digest = (has_about && whole).then(|| sha256(&body));
+        let digest = (has_about && whole).then(|| sha256(body));
         let goes_on = cx.trace().is_some_and(Trace::is_sampled).then(|| cx.go_on());
         let kept = Kept { cx: cx.clone(), target, digest, late, _goes_on: goes_on };
         let room = Self::room(&items, ingress, &kept, key.clone())?;
         Ok(Self { items, room, key, request: kept })
+    }
+
+    /// Whether something is written before the request is sent.
+    pub(super) fn writes_first(&self) -> bool {
+        self.room.is_some() || self.items.iter().any(Item::comes_first)
     }
 
     fn room(
@@ -116,6 +121,9 @@ impl Plan {
         kept: &Kept,
         key: Option<Arc<Key>>,
     ) -> Result<Option<Room>, Error> {
+        if key.is_none() && !items.iter().any(Item::has_intent) {
+            return Ok(None);
+        }
         let about = kept.about();
         let own = key.as_ref().map(|key| (key.begin_bytes(about), Key::ANSWER_BYTES));
         let (mut begin, mut answer) = own.unwrap_or_default();
@@ -138,25 +146,31 @@ impl Item {
         origin: Origin<'_>,
         id: Uuid,
         of: (&request::Parts, &Context),
-        (body, input): (&Bytes, &Input<'_>),
+        (body, json): (&Bytes, Option<&Value>),
     ) -> Result<Self, Error> {
         let Publication { settings, target, .. } = &**publication;
-        let keys = if settings.has_early_keys() {
-            Keys::of(settings, input, usize::MAX)
-        } else {
-            Keys::default()
-        };
+        let (parts, cx) = of;
+        let has_keys = settings.has_early_keys() && settings.has_keys();
+        let input = has_keys.then(|| Input { body: json, ..Input::new(parts, cx) });
+        let keys = input.as_ref().map(|input| Keys::of(settings, input, usize::MAX));
+        let keys = keys.unwrap_or_default();
         if settings.is_key_required && keys.key.is_none() {
             return Err(Kind::Queue(QueueFault::KeyMissing).into());
         }
         let limit = target.max_event_bytes();
-        let mut content = publication.content(settings.data.has_request(), body, &of.0.headers);
-        let payload = making::early_payload(settings.data, content.as_mut());
+        let has_both = settings.data == Data::Both;
+        let content = publication.content(has_both, body, &parts.headers);
+        let payload = match settings.data {
+            Data::Request => publication.request_payload(body, &parts.headers),
+            data => making::early_payload(data, content.as_ref()),
+        };
         let texts = Texts::new(id, origin, of);
-        let event = making::of_request(settings, origin, &texts, of.1, &keys, payload);
-        let is_within = event.bytes() as u64 <= limit;
+        let event = making::of_request(settings, origin, &texts, cx, &keys, payload);
         let waits = publication.waits.as_ref().map(|waits| waits.end());
-        let owed = Owed::new(target.id(), target.end(), waits, event);
+        let owed = Owed::preset(target.id(), target.end(), waits, (&publication.preset, event));
+        let encoded = owed.record().encoded_bytes() as u64;
+        // Encoded it is larger than by itself.
+        let is_within = encoded <= limit || owed.event().bytes() as u64 <= limit;
         let bytes = owed.bytes(None);
         if !is_within || owed.record().check().is_err() {
             return Err(Kind::Queue(QueueFault::TooLarge).into());
@@ -171,13 +185,18 @@ impl Item {
             id,
             owed: Box::new(owed),
             permit,
-            content: content.filter(|_| settings.data.has_response()),
+            content,
             is_uncertain: false,
         })
     }
 
     pub(super) fn settings(&self) -> &Settings {
         &self.publication.settings
+    }
+
+    /// Whether it is appended before the request is sent.
+    pub(super) fn comes_first(&self) -> bool {
+        self.settings().mode == Mode::Before
     }
 
     /// Whether it is recorded before the request is sent, and again with the answer.

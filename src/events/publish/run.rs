@@ -1,48 +1,40 @@
 //! Carries an exchange out to its end, whether or not somebody still waits for it.
 
 use std::{
-    future::{Future as _, poll_fn},
-    panic::AssertUnwindSafe,
+    future::{Future, poll_fn},
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::Arc,
+    task::{Context as Task, Poll},
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::{
+    follow::{complete_all, judge, read, readable},
     keyed,
     layer::Publication,
-    making::{self, LATE_KEY_BYTES},
-    peek::peek,
     plan::{Item, Kept, Plan},
-    settings::{Ack, Mode, OnError, When},
+    settings::{Ack, OnError},
     spans::Producing,
 };
 use crate::{
     error::{Error, Kind},
     events::{
-        ingress::{
-            Answer, Exchange, Key, KeyEnd, MAX_STORED_BYTES, Owed, Target, failed, refused,
-            uncertain,
-        },
+        event::id_text,
+        ingress::{Answer, Exchange, Key, KeyEnd, Owed, Room, Target, failed, refused},
         queue::{
             codec::Draft,
             log::{AppendError, Commit, Later, Permit, Refused},
             mutation::{self, Mutation},
         },
     },
-    http::{Next, Outcome, Request, Response, names::SLUICE_EVENT_ID, selector::Input},
+    http::{Next, Outcome, Request, Response, names::SLUICE_EVENT_ID},
 };
-
-/// How an intent ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Event,
-    Nothing,
-    Uncertain,
-}
 
 /// An event handed over to be stored.
 struct Appending {
@@ -53,58 +45,148 @@ struct Appending {
     commit: Result<Option<Commit>, Refused>,
 }
 
-/// The request's result, and what follows from it.
-struct Finished {
-    result: Result<Response, Error>,
-    outcome: Outcome,
-    /// The events that follow.
-    items: Vec<Item>,
-    /// The answer's body, if it was read and is not too long.
-    body: Option<Bytes>,
+/// How far a request has come when its exchange begins.
+pub(super) enum Way<S: Next> {
+    /// It is sent once something is written.
+    Ahead(S, Request),
+    /// It is on its way, unless a layer below has panicked.
+    Taken(Option<S::Future>),
+}
+
+/// IDs of certain events.
+type Ids = SmallVec<[Uuid; 1]>;
+
+// === impl Appending ===
+
+impl Appending {
+    /// It is stored, or could not be. Returns what the client is told in that case.
+    fn end(self, stored: Result<(), AppendError>, ids: &mut Ids) -> Option<Error> {
+        let settings = &self.publication.settings;
+        let is_waited = settings.ack == Ack::Durable && !self.is_uncertain;
+        match stored {
+            Ok(()) if !self.is_uncertain => ids.push(self.id),
+            Ok(()) => {}
+            Err(_) if settings.on_error == OnError::Ignore || !is_waited => {
+                self.publication.lost.add(1);
+            }
+            Err(error) => return Some(failed(&error)),
+        }
+        None
+    }
+}
+
+// === impl Way ===
+
+impl<S: Next> Way<S> {
+    /// Sends the request. After a panic below, nobody knows what was sent.
+    pub(super) fn begin(inner: &mut S, request: Request) -> Self {
+        Self::Taken(catch_unwind(AssertUnwindSafe(|| inner.call(request))).ok())
+    }
+
+    fn go(self) -> Option<S::Future> {
+        let taken = match self {
+            Self::Ahead(mut inner, request) => Self::begin(&mut inner, request),
+            taken @ Self::Taken(_) => taken,
+        };
+        match taken {
+            Self::Ahead(..) => None,
+            Self::Taken(future) => future,
+        }
+    }
 }
 
 /// Carries `plan` out and returns the client's response.
-pub(super) async fn run<S: Next>(
-    plan: Plan,
-    inner: S,
-    request: Request,
-) -> Result<Response, Error> {
-    let Plan { items, room, key, request: kept } = plan;
-    let mut ids = Vec::with_capacity(items.len());
-    let mut after = items;
-    let before: Vec<_> =
-        after.extract_if(.., |item| item.settings().mode == Mode::Before).collect();
-    let producing = Producing::begin(&kept.cx, before.iter());
-    let first = append_first(before, &mut ids).await;
-    producing.end(&kept.cx, &ids, first.as_ref().err());
-    if let Err(error) = first {
-        // Frees the key as well: nobody has used it.
-        drop(room);
-        return Err(error);
+pub(super) async fn run<S: Next>(plan: Plan, way: Way<S>) -> Result<Response, Error> {
+    let Plan { mut items, mut room, key, request: kept } = plan;
+    let mut ids = Ids::new();
+    if items.iter().any(Item::comes_first) {
+        // On an error the room goes, and frees the key as well: nobody has used it.
+        Box::pin(append_first(&mut items, &mut ids, &kept)).await?;
     }
-    let exchange = async {
-        let Some(room) = room else { return Ok(None) };
-        let intents = after.iter().filter(|item| item.has_intent());
-        let intents: Vec<&Owed> = intents.map(|item| &*item.owed).collect();
-        room.begin(&intents, kept.about()).await.map(Some)
-    };
-    let is_mutant = mutation::is(Mutation::IntentAfterForwarding);
-    let (result, begun) = if is_mutant {
-        let result = forward(inner, request, (&kept, key.as_deref())).await;
-        (result, exchange.await)
-    } else {
-        match exchange.await {
-            Err(error) => return Err(failed(&error)),
-            begun => (forward(inner, request, (&kept, key.as_deref())).await, begun),
+    let (mut exchange, mut body) = (None, None);
+    if let Some(room) = room.take_if(|_| !mutation::is(Mutation::IntentAfterForwarding)) {
+        exchange = Some(begin(room, &items, &kept).await.map_err(|error| failed(&error))?);
+    }
+    let mut result = match way.go() {
+        Some(future) => {
+            tokio::pin!(future);
+            poll_fn(|task| watch(future.as_mut(), task, (&kept, key.as_deref()))).await
         }
+        None => Err(panicked()),
     };
-    let exchange = begun.unwrap_or_default();
-    let finished = follow(result, after, &kept, key.is_some()).await;
-    end(finished, exchange, &kept, ids).await
+    if let Some(room) = room {
+        exchange = begin(room, &items, &kept).await.ok();
+    }
+    let outcome = Outcome::of(&result, &kept.cx);
+    judge(&mut items, outcome, &result, &kept.cx);
+    if let Some(limit) = readable(&items, outcome, &result, key.is_some()) {
+        (result, body) = Box::pin(read(result, limit)).await;
+    }
+    complete_all(&mut items, &result, body.as_ref(), &kept);
+    let producing = Producing::begin(&kept.cx, items.iter());
+    // Hand these over first, so that all syncs run in parallel.
+    let direct = items.extract_if(.., |item| !item.has_intent()).map(append);
+    let direct: SmallVec<[Appending; 1]> = direct.collect();
+    let (mut failure, mut settling) = (None, None);
+    if let Some(exchange) = exchange {
+        let end = key_end(&exchange, outcome, &result, body, &kept);
+        settling = record(items, exchange, (end, &mut ids), &mut failure).await;
+    }
+    for mut appending in direct {
+        let stored = match mem::replace(&mut appending.commit, Ok(None)) {
+            Ok(Some(commit)) => commit.await.map(drop),
+            Ok(None) => Ok(()),
+            Err(refused) => Err(refused.into()),
+        };
+        failure = appending.end(stored, &mut ids).or(failure);
+    }
+    producing.end(&kept.cx, &ids, failure.as_ref());
+    match (failure, &mut result) {
+        (Some(error), _) => result = Err(error),
+        (None, result) => result.iter_mut().for_each(|response| tell(response, &ids)),
+    }
+    if !ids.is_empty() {
+        kept.cx.set_event_ids(ids);
+    }
+    // Already on disk: this only hands it on, without waiting.
+    if let Some((exchange, owed)) = settling {
+        exchange.settle(owed);
+    }
+    result
+}
+
+/// Records what may happen: once this returns the request may be sent.
+async fn begin(room: Room, items: &[Item], kept: &Kept) -> Result<Exchange, AppendError> {
+    let intents = items.iter().filter(|item| item.has_intent());
+    let intents: SmallVec<[&Owed; 1]> = intents.map(|item| &*item.owed).collect();
+    room.begin(&intents, kept.about()).await
+}
+
+/// The result of the request's key, if it has one.
+fn key_end(
+    exchange: &Exchange,
+    outcome: Outcome,
+    result: &Result<Response, Error>,
+    body: Option<Bytes>,
+    kept: &Kept,
+) -> KeyEnd {
+    if exchange.has_key() {
+        keyed::end(outcome, result.as_ref().ok(), body, kept)
+    } else {
+        KeyEnd::Free
+    }
 }
 
 /// Appends the events that come before the request. On an error the request is not sent.
-async fn append_first(items: Vec<Item>, ids: &mut Vec<Uuid>) -> Result<(), Error> {
+async fn append_first(items: &mut Vec<Item>, ids: &mut Ids, kept: &Kept) -> Result<(), Error> {
+    let first: Vec<_> = items.extract_if(.., |item| item.comes_first()).collect();
+    let producing = Producing::begin(&kept.cx, first.iter());
+    let appended = append_all(first, ids).await;
+    producing.end(&kept.cx, ids, appended.as_ref().err());
+    appended
+}
+
+async fn append_all(items: Vec<Item>, ids: &mut Ids) -> Result<(), Error> {
     let mut waited = Vec::new();
     for item in items {
         let Appending { publication, id, commit, .. } = append(item);
@@ -133,180 +215,32 @@ fn append(item: Item) -> Appending {
     let commit = if publication.settings.ack == Ack::Durable && !is_uncertain {
         publication.way().append(permit, drafts).map(Some)
     } else {
-        let told = publication.clone();
-        let then = move |outcome: Result<_, _>| {
-            if outcome.is_err() {
-                told.lost.add(1);
-            }
-        };
-        let later = Later::IsTold(Box::new(then));
+        let later = Later::IsWatched { by: publication.clone(), goes_on: false };
         publication.way().append_later(permit, drafts, later).map(|()| None)
     };
     Appending { publication, id, is_uncertain, commit }
 }
 
-/// Sends the request and waits for the result. Once its time is up nobody knows what becomes of its
-/// key, whether or not the client is still there. After a panic below, nobody knows what was sent.
-async fn forward<S: Next>(
-    mut inner: S,
-    request: Request,
+/// Polls the request on its way. Once its time is up nobody knows what becomes of its key, whether or
+/// not the client is still there. After a panic below, nobody knows what was sent.
+fn watch<F: Future<Output = Result<Response, Error>>>(
+    future: Pin<&mut F>,
+    task: &mut Task<'_>,
     (kept, key): (&Kept, Option<&Key>),
-) -> Result<Response, Error> {
-    let attempts = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
-    tokio::pin!(attempts);
-    let caught = poll_fn(|task| {
-        let polled = attempts.as_mut().poll(task);
-        if let (Some(key), true) = (key, polled.is_pending())
-            && kept.cx.is_overtime()
-        {
-            key.doubt();
-        }
-        polled
-    });
-    caught
-        .await
-        .unwrap_or_else(|_| Err(Error::new(Kind::Internal).with_detail("a panic below `publish`")))
+) -> Poll<Result<Response, Error>> {
+    let polled = catch_unwind(AssertUnwindSafe(|| future.poll(task)));
+    let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())));
+    if let (Some(key), true) = (key, polled.is_pending())
+        && kept.cx.is_overtime()
+    {
+        key.doubt();
+    }
+    polled
 }
 
-/// The events that follow from `result`, in their final form.
-async fn follow(
-    result: Result<Response, Error>,
-    mut items: Vec<Item>,
-    kept: &Kept,
-    is_keyed: bool,
-) -> Finished {
-    let outcome = Outcome::of(&result, &kept.cx);
-    let status = result.as_ref().ok().map(Response::status);
-    if kept.cx.is_deferred() {
-        // It is done later, by delivery: nothing has happened yet.
-        items.clear();
-    }
-    items.retain_mut(|item| {
-        let verdict = verdict(&item.settings().when, outcome, status);
-        item.is_uncertain = verdict == Verdict::Uncertain;
-        verdict != Verdict::Nothing
-    });
-    let limits = items.iter().filter(|it| !it.is_uncertain && it.settings().reads_response());
-    let limits = limits.map(|it| it.publication.target.max_event_bytes());
-    let is_kept = is_keyed && matches!(outcome, Outcome::Answered(_));
-    let limit = limits.chain(is_kept.then_some(MAX_STORED_BYTES)).max();
-    let (result, body) = match (result, limit) {
-        (Ok(response), Some(limit)) if is_readable(&response) => {
-            let (response, body) = peek(response, limit).await;
-            (Ok(response), body)
-        }
-        (result, _) => (result, None),
-    };
-    for item in &mut items {
-        match &result {
-            _ if item.is_uncertain => {
-                item.owed.change(|event| *event = uncertain(std::mem::take(event)));
-                item.id = Uuid::parse_str(item.owed.id()).unwrap_or_default();
-            }
-            Ok(response) => {
-                let answer = making::Answer { headers: response.headers(), body: body.as_ref() };
-                complete(item, answer, kept);
-            }
-            Err(_) => {}
-        }
-    }
-    Finished { result, outcome, items, body }
-}
-
-/// Exactly one of three, decided by what the upstream may know. If a route asks for a status, an
-/// answer with it counts whoever made it.
-fn verdict(when: &When, outcome: Outcome, status: Option<StatusCode>) -> Verdict {
-    match (outcome, status) {
-        (Outcome::NotSent, _) => Verdict::Nothing,
-        (_, Some(status)) if when.takes(status) => Verdict::Event,
-        (Outcome::Answered(_), _) => Verdict::Nothing,
-        (Outcome::MaybeSeen, _) => Verdict::Uncertain,
-    }
-}
-
-/// Neither an endless stream nor an upgraded connection is waited for.
-fn is_readable(response: &Response) -> bool {
-    let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let is_stream =
-        kind.is_some_and(|it| it.to_ascii_lowercase().starts_with(b"text/event-stream"));
-    !is_stream && response.status() != StatusCode::SWITCHING_PROTOCOLS
-}
-
-/// Fills in what only the answer knows.
-fn complete(item: &mut Item, answer: making::Answer<'_>, kept: &Kept) {
-    let publication = item.publication.clone();
-    let settings = &publication.settings;
-    if let (false, Some(late)) = (settings.has_early_keys(), &kept.late) {
-        let json = answer.body.and_then(making::parse);
-        let (headers, body) = &**late;
-        let input = Input {
-            body: body.as_ref(),
-            response_headers: Some(answer.headers),
-            response_body: json.as_ref(),
-            ..Input::of(headers, &kept.cx)
-        };
-        item.owed.change(|event| making::set_keys(event, settings, &input, LATE_KEY_BYTES));
-    }
-    if settings.data.has_response() {
-        let limit = publication.target.max_event_bytes();
-        let content = answer.body.and_then(|body| publication.content(true, body, answer.headers));
-        let is_whole = answer.body.is_some();
-        let request = item.content.take();
-        let (request, content) = (request.as_ref(), content.as_ref());
-        item.owed.change(|event| {
-            making::set_data(event, settings.data, request, content, is_whole, limit);
-        });
-    }
-}
-
-/// Records what follows, appends the events, and returns the client's response.
-async fn end(
-    finished: Finished,
-    exchange: Option<Exchange>,
-    kept: &Kept,
-    mut ids: Vec<Uuid>,
-) -> Result<Response, Error> {
-    let Finished { result, outcome, mut items, body } = finished;
-    let producing = Producing::begin(&kept.cx, items.iter());
-    // Hand these over first, so that all syncs run in parallel.
-    let direct: Vec<_> = items.extract_if(.., |item| !item.has_intent()).map(append).collect();
-    let mut failure = None;
-    let key = match &exchange {
-        Some(exchange) if exchange.has_key() => {
-            keyed::end(outcome, result.as_ref().ok(), body, kept)
-        }
-        _ => KeyEnd::Free,
-    };
-    let settling = record(items, exchange, (key, &mut ids), &mut failure).await;
-    for Appending { publication, id, is_uncertain, commit } in direct {
-        let is_waited = publication.settings.ack == Ack::Durable && !is_uncertain;
-        let stored = match commit {
-            Ok(Some(commit)) => commit.await.map(drop),
-            Ok(None) => Ok(()),
-            Err(refused) => Err(refused.into()),
-        };
-        match stored {
-            Ok(()) if !is_uncertain => ids.push(id),
-            Ok(()) => {}
-            Err(_) if publication.settings.on_error == OnError::Ignore || !is_waited => {
-                publication.lost.add(1);
-            }
-            Err(error) => failure = Some(failed(&error)),
-        }
-    }
-    producing.end(&kept.cx, &ids, failure.as_ref());
-    let answer = match failure {
-        None => result.map(|response| tell(response, &ids)),
-        Some(error) => Err(error),
-    };
-    if !ids.is_empty() {
-        kept.cx.set_event_ids(ids);
-    }
-    // Already on disk: this only hands it on, without waiting.
-    if let Some((exchange, owed)) = settling {
-        exchange.settle(owed);
-    }
-    answer
+#[cold]
+fn panicked() -> Error {
+    Error::new(Kind::Internal).with_detail("a panic below `publish`")
 }
 
 type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Draft)>);
@@ -315,11 +249,10 @@ type Settling = (Exchange, Vec<(Arc<dyn Target>, Permit, Draft)>);
 /// disk.
 async fn record(
     items: Vec<Item>,
-    exchange: Option<Exchange>,
-    (mut key, ids): (KeyEnd, &mut Vec<Uuid>),
+    mut exchange: Exchange,
+    (mut key, ids): (KeyEnd, &mut Ids),
     failure: &mut Option<Error>,
 ) -> Option<Settling> {
-    let mut exchange = exchange?;
     if items.is_empty() && key == KeyEnd::Free {
         exchange.close();
         return None;
@@ -357,8 +290,8 @@ fn unrecorded(items: &[Item], error: &AppendError) -> Option<Error> {
     is_failure.then(|| failed(error))
 }
 
-/// The answer, with the IDs of its events.
-fn tell(mut response: Response, ids: &[Uuid]) -> Response {
+/// Adds the IDs of its events to an answer.
+fn tell(response: &mut Response, ids: &[Uuid]) {
     let headers = response.headers_mut();
     // An upstream's event IDs are not for our clients.
     match ids.split_first() {
@@ -368,7 +301,6 @@ fn tell(mut response: Response, ids: &[Uuid]) -> Response {
         }
         None => drop(headers.remove(SLUICE_EVENT_ID)),
     }
-    response
 }
 
 fn put_ids<'a>(headers: &mut HeaderMap, ids: impl IntoIterator<Item = &'a Uuid>) {
@@ -378,8 +310,6 @@ fn put_ids<'a>(headers: &mut HeaderMap, ids: impl IntoIterator<Item = &'a Uuid>)
 }
 
 fn id_value(id: Uuid) -> HeaderValue {
-    let mut text = Uuid::encode_buffer();
-    let text = &*id.hyphenated().encode_lower(&mut text);
     // Digits, letters and dashes only.
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(&id_text(id)).unwrap_or(HeaderValue::from_static(""))
 }

@@ -118,6 +118,11 @@ impl Settings {
         !self.selectors().any(is_late)
     }
 
+    /// Whether it has key or dedup key.
+    pub(super) fn has_keys(&self) -> bool {
+        self.key.is_some() || self.dedup_key.is_some()
+    }
+
     fn selectors(&self) -> impl Iterator<Item = &Part> {
         let selectors = [&self.key, &self.dedup_key].into_iter().flatten();
         selectors.flat_map(Selector::parts)
