@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             "usage: tools origin PORT ADDRESSES | tools floor PORT ORIGIN_PORT \
              | tools load PORT CONNECTIONS SECONDS RATE FIRST FILE \
              | tools transfer PORT CONNECTIONS SECONDS down|up BYTES \
-             | tools publish SYSTEM PORT CONNECTIONS SECONDS BYTES",
+             | tools publish SYSTEM PORT CONNECTIONS SECONDS BYTES BATCH",
         )),
     };
     match outcome {

@@ -1,9 +1,10 @@
-//! As much of four protocols as it takes to publish one event and to know that it is stored: HTTP,
+//! As much of four protocols as it takes to publish events and to know that they are stored: HTTP,
 //! RESP, NATS and AMQP 0-9-1.
 
 use std::{
     io::{self, Read, Write},
     net::TcpStream,
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ const NAME: &str = "orders";
 
 /// How one system is spoken to.
 pub enum Protocol {
-    /// Sluice's event endpoint, CloudEvents in binary mode.
+    /// Sluice's event endpoint: one CloudEvent in binary mode, several as a JSON batch.
     Http(Vec<u8>),
     /// `XADD` to a Redis stream.
     Resp(Vec<u8>),
@@ -26,8 +27,12 @@ pub enum Protocol {
 pub enum Reply {
     /// Nothing whole yet.
     None,
-    /// The event is stored.
+    /// One event is stored.
     Stored,
+    /// All events of the connection up to this one, counted from 1, are stored.
+    StoredUntil(u64),
+    /// All events of the request are stored.
+    StoredAll,
     /// It was refused.
     Refused,
 }
@@ -37,10 +42,7 @@ pub enum Reply {
 impl Protocol {
     /// The protocol of a system, with events of so many bytes.
     pub fn named(system: &str, bytes: usize) -> io::Result<Self> {
-        let mut body = Vec::with_capacity(bytes);
-        body.push(b'"');
-        body.resize(bytes.saturating_sub(1).max(1), b'x');
-        body.push(b'"');
+        let body = order(bytes);
         match system {
             "sluice" => Ok(Self::Http(body)),
             "redis" => Ok(Self::Resp(body)),
@@ -60,48 +62,17 @@ impl Protocol {
         }
     }
 
-    /// Appends the request that publishes event `count` of connection `id`.
-    pub fn request(&self, out: &mut Vec<u8>, id: usize, count: u64) {
+    /// Appends what publishes these events of connection `id`: one request for Sluice, a command for
+    /// each event for the others.
+    pub fn request(&self, out: &mut Vec<u8>, id: usize, events: RangeInclusive<u64>) {
         match self {
-            Self::Http(body) => {
-                let head = format!(
-                    "POST /v1/topics/{NAME}/events HTTP/1.1\r\nhost: localhost\r\n\
-                     content-type: application/json\r\nce-specversion: 1.0\r\nce-type: load\r\n\
-                     ce-source: /load/{id}\r\nce-id: {count}\r\ncontent-length: {}\r\n\r\n",
-                    body.len()
-                );
-                out.extend_from_slice(head.as_bytes());
-                out.extend_from_slice(body);
+            Self::Http(body) if events.start() == events.end() => {
+                http_event(out, body, id, *events.start());
             }
-            Self::Resp(body) => {
-                let (name, size) = (NAME, body.len());
-                let head = format!(
-                    "*5\r\n$4\r\nXADD\r\n${}\r\n{name}\r\n$1\r\n*\r\n$1\r\nd\r\n${size}\r\n",
-                    name.len()
-                );
-                out.extend_from_slice(head.as_bytes());
-                out.extend_from_slice(body);
-                out.extend_from_slice(b"\r\n");
-            }
-            Self::Nats(body) => {
-                out.extend_from_slice(
-                    format!("PUB {NAME} _INBOX.{id} {}\r\n", body.len()).as_bytes(),
-                );
-                out.extend_from_slice(body);
-                out.extend_from_slice(b"\r\n");
-            }
-            Self::Amqp(body) => {
-                let mut publish = vec![0, 60, 0, 40, 0, 0, 0];
-                short_string(&mut publish, NAME);
-                publish.push(0);
-                frame(out, 1, 1, &publish);
-                let mut header = vec![0, 60, 0, 0];
-                header.extend_from_slice(&(body.len() as u64).to_be_bytes());
-                // delivery-mode 2: persistent.
-                header.extend_from_slice(&[0x10, 0x00, 2]);
-                frame(out, 2, 1, &header);
-                frame(out, 3, 1, body);
-            }
+            Self::Http(body) => http_batch(out, body, id, events),
+            Self::Resp(body) => events.for_each(|_| resp_add(out, body)),
+            Self::Nats(body) => events.for_each(|_| nats_publish(out, body, id)),
+            Self::Amqp(body) => events.for_each(|_| amqp_publish(out, body)),
         }
     }
 
@@ -116,6 +87,80 @@ impl Protocol {
     }
 }
 
+/// An order as JSON, of exactly so many bytes.
+fn order(bytes: usize) -> Vec<u8> {
+    const ITEM: &str = r#"{"sku":"A-4711","count":2,"price":12.99,"gift":false},"#;
+    let (head, tail) = (r#"{"customer":"c-1207","items":["#, r#"],"note":""#);
+    let room = bytes.saturating_sub(head.len() + tail.len() + 2) / ITEM.len();
+    let items = ITEM.repeat(room);
+    let mut order = format!("{head}{}{tail}", items.trim_end_matches(',')).into_bytes();
+    order.resize(bytes.saturating_sub(2).max(order.len()), b'x');
+    order.extend_from_slice(b"\"}");
+    order
+}
+
+fn http_event(out: &mut Vec<u8>, body: &[u8], id: usize, count: u64) {
+    let head = format!(
+        "POST /v1/topics/{NAME}/events HTTP/1.1\r\nhost: localhost\r\n\
+         content-type: application/json\r\nce-specversion: 1.0\r\nce-type: load\r\n\
+         ce-source: /load/{id}\r\nce-id: {count}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(body);
+}
+
+fn http_batch(out: &mut Vec<u8>, body: &[u8], id: usize, events: RangeInclusive<u64>) {
+    let mut batch = Vec::new();
+    for count in events {
+        batch.push(if batch.is_empty() { b'[' } else { b',' });
+        let attributes = format!(
+            r#"{{"specversion":"1.0","type":"load","source":"/load/{id}","id":"{count}","datacontenttype":"application/json","data":"#
+        );
+        batch.extend_from_slice(attributes.as_bytes());
+        batch.extend_from_slice(body);
+        batch.push(b'}');
+    }
+    batch.push(b']');
+    let head = format!(
+        "POST /v1/topics/{NAME}/events HTTP/1.1\r\nhost: localhost\r\n\
+         content-type: application/cloudevents-batch+json\r\ncontent-length: {}\r\n\r\n",
+        batch.len()
+    );
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(&batch);
+}
+
+fn resp_add(out: &mut Vec<u8>, body: &[u8]) {
+    let (name, size) = (NAME, body.len());
+    let head = format!(
+        "*5\r\n$4\r\nXADD\r\n${}\r\n{name}\r\n$1\r\n*\r\n$1\r\nd\r\n${size}\r\n",
+        name.len()
+    );
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(body);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn nats_publish(out: &mut Vec<u8>, body: &[u8], id: usize) {
+    out.extend_from_slice(format!("PUB {NAME} _INBOX.{id} {}\r\n", body.len()).as_bytes());
+    out.extend_from_slice(body);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn amqp_publish(out: &mut Vec<u8>, body: &[u8]) {
+    let mut publish = vec![0, 60, 0, 40, 0, 0, 0];
+    short_string(&mut publish, NAME);
+    publish.push(0);
+    frame(out, 1, 1, &publish);
+    let mut header = vec![0, 60, 0, 0];
+    header.extend_from_slice(&(body.len() as u64).to_be_bytes());
+    // delivery-mode 2: persistent.
+    header.extend_from_slice(&[0x10, 0x00, 2]);
+    frame(out, 2, 1, &header);
+    frame(out, 3, 1, body);
+}
+
 fn http_reply(bytes: &[u8]) -> io::Result<(usize, Reply)> {
     let Some(end) = bytes.windows(4).position(|it| it == b"\r\n\r\n") else {
         return Ok((0, Reply::None));
@@ -127,7 +172,7 @@ fn http_reply(bytes: &[u8]) -> io::Result<(usize, Reply)> {
     if bytes.len() < end + 4 + length {
         return Ok((0, Reply::None));
     }
-    let reply = if head.starts_with("http/1.1 202") { Reply::Stored } else { Reply::Refused };
+    let reply = if head.starts_with("http/1.1 202") { Reply::StoredAll } else { Reply::Refused };
     Ok((end + 4 + length, reply))
 }
 
@@ -165,7 +210,12 @@ fn nats_reply(bytes: &[u8]) -> io::Result<(usize, Reply)> {
 fn amqp_reply(bytes: &[u8]) -> io::Result<(usize, Reply)> {
     let Some((length, method)) = amqp_frame(bytes) else { return Ok((0, Reply::None)) };
     match method {
-        [0, 60, 0, 80, ..] => Ok((length, Reply::Stored)),
+        // basic.ack; its last bit says that it is for all before it too.
+        [0, 60, 0, 80, tag @ .., multiple] => {
+            let tag = <[u8; 8]>::try_from(tag).map_err(|_| failed("a tag of 8 bytes"))?;
+            let until = Reply::StoredUntil(u64::from_be_bytes(tag));
+            Ok((length, if *multiple == 0 { Reply::Stored } else { until }))
+        }
         [0, 60, 0, 120, ..] => Ok((length, Reply::Refused)),
         // A heartbeat.
         [] => Ok((length, Reply::None)),
