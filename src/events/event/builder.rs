@@ -114,6 +114,11 @@ impl Builder {
         }
     }
 
+    /// The `datacontenttype` that was set.
+    pub fn content_type(&self) -> Option<&str> {
+        self.data_content_type.as_deref()
+    }
+
     /// Adds a problem.
     pub fn reject(&mut self, invalid: Invalid) {
         if self.problems.len() < limits::PROBLEMS {

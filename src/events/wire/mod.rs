@@ -62,10 +62,6 @@ pub fn read(
 
 fn batch(body: &Bytes, new_id: &mut impl FnMut() -> String) -> Result<Vec<Event>, Unreadable> {
     let items = structured::items(body).map_err(Unreadable::Malformed)?;
-    if items.len() > MAX_BATCH {
-        let told = format!("the batch has {} events; at most {MAX_BATCH} are taken", items.len());
-        return Err(Unreadable::Malformed(told));
-    }
     let (mut events, mut invalid) = (Vec::with_capacity(items.len()), Vec::new());
     for (index, members) in items.into_iter().enumerate() {
         let event = members

@@ -1,16 +1,17 @@
 //! Structured mode: encodes and decodes an event as one JSON object.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
 use super::{
+    MAX_BATCH,
     attributes::{self, Shown},
     json,
 };
@@ -18,17 +19,35 @@ use crate::events::event::{Attribute, Builder, Event, Invalid};
 
 /// The members of an object in order, with their values as written.
 #[derive(Debug)]
-pub struct Members<'a>(Vec<(String, &'a RawValue)>);
+pub struct Members<'a>(Vec<(Name<'a>, &'a RawValue)>);
+
+/// The items of a list. Those that no batch has room for are counted and not kept: each takes many
+/// times the memory that it takes to write it.
+struct Items<T> {
+    kept: Vec<T>,
+    count: usize,
+}
+
+/// The name of a member: a part of the text, unless it has escapes.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The members of the object in `body`.
 pub fn members(body: &[u8]) -> Result<Members<'_>, String> {
     serde_json::from_slice(body).map_err(|error| told(&error))
 }
 
-/// The objects of the list in `body`. An item that is not an object is an error in its place.
+/// The objects of the list in `body`, which has at most [`MAX_BATCH`] items. An item that is not an
+/// object is an error in its place.
 pub fn items(body: &[u8]) -> Result<Vec<Result<Members<'_>, String>>, String> {
-    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| told(&error))?;
+    // Mostly one pass is enough. What fails is read again, to tell which items are wrong.
+    if let Ok(items) = serde_json::from_slice::<Items<_>>(body) {
+        return Ok(items.all()?.into_iter().map(Ok).collect());
+    }
+    let items: Items<&RawValue> = serde_json::from_slice(body).map_err(|error| told(&error))?;
     Ok(items
+        .all()?
         .into_iter()
         .map(|item| serde_json::from_str(item.get()).map_err(|error| told(&error)))
         .collect())
@@ -42,19 +61,13 @@ pub fn event(
 ) -> Result<Event, Vec<Invalid>> {
     let mut builder = Builder::new();
     let (mut data, mut base64) = (None, None);
-    let mut content_type = None;
-    for (name, raw) in members.0 {
-        let slot = match name.as_str() {
+    for (Name(name), raw) in members.0 {
+        let slot = match &*name {
             "data" => &mut data,
             "data_base64" => &mut base64,
             _ => {
                 match attribute(&name, raw.get()) {
-                    Ok(Some(value)) => {
-                        if let ("datacontenttype", Attribute::Text(text)) = (&*name, &value) {
-                            content_type = Some(text.clone());
-                        }
-                        builder.set(&name, value);
-                    }
+                    Ok(Some(value)) => builder.set(&name, value),
                     // An attribute that is null is absent (JSON format, 2.2).
                     Ok(None) => {}
                     Err(invalid) => builder.reject(invalid),
@@ -71,7 +84,7 @@ pub fn event(
         (Some(_), Some(_)) => {
             Err(Invalid::new("data_base64", "is there beside `data`").help("write one of them"))
         }
-        (Some(raw), None) => payload(raw, body, content_type.as_deref()),
+        (Some(raw), None) => payload(raw, body, builder.content_type()),
         (None, Some(raw)) => from_base64(raw.get()),
     };
     let data = data.unwrap_or_else(|invalid| {
@@ -233,6 +246,47 @@ fn told(error: &serde_json::Error) -> String {
     format!("the body is not what it says it is: {error}")
 }
 
+// === impl Items ===
+
+impl<T> Items<T> {
+    fn all(self) -> Result<Vec<T>, String> {
+        if self.count > MAX_BATCH {
+            let count = self.count;
+            return Err(format!("the batch has {count} events; at most {MAX_BATCH} are taken"));
+        }
+        Ok(self.kept)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemsVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ItemsVisitor<T> {
+            type Value = Items<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut kept = Vec::new();
+                while kept.len() < MAX_BATCH {
+                    let Some(item) = list.next_element()? else { break };
+                    kept.push(item);
+                }
+                let mut count = kept.len();
+                while count >= MAX_BATCH && list.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Items { kept, count })
+            }
+        }
+
+        deserializer.deserialize_seq(ItemsVisitor(PhantomData))
+    }
+}
+
 // === impl Members ===
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -240,14 +294,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
         struct MembersVisitor;
 
         impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Vec<(String, &'de RawValue)>;
+            type Value = Vec<(Name<'de>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
+                let mut members = Vec::with_capacity(8);
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }

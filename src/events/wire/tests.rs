@@ -133,6 +133,8 @@ fn a_batch_tells_of_every_event_that_is_none() {
     let ids: Vec<&str> = events.iter().map(|event| &*event.id).collect();
     assert_eq!(ids, ["1", "new", "new"]);
     assert_eq!(&events[2].data[..], b"[1]");
+    let escaped = fine.replace(r#""id":"1""#, r#""\u0069d":"a\\b""#);
+    assert_eq!(read_as(BATCH, &escaped).unwrap()[0].id, "a\\b");
     assert_eq!(read_as(BATCH, "[]").unwrap(), []);
     let many = format!("[{}1]", "1,".repeat(MAX_BATCH));
     let expected = "the batch has 1001 events; at most 1000 are taken".to_owned();
