@@ -177,7 +177,10 @@ enum Kind {
 impl Kind {
     /// Data without a content type is JSON (JSON format, 3.1).
     fn of(content_type: Option<&str>) -> Self {
-        let Some(content_type) = content_type else { return Self::Json };
+        let content_type = match content_type {
+            None | Some("application/json") => return Self::Json,
+            Some(content_type) => content_type,
+        };
         let lower = content_type.to_ascii_lowercase();
         let mut parts = lower.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default();
@@ -202,9 +205,9 @@ impl Kind {
 fn attribute(name: &str, raw: &str) -> Result<Option<Attribute>, Invalid> {
     let wrong = |message: &'static str| Invalid::new(name, message);
     Ok(Some(match raw.as_bytes().first() {
-        Some(b'"') => Attribute::Text(
-            serde_json::from_str(raw).map_err(|_| wrong("has half of a surrogate pair"))?,
-        ),
+        Some(b'"') => {
+            Attribute::Text(string(raw).ok_or_else(|| wrong("has half of a surrogate pair"))?)
+        }
         Some(b't') => Attribute::Boolean(true),
         Some(b'f') => Attribute::Boolean(false),
         Some(b'n') => return Ok(None),
@@ -230,9 +233,17 @@ fn payload(raw: &RawValue, body: &Bytes, content_type: Option<&str>) -> Result<B
         let message = "is JSON, which `datacontenttype` does not say";
         return Err(Invalid::new("data", message).help(help));
     }
-    let text: String = serde_json::from_str(text)
-        .map_err(|_| Invalid::new("data", "has half of a surrogate pair in a string"))?;
+    let text = string(text)
+        .ok_or_else(|| Invalid::new("data", "has half of a surrogate pair in a string"))?;
     Ok(text.into())
+}
+
+/// The text of a valid JSON string; none if an escape in it stands for half of a character.
+fn string(raw: &str) -> Option<String> {
+    match raw.get(1..raw.len() - 1)? {
+        plain if !plain.contains('\\') => Some(plain.to_owned()),
+        _ => serde_json::from_str(raw).ok(),
+    }
 }
 
 fn from_base64(raw: &str) -> Result<Bytes, Invalid> {
