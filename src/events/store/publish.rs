@@ -88,25 +88,26 @@ impl Store {
     }
 
     fn drafts(&self, topic: &Topic, events: &[Event]) -> Result<Vec<Draft>, Refusal> {
-        let about = topic.about();
-        let limit = about.settings.max_event_bytes;
+        let limit = topic.largest_event();
         // The later of the two: while the clock is frozen either may be right.
         let last = LazyCell::new(|| {
             let now = self.now().max(self.0.guard.judge().wall);
-            now.saturating_add(millis(about.settings.max_age))
+            now.saturating_add(millis(topic.about().settings.max_age))
         });
         let mut drafts = Vec::with_capacity(events.len());
         let mut all = FRAME_OVERHEAD;
         for (index, event) in events.iter().enumerate() {
-            let draft = stored::draft(event.borrowed());
+            let event = event.borrowed();
+            let (bytes, not_before) = (event.bytes() as u64, event.not_before);
+            let draft = stored::draft(event);
             all += draft.encoded_bytes();
-            if event.bytes() as u64 > limit || draft.check().is_err() {
+            if bytes > limit || draft.check().is_err() {
                 return Err(Refusal::TooLarge { index, limit });
             }
             if all > MAX_FRAME_BYTES {
                 return Err(Refusal::TooLarge { index, limit: MAX_FRAME_BYTES as u64 });
             }
-            if event.not_before.is_some_and(|at| at > *last) {
+            if not_before.is_some_and(|at| at > *last) {
                 return Err(Refusal::DelayTooLong { index });
             }
             drafts.push(draft);
