@@ -2,6 +2,7 @@
 
 use std::{
     cell::LazyCell,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -11,8 +12,9 @@ use crate::events::{
     event::Event,
     facade::{Bound, Published, Refusal},
     queue::{
+        Offset,
         codec::{Draft, MAX_FRAME_BYTES},
-        log::{AppendError, Appended, Log, Purpose, Reason, Refused},
+        log::{AppendError, Appended, Log, Purpose, Reader, Reason, Refused},
         topic::delayed::{self, NotAdmitted},
     },
     stored,
@@ -47,11 +49,9 @@ impl Store {
         let commit = handle.publish(Purpose::Publish, drafts);
         let appended = commit.map_err(|refused| refusal(&refused, bytes))?.await;
         let appended = appended.map_err(|error| append_refusal(&error, bytes))?;
-        let mut published = Vec::with_capacity(appended.len());
-        for (event, appended) in events.into_iter().zip(appended) {
-            published.push(self.published(handle.log(), event, &appended).await?);
-        }
-        Ok(published)
+        let originals = self.originals(handle.log(), &events, &appended).await?;
+        let published = events.into_iter().zip(&appended);
+        Ok(published.map(|published| appended_at(published, &originals)).collect())
     }
 
     /// Stores events in the log of delayed events; the last is due at `due`.
@@ -115,29 +115,53 @@ impl Store {
         Ok(drafts)
     }
 
-    /// For a duplicate, the ID is that of the original.
-    async fn published(
+    /// The IDs of the originals of duplicates, where they may differ: without a dedup key, events are
+    /// duplicates because their IDs are equal.
+    async fn originals(
         &self,
         log: &Log,
-        event: Event,
-        appended: &Appended,
-    ) -> Result<Published, Refusal> {
-        let (offset, mut id) = (appended.offset, event.id);
-        if appended.duplicate.is_some() {
-            let mut reader = log.reader();
-            let first = self.block(move || reader.get(offset)).await?;
-            let first = first.ok().flatten();
-            let first = first.and_then(|first| Some(first.record()?.id()?.to_owned()));
-            id = first.unwrap_or(id);
+        events: &[Event],
+        appended: &[Appended],
+    ) -> Result<Originals, Refusal> {
+        let keyed = events
+            .iter()
+            .zip(appended)
+            .filter(|(event, appended)| event.dedup_key.is_some() && appended.duplicate.is_some());
+        let wanted: BTreeSet<_> = keyed.map(|(_, appended)| appended.offset).collect();
+        if wanted.is_empty() {
+            return Ok(Originals::new());
         }
-        Ok(Published {
-            id,
-            partition: appended.partition.into(),
-            offset: offset.0,
-            duplicate: appended.duplicate.is_some(),
-            mismatch: appended.duplicate.is_some_and(|duplicate| duplicate.mismatch),
-            is_delayed: false,
-        })
+        let reader = log.reader();
+        self.block(move || read_ids(reader, &wanted)).await
+    }
+}
+
+/// IDs of stored events, by offset.
+type Originals = BTreeMap<Offset, String>;
+
+/// Reads each part of the log once, however many of the events are in it. Blocks.
+fn read_ids(mut reader: Reader, wanted: &BTreeSet<Offset>) -> Originals {
+    let mut ids = Originals::new();
+    let mut from = Offset::ZERO;
+    while let Some(&first) = wanted.range(from..).next() {
+        from = first.plus(1);
+        let Ok(block) = reader.read(first, 0) else { continue };
+        let records = block.records().filter(|(offset, _)| wanted.contains(offset));
+        ids.extend(records.filter_map(|(offset, it)| Some((offset, it.id()?.to_owned()))));
+        from = from.max(block.next());
+    }
+    ids
+}
+
+fn appended_at((event, appended): (Event, &Appended), originals: &Originals) -> Published {
+    let original = appended.duplicate.and_then(|_| originals.get(&appended.offset).cloned());
+    Published {
+        id: original.unwrap_or(event.id),
+        partition: appended.partition.into(),
+        offset: appended.offset.0,
+        duplicate: appended.duplicate.is_some(),
+        mismatch: appended.duplicate.is_some_and(|duplicate| duplicate.mismatch),
+        is_delayed: false,
     }
 }
 

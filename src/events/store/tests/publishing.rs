@@ -29,6 +29,43 @@ async fn room_is_taken_before_there_are_events_and_counts_as_stored() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_published_again_is_answered_with_its_originals() {
+    let home = Home::new();
+    let store = home.open().await;
+    let keyed = |id: &str, key: &str| {
+        let dedup_key = Some(Bytes::copy_from_slice(key.as_bytes()));
+        Event { dedup_key, ..event(id) }
+    };
+    let first = vec![keyed("a1", "a"), event("b1"), keyed("c1", "c")];
+    let first = store.publish("orders", first).await.unwrap();
+    publish(&store, &["x1"]).await;
+    let second = vec![keyed("d1", "d")];
+    let second = store.publish("orders", second).await.unwrap();
+    let again = vec![
+        keyed("d2", "d"),
+        keyed("c2", "c"),
+        event("b1"),
+        event("e1"),
+        keyed("a2", "a"),
+        keyed("a3", "a"),
+    ];
+    let again = store.publish("orders", again).await.unwrap();
+    let told = again.iter().map(|it| (&*it.id, it.offset, it.duplicate));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            ("d1", second[0].offset, true),
+            ("c1", first[2].offset, true),
+            ("b1", first[1].offset, true),
+            ("e1", 5, false),
+            ("a1", first[0].offset, true),
+            ("a1", first[0].offset, true),
+        ]
+    );
+    store.shutdown(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_that_has_received_nothing_for_too_long_stops_publishes() {
     let mut home = Home::new();
     home.settings.topics[0].max_oldest_age = Some(Duration::from_mins(5));
