@@ -25,8 +25,9 @@ use rustix::{
 
 use super::{File, Lock, Space, Storage};
 
-/// Zeros are written in pieces of this size.
-const ZEROS: usize = 1 << 20;
+/// Zeros are written in pieces of this size. Part of the program, because memory would have to be
+/// filled first.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The files below one real directory.
 #[derive(Debug)]
@@ -240,11 +241,11 @@ impl File for RealFile {
 impl RealFile {
     /// Writes zeros from `start` up to `end`.
     fn fill(&self, start: u64, end: u64) -> io::Result<()> {
-        let zeros = vec![0; ZEROS];
         let mut position = start;
         while position < end {
-            let count = usize::try_from(end - position).unwrap_or(ZEROS).min(ZEROS);
-            self.write_at(&zeros[..count], position)?;
+            let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+            let count = left.min(ZEROS.len());
+            self.write_at(&ZEROS[..count], position)?;
             position += count as u64;
         }
         Ok(())
